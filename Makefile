@@ -1,0 +1,62 @@
+# Two commands matter: `make demo` shows a cluster at work, `make test` proves it.
+# Each target sets up what it needs; nothing is assumed but make, a shell and a Rust toolchain.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# One profile for everything, so that each dependency is compiled once.
+PROFILE := --release
+BIN := target/release
+
+# RocksDB is C++ and takes a quarter of an hour. It is compiled once for each version and
+# compiler and kept outside the checkout; delete the folder to build it anew.
+CACHE ?= $(or $(BALLAST_CACHE),$(if $(HOME),$(HOME)/.cache/ballast,/var/cache/ballast))
+ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+ROCKSDB_DIR := $(CACHE)/rocksdb-$(ROCKSDB_VERSION)-$(shell uname -m)-$(shell c++ -dumpversion 2>/dev/null || echo cxx)
+export ROCKSDB_LIB_DIR := $(ROCKSDB_DIR)
+export ROCKSDB_STATIC := 1
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+.PHONY: setup
+setup: ## Install what building needs (Debian packages) and compile RocksDB once
+	@scripts/setup.sh
+	@scripts/rocksdb.sh "$(ROCKSDB_DIR)"
+
+.PHONY: build
+build: setup ## Build ballastd and ballastctl into target/release
+	$(CARGO) build $(PROFILE) --workspace --bins
+
+.PHONY: demo
+demo: build ## Three nodes, a shop, a kill -9: what each visitor saw. DEMO=once runs through and exits
+	@$(BIN)/ballast-demo $(if $(filter once,$(DEMO)),--once,)
+
+.PHONY: test
+test: setup lint ## Format, lints, unit, property, integration and doc tests, architecture and proto checks
+	$(CARGO) build $(PROFILE) --workspace --bins
+	$(CARGO) test $(PROFILE) --workspace --no-fail-fast
+	@scripts/arrows.sh
+	@scripts/proto-compat.sh
+
+.PHONY: lint
+lint: setup ## Formatting and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+
+.PHONY: docs
+docs: setup ## API documentation and the generated reference pages
+	$(CARGO) run $(PROFILE) -q -p ballast-core --example generate_reference
+	$(CARGO) doc $(PROFILE) --workspace --no-deps
+
+.PHONY: bench
+bench: build ## Ballast beside HAProxy and nginx, interleaved; writes bench/results/latest.json
+	@scripts/setup.sh bench
+	@bench/run.sh
+
+.PHONY: clean
+clean: ## Remove build results of this checkout (not the RocksDB cache)
+	$(CARGO) clean

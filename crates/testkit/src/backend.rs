@@ -1,0 +1,258 @@
+//! A shop's application server: says who it is, keeps a basket for each session, and can be told
+//! to misbehave.
+
+use std::{
+    collections::HashMap,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// How a backend behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Serves.
+    Ok,
+    /// Answers 503 to everything, health checks included.
+    Failing,
+    /// Accepts and never answers.
+    BlackHole,
+    /// Promises 1000 bytes, sends 10 and closes.
+    ClosesMidBody,
+    /// Answers with bytes that are not HTTP.
+    Garbage,
+}
+
+/// A running backend. Stops when dropped.
+pub struct Backend {
+    name: String,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    mode: Mutex<Mode>,
+    stop: AtomicBool,
+    requests: AtomicU64,
+    next_session: AtomicU64,
+    baskets: Mutex<HashMap<String, u64>>,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl Backend {
+    /// Starts a backend on an ephemeral loopback port.
+    ///
+    /// # Errors
+    /// When no port can be bound.
+    pub fn start(name: &str) -> io::Result<Self> {
+        Self::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Starts a backend at an address, say that of one that was stopped.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn start_at(name: &str, address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            mode: Mutex::new(Mode::Ok),
+            stop: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            next_session: AtomicU64::new(1),
+            baskets: Mutex::default(),
+            open: Mutex::default(),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::Builder::new().name(format!("backend {name}")).spawn(move || accept(&listener, &accepting))?;
+        Ok(Self { name: name.to_owned(), address, shared })
+    }
+
+    /// Its name, which it also tells in `X-Backend`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests answered so far, health checks not counted.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// Changes how it behaves from the next request on.
+    pub fn set_mode(&self, mode: Mode) {
+        *self.shared.mode.lock().expect("no panic while held") = mode;
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // Wakes the accepting thread, which sees the flag.
+        drop(TcpStream::connect_timeout(&self.address, Duration::from_secs(1)));
+        for stream in self.shared.open.lock().expect("no panic while held").drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        if shared.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        let shared = Arc::clone(shared);
+        let _ = thread::Builder::new().stack_size(128 << 10).spawn(move || {
+            let _ = serve(stream, &shared);
+        });
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    {
+        let mut open = shared.open.lock().expect("no panic while held");
+        open.retain(|s| s.peer_addr().is_ok());
+        open.push(stream.try_clone()?);
+    }
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 || shared.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut words = line.split(' ');
+        let method = words.next().unwrap_or("").to_owned();
+        let path = words.next().unwrap_or("").to_owned();
+        let mut length = 0;
+        let mut chunked = false;
+        let mut session = None;
+        loop {
+            let mut header = String::new();
+            if reader.read_line(&mut header)? == 0 {
+                return Ok(());
+            }
+            let header = header.trim_end();
+            if header.is_empty() {
+                break;
+            }
+            let Some((name, value)) = header.split_once(':') else { continue };
+            match name.to_ascii_lowercase().as_str() {
+                "content-length" => length = value.trim().parse().unwrap_or(0),
+                "transfer-encoding" => chunked = true,
+                "cookie" => {
+                    session = value
+                        .split(';')
+                        .filter_map(|pair| pair.trim().split_once('='))
+                        .find(|(name, _)| *name == "SHOPID")
+                        .map(|(_, value)| value.to_owned());
+                }
+                _ => {}
+            }
+        }
+        let body = if chunked { read_chunked(&mut reader)? } else { read_exactly(&mut reader, length)? };
+        let mode = *shared.mode.lock().expect("no panic while held");
+        match mode {
+            Mode::BlackHole => {
+                // Holds the connection until somebody closes it.
+                let mut rest = Vec::new();
+                reader.read_to_end(&mut rest)?;
+                return Ok(());
+            }
+            Mode::Garbage => {
+                reader.get_mut().write_all(b"\x00\x01\x02 this is not HTTP\r\n\r\n")?;
+                return Ok(());
+            }
+            Mode::ClosesMidBody => {
+                reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n0123456789")?;
+                return Ok(());
+            }
+            Mode::Failing => {
+                reader.get_mut().write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")?;
+            }
+            Mode::Ok => answer(&mut reader, shared, &method, &path, session, &body)?,
+        }
+    }
+}
+
+fn answer(
+    reader: &mut BufReader<TcpStream>,
+    shared: &Shared,
+    method: &str,
+    path: &str,
+    session: Option<String>,
+    body: &[u8],
+) -> io::Result<()> {
+    if path.starts_with("/healthz") {
+        return reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    }
+    shared.requests.fetch_add(1, Ordering::Relaxed);
+    let mut set_cookie = String::new();
+    let session = match session {
+        Some(session) => session,
+        None if path.starts_with("/login") => {
+            let number = shared.next_session.fetch_add(1, Ordering::Relaxed);
+            let session = format!("{}-{}-{number}", shared.name, std::process::id());
+            set_cookie = format!("Set-Cookie: SHOPID={session}; Path=/; HttpOnly\r\n");
+            session
+        }
+        None => String::new(),
+    };
+    let basket = {
+        let mut baskets = shared.baskets.lock().expect("no panic while held");
+        let basket = baskets.entry(session.clone()).or_default();
+        if path.starts_with("/buy") {
+            *basket += 1;
+        }
+        *basket
+    };
+    let text = if path.starts_with("/echo") {
+        String::from_utf8_lossy(body).into_owned()
+    } else {
+        format!("backend={} session={session} basket={basket}\n", shared.name)
+    };
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Backend: {}\r\n{set_cookie}Content-Length: {}\r\n\r\n",
+        shared.name,
+        text.len()
+    );
+    let mut bytes = head.into_bytes();
+    if method != "HEAD" {
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    reader.get_mut().write_all(&bytes)
+}
+
+fn read_exactly(reader: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(body)
+}
+
+fn read_chunked(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut size = String::new();
+        reader.read_line(&mut size)?;
+        let size = usize::from_str_radix(size.trim(), 16).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        let chunk = read_exactly(reader, size)?;
+        body.extend_from_slice(&chunk);
+        let mut end = String::new();
+        reader.read_line(&mut end)?;
+        if size == 0 {
+            return Ok(body);
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! Clusters of real `ballastd` processes on loopback, driven through `ballastctl`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{ports, wait};
+
+/// Where the binaries are: `BALLAST_BIN_DIR`, else the folder (or its parent) of the running program.
+///
+/// # Errors
+/// When `ballastd` is in none of them.
+pub fn bin_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("BALLAST_BIN_DIR") {
+        return Ok(dir.into());
+    }
+    let exe = std::env::current_exe()?;
+    exe.ancestors()
+        .skip(1)
+        .take(3)
+        .find(|dir| dir.join("ballastd").is_file())
+        .map(Path::to_owned)
+        .with_context(|| format!("no ballastd beside {}; run `make build` first", exe.display()))
+}
+
+/// A cluster of processes. Everything is killed and removed when it is dropped.
+pub struct Cluster {
+    nodes: Vec<Node>,
+    bin: PathBuf,
+    folder: TempDir,
+    extra: String,
+}
+
+/// One node of a [`Cluster`].
+pub struct Node {
+    name: String,
+    folder: PathBuf,
+    cluster: SocketAddr,
+    admin: SocketAddr,
+    metrics: SocketAddr,
+    process: Option<Child>,
+}
+
+/// What a finished `ballastctl` said.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Cluster {
+    /// Starts a cluster of `count` nodes and waits until each is ready.
+    ///
+    /// # Errors
+    /// When a process fails or a node is not ready in time; the message carries the node's log.
+    pub fn start(count: usize) -> Result<Self> {
+        Self::start_with(count, "")
+    }
+
+    /// As [`Cluster::start`], with `extra` appended to each node's `ballastd.toml`.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_with(count: usize, extra: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ballast-").tempdir()?;
+        let mut cluster = Self { nodes: Vec::new(), bin: bin_dir()?, folder, extra: extra.to_owned() };
+        for _ in 0..count {
+            cluster.add_node()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Adds a node: the first makes the cluster, each other joins it. Returns its position.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn add_node(&mut self) -> Result<usize> {
+        let position = self.prepare_node()?;
+        if position == 0 {
+            self.daemon_once(0, &["init"])?;
+        } else {
+            let token = self.join_token()?;
+            self.daemon_once(position, &["join", "--token", &token])?;
+        }
+        self.spawn(position)?;
+        self.wait_ready(position)?;
+        Ok(position)
+    }
+
+    /// Writes a node's folder and `ballastd.toml` without starting anything. Returns its position.
+    ///
+    /// # Errors
+    /// When no port or file can be had.
+    pub fn prepare_node(&mut self) -> Result<usize> {
+        let position = self.nodes.len();
+        let name = format!("node-{}", position + 1);
+        let folder = self.folder.path().join(&name);
+        fs::create_dir_all(&folder)?;
+        let node = Node {
+            folder,
+            cluster: ports::free_local()?,
+            admin: ports::free_local()?,
+            metrics: ports::free_local()?,
+            process: None,
+            name,
+        };
+        fs::write(
+            node.folder.join("ballastd.toml"),
+            format!(
+                "name = \"{}\"\ndata_dir = \"{}\"\n\n[listen]\ncluster = \"{}\"\nadmin = \"{}\"\nmetrics = \"{}\"\n\n\
+                 [log]\naccess = \"{}\"\n\n[proxy]\nworkers = 1\n\n{}\n",
+                node.name,
+                node.folder.join("data").display(),
+                node.cluster,
+                node.admin,
+                node.metrics,
+                node.folder.join("access.log").display(),
+                self.extra
+            ),
+        )?;
+        self.nodes.push(node);
+        Ok(position)
+    }
+
+    /// A fresh join token, from the first node that runs.
+    ///
+    /// # Errors
+    /// When no node gives one.
+    pub fn join_token(&self) -> Result<String> {
+        wait::until("a join token", || {
+            let said = self.ctl_any(&["node", "join-token"])?;
+            ensure!(said.code == 0, "{}", said.err);
+            Ok(Some(said.out.trim().to_owned()))
+        })
+    }
+
+    /// Runs `ballastd VERB --config ...` of a node to its end.
+    ///
+    /// # Errors
+    /// When it exits with anything but 0.
+    pub fn daemon_once(&self, position: usize, arguments: &[&str]) -> Result<()> {
+        let said = self.daemon_says(position, arguments)?;
+        ensure!(said.code == 0, "ballastd {} of {} failed: {}", arguments[0], self.nodes[position].name, said.err);
+        Ok(())
+    }
+
+    /// Runs `ballastd VERB --config ...` of a node to its end, whatever that is.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn daemon_says(&self, position: usize, arguments: &[&str]) -> Result<Said> {
+        let output = Command::new(self.bin.join("ballastd"))
+            .args(arguments)
+            .arg("--config")
+            .arg(self.nodes[position].folder.join("ballastd.toml"))
+            .stdin(Stdio::null())
+            .output()
+            .context("start ballastd")?;
+        Ok(Said::from(&output))
+    }
+
+    /// Starts a node's daemon (again).
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&mut self, position: usize) -> Result<()> {
+        let node = &mut self.nodes[position];
+        let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("ballastd.log"))?;
+        let mut command = Command::new(self.bin.join("ballastd"));
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(node.folder.join("ballastd.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        die_with_parent(&mut command);
+        node.process = Some(command.spawn().context("start ballastd")?);
+        Ok(())
+    }
+
+    /// Waits until a node says that it is ready.
+    ///
+    /// # Errors
+    /// When it is not in time, with the end of its log.
+    pub fn wait_ready(&self, position: usize) -> Result<()> {
+        let node = &self.nodes[position];
+        wait::until(&format!("{} to be ready", node.name), || {
+            let answer = crate::client::Client::new(node.metrics).host("localhost").get("/readyz")?;
+            if answer.status == 200 { Ok(Some(())) } else { bail!("{} {}", answer.status, answer.text()) }
+        })
+        .with_context(|| format!("log of {}:\n{}", node.name, tail(&node.folder.join("ballastd.log"), 30)))
+    }
+
+    /// Number of nodes, dead or alive.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// A node.
+    pub fn node(&self, position: usize) -> &Node {
+        &self.nodes[position]
+    }
+
+    /// Position of the node with that name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
+    /// Sends SIGKILL to a node and reaps it.
+    pub fn kill(&mut self, position: usize) {
+        if let Some(mut process) = self.nodes[position].process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Sends SIGKILL to all nodes before reaping any.
+    pub fn kill_all(&mut self) {
+        for node in &self.nodes {
+            if let Some(process) = &node.process {
+                send_signal(process, libc::SIGKILL);
+            }
+        }
+        for position in 0..self.nodes.len() {
+            self.kill(position);
+        }
+    }
+
+    /// Sends SIGTERM to a node and waits for its end. Returns its exit code.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn terminate(&mut self, position: usize) -> Result<Option<i32>> {
+        let node = &mut self.nodes[position];
+        let Some(mut process) = node.process.take() else { return Ok(None) };
+        send_signal(&process, libc::SIGTERM);
+        let status = wait::until(&format!("{} to end", node.name), || Ok(process.try_wait()?));
+        let _ = process.kill();
+        Ok(status?.code())
+    }
+
+    /// Stops a node's process in its tracks.
+    pub fn pause(&self, position: usize) {
+        if let Some(process) = &self.nodes[position].process {
+            send_signal(process, libc::SIGSTOP);
+        }
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&self, position: usize) {
+        if let Some(process) = &self.nodes[position].process {
+            send_signal(process, libc::SIGCONT);
+        }
+    }
+
+    /// Whether a node's process was started and not killed.
+    pub fn is_up(&self, position: usize) -> bool {
+        self.nodes[position].process.is_some()
+    }
+
+    /// Runs `ballastctl` against a node's unix socket.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn ctl(&self, position: usize, arguments: &[&str]) -> Result<Said> {
+        let socket = self.nodes[position].folder.join("data/admin.sock");
+        let output = Command::new(self.bin.join("ballastctl"))
+            .env_remove("BALLAST_CONTEXT")
+            .env("BALLAST_SERVER", format!("unix://{}", socket.display()))
+            .env("NO_COLOR", "1")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .context("start ballastctl")?;
+        Ok(Said::from(&output))
+    }
+
+    /// Runs `ballastctl` against the first node that runs.
+    ///
+    /// # Errors
+    /// When no node runs.
+    pub fn ctl_any(&self, arguments: &[&str]) -> Result<Said> {
+        let position = (0..self.nodes.len()).find(|p| self.is_up(*p)).context("no node runs")?;
+        self.ctl(position, arguments)
+    }
+
+    /// Runs `ballastctl`, which must succeed, and returns its output.
+    ///
+    /// # Errors
+    /// When it exits with anything but 0.
+    pub fn ctl_ok(&self, position: usize, arguments: &[&str]) -> Result<String> {
+        let said = self.ctl(position, arguments)?;
+        ensure!(said.code == 0, "ballastctl {} exited with {}:\n{}{}", arguments.join(" "), said.code, said.out, said.err);
+        Ok(said.out)
+    }
+
+    /// Runs `ballastctl ... -o json`, which must succeed, and returns what it printed.
+    ///
+    /// # Errors
+    /// When it exits with anything but 0 or prints no JSON.
+    pub fn ctl_json(&self, position: usize, arguments: &[&str]) -> Result<Value> {
+        let mut with_format = arguments.to_vec();
+        with_format.extend(["-o", "json"]);
+        let out = self.ctl_ok(position, &with_format)?;
+        serde_json::from_str(&out).with_context(|| format!("not JSON: {out}"))
+    }
+
+    /// Writes `document` to a file and applies it at a node, waiting until every node serves it.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn apply(&self, position: usize, document: &str) -> Result<String> {
+        let file = self.folder.path().join(format!("apply-{position}.yaml"));
+        fs::write(&file, document)?;
+        self.ctl_ok(position, &["apply", "-f", &file.display().to_string(), "--wait"])
+    }
+
+    /// Folder that lives as long as the cluster, for files of a test.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Position of the Raft leader as a running node sees it.
+    ///
+    /// # Errors
+    /// When no node names a running leader in time.
+    pub fn wait_leader(&self) -> Result<usize> {
+        wait::until("a leader", || {
+            for position in (0..self.nodes.len()).filter(|p| self.is_up(*p)) {
+                let Ok(status) = self.ctl_json(position, &["cluster", "status"]) else { continue };
+                let leader = status["leader_name"].as_str().unwrap_or_default();
+                if let Some(leader) = self.position(leader).filter(|p| self.is_up(*p)) {
+                    return Ok(Some(leader));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Position of the node that owns a VIP as a running node sees it.
+    ///
+    /// # Errors
+    /// When no running node owns it in time.
+    pub fn wait_owner(&self, vip: &str) -> Result<usize> {
+        wait::until(&format!("an owner of {vip}"), || {
+            for position in (0..self.nodes.len()).filter(|p| self.is_up(*p)) {
+                let Ok(list) = self.ctl_json(position, &["vip", "list"]) else { continue };
+                let owner = list
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .find(|entry| entry["name"] == vip)
+                    .and_then(|entry| entry["owner_name"].as_str());
+                if let Some(owner) = owner.and_then(|name| self.position(name)).filter(|p| self.is_up(*p)) {
+                    return Ok(Some(owner));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Metrics of a node, by series as written (`name{labels}`).
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn metrics(&self, position: usize) -> Result<BTreeMap<String, f64>> {
+        let answer = crate::client::Client::new(self.nodes[position].metrics).host("localhost").get("/metrics")?;
+        ensure!(answer.status == 200, "metrics answered {}", answer.status);
+        Ok(answer
+            .text()
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?)))
+            .collect())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill_all();
+        if std::thread::panicking() {
+            for node in &self.nodes {
+                eprintln!("--- log of {}:\n{}", node.name, tail(&node.folder.join("ballastd.log"), 40));
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its folder: `ballastd.toml`, `ballastd.log`, `access.log`, `data/`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Address of `/livez`, `/readyz` and `/metrics`.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// Address of the admin API.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Address of node-to-node traffic.
+    pub fn cluster_address(&self) -> SocketAddr {
+        self.cluster
+    }
+
+    /// What the daemon has written so far.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.join("ballastd.log"))?)
+    }
+
+    /// Lines of the access log so far.
+    ///
+    /// # Errors
+    /// When a line is not JSON.
+    pub fn access_log(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.folder.join("access.log"))?;
+        text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    /// Process id of the running daemon.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+}
+
+impl From<&std::process::Output> for Said {
+    fn from(output: &std::process::Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// How long a node that was told to stop may take before a test calls it stuck.
+pub const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
+
+fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<_> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn send_signal(process: &Child, signal: i32) {
+    let Ok(pid) = libc::pid_t::try_from(process.id()) else { return };
+    // SAFETY: kill(2) takes no pointers; the child is not reaped yet, so the pid is still ours.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Makes the kernel kill the child when the test that started it dies without unwinding.
+fn die_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: prctl(PR_SET_PDEATHSIG) is async-signal-safe and touches only the child.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,14 @@
+//! Backends, clients and clusters of real processes, for tests and for the demo.
+//!
+//! Everything here sees Ballast from outside: it starts `ballastd`, calls `ballastctl`, speaks
+//! HTTP, sends signals. What it starts, it ends when it is dropped.
+//!
+//! Not here: fakes of Ballast's own traits (they live beside the traits' users), assertions about
+//! time (tests wait for the thing itself, with a generous deadline).
+
+pub mod backend;
+pub mod client;
+pub mod cluster;
+pub mod ports;
+pub mod visitors;
+pub mod wait;

@@ -1,0 +1,31 @@
+//! Waiting for a thing to become true, instead of for a time to pass.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+/// Longest that any wait of a test lasts. Generous, because machines are shared; it is the end of
+/// patience and not an expectation.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Polls `probe` until it returns `Some`, at most [`PATIENCE`].
+///
+/// # Errors
+/// Says `what` was waited for, and the last word of `probe`'s error if it returned one.
+pub fn until<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let started = Instant::now();
+    let mut last = String::new();
+    while started.elapsed() < PATIENCE {
+        match probe() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => {}
+            Err(error) => last = format!("{error:#}"),
+        }
+        // Between two looks at another process; nothing depends on its length.
+        thread::sleep(Duration::from_millis(20));
+    }
+    bail!("gave up waiting for {what} after {PATIENCE:?}; last error: {last:?}")
+}

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building (and, with `bench`, benchmarking) needs.
+# Does nothing when they are there. Says what to do when it may not install.
+set -euo pipefail
+
+missing=()
+need() { # command-or-file package
+    command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || missing+=("$2")
+}
+
+need cc build-essential
+need c++ build-essential
+# bindgen reads RocksDB's C header through libclang.
+if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; then
+    missing+=(libclang-dev)
+elif ! compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null && ! compgen -G '/usr/lib/clang/*/include/stddef.h' >/dev/null; then
+    missing+=(libclang-dev)
+fi
+if [ "${1:-}" = bench ]; then
+    need haproxy haproxy
+    [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
+    [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "setup: please install the equivalents of these Debian packages: ${missing[*]}" >&2
+        exit 1
+    fi
+    sudo=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+            sudo=(sudo -n)
+        else
+            echo "setup: missing Debian packages, and this user may not install them." >&2
+            echo "setup: run as root: apt-get install ${missing[*]}" >&2
+            exit 1
+        fi
+    fi
+    echo "setup: installing ${missing[*]}"
+    "${sudo[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "setup: no Rust toolchain found; install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer, see https://rustup.rs" >&2
+    exit 1
+fi
