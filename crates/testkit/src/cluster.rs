@@ -309,7 +309,14 @@ impl Cluster {
     /// When it exits with anything but 0.
     pub fn ctl_ok(&self, position: usize, arguments: &[&str]) -> Result<String> {
         let said = self.ctl(position, arguments)?;
-        ensure!(said.code == 0, "ballastctl {} exited with {}:\n{}{}", arguments.join(" "), said.code, said.out, said.err);
+        ensure!(
+            said.code == 0,
+            "ballastctl {} exited with {}:\n{}{}",
+            arguments.join(" "),
+            said.code,
+            said.out,
+            said.err
+        );
         Ok(said.out)
     }
 

@@ -1,0 +1,59 @@
+//! The demo: a shop behind three Ballast nodes, and what its visitors notice when nodes die.
+//!
+//! Starts everything on loopback, narrates in plain words, kills the owner of the VIP and the
+//! Raft leader with SIGKILL under continuous load, and judges what each visitor saw. Exits 0 only
+//! if no visitor changed its backend and everyone was served again after each kill.
+
+mod story;
+
+use std::{
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::Result;
+use clap::Parser;
+
+/// A shop behind three Ballast nodes, and what its visitors notice when nodes die.
+#[derive(Parser)]
+struct Arguments {
+    /// Run through once and exit, instead of staying up to be played with.
+    #[arg(long)]
+    once: bool,
+    /// Visitors that shop all the time.
+    #[arg(long, default_value_t = 24)]
+    visitors: usize,
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn interrupt(_signal: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let handler = interrupt as extern "C" fn(libc::c_int);
+    // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+    unsafe {
+        libc::signal(libc::SIGINT, handler as libc::sighandler_t);
+        libc::signal(libc::SIGTERM, handler as libc::sighandler_t);
+    }
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\ndemo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    let mut shop = story::Shop::open()?;
+    let held = shop.kills(arguments.visitors)?;
+    if !arguments.once {
+        shop.stay_open(&INTERRUPTED)?;
+    }
+    Ok(held)
+}
