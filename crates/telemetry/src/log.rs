@@ -1,0 +1,101 @@
+//! Logs and traces.
+
+use std::env;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How to log.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Form of the lines.
+    pub format: Format,
+    /// Filter in the syntax of `tracing`'s `EnvFilter`, for example `info,ballast_raft=debug`.
+    pub filter: String,
+    /// This node's name; the `service.instance.id` of traces.
+    pub node: String,
+}
+
+/// Why logging could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The filter is not in `EnvFilter`'s syntax.
+    #[error("log filter {filter:?} is not understood; write a level or `target=level` pairs, as in `info,ballast_raft=debug`")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The OTLP exporter could not be made.
+    #[error("traces cannot be exported as the OTEL_* environment variables ask")]
+    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// Something in this process logs already.
+    #[error("logging was started twice")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Flushes what is not exported yet when it is dropped. Keep it until the process ends.
+#[must_use = "traces end when this is dropped"]
+pub struct Guard {
+    traces: Option<SdkTracerProvider>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(traces) = self.traces.take() {
+            // Nobody is left to be told that the last spans were lost.
+            let _ = traces.shutdown();
+        }
+    }
+}
+
+/// Starts logging, and exporting traces if `OTEL_EXPORTER_OTLP_ENDPOINT` or
+/// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set (and `OTEL_SDK_DISABLED` is not `true`).
+///
+/// # Errors
+/// See [`InitError`].
+pub fn init(options: &Options) -> Result<Guard, InitError> {
+    let filter = EnvFilter::try_new(&options.filter)
+        .map_err(|source| InitError::Filter { filter: options.filter.clone(), source })?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match options.format {
+        Format::Text => lines.with_ansi(false).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let traces = if traces_wanted() { Some(provider(&options.node)?) } else { None };
+    let export = traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("ballast")));
+    tracing_subscriber::registry().with(filter).with(lines).with(export).try_init()?;
+    Ok(Guard { traces })
+}
+
+fn traces_wanted() -> bool {
+    let set = |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    (set("OTEL_EXPORTER_OTLP_ENDPOINT") || set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+        && env::var("OTEL_SDK_DISABLED").map_or(true, |value| !value.eq_ignore_ascii_case("true"))
+}
+
+fn provider(node: &str) -> Result<SdkTracerProvider, opentelemetry_otlp::ExporterBuildError> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build()?;
+    let mut resource = Resource::builder();
+    if env::var_os("OTEL_SERVICE_NAME").is_none() {
+        resource = resource.with_service_name("ballast");
+    }
+    let resource = resource
+        .with_attribute(opentelemetry::KeyValue::new("service.instance.id", node.to_owned()))
+        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
