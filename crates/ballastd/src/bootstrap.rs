@@ -1,0 +1,290 @@
+//! `ballastd.toml`: the few things a node must know before it can ask the cluster.
+//!
+//! Identity, addresses and paths only. Everything the cluster must agree on goes through the log.
+//! Unknown keys are refused; `${NAME}` in a string is replaced from the environment.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use ballast_core::state::{NodeInfo, NodeRole};
+use serde::Deserialize;
+
+/// The file, read and checked.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bootstrap {
+    /// This node's name, unique in the cluster.
+    pub name: String,
+    /// Where log, state, certificates and the admin socket live. One node, one folder.
+    pub data_dir: PathBuf,
+    /// What it may become: `full` serves traffic, `witness` only votes.
+    #[serde(default)]
+    pub role: NodeRole,
+    /// Addresses to listen on.
+    pub listen: Listen,
+    /// Addresses that others should use, where they differ from `listen`.
+    #[serde(default)]
+    pub advertise: Advertise,
+    /// Labels that listeners and placement can name.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The data plane.
+    #[serde(default)]
+    pub proxy: Proxy,
+    /// Logs.
+    #[serde(default)]
+    pub log: Log,
+    /// How VIPs are carried out.
+    #[serde(default)]
+    pub vip: Vip,
+}
+
+/// Addresses to listen on.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Node-to-node traffic: gRPC over mutual TLS (TCP) and lease datagrams (UDP, same port).
+    pub cluster: SocketAddr,
+    /// The admin API: gRPC over mutual TLS.
+    pub admin: SocketAddr,
+    /// `/livez`, `/readyz`, `/metrics` in the clear. Loopback unless you know better; off when absent.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
+    /// Unix socket of the admin API, for root on this node; `<data_dir>/admin.sock` when absent.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
+}
+
+/// Addresses that others should use.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Advertise {
+    /// `host:port` for node-to-node traffic.
+    pub cluster: Option<String>,
+    /// `host:port` of the admin API.
+    pub admin: Option<String>,
+}
+
+/// The data plane.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Proxy {
+    /// Worker threads; 0 takes one for each core.
+    pub workers: usize,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Filter: a level, or `target=level` pairs. `BALLAST_LOG` overrides it.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+    /// Access log: a file, `-` for standard output, or empty for none.
+    pub access: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text, access: "-".to_owned() }
+    }
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How VIPs are carried out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vip {
+    /// The driver.
+    pub driver: VipDriver,
+}
+
+/// How VIPs are carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VipDriver {
+    /// Only the owner binds listeners on the VIP's addresses, which every node's kernel must
+    /// accept (127.x.y.z on one machine). Needs no privileges.
+    #[default]
+    Loopback,
+}
+
+/// Why a `ballastd.toml` was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The file cannot be read.
+    #[error("cannot read {path}; name the node's file with --config")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not right.
+    #[error("{path}: {message}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and key, and what would be right.
+        message: String,
+    },
+}
+
+impl Bootstrap {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// See [`BootstrapError`].
+    pub fn read(path: &Path) -> Result<Self, BootstrapError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, |name| std::env::var(name).ok())
+            .map_err(|message| BootstrapError::Invalid { path: path.to_owned(), message })
+    }
+
+    /// Parses a file's text; `environment` resolves `${NAME}`.
+    ///
+    /// # Errors
+    /// What is wrong and what would be right.
+    pub fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+        let text = substitute(text, environment)?;
+        let bootstrap: Self = toml::from_str(&text).map_err(|error| error.to_string())?;
+        bootstrap.check()?;
+        Ok(bootstrap)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let named = !self.name.is_empty()
+            && self.name.len() <= 63
+            && self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b));
+        if !named {
+            return Err(format!(
+                "name: {:?} is not a node name; use 1 to 63 of a-z, 0-9, '-', '.', '_', for example node-1",
+                self.name
+            ));
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return Err("data_dir: is empty; name a folder that only this node uses".to_owned());
+        }
+        if self.listen.cluster == self.listen.admin {
+            return Err(format!("listen.admin: {} is listen.cluster too; give each its own port", self.listen.admin));
+        }
+        for (key, address, advertised) in [
+            ("cluster", self.listen.cluster, &self.advertise.cluster),
+            ("admin", self.listen.admin, &self.advertise.admin),
+        ] {
+            if address.port() == 0 {
+                return Err(format!("listen.{key}: port 0 is no address that others could use; name a port"));
+            }
+            if address.ip().is_unspecified() && advertised.is_none() {
+                return Err(format!(
+                    "listen.{key}: {address} is no address that others could use; name one, or set advertise.{key}"
+                ));
+            }
+            if let Some(advertised) = advertised
+                && advertised.parse::<SocketAddr>().is_err()
+            {
+                return Err(format!("advertise.{key}: {advertised:?} is not `address:port`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The node as it describes itself to the cluster.
+    pub fn node_info(&self) -> NodeInfo {
+        NodeInfo {
+            name: self.name.clone(),
+            cluster_address: self.advertise.cluster.clone().unwrap_or_else(|| self.listen.cluster.to_string()),
+            admin_address: self.advertise.admin.clone().unwrap_or_else(|| self.listen.admin.to_string()),
+            labels: self.labels.clone(),
+            role: self.role,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The admin API's unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.listen.socket.clone().unwrap_or_else(|| self.data_dir.join("admin.sock"))
+    }
+}
+
+/// Replaces `${NAME}`; `$$` is a dollar sign.
+fn substitute(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut result = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        result.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            result.push('$');
+            rest = after;
+        } else if let Some(after) = rest.strip_prefix('{') {
+            let (name, after) = after.split_once('}').ok_or("`${` without `}`; write $$ for a dollar sign")?;
+            let value = environment(name).ok_or_else(|| format!("environment variable {name:?} is not set"))?;
+            result.push_str(&value);
+            rest = after;
+        } else {
+            result.push('$');
+        }
+    }
+    result.push_str(rest);
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "node-1"
+data_dir = "/var/lib/ballast"
+[listen]
+cluster = "10.0.0.1:7400"
+admin = "10.0.0.1:7401"
+"#;
+
+    fn check(text: &str, expected: &str) {
+        let error = Bootstrap::parse(text, |name| (name == "HOST").then(|| "10.0.0.9".to_owned())).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn accepts_the_smallest_file() {
+        let bootstrap = Bootstrap::parse(GOOD, |_| None).unwrap();
+        assert_eq!(bootstrap.node_info().cluster_address, "10.0.0.1:7400");
+        assert_eq!(bootstrap.socket(), PathBuf::from("/var/lib/ballast/admin.sock"));
+    }
+
+    #[test]
+    fn replaces_variables_from_the_environment() {
+        let text = GOOD.replace("10.0.0.1", "${HOST}");
+        let bootstrap = Bootstrap::parse(&text, |name| (name == "HOST").then(|| "10.0.0.9".to_owned())).unwrap();
+        assert_eq!(bootstrap.listen.admin.to_string(), "10.0.0.9:7401");
+        check(&GOOD.replace("10.0.0.1", "${NOWHERE}"), "\"NOWHERE\" is not set");
+    }
+
+    #[test]
+    fn refuses_what_is_not_right_and_names_the_key() {
+        check(&GOOD.replace("data_dir", "datadir"), "datadir");
+        check(&GOOD.replace("node-1", "Node 1"), "name:");
+        check(&GOOD.replace("7401", "7400"), "listen.admin");
+        check(&GOOD.replace("10.0.0.1:7400", "0.0.0.0:7400"), "advertise.cluster");
+        check(&GOOD.replace("10.0.0.1:7400", "10.0.0.1:0"), "port 0");
+        check(&format!("{GOOD}\n[vip]\ndriver = \"magic\"\n"), "magic");
+    }
+}
