@@ -1,0 +1,2 @@
+//! Ballast's administration: certificates, roles, gRPC services.
+pub mod pki;
