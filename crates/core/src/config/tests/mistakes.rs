@@ -1,0 +1,332 @@
+//! Each mistake with its place, its path, what is wrong and what would be right.
+
+use super::super::*;
+
+/// The mistakes of `text`, one to a line, must be `expected`.
+fn check(text: &str, expected: &[&str]) {
+    let found: Vec<String> = match parse(text) {
+        Ok(_) => Vec::new(),
+        Err(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+    };
+    assert_eq!(found, expected, "in:\n{text}");
+}
+
+/// A document with one service, into which `service` is put.
+fn with_service(service: &str) -> String {
+    format!(
+        "version: 1\nfarms:\n- name: f\n  listeners: [{{ name: l, address: 0.0.0.0, port: 80 }}]\n  services:\n  - name: s\n    backends: [{{ name: b, address: \"10.0.0.1:80\" }}]\n    {service}\n"
+    )
+}
+
+fn check_service(service: &str, expected: &[&str]) {
+    check(&with_service(service), expected);
+}
+
+#[test]
+fn all_mistakes_at_once() {
+    let text = "\
+version: 2
+cluster: { voters: 4, lease: 5 }
+vips:
+  - name: Public
+    addresses: [10.0.0.256]
+farms:
+  - name: shop
+    listeners:
+      - { name: web, vip: pubic, port: 80000 }
+    services:
+      - name: site
+        balance: leastconn
+        timeout: 5s
+        backends:
+          - { name: web1, adress: \"10.0.0.1:80\", wieght: 5 }
+          - { name: web1, address: 10.0.0.2, weight: \"5\" }
+          - { address: \"10.0.0.3:80\", weight: 1001 }
+        persistence: { table: { idle_timeout: 30 } }
+";
+    check(
+        text,
+        &[
+            "1:10: version: 2 is out of range; write 1",
+            "2:20: cluster.voters: a group of 4 voters is not supported; write 3, 5 or 7; every other node is a learner and serves all the same",
+            "2:30: cluster.lease: the number 5 is given; write a length of time: a whole number and a unit, like 500ms, 5s, 30m, 8h or 7d",
+            "4:11: vips[Public].name: `Public` cannot be a name; use 1 to 63 of a-z, 0-9, dot, dash and underscore, beginning with a letter or a digit",
+            "5:17: vips[Public].addresses[0]: \"10.0.0.256\" does not fit; write an IP address like 10.0.0.7 or 2001:db8::7",
+            "9:40: farms[shop].listeners[web].port: 80000 is out of range; write a whole number from 1 to 65535",
+            "12:18: farms[shop].services[site].balance: \"leastconn\" is not known here; did you mean `least_connections`?",
+            "13:9: farms[shop].services[site].timeout: unknown key `timeout`; known here: name, match, balance, persistence, health, backends, fallback, retries_max, queue_timeout, slow_start, panic_threshold_percent, redispatch",
+            "15:27: farms[shop].services[site].backends[web1].adress: unknown key `adress`; did you mean `address`?",
+            "15:50: farms[shop].services[site].backends[web1].wieght: unknown key `wieght`; did you mean `weight`?",
+            "16:21: farms[shop].services[site].backends[web1].name: the name `web1` is taken (line 15); give each its own name",
+            "16:36: farms[shop].services[site].backends[web1].address: \"10.0.0.2\" does not fit; write an address and a port like 10.0.0.7:8080 or \"[2001:db8::7]:8080\"",
+            "16:54: farms[shop].services[site].backends[web1].weight: the text \"5\" is given; write a whole number from 0 to 1000, without quotes",
+            "17:13: farms[shop].services[site].backends[2].name: `name` is missing; add it: its name, unique in the service",
+            "17:47: farms[shop].services[site].backends[2].weight: 1001 is out of range; write a whole number from 0 to 1000",
+            "18:31: farms[shop].services[site].persistence.table.key: `key` is missing; add it: what identifies a client",
+            "18:47: farms[shop].services[site].persistence.table.idle_timeout: the number 30 is given; write a length of time: a whole number and a unit, like 500ms, 5s, 30m, 8h or 7d",
+        ],
+    );
+}
+
+#[test]
+fn texts_that_are_no_document() {
+    check("", &["1:1: there is no document in this text; begin with `version: 1`"]);
+    check("# nothing\n", &["1:1: there is no document in this text; begin with `version: 1`"]);
+    check("- 1\n", &["1:1: a list is given; write a map with version, cluster, vips, farms"]);
+    check(
+        "version: 1\nversion: 1\n",
+        &["2:1: version: `version` is given twice; it stands already at line 1; keep one of them"],
+    );
+    check("version: 1\n---\nversion: 1\n", &["2:1: a second YAML document begins here; put one document in each file"]);
+    check(
+        "version: !!int 1\n",
+        &[
+            "1:10: version: the tag tag:yaml.org,2002:!int means nothing here; leave tags out; quote a value to make it text",
+        ],
+    );
+    check(
+        "version: 1\u{0}\n",
+        &[
+            "1:11: the text contains the control character U+0000; configuration is plain UTF-8 text; inside a quoted string write it as an escape",
+        ],
+    );
+    check("\u{feff}version: 1\n", &[]);
+}
+
+#[test]
+fn a_syntax_error_has_a_place() {
+    let mistakes = parse("version: 1\nfarms: [\n").expect_err("not YAML");
+    let mistake = mistakes.iter().next().expect("one mistake");
+    assert!(mistake.line >= 2 && mistake.problem.starts_with("this is not YAML: "), "{mistake}");
+}
+
+#[test]
+fn listeners_have_a_place_of_their_own() {
+    let text = "\
+version: 1
+vips:
+  - { name: a, addresses: [10.0.0.1, 0.0.0.0] }
+  - { name: b, addresses: [10.0.0.1] }
+farms:
+  - name: f
+    fallback: {}
+    listeners:
+      - { name: l1, vip: a, port: 80 }
+      - { name: l2, vip: a, port: 80 }
+      - { name: l3, vip: nowhere, port: 81 }
+      - { name: l4, port: 82 }
+      - { name: l5, vip: a, address: 10.0.0.9, port: 83 }
+      - { name: l6, address: 10.0.0.1, port: 84 }
+      - { name: l7, address: 0.0.0.0, port: 85, nodes: { site: x } }
+      - { name: l8, address: 0.0.0.0, port: 85, nodes: { site: y } }
+      - { name: l8, address: 0.0.0.0, port: 85 }
+";
+    let found: Vec<String> =
+        parse(text).expect_err("wrong").iter().map(|m| format!("{}:{}: {}", m.line, m.path, m.problem)).collect();
+    assert_eq!(
+        found,
+        [
+            "3:vips[a].addresses[1]: 0.0.0.0 cannot be the address of a VIP",
+            "4:vips[b].addresses[0]: 10.0.0.1 is an address of the VIP `a` already",
+            "10:farms[f].listeners[l2].port: 10.0.0.1:80 is taken by listener `l1` of farm `f`",
+            "10:farms[f].listeners[l2].port: 0.0.0.0:80 is taken by listener `l1` of farm `f`",
+            "11:farms[f].listeners[l3].vip: there is no VIP `nowhere`",
+            "12:farms[f].listeners[l4]: neither `vip` nor `address` is given",
+            "13:farms[f].listeners[l5]: both `vip` and `address` are given",
+            "14:farms[f].listeners[l6].address: 10.0.0.1 belongs to the VIP `b` and is served only by the node that owns it",
+            "17:farms[f].listeners[l8].name: the name `l8` is taken (line 16)",
+            "17:farms[f].listeners[l8].port: 0.0.0.0:85 is taken by listener `l7` of farm `f`",
+        ]
+    );
+}
+
+#[test]
+fn persistence_that_browsers_and_proxies_would_break() {
+    let path = "farms[f].services[s].persistence";
+    let expect = |persistence: &str, tail: &str, problem: &str| {
+        let mistakes = parse(&with_service(&format!("persistence: {persistence}"))).expect_err(persistence);
+        let found: Vec<String> = mistakes.iter().map(|m| format!("{}: {}", m.path, m.problem)).collect();
+        assert_eq!(found, [format!("{path}.{tail}: {problem}")]);
+    };
+    expect(
+        "{ cookie: { same_site: none } }",
+        "cookie.same_site",
+        "browsers drop a cookie with SameSite=None that is not secure",
+    );
+    expect("{ cookie: { name: \"a b\" } }", "cookie.name", "`a b` is not a cookie name");
+    expect(
+        "{ cookie: { name: __Host-x, secure: true, path: /a } }",
+        "cookie.path",
+        "browsers drop `__Host-x` unless its path is /",
+    );
+    expect("{ cookie: { path: a } }", "cookie.path", "`a` is not a cookie path");
+    expect(
+        "{ table: { key: { header: Transfer-Encoding } } }",
+        "table.key.header",
+        "`Transfer-Encoding` belongs to a connection or a message, not to a client",
+    );
+    expect(
+        "{ table: { key: { header: X-Forwarded-For } } }",
+        "table.key.header",
+        "`X-Forwarded-For` is written by proxies, not by the client",
+    );
+    expect("{ table: { key: { header: Cookie } } }", "table.key.header", "`Cookie` changes with every cookie");
+    expect("{ table: { key: { query: \"a=b\" } } }", "table.key.query", "`a=b` is not the name of a query parameter");
+    expect(
+        "{ table: { key: { source: {} }, absolute_timeout: 1m } }",
+        "table.absolute_timeout",
+        "1m is shorter than the idle timeout (30m), which then never counts",
+    );
+    expect("{ table: { key: { path_segment: 0 } } }", "table.key.path_segment", "0 is out of range");
+    expect("{ table: { key: { sorce: {} } } }", "table.key.sorce", "unknown key `sorce`");
+    expect("{ table: { key: { source: {} }, entries_max: 0 } }", "table.entries_max", "0 is out of range");
+}
+
+#[test]
+fn health_fallback_and_limits() {
+    check_service(
+        "health: { timeout: 2s }",
+        &[
+            "8:24: farms[f].services[s].health.timeout: 2s is longer than the interval (1s): checks would overlap; make the timeout shorter or the interval longer",
+        ],
+    );
+    check_service(
+        "health: { timeout: 0s }",
+        &[
+            "8:24: farms[f].services[s].health.timeout: a check without time cannot succeed; write a length of time like 500ms",
+        ],
+    );
+    check_service(
+        "health: { http: { expect: [200] } }",
+        &[
+            "8:32: farms[f].services[s].health.http.expect[0]: the number 200 is given; write a status or a range of statuses in quotes, like \"200\" or \"200-299\"; put it in quotes",
+        ],
+    );
+    check_service(
+        "health: { http: { path: x, method: get } }",
+        &[
+            "8:29: farms[f].services[s].health.http.path: `x` is not a path; begin with /; write other characters than visible ASCII as %XX",
+            "8:40: farms[f].services[s].health.http.method: `get` cannot be a check's method; write GET, HEAD or OPTIONS",
+        ],
+    );
+    check_service(
+        "fallback: { status: 204 }",
+        &[
+            "8:15: farms[f].services[s].fallback.body: an answer with status 204 has no body; write body: \"\", or another status",
+        ],
+    );
+    check_service(
+        "fallback: { content_type: \"a\\r\\nb/c\" }",
+        &[
+            "8:31: farms[f].services[s].fallback.content_type: not a media type; write one like text/html; charset=utf-8",
+        ],
+    );
+    check_service(
+        "backends: []",
+        &[
+            "8:5: farms[f].services[s].backends: `backends` is given twice; it stands already at line 7; keep one of them",
+        ],
+    );
+    check_service(
+        "match: { path_prefix: v1, hosts: [\"a:80\", \"*\"] }",
+        &[
+            "8:27: farms[f].services[s].match.path_prefix: `v1` is not a path; begin with /, without query; write other characters than visible ASCII as %XX",
+            "8:39: farms[f].services[s].match.hosts[0]: `a:80` is not a host name; leave the port out; hosts are compared without it",
+            "8:47: farms[f].services[s].match.hosts[1]: `*` is not a host name; leave `hosts` out to match every host",
+        ],
+    );
+    let farm = "version: 1\nfarms:\n- name: f\n  listeners: [{ name: l, address: 0.0.0.0, port: 80 }]\n";
+    check(
+        farm,
+        &[
+            "3:3: farms[f].services: this farm has neither services nor a fallback: it could answer nothing; add a service with backends, or a fallback",
+        ],
+    );
+    check(
+        &format!("{farm}  fallback: {{}}\n  timeouts: {{ connect: 0s }}\n  limits: {{ uri_bytes_max: 64KiB }}\n"),
+        &[
+            "6:24: farms[f].timeouts.connect: 0ms is out of range; write 1ms to 1d",
+            "7:28: farms[f].limits.uri_bytes_max: 64KiB is out of range; write 64B to 32KiB, the size of a whole head (header_bytes_max)",
+        ],
+    );
+}
+
+#[test]
+fn services_that_never_get_a_request() {
+    let services = |list: &[(&str, &str)]| {
+        let mut text = "version: 1\nfarms:\n- name: f\n  listeners: [{ name: l, address: 0.0.0.0, port: 80 }]\n  fallback: {}\n  services:\n".to_owned();
+        for (name, matches) in list {
+            text.push_str(&format!("  - {{ name: {name}, {matches} }}\n"));
+        }
+        match parse(&text) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes.iter().map(|m| m.problem.clone()).collect(),
+        }
+    };
+    let never = |later: &str, earlier: &str| {
+        vec![format!("the service `{later}` never gets a request: `{earlier}` before it takes all of them")]
+    };
+    assert_eq!(services(&[("all", "match: {}"), ("api", "match: { path: /x }")]), never("api", "all"));
+    assert_eq!(
+        services(&[("v", "match: { path_prefix: /v }"), ("v1", "match: { path_prefix: /v/1, hosts: [a.b] }")]),
+        never("v1", "v")
+    );
+    assert_eq!(
+        services(&[("w", "match: { hosts: [\"*.a.b\"] }"), ("x", "match: { hosts: [c.a.b, d.a.b] }")]),
+        never("x", "w")
+    );
+    assert_eq!(
+        services(&[
+            ("x", "match: { hosts: [c.a.b] }"),
+            ("w", "match: { hosts: [\"*.a.b\"] }"),
+            ("all", "retries_max: 1")
+        ]),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        services(&[("v1", "match: { path_prefix: /v1 }"), ("v10", "match: { path_prefix: /v10 }")]),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn two_services_do_not_share_a_cookie() {
+    let text = "\
+version: 1
+farms:
+- name: f
+  listeners: [{ name: l, address: 0.0.0.0, port: 80 }]
+  fallback: {}
+  services:
+  - { name: a, match: { path_prefix: /a }, persistence: { cookie: {} } }
+  - { name: b, match: { hosts: [b.test] }, persistence: { cookie: { name: B } } }
+  - { name: c, persistence: { cookie: {} } }
+";
+    check(
+        text,
+        &[
+            "9:39: farms[f].services[c].persistence.cookie.name: the service `a` sets the cookie `BALLAST` with the same path on the same host; give each service's cookie its own name, or its own path",
+        ],
+    );
+}
+
+#[test]
+fn a_backend_is_not_a_listener() {
+    let text = with_service("retries_max: 1").replace("0.0.0.0, port: 80", "10.0.0.1, port: 80");
+    check(
+        &text,
+        &[
+            "7:36: farms[f].services[s].backends[b].address: 10.0.0.1:80 is listener `l` of farm `f`: requests would come back to Ballast; write the address on which the backend itself listens",
+        ],
+    );
+}
+
+#[test]
+fn canonical_json_is_checked_as_text_is() {
+    let json = parse(super::SHOP).expect("the example is right").to_canonical_json();
+    let wrong = json.replace("\"vip\":\"public\"", "\"vip\":\"other\"");
+    let found: Vec<String> =
+        decode_canonical(&wrong).expect_err("no such VIP").iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["farms[shop].listeners[web].vip: there is no VIP `other`; there are public"]);
+    assert!(decode_canonical("{").is_err() && decode_canonical("[]").is_err() && decode_canonical("{}").is_err());
+}
