@@ -1,0 +1,250 @@
+//! What the nodes found about backends, and the cluster's one verdict on each.
+//!
+//! A verdict is judged from the last finding of every member that has one. A backend goes down at
+//! once; one that went down often lately is kept down for a while (flap damping), because each
+//! return and fall moves clients. All of it by log time, so that all nodes move the same clients
+//! at the same index.
+//!
+//! Not here: probing, rise and fall ([`crate::health`]).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    At, Outcome, State,
+    events::{EventKind, Said, Subject},
+    members::{no_node, not_found},
+};
+use crate::{
+    config::{Document, VerdictPolicy},
+    ids::{BackendId, LogIndex, NodeId},
+    plan::Verdict,
+    time::LogTime,
+};
+
+/// A backend that went down this often within [`FLAP_WINDOW_MS`] is flapping.
+const FLAP_DOWNS: usize = 3;
+
+/// Arbitrary: longer than a slow restart, shorter than an operator's patience.
+const FLAP_WINDOW_MS: u64 = 60_000;
+
+/// A flapping backend stays down this long after it last went down.
+const FLAP_HOLD_MS: u64 = 30_000;
+
+/// One node's last finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// What it found.
+    pub verdict: Verdict,
+    /// The check in words.
+    pub detail: String,
+    /// When.
+    pub at: LogTime,
+    /// The entry.
+    pub index: LogIndex,
+}
+
+/// The verdict in force on a backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Since when.
+    pub since: LogTime,
+    /// The entry that changed it.
+    pub index: LogIndex,
+    /// The last times it went down.
+    downs: VecDeque<LogTime>,
+    /// It flaps and is kept down until then, although the nodes find it up.
+    pub held_until: Option<LogTime>,
+}
+
+impl Standing {
+    fn hold(&self, now: LogTime) -> Option<LogTime> {
+        let last = self.downs.back()?;
+        let flapping = self.downs.len() >= FLAP_DOWNS && now.millis_since(self.downs[0]) <= FLAP_WINDOW_MS;
+        let until = last.plus_millis(FLAP_HOLD_MS);
+        (flapping && now < until).then_some(until)
+    }
+}
+
+/// Findings and verdicts of the backends that are checked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Health {
+    reports: BTreeMap<BackendId, BTreeMap<NodeId, Report>>,
+    standings: BTreeMap<BackendId, Standing>,
+}
+
+impl Health {
+    pub(crate) fn verdict(&self, id: BackendId) -> Verdict {
+        self.standings.get(&id).map_or(Verdict::Unknown, |standing| standing.verdict)
+    }
+
+    fn judge(&self, id: BackendId, policy: VerdictPolicy) -> Verdict {
+        let Some(reports) = self.reports.get(&id) else { return Verdict::Unknown };
+        let count = |verdict| reports.values().filter(|report| report.verdict == verdict).count();
+        let (up, down) = (count(Verdict::Up), count(Verdict::Down));
+        let is_down = match policy {
+            VerdictPolicy::Any => down > 0,
+            // Under `local` each node serves by its own checks; bindings move by the majority's.
+            VerdictPolicy::Majority | VerdictPolicy::Local => down > up,
+        };
+        match (up + down, is_down) {
+            (0, _) => Verdict::Unknown,
+            (_, true) => Verdict::Down,
+            (_, false) => Verdict::Up,
+        }
+    }
+}
+
+impl State {
+    /// The verdict on a backend and its history; `None` if no node has reported.
+    pub fn standing(&self, id: BackendId) -> Option<&Standing> {
+        self.parts.health.standings.get(&id)
+    }
+
+    /// The cluster's verdict on a backend.
+    pub fn verdict(&self, id: BackendId) -> Verdict {
+        self.parts.health.verdict(id)
+    }
+
+    /// Each node's last finding about a backend.
+    pub fn reports(&self, id: BackendId) -> impl Iterator<Item = (NodeId, &Report)> {
+        self.parts.health.reports.get(&id).into_iter().flatten().map(|(node, report)| (*node, report))
+    }
+
+    pub(super) fn report_health(
+        &mut self,
+        at: At,
+        node: NodeId,
+        backend: BackendId,
+        verdict: Verdict,
+        detail: &str,
+    ) -> Outcome {
+        if self.node(node).is_none() {
+            return no_node(node);
+        }
+        if self.policy(backend).is_none() {
+            return not_found(format!("backend {backend} with health checks"));
+        }
+        let report = Report { verdict, detail: detail.to_owned(), at: at.now, index: at.index };
+        self.parts.health.edit().reports.entry(backend).or_default().insert(node, report);
+        self.judge(at, backend);
+        Outcome::Done
+    }
+
+    /// Lets backends up whose time of being held down is over.
+    pub(super) fn release_held(&mut self, at: At) {
+        let standings = &self.parts.health.standings;
+        let due = |standing: &Standing| standing.held_until.is_some_and(|until| until <= at.now);
+        let due: Vec<_> = standings.iter().filter(|(_, standing)| due(standing)).map(|(id, _)| *id).collect();
+        for id in due {
+            self.judge(at, id);
+        }
+    }
+
+    /// Drops the findings of a node that is no longer a member.
+    pub(super) fn forget_reports_of(&mut self, at: At, node: NodeId) {
+        let reports = &self.parts.health.reports;
+        let of: Vec<_> = reports.iter().filter(|(_, by)| by.contains_key(&node)).map(|(id, _)| *id).collect();
+        for id in of {
+            if let Some(by) = self.parts.health.edit().reports.get_mut(&id) {
+                by.remove(&node);
+            }
+            self.judge(at, id);
+        }
+    }
+
+    /// Drops findings about backends that are gone, are not checked any more, or are elsewhere now.
+    pub(super) fn forget_outdated_reports(&mut self, before: Option<&Document>) {
+        let address = |document: Option<&Document>, name: &str| {
+            let mut names = name.split('/');
+            let farm = names.next()?;
+            let service = names.next()?;
+            let backend = names.next()?;
+            let farm = document?.farms.iter().find(|f| f.name == farm)?;
+            let service = farm.services.iter().find(|s| s.name == service)?;
+            let health = service.health.as_ref()?;
+            let backend = service.backends.iter().find(|b| b.name == backend)?;
+            Some((backend.address, health.port))
+        };
+        let now = self.document().map(|document| &**document);
+        let health = &self.parts.health;
+        let outdated: Vec<_> = health
+            .reports
+            .keys()
+            .copied()
+            .filter(|id| {
+                let name = self.backend_name(*id).unwrap_or_default();
+                let current = address(now, name);
+                current.is_none() || current != address(before, name)
+            })
+            .collect();
+        if !outdated.is_empty() {
+            let health = self.parts.health.edit();
+            for id in outdated {
+                health.reports.remove(&id);
+                health.standings.remove(&id);
+            }
+        }
+    }
+
+    fn policy(&self, backend: BackendId) -> Option<VerdictPolicy> {
+        let (farm, service, _) = self.roster.seat(backend)?.place;
+        let service = &self.document()?.farms[farm].services[service];
+        Some(service.health.as_ref()?.policy)
+    }
+
+    fn judge(&mut self, at: At, backend: BackendId) {
+        let Some(policy) = self.policy(backend) else { return };
+        let verdict = self.parts.health.judge(backend, policy);
+        let standing = self.parts.health.edit().standings.entry(backend).or_default();
+        if standing.verdict == verdict {
+            standing.held_until = None;
+            return;
+        }
+        if standing.verdict == Verdict::Down
+            && let Some(until) = standing.hold(at.now)
+        {
+            standing.held_until = Some(until);
+            return;
+        }
+        let old = standing.verdict;
+        if verdict == Verdict::Down {
+            if standing.downs.len() >= FLAP_DOWNS {
+                standing.downs.pop_front();
+            }
+            standing.downs.push_back(at.now);
+        }
+        standing.held_until = None;
+        standing.verdict = verdict;
+        standing.since = at.now;
+        standing.index = at.index;
+        self.verdict_changed(at, backend, old, verdict);
+    }
+
+    fn verdict_changed(&mut self, at: At, backend: BackendId, old: Verdict, new: Verdict) {
+        let newest = self.reports(backend).max_by_key(|(node, report)| (report.index, *node));
+        let (author, cause) = match newest {
+            Some((node, report)) => (self.daemon(node), report.detail.clone()),
+            None => (super::Author::default(), "no node has a finding".to_owned()),
+        };
+        let name = self.backend_name(backend).unwrap_or_default();
+        let what = format!("backend {name}: {} to {}", verdict_word(old), verdict_word(new));
+        let said = Said::new(EventKind::VerdictChanged, Subject::Backend(backend), what).because(cause);
+        self.record(at, &author, said);
+        self.plan_changed();
+    }
+}
+
+pub(super) const fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Unknown => "unknown",
+        Verdict::Up => "up",
+        Verdict::Down => "down",
+    }
+}

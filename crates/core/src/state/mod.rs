@@ -1,0 +1,242 @@
+//! The replicated state machine: what the cluster agrees on, and how an entry changes it.
+//!
+//! [`State::apply`] is total and deterministic: no clock, float, hash order or word size inside.
+//! The leader stamps each entry with [`LogTime`]; lifetimes are judged by it and expiry is carried
+//! by entries, so that replicas at one index are equal bit for bit and can prove it by
+//! [`State::hash`]. A command that cannot be carried out is *refused*: a value the log agrees on.
+//!
+//! Each entry carries frames, each frame the commands that one node proposed together. A frame
+//! that arrives twice (its node sent it again to a new leader) is applied once.
+//!
+//! Not here: the log (`ballast-raft`), what a node does with the state ([`crate::plan`]).
+
+mod bindings;
+pub mod codec;
+mod command;
+mod configuration;
+mod events;
+mod health;
+mod members;
+mod operator;
+mod origins;
+mod part;
+mod registry;
+mod roster;
+mod snapshot;
+mod vips;
+pub(crate) mod wire;
+
+use std::{fmt, sync::Arc};
+
+pub use bindings::TableInfo;
+pub use command::*;
+pub use configuration::{REVISIONS_MAX, RevisionRecord};
+pub use events::{EVENTS_MAX, Event, EventKind, Subject};
+pub use health::{Report, Standing};
+pub use members::{Cluster, JoinToken, Node};
+pub use operator::BackendWish;
+pub use snapshot::StateSnapshot;
+pub use vips::{Tenure, VipWish};
+pub use wire::DecodeError;
+
+use bindings::{Bind, SetBinding};
+use configuration::Configuration;
+use events::Events;
+use health::Health;
+use members::Members;
+use operator::Operator;
+use origins::Origins;
+use part::Part;
+use registry::Registry;
+use roster::Roster;
+use vips::Vips;
+
+use crate::{
+    ids::LogIndex,
+    persistence::{Store, Tables},
+    time::LogTime,
+};
+
+/// The entry that is being applied.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    index: LogIndex,
+    now: LogTime,
+}
+
+/// The replicated parts besides the bindings.
+#[derive(Clone, Debug, Default)]
+struct Parts {
+    cluster: Part<Option<Cluster>>,
+    members: Part<Members>,
+    config: Part<Configuration>,
+    registry: Part<Registry>,
+    operator: Part<Operator>,
+    health: Part<Health>,
+    vips: Part<Vips>,
+    events: Part<Events>,
+    origins: Part<Origins>,
+}
+
+/// The replicated state.
+///
+/// `roster` is derived from the rest, `plan_version` counts changes within this process; neither
+/// is written to a snapshot or part of the hash.
+pub struct State {
+    applied: LogIndex,
+    log_time: LogTime,
+    parts: Parts,
+    store: Store,
+    roster: Roster,
+    plan_version: u64,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("applied", &self.applied).finish_non_exhaustive()
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    /// The state before the first entry.
+    pub fn new() -> Self {
+        Self {
+            applied: LogIndex::new(0),
+            log_time: LogTime::default(),
+            parts: Parts::default(),
+            store: Store::default(),
+            roster: Roster::default(),
+            plan_version: 1,
+        }
+    }
+
+    /// Applies the entry at `index` and adds what its frames came to. An entry that was applied
+    /// already changes nothing; a frame that was applied already is skipped and has no outcome.
+    pub fn apply(&mut self, index: LogIndex, entry: &Entry, out: &mut Vec<FrameOutcomes>) {
+        if index <= self.applied {
+            return;
+        }
+        self.applied = index;
+        self.log_time = self.log_time.max(entry.log_time);
+        let at = At { index, now: self.log_time };
+        for frame in &entry.frames {
+            if self.parts.origins.knows(frame.origin, frame.seq) {
+                continue;
+            }
+            self.parts.origins.edit().note(frame.origin, frame.seq);
+            let outcomes = frame.commands.iter().map(|command| self.carry_out(at, command)).collect();
+            out.push(FrameOutcomes { origin: frame.origin, seq: frame.seq, index, outcomes });
+        }
+        self.release_held(at);
+        self.store.sweep(at.now);
+    }
+
+    /// Notes an entry of the log that carries nothing for the state (Raft's own).
+    pub fn skip(&mut self, index: LogIndex) {
+        self.applied = self.applied.max(index);
+    }
+
+    /// Takes over `other`, which a snapshot was read into. Handles that [`State::tables`] gave out
+    /// show the new bindings, and [`State::plan_version`] moves on.
+    pub fn replace(&mut self, other: Self) {
+        let Self { applied, log_time, parts, store, roster, plan_version: _ } = other;
+        self.applied = applied;
+        self.log_time = log_time;
+        self.parts = parts;
+        self.store.replace(store);
+        self.roster = roster;
+        self.plan_version += 1;
+    }
+
+    /// The last entry applied.
+    pub fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// The latest time that the log has told.
+    pub fn log_time(&self) -> LogTime {
+        self.log_time
+    }
+
+    /// Hash of everything the cluster agrees on: equal on all nodes at one index. Cheap: bindings
+    /// are summed up as they change, of the rest only what changed since the last call is hashed.
+    pub fn hash(&self) -> [u8; 32] {
+        snapshot::hash(self.applied, self.log_time, &self.parts, self.store.heads())
+    }
+
+    /// The state as it is now, to be written out elsewhere while this one goes on.
+    pub fn snapshot(&self) -> StateSnapshot {
+        StateSnapshot::of(self)
+    }
+
+    /// The binding tables for readers: one handle for the life of the process.
+    pub fn tables(&self) -> Arc<Tables> {
+        self.store.tables()
+    }
+
+    /// Moves on when a plan compiled earlier is no longer right. Counts within this process.
+    pub fn plan_version(&self) -> u64 {
+        self.plan_version
+    }
+
+    /// Resident bytes of the bindings.
+    pub fn binding_bytes(&self) -> usize {
+        self.store.array_bytes()
+    }
+
+    fn carry_out(&mut self, at: At, command: &Command) -> Outcome {
+        match command {
+            Command::InitCluster(init) => self.init_cluster(at, init),
+            _ if self.parts.cluster.is_none() => members::not_initialised(),
+            Command::ApplyConfig(apply) => self.apply_config(at, apply),
+            Command::SetBackend { backend, admin, weight, author } => {
+                self.set_backend(at, *backend, *admin, *weight, author)
+            }
+            Command::Bind { service, key, choice, replaces } => {
+                self.bind(at, Bind { service: *service, key: *key, choice: *choice, replaces: *replaces })
+            }
+            Command::Renew { service, key } => self.renew(at, *service, *key),
+            Command::SetBinding { service, key, to, pinned, author } => {
+                self.set_binding(at, SetBinding { service: *service, key: *key, to: *to, pinned: *pinned }, author)
+            }
+            Command::ReportHealth { node, backend, verdict, detail } => {
+                self.report_health(at, *node, *backend, *verdict, detail)
+            }
+            Command::CreateJoinToken { hash, expires, role, author } => {
+                let token =
+                    JoinToken { hash: *hash, expires: *expires, role: *role, used_by: None, author: author.clone() };
+                self.create_join_token(at, token)
+            }
+            Command::EnrolNode { token_hash, info, key_fingerprint } => {
+                self.enrol_node(at, *token_hash, info, *key_fingerprint)
+            }
+            Command::UpdateNode { node, info } => self.update_node(at, *node, info),
+            Command::SetNode { node, admin, author } => self.set_node(at, *node, *admin, author),
+            Command::RemoveNode { node, author } => self.remove_node(at, *node, author),
+            Command::RecordVip { vip, owner, epoch, cause } => self.record_vip(at, *vip, *owner, *epoch, cause),
+            Command::MoveVip { vip, to, author } => self.move_vip(at, *vip, *to, author),
+            Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, *secret, author),
+            Command::Tick => Outcome::Done,
+        }
+    }
+
+    /// What plans are compiled from has changed.
+    fn plan_changed(&mut self) {
+        self.rebuild_roster();
+        self.plan_version += 1;
+    }
+
+    fn rebuild_roster(&mut self) {
+        let document = self.document();
+        self.roster = Roster::build(document, &self.parts.registry, &self.parts.operator, &self.parts.health);
+    }
+}
+
+#[cfg(test)]
+mod tests;

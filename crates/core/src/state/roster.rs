@@ -1,0 +1,110 @@
+//! Where every configured backend stands right now. Derived from the document, operator state and
+//! verdicts whenever one of them changed, so that a binding is decided by one look.
+
+use std::sync::Arc;
+
+use super::{
+    Operator,
+    health::Health,
+    registry::{Numbers, Registry},
+};
+use crate::{
+    config::{Document, Persistence},
+    ids::{BackendId, ServiceId},
+    plan::{AdminState, Verdict, panics},
+    state::RehomeCause,
+};
+
+/// A configured backend, as far as bindings are concerned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seat {
+    /// Its service.
+    pub(crate) service: ServiceId,
+    /// May be given keys that are not bound.
+    pub(crate) takes_new: bool,
+    /// Why its bound clients must go elsewhere, if they must.
+    pub(crate) unusable: Option<RehomeCause>,
+    /// A refused connection moves a binding at once.
+    pub(crate) redispatch: bool,
+    /// The service keeps a table.
+    pub(crate) table: bool,
+    /// Farm, service and backend as positions in the document.
+    pub(crate) place: (usize, usize, usize),
+}
+
+/// All configured backends by number.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    pub(crate) numbers: Numbers,
+    seats: Vec<Option<Seat>>,
+    tables: Vec<ServiceId>,
+}
+
+impl Roster {
+    pub(super) fn build(
+        document: Option<&Arc<Document>>,
+        registry: &Registry,
+        operator: &Operator,
+        health: &Health,
+    ) -> Self {
+        let Some(document) = document else { return Self::default() };
+        let numbers =
+            registry.clone().assign(document).expect("the document in force was numbered when it was applied");
+        let mut roster = Self { numbers: Numbers::default(), seats: Vec::new(), tables: Vec::new() };
+        for (f, farm) in numbers.farms.iter().enumerate() {
+            for (s, (service, backends)) in farm.services.iter().enumerate() {
+                let config = &document.farms[f].services[s];
+                let table = matches!(config.persistence, Some(Persistence::Table(_)));
+                if table {
+                    roster.tables.push(*service);
+                }
+                let state = |id: &BackendId| (operator.admin(*id), health.verdict(*id));
+                let panic = panics(config.panic_threshold_percent, backends.iter().map(state));
+                for (b, id) in backends.iter().enumerate() {
+                    let (admin, verdict) = state(id);
+                    let weight = operator.weight(*id).unwrap_or(config.backends[b].weight);
+                    let down = verdict == Verdict::Down && !panic;
+                    let seat = Seat {
+                        service: *service,
+                        takes_new: admin == AdminState::Ready && !down && weight > 0,
+                        unusable: match admin {
+                            AdminState::Maintenance => Some(RehomeCause::BackendMaintenance),
+                            AdminState::Ready | AdminState::Drain => down.then_some(RehomeCause::BackendDown),
+                        },
+                        redispatch: config.redispatch,
+                        table,
+                        place: (f, s, b),
+                    };
+                    roster.sit(*id, seat);
+                }
+            }
+        }
+        roster.tables.sort_unstable();
+        roster.numbers = numbers;
+        roster
+    }
+
+    /// The backend, if it is configured.
+    pub(crate) fn seat(&self, id: BackendId) -> Option<&Seat> {
+        self.seats.get(id.get() as usize)?.as_ref()
+    }
+
+    /// Whether the service is configured with a table.
+    pub(crate) fn has_table(&self, service: ServiceId) -> bool {
+        self.tables.binary_search(&service).is_ok()
+    }
+
+    /// All configured backends.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = (BackendId, &Seat)> {
+        let seats = self.seats.iter().enumerate();
+        seats.filter_map(|(id, seat)| Some((BackendId::new(id as u32), seat.as_ref()?)))
+    }
+
+    fn sit(&mut self, id: BackendId, seat: Seat) {
+        let at = id.get() as usize;
+        if self.seats.len() <= at {
+            self.seats.resize(at + 1, None);
+        }
+        self.seats[at] = Some(seat);
+    }
+}

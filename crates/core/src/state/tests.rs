@@ -1,0 +1,4 @@
+//! The state machine against scripts, a naive model, and itself.
+
+mod scenario;
+mod scripts;

@@ -1,0 +1,121 @@
+//! A state with a hand on its log.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    ids::{Boot, LogIndex, NodeId, Revision},
+    state::*,
+    time::LogTime,
+};
+
+/// Applies commands one entry at a time.
+pub(super) struct Scenario {
+    pub(super) state: State,
+    pub(super) now: LogTime,
+    seq: u64,
+}
+
+pub(super) fn author() -> Author {
+    Author { name: "ann".to_owned(), message: "because".to_owned() }
+}
+
+pub(super) fn node_info(name: &str) -> NodeInfo {
+    NodeInfo { name: name.to_owned(), ..NodeInfo::default() }
+}
+
+pub(super) fn origin() -> Origin {
+    Origin { node: NodeId::new(1), boot: Boot(7) }
+}
+
+pub(super) fn init() -> Command {
+    Command::InitCluster(Box::new(InitCluster {
+        cluster_id: "c1".to_owned(),
+        ca_certificate: "PEM".to_owned(),
+        ca_key_sealed: vec![1, 2, 3],
+        first_node: node_info("n1"),
+        first_node_key_fingerprint: [1; 32],
+        table_secret: [9; 16],
+        cookie_secret: [8; 32],
+        lease_secret: [7; 32],
+    }))
+}
+
+/// The canonical JSON of a document in which service `web` of farm `shop` has these backends, each
+/// written `name` or `name:weight`, and a table with these extra settings.
+pub(super) fn document(backends: &[&str], table: &str) -> String {
+    let backends: Vec<String> = backends
+        .iter()
+        .enumerate()
+        .map(|(n, backend)| {
+            let (name, weight) = backend.split_once(':').unwrap_or((backend, "100"));
+            format!(r#"{{"name":"{name}","address":"127.0.0.1:{}","weight":{weight}}}"#, 9000 + n)
+        })
+        .collect();
+    format!(
+        r#"{{"version":1,"vips":[{{"name":"v","addresses":["127.0.0.10"]}}],"farms":[{{"name":"shop",
+        "listeners":[{{"name":"http","vip":"v","port":8080}}],
+        "services":[{{"name":"web","backends":[{}],"health":{{}},
+        "persistence":{{"table":{{"key":{{"header":"x-user"}}{table}}}}}}}]}}]}}"#,
+        backends.join(",")
+    )
+}
+
+pub(super) fn apply_config(document: String, request_id: &str, expect: Option<u64>) -> Command {
+    Command::ApplyConfig(Box::new(ApplyConfig {
+        source: format!("# as written\n{document}"),
+        document,
+        expect: expect.map(Revision::new),
+        request_id: request_id.to_owned(),
+        author: author(),
+    }))
+}
+
+impl Scenario {
+    /// A state without an entry.
+    pub(super) fn empty() -> Self {
+        Self { state: State::new(), now: LogTime::from_millis(1_000_000_000_000), seq: 0 }
+    }
+
+    /// A cluster of one with backends `a`, `b` and `c`.
+    pub(super) fn shop() -> Self {
+        let mut scenario = Self::empty();
+        scenario.run(init());
+        let outcome = scenario.run(apply_config(document(&["a", "b", "c"], ""), "", None));
+        assert_eq!(outcome, Outcome::Applied { revision: Revision::new(1), changed: true });
+        scenario
+    }
+
+    /// Makes an entry of one command and applies it.
+    pub(super) fn run(&mut self, command: Command) -> Outcome {
+        let entry = self.entry(vec![command]);
+        let mut out = Vec::new();
+        self.state.apply(LogIndex::new(self.state.applied().get() + 1), &entry, &mut out);
+        out.remove(0).outcomes.remove(0)
+    }
+
+    /// The next entry of this log.
+    pub(super) fn entry(&mut self, commands: Vec<Command>) -> Entry {
+        self.seq += 1;
+        let frame = Frame { origin: origin(), seq: self.seq, commands };
+        Entry { log_time: self.now, frames: vec![frame] }
+    }
+
+    /// Lets log time pass.
+    pub(super) fn wait(&mut self, millis: u64) {
+        self.now = self.now.plus_millis(millis);
+        self.run(Command::Tick);
+    }
+
+    /// The same state, by way of a snapshot's bytes.
+    pub(super) fn reread(&self) -> State {
+        let mut bytes = Vec::new();
+        self.state.snapshot().write(&mut bytes).expect("a vector takes everything");
+        State::read(&mut bytes.as_slice()).expect("what was written is read")
+    }
+
+    /// Labels are not used by most scripts.
+    pub(super) fn labelled(name: &str, labels: &[(&str, &str)]) -> NodeInfo {
+        let labels: BTreeMap<_, _> = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        NodeInfo { labels, ..node_info(name) }
+    }
+}

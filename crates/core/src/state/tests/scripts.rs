@@ -1,0 +1,373 @@
+//! One behaviour at a time.
+
+use super::scenario::*;
+use crate::{
+    ids::{BackendId, LogIndex, NodeId, Revision, ServiceId},
+    persistence::KeyHash,
+    plan::{AdminState, Verdict},
+    state::*,
+};
+
+const A: BackendId = BackendId::new(1);
+const B: BackendId = BackendId::new(2);
+const C: BackendId = BackendId::new(3);
+const WEB: ServiceId = ServiceId::new(1);
+const KEY: KeyHash = KeyHash::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0);
+
+fn bind(choice: BackendId) -> Command {
+    Command::Bind { service: WEB, key: KEY, choice, replaces: None }
+}
+
+fn replacing(choice: BackendId, old: BackendId) -> Command {
+    Command::Bind { service: WEB, key: KEY, choice, replaces: Some((old, RehomeCause::ConnectFailed)) }
+}
+
+fn admin(backend: BackendId, admin: AdminState) -> Command {
+    Command::SetBackend { backend, admin: Some(admin), weight: None, author: author() }
+}
+
+fn pin(to: Option<BackendId>, pinned: bool) -> Command {
+    Command::SetBinding { service: WEB, key: KEY, to, pinned, author: author() }
+}
+
+fn report(node: u64, backend: BackendId, verdict: Verdict) -> Command {
+    Command::ReportHealth { node: NodeId::new(node), backend, verdict, detail: "connect: refused".to_owned() }
+}
+
+fn bound(backend: BackendId, how: BindingChange) -> Outcome {
+    Outcome::Bound { backend, how }
+}
+
+fn rehomed(backend: BackendId, cause: RehomeCause) -> Outcome {
+    bound(backend, BindingChange::Rehomed(cause))
+}
+
+#[test]
+fn nothing_but_init_is_accepted_first_and_init_only_once() {
+    let mut s = Scenario::empty();
+    assert!(matches!(s.run(Command::Tick), Outcome::Refused(Refusal::Invalid { .. })));
+    assert_eq!(s.run(init()), Outcome::Enrolled { node: NodeId::new(1) });
+    assert_eq!(s.run(init()), Outcome::Refused(Refusal::AlreadyInitialised));
+}
+
+#[test]
+fn first_writer_wins() {
+    let mut s = Scenario::shop();
+    assert_eq!(s.run(bind(A)), bound(A, BindingChange::Created));
+    assert_eq!(s.run(bind(B)), bound(A, BindingChange::Existing));
+    let view = s.state.tables().lookup(WEB, KEY, s.now).expect("bound");
+    assert_eq!((view.backend, view.renew_due), (A, false));
+    assert_eq!((s.state.bindings_of(A), s.state.bindings_of(B)), (1, 0));
+}
+
+#[test]
+fn a_binding_moves_only_for_a_cause_the_state_sees() {
+    let mut s = Scenario::shop();
+    s.run(bind(A));
+    assert_eq!(s.run(admin(A, AdminState::Drain)), Outcome::Done);
+    assert_eq!(s.run(bind(B)), bound(A, BindingChange::Existing));
+    s.run(admin(A, AdminState::Maintenance));
+    assert_eq!(s.run(bind(B)), rehomed(B, RehomeCause::BackendMaintenance));
+    s.run(report(1, B, Verdict::Down));
+    assert_eq!(s.run(bind(A)), Outcome::Refused(Refusal::NotEligible));
+    assert_eq!(s.run(bind(C)), rehomed(C, RehomeCause::BackendDown));
+    s.run(apply_config(document(&["a", "b"], ""), "", None));
+    s.run(admin(A, AdminState::Ready));
+    assert_eq!(s.run(bind(A)), rehomed(A, RehomeCause::BackendRemoved));
+    assert_eq!(s.state.table_info(WEB).expect("configured").totals.rehomed(RehomeCause::BackendDown), 1);
+}
+
+#[test]
+fn connect_failure_moves_exactly_the_binding_that_was_seen() {
+    let mut s = Scenario::shop();
+    s.run(bind(A));
+    assert_eq!(s.run(replacing(C, B)), bound(A, BindingChange::Existing));
+    assert_eq!(s.run(replacing(B, A)), rehomed(B, RehomeCause::ConnectFailed));
+    assert_eq!(s.run(replacing(C, A)), bound(B, BindingChange::Existing));
+    s.run(pin(Some(B), true));
+    assert_eq!(s.run(replacing(C, B)), bound(B, BindingChange::Existing));
+}
+
+#[test]
+fn drained_down_weightless_and_foreign_backends_take_nothing_new() {
+    let mut s = Scenario::shop();
+    let refused = Outcome::Refused(Refusal::NotEligible);
+    s.run(admin(A, AdminState::Drain));
+    s.run(report(1, B, Verdict::Down));
+    s.run(Command::SetBackend { backend: C, admin: None, weight: Some(Some(0)), author: author() });
+    for backend in [A, B, C, BackendId::new(99), BackendId::new(0), BackendId::new(u32::MAX)] {
+        assert_eq!(s.run(bind(backend)), refused, "{backend}");
+    }
+    s.run(Command::SetBackend { backend: C, admin: None, weight: Some(None), author: author() });
+    assert_eq!(s.run(bind(C)), bound(C, BindingChange::Created));
+}
+
+#[test]
+fn idle_bindings_end_and_used_ones_do_not() {
+    let mut s = Scenario::shop();
+    s.run(bind(A));
+    s.wait(1_799_000);
+    assert!(s.state.tables().lookup(WEB, KEY, s.now).is_none(), "readers stop a second early");
+    assert_eq!(s.run(Command::Renew { service: WEB, key: KEY }), Outcome::Done);
+    s.wait(1_000_000);
+    assert!(s.state.tables().lookup(WEB, KEY, s.now).expect("renewed").renew_due);
+    s.wait(800_000);
+    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Created));
+    s.wait(1_800_000);
+    for _ in 0..20 {
+        s.wait(1_000);
+    }
+    let info = s.state.table_info(WEB).expect("configured");
+    assert_eq!((info.bindings, info.totals.expired, info.totals.created), (0, 2, 2));
+}
+
+#[test]
+fn absolute_lifetime_ends_a_binding_in_use() {
+    let mut s = Scenario::shop();
+    s.run(apply_config(document(&["a", "b"], r#","absolute_timeout":"1h""#), "", None));
+    s.run(bind(A));
+    for _ in 0..3 {
+        s.wait(1_100_000);
+        s.run(bind(B));
+    }
+    assert_eq!(s.state.binding(WEB, KEY).expect("in use").backend, A);
+    s.wait(300_000);
+    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Created));
+}
+
+#[test]
+fn a_pinned_binding_never_ends_until_its_backend_goes() {
+    let mut s = Scenario::shop();
+    assert_eq!(s.run(pin(Some(A), true)), bound(A, BindingChange::Created));
+    s.wait(100_000_000);
+    assert_eq!(s.run(bind(B)), bound(A, BindingChange::Existing));
+    s.run(admin(A, AdminState::Drain));
+    assert_eq!(s.run(bind(B)), bound(A, BindingChange::Existing));
+    s.run(admin(A, AdminState::Maintenance));
+    assert_eq!(s.run(bind(B)), rehomed(B, RehomeCause::BackendMaintenance));
+    assert!(!s.state.binding(WEB, KEY).expect("bound").pinned, "the pin was to the other backend");
+    assert_eq!(s.run(pin(None, false)), Outcome::Done);
+    assert!(matches!(s.run(pin(None, false)), Outcome::Refused(Refusal::NotFound { .. })));
+}
+
+#[test]
+fn a_full_table_refuses_new_keys_only() {
+    let mut s = Scenario::shop();
+    s.run(apply_config(document(&["a", "b"], r#","entries_max":1"#), "", None));
+    s.run(bind(A));
+    let other = KeyHash::from_u128(5);
+    let second = Command::Bind { service: WEB, key: other, choice: A, replaces: None };
+    assert_eq!(s.run(second), Outcome::Refused(Refusal::TableFull));
+    assert_eq!(s.run(bind(B)), bound(A, BindingChange::Existing));
+    assert_eq!(s.state.table_info(WEB).expect("configured").totals.refused_full, 1);
+}
+
+#[test]
+fn a_frame_is_applied_once_and_each_life_counts_for_itself() {
+    let mut s = Scenario::shop();
+    let entry = s.entry(vec![bind(A), bind(B)]);
+    let mut out = Vec::new();
+    let next = |s: &Scenario| LogIndex::new(s.state.applied().get() + 1);
+    s.state.apply(next(&s), &entry, &mut out);
+    assert_eq!(out[0].outcomes.len(), 2);
+    out.clear();
+    s.state.apply(next(&s), &entry, &mut out);
+    assert!(out.is_empty(), "the frame came twice");
+    let mut reborn = entry.clone();
+    reborn.frames[0].origin.boot = crate::ids::Boot(8);
+    s.state.apply(next(&s), &reborn, &mut out);
+    assert_eq!(out[0].outcomes[0], bound(A, BindingChange::Existing));
+    out.clear();
+    s.state.apply(next(&s), &entry, &mut out);
+    s.state.apply(next(&s), &reborn, &mut out);
+    assert!(out.is_empty(), "a late frame of an earlier life does not make the later one forgotten");
+    let at = s.state.applied();
+    s.state.apply(at, &reborn, &mut out);
+    assert_eq!((out.len(), s.state.applied()), (0, at));
+}
+
+#[test]
+fn apply_is_compare_and_set_with_one_answer_for_each_request() {
+    let mut s = Scenario::shop();
+    let two = apply_config(document(&["a"], ""), "r2", Some(1));
+    let applied = Outcome::Applied { revision: Revision::new(2), changed: true };
+    assert_eq!(s.run(two.clone()), applied);
+    assert_eq!(s.run(two), applied);
+    let conflict = Refusal::RevisionConflict { expected: Revision::new(1), found: Revision::new(2) };
+    assert_eq!(s.run(apply_config(document(&["b"], ""), "r3", Some(1))), Outcome::Refused(conflict));
+    let same = Outcome::Applied { revision: Revision::new(2), changed: false };
+    assert_eq!(s.run(apply_config(document(&["a"], ""), "r4", None)), same);
+    assert!(matches!(s.run(apply_config("{".to_owned(), "", None)), Outcome::Refused(Refusal::Invalid { .. })));
+    assert_eq!(s.state.revisions().map(|r| r.revision.get()).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(s.state.revision_record(Revision::new(1)).expect("kept").author, author());
+}
+
+#[test]
+fn numbers_and_wishes_outlive_the_configuration_that_named_them() {
+    let mut s = Scenario::shop();
+    s.run(admin(B, AdminState::Drain));
+    s.run(apply_config(document(&["c", "a"], ""), "", None));
+    s.run(apply_config(document(&["d", "b", "c"], ""), "", None));
+    assert_eq!(s.state.backend_id("shop/web/b"), Some(B));
+    assert_eq!(s.state.backend_id("shop/web/d"), Some(BackendId::new(4)));
+    assert_eq!(s.state.backend_wish(B).map(|wish| wish.admin), Some(AdminState::Drain));
+    assert_eq!(s.run(bind(B)), Outcome::Refused(Refusal::NotEligible));
+}
+
+#[test]
+fn only_so_many_revisions_are_kept() {
+    let mut s = Scenario::shop();
+    for n in 0..REVISIONS_MAX {
+        s.run(apply_config(document(&[&format!("n{n}")], ""), "", None));
+    }
+    let kept: Vec<_> = s.state.revisions().map(|r| r.revision.get()).collect();
+    assert_eq!((kept.len(), kept[0], kept[REVISIONS_MAX - 1]), (REVISIONS_MAX, 101, 2));
+}
+
+fn join(s: &mut Scenario, name: &str, key: u8) -> Outcome {
+    let token = Command::CreateJoinToken {
+        hash: [key; 32],
+        expires: s.now.plus_millis(1000),
+        role: NodeRole::Full,
+        author: author(),
+    };
+    assert_eq!(s.run(token), Outcome::Done);
+    s.run(enrol(name, key, key))
+}
+
+fn enrol(name: &str, token: u8, key: u8) -> Command {
+    Command::EnrolNode { token_hash: [token; 32], info: node_info(name), key_fingerprint: [key; 32] }
+}
+
+#[test]
+fn a_token_lets_one_node_in_and_its_retries() {
+    let mut s = Scenario::shop();
+    let Outcome::Enrolled { node } = join(&mut s, "n2", 2) else { panic!("not enrolled") };
+    assert_eq!(node.get(), s.state.applied().get());
+    assert_eq!(s.run(enrol("n2", 2, 2)), Outcome::Enrolled { node });
+    assert_eq!(s.run(enrol("n3", 2, 3)), Outcome::Refused(Refusal::TokenUnknown));
+    assert_eq!(s.run(enrol("n3", 9, 3)), Outcome::Refused(Refusal::TokenUnknown));
+    assert_eq!(join(&mut s, "n2", 4), Outcome::Refused(Refusal::NameTaken { name: "n2".to_owned(), id: node }));
+    s.wait(1000);
+    assert_eq!(s.run(enrol("n4", 4, 4)), Outcome::Refused(Refusal::TokenExpired));
+    assert_eq!(s.run(Command::RemoveNode { node, author: author() }), Outcome::Done);
+    let Outcome::Enrolled { node: again } = join(&mut s, "n2", 5) else { panic!("not enrolled") };
+    assert!(again > node);
+    s.run(Command::RemoveNode { node: again, author: author() });
+    let last = s.run(Command::RemoveNode { node: NodeId::new(1), author: author() });
+    assert!(matches!(last, Outcome::Refused(Refusal::Invalid { .. })));
+}
+
+#[test]
+fn the_verdict_is_the_majoritys_and_follows_membership() {
+    let mut s = Scenario::shop();
+    let Outcome::Enrolled { node: two } = join(&mut s, "n2", 2) else { panic!("not enrolled") };
+    let Outcome::Enrolled { node: three } = join(&mut s, "n3", 3) else { panic!("not enrolled") };
+    s.run(report(1, A, Verdict::Up));
+    s.run(report(two.get(), A, Verdict::Down));
+    assert_eq!(s.state.verdict(A), Verdict::Up);
+    let version = s.state.plan_version();
+    s.run(report(three.get(), A, Verdict::Down));
+    assert_eq!(s.state.verdict(A), Verdict::Down);
+    assert!(s.state.plan_version() > version);
+    s.run(Command::RemoveNode { node: two, author: author() });
+    assert_eq!(s.state.verdict(A), Verdict::Up);
+    assert!(matches!(s.run(report(two.get(), A, Verdict::Down)), Outcome::Refused(Refusal::NotFound { .. })));
+}
+
+#[test]
+fn a_flapping_backend_is_kept_down_for_a_while() {
+    let mut s = Scenario::shop();
+    for _ in 0..3 {
+        assert_eq!(s.state.standing(A).and_then(|standing| standing.held_until), None);
+        s.run(report(1, A, Verdict::Up));
+        assert_eq!(s.state.verdict(A), Verdict::Up);
+        s.wait(1000);
+        s.run(report(1, A, Verdict::Down));
+        assert_eq!(s.state.verdict(A), Verdict::Down);
+    }
+    s.run(report(1, A, Verdict::Up));
+    assert_eq!(s.state.verdict(A), Verdict::Down);
+    s.wait(29_000);
+    assert_eq!(s.state.verdict(A), Verdict::Down);
+    s.wait(1_000);
+    assert_eq!(s.state.verdict(A), Verdict::Up);
+}
+
+#[test]
+fn a_new_address_is_not_judged_by_findings_about_the_old() {
+    let mut s = Scenario::shop();
+    s.run(report(1, A, Verdict::Down));
+    s.run(report(1, B, Verdict::Down));
+    s.run(apply_config(document(&["a", "x", "b"], ""), "", None));
+    assert_eq!((s.state.verdict(A), s.state.verdict(B)), (Verdict::Down, Verdict::Unknown));
+}
+
+#[test]
+fn vip_records_are_taken_in_the_order_of_epochs() {
+    let mut s = Scenario::shop();
+    let vip = s.state.vip_id("v").expect("configured");
+    let record = |owner: Option<u64>, epoch| Command::RecordVip {
+        vip,
+        owner: owner.map(NodeId::new),
+        epoch,
+        cause: "start".to_owned(),
+    };
+    s.run(record(Some(1), 5));
+    s.run(record(Some(1), 4));
+    s.run(record(None, 5));
+    let tenures: Vec<_> = s.state.tenures(vip).map(|tenure| (tenure.owner.is_some(), tenure.epoch)).collect();
+    assert_eq!(tenures, [(false, 5), (true, 5)]);
+    let to = Command::MoveVip { vip, to: Some(NodeId::new(1)), author: author() };
+    assert_eq!(s.run(to), Outcome::Done);
+    assert_eq!(s.state.vip_wish(vip).map(|wish| wish.node), Some(NodeId::new(1)));
+}
+
+#[test]
+fn everything_outlives_a_snapshot() {
+    let mut s = Scenario::shop();
+    join(&mut s, "n2", 2);
+    s.run(bind(A));
+    s.run(admin(B, AdminState::Drain));
+    s.run(report(1, C, Verdict::Down));
+    s.run(Command::RotateCookieKey { secret: [3; 32], author: author() });
+    let mut other = s.reread();
+    assert_eq!(other.hash(), s.state.hash());
+    assert_eq!(s.state.snapshot().hash(), s.state.hash());
+    let entry = s.entry(vec![replacing(B, A), bind(C), apply_config(document(&["c"], ""), "x", None), bind(C)]);
+    let index = LogIndex::new(s.state.applied().get() + 1);
+    let (mut mine, mut theirs) = (Vec::new(), Vec::new());
+    s.state.apply(index, &entry, &mut mine);
+    other.apply(index, &entry, &mut theirs);
+    assert_eq!(mine, theirs);
+    assert_eq!(other.hash(), s.state.hash());
+}
+
+#[test]
+fn readers_follow_a_replaced_state() {
+    let mut s = Scenario::shop();
+    let tables = s.state.tables();
+    let other = {
+        let mut other = Scenario::shop();
+        other.run(bind(B));
+        other.state
+    };
+    assert!(tables.lookup(WEB, KEY, s.now).is_none());
+    let version = s.state.plan_version();
+    s.state.replace(other);
+    assert_eq!(tables.lookup(WEB, KEY, s.now).map(|view| view.backend), Some(B));
+    assert!(s.state.plan_version() > version);
+}
+
+#[test]
+fn events_name_author_index_and_cause() {
+    let mut s = Scenario::shop();
+    s.run(report(1, A, Verdict::Down));
+    let event = s.state.events().next().expect("there are events");
+    assert_eq!(event.index, s.state.applied());
+    assert_eq!(event.author.name, "ballastd@n1");
+    assert_eq!(
+        (event.what.as_str(), event.cause.as_str()),
+        ("backend shop/web/a: unknown to down", "connect: refused")
+    );
+}
