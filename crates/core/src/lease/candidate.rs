@@ -1,0 +1,681 @@
+//! One VIP as seen by a node that may hold it.
+//!
+//! Decides whether this node may answer for the VIP. Fed facts (words of voters, releases, offers,
+//! time passing, the placement), it returns effects and performs none of them.
+//!
+//! Two nodes answering for one address is worse than none. So a right is timed from before it was
+//! asked for; it counts only distinct voters, of every voter set; an epoch that was given up, lost
+//! or abandoned is never armed again; and the gate closes before anyone is told that the VIP is free.
+//!
+//! Not here: rounds and datagrams ([`super::engine`]), who should hold what ([`super::placement`]).
+
+use std::collections::BTreeMap;
+
+use super::{
+    datagram::{Holding, Offer, Release, Stance, Want},
+    rules::{Rule, Rules},
+    view::{Confirmed, LeaseView},
+    voters::VoterSets,
+};
+use crate::{
+    ids::{Boot, LogIndex, NodeId, VipId},
+    lease::{Epoch, GainCause, LossCause, PlacementReason, Ranking},
+    time::BootNanos,
+};
+
+/// What a candidate is told with every event.
+pub(super) struct Context<'a> {
+    pub now: BootNanos,
+    pub node: NodeId,
+    pub boot: Boot,
+    pub view: &'a LeaseView,
+    pub ranking: &'a Ranking,
+    /// This node may hold VIPs: fit, a candidate, not draining.
+    pub fit: bool,
+    /// Before this, no VIP is newly taken.
+    pub settled_at: BootNanos,
+    /// This node's last applied entry.
+    pub applied: LogIndex,
+    /// A majority answered this node lately.
+    pub hears: bool,
+    pub rules: Rules,
+}
+
+/// What a candidate wants done. The engine carries them out in this order.
+pub(super) enum Effect {
+    Close,
+    Open {
+        epoch: Epoch,
+        until: BootNanos,
+    },
+    Gained {
+        epoch: Epoch,
+        cause: GainCause,
+    },
+    Lost {
+        epoch: Epoch,
+        cause: LossCause,
+    },
+    TellAll(Release),
+    Offer(NodeId, Offer),
+    Accept(NodeId, Offer),
+    /// Ask the voters about this VIP now instead of with the next round.
+    AskNow,
+}
+
+/// One VIP's state on this node.
+pub(super) struct Candidate {
+    pub vip: VipId,
+    hold: Hold,
+    /// No epoch up to this one is armed again.
+    spent: Epoch,
+    /// Highest epoch heard of.
+    highest: Epoch,
+    /// What each voter last said while this node was not the owner.
+    words: BTreeMap<NodeId, Heard>,
+    /// Who holds it, as far as this node knows.
+    known: Option<Known>,
+    /// The last release heard of or made.
+    released: Option<Released>,
+    /// When the voters were last asked about this VIP.
+    asked_last: BootNanos,
+    /// Before this, the VIP is left to others.
+    back_off_until: BootNanos,
+    /// Only with [`Rule::ReleasedStaysReleased`] broken: what an owner remembers of its last lease.
+    ghost: Option<(Epoch, Grants)>,
+}
+
+enum Hold {
+    /// Asks with each round whether it could win.
+    Watching,
+    /// Has raised the epoch and collects grants.
+    Claiming { epoch: Epoch, since: BootNanos, grants: Grants, cause: GainCause },
+    /// Owns the VIP until `until`, by a majority of each of `sets`.
+    Held {
+        epoch: Epoch,
+        until: BootNanos,
+        grants: Grants,
+        sets: VoterSets,
+        fresh: Confirmed,
+        since: Confirmed,
+        leaving: Leaving,
+        /// Only with [`Rule::CloseBeforeTelling`] broken: told, but not yet closed.
+        told: Option<(BootNanos, LossCause)>,
+    },
+}
+
+/// Whether and how an owner is giving the VIP away.
+enum Leaving {
+    Stays { retry_at: BootNanos },
+    Offering { must: bool, left: Vec<NodeId>, to: NodeId, since: BootNanos, sent: BootNanos },
+}
+
+/// A voter's word while watching.
+#[derive(Clone, Copy)]
+struct Heard {
+    /// When it was asked for.
+    asked_at: BootNanos,
+    /// It said that the VIP is free.
+    free: bool,
+    /// When it was or will be free, as seen from here.
+    free_at: BootNanos,
+    /// Last log index it told.
+    last: LogIndex,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    by: Holding,
+    until: BootNanos,
+}
+
+#[derive(Clone, Copy)]
+struct Released {
+    holding: Holding,
+    successor: Option<NodeId>,
+    at: BootNanos,
+}
+
+/// Grants of voters to one claim.
+#[derive(Default)]
+struct Grants(Vec<Grant>);
+
+#[derive(Clone, Copy)]
+struct Grant {
+    voter: NodeId,
+    asked_at: BootNanos,
+    until: BootNanos,
+    last: LogIndex,
+}
+
+/// One answer of a voter, with what this node knows of the question.
+pub(super) struct Said {
+    pub voter: NodeId,
+    pub asked_at: BootNanos,
+    /// The right that was asked for.
+    pub right: u64,
+    /// The voter's last log index.
+    pub last: LogIndex,
+    pub stance: Stance,
+}
+
+/// For status pages.
+pub(super) struct Look {
+    pub holder: Option<NodeId>,
+    pub epoch: Epoch,
+    pub until: BootNanos,
+    pub fresh: Option<(Confirmed, Confirmed)>,
+    pub why: &'static str,
+}
+
+impl Candidate {
+    pub(super) fn new(vip: VipId) -> Self {
+        Self {
+            vip,
+            hold: Hold::Watching,
+            spent: Epoch::default(),
+            highest: Epoch::default(),
+            words: BTreeMap::new(),
+            known: None,
+            released: None,
+            asked_last: BootNanos::default(),
+            back_off_until: BootNanos::default(),
+            ghost: None,
+        }
+    }
+
+    /// What to ask the voters for.
+    pub(super) fn want(&self, ctx: &Context<'_>) -> Want {
+        let claim = match &self.hold {
+            Hold::Watching => None,
+            Hold::Claiming { epoch, .. } | Hold::Held { epoch, .. } => Some(*epoch),
+        };
+        // Long enough for every promise under it to have ended by itself.
+        let released = self.released.filter(|r| ctx.now.since(r.at) < 2 * ctx.view.longest.promise());
+        Want { vip: self.vip, claim, released: released.map(|r| r.holding) }
+    }
+
+    /// Says that the voters were just asked.
+    pub(super) fn asked(&mut self, now: BootNanos) {
+        self.asked_last = now;
+    }
+
+    /// A voter answered.
+    pub(super) fn heard(&mut self, ctx: &Context<'_>, said: &Said, out: &mut Vec<Effect>) {
+        self.note(ctx, said);
+        match &mut self.hold {
+            Hold::Watching => self.consider(ctx, out),
+            Hold::Claiming { epoch, grants, .. } => match said.stance {
+                Stance::Granted { epoch: granted } if granted == *epoch => {
+                    grants.add(ctx, said);
+                    self.arm(ctx, out);
+                }
+                Stance::LowEpoch { highest } if highest > *epoch => self.abandon(ctx, out),
+                Stance::Taken { by, .. } if by.node != ctx.node => self.abandon_if_lost(ctx, out),
+                _ => {}
+            },
+            Hold::Held { epoch, grants, told, .. } => match said.stance {
+                // A promise is to this life of this node; the epoch only grows under it.
+                Stance::Granted { epoch: granted } if granted <= *epoch && granted > self.spent && told.is_none() => {
+                    grants.add(ctx, said);
+                    self.arm(ctx, out);
+                }
+                Stance::LowEpoch { highest } if highest >= *epoch => {
+                    *epoch = highest.next();
+                    self.highest = self.highest.max(*epoch);
+                    out.push(Effect::AskNow);
+                }
+                _ => {}
+            },
+        }
+        if self.ghost.is_some() {
+            self.rearm_released(ctx, said, out);
+        }
+    }
+
+    /// A holder gave the VIP back.
+    pub(super) fn heard_release(
+        &mut self,
+        ctx: &Context<'_>,
+        holding: Holding,
+        successor: Option<NodeId>,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.released.is_some_and(|r| r.holding == holding) {
+            return;
+        }
+        self.released = Some(Released { holding, successor, at: ctx.now });
+        self.highest = self.highest.max(holding.epoch);
+        if self.known.is_some_and(|k| (k.by.node, k.by.boot) == (holding.node, holding.boot)) {
+            self.known = None;
+            for heard in self.words.values_mut() {
+                heard.free_at = heard.free_at.min(ctx.now);
+            }
+        }
+        if !matches!(self.hold, Hold::Watching) || !ctx.fit || ctx.now < ctx.settled_at {
+            return;
+        }
+        if successor == Some(ctx.node) {
+            // The holder's own word that nobody owns it is better than any pre-ask.
+            self.claim(ctx, GainCause::HandedOver { from: holding.node }, out);
+        } else if successor.is_some() {
+            self.back_off_until = ctx.now.plus(4 * ctx.view.timing.stagger());
+        }
+    }
+
+    /// The owner offers the VIP.
+    pub(super) fn heard_offer(&self, ctx: &Context<'_>, from: NodeId, offer: Offer, out: &mut Vec<Effect>) {
+        if matches!(self.hold, Hold::Watching) && ctx.fit && ctx.hears && ctx.now >= ctx.settled_at {
+            out.push(Effect::Accept(from, offer));
+        }
+    }
+
+    /// The node that the VIP was offered to would take it.
+    pub(super) fn heard_accept(&mut self, ctx: &Context<'_>, from: NodeId, out: &mut Vec<Effect>) {
+        if let Hold::Held { leaving: Leaving::Offering { to, must, .. }, told: None, .. } = &self.hold
+            && *to == from
+        {
+            let cause = match (*must, ctx.ranking.reason) {
+                (true, _) => LossCause::Left { to: Some(from) },
+                (false, PlacementReason::Wish) => LossCause::Moved { to: from },
+                (false, _) => LossCause::FellBack { to: from },
+            };
+            self.release(ctx, Some(from), cause, out);
+        }
+    }
+
+    /// The membership changed: words of who is no voter any more and a half-won claim are worth nothing.
+    pub(super) fn membership_changed(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        let members = ctx.view.voters.members();
+        self.words.retain(|voter, _| members.contains(voter));
+        self.abandon(ctx, out);
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        match &self.hold {
+            Hold::Watching => self.consider(ctx, out),
+            Hold::Claiming { since, .. } => {
+                if !ctx.fit || ctx.now.since(*since) > ctx.view.timing.right() / 2 {
+                    self.abandon(ctx, out);
+                } else if ctx.now >= self.resend_at(ctx) {
+                    out.push(Effect::AskNow);
+                }
+            }
+            Hold::Held { epoch, until, told, .. } => {
+                if let Some((_, cause)) = told.filter(|(at, _)| ctx.now >= *at) {
+                    let epoch = *epoch;
+                    self.closed(epoch);
+                    out.push(Effect::Close);
+                    out.push(Effect::Lost { epoch, cause });
+                } else if ctx.now >= *until {
+                    let epoch = *epoch;
+                    self.closed(epoch);
+                    self.known = None;
+                    out.push(Effect::Close);
+                    out.push(Effect::Lost { epoch, cause: LossCause::NotRenewed });
+                } else {
+                    self.leave(ctx, out);
+                }
+            }
+        }
+    }
+
+    /// When [`Candidate::tick`] has something to do next.
+    pub(super) fn deadline(&self, ctx: &Context<'_>) -> Option<BootNanos> {
+        match &self.hold {
+            Hold::Watching => self.turn(ctx).map(|turn| self.ask_at(ctx, turn)),
+            Hold::Claiming { .. } => Some(self.resend_at(ctx)),
+            Hold::Held { until, leaving, told, .. } => {
+                let told = told.map(|(at, _)| at);
+                let offer = match leaving {
+                    Leaving::Offering { sent, .. } => Some(sent.plus(ctx.view.timing.renew() / 4)),
+                    Leaving::Stays { retry_at } => self.should_leave(ctx).then(|| (*retry_at).max(ctx.now)),
+                };
+                [Some(*until), told, offer].into_iter().flatten().min()
+            }
+        }
+    }
+
+    /// Whether this node owns the VIP or tries to.
+    pub(super) fn idle(&self) -> bool {
+        matches!(self.hold, Hold::Watching)
+    }
+
+    /// The owner as this node knows it.
+    pub(super) fn owner(&self, ctx_node: NodeId, now: BootNanos) -> Option<NodeId> {
+        match &self.hold {
+            Hold::Held { .. } => Some(ctx_node),
+            _ => self.known.filter(|known| now < known.until).map(|known| known.by.node),
+        }
+    }
+
+    /// Gives the VIP back without a successor, at once.
+    pub(super) fn let_go(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        match &self.hold {
+            Hold::Watching => {}
+            Hold::Claiming { .. } => self.abandon(ctx, out),
+            Hold::Held { told: None, .. } => self.release(ctx, None, LossCause::Left { to: None }, out),
+            Hold::Held { .. } => {}
+        }
+    }
+
+    /// The release this node made lately, to be told again in case it was lost.
+    pub(super) fn own_release(&self, ctx: &Context<'_>) -> Option<Release> {
+        self.released
+            .filter(|r| (r.holding.node, r.holding.boot) == (ctx.node, ctx.boot))
+            .filter(|r| ctx.now.since(r.at) < 3 * ctx.view.timing.renew())
+            .map(|r| Release { vip: self.vip, epoch: r.holding.epoch, successor: r.successor })
+    }
+
+    /// For status pages.
+    pub(super) fn look(&self, ctx: &Context<'_>) -> Look {
+        match &self.hold {
+            Hold::Held { epoch, until, fresh, since, leaving, .. } => Look {
+                holder: Some(ctx.node),
+                epoch: *epoch,
+                until: *until,
+                fresh: Some((*fresh, *since)),
+                why: match leaving {
+                    Leaving::Offering { must: true, .. } => "this node holds it and is giving it away",
+                    Leaving::Offering { must: false, .. } => "this node holds it and is handing it to a better one",
+                    Leaving::Stays { .. } => "this node holds it",
+                },
+            },
+            _ => {
+                let known = self.known.filter(|known| ctx.now < known.until);
+                Look {
+                    holder: known.map(|k| k.by.node),
+                    epoch: known.map_or(self.highest, |k| k.by.epoch),
+                    until: BootNanos::default(),
+                    fresh: None,
+                    why: match (&self.hold, known) {
+                        (Hold::Claiming { .. }, _) => "this node is claiming it",
+                        (_, Some(_)) => "another node holds it",
+                        _ if !ctx.fit => "nobody is known to hold it, and this node may not",
+                        _ if ctx.now < ctx.settled_at => "this node has just started or the voters changed",
+                        _ if !ctx.hears => "no majority of voters answers this node",
+                        _ => "nobody is known to hold it",
+                    },
+                }
+            }
+        }
+    }
+
+    /// Keeps what a voter's answer tells beside its yes or no.
+    fn note(&mut self, ctx: &Context<'_>, said: &Said) {
+        let now = ctx.now;
+        let before = self.words.get(&said.voter).copied();
+        let (free, free_at) = match said.stance {
+            Stance::Free { highest } => {
+                self.highest = self.highest.max(highest);
+                // Staggered from when it was foretold to be free, not from when that was confirmed.
+                (true, before.map_or(now, |b| b.free_at.min(now)))
+            }
+            Stance::Granted { epoch } => {
+                self.highest = self.highest.max(epoch);
+                (false, BootNanos::new(u64::MAX))
+            }
+            Stance::Taken { by, remaining } => {
+                self.highest = self.highest.max(by.epoch);
+                let until = now.plus(remaining);
+                if by.node != ctx.node && self.known.is_none_or(|k| k.by.epoch <= by.epoch || k.until < now) {
+                    self.known = Some(Known { by, until });
+                }
+                (false, until)
+            }
+            Stance::Quiet { remaining } => (false, now.plus(remaining)),
+            Stance::LowEpoch { highest } => {
+                self.highest = self.highest.max(highest);
+                return;
+            }
+            Stance::Deaf => return,
+            Stance::StaleMembership | Stance::TooLong => (false, BootNanos::new(u64::MAX)),
+        };
+        if before.is_none_or(|b| b.asked_at <= said.asked_at) {
+            self.words.insert(said.voter, Heard { asked_at: said.asked_at, free, free_at, last: said.last });
+        }
+    }
+
+    /// Whether it is this node's turn to ask or to claim.
+    fn consider(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        let Some(turn) = self.turn(ctx).filter(|turn| *turn <= ctx.now) else {
+            return;
+        };
+        let said_free = |n: NodeId| self.words.get(&n).is_some_and(|w| w.free && w.asked_at >= turn);
+        if ctx.view.voters.quorum(said_free) {
+            let cause = match self.known.take() {
+                Some(known) => GainCause::Expired { from: known.by.node },
+                None => match self.released {
+                    Some(r) if ctx.now.since(r.at) < ctx.view.timing.promise() => {
+                        GainCause::Released { from: r.holding.node }
+                    }
+                    _ => GainCause::Vacant,
+                },
+            };
+            self.claim(ctx, cause, out);
+        } else if ctx.now >= self.ask_at(ctx, turn) {
+            out.push(Effect::AskNow);
+        }
+    }
+
+    /// When this node may ask for the VIP: once a majority is free, later the lower its rank.
+    fn turn(&self, ctx: &Context<'_>) -> Option<BootNanos> {
+        if !ctx.fit {
+            return None;
+        }
+        let times: Vec<(NodeId, BootNanos)> = self.words.iter().map(|(n, w)| (*n, w.free_at)).collect();
+        let free = ctx.view.voters.free_by(&times).filter(|free| free.get() != u64::MAX)?;
+        let staggered = free.plus(self.rank(ctx) * ctx.view.timing.stagger());
+        Some(staggered.max(ctx.settled_at).max(self.back_off_until))
+    }
+
+    /// This node's place among those who might take over; the last holder comes last.
+    fn rank(&self, ctx: &Context<'_>) -> u64 {
+        let last = self.known.map(|k| k.by.node);
+        let others = ctx.ranking.order.iter().filter(|n| Some(**n) != last);
+        let place = others.clone().position(|n| *n == ctx.node).unwrap_or(others.count());
+        place as u64
+    }
+
+    /// When to ask again: at the turn, then at half the pace of renewals.
+    fn ask_at(&self, ctx: &Context<'_>, turn: BootNanos) -> BootNanos {
+        if self.asked_last < turn { turn } else { self.asked_last.plus(ctx.view.timing.renew() / 2) }
+    }
+
+    fn resend_at(&self, ctx: &Context<'_>) -> BootNanos {
+        self.asked_last.plus(ctx.view.timing.renew() / 4)
+    }
+
+    fn claim(&mut self, ctx: &Context<'_>, cause: GainCause, out: &mut Vec<Effect>) {
+        let recorded =
+            ctx.view.vips.iter().find(|vip| vip.id == self.vip).map_or(Epoch::default(), |vip| vip.recorded_epoch);
+        let index = self.words.values().map(|w| w.last).max().unwrap_or_default().max(ctx.applied);
+        let epoch = self.highest.max(self.spent).max(recorded).above(index);
+        self.highest = epoch;
+        self.hold = Hold::Claiming { epoch, since: ctx.now, grants: Grants::default(), cause };
+        out.push(Effect::AskNow);
+    }
+
+    /// Takes up or extends the right, if a majority has granted it.
+    fn arm(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        let voters = &ctx.view.voters;
+        let required = match &self.hold {
+            Hold::Watching => return,
+            Hold::Claiming { .. } => voters.clone(),
+            // From a joint configuration to one of its halves needs no more than the half. Having
+            // missed something in between needs a majority of before and of after.
+            Hold::Held { sets, .. } if sets.covers(voters) => voters.clone(),
+            Hold::Held { sets, .. } => sets.and(voters),
+        };
+        let (Hold::Claiming { grants, .. } | Hold::Held { grants, .. }) = &self.hold else { return };
+        let Some((new_until, now_fresh)) = grants.agreed(&required) else { return };
+        if new_until <= ctx.now {
+            return;
+        }
+        match &mut self.hold {
+            Hold::Watching => {}
+            Hold::Claiming { epoch, grants, cause, .. } => {
+                let (epoch, cause, grants) = (*epoch, *cause, std::mem::take(grants));
+                self.hold = Hold::Held {
+                    epoch,
+                    until: new_until,
+                    grants,
+                    sets: required,
+                    fresh: now_fresh,
+                    since: now_fresh,
+                    leaving: Leaving::Stays { retry_at: BootNanos::default() },
+                    told: None,
+                };
+                self.words.clear();
+                self.known = None;
+                out.push(Effect::Open { epoch, until: new_until });
+                out.push(Effect::Gained { epoch, cause });
+            }
+            Hold::Held { epoch, until, sets, fresh, .. } => {
+                if new_until > *until {
+                    *until = new_until;
+                    *sets = required;
+                    *fresh = now_fresh;
+                    out.push(Effect::Open { epoch: *epoch, until: new_until });
+                }
+            }
+        }
+    }
+
+    /// Gives up a claim that did not win, and frees the voters that granted it.
+    fn abandon(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        let Hold::Claiming { epoch, .. } = self.hold else { return };
+        self.closed(epoch);
+        let release = Release { vip: self.vip, epoch, successor: None };
+        let holding = Holding { node: ctx.node, boot: ctx.boot, epoch };
+        self.released = Some(Released { holding, successor: None, at: ctx.now });
+        self.back_off_until = ctx.now.plus((self.rank(ctx) + 1) * ctx.view.timing.stagger());
+        out.push(Effect::TellAll(release));
+    }
+
+    /// Abandons a claim that can no longer win because too many voters promised to another.
+    fn abandon_if_lost(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        let taken = |n: NodeId| {
+            self.words.get(&n).is_some_and(|w| !w.free && w.free_at > ctx.now && w.free_at.get() != u64::MAX)
+        };
+        if !ctx.view.voters.quorum(|n| !taken(n)) {
+            self.abandon(ctx, out);
+        }
+    }
+
+    /// After the gate was closed under `epoch`.
+    fn closed(&mut self, epoch: Epoch) {
+        self.hold = Hold::Watching;
+        self.spent = self.spent.max(epoch);
+        self.words.clear();
+    }
+
+    /// Closes the gate, then tells everybody.
+    fn release(&mut self, ctx: &Context<'_>, successor: Option<NodeId>, cause: LossCause, out: &mut Vec<Effect>) {
+        let Hold::Held { epoch, told, grants, .. } = &mut self.hold else { return };
+        let epoch = *epoch;
+        if !ctx.rules.keep(Rule::ReleasedStaysReleased) {
+            self.ghost = Some((epoch, std::mem::take(grants)));
+        }
+        let release = Release { vip: self.vip, epoch, successor };
+        let holding = Holding { node: ctx.node, boot: ctx.boot, epoch };
+        self.released = Some(Released { holding, successor, at: ctx.now });
+        // Nobody but the successor should hurry, this node least of all.
+        self.back_off_until = ctx.now.plus(2 * ctx.view.timing.renew());
+        if ctx.rules.keep(Rule::CloseBeforeTelling) {
+            self.closed(epoch);
+            out.push(Effect::Close);
+            out.push(Effect::Lost { epoch, cause });
+            out.push(Effect::TellAll(release));
+        } else {
+            *told = Some((ctx.now.plus(ctx.view.timing.renew() / 4), cause));
+            out.push(Effect::TellAll(release));
+        }
+    }
+
+    /// Why this owner should not stay: it may not hold VIPs, or the placement names a better node.
+    fn should_leave(&self, ctx: &Context<'_>) -> bool {
+        !ctx.fit || ctx.ranking.order.first().is_some_and(|first| *first != ctx.node)
+    }
+
+    /// Offers the VIP to who should have it; leaves without a successor if it must and nobody takes it.
+    fn leave(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        let should = self.should_leave(ctx);
+        let Hold::Held { epoch, leaving, told: None, .. } = &mut self.hold else { return };
+        let offer = Offer { vip: self.vip, epoch: *epoch };
+        let timing = ctx.view.timing;
+        match leaving {
+            Leaving::Stays { retry_at } if should && ctx.now >= *retry_at => {
+                let others = ctx.ranking.order.iter().copied().filter(|n| *n != ctx.node);
+                let mut left: Vec<NodeId> = if ctx.fit { others.take(1).collect() } else { others.collect() };
+                if left.is_empty() {
+                    self.release(ctx, None, LossCause::Left { to: None }, out);
+                    return;
+                }
+                let to = left.remove(0);
+                *leaving = Leaving::Offering { must: !ctx.fit, left, to, since: ctx.now, sent: ctx.now };
+                out.push(Effect::Offer(to, offer));
+            }
+            Leaving::Stays { .. } => {}
+            Leaving::Offering { .. } if !should => *leaving = Leaving::Stays { retry_at: ctx.now },
+            Leaving::Offering { must, left, to, since, sent } => {
+                if ctx.now.since(*since) < 2 * timing.renew() {
+                    if ctx.now.since(*sent) >= timing.renew() / 4 {
+                        *sent = ctx.now;
+                        out.push(Effect::Offer(*to, offer));
+                    }
+                } else if left.is_empty() {
+                    if *must {
+                        self.release(ctx, None, LossCause::Left { to: None }, out);
+                    } else {
+                        *leaving = Leaving::Stays { retry_at: ctx.now.plus(5 * timing.promise()) };
+                    }
+                } else {
+                    *to = left.remove(0);
+                    (*since, *sent) = (ctx.now, ctx.now);
+                    out.push(Effect::Offer(*to, offer));
+                }
+            }
+        }
+    }
+
+    /// What breaking [`Rule::ReleasedStaysReleased`] means: a late grant of a released epoch counts.
+    fn rearm_released(&mut self, ctx: &Context<'_>, said: &Said, out: &mut Vec<Effect>) {
+        if let (Hold::Watching, Some((epoch, grants))) = (&self.hold, &mut self.ghost)
+            && said.stance == (Stance::Granted { epoch: *epoch })
+        {
+            grants.add(ctx, said);
+            if let Some((until, _)) = grants.agreed(&ctx.view.voters).filter(|(until, _)| *until > ctx.now) {
+                out.push(Effect::Open { epoch: *epoch, until });
+            }
+        }
+    }
+}
+
+impl Grants {
+    fn add(&mut self, ctx: &Context<'_>, said: &Said) {
+        let from = if ctx.rules.keep(Rule::TimedFromAsking) { said.asked_at } else { ctx.now };
+        let grant = Grant { voter: said.voter, asked_at: said.asked_at, until: from.plus(said.right), last: said.last };
+        if !ctx.rules.keep(Rule::DistinctVoters) {
+            self.0.insert(0, grant);
+            self.0.truncate(8);
+        } else if let Some(known) = self.0.iter_mut().find(|g| g.voter == said.voter) {
+            if known.until < grant.until {
+                *known = grant;
+            }
+        } else {
+            self.0.push(grant);
+        }
+    }
+
+    /// Until when a majority of every set granted it, and what that majority told of the log.
+    fn agreed(&self, sets: &VoterSets) -> Option<(BootNanos, Confirmed)> {
+        let times: Vec<(NodeId, BootNanos)> = self.0.iter().map(|g| (g.voter, g.until)).collect();
+        let until = sets.reached(&times)?;
+        let counted = || self.0.iter().filter(|g| g.until >= until);
+        let asked_at = counted().map(|g| g.asked_at).min()?;
+        let index = counted().map(|g| g.last).max()?;
+        Some((until, Confirmed { asked_at, index }))
+    }
+}

@@ -1,0 +1,462 @@
+//! One node's part in the lease protocol: voter, candidate and messenger in one state machine.
+//!
+//! Asks every voter in rounds, five to a right, about all VIPs at once; answers the rounds of
+//! others; feeds each VIP's [`Candidate`] and carries its effects into [`Actions`]. Every node asks,
+//! also when it holds nothing: an answered round says how fresh its state is ([`Confirmed`]) without
+//! asking the leader, and keeps it informed of who holds what.
+//!
+//! The caller owes it three things: a `now` that was read *after* the event it comes with was
+//! received and *before* the actions are carried out, actions carried out in order, and a
+//! [`LogFacts`] that is never behind what this node has acknowledged to the leader.
+//!
+//! Not here: sockets and clocks (`ballast-vip`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    candidate::{Candidate, Context, Effect, Said},
+    datagram::{Answer, Ask, ENTRIES_MAX, Holding, Message, Release, Want, Word},
+    grantor::{Asker, Grantor, Standing},
+    link::{Dropped, Links, Opened},
+    placement::{PlacementReason, Ranking, place},
+    rules::{Rule, Rules},
+    transition::{Action, Actions, Change, Transition, VipStatus},
+    view::{Confirmed, LeaseView, LogFacts},
+};
+use crate::{
+    ids::{Boot, LogIndex, NodeId, VipId},
+    time::BootNanos,
+};
+
+/// Rounds whose answers are still of use: a right is over after five, extra questions included
+/// after about twenty.
+const ROUNDS_MAX: usize = 64;
+
+/// Questions that one event may lead to before the rest waits for the next event.
+const ASKS_PER_EVENT_MAX: usize = 4;
+
+/// The lease protocol on one node.
+pub struct LeaseNode {
+    node: NodeId,
+    boot: Boot,
+    rules: Rules,
+    links: Links,
+    grantor: Grantor,
+    view: Option<Arc<LeaseView>>,
+    candidates: BTreeMap<VipId, Candidate>,
+    rankings: Arc<BTreeMap<VipId, Ranking>>,
+    rounds: VecDeque<Round>,
+    round: u64,
+    next_round_at: BootNanos,
+    settled_at: BootNanos,
+    confirmed: Option<Confirmed>,
+    draining: bool,
+    ask_now: BTreeSet<VipId>,
+}
+
+struct Round {
+    id: u64,
+    asked_at: BootNanos,
+    right: u64,
+    replies: Vec<(NodeId, LogIndex)>,
+}
+
+impl LeaseNode {
+    /// A node that has just started at `now`. `boot` must be another one at each start.
+    pub fn new(node: NodeId, boot: Boot, now: BootNanos) -> Self {
+        Self::with_rules(node, boot, now, Rules::default())
+    }
+
+    pub(super) fn with_rules(node: NodeId, boot: Boot, now: BootNanos, rules: Rules) -> Self {
+        Self {
+            node,
+            boot,
+            rules,
+            links: Links::new(node, boot),
+            grantor: Grantor::new(now, rules),
+            view: None,
+            candidates: BTreeMap::new(),
+            rankings: Arc::default(),
+            rounds: VecDeque::new(),
+            round: 0,
+            next_round_at: now,
+            settled_at: now,
+            confirmed: None,
+            draining: false,
+            ask_now: BTreeSet::new(),
+        }
+    }
+
+    /// Takes over a new view of the agreed state.
+    pub fn set_view(&mut self, now: BootNanos, facts: LogFacts, mut view: Arc<LeaseView>, out: &mut Actions) {
+        if !self.rules.keep(Rule::EveryVoterSet) {
+            let voters = view.voters.newest();
+            view = Arc::new(LeaseView { voters, ..LeaseView::clone(&view) });
+        }
+        let before = self.view.as_ref().map(|view| view.membership);
+        if before != Some(view.membership) && self.rules.keep(Rule::SettleAfterChange) {
+            // An owner may still hold by a majority of sets that are gone; a node that has just
+            // started cannot know which these were. When this is over, its right is.
+            self.settled_at = now.plus(view.longest.promise());
+        }
+        self.links.configure(&view.secret, &view.cluster, view.nodes.iter().map(|n| n.id));
+        let known = |vip: VipId| view.vips.iter().any(|v| v.id == vip);
+        self.grantor.prune(now, known);
+        let gone: Vec<VipId> = self.candidates.keys().copied().filter(|vip| !known(*vip)).collect();
+        if self.view.is_some() {
+            for vip in gone {
+                self.with(now, facts, vip, out, Candidate::let_go);
+                self.candidates.remove(&vip);
+            }
+        }
+        for vip in &view.vips {
+            self.candidates.entry(vip.id).or_insert_with(|| Candidate::new(vip.id));
+        }
+        self.view = Some(view);
+        self.rank(now);
+        if before.is_some() && before != self.view.as_ref().map(|view| view.membership) {
+            // A voter of the new sets may have answered before it had what the old ones committed.
+            self.rounds.clear();
+            self.next_round_at = now;
+            self.each(now, facts, out, Candidate::membership_changed);
+        }
+        self.tick(now, facts, out);
+    }
+
+    /// Takes in a datagram as received. Says why if it was not believed.
+    pub fn packet(&mut self, now: BootNanos, facts: LogFacts, bytes: &[u8], out: &mut Actions) -> Option<Dropped> {
+        let view = self.view.clone()?;
+        // What ran out while the datagram waited has run out.
+        self.expire(now, facts, out);
+        match self.links.open(bytes) {
+            Opened::Dropped(why) => return Some(why),
+            Opened::Greet { to, bytes } => out.push(Action::Send { to, bytes }),
+            Opened::Message { from, boot, message } => match message {
+                Message::Hello => {}
+                Message::Ask(ask) => self.answer(now, facts, &view, from, boot, &ask, out),
+                Message::Answer(answer) => self.answered(now, facts, from, &answer, out),
+                Message::Release(releases) => {
+                    for Release { vip, epoch, successor } in releases {
+                        let holding = Holding { node: from, boot, epoch };
+                        self.grantor.released(vip, holding);
+                        self.with(now, facts, vip, out, |c, ctx, fx| c.heard_release(ctx, holding, successor, fx));
+                    }
+                }
+                Message::Offer(offers) => {
+                    for offer in offers {
+                        self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_offer(ctx, from, offer, fx));
+                    }
+                }
+                Message::Accept(offers) => {
+                    for offer in offers {
+                        self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_accept(ctx, from, fx));
+                    }
+                }
+            },
+        }
+        self.ask_where_wanted(now, facts, out);
+        None
+    }
+
+    /// Lets time pass. Call it at [`LeaseNode::next_deadline`]; calling it more often does no harm.
+    pub fn tick(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
+        let Some(view) = self.view.clone() else { return };
+        self.expire(now, facts, out);
+        if now >= self.next_round_at {
+            // Rounds are not made up for: after a pause there is one, and then the usual pace.
+            self.next_round_at = now.plus(view.timing.renew());
+            self.rank(now);
+            let vips: Vec<VipId> = self.candidates.keys().copied().collect();
+            self.repeat_releases(now, facts, out);
+            self.ask(now, facts, &vips, out);
+        }
+        self.ask_where_wanted(now, facts, out);
+    }
+
+    /// When [`LeaseNode::tick`] has something to do next.
+    pub fn next_deadline(&self, now: BootNanos, facts: LogFacts) -> BootNanos {
+        let Some(view) = &self.view else { return BootNanos::new(u64::MAX) };
+        let candidates = self.candidates.values().filter_map(|candidate| {
+            let ranking = self.rankings.get(&candidate.vip)?;
+            candidate.deadline(&self.context(now, facts, view, ranking))
+        });
+        candidates.chain([self.next_round_at]).min().unwrap_or(self.next_round_at)
+    }
+
+    /// Gives every VIP to another node if one takes it, and asks for none any more.
+    pub fn drain(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
+        self.draining = true;
+        self.tick(now, facts, out);
+    }
+
+    /// Whether nothing is held or asked for.
+    pub fn idle(&self) -> bool {
+        self.candidates.values().all(Candidate::idle)
+    }
+
+    /// Closes every gate and says so, without waiting for a successor.
+    pub fn let_go(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
+        self.draining = true;
+        self.each(now, facts, out, Candidate::let_go);
+    }
+
+    /// The newest round of questions that a majority of voters answered.
+    pub fn confirmed(&self) -> Option<Confirmed> {
+        self.confirmed
+    }
+
+    /// How every VIP stands.
+    pub fn status(&self, now: BootNanos, facts: LogFacts) -> Vec<VipStatus> {
+        let Some(view) = &self.view else { return Vec::new() };
+        let of = |candidate: &Candidate| {
+            let ranking = self.rankings.get(&candidate.vip)?;
+            let look = candidate.look(&self.context(now, facts, view, ranking));
+            Some(VipStatus {
+                vip: candidate.vip,
+                holder: look.holder,
+                epoch: look.epoch,
+                until: look.until,
+                rank: ranking.order.iter().position(|n| *n == self.node),
+                best: ranking.order.first().copied(),
+                reason: ranking.reason,
+                why: look.why,
+                fresh_as_of: look.fresh,
+            })
+        };
+        self.candidates.values().filter_map(of).collect()
+    }
+
+    fn context<'a>(&self, now: BootNanos, facts: LogFacts, view: &'a LeaseView, ranking: &'a Ranking) -> Context<'a> {
+        let candidate = view.nodes.iter().any(|n| n.id == self.node && n.candidate);
+        Context {
+            now,
+            node: self.node,
+            boot: self.boot,
+            view,
+            ranking,
+            fit: view.fit && candidate && !self.draining,
+            settled_at: self.settled_at,
+            applied: facts.applied,
+            hears: self.heard_age(now) <= view.timing.deaf_after(),
+            rules: self.rules,
+        }
+    }
+
+    /// Runs `f` on one VIP's candidate and takes its effects over.
+    fn with(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        vip: VipId,
+        out: &mut Actions,
+        f: impl FnOnce(&mut Candidate, &Context<'_>, &mut Vec<Effect>),
+    ) {
+        static NOBODY: Ranking = Ranking { order: Vec::new(), reason: PlacementReason::Spread };
+        let Some(view) = self.view.clone() else { return };
+        let rankings = Arc::clone(&self.rankings);
+        let ctx = self.context(now, facts, &view, rankings.get(&vip).unwrap_or(&NOBODY));
+        let Some(candidate) = self.candidates.get_mut(&vip) else { return };
+        let mut effects = Vec::new();
+        f(candidate, &ctx, &mut effects);
+        for effect in effects {
+            self.carry_out(now, &view, vip, effect, out);
+        }
+    }
+
+    fn each(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        out: &mut Actions,
+        f: impl Fn(&mut Candidate, &Context<'_>, &mut Vec<Effect>),
+    ) {
+        let vips: Vec<VipId> = self.candidates.keys().copied().collect();
+        for vip in vips {
+            self.with(now, facts, vip, out, &f);
+        }
+    }
+
+    fn expire(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
+        self.each(now, facts, out, Candidate::tick);
+    }
+
+    fn carry_out(&mut self, now: BootNanos, view: &LeaseView, vip: VipId, effect: Effect, out: &mut Actions) {
+        match effect {
+            Effect::Close => out.push(Action::Close { vip }),
+            Effect::Open { epoch, until } => out.push(Action::Open { vip, epoch, until }),
+            Effect::Gained { epoch, cause } => {
+                out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Gained(cause) }));
+                self.rank(now);
+            }
+            Effect::Lost { epoch, cause } => {
+                out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Lost(cause) }));
+            }
+            Effect::TellAll(release) => {
+                let holding = Holding { node: self.node, boot: self.boot, epoch: release.epoch };
+                self.grantor.released(vip, holding);
+                self.send_all(view, &Message::Release(vec![release]), out);
+            }
+            Effect::Offer(to, offer) => self.send(to, &Message::Offer(vec![offer]), out),
+            Effect::Accept(to, offer) => self.send(to, &Message::Accept(vec![offer]), out),
+            Effect::AskNow => {
+                self.ask_now.insert(vip);
+            }
+        }
+    }
+
+    fn ask_where_wanted(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
+        for _ in 0..ASKS_PER_EVENT_MAX {
+            if self.ask_now.is_empty() {
+                return;
+            }
+            let vips: Vec<VipId> = std::mem::take(&mut self.ask_now).into_iter().collect();
+            self.ask(now, facts, &vips, out);
+        }
+    }
+
+    /// Asks all voters about `vips`. This node's own vote is asked for and counted like any other.
+    fn ask(&mut self, now: BootNanos, facts: LogFacts, vips: &[VipId], out: &mut Actions) {
+        let Some(view) = self.view.clone() else { return };
+        self.round += 1;
+        self.rounds.push_back(Round { id: self.round, asked_at: now, right: view.timing.right(), replies: Vec::new() });
+        if self.rounds.len() > ROUNDS_MAX {
+            self.rounds.pop_front();
+        }
+        let mut wants: Vec<Want> = Vec::with_capacity(vips.len());
+        for vip in vips {
+            self.with(now, facts, *vip, out, |candidate, ctx, _| {
+                candidate.asked(now);
+                wants.push(candidate.want(ctx));
+            });
+        }
+        let heard_age = self.heard_age(now);
+        let mut parts: Vec<Ask> = wants.chunks(ENTRIES_MAX).map(|wants| self.part(&view, heard_age, wants)).collect();
+        if parts.is_empty() {
+            parts.push(self.part(&view, heard_age, &[]));
+        }
+        let voters = view.voters.members();
+        for part in parts {
+            let message = Message::Ask(part);
+            for voter in &voters {
+                self.send(*voter, &message, out);
+            }
+            let Message::Ask(part) = message else { continue };
+            if voters.contains(&self.node) {
+                let answer = self.answer_to(now, facts, &view, self.node, self.boot, &part);
+                self.answered(now, facts, self.node, &answer, out);
+            }
+        }
+    }
+
+    fn part(&self, view: &LeaseView, heard_age: u64, wants: &[Want]) -> Ask {
+        Ask {
+            round: self.round,
+            membership: view.membership,
+            right: view.timing.right(),
+            heard_age,
+            wants: wants.to_vec(),
+        }
+    }
+
+    fn heard_age(&self, now: BootNanos) -> u64 {
+        self.confirmed.map_or(u64::MAX, |confirmed| now.since(confirmed.asked_at))
+    }
+
+    fn answer(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        view: &LeaseView,
+        from: NodeId,
+        boot: Boot,
+        ask: &Ask,
+        out: &mut Actions,
+    ) {
+        let answer = self.answer_to(now, facts, view, from, boot, ask);
+        self.send(from, &Message::Answer(answer), out);
+    }
+
+    fn answer_to(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        view: &LeaseView,
+        from: NodeId,
+        boot: Boot,
+        ask: &Ask,
+    ) -> Answer {
+        let membership = view.membership.max(facts.membership);
+        let standing = Standing { membership, right_longest: view.longest.right().max(view.timing.right()) };
+        // A sole voter answers itself within the round that asks, so it never seems deaf for long;
+        // its own first round is believed.
+        let alone = view.voters.quorum(|voter| voter == from);
+        let asker = Asker {
+            node: from,
+            boot,
+            membership: ask.membership,
+            right: ask.right,
+            deaf: !alone && ask.heard_age > view.timing.deaf_after(),
+        };
+        let word = |want: &Want| Word { vip: want.vip, stance: self.grantor.answer(now, standing, asker, *want) };
+        let words = ask.wants.iter().map(word).collect();
+        Answer { round: ask.round, membership, last: facts.last, applied: facts.applied, words }
+    }
+
+    fn answered(&mut self, now: BootNanos, facts: LogFacts, from: NodeId, answer: &Answer, out: &mut Actions) {
+        let Some(view) = self.view.clone() else { return };
+        let Some(round) = self.rounds.iter_mut().find(|round| round.id == answer.round) else { return };
+        let (asked_at, right) = (round.asked_at, round.right);
+        if answer.membership <= view.membership && !round.replies.iter().any(|(voter, _)| *voter == from) {
+            round.replies.push((from, answer.last));
+            let answered = view.voters.quorum(|voter| round.replies.iter().any(|(n, _)| *n == voter));
+            if answered && self.confirmed.is_none_or(|c| c.asked_at < asked_at) {
+                let index = round.replies.iter().map(|(_, last)| *last).max().unwrap_or_default();
+                self.confirmed = Some(Confirmed { asked_at, index });
+            }
+        }
+        for word in &answer.words {
+            let said = Said { voter: from, asked_at, right, last: answer.last, stance: word.stance };
+            self.with(now, facts, word.vip, out, |c, ctx, fx| c.heard(ctx, &said, fx));
+        }
+    }
+
+    fn repeat_releases(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
+        let Some(view) = self.view.clone() else { return };
+        let mut releases: Vec<Release> = Vec::new();
+        let vips: Vec<VipId> = self.candidates.keys().copied().collect();
+        for vip in vips {
+            self.with(now, facts, vip, out, |c, ctx, _| releases.extend(c.own_release(ctx)));
+        }
+        for part in releases.chunks(ENTRIES_MAX) {
+            self.send_all(&view, &Message::Release(part.to_vec()), out);
+        }
+    }
+
+    fn send_all(&mut self, view: &LeaseView, message: &Message, out: &mut Actions) {
+        for member in &view.nodes {
+            self.send(member.id, message, out);
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: &Message, out: &mut Actions) {
+        if to == self.node {
+            return;
+        }
+        let bytes = self.links.seal(to, message);
+        out.push(Action::Send { to, bytes });
+    }
+
+    /// Ranks the nodes anew from the log and from what is known of the owners.
+    fn rank(&mut self, now: BootNanos) {
+        let Some(view) = &self.view else { return };
+        let owner = |vip: &super::view::LeaseVip| {
+            let known = self.candidates.get(&vip.id).and_then(|c| c.owner(self.node, now));
+            Some((vip.id, known.or(vip.recorded_owner)?))
+        };
+        let owners: BTreeMap<VipId, NodeId> = view.vips.iter().filter_map(owner).collect();
+        self.rankings = Arc::new(place(&view.vips, &view.nodes, &owners));
+    }
+}

@@ -1,0 +1,54 @@
+//! The rules that keep a VIP from having two owners, by name.
+//!
+//! Each of them is needed: the simulation breaks one at a time and must find two open gates. In a
+//! build that is not a test of this crate they cannot be broken.
+
+/// One rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// A right is timed from before it was asked for, not from when the answer came.
+    TimedFromAsking,
+    /// A grantor that has just started promises nothing, for it may have promised before.
+    QuietAfterRestart,
+    /// A promise outlasts the right by what two clocks may differ.
+    DriftMargin,
+    /// An epoch that was released, lost or abandoned is never armed again.
+    ReleasedStaysReleased,
+    /// The gate is closed before anyone is told that the VIP is free.
+    CloseBeforeTelling,
+    /// A voter counts once.
+    DistinctVoters,
+    /// A majority of every voter set in force is needed.
+    EveryVoterSet,
+    /// A grantor refuses who counts by an older membership than the newest in its log.
+    RefuseStaleMembership,
+    /// After a voter set fell away, no VIP is newly taken for the length of a promise.
+    SettleAfterChange,
+}
+
+/// Which rules are kept: all.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rules {
+    #[cfg(test)]
+    broken: Option<Rule>,
+}
+
+impl Rules {
+    /// All rules but one.
+    #[cfg(test)]
+    pub(super) const fn without(rule: Rule) -> Self {
+        Self { broken: Some(rule) }
+    }
+
+    /// Whether `rule` is kept.
+    #[cfg(test)]
+    pub(super) fn keep(self, rule: Rule) -> bool {
+        self.broken != Some(rule)
+    }
+
+    /// Whether `rule` is kept.
+    #[cfg(not(test))]
+    pub(super) const fn keep(self, _rule: Rule) -> bool {
+        true
+    }
+}

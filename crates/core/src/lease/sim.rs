@@ -1,0 +1,606 @@
+//! Seeded simulation of whole clusters, with everything that can go wrong and the real code.
+//!
+//! Clocks run at 0.9 to 1.1 of true time, datagrams are lost, doubled, reordered and delayed by up
+//! to five leases, links break one way or both, processes crash, restart and freeze (also between
+//! deciding and doing) while the gates they opened stay as they are, VIPs are moved, nodes drain, and
+//! the membership changes through joint configurations that nodes learn of at different times.
+//! Checked whenever anything happens: at most one gate of a VIP is open in true time, and what a
+//! node takes for confirmed covers everything committed when it asked. After healing every VIP must
+//! get exactly one owner.
+//!
+//! Each rule is then broken on its own, and the simulation must notice.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    sync::Arc,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use super::{
+    Action, Actions, Change, Epoch, LeaseMember, LeaseNode, LeaseView, LeaseVip, LogFacts, LossCause, Timing,
+    VoterSets,
+    rules::{Rule, Rules},
+};
+use crate::{
+    config::Failback,
+    ids::{Boot, LogIndex, NodeId, VipId},
+    time::BootNanos,
+};
+
+const MS: u64 = 1_000_000;
+const LEASE: u64 = 200 * MS;
+const CHAOS: u64 = 20 * LEASE;
+const CALM: u64 = 15 * LEASE;
+
+/// What a run is like.
+#[derive(Clone, Copy)]
+struct Profile {
+    nodes: u64,
+    voters: u64,
+    vips: u32,
+    /// The membership changes.
+    joint: bool,
+}
+
+const THREE: Profile = Profile { nodes: 3, voters: 3, vips: 2, joint: false };
+const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: false };
+const CHANGING: Profile = Profile { nodes: 6, voters: 3, vips: 1, joint: true };
+
+/// How much happened, to see that a run was not empty.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    gained: u64,
+    expired: u64,
+    handed_over: u64,
+    memberships: u64,
+}
+
+struct Process {
+    lease: LeaseNode,
+    /// Stopped until thawed; what it had decided but not done waits here.
+    frozen: bool,
+    undone: Actions,
+    inbox: Vec<Vec<u8>>,
+    wake: u64,
+}
+
+struct Node {
+    id: NodeId,
+    /// Clock rate in thousandths, and what it shows at true time zero.
+    rate: u64,
+    offset: u64,
+    process: Option<Process>,
+    boots: u64,
+    /// Deadlines in the kernel: they outlive the process and are reset by the next one.
+    gates: BTreeMap<VipId, u64>,
+    /// Durable: position in the list of memberships, and end of the log.
+    appended: usize,
+    last: u64,
+    viewed: usize,
+    fit: bool,
+}
+
+impl Node {
+    fn local(&self, t: u64) -> BootNanos {
+        BootNanos::new(self.offset + t * self.rate / 1000)
+    }
+
+    fn true_time(&self, local: BootNanos) -> u64 {
+        (local.get().saturating_sub(self.offset).min(1 << 50) * 1000).div_ceil(self.rate)
+    }
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Deliver { to: usize, bytes: Vec<u8> },
+    Wake { node: usize, wake: u64 },
+    Append { node: usize },
+    View { node: usize },
+    Thaw { node: usize },
+    Fault,
+}
+
+struct World {
+    rng: StdRng,
+    rules: Rules,
+    profile: Profile,
+    t: u64,
+    count: u64,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    nodes: Vec<Node>,
+    blocked: BTreeSet<(usize, usize)>,
+    loss: f64,
+    slow: f64,
+    /// How far nodes' logs may lag.
+    log_lag: u64,
+    chaos: bool,
+    /// Log index and voter sets; two sets while joint.
+    memberships: Vec<(u64, Vec<Vec<u64>>)>,
+    last: u64,
+    /// When how much was committed.
+    committed: Vec<(u64, u64)>,
+    wishes: BTreeMap<VipId, NodeId>,
+    tally: Tally,
+}
+
+impl World {
+    fn new(seed: u64, rules: Rules, profile: Profile) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let nodes = (1..=profile.nodes).map(|id| Node {
+            id: NodeId::new(id),
+            rate: *[900, 900, 1000, 1100, 1100].choose(&mut rng).expect("not empty"),
+            offset: rng.random_range(0..1 << 40),
+            process: None,
+            boots: 0,
+            gates: BTreeMap::new(),
+            appended: 0,
+            last: 10,
+            viewed: 0,
+            fit: true,
+        });
+        let nodes = nodes.collect();
+        let loss = *[0.0, 0.05, 0.2, 0.5].choose(&mut rng).expect("not empty");
+        let slow = *[0.0, 0.02, 0.2].choose(&mut rng).expect("not empty");
+        let log_lag = *[LEASE / 2, 2 * LEASE, 8 * LEASE].choose(&mut rng).expect("not empty");
+        let mut world = Self {
+            rng,
+            rules,
+            profile,
+            t: 0,
+            count: 0,
+            events: BinaryHeap::new(),
+            nodes,
+            blocked: BTreeSet::new(),
+            loss,
+            slow,
+            log_lag,
+            chaos: true,
+            memberships: vec![(10, vec![(1..=profile.voters).collect()])],
+            last: 10,
+            committed: vec![(0, 10)],
+            wishes: BTreeMap::new(),
+            tally: Tally::default(),
+        };
+        for node in 0..world.nodes.len() {
+            world.start(node);
+        }
+        world.at(2 * LEASE, Event::Fault);
+        world
+    }
+
+    fn at(&mut self, after: u64, event: Event) {
+        self.count += 1;
+        self.events.push(Reverse((self.t + after, self.count, event)));
+    }
+
+    fn run(&mut self) -> Result<(), String> {
+        self.until(CHAOS)?;
+        self.heal();
+        self.until(CHAOS + CALM)?;
+        for vip in (1..=self.profile.vips).map(VipId::new) {
+            let owners: Vec<NodeId> = self.open(vip).map(|node| node.id).collect();
+            if owners.len() != 1 {
+                return Err(format!("{vip} has owners {owners:?} after healing"));
+            }
+        }
+        Ok(())
+    }
+
+    fn until(&mut self, end: u64) -> Result<(), String> {
+        while let Some(Reverse((t, _, event))) = self.events.pop() {
+            if t > end {
+                self.count += 1;
+                self.events.push(Reverse((t, self.count, event)));
+                self.t = end;
+                return Ok(());
+            }
+            self.t = t;
+            self.happen(event)?;
+        }
+        Err("nothing happens any more".to_owned())
+    }
+
+    fn open(&self, vip: VipId) -> impl Iterator<Item = &Node> {
+        self.nodes
+            .iter()
+            .filter(move |node| node.gates.get(&vip).is_some_and(|until| node.local(self.t).get() < *until))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for vip in (1..=self.profile.vips).map(VipId::new) {
+            if self.open(vip).count() > 1 {
+                let owners: Vec<NodeId> = self.open(vip).map(|node| node.id).collect();
+                return Err(format!("two owners: {vip} is open at {owners:?} at {} ms", self.t / MS));
+            }
+        }
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Deliver { to, bytes } => {
+                let Some(process) = &mut self.nodes[to].process else { return Ok(()) };
+                if process.frozen {
+                    process.inbox.push(bytes);
+                    return Ok(());
+                }
+                self.step(to, |lease, now, facts, out| {
+                    lease.packet(now, facts, &bytes, out);
+                })
+            }
+            Event::Wake { node, wake } => {
+                if !self.runs(node) || self.nodes[node].process.as_ref().is_some_and(|p| p.wake != wake) {
+                    return Ok(());
+                }
+                self.step(node, |lease, now, facts, out| lease.tick(now, facts, out))
+            }
+            Event::Append { node } => {
+                if self.runs(node) {
+                    self.append(node);
+                }
+                let after = self.rng.random_range(MS..if self.chaos { self.log_lag } else { 5 * MS });
+                self.at(after, Event::Append { node });
+                Ok(())
+            }
+            Event::View { node } => {
+                let after = self.rng.random_range(MS..if self.chaos { LEASE } else { 5 * MS });
+                self.at(after, Event::View { node });
+                if self.runs(node) { self.show(node) } else { Ok(()) }
+            }
+            Event::Thaw { node } => self.thaw(node),
+            Event::Fault => {
+                if self.chaos {
+                    let after = self.rng.random_range(MS..LEASE);
+                    self.at(after, Event::Fault);
+                    self.fault()?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn runs(&self, node: usize) -> bool {
+        self.nodes[node].process.as_ref().is_some_and(|p| !p.frozen)
+    }
+
+    fn start(&mut self, at: usize) {
+        let rules = self.rules;
+        let t = self.t;
+        let node = &mut self.nodes[at];
+        node.boots += 1;
+        // A new process resets the deadlines of the one before.
+        node.gates.clear();
+        let boot = Boot(node.boots * 100 + node.id.get());
+        node.viewed = node.appended;
+        node.process = Some(Process {
+            lease: LeaseNode::with_rules(node.id, boot, node.local(t), rules),
+            frozen: false,
+            undone: Vec::new(),
+            inbox: Vec::new(),
+            wake: 0,
+        });
+        if node.boots == 1 {
+            self.at(0, Event::Append { node: at });
+            self.at(0, Event::View { node: at });
+        } else {
+            self.show(at).expect("a process that starts opens nothing");
+        }
+    }
+
+    fn show(&mut self, at: usize) -> Result<(), String> {
+        let view = self.view(at);
+        self.nodes[at].viewed = self.nodes[at].appended;
+        self.step(at, |lease, now, facts, out| lease.set_view(now, facts, view, out))
+    }
+
+    fn view(&self, at: usize) -> Arc<LeaseView> {
+        let (index, sets) = &self.memberships[self.nodes[at].appended];
+        let timing = Timing::takeover_within(LEASE);
+        let vip = |id: u32| LeaseVip {
+            id: VipId::new(id),
+            addresses: Vec::new(),
+            prefer: Vec::new(),
+            failback: if id == 2 { Failback::Automatic } else { Failback::Never },
+            wish: self.wishes.get(&VipId::new(id)).copied(),
+            recorded_owner: None,
+            recorded_epoch: Epoch::default(),
+        };
+        let member = |node: &Node| LeaseMember {
+            id: node.id,
+            address: "127.0.0.1:1".parse().expect("a literal"),
+            candidate: true,
+            stable: true,
+        };
+        Arc::new(LeaseView {
+            cluster: "sim".to_owned(),
+            secret: [1; 32],
+            membership: LogIndex::new(*index),
+            voters: VoterSets::new(sets.iter().map(|set| set.iter().copied().map(NodeId::new))),
+            nodes: self.nodes.iter().map(member).collect(),
+            vips: (1..=self.profile.vips).map(vip).collect(),
+            timing,
+            longest: timing,
+            fit: self.nodes[at].fit,
+        })
+    }
+
+    /// Lets a process handle something and carries out what it says, unless it freezes half-way.
+    fn step(
+        &mut self,
+        at: usize,
+        f: impl FnOnce(&mut LeaseNode, BootNanos, LogFacts, &mut Actions),
+    ) -> Result<(), String> {
+        let node = &mut self.nodes[at];
+        let now = node.local(self.t);
+        let facts = LogFacts {
+            applied: LogIndex::new(node.last),
+            last: LogIndex::new(node.last),
+            membership: LogIndex::new(self.memberships[node.appended].0),
+        };
+        let Some(process) = &mut node.process else { return Ok(()) };
+        let mut actions = Actions::new();
+        let before = process.lease.confirmed();
+        f(&mut process.lease, now, facts, &mut actions);
+        let confirmed = process.lease.confirmed().filter(|c| Some(*c) != before);
+        let deadline = process.lease.next_deadline(now, facts);
+        process.wake += 1;
+        let wake = process.wake;
+        if let Some(confirmed) = confirmed {
+            let asked = node.true_time(confirmed.asked_at);
+            let committed = self.committed.iter().rev().find(|(t, _)| *t < asked).map_or(0, |(_, index)| *index);
+            if confirmed.index.get() < committed {
+                return Err(format!(
+                    "confirmed {:?} at {asked}, but {committed} was committed before",
+                    confirmed.index
+                ));
+            }
+        }
+        let late = if self.chaos && self.rng.random_bool(0.1) { self.rng.random_range(0..20 * MS) } else { 0 };
+        let due = self.nodes[at].true_time(deadline).saturating_sub(self.t).max(1000) + late;
+        self.at(due, Event::Wake { node: at, wake });
+        let freeze = self.chaos && self.rng.random_bool(0.0005);
+        let done = if freeze { self.rng.random_range(0..=actions.len()) } else { actions.len() };
+        let undone = actions.split_off(done);
+        self.perform(at, actions)?;
+        if freeze {
+            self.freeze(at, undone);
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, at: usize, actions: Actions) -> Result<(), String> {
+        for action in actions {
+            match action {
+                Action::Close { vip } => {
+                    self.nodes[at].gates.remove(&vip);
+                }
+                Action::Open { vip, until, .. } => {
+                    self.nodes[at].gates.insert(vip, until.get());
+                    self.check()?;
+                }
+                Action::Send { to, bytes } => self.send(at, to, bytes),
+                Action::Report(transition) => match transition.change {
+                    Change::Gained(_) => {
+                        self.last += 1;
+                        self.tally.gained += 1;
+                    }
+                    Change::Lost(LossCause::NotRenewed) => self.tally.expired += 1,
+                    Change::Lost(_) => self.tally.handed_over += 1,
+                },
+            }
+        }
+        self.check()
+    }
+
+    fn send(&mut self, from: usize, to: NodeId, bytes: Vec<u8>) {
+        let to = to.get() as usize - 1;
+        if self.blocked.contains(&(from, to)) {
+            return;
+        }
+        let copies = if self.chaos && self.rng.random_bool(0.05) { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.chaos && self.rng.random_bool(self.loss) {
+                continue;
+            }
+            let delay = if self.chaos && self.rng.random_bool(self.slow) {
+                self.rng.random_range(0..5 * LEASE)
+            } else {
+                self.rng.random_range(50_000..MS)
+            };
+            self.at(delay, Event::Deliver { to, bytes: bytes.clone() });
+        }
+    }
+
+    fn freeze(&mut self, at: usize, undone: Actions) {
+        let Some(process) = &mut self.nodes[at].process else { return };
+        process.frozen = true;
+        process.undone = undone;
+        let thaw = self.rng.random_range(MS..3 * LEASE);
+        self.at(thaw, Event::Thaw { node: at });
+    }
+
+    fn thaw(&mut self, at: usize) -> Result<(), String> {
+        let Some(process) = self.nodes[at].process.as_mut().filter(|p| p.frozen) else { return Ok(()) };
+        process.frozen = false;
+        let undone = std::mem::take(&mut process.undone);
+        let inbox = std::mem::take(&mut process.inbox);
+        self.perform(at, undone)?;
+        for bytes in inbox {
+            if self.runs(at) {
+                self.step(at, |lease, now, facts, out| {
+                    lease.packet(now, facts, &bytes, out);
+                })?;
+            }
+        }
+        if self.runs(at) { self.step(at, |lease, now, facts, out| lease.tick(now, facts, out)) } else { Ok(()) }
+    }
+
+    fn fault(&mut self) -> Result<(), String> {
+        let n = self.nodes.len();
+        let at = self.rng.random_range(0..n);
+        let other = self.rng.random_range(0..n);
+        let vip = VipId::new(self.rng.random_range(1..=self.profile.vips));
+        match self.rng.random_range(0..if self.profile.joint { 16 } else { 12 }) {
+            0 => self.nodes[at].process = None,
+            1 | 2 => {
+                // Restarted fast, or after it was down.
+                self.start(at);
+            }
+            3 => self.freeze(at, Vec::new()),
+            4 => {
+                self.blocked.insert((at, other));
+            }
+            5 => {
+                for peer in 0..n {
+                    self.blocked.insert((at, peer));
+                    self.blocked.insert((peer, at));
+                }
+            }
+            6 | 7 => self.blocked.clear(),
+            8 | 9 => {
+                self.wishes.insert(vip, NodeId::new(other as u64 + 1));
+            }
+            10 => {
+                self.wishes.remove(&vip);
+            }
+            11 => self.nodes[at].fit = !self.nodes[at].fit,
+            _ => self.change_membership(),
+        }
+        self.check()
+    }
+
+    /// Begins a change if none is going on: the joint entry is appended at one voter.
+    fn change_membership(&mut self) {
+        let (_, sets) = self.memberships.last().expect("never empty");
+        let [current] = sets.as_slice() else { return };
+        let current = current.clone();
+        let size = self.rng.random_range(1..=3);
+        let mut all: Vec<u64> = (1..=self.profile.nodes).collect();
+        let mut next = Vec::new();
+        for _ in 0..size {
+            next.push(all.swap_remove(self.rng.random_range(0..all.len())));
+        }
+        next.sort_unstable();
+        if next == current {
+            return;
+        }
+        let Some(leader) = current.iter().map(|id| *id as usize - 1).find(|at| self.runs(*at)) else { return };
+        self.last += 1;
+        self.memberships.push((self.last, vec![current, next]));
+        self.tally.memberships += 1;
+        self.append(leader);
+    }
+
+    /// Brings a node's log up to date, counts what is committed, and ends a joint configuration that is.
+    fn append(&mut self, at: usize) {
+        let newest = self.memberships.len() - 1;
+        let node = &mut self.nodes[at];
+        node.appended = newest;
+        node.last = self.last;
+        loop {
+            let (index, sets) = self.memberships.last().expect("never empty").clone();
+            let majority = |set: &Vec<u64>| {
+                let mut lasts: Vec<u64> = set.iter().map(|id| self.nodes[*id as usize - 1].last).collect();
+                lasts.sort_unstable_by_key(|last| Reverse(*last));
+                lasts[set.len() / 2]
+            };
+            let committed = sets.iter().map(majority).min().expect("never empty");
+            if committed > self.committed.last().map_or(0, |(_, index)| *index) {
+                self.committed.push((self.t, committed));
+            }
+            if sets.len() == 1 || committed < index {
+                return;
+            }
+            self.last += 1;
+            self.memberships.push((self.last, vec![sets[1].clone()]));
+            let (appended, last) = (self.memberships.len() - 1, self.last);
+            let node = &mut self.nodes[at];
+            (node.appended, node.last) = (appended, last);
+        }
+    }
+
+    fn heal(&mut self) {
+        self.chaos = false;
+        self.blocked.clear();
+        for at in 0..self.nodes.len() {
+            self.nodes[at].fit = true;
+            match &self.nodes[at].process {
+                None => self.start(at),
+                Some(process) if process.frozen => self.at(0, Event::Thaw { node: at }),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+fn run(seed: u64, rules: Rules, profile: Profile) -> Result<Tally, String> {
+    let mut world = World::new(seed, rules, profile);
+    world.run().map_err(|what| format!("seed {seed}: {what}"))?;
+    Ok(world.tally)
+}
+
+/// Runs seeds with all rules kept and returns what happened in them.
+fn survive(profile: Profile, seeds: std::ops::Range<u64>) -> Tally {
+    let mut total = Tally::default();
+    for seed in seeds {
+        let tally = run(seed, Rules::default(), profile).unwrap_or_else(|what| panic!("{what}"));
+        total.gained += tally.gained;
+        total.expired += tally.expired;
+        total.handed_over += tally.handed_over;
+        total.memberships += tally.memberships;
+    }
+    total
+}
+
+/// Whether some seed finds two owners when `rule` is broken.
+fn found(rule: Rule, profile: Profile, seeds: std::ops::Range<u64>) -> bool {
+    seeds
+        .into_iter()
+        .any(|seed| run(seed, Rules::without(rule), profile).is_err_and(|what| what.contains("two owners")))
+}
+
+/// How many seeds, for longer runs: `BALLAST_SIM_SEEDS=20000 cargo test sim`.
+fn seeds(quick: u64) -> std::ops::Range<u64> {
+    let wanted = option_env!("BALLAST_SIM_SEEDS").and_then(|n| n.parse().ok());
+    0..wanted.unwrap_or(quick)
+}
+
+#[test]
+fn three_nodes_never_have_two_owners_and_always_find_one() {
+    let tally = survive(THREE, seeds(60));
+    assert!(tally.gained > 300 && tally.expired > 60 && tally.handed_over > 60, "too little happened: {tally:?}");
+}
+
+#[test]
+fn five_voters_never_have_two_owners_and_always_find_one() {
+    let tally = survive(FIVE, seeds(30));
+    assert!(tally.gained > 60, "too little happened: {tally:?}");
+}
+
+#[test]
+fn changing_memberships_never_lead_to_two_owners() {
+    let tally = survive(CHANGING, seeds(60));
+    assert!(tally.gained > 100 && tally.memberships > 60, "too little happened: {tally:?}");
+}
+
+#[test]
+fn every_rule_is_needed() {
+    let missing: Vec<Rule> = [
+        (Rule::TimedFromAsking, THREE),
+        (Rule::QuietAfterRestart, THREE),
+        (Rule::DriftMargin, THREE),
+        (Rule::ReleasedStaysReleased, THREE),
+        (Rule::CloseBeforeTelling, THREE),
+        (Rule::DistinctVoters, THREE),
+        (Rule::EveryVoterSet, CHANGING),
+        (Rule::RefuseStaleMembership, CHANGING),
+        (Rule::SettleAfterChange, CHANGING),
+    ]
+    .into_iter()
+    .filter(|(rule, profile)| !found(*rule, *profile, 0..400))
+    .map(|(rule, _)| rule)
+    .collect();
+    assert!(missing.is_empty(), "broken without being noticed: {missing:?}");
+}

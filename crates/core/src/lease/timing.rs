@@ -1,0 +1,65 @@
+//! How long rights and promises last.
+//!
+//! The number an operator configures is the time in which a dead owner is replaced, so it is the
+//! grantors' *promise* that lasts that long. The holder's *right* is shorter by what two clocks may
+//! differ: a holder whose clock runs at 0.9 keeps its right for `right / 0.9`, a grantor whose clock
+//! runs at 1.1 keeps its promise for `promise / 1.1`, and the first must not outlast the second.
+
+/// Lengths of one lease, in nanoseconds of the clock of whoever measures them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    right: u64,
+}
+
+impl Timing {
+    /// Timing under which a dead owner is replaced within about `nanos`.
+    pub const fn takeover_within(nanos: u64) -> Self {
+        Self { right: nanos / 11 * 9 }
+    }
+
+    /// How long after it asked a holder may serve.
+    pub const fn right(self) -> u64 {
+        self.right
+    }
+
+    /// How long a grantor keeps its word: the right, times 1.1 / 0.9.
+    pub const fn promise(self) -> u64 {
+        promise_for(self.right)
+    }
+
+    /// Time between two renewals. Five to a right, so that four in a row may be lost.
+    pub const fn renew(self) -> u64 {
+        self.right / 5
+    }
+
+    /// What each place in the ranking waits longer before it asks for a free VIP. Longer than a
+    /// question and a claim take on a local network (about 1 ms), short beside the lease.
+    pub const fn stagger(self) -> u64 {
+        self.renew() / 6
+    }
+
+    /// Age of the newest completed round from which on a holder counts as hearing nobody.
+    pub const fn deaf_after(self) -> u64 {
+        self.renew() * 7 / 2
+    }
+}
+
+/// How long a promise for a right of `right` lasts, rounded up.
+pub(super) const fn promise_for(right: u64) -> u64 {
+    (right / 9 + 1).saturating_mul(11)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promise_outlasts_right_between_the_slowest_and_the_fastest_clock() {
+        for configured in [50_000_000, 200_000_000, 199_999_999, 10_000_000_000] {
+            let timing = Timing::takeover_within(configured);
+            // right / 0.9 <= promise / 1.1, in whole numbers.
+            assert!(timing.right() * 11 <= timing.promise() * 9, "{configured}");
+            assert!(timing.promise() <= configured + 22, "{configured}");
+        }
+    }
+}

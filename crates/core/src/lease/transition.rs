@@ -1,0 +1,179 @@
+//! What the lease protocol tells the outside: what to do, what happened and how things stand.
+
+use std::fmt;
+
+use super::view::Confirmed;
+use crate::{
+    ids::{NodeId, VipId},
+    lease::{Epoch, PlacementReason},
+    time::BootNanos,
+};
+
+/// Something to do. Actions of one call are carried out **in order**: a gate is closed before the
+/// datagram that tells of it leaves, and opened before the acquisition is reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Close the VIP's gate at once.
+    Close {
+        /// The VIP.
+        vip: VipId,
+    },
+    /// Open the VIP's gate, or move its deadline on.
+    Open {
+        /// The VIP.
+        vip: VipId,
+        /// Under this epoch.
+        epoch: Epoch,
+        /// Until then, on this node's clock.
+        until: BootNanos,
+    },
+    /// Send a datagram. Losing it costs time, never safety.
+    Send {
+        /// To this node.
+        to: NodeId,
+        /// The sealed datagram.
+        bytes: Vec<u8>,
+    },
+    /// Tell whoever keeps the history.
+    Report(Transition),
+}
+
+/// Actions in the order in which they must be carried out.
+pub type Actions = Vec<Action>;
+
+/// A VIP came to this node or left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The VIP.
+    pub vip: VipId,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// When, on this node's clock.
+    pub at: BootNanos,
+    /// What happened and why.
+    pub change: Change,
+}
+
+/// What happened to a VIP on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This node owns it now.
+    Gained(GainCause),
+    /// This node owns it no longer.
+    Lost(LossCause),
+}
+
+/// Why a node came to own a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GainCause {
+    /// Nobody was known to hold it.
+    Vacant,
+    /// Its holder did not renew it.
+    Expired {
+        /// The holder.
+        from: NodeId,
+    },
+    /// Its holder gave it up and named nobody.
+    Released {
+        /// The holder.
+        from: NodeId,
+    },
+    /// Its holder handed it over.
+    HandedOver {
+        /// The holder.
+        from: NodeId,
+    },
+}
+
+/// Why a node owns a VIP no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossCause {
+    /// No majority of voters renewed it in time.
+    NotRenewed,
+    /// The node is draining, unfit or no candidate any more.
+    Left {
+        /// Who takes over, if anybody would.
+        to: Option<NodeId>,
+    },
+    /// An operator moved it.
+    Moved {
+        /// Who takes over.
+        to: NodeId,
+    },
+    /// It returned to a better node by itself.
+    FellBack {
+        /// Who takes over.
+        to: NodeId,
+    },
+}
+
+impl GainCause {
+    /// A short constant name, for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vacant => "vacant",
+            Self::Expired { .. } => "expired",
+            Self::Released { .. } => "released",
+            Self::HandedOver { .. } => "handed_over",
+        }
+    }
+}
+
+impl LossCause {
+    /// A short constant name, for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotRenewed => "not_renewed",
+            Self::Left { .. } => "left",
+            Self::Moved { .. } => "moved",
+            Self::FellBack { .. } => "fell_back",
+        }
+    }
+}
+
+impl fmt::Display for GainCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vacant => f.write_str("nobody held it"),
+            Self::Expired { from } => write!(f, "the lease of node {from} ran out"),
+            Self::Released { from } => write!(f, "node {from} gave it up"),
+            Self::HandedOver { from } => write!(f, "node {from} handed it over"),
+        }
+    }
+}
+
+impl fmt::Display for LossCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRenewed => f.write_str("no majority of voters renewed it in time"),
+            Self::Left { to: Some(to) } => write!(f, "this node takes no more work; node {to} takes over"),
+            Self::Left { to: None } => f.write_str("this node takes no more work, and nobody offered to take over"),
+            Self::Moved { to } => write!(f, "an operator moved it to node {to}"),
+            Self::FellBack { to } => write!(f, "it returns to node {to}, which is a better place"),
+        }
+    }
+}
+
+/// How one VIP stands, as this node knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipStatus {
+    /// The VIP.
+    pub vip: VipId,
+    /// Its owner, if known.
+    pub holder: Option<NodeId>,
+    /// The owner's epoch, or the highest heard of.
+    pub epoch: Epoch,
+    /// End of this node's own right; zero if it is not the owner.
+    pub until: BootNanos,
+    /// This node's place among those who may hold it, from 0; nothing if it may not.
+    pub rank: Option<usize>,
+    /// Where the placement wants it.
+    pub best: Option<NodeId>,
+    /// Why there.
+    pub reason: PlacementReason,
+    /// What this node makes of it, in words.
+    pub why: &'static str,
+    /// Only on the owner: the newest renewal, and the one it was acquired by. The table may serve hits of this
+    /// VIP's clients once everything up to the *acquisition's* index is applied.
+    pub fresh_as_of: Option<(Confirmed, Confirmed)>,
+}

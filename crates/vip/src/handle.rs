@@ -1,0 +1,192 @@
+//! What the rest of the process may ask of the lease thread.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::{AsRawFd, FromRawFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use arc_swap::ArcSwap;
+use ballast_core::lease::{Confirmed, VipStatus};
+
+use crate::{Gates, marks::ConfirmedCell};
+
+/// What the thread is to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Run = 0,
+    Drain = 1,
+    /// Close all gates, tell everybody, end.
+    Stop = 2,
+    /// End, as if the process had died.
+    Crash = 3,
+}
+
+/// What the thread shares with its handles.
+pub(crate) struct Shared {
+    pub wish: AtomicU8,
+    pub idle: AtomicBool,
+    pub status: ArcSwap<Vec<VipStatus>>,
+    pub confirmed: Arc<ConfirmedCell>,
+    pub gates: Arc<Gates>,
+    pub counts: Counts,
+    wake: File,
+}
+
+/// Counters of the thread; see [`Counters`].
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub received: AtomicU64,
+    pub sent: AtomicU64,
+    pub send_errors: AtomicU64,
+    pub malformed: AtomicU64,
+    pub strangers: AtomicU64,
+    pub forged: AtomicU64,
+    pub replayed: AtomicU64,
+}
+
+/// How many datagrams came and went, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Received, believed or not.
+    pub received: u64,
+    /// Handed to the kernel.
+    pub sent: u64,
+    /// Not taken by the kernel.
+    pub send_errors: u64,
+    /// Dropped: not a datagram of this protocol and version.
+    pub malformed: u64,
+    /// Dropped: from a node that is not a member.
+    pub strangers: u64,
+    /// Dropped: not authentic.
+    pub forged: u64,
+    /// Dropped: seen before.
+    pub replayed: u64,
+}
+
+impl Shared {
+    pub(crate) fn new(gates: Arc<Gates>) -> std::io::Result<Self> {
+        // SAFETY: takes numbers only; the result is checked.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(Self {
+            wish: AtomicU8::new(Wish::Run as u8),
+            idle: AtomicBool::new(true),
+            status: ArcSwap::default(),
+            confirmed: Arc::default(),
+            gates,
+            counts: Counts::default(),
+            // SAFETY: a new descriptor that nobody else owns.
+            wake: unsafe { File::from_raw_fd(fd) },
+        })
+    }
+
+    pub(crate) fn wake_fd(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    pub(crate) fn woken(&self) {
+        let mut counter = [0; 8];
+        // Empty when somebody else's wake was read already: nothing to do then.
+        let _ = (&self.wake).read(&mut counter);
+    }
+
+    fn wake(&self) {
+        // Fails only when the counter is full, and then the thread is awake.
+        let _ = (&self.wake).write(&1_u64.to_ne_bytes());
+    }
+}
+
+/// Talks to the lease thread. Dropping it stops the thread in an orderly way.
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    /// How every VIP stands. At most one renewal interval old.
+    pub fn status(&self) -> Arc<Vec<VipStatus>> {
+        self.shared.status.load_full()
+    }
+
+    /// The newest round of questions that a majority of voters answered: this node's binding tables
+    /// are as fresh as `asked_at` once it has applied up to `index`.
+    pub fn confirmed(&self) -> Option<Confirmed> {
+        self.shared.confirmed.get()
+    }
+
+    /// Where [`Handle::confirmed`] is published, for readers on the path of a request.
+    pub fn confirmed_cell(&self) -> Arc<ConfirmedCell> {
+        Arc::clone(&self.shared.confirmed)
+    }
+
+    /// The gates that the thread opens and closes.
+    pub fn gates(&self) -> Arc<Gates> {
+        Arc::clone(&self.shared.gates)
+    }
+
+    /// Makes the thread look at the view at once. Call it after publishing one; without it the
+    /// thread notices with its next renewal.
+    pub fn wake(&self) {
+        self.shared.wake();
+    }
+
+    /// Offers every VIP to other nodes, gives them up, and asks for none any more. Returns at once;
+    /// [`Handle::drained`] says when it is done, which takes at most about a lease.
+    pub fn drain(&self) {
+        self.wish(Wish::Drain);
+    }
+
+    /// Whether nothing is held or asked for.
+    pub fn drained(&self) -> bool {
+        self.shared.idle.load(Ordering::Acquire)
+    }
+
+    /// Whether the thread still runs. If it ends by itself that is a bug; gates close by themselves.
+    pub fn alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Datagram counters.
+    pub fn counters(&self) -> Counters {
+        let counts = &self.shared.counts;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            received: read(&counts.received),
+            sent: read(&counts.sent),
+            send_errors: read(&counts.send_errors),
+            malformed: read(&counts.malformed),
+            strangers: read(&counts.strangers),
+            forged: read(&counts.forged),
+            replayed: read(&counts.replayed),
+        }
+    }
+
+    /// Ends the thread as a crash would: nothing is told, gates run out by themselves.
+    pub fn crash(self) {
+        self.wish(Wish::Crash);
+    }
+
+    fn wish(&self, wish: Wish) {
+        self.shared.wish.fetch_max(wish as u8, Ordering::AcqRel);
+        self.shared.wake();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.wish(Wish::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the lease thread had panicked");
+        }
+    }
+}

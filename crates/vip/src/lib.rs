@@ -1,0 +1,24 @@
+//! Carries out VIP leases: the lease thread, what it opens, and whom it tells.
+//!
+//! [`LeaseThread::start`] runs [`ballast_core::lease::LeaseNode`] on a thread of its own, with a UDP
+//! socket of its own, so that a renewal never waits for a request, a disk, an allocation of somebody
+//! else or an async runtime. What it needs of the agreed state is published to it as an immutable
+//! view; what the data plane needs of it are gates with absolute deadlines, which close by
+//! themselves when this thread does not run.
+//!
+//! Not here: the protocol (`ballast_core::lease`), which is pure and is tested by simulation.
+
+mod clock;
+mod driver;
+mod gates;
+mod handle;
+mod marks;
+mod priority;
+mod thread;
+
+pub use clock::boot_now;
+pub use driver::{Driver, ListenerChange, LoopbackDriver};
+pub use gates::Gates;
+pub use handle::{Counters, Handle};
+pub use marks::{ConfirmedCell, LogMarks};
+pub use thread::{EventSink, Inputs, LeaseThread, Options, StartError};

@@ -1,0 +1,119 @@
+//! Numbers that other threads write or read beside the lease thread.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use ballast_core::{
+    ids::LogIndex,
+    lease::{Confirmed, LogFacts},
+    time::BootNanos,
+};
+
+/// Positions in this node's log, written by Raft's storage, read with every datagram.
+#[derive(Debug, Default)]
+pub struct LogMarks {
+    applied: AtomicU64,
+    last: AtomicU64,
+    membership: AtomicU64,
+}
+
+impl LogMarks {
+    /// Marks as they stand after the log was opened. Start the lease thread after that.
+    pub fn new(facts: LogFacts) -> Self {
+        let marks = Self::default();
+        marks.set_applied(facts.applied);
+        marks.set_last(facts.last);
+        marks.set_membership(facts.membership);
+        marks
+    }
+
+    /// An entry was applied.
+    pub fn set_applied(&self, index: LogIndex) {
+        self.applied.store(index.get(), Ordering::Release);
+    }
+
+    /// The log ends here now. Store it *before* an append is acknowledged, and after a truncation.
+    pub fn set_last(&self, index: LogIndex) {
+        self.last.store(index.get(), Ordering::Release);
+    }
+
+    /// The newest membership entry in the log is here now. Store it *before* the append that carries
+    /// it is acknowledged, and after a truncation that took it away.
+    pub fn set_membership(&self, index: LogIndex) {
+        self.membership.store(index.get(), Ordering::Release);
+    }
+
+    /// All three.
+    pub fn get(&self) -> LogFacts {
+        LogFacts {
+            applied: LogIndex::new(self.applied.load(Ordering::Acquire)),
+            last: LogIndex::new(self.last.load(Ordering::Acquire)),
+            membership: LogIndex::new(self.membership.load(Ordering::Acquire)),
+        }
+    }
+}
+
+/// A [`Confirmed`] that one thread writes and any number read, without a lock: readers look again
+/// when the counter was odd or moved meanwhile.
+#[derive(Debug, Default)]
+pub struct ConfirmedCell {
+    version: AtomicU64,
+    asked_at: AtomicU64,
+    index: AtomicU64,
+}
+
+impl ConfirmedCell {
+    /// Publishes. One thread only.
+    pub(crate) fn set(&self, confirmed: Confirmed) {
+        let version = self.version.load(Ordering::Relaxed);
+        self.version.store(version + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.asked_at.store(confirmed.asked_at.get(), Ordering::Relaxed);
+        self.index.store(confirmed.index.get(), Ordering::Relaxed);
+        self.version.store(version + 2, Ordering::Release);
+    }
+
+    /// The newest, nothing before the first.
+    pub fn get(&self) -> Option<Confirmed> {
+        loop {
+            let before = self.version.load(Ordering::Acquire);
+            let asked_at = self.asked_at.load(Ordering::Relaxed);
+            let index = self.index.load(Ordering::Relaxed);
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
+                let confirmed = Confirmed { asked_at: BootNanos::new(asked_at), index: LogIndex::new(index) };
+                return (before > 0).then_some(confirmed);
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn readers_never_see_halves_of_two_values() {
+        let cell = Arc::new(ConfirmedCell::default());
+        assert_eq!(cell.get(), None);
+        let writer = {
+            let cell = Arc::clone(&cell);
+            std::thread::spawn(move || {
+                for n in 1..=20_000 {
+                    cell.set(Confirmed { asked_at: BootNanos::new(n), index: LogIndex::new(n * 3) });
+                }
+            })
+        };
+        let mut newest = 0;
+        while newest < 20_000 {
+            if let Some(Confirmed { asked_at, index }) = cell.get() {
+                assert_eq!(asked_at.get() * 3, index.get());
+                assert!(asked_at.get() >= newest);
+                newest = asked_at.get();
+            }
+        }
+        writer.join().expect("the writer does not panic");
+    }
+}

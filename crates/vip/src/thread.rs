@@ -1,0 +1,273 @@
+//! The lease thread: waits for datagrams, deadlines and views, feeds them to the protocol and
+//! carries out what it says, in order.
+//!
+//! A plain thread with `ppoll`, so that nothing else can keep it from renewing. Each turn takes at
+//! most [`DATAGRAMS_PER_TURN_MAX`] datagrams, so that a flood cannot keep it from its deadlines.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::fd::{AsRawFd, RawFd},
+    sync::{Arc, atomic::Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use ballast_core::{
+    cluster::Ownership,
+    ids::{Boot, NodeId, VipId},
+    lease::{Action, Actions, Dropped, LeaseNode, LeaseView, Transition, VipGate},
+    time::BootNanos,
+};
+
+use crate::{
+    Driver, Gates, Handle, LogMarks, boot_now,
+    handle::{Shared, Wish},
+    priority,
+};
+
+/// Datagrams taken before deadlines are looked at again. At 2 us each a turn stays below 0.2 ms.
+const DATAGRAMS_PER_TURN_MAX: usize = 64;
+
+/// Longer than the longest datagram, so that an overlong one is seen as such.
+const BUFFER_BYTES: usize = 2048;
+
+/// Called on the lease thread with every gain and loss; must not block.
+pub type EventSink = Box<dyn FnMut(Transition) + Send>;
+
+/// Who this is and where it listens.
+pub struct Options {
+    /// This node.
+    pub node: NodeId,
+    /// This life of it, random.
+    pub boot: Boot,
+    /// Bound to the node's cluster address.
+    pub socket: UdpSocket,
+    /// Ask for real-time scheduling and locked memory; a refusal is logged and does no harm.
+    pub real_time: bool,
+}
+
+/// What the thread reads and whom it tells.
+pub struct Inputs {
+    /// The agreed state; publish a new one and call [`Handle::wake`]. Nothing happens before the first.
+    pub view: Arc<ArcSwapOption<LeaseView>>,
+    /// Positions in this node's log.
+    pub marks: Arc<LogMarks>,
+    /// The gates, shared with the data plane.
+    pub gates: Arc<Gates>,
+    /// Carries out ownership.
+    pub driver: Box<dyn Driver>,
+    /// Told of every gain and loss.
+    pub events: EventSink,
+}
+
+/// The lease thread could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("start the lease thread: {doing}")]
+pub struct StartError {
+    doing: &'static str,
+    #[source]
+    source: io::Error,
+}
+
+/// Starts lease threads.
+pub struct LeaseThread;
+
+impl LeaseThread {
+    /// Starts the thread of one node.
+    ///
+    /// # Errors
+    /// [`StartError`] when the kernel gives no thread or descriptor.
+    pub fn start(options: Options, inputs: Inputs) -> Result<Handle, StartError> {
+        let error = |doing| move |source| StartError { doing, source };
+        options.socket.set_nonblocking(true).map_err(error("make its socket non-blocking"))?;
+        let shared = Arc::new(Shared::new(Arc::clone(&inputs.gates)).map_err(error("make an event descriptor"))?);
+        let runner = Runner {
+            // Before the thread runs, so that the silence after a start is not counted from too late.
+            node: LeaseNode::new(options.node, options.boot, boot_now()),
+            socket: options.socket,
+            seen: None,
+            actions: Actions::new(),
+            held: Vec::new(),
+            inputs,
+            shared: Arc::clone(&shared),
+            published_at: BootNanos::default(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("ballast-lease".to_owned())
+            .spawn(move || runner.run(options.real_time))
+            .map_err(error("spawn"))?;
+        Ok(Handle { shared, thread: Some(thread) })
+    }
+}
+
+struct Runner {
+    node: LeaseNode,
+    socket: UdpSocket,
+    inputs: Inputs,
+    shared: Arc<Shared>,
+    seen: Option<Arc<LeaseView>>,
+    actions: Actions,
+    held: Vec<(VipId, Arc<VipGate>)>,
+    published_at: BootNanos,
+}
+
+impl Runner {
+    fn run(mut self, real_time: bool) {
+        if real_time {
+            let granted = priority::raise();
+            if !granted.fifo {
+                tracing::info!(
+                    "no real-time scheduling for leases (needs CAP_SYS_NICE); a busy machine may renew late"
+                );
+            }
+            if !granted.locked {
+                tracing::info!(
+                    "memory is not locked (needs CAP_IPC_LOCK or a higher memlock limit); swapping may delay renewals"
+                );
+            }
+        }
+        let mut buffer = [0; BUFFER_BYTES];
+        loop {
+            let wish = self.shared.wish.load(Ordering::Acquire);
+            if wish == Wish::Crash as u8 {
+                return;
+            }
+            self.look_at_view();
+            let facts = self.inputs.marks.get();
+            if wish == Wish::Stop as u8 {
+                self.node.let_go(boot_now(), facts, &mut self.actions);
+                self.perform();
+                self.publish(boot_now(), true);
+                return;
+            }
+            if wish == Wish::Drain as u8 {
+                self.node.drain(boot_now(), facts, &mut self.actions);
+            } else {
+                self.node.tick(boot_now(), facts, &mut self.actions);
+            }
+            self.perform();
+            self.receive(&mut buffer);
+            let now = boot_now();
+            self.publish(now, false);
+            let deadline = self.node.next_deadline(now, self.inputs.marks.get());
+            self.wait(deadline.since(boot_now()));
+        }
+    }
+
+    fn look_at_view(&mut self) {
+        let current = self.inputs.view.load();
+        let Some(view) = current.as_ref() else { return };
+        if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, view)) {
+            return;
+        }
+        let view = Arc::clone(view);
+        self.seen = Some(Arc::clone(&view));
+        self.node.set_view(boot_now(), self.inputs.marks.get(), view, &mut self.actions);
+        self.perform();
+        self.publish(boot_now(), true);
+    }
+
+    /// Takes what has arrived, up to a bound.
+    fn receive(&mut self, buffer: &mut [u8]) {
+        for _ in 0..DATAGRAMS_PER_TURN_MAX {
+            let length = match self.socket.recv_from(buffer) {
+                Ok((length, _)) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // Nothing more, or an error that the next send will meet again and count.
+                Err(_) => return,
+            };
+            let counts = &self.shared.counts;
+            counts.received.fetch_add(1, Ordering::Relaxed);
+            let facts = self.inputs.marks.get();
+            let counter = match self.node.packet(boot_now(), facts, &buffer[..length], &mut self.actions) {
+                None => None,
+                Some(Dropped::Malformed) => Some(&counts.malformed),
+                Some(Dropped::Stranger) => Some(&counts.strangers),
+                Some(Dropped::Forged) => Some(&counts.forged),
+                Some(Dropped::Replayed) => Some(&counts.replayed),
+            };
+            if let Some(counter) = counter {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            self.perform();
+        }
+    }
+
+    /// Carries out what the protocol said, in its order.
+    fn perform(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Close { vip } => {
+                    if let Some(at) = self.held.iter().position(|(held, _)| *held == vip) {
+                        let (_, gate) = self.held.swap_remove(at);
+                        gate.close();
+                        self.inputs.driver.released(vip);
+                    }
+                }
+                Action::Open { vip, epoch, until } => {
+                    if let Some((_, gate)) = self.held.iter().find(|(held, _)| *held == vip) {
+                        gate.hold(epoch.get(), until);
+                        self.inputs.driver.renewed(vip, epoch, until);
+                    } else {
+                        let gate = self.inputs.gates.gate(vip);
+                        gate.hold(epoch.get(), until);
+                        self.held.push((vip, gate));
+                        let view = self.seen.as_ref();
+                        let known = view.and_then(|view| view.vips.iter().find(|known| known.id == vip));
+                        self.inputs.driver.acquired(vip, known.map_or(&[], |known| &known.addresses), epoch);
+                    }
+                }
+                Action::Send { to, bytes } => self.send(to, &bytes),
+                Action::Report(transition) => {
+                    (self.inputs.events)(transition);
+                    self.published_at = BootNanos::default();
+                }
+            }
+        }
+    }
+
+    fn send(&self, to: NodeId, bytes: &[u8]) {
+        let Some(address) = self.address(to) else { return };
+        let counts = &self.shared.counts;
+        let counter = match self.socket.send_to(bytes, address) {
+            Ok(_) => &counts.sent,
+            Err(_) => &counts.send_errors,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn address(&self, node: NodeId) -> Option<SocketAddr> {
+        self.seen.as_ref()?.nodes.iter().find(|member| member.id == node).map(|member| member.address)
+    }
+
+    /// Lets readers see how things stand: what changed at once, the rest once per renewal.
+    fn publish(&mut self, now: BootNanos, at_once: bool) {
+        if let Some(confirmed) = self.node.confirmed()
+            && self.shared.confirmed.get() != Some(confirmed)
+        {
+            self.shared.confirmed.set(confirmed);
+        }
+        let interval = self.seen.as_ref().map_or(u64::MAX, |view| view.timing.renew());
+        if at_once || now.since(self.published_at) >= interval {
+            self.published_at = now;
+            self.shared.idle.store(self.node.idle(), Ordering::Release);
+            self.shared.status.store(Arc::new(self.node.status(now, self.inputs.marks.get())));
+        }
+    }
+
+    /// Sleeps until a datagram, a wake or the deadline.
+    fn wait(&self, nanos: u64) {
+        let poll = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = [poll(self.socket.as_raw_fd()), poll(self.shared.wake_fd())];
+        // An hour at most, for the kernel refuses what does not fit a timespec.
+        let nanos = nanos.min(3_600_000_000_000);
+        let timeout =
+            libc::timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 };
+        // SAFETY: both pointers are valid for the call, the count is that of the array, and no signal
+        // mask is given.
+        unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) };
+        if fds[1].revents != 0 {
+            self.shared.woken();
+        }
+    }
+}
