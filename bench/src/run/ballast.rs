@@ -1,0 +1,242 @@
+//! Ballast itself, as an operator would run it: `ballastd init`, `join`, `run`, `ballastctl apply`.
+//!
+//! All nodes are on one machine, so each has its own listeners, chosen by a label.
+
+use std::{
+    fs,
+    io::Write,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use ballast_testkit::{client::Client, cluster::Cluster, ports, wait};
+use serde_json::Value;
+
+use super::load::Backend;
+use crate::process;
+
+/// Header that carries the key of the table, in all proxies.
+pub const KEY_HEADER: &str = "X-Client";
+/// Label that tells the nodes apart.
+const LABEL: &str = "bench";
+
+/// A running cluster.
+pub struct Ballast {
+    cluster: Cluster,
+    sites: Vec<Site>,
+    backends: Vec<Backend>,
+}
+
+/// Where one node listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Without persistence.
+    pub plain: SocketAddr,
+    /// With a table keyed by [`KEY_HEADER`].
+    pub table: SocketAddr,
+    /// Answers with the mark of the configuration that the node serves.
+    pub mark: SocketAddr,
+}
+
+impl Ballast {
+    /// Starts a cluster of `nodes` voters with everything configured, all on `core` if one is given.
+    ///
+    /// # Errors
+    /// When a node does not become ready or the configuration is refused.
+    pub fn start(nodes: usize, backends: &[Backend], core: Option<usize>) -> Result<Self> {
+        let mut cluster = Cluster::start(0)?;
+        process::on_core(core, || (0..nodes).try_for_each(|_| add_node(&mut cluster).map(|_| ())))??;
+        let sites = (0..nodes).map(|_| Site::fresh()).collect::<Result<Vec<_>>>()?;
+        let ballast = Self { cluster, sites, backends: backends.to_vec() };
+        ballast.wait_voters(nodes)?;
+        ballast.cluster.apply(0, &document(&ballast.sites, &ballast.backends, "first"))?;
+        for site in &ballast.sites {
+            for address in [site.plain, site.table, site.mark] {
+                wait_listening(address)?;
+            }
+        }
+        Ok(ballast)
+    }
+
+    /// Where a node listens.
+    pub fn site(&self, node: usize) -> Site {
+        self.sites[node]
+    }
+
+    /// One listener of each node.
+    pub fn addresses(&self, of: impl Fn(&Site) -> SocketAddr) -> Vec<SocketAddr> {
+        self.sites.iter().map(of).collect()
+    }
+
+    /// Process ids of all nodes.
+    pub fn pids(&self) -> Vec<u32> {
+        (0..self.cluster.len()).filter_map(|node| self.cluster.node(node).pid()).collect()
+    }
+
+    /// The cluster, for what is special to a case.
+    pub fn cluster(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    /// The document with another mark, in a file for `ballastctl apply -f`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_document(&self, mark: &str) -> Result<PathBuf> {
+        let file = self.cluster.folder().join("marked.yaml");
+        fs::write(&file, document(&self.sites, &self.backends, mark))?;
+        Ok(file)
+    }
+
+    /// Bindings in a node's table, by its own count.
+    ///
+    /// # Errors
+    /// When the node does not say.
+    pub fn bindings(&self, node: usize) -> Result<u64> {
+        let metrics = self.cluster.metrics(node)?;
+        let mut series = metrics.iter().filter(|(name, _)| is_series_of(name, "ballast_bindings")).peekable();
+        series.peek().context("the node has no metric ballast_bindings")?;
+        Ok(series.map(|(_, value)| *value as u64).sum())
+    }
+
+    fn wait_voters(&self, wanted: usize) -> Result<()> {
+        wait::until(&format!("{wanted} voters"), || {
+            let status = self.cluster.ctl_json(0, &["cluster", "status"])?;
+            Ok((count_voters(&status) >= wanted).then_some(()))
+        })
+    }
+}
+
+/// Adds a node that carries its own name as a label. Returns its position.
+///
+/// # Errors
+/// When it does not become ready.
+pub fn add_node(cluster: &mut Cluster) -> Result<usize> {
+    let position = prepare_node(cluster)?;
+    cluster.spawn(position)?;
+    cluster.wait_ready(position)?;
+    Ok(position)
+}
+
+/// As [`add_node`], without starting it.
+///
+/// # Errors
+/// When it cannot make a cluster or join it.
+pub fn prepare_node(cluster: &mut Cluster) -> Result<usize> {
+    let position = cluster.prepare_node()?;
+    let node = cluster.node(position);
+    let mut file = fs::OpenOptions::new().append(true).open(node.folder().join("ballastd.toml"))?;
+    writeln!(file, "\n[labels]\n{LABEL} = \"{}\"", node.name())?;
+    if position == 0 {
+        cluster.daemon_once(position, &["init"])?;
+    } else {
+        let token = cluster.join_token()?;
+        cluster.daemon_once(position, &["join", "--token", &token])?;
+    }
+    Ok(position)
+}
+
+impl Site {
+    fn fresh() -> Result<Self> {
+        Ok(Self { plain: ports::free_local()?, table: ports::free_local()?, mark: ports::free_local()? })
+    }
+}
+
+/// Mark of the configuration that answers at `client`'s address.
+///
+/// # Errors
+/// When nobody answers.
+pub fn mark_at(client: &mut Client) -> Result<String> {
+    Ok(client.get("/")?.text().trim().to_owned())
+}
+
+/// Waits until somebody accepts connections.
+///
+/// # Errors
+/// When nobody does in time.
+pub fn wait_listening(address: SocketAddr) -> Result<()> {
+    wait::until(&format!("{address} to listen"), || Ok(TcpStream::connect(address).ok().map(drop)))
+}
+
+fn is_series_of(series: &str, family: &str) -> bool {
+    series.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+}
+
+/// Members that say of themselves that they vote, wherever they are in the document.
+fn count_voters(status: &Value) -> usize {
+    match status {
+        Value::Object(fields) => {
+            let own = usize::from(fields.get("voter") == Some(&Value::Bool(true)));
+            own + fields.values().map(count_voters).sum::<usize>()
+        }
+        Value::Array(items) => items.iter().map(count_voters).sum(),
+        _ => 0,
+    }
+}
+
+/// The configuration: three farms, each with a listener for each node.
+fn document(sites: &[Site], backends: &[Backend], mark: &str) -> String {
+    let listeners = |of: fn(&Site) -> SocketAddr| -> String {
+        sites
+            .iter()
+            .enumerate()
+            .map(|(position, site)| {
+                let name = format!("node-{}", position + 1);
+                let (ip, port) = (Ipv4Addr::LOCALHOST, of(site).port());
+                format!("      - {{ name: {name}, address: {ip}, port: {port}, nodes: {{ {LABEL}: {name} }} }}\n")
+            })
+            .collect()
+    };
+    let backends: String = backends
+        .iter()
+        .map(|(name, address)| format!("          - {{ name: {name}, address: \"{address}\" }}\n"))
+        .collect();
+    format!(
+        "\
+version: 1
+farms:
+  - name: plain
+    listeners:
+{plain}    services:
+      - name: site
+        balance: round_robin
+        backends:
+{backends}    timeouts: {{ client_idle: 600s }}
+  - name: table
+    listeners:
+{table}    services:
+      - name: site
+        balance: round_robin
+        persistence:
+          table: {{ key: {{ header: {KEY_HEADER} }}, idle_timeout: 4h, entries_max: 10000000 }}
+        backends:
+{backends}    timeouts: {{ client_idle: 600s }}
+  - name: mark
+    listeners:
+{marks}    fallback: {{ status: 200, body: \"{mark}\" }}
+",
+        plain = listeners(|site| site.plain),
+        table = listeners(|site| site.table),
+        marks = listeners(|site| site.mark),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn voters_are_counted_wherever_they_are() {
+        let status =
+            serde_json::json!({"nodes": [{"voter": true}, {"node": {"x": 1}, "voter": true}, {"voter": false}]});
+        assert_eq!(count_voters(&status), 2);
+    }
+
+    #[test]
+    fn a_family_is_not_mistaken_for_another() {
+        assert!(is_series_of("ballast_bindings", "ballast_bindings"));
+        assert!(is_series_of("ballast_bindings{farm=\"a\"}", "ballast_bindings"));
+        assert!(!is_series_of("ballast_bindings_created_total", "ballast_bindings"));
+    }
+}
