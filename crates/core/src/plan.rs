@@ -7,6 +7,11 @@
 //! Not here: how a backend is picked ([`crate::balance`]), who owns a VIP right now
 //! ([`crate::lease`]; it changes without the log).
 
+mod compile;
+mod matching;
+
+pub use compile::compile;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,

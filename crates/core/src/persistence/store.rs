@@ -42,8 +42,8 @@ pub(crate) struct Store {
 
 impl Store {
     /// The handle for readers.
-    pub(crate) fn tables(&self) -> Arc<Tables> {
-        Arc::clone(&self.shared)
+    pub(crate) fn tables(&self) -> &Arc<Tables> {
+        &self.shared
     }
 
     /// Makes the table of a service, or changes its lifetimes.

@@ -39,6 +39,8 @@ pub use snapshot::StateSnapshot;
 pub use vips::{Tenure, VipWish};
 pub use wire::DecodeError;
 
+pub(crate) use registry::FarmNumbers;
+
 use bindings::{Bind, SetBinding};
 use configuration::Configuration;
 use events::Events;
@@ -47,7 +49,7 @@ use members::Members;
 use operator::Operator;
 use origins::Origins;
 use part::Part;
-use registry::Registry;
+use registry::{Numbers, Registry};
 use roster::Roster;
 use vips::Vips;
 
@@ -176,7 +178,7 @@ impl State {
     }
 
     /// The binding tables for readers: one handle for the life of the process.
-    pub fn tables(&self) -> Arc<Tables> {
+    pub fn tables(&self) -> &Arc<Tables> {
         self.store.tables()
     }
 
@@ -188,6 +190,11 @@ impl State {
     /// Resident bytes of the bindings.
     pub fn binding_bytes(&self) -> usize {
         self.store.array_bytes()
+    }
+
+    /// The numbers of everything that the document in force names.
+    pub(crate) fn numbers(&self) -> &Numbers {
+        &self.roster.numbers
     }
 
     fn carry_out(&mut self, at: At, command: &Command) -> Outcome {
@@ -239,4 +246,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,3 +2,5 @@
 
 mod scenario;
 mod scripts;
+
+pub(crate) use scenario::{Scenario, author};

@@ -9,13 +9,13 @@ use crate::{
 };
 
 /// Applies commands one entry at a time.
-pub(super) struct Scenario {
-    pub(super) state: State,
-    pub(super) now: LogTime,
+pub(crate) struct Scenario {
+    pub(crate) state: State,
+    pub(crate) now: LogTime,
     seq: u64,
 }
 
-pub(super) fn author() -> Author {
+pub(crate) fn author() -> Author {
     Author { name: "ann".to_owned(), message: "because".to_owned() }
 }
 
@@ -72,21 +72,32 @@ pub(super) fn apply_config(document: String, request_id: &str, expect: Option<u6
 
 impl Scenario {
     /// A state without an entry.
-    pub(super) fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { state: State::new(), now: LogTime::from_millis(1_000_000_000_000), seq: 0 }
     }
 
-    /// A cluster of one with backends `a`, `b` and `c`.
-    pub(super) fn shop() -> Self {
+    /// A cluster of one without a configuration.
+    pub(crate) fn founded() -> Self {
         let mut scenario = Self::empty();
         scenario.run(init());
-        let outcome = scenario.run(apply_config(document(&["a", "b", "c"], ""), "", None));
-        assert_eq!(outcome, Outcome::Applied { revision: Revision::new(1), changed: true });
+        scenario
+    }
+
+    /// Applies a document that must be right.
+    pub(crate) fn apply(&mut self, document: String) {
+        let outcome = self.run(apply_config(document, "", None));
+        assert!(matches!(outcome, Outcome::Applied { changed: true, .. }), "{outcome:?}");
+    }
+
+    /// A cluster of one with backends `a`, `b` and `c`.
+    pub(crate) fn shop() -> Self {
+        let mut scenario = Self::founded();
+        scenario.apply(document(&["a", "b", "c"], ""));
         scenario
     }
 
     /// Makes an entry of one command and applies it.
-    pub(super) fn run(&mut self, command: Command) -> Outcome {
+    pub(crate) fn run(&mut self, command: Command) -> Outcome {
         let entry = self.entry(vec![command]);
         let mut out = Vec::new();
         self.state.apply(LogIndex::new(self.state.applied().get() + 1), &entry, &mut out);
@@ -94,27 +105,27 @@ impl Scenario {
     }
 
     /// The next entry of this log.
-    pub(super) fn entry(&mut self, commands: Vec<Command>) -> Entry {
+    pub(crate) fn entry(&mut self, commands: Vec<Command>) -> Entry {
         self.seq += 1;
         let frame = Frame { origin: origin(), seq: self.seq, commands };
         Entry { log_time: self.now, frames: vec![frame] }
     }
 
     /// Lets log time pass.
-    pub(super) fn wait(&mut self, millis: u64) {
+    pub(crate) fn wait(&mut self, millis: u64) {
         self.now = self.now.plus_millis(millis);
         self.run(Command::Tick);
     }
 
     /// The same state, by way of a snapshot's bytes.
-    pub(super) fn reread(&self) -> State {
+    pub(crate) fn reread(&self) -> State {
         let mut bytes = Vec::new();
         self.state.snapshot().write(&mut bytes).expect("a vector takes everything");
         State::read(&mut bytes.as_slice()).expect("what was written is read")
     }
 
-    /// Labels are not used by most scripts.
-    pub(super) fn labelled(name: &str, labels: &[(&str, &str)]) -> NodeInfo {
+    /// A node with labels.
+    pub(crate) fn labelled(name: &str, labels: &[(&str, &str)]) -> NodeInfo {
         let labels: BTreeMap<_, _> = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         NodeInfo { labels, ..node_info(name) }
     }

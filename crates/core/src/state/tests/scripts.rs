@@ -346,7 +346,7 @@ fn everything_outlives_a_snapshot() {
 #[test]
 fn readers_follow_a_replaced_state() {
     let mut s = Scenario::shop();
-    let tables = s.state.tables();
+    let tables = std::sync::Arc::clone(s.state.tables());
     let other = {
         let mut other = Scenario::shop();
         other.run(bind(B));
