@@ -30,7 +30,7 @@ pub(crate) enum Wish {
 /// What the thread shares with its handles.
 pub(crate) struct Shared {
     pub wish: AtomicU8,
-    pub idle: AtomicBool,
+    pub drained: AtomicBool,
     pub status: ArcSwap<Vec<VipStatus>>,
     pub confirmed: Arc<ConfirmedCell>,
     pub gates: Arc<Gates>,
@@ -78,7 +78,7 @@ impl Shared {
         }
         Ok(Self {
             wish: AtomicU8::new(Wish::Run as u8),
-            idle: AtomicBool::new(true),
+            drained: AtomicBool::new(false),
             status: ArcSwap::default(),
             confirmed: Arc::default(),
             gates,
@@ -144,9 +144,9 @@ impl Handle {
         self.wish(Wish::Drain);
     }
 
-    /// Whether nothing is held or asked for.
+    /// Whether a drain was asked for and nothing is held any more.
     pub fn drained(&self) -> bool {
-        self.shared.idle.load(Ordering::Acquire)
+        self.shared.drained.load(Ordering::Acquire)
     }
 
     /// Whether the thread still runs. If it ends by itself that is a bug; gates close by themselves.

@@ -28,6 +28,9 @@ use crate::{
 /// Datagrams taken before deadlines are looked at again. At 2 us each a turn stays below 0.2 ms.
 const DATAGRAMS_PER_TURN_MAX: usize = 64;
 
+/// Longest sleep. There is nothing to wait for only before the first view, which is then found without a wake too.
+const WAIT_NANOS_MAX: u64 = 100_000_000;
+
 /// Longer than the longest datagram, so that an overlong one is seen as such.
 const BUFFER_BYTES: usize = 2048;
 
@@ -149,6 +152,7 @@ impl Runner {
             self.receive(&mut buffer);
             let now = boot_now();
             self.publish(now, false);
+            self.shared.drained.store(wish == Wish::Drain as u8 && self.node.idle(), Ordering::Release);
             let deadline = self.node.next_deadline(now, self.inputs.marks.get());
             self.wait(deadline.since(boot_now()));
         }
@@ -250,7 +254,6 @@ impl Runner {
         let interval = self.seen.as_ref().map_or(u64::MAX, |view| view.timing.renew());
         if at_once || now.since(self.published_at) >= interval {
             self.published_at = now;
-            self.shared.idle.store(self.node.idle(), Ordering::Release);
             self.shared.status.store(Arc::new(self.node.status(now, self.inputs.marks.get())));
         }
     }
@@ -259,8 +262,7 @@ impl Runner {
     fn wait(&self, nanos: u64) {
         let poll = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let mut fds = [poll(self.socket.as_raw_fd()), poll(self.shared.wake_fd())];
-        // An hour at most, for the kernel refuses what does not fit a timespec.
-        let nanos = nanos.min(3_600_000_000_000);
+        let nanos = nanos.min(WAIT_NANOS_MAX);
         let timeout =
             libc::timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 };
         // SAFETY: both pointers are valid for the call, the count is that of the array, and no signal

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use super::{
     datagram::{Holding, Offer, Release, Stance, Want},
+    grants::{Grants, Said},
     rules::{Rule, Rules},
     view::{Confirmed, LeaseView},
     voters::VoterSets,
@@ -136,29 +137,6 @@ struct Released {
     at: BootNanos,
 }
 
-/// Grants of voters to one claim.
-#[derive(Default)]
-struct Grants(Vec<Grant>);
-
-#[derive(Clone, Copy)]
-struct Grant {
-    voter: NodeId,
-    asked_at: BootNanos,
-    until: BootNanos,
-    last: LogIndex,
-}
-
-/// One answer of a voter, with what this node knows of the question.
-pub(super) struct Said {
-    pub voter: NodeId,
-    pub asked_at: BootNanos,
-    /// The right that was asked for.
-    pub right: u64,
-    /// The voter's last log index.
-    pub last: LogIndex,
-    pub stance: Stance,
-}
-
 /// For status pages.
 pub(super) struct Look {
     pub holder: Option<NodeId>,
@@ -207,7 +185,7 @@ impl Candidate {
             Hold::Watching => self.consider(ctx, out),
             Hold::Claiming { epoch, grants, .. } => match said.stance {
                 Stance::Granted { epoch: granted } if granted == *epoch => {
-                    grants.add(ctx, said);
+                    grants.add(ctx.now, ctx.rules, said);
                     self.arm(ctx, out);
                 }
                 Stance::LowEpoch { highest } if highest > *epoch => self.abandon(ctx, out),
@@ -217,7 +195,7 @@ impl Candidate {
             Hold::Held { epoch, grants, told, .. } => match said.stance {
                 // A promise is to this life of this node; the epoch only grows under it.
                 Stance::Granted { epoch: granted } if granted <= *epoch && granted > self.spent && told.is_none() => {
-                    grants.add(ctx, said);
+                    grants.add(ctx.now, ctx.rules, said);
                     self.arm(ctx, out);
                 }
                 Stance::LowEpoch { highest } if highest >= *epoch => {
@@ -330,7 +308,9 @@ impl Candidate {
                 let told = told.map(|(at, _)| at);
                 let offer = match leaving {
                     Leaving::Offering { sent, .. } => Some(sent.plus(ctx.view.timing.renew() / 4)),
-                    Leaving::Stays { retry_at } => self.should_leave(ctx).then(|| (*retry_at).max(ctx.now)),
+                    Leaving::Stays { retry_at } => {
+                        self.should_leave(ctx).then(|| if ctx.fit { (*retry_at).max(ctx.now) } else { ctx.now })
+                    }
                 };
                 [Some(*until), told, offer].into_iter().flatten().min()
             }
@@ -472,7 +452,8 @@ impl Candidate {
 
     /// This node's place among those who might take over; the last holder comes last.
     fn rank(&self, ctx: &Context<'_>) -> u64 {
-        let last = self.known.map(|k| k.by.node);
+        let released = self.released.filter(|r| ctx.now.since(r.at) < ctx.view.timing.promise());
+        let last = self.known.map(|k| k.by.node).or(released.map(|r| r.holding.node));
         let others = ctx.ranking.order.iter().filter(|n| Some(**n) != last);
         let place = others.clone().position(|n| *n == ctx.node).unwrap_or(others.count());
         place as u64
@@ -524,7 +505,8 @@ impl Candidate {
                     sets: required,
                     fresh: now_fresh,
                     since: now_fresh,
-                    leaving: Leaving::Stays { retry_at: BootNanos::default() },
+                    // The placement does not know of this yet.
+                    leaving: Leaving::Stays { retry_at: ctx.now.plus(2 * ctx.view.timing.renew()) },
                     told: None,
                 };
                 self.words.clear();
@@ -606,7 +588,7 @@ impl Candidate {
         let offer = Offer { vip: self.vip, epoch: *epoch };
         let timing = ctx.view.timing;
         match leaving {
-            Leaving::Stays { retry_at } if should && ctx.now >= *retry_at => {
+            Leaving::Stays { retry_at } if should && (ctx.now >= *retry_at || !ctx.fit) => {
                 let others = ctx.ranking.order.iter().copied().filter(|n| *n != ctx.node);
                 let mut left: Vec<NodeId> = if ctx.fit { others.take(1).collect() } else { others.collect() };
                 if left.is_empty() {
@@ -645,37 +627,10 @@ impl Candidate {
         if let (Hold::Watching, Some((epoch, grants))) = (&self.hold, &mut self.ghost)
             && said.stance == (Stance::Granted { epoch: *epoch })
         {
-            grants.add(ctx, said);
+            grants.add(ctx.now, ctx.rules, said);
             if let Some((until, _)) = grants.agreed(&ctx.view.voters).filter(|(until, _)| *until > ctx.now) {
                 out.push(Effect::Open { epoch: *epoch, until });
             }
         }
-    }
-}
-
-impl Grants {
-    fn add(&mut self, ctx: &Context<'_>, said: &Said) {
-        let from = if ctx.rules.keep(Rule::TimedFromAsking) { said.asked_at } else { ctx.now };
-        let grant = Grant { voter: said.voter, asked_at: said.asked_at, until: from.plus(said.right), last: said.last };
-        if !ctx.rules.keep(Rule::DistinctVoters) {
-            self.0.insert(0, grant);
-            self.0.truncate(8);
-        } else if let Some(known) = self.0.iter_mut().find(|g| g.voter == said.voter) {
-            if known.until < grant.until {
-                *known = grant;
-            }
-        } else {
-            self.0.push(grant);
-        }
-    }
-
-    /// Until when a majority of every set granted it, and what that majority told of the log.
-    fn agreed(&self, sets: &VoterSets) -> Option<(BootNanos, Confirmed)> {
-        let times: Vec<(NodeId, BootNanos)> = self.0.iter().map(|g| (g.voter, g.until)).collect();
-        let until = sets.reached(&times)?;
-        let counted = || self.0.iter().filter(|g| g.until >= until);
-        let asked_at = counted().map(|g| g.asked_at).min()?;
-        let index = counted().map(|g| g.last).max()?;
-        Some((until, Confirmed { asked_at, index }))
     }
 }

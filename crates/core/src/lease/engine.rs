@@ -17,9 +17,10 @@ use std::{
 };
 
 use super::{
-    candidate::{Candidate, Context, Effect, Said},
+    candidate::{Candidate, Context, Effect},
     datagram::{Answer, Ask, ENTRIES_MAX, Holding, Message, Release, Want, Word},
     grantor::{Asker, Grantor, Standing},
+    grants::Said,
     link::{Dropped, Links, Opened},
     placement::{PlacementReason, Ranking, place},
     rules::{Rule, Rules},
@@ -136,7 +137,10 @@ impl LeaseNode {
             Opened::Greet { to, bytes } => out.push(Action::Send { to, bytes }),
             Opened::Message { from, boot, message } => match message {
                 Message::Hello => {}
-                Message::Ask(ask) => self.answer(now, facts, &view, from, boot, &ask, out),
+                Message::Ask(ask) => {
+                    let answer = self.answer_to(now, facts, &view, from, boot, &ask);
+                    self.send(from, &Message::Answer(answer), out);
+                }
                 Message::Answer(answer) => self.answered(now, facts, from, &answer, out),
                 Message::Release(releases) => {
                     for Release { vip, epoch, successor } in releases {
@@ -289,7 +293,6 @@ impl LeaseNode {
             Effect::Open { epoch, until } => out.push(Action::Open { vip, epoch, until }),
             Effect::Gained { epoch, cause } => {
                 out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Gained(cause) }));
-                self.rank(now);
             }
             Effect::Lost { epoch, cause } => {
                 out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Lost(cause) }));
@@ -363,20 +366,6 @@ impl LeaseNode {
 
     fn heard_age(&self, now: BootNanos) -> u64 {
         self.confirmed.map_or(u64::MAX, |confirmed| now.since(confirmed.asked_at))
-    }
-
-    fn answer(
-        &mut self,
-        now: BootNanos,
-        facts: LogFacts,
-        view: &LeaseView,
-        from: NodeId,
-        boot: Boot,
-        ask: &Ask,
-        out: &mut Actions,
-    ) {
-        let answer = self.answer_to(now, facts, view, from, boot, ask);
-        self.send(from, &Message::Answer(answer), out);
     }
 
     fn answer_to(

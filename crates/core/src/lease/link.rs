@@ -306,4 +306,18 @@ mod tests {
         let to_dead = a.seal(id(2), &Message::Release(vec![]));
         assert!(matches!(b_reborn.open(&to_dead), Opened::Greet { .. }));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_dropped(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..1600), sender in 0_u64..4) {
+            let mut links = links(2, 22);
+            proptest::prop_assert!(matches!(links.open(&bytes), Opened::Dropped(_)));
+            // The same behind a header that looks right.
+            let mut dressed = links.seal(id(3), &Message::Hello);
+            dressed[3..11].copy_from_slice(&sender.to_le_bytes());
+            dressed.truncate(HEADER_BYTES);
+            dressed.extend_from_slice(&bytes);
+            proptest::prop_assert!(matches!(links.open(&dressed), Opened::Dropped(_)));
+        }
+    }
 }

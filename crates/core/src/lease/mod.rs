@@ -6,8 +6,8 @@
 //! rights by what clocks may drift. No leader, election or disk is involved, so that losing the
 //! leader costs no VIP and losing an owner costs one lease.
 //!
-//! What is and is not safe rests on the rules named in `rules.rs`; the simulation in `sim.rs` breaks
-//! each of them and must find two owners, and must find none with all of them.
+//! What is and is not safe rests on the rules named in `rules.rs`; the simulation in `sim.rs`
+//! breaks each of them and must find two owners, and must find none with all of them.
 //!
 //! Not here: sockets, clocks and threads (`ballast-vip`); what serving means (`ballast-proxy`).
 
@@ -17,11 +17,14 @@ mod engine;
 mod epoch;
 mod gate;
 mod grantor;
+mod grants;
 mod link;
 mod placement;
 mod rules;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod tests;
 mod timing;
 mod transition;
 mod view;

@@ -1,0 +1,236 @@
+//! Three lease threads in one process, over real sockets, with a referee.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use ballast_core::{
+    config::Failback,
+    ids::{Boot, LogIndex, NodeId, VipId},
+    lease::{Change, Epoch, LeaseMember, LeaseView, LeaseVip, LogFacts, Timing, Transition, VoterSets},
+    time::BootNanos,
+};
+use ballast_vip::{Driver, Gates, Handle, Inputs, LeaseThread, LogMarks, Options, boot_now};
+
+pub const VIP: VipId = VipId::new(7);
+
+type Event = (NodeId, Transition);
+
+/// Far longer than anything here takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Judges ownership as it is carried out: all nodes of a test share one clock.
+#[derive(Default)]
+pub struct Referee {
+    owners: HashMap<VipId, (NodeId, BootNanos)>,
+    pub fouls: Vec<String>,
+}
+
+struct Whistle {
+    node: NodeId,
+    referee: Arc<Mutex<Referee>>,
+    gates: Arc<Gates>,
+}
+
+impl Driver for Whistle {
+    fn acquired(&mut self, vip: VipId, addresses: &[IpAddr], epoch: Epoch) {
+        let now = boot_now();
+        let until = ballast_core::cluster::Ownership::gate(&*self.gates, vip).until();
+        if until <= now {
+            // This thread was held up until its right was over again.
+            return;
+        }
+        let mut referee = self.referee.lock().expect("no panic in the referee");
+        if let Some((owner, right)) = referee.owners.insert(vip, (self.node, until))
+            && owner != self.node
+            && now < right
+        {
+            let early = right.since(now);
+            referee
+                .fouls
+                .push(format!("{vip}: {} took epoch {epoch} {early} ns before {owner} had lost it", self.node));
+        }
+        if addresses.len() != 1 {
+            referee.fouls.push(format!("{vip} came with addresses {addresses:?}"));
+        }
+    }
+
+    fn renewed(&mut self, vip: VipId, _epoch: Epoch, until: BootNanos) {
+        let mut referee = self.referee.lock().expect("no panic in the referee");
+        match referee.owners.get_mut(&vip) {
+            Some((owner, right)) if *owner == self.node => *right = until,
+            _ if until <= boot_now() => {}
+            other => {
+                let other = format!("{vip}: {} renewed, but the owner is {other:?}", self.node);
+                referee.fouls.push(other);
+            }
+        }
+    }
+
+    fn released(&mut self, vip: VipId) {
+        let mut referee = self.referee.lock().expect("no panic in the referee");
+        if referee.owners.get(&vip).is_some_and(|(owner, _)| *owner == self.node) {
+            referee.owners.remove(&vip);
+        }
+    }
+}
+
+pub struct Node {
+    pub id: NodeId,
+    pub address: SocketAddr,
+    pub view: Arc<ArcSwapOption<LeaseView>>,
+    pub marks: Arc<LogMarks>,
+    pub gates: Arc<Gates>,
+    pub handle: Option<Handle>,
+}
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub referee: Arc<Mutex<Referee>>,
+    pub view: LeaseView,
+    events: (Sender<Event>, Receiver<Event>),
+    boots: u64,
+}
+
+impl Cluster {
+    /// Three voters, all candidates, one VIP.
+    pub fn start(lease: Duration) -> Self {
+        let ids = [1, 2, 3].map(NodeId::new);
+        let sockets = ids.map(|_| UdpSocket::bind("127.0.0.1:0").expect("loopback has ports"));
+        let addresses = sockets.each_ref().map(|socket| socket.local_addr().expect("bound"));
+        let member = |(id, address): (&NodeId, &SocketAddr)| LeaseMember {
+            id: *id,
+            address: *address,
+            candidate: true,
+            stable: true,
+        };
+        let timing = Timing::takeover_within(lease.as_nanos() as u64);
+        let view = LeaseView {
+            cluster: "test".to_owned(),
+            secret: [3; 32],
+            membership: LogIndex::new(5),
+            voters: VoterSets::new([ids]),
+            nodes: ids.iter().zip(&addresses).map(member).collect(),
+            vips: vec![LeaseVip {
+                id: VIP,
+                addresses: vec!["127.0.100.1".parse().expect("a literal")],
+                prefer: Vec::new(),
+                failback: Failback::Never,
+                wish: None,
+                recorded_owner: None,
+                recorded_epoch: Epoch::default(),
+            }],
+            timing,
+            longest: timing,
+            fit: true,
+        };
+        let nodes = ids.iter().zip(addresses).map(|(id, address)| Node {
+            id: *id,
+            address,
+            view: Arc::default(),
+            marks: Arc::default(),
+            gates: Arc::default(),
+            handle: None,
+        });
+        let mut cluster = Self { nodes: nodes.collect(), referee: Arc::default(), view, events: channel(), boots: 0 };
+        for (id, socket) in ids.into_iter().zip(sockets) {
+            cluster.boot(id, socket);
+        }
+        cluster
+    }
+
+    /// Starts a node's thread on `socket`.
+    pub fn boot(&mut self, id: NodeId, socket: UdpSocket) {
+        self.boots += 1;
+        let boot = Boot(self.boots);
+        let facts = LogFacts { applied: LogIndex::new(9), last: LogIndex::new(9), membership: LogIndex::new(5) };
+        let (events, referee) = (self.events.0.clone(), Arc::clone(&self.referee));
+        let view = Arc::new(self.view.clone());
+        let node = self.node(id);
+        node.view = Arc::new(ArcSwapOption::new(Some(view)));
+        node.marks = Arc::new(LogMarks::new(facts));
+        node.gates = Arc::new(Gates::new());
+        let inputs = Inputs {
+            view: Arc::clone(&node.view),
+            marks: Arc::clone(&node.marks),
+            gates: Arc::clone(&node.gates),
+            driver: Box::new(Whistle { node: id, referee, gates: Arc::clone(&node.gates) }),
+            events: Box::new(move |transition| {
+                // Nobody listens any more once the test is over.
+                let _ = events.send((id, transition));
+            }),
+        };
+        let options = Options { node: id, boot, socket, real_time: true };
+        node.handle = Some(LeaseThread::start(options, inputs).expect("a thread can be started"));
+    }
+
+    pub fn node(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.id == id).expect("a node of the test")
+    }
+
+    pub fn handle(&mut self, id: NodeId) -> &Handle {
+        self.node(id).handle.as_ref().expect("runs")
+    }
+
+    /// Publishes the changed view to all nodes.
+    pub fn publish(&mut self, change: impl FnOnce(&mut LeaseView)) {
+        change(&mut self.view);
+        let view = Arc::new(self.view.clone());
+        for node in &self.nodes {
+            node.view.store(Some(Arc::clone(&view)));
+            if let Some(handle) = &node.handle {
+                handle.wake();
+            }
+        }
+    }
+
+    /// Waits for the first transition that `pick` makes something of.
+    pub fn wait<T>(&self, what: &str, mut pick: impl FnMut(NodeId, Transition) -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.events.1.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok((node, transition)) => {
+                    if let Some(found) = pick(node, transition) {
+                        return found;
+                    }
+                }
+                Err(error) => panic!("waited {PATIENCE:?} for {what}: {error}"),
+            }
+        }
+    }
+
+    /// Waits until this node owns the VIP; returns the owner and its transition.
+    pub fn wait_owner(&self, what: &str, wanted: impl Fn(NodeId) -> bool) -> (NodeId, Transition) {
+        self.wait(what, |node, transition| {
+            (wanted(node) && matches!(transition.change, Change::Gained(_))).then_some((node, transition))
+        })
+    }
+
+    /// Waits until `done`, looking again every millisecond and with every transition.
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < end, "waited {PATIENCE:?} for {what}");
+            match self.events.1.recv_timeout(Duration::from_millis(1)) {
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+    }
+
+    /// Stops all threads and asks the referee.
+    pub fn finish(mut self) {
+        for node in &mut self.nodes {
+            node.handle = None;
+        }
+        let referee = self.referee.lock().expect("no panic in the referee");
+        assert!(referee.fouls.is_empty(), "{:#?}", referee.fouls);
+    }
+}
