@@ -92,7 +92,7 @@ impl Format {
         match self {
             Self::Free => "text",
             Self::Ip => "an IP address like 10.0.0.7 or 2001:db8::7",
-            Self::SocketAddress => "an address and a port like 10.0.0.7:8080 or \"[2001:db8::7]:8080\"",
+            Self::SocketAddress => "an IP address and a port like 10.0.0.7:8080 or \"[2001:db8::7]:8080\"",
             Self::Span => "a length of time: a whole number and a unit, like 500ms, 5s, 30m, 8h or 7d",
             Self::ByteSize => "a size: a whole number and a unit, like 512B, 64KiB, 16MiB or 1GiB",
             Self::Network => "a network like 10.0.0.0/8 or 2001:db8::/32, or a single address",

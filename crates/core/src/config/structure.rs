@@ -45,10 +45,11 @@ impl<'t> Report<'t> {
 
     /// A mistake in what the value at `path` is.
     fn refuse(&mut self, path: &[Step], at: Position, problem: String, fix: String) {
+        // Once full, nothing is checked for sense any more, so nobody asks what was refused.
         if !self.is_full() {
             self.mistakes.push(mistake(self.root, self.files, path, at, problem, fix));
+            self.refused.push(path.to_vec());
         }
-        self.refused.push(path.to_vec());
     }
 
     /// A mistake in what the value at `path` means. Silent where something was refused already.
@@ -88,8 +89,10 @@ pub(super) fn mistake(
 fn spell(root: &Node, path: &[Step]) -> String {
     let mut out = String::new();
     let mut node = Some(root);
-    for step in path {
-        node = node.and_then(|node| node.step(step));
+    for (depth, step) in path.iter().enumerate() {
+        // What the last key leads to is not needed, and a map may have very many keys.
+        let is_last_key = depth + 1 == path.len() && matches!(step, Step::Key(_));
+        node = if is_last_key { None } else { node.and_then(|node| node.step(step)) };
         match step {
             Step::Key(key) => {
                 if !out.is_empty() {
@@ -210,6 +213,9 @@ impl Walker<'_, '_> {
         }
         let mut out = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
+            if self.report.is_full() {
+                return None;
+            }
             let value = self.inside(Step::Index(index), |walker| walker.value(shape, item));
             out.push(value.unwrap_or_else(|| self.placeholder(shape)));
         }
@@ -320,6 +326,10 @@ impl Walker<'_, '_> {
             (Kind::List { .. }, _) => "write a list: [a, b], or one `- ` line for each".to_owned(),
             (Kind::Record(fields), _) => {
                 format!("write a map with {}", join(fields.iter().map(|field| field.name.as_str())))
+            }
+            (Kind::Variants(variants), Value::Text(text)) if variants.iter().any(|variant| variant.name == *text) => {
+                let names = join(variants.iter().map(|variant| variant.name.as_str()));
+                format!("write {{ {text}: ... }}, a map with one of {names}")
             }
             (Kind::Variants(variants), _) => {
                 format!("write a map with one of {}", join(variants.iter().map(|variant| variant.name.as_str())))

@@ -6,7 +6,7 @@
 //!
 //! Not here: what the document should look like (`shape`).
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 
@@ -132,7 +132,47 @@ pub(super) fn load(text: &str, file: u16, mistakes: &mut Vec<TreeMistake>) -> Op
         return None;
     }
     Loader { file, stack: Vec::new(), anchors: HashMap::new(), nodes: 0, alias_bytes: 0, root: None, mistakes }
-        .run(text)
+        .run(&join_surrogates(text))
+}
+
+/// JSON writes characters beyond the basic plane as two escapes (RFC 8259, section 7), which YAML
+/// does not know. Many tools write JSON so; here the two become YAML's one.
+fn join_surrogates(text: &str) -> Cow<'_, str> {
+    if !text.trim_start().starts_with('{') || !text.contains("\\u") {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(before);
+        let unit = |from: usize| -> Option<u16> {
+            let digits = escape.get(from..from + 6)?.strip_prefix("\\u")?;
+            digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
+        };
+        let joined = match (unit(0), unit(6)) {
+            (Some(high), Some(low)) => {
+                char::decode_utf16([high, low]).next().and_then(Result::ok).filter(|c| *c > '\u{ffff}')
+            }
+            _ => None,
+        };
+        let taken = match joined {
+            Some(c) => {
+                let escaped = format!("\\U{:08X}", u32::from(c));
+                out.push_str(&escaped);
+                12
+            }
+            // The backslash and what it escapes, so that the second of two does not count as a first.
+            None => {
+                let taken = 1 + escape[1..].chars().next().map_or(0, char::len_utf8);
+                out.push_str(&escape[..taken]);
+                taken
+            }
+        };
+        rest = &escape[taken..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 /// YAML allows no control characters but tab and line ends (YAML 1.2.2, section 5.1); the parser

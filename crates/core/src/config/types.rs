@@ -34,12 +34,13 @@ pub struct Document {
 #[serde(deny_unknown_fields, default)]
 pub struct Cluster {
     /// How many nodes vote: 3, 5 or 7. Every other node is a learner and serves all the same.
+    #[schemars(range(min = 3, max = 7))]
     pub voters: u8,
     /// How long a node owns a VIP without renewing: 50ms to 10s.
     pub lease: Span,
-    /// How recently a node must have confirmed its state with a quorum to serve bindings from its own table.
+    /// How recently a node must have confirmed its state with a quorum to serve bindings from its own table: 10ms to 10s.
     pub freshness: Span,
-    /// After how long a voter that is gone is replaced by a learner.
+    /// After how long a voter that is gone is replaced by a learner: 1s to 30d.
     pub replace_voter_after: Span,
 }
 
@@ -58,7 +59,7 @@ impl Default for Cluster {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Vip {
-    /// Its name.
+    /// Its name, unique in the document.
     pub name: String,
     /// IPv4 and IPv6 addresses; they move together.
     #[schemars(length(min = 1))]
@@ -382,11 +383,11 @@ pub enum Commit {
 pub struct Health {
     /// Check by an HTTP request; by a TCP connection when absent.
     pub http: Option<HttpCheck>,
-    /// Time between checks of one backend by one node.
+    /// Time between checks of one backend by one node, give or take a tenth: 10ms to 1h.
     pub interval: Span,
-    /// A check that takes longer has failed.
+    /// A check that takes longer has failed. At most the interval.
     pub timeout: Span,
-    /// Successes in a row that make a backend up.
+    /// Successes in a row that make a backend up; doubled while it keeps falling.
     #[schemars(range(min = 1, max = 100))]
     pub rise: u32,
     /// Failures in a row that make it down.

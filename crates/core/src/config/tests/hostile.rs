@@ -37,6 +37,22 @@ fn many_mistakes_are_counted_and_not_all_kept() {
 }
 
 #[test]
+fn json_escapes_are_understood() {
+    let text = |body: &str| {
+        format!(
+            r#"{{"version":1,"farms":[{{"name":"f","listeners":[{{"name":"l","address":"0.0.0.0","port":80}}],"fallback":{{"body":"{body}"}}}}]}}"#
+        )
+    };
+    for body in [r"\ud83d\ude00 \u00e9 \/ \n \\ud83d \b\f", r"\u0041\u0042", r"\\\ud83d\ude00", "\u{1f600}"] {
+        let ours = parse(&text(body)).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let theirs: Document = serde_json::from_str(&text(body)).expect("JSON");
+        assert_eq!(ours, theirs);
+    }
+    assert!(parse(&text(r"\ud83d")).is_err(), "half of a pair");
+    assert!(parse(&text(r"\ude00\ud83d")).is_err(), "the wrong way round");
+}
+
+#[test]
 fn anchors_are_fine_in_moderation() {
     let text = super::SHOP
         .replace("health: { http", "health: &health { http")

@@ -58,12 +58,28 @@ farms:
             "15:27: farms[shop].services[site].backends[web1].adress: unknown key `adress`; did you mean `address`?",
             "15:50: farms[shop].services[site].backends[web1].wieght: unknown key `wieght`; did you mean `weight`?",
             "16:21: farms[shop].services[site].backends[web1].name: the name `web1` is taken (line 15); give each its own name",
-            "16:36: farms[shop].services[site].backends[web1].address: \"10.0.0.2\" does not fit; write an address and a port like 10.0.0.7:8080 or \"[2001:db8::7]:8080\"",
+            "16:36: farms[shop].services[site].backends[web1].address: \"10.0.0.2\" does not fit; write an IP address and a port like 10.0.0.7:8080 or \"[2001:db8::7]:8080\"",
             "16:54: farms[shop].services[site].backends[web1].weight: the text \"5\" is given; write a whole number from 0 to 1000, without quotes",
             "17:13: farms[shop].services[site].backends[2].name: `name` is missing; add it: its name, unique in the service",
             "17:47: farms[shop].services[site].backends[2].weight: 1001 is out of range; write a whole number from 0 to 1000",
             "18:31: farms[shop].services[site].persistence.table.key: `key` is missing; add it: what identifies a client",
             "18:47: farms[shop].services[site].persistence.table.idle_timeout: the number 30 is given; write a length of time: a whole number and a unit, like 500ms, 5s, 30m, 8h or 7d",
+        ],
+    );
+}
+
+#[test]
+fn a_word_where_a_map_is_wanted() {
+    check_service(
+        "persistence: cookie",
+        &[
+            "8:18: farms[f].services[s].persistence: the text \"cookie\" is given; write { cookie: ... }, a map with one of cookie, table",
+        ],
+    );
+    check_service(
+        "health: { interval: 5 }",
+        &[
+            "8:25: farms[f].services[s].health.interval: the number 5 is given; write a length of time: a whole number and a unit, like 500ms, 5s, 30m, 8h or 7d",
         ],
     );
 }
