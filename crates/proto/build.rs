@@ -24,11 +24,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
 
     let mut messages = tonic_prost_build::Config::new();
-    messages.enable_type_names();
+    messages.enable_type_names().type_name_domain(["."], "type.googleapis.com");
     tonic_prost_build::configure()
         .out_dir(&out)
         .include_file("modules.rs")
         .btree_map(".")
+        // Entries pass from stream to log to stream without being copied.
+        .bytes(".ballast.cluster.v1")
         .compile_fds_with_config(set, messages)?;
     Ok(())
 }

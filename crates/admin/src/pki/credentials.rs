@@ -17,7 +17,9 @@ use super::{
 /// Key, certificate and CA of one node or person. Kept in one file, so that a renewal replaces
 /// all of it in one step.
 pub struct Credentials {
-    pem: String,
+    certificate_pem: String,
+    ca_pem: String,
+    key_pem: String,
     certificate: CertificateDer<'static>,
     ca: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
@@ -37,8 +39,9 @@ impl Credentials {
             .map_err(|e| PkiError::Unreadable { what: "the private key", detail: e.to_string() })?;
         let cluster_id = cluster_of_ca(&ca)?;
         let identity = identity_of(&certificate, &cluster_id)?;
-        let pem = [key_pem, certificate_pem, ca_pem].map(str::trim).join("\n") + "\n";
-        Ok(Self { pem, certificate, ca, key, cluster_id, identity })
+        let [certificate_pem, ca_pem, key_pem] =
+            [certificate_pem, ca_pem, key_pem].map(|pem| pem.trim().to_owned() + "\n");
+        Ok(Self { certificate_pem, ca_pem, key_pem, certificate, ca, key, cluster_id, identity })
     }
 
     /// Reads what [`Credentials::to_pem`] made: the key, the certificate, the CA's certificate.
@@ -80,12 +83,27 @@ impl Credentials {
     /// # Errors
     /// [`PkiError::File`].
     pub fn store(&self, path: &Path) -> Result<(), PkiError> {
-        write_private(path, self.pem.as_bytes())
+        write_private(path, self.to_pem().as_bytes())
     }
 
     /// All of it in PEM. A secret.
-    pub fn to_pem(&self) -> &str {
-        &self.pem
+    pub fn to_pem(&self) -> String {
+        [self.key_pem.as_str(), &self.certificate_pem, &self.ca_pem].concat()
+    }
+
+    /// The certificate alone.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// The CA's certificate alone.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// The private key alone. A secret.
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
     }
 
     /// Who they belong to.

@@ -1,0 +1,152 @@
+//! The one place that lets a call through or refuses it.
+
+use std::{
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use ballast_core::ids::NodeId;
+use http::{Request, Response};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use super::{
+    Caller, Connection, Peer,
+    caller::deadline_of,
+    roles::{Access, access_of},
+};
+use crate::{
+    error::{self, ErrorCode},
+    pki::{Identity, UserRole},
+};
+
+/// Header in which a node that passes a call on names who made it. Believed of nodes only.
+pub const ON_BEHALF_OF: &str = "ballast-on-behalf-of";
+
+/// Says whether a node is a member, so that the certificate of one that was removed is worth nothing.
+pub trait Members: Send + Sync + 'static {
+    /// The node's name, if it is a member by what this node knows.
+    fn name_of(&self, node: NodeId) -> Option<String>;
+
+    /// This node's name.
+    fn own_name(&self) -> String;
+}
+
+/// Puts [`Guarded`] in front of all services.
+#[derive(Clone)]
+pub struct AccessLayer {
+    members: Arc<dyn Members>,
+}
+
+impl AccessLayer {
+    /// A layer that asks `members` about nodes.
+    pub fn new(members: Arc<dyn Members>) -> Self {
+        Self { members }
+    }
+}
+
+impl<S> Layer<S> for AccessLayer {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { inner, members: self.members.clone() }
+    }
+}
+
+/// Services behind the table of roles.
+#[derive(Clone)]
+pub struct Guarded<S> {
+    inner: S,
+    members: Arc<dyn Members>,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match admit(&request, &*self.members) {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+                Box::pin(self.inner.call(request))
+            }
+            Err(status) => {
+                tracing::warn!(method = request.uri().path(), reason = status.message(), "call refused");
+                Box::pin(ready(Ok(status.into_http())))
+            }
+        }
+    }
+}
+
+fn admit(request: &Request<Body>, members: &dyn Members) -> Result<Caller, Status> {
+    let method = request.uri().path();
+    let access = access_of(method)
+        .ok_or_else(|| Status::unimplemented(format!("{method} is not a method of this version of Ballast")))?;
+    let connection = request
+        .extensions()
+        .get::<Connection>()
+        .ok_or_else(|| Status::from(error::status(ErrorCode::Internal, "the connection is not known", method)))?;
+    let caller = identify(connection, request, members)?;
+    let allowed = match access {
+        Access::Open => true,
+        Access::Least(least) => caller.role.is_some_and(|role| role >= least),
+        Access::Node => caller.node.is_some(),
+    };
+    if allowed { Ok(caller) } else { Err(refusal(method, access, &caller)) }
+}
+
+fn identify(connection: &Connection, request: &Request<Body>, members: &dyn Members) -> Result<Caller, Status> {
+    let deadline = deadline_of(request.headers(), Instant::now());
+    let caller = |name: String, role, node| Caller { name: name.into(), role, node, deadline };
+    Ok(match &connection.peer {
+        Peer::Nobody => caller("nobody".to_owned(), None, None),
+        Peer::Root => caller(format!("root@{}", members.own_name()), Some(UserRole::Admin), None),
+        Peer::Certified(Identity::User { name, role }) => caller(name.to_string(), Some(*role), None),
+        Peer::Certified(Identity::Node(node)) => {
+            let Some(name) = members.name_of(*node) else {
+                return Err(error::status(
+                    ErrorCode::NotAMember,
+                    format!("node {node} is not a member of this cluster (any more)"),
+                    request.uri().path(),
+                )
+                .into());
+            };
+            let behalf = request.headers().get(ON_BEHALF_OF).and_then(|value| value.to_str().ok());
+            let name = behalf.map_or_else(|| format!("ballastd@{name}"), str::to_owned);
+            caller(name, Some(UserRole::Admin), Some(*node))
+        }
+    })
+}
+
+fn refusal(method: &str, access: Access, caller: &Caller) -> Status {
+    let name = method.rsplit_once('.').map_or(method, |(_, name)| name);
+    match (access, caller.role) {
+        (_, None) => error::status(
+            ErrorCode::NoCertificate,
+            format!("{name} needs a client certificate of this cluster"),
+            method,
+        ),
+        (Access::Least(least), Some(role)) => error::status(
+            ErrorCode::NotAllowed,
+            format!("{name} needs the role {least}; {} has the role {role}", caller.name),
+            method,
+        ),
+        (Access::Open | Access::Node, Some(_)) => {
+            error::status(ErrorCode::NotAllowed, format!("{name} is for nodes only"), method)
+        }
+    }
+    .into()
+}

@@ -1,0 +1,308 @@
+//! What goes wrong, as callers see it: one table of stable codes.
+//!
+//! Every error carries a [`proto::ErrorDetail`] in `grpc-status-details-bin`, with all mistakes and
+//! with what to do next, so that a program need not read sentences.
+
+use ballast_core::{
+    cluster::{NotConfirmed, ProposeError},
+    config::{Mistake, Mistakes},
+    state::Refusal,
+};
+use ballast_proto::{admin::v1 as proto, google_rpc};
+use prost::{Message as _, Name as _};
+use tonic::{Code, Status};
+
+/// Stable codes. Each has a page in the manual: cause, effect on traffic, remedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// The document is not right.
+    InvalidConfig,
+    /// A field of the request is not right.
+    InvalidRequest,
+    /// Another revision is in force.
+    RevisionConflict,
+    /// The object was changed since its etag was read.
+    EtagConflict,
+    /// What is named does not exist.
+    NotFound,
+    /// The name is taken.
+    NameTaken,
+    /// The state does not allow it.
+    Precondition,
+    /// No leader could be reached; nothing was changed.
+    NoQuorum,
+    /// Sent, but not confirmed; it may have happened.
+    OutcomeUnknown,
+    /// Too much is queued here; nothing was changed.
+    Overloaded,
+    /// This node is going down.
+    Stopping,
+    /// The state could not be confirmed with a quorum.
+    NotConfirmed,
+    /// No certificate.
+    NoCertificate,
+    /// The role is too low.
+    NotAllowed,
+    /// A node that is not a member.
+    NotAMember,
+    /// A join token that is not good.
+    BadToken,
+    /// This node has no cluster yet.
+    NoCluster,
+    /// A table is full.
+    TableFull,
+    /// Another node could not do its part.
+    NodeFailed,
+    /// Ballast's own fault.
+    Internal,
+}
+
+impl ErrorCode {
+    /// The code as text, the gRPC code, and what to do about it in general. The one table.
+    const fn row(self) -> (&'static str, Code, &'static str) {
+        match self {
+            Self::InvalidConfig => (
+                "BALLAST-A001",
+                Code::InvalidArgument,
+                "correct the document; `ballastctl validate -f FILE` checks it without applying",
+            ),
+            Self::InvalidRequest => ("BALLAST-A002", Code::InvalidArgument, ""),
+            Self::RevisionConflict => (
+                "BALLAST-A003",
+                Code::Aborted,
+                "fetch what is in force with `ballastctl get`, make the change again and apply it with the new revision",
+            ),
+            Self::EtagConflict => {
+                ("BALLAST-A004", Code::Aborted, "read it again and decide whether the change is still wanted")
+            }
+            Self::NotFound => ("BALLAST-A005", Code::NotFound, ""),
+            Self::NameTaken => (
+                "BALLAST-A006",
+                Code::AlreadyExists,
+                "choose another name or remove the node that has it with `ballastctl node remove`",
+            ),
+            Self::Precondition => ("BALLAST-A007", Code::FailedPrecondition, ""),
+            Self::NoQuorum => (
+                "BALLAST-A008",
+                Code::Unavailable,
+                "look at `ballastctl cluster status --consistency stale` and bring a majority of the voters back",
+            ),
+            Self::OutcomeUnknown => (
+                "BALLAST-A009",
+                Code::DeadlineExceeded,
+                "look before you repeat it; repeating it with the same request id is safe for `apply` and `rollback`",
+            ),
+            Self::Overloaded => ("BALLAST-A010", Code::ResourceExhausted, "try again in a moment"),
+            Self::Stopping => ("BALLAST-A011", Code::Unavailable, "ask another node"),
+            Self::NotConfirmed => {
+                ("BALLAST-A012", Code::Unavailable, "ask with `--consistency stale` to see what this node knows")
+            }
+            Self::NoCertificate => (
+                "BALLAST-A013",
+                Code::Unauthenticated,
+                "use a context with a client certificate, or the unix socket as root on a node",
+            ),
+            Self::NotAllowed => {
+                ("BALLAST-A014", Code::PermissionDenied, "ask an administrator for a certificate with that role")
+            }
+            Self::NotAMember => (
+                "BALLAST-A015",
+                Code::PermissionDenied,
+                "a node that was removed joins again as a new one, with an empty data directory and a new token",
+            ),
+            Self::BadToken => {
+                ("BALLAST-A016", Code::PermissionDenied, "make a new token with `ballastctl node join-token`")
+            }
+            Self::NoCluster => (
+                "BALLAST-A017",
+                Code::FailedPrecondition,
+                "begin a cluster with `ballastd init` or join one with `ballastd join`",
+            ),
+            Self::TableFull => (
+                "BALLAST-A018",
+                Code::ResourceExhausted,
+                "raise `entries_max` of the service's table, or delete bindings",
+            ),
+            Self::NodeFailed => ("BALLAST-A019", Code::Unavailable, "look at `ballastctl cluster status`"),
+            Self::Internal => {
+                ("BALLAST-A020", Code::Internal, "this is a fault of Ballast: keep the node's log and report it")
+            }
+        }
+    }
+
+    /// As it is printed.
+    pub const fn as_str(self) -> &'static str {
+        self.row().0
+    }
+
+    const fn retryable(self) -> bool {
+        matches!(self, Self::NoQuorum | Self::Overloaded | Self::Stopping | Self::NotConfirmed | Self::NodeFailed)
+    }
+}
+
+/// An error on its way to a caller.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: String,
+    // Boxed because results carry it everywhere and errors are rare.
+    detail: Box<proto::ErrorDetail>,
+}
+
+/// An error with the table's code and remedy.
+pub fn status(code: ErrorCode, message: impl Into<String>, subject: impl Into<String>) -> ApiError {
+    let (text, _, remedy) = code.row();
+    let detail = proto::ErrorDetail {
+        code: text.to_owned(),
+        subject: subject.into(),
+        remedies: if remedy.is_empty() { Vec::new() } else { vec![remedy.to_owned()] },
+        outcome_unknown: code == ErrorCode::OutcomeUnknown,
+        retryable: code.retryable(),
+        ..proto::ErrorDetail::default()
+    };
+    ApiError { code, message: message.into(), detail: Box::new(detail) }
+}
+
+/// What is named does not exist; `known` are the names that do.
+pub fn not_found<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> ApiError {
+    let error = status(ErrorCode::NotFound, format!("{what} {name:?} does not exist"), name);
+    let known: Vec<_> = known.into_iter().take(20).collect();
+    if known.is_empty() { error } else { error.remedy(format!("there are: {}", known.join(", "))) }
+}
+
+/// A field of a request is not right.
+pub fn invalid(path: &str, problem: impl Into<String>, remedy: impl Into<String>) -> ApiError {
+    let (problem, remedy) = (problem.into(), remedy.into());
+    let mut error = status(ErrorCode::InvalidRequest, format!("{path}: {problem}"), path);
+    if !remedy.is_empty() {
+        error.detail.remedies.push(remedy);
+    }
+    error
+}
+
+/// The document is not right: all mistakes at once.
+pub fn invalid_config(mistakes: &Mistakes) -> ApiError {
+    let mut error = status(ErrorCode::InvalidConfig, headline(mistakes), "configuration");
+    error.detail.mistakes = mistakes_to_proto(mistakes);
+    error
+}
+
+fn headline(mistakes: &Mistakes) -> String {
+    match mistakes.iter().count() + mistakes.omitted() {
+        1 => "1 mistake in the configuration; nothing was changed".to_owned(),
+        count => format!("{count} mistakes in the configuration; nothing was changed"),
+    }
+}
+
+/// Mistakes in the API's form.
+pub fn mistakes_to_proto(mistakes: &Mistakes) -> Vec<proto::Mistake> {
+    mistakes.iter().map(mistake_to_proto).collect()
+}
+
+fn mistake_to_proto(mistake: &Mistake) -> proto::Mistake {
+    proto::Mistake {
+        severity: proto::mistake::Severity::Error.into(),
+        path: mistake.path.clone(),
+        line: mistake.line,
+        column: mistake.column,
+        problem: mistake.problem.clone(),
+        remedy: mistake.fix.clone(),
+        code: String::new(),
+        file: mistake.file.clone().unwrap_or_default(),
+    }
+}
+
+impl ApiError {
+    /// Adds something to do.
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.detail.remedies.push(remedy.into());
+        self
+    }
+
+    /// Adds what changed since.
+    pub fn conflict(mut self, diff: proto::ConfigDiff) -> Self {
+        self.detail.conflict = Some(diff);
+        self
+    }
+
+    /// The stable code.
+    pub const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The detail of a status that came from these services.
+    pub fn detail_of(status: &Status) -> Option<proto::ErrorDetail> {
+        let packed = google_rpc::Status::decode(status.details()).ok()?;
+        let any = packed.details.into_iter().find(|any| any.type_url.ends_with(&proto::ErrorDetail::full_name()))?;
+        proto::ErrorDetail::decode(any.value.as_slice()).ok()
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let (_, code, _) = error.code.row();
+        let any = prost_types::Any { type_url: proto::ErrorDetail::type_url(), value: error.detail.encode_to_vec() };
+        let packed = google_rpc::Status { code: code as i32, message: error.message.clone(), details: vec![any] };
+        Self::with_details(code, error.message, packed.encode_to_vec().into())
+    }
+}
+
+impl From<ProposeError> for ApiError {
+    fn from(error: ProposeError) -> Self {
+        let code = match &error {
+            ProposeError::NoQuorum { .. } => ErrorCode::NoQuorum,
+            ProposeError::OutcomeUnknown { .. } => ErrorCode::OutcomeUnknown,
+            ProposeError::Overloaded { .. } => ErrorCode::Overloaded,
+            ProposeError::Stopping => ErrorCode::Stopping,
+        };
+        status(code, error.to_string(), "")
+    }
+}
+
+impl From<NotConfirmed> for ApiError {
+    fn from(error: NotConfirmed) -> Self {
+        status(ErrorCode::NotConfirmed, error.to_string(), "")
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let code = match &refusal {
+            Refusal::RevisionConflict { .. } => ErrorCode::RevisionConflict,
+            Refusal::NotFound { .. } => ErrorCode::NotFound,
+            Refusal::Invalid { .. } => ErrorCode::InvalidRequest,
+            Refusal::NameTaken { .. } => ErrorCode::NameTaken,
+            Refusal::TokenUnknown | Refusal::TokenExpired => ErrorCode::BadToken,
+            Refusal::TableFull => ErrorCode::TableFull,
+            Refusal::NotEligible | Refusal::AlreadyInitialised => ErrorCode::Precondition,
+        };
+        status(code, refusal.to_string(), "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_detail_on_the_way() {
+        let mistakes = ballast_core::config::parse("version: 1\nfarmz: []\nvips: 3\n").expect_err("two mistakes");
+        let sent = Status::from(invalid_config(&mistakes));
+        assert_eq!(sent.code(), Code::InvalidArgument);
+        let detail = ApiError::detail_of(&sent).expect("a detail");
+        assert_eq!(detail.code, "BALLAST-A001");
+        let places: Vec<_> = detail.mistakes.iter().map(|mistake| mistake.line).collect();
+        assert_eq!(places, [2, 3]);
+        assert!(detail.mistakes.iter().all(|mistake| !mistake.problem.is_empty()));
+    }
+
+    #[test]
+    fn only_an_unknown_outcome_says_so() {
+        let unknown = ProposeError::OutcomeUnknown { waited: std::time::Duration::from_secs(1) };
+        let detail = ApiError::detail_of(&Status::from(ApiError::from(unknown))).expect("a detail");
+        assert!(detail.outcome_unknown && !detail.retryable);
+        let none = ProposeError::NoQuorum { detail: "nobody answers".to_owned() };
+        let detail = ApiError::detail_of(&Status::from(ApiError::from(none))).expect("a detail");
+        assert!(!detail.outcome_unknown && detail.retryable);
+    }
+}

@@ -1,0 +1,116 @@
+//! Backends and what operators want of them.
+
+use ballast_core::{plan::AdminState, state::Command};
+use ballast_proto::admin::v1::{
+    BackendChangeResponse, DrainBackendRequest, EnableBackendRequest, GetBackendRequest, GetBackendResponse,
+    ListBackendsRequest, ListBackendsResponse, MaintenanceBackendRequest, SetBackendWeightRequest,
+    backend_service_server::BackendService,
+};
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use crate::{
+    access::Caller,
+    error::{self, ApiError},
+    view,
+};
+
+/// The document's own bound.
+const WEIGHT_MAX: u32 = 1000;
+
+/// What is to be changed of a backend.
+struct Change {
+    method: &'static str,
+    name: String,
+    admin: Option<AdminState>,
+    weight: Option<Option<u32>>,
+    request_id: String,
+    message: String,
+    validate_only: bool,
+    etag: String,
+}
+
+#[tonic::async_trait]
+impl BackendService for Shared {
+    async fn list(&self, request: Request<ListBackendsRequest>) -> Result<Response<ListBackendsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let (header, backends) =
+            self.read_at(&caller, request.consistency, |state| view::backends(state, &request.parent)).await?;
+        Ok(Response::new(ListBackendsResponse { header: Some(header), backends: backends? }))
+    }
+
+    async fn get(&self, request: Request<GetBackendRequest>) -> Result<Response<GetBackendResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let (header, backend) =
+            self.read_at(&caller, request.consistency, |state| view::backend(state, &request.name)).await?;
+        Ok(Response::new(GetBackendResponse { header: Some(header), backend: Some(backend?.1) }))
+    }
+
+    async fn drain(&self, request: Request<DrainBackendRequest>) -> Result<Response<BackendChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let DrainBackendRequest { name, request_id, message, validate_only, etag } = request.into_inner();
+        let admin = Some(AdminState::Drain);
+        let change = Change { method: "Drain", name, admin, weight: None, request_id, message, validate_only, etag };
+        Ok(Response::new(self.change_backend(&caller, change).await?))
+    }
+
+    async fn enable(&self, request: Request<EnableBackendRequest>) -> Result<Response<BackendChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let EnableBackendRequest { name, request_id, message, validate_only, etag } = request.into_inner();
+        let admin = Some(AdminState::Ready);
+        let change = Change { method: "Enable", name, admin, weight: None, request_id, message, validate_only, etag };
+        Ok(Response::new(self.change_backend(&caller, change).await?))
+    }
+
+    async fn maintenance(
+        &self,
+        request: Request<MaintenanceBackendRequest>,
+    ) -> Result<Response<BackendChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let MaintenanceBackendRequest { name, request_id, message, validate_only, etag } = request.into_inner();
+        let admin = Some(AdminState::Maintenance);
+        let change =
+            Change { method: "Maintenance", name, admin, weight: None, request_id, message, validate_only, etag };
+        Ok(Response::new(self.change_backend(&caller, change).await?))
+    }
+
+    async fn set_weight(
+        &self,
+        request: Request<SetBackendWeightRequest>,
+    ) -> Result<Response<BackendChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let SetBackendWeightRequest { name, weight, request_id, message, validate_only, etag } = request.into_inner();
+        if weight.is_some_and(|weight| weight > WEIGHT_MAX) {
+            return Err(
+                error::invalid("weight", format!("it is more than {WEIGHT_MAX}"), "weights are 0 to 1000").into()
+            );
+        }
+        let weight = Some(weight);
+        let change =
+            Change { method: "SetWeight", name, admin: None, weight, request_id, message, validate_only, etag };
+        Ok(Response::new(self.change_backend(&caller, change).await?))
+    }
+}
+
+impl Shared {
+    async fn change_backend(&self, caller: &Caller, change: Change) -> Result<BackendChangeResponse, ApiError> {
+        // Confirmed, so that a backend that was just configured is found on every node.
+        let (header, found) = self.read_at(caller, 0, |state| view::backend(state, &change.name)).await?;
+        let (backend, before) = found?;
+        view::check_etag(&change.etag, &before.etag, &before.name)?;
+        if change.validate_only {
+            return Ok(BackendChangeResponse { header: Some(header), backend: Some(before), log_index: 0 });
+        }
+        let command = Command::SetBackend {
+            backend,
+            admin: change.admin,
+            weight: change.weight,
+            author: caller.author(&change.message),
+        };
+        let index = self.propose_once(caller, change.method, &change.request_id, command).await?;
+        let after = self.read(|state| view::backend(state, &before.name)).map_or(before, |(_, after)| after);
+        Ok(BackendChangeResponse { header: Some(self.header()), backend: Some(after), log_index: index.get() })
+    }
+}

@@ -1,0 +1,528 @@
+//! The cluster: its nodes, and how they are.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use ballast_core::{
+    ids::{LogIndex, NodeId},
+    state::{Command, NodeAdmin, State},
+};
+use ballast_proto::admin::v1::{
+    CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest,
+    GetNodeStatusRequest, GetNodeStatusResponse, HeldVip, ListNodesRequest, ListNodesResponse, Node,
+    NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse, Vip,
+    cluster_service_client::ClusterServiceClient, cluster_service_server::ClusterService, status_response::Health,
+};
+use futures_util::future::join_all;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
+
+use super::Shared;
+use crate::{
+    access::{Caller, ON_BEHALF_OF},
+    error::{self, ApiError, ErrorCode},
+    node::{LocalStatus, OperationError},
+    pki::{JoinToken, TokenSecret},
+    view,
+};
+
+/// How long a node has to say how it is.
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Life of a join token when the caller does not say.
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+/// Longest life of a join token: a secret that lies about for longer is found.
+const TOKEN_LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A lag below this is normal while entries are being written.
+const LAG_NORMAL: u64 = 10_000;
+
+/// What is to be changed of a node.
+struct Change {
+    method: &'static str,
+    node: String,
+    admin: NodeAdmin,
+    request_id: String,
+    message: String,
+    validate_only: bool,
+    etag: String,
+}
+
+#[tonic::async_trait]
+impl ClusterService for Shared {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let node_timeout = view::duration("node_timeout", request.node_timeout)?.unwrap_or(NODE_TIMEOUT);
+        let (header, (vips, voters_wanted)) = self
+            .read_at(&caller, request.consistency, |state| {
+                let wanted = state.document().map_or_else(
+                    || ballast_core::config::Cluster::default().voters,
+                    |document| document.cluster.voters,
+                );
+                (view::vips(state), wanted)
+            })
+            .await?;
+        let hash_index = self.parts.operations.state_hash(None).map(|(index, _)| index);
+        let nodes = self.ask_nodes(hash_index, node_timeout.min(caller.remaining())).await;
+        let local = self.parts.operations.status();
+        let vips = with_holders(vips, &nodes);
+        let (health, problems) = judge(&local, &nodes, &vips, u32::from(voters_wanted));
+        Ok(Response::new(StatusResponse {
+            header: Some(header),
+            health: health.into(),
+            problems,
+            leader_id: local.leader.map_or(0, NodeId::get),
+            term: local.term,
+            voters: local.voters.iter().map(|node| node.get()).collect(),
+            learners: local.learners.iter().map(|node| node.get()).collect(),
+            quorum: u32::try_from(local.voters.len() / 2 + 1).unwrap_or(u32::MAX),
+            nodes,
+            vips,
+            voters_wanted: u32::from(voters_wanted),
+        }))
+    }
+
+    async fn get_node_status(
+        &self,
+        request: Request<GetNodeStatusRequest>,
+    ) -> Result<Response<GetNodeStatusResponse>, Status> {
+        let at = request.into_inner().state_hash_index.map(LogIndex::new);
+        Ok(Response::new(GetNodeStatusResponse { header: Some(self.header()), node: Some(self.own_status(at)) }))
+    }
+
+    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let (header, nodes) = self.read_at(&caller, request.into_inner().consistency, view::nodes).await?;
+        Ok(Response::new(ListNodesResponse { header: Some(header), nodes }))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.make_token(&caller, request.into_inner()).await?))
+    }
+
+    async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Result<Response<NodeChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let DrainNodeRequest { node, request_id, message, validate_only, etag } = request.into_inner();
+        let admin = NodeAdmin::Drain;
+        let change = Change { method: "DrainNode", node, admin, request_id, message, validate_only, etag };
+        Ok(Response::new(self.change_node(&caller, change).await?))
+    }
+
+    async fn enable_node(&self, request: Request<EnableNodeRequest>) -> Result<Response<NodeChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let EnableNodeRequest { node, request_id, message, validate_only, etag } = request.into_inner();
+        let admin = NodeAdmin::Ready;
+        let change = Change { method: "EnableNode", node, admin, request_id, message, validate_only, etag };
+        Ok(Response::new(self.change_node(&caller, change).await?))
+    }
+
+    async fn promote_node(&self, request: Request<PromoteNodeRequest>) -> Result<Response<NodeChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let PromoteNodeRequest { node, request_id, message, validate_only, etag } = request.into_inner();
+        let admin = NodeAdmin::Promoted;
+        let change = Change { method: "PromoteNode", node, admin, request_id, message, validate_only, etag };
+        Ok(Response::new(self.change_node(&caller, change).await?))
+    }
+
+    async fn demote_node(&self, request: Request<DemoteNodeRequest>) -> Result<Response<NodeChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let DemoteNodeRequest { node, request_id, message, validate_only, etag } = request.into_inner();
+        let admin = NodeAdmin::Demoted;
+        let change = Change { method: "DemoteNode", node, admin, request_id, message, validate_only, etag };
+        Ok(Response::new(self.change_node(&caller, change).await?))
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<NodeChangeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.remove(&caller, request.into_inner()).await?))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<TransferLeaderResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let local = self.parts.operations.status();
+        match local.leader {
+            Some(leader) if leader == local.node => Ok(Response::new(self.hand_over(&caller, &local, &request).await?)),
+            Some(leader) if caller.node.is_none() => {
+                let mut client = self.client_of(leader)?;
+                client.transfer_leader(passed_on(&caller, request)).await
+            }
+            // A node passed it on to us although we do not lead: the leadership just moved.
+            Some(_) | None => {
+                Err(error::status(ErrorCode::NoQuorum, "no leader is known here right now", "leadership").into())
+            }
+        }
+    }
+
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<SnapshotResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let own = self.parts.operations.status().node;
+        let wanted = match request.node.as_str() {
+            "" => own,
+            name => self.read(|state| view::find_node(state, name).map(|node| node.id))?,
+        };
+        if wanted != own {
+            return self.client_of(wanted)?.snapshot(passed_on(&caller, request)).await;
+        }
+        let made = self.parts.operations.snapshot(caller.remaining()).await.map_err(operation)?;
+        Ok(Response::new(SnapshotResponse {
+            header: Some(self.header()),
+            node_id: own.get(),
+            snapshot_index: made.index.get(),
+            size_bytes: made.bytes.unwrap_or(0),
+        }))
+    }
+}
+
+impl Shared {
+    /// Asks every member how it is; those that do not answer in time are there with the reason.
+    pub(super) async fn ask_nodes(&self, hash_index: Option<LogIndex>, wait: Duration) -> Vec<NodeStatus> {
+        let members = self.read(view::nodes);
+        self.parts.peers.retain(|known| members.iter().any(|member| member.id == known.get()));
+        let own = self.parts.operations.status().node;
+        let asked = members.into_iter().map(|member| async move {
+            if member.id == own.get() {
+                self.own_status(hash_index)
+            } else {
+                self.ask_node(member, hash_index, wait).await
+            }
+        });
+        let mut nodes = join_all(asked).await;
+        let furthest = nodes.iter().map(|node| node.last_log_index.max(node.applied_index)).max().unwrap_or(0);
+        for node in nodes.iter_mut().filter(|node| node.reachable) {
+            node.lag = furthest.saturating_sub(node.applied_index);
+        }
+        nodes
+    }
+
+    async fn ask_node(&self, member: Node, hash_index: Option<LogIndex>, wait: Duration) -> NodeStatus {
+        let mut client =
+            ClusterServiceClient::new(self.parts.peers.channel(NodeId::new(member.id), &member.admin_address));
+        let mut request = Request::new(GetNodeStatusRequest { state_hash_index: hash_index.map(LogIndex::get) });
+        request.set_timeout(wait);
+        let error = match timeout(wait, client.get_node_status(request)).await {
+            Ok(Ok(answer)) => match answer.into_inner().node {
+                Some(status) => return NodeStatus { node: Some(member), reachable: true, ..status },
+                None => "it answered without its status".to_owned(),
+            },
+            Ok(Err(status)) => format!("{}: {}", member.admin_address, chain(&status)),
+            Err(_) => format!("{}: no answer within {wait:?}", member.admin_address),
+        };
+        NodeStatus { node: Some(member), reachable: false, error, ..NodeStatus::default() }
+    }
+
+    fn own_status(&self, hash_index: Option<LogIndex>) -> NodeStatus {
+        let local = self.parts.operations.status();
+        let hash = hash_index.and_then(|at| self.parts.operations.state_hash(Some(at)));
+        self.read(|state| describe(state, &local, hash))
+    }
+
+    fn client_of(&self, node: NodeId) -> Result<ClusterServiceClient<Channel>, ApiError> {
+        let address = self.read(|state| state.node(node).map(|node| node.info.admin_address.clone()));
+        let address = address
+            .ok_or_else(|| error::status(ErrorCode::NodeFailed, format!("node {node} is not a member"), "node"))?;
+        Ok(ClusterServiceClient::new(self.parts.peers.channel(node, &address)))
+    }
+
+    async fn change_node(&self, caller: &Caller, change: Change) -> Result<NodeChangeResponse, ApiError> {
+        let (header, found) = self
+            .read_at(caller, 0, |state| {
+                let node = view::find_node(state, &change.node)?;
+                Ok::<_, ApiError>((node.id, node.admin, view::node(state, node)))
+            })
+            .await?;
+        let (id, admin, before) = found?;
+        view::check_etag(&change.etag, &before.etag, &before.name)?;
+        let notes = notes(&self.parts.operations.status(), id, admin, change.admin);
+        if change.validate_only {
+            return Ok(NodeChangeResponse { header: Some(header), node: Some(before), log_index: 0, notes });
+        }
+        let command = Command::SetNode { node: id, admin: change.admin, author: caller.author(&change.message) };
+        let index = self.propose_once(caller, change.method, &change.request_id, command).await?;
+        let after = self.read(|state| state.node(id).map(|node| view::node(state, node)));
+        Ok(NodeChangeResponse {
+            header: Some(self.header()),
+            node: after.or(Some(before)),
+            log_index: index.get(),
+            notes,
+        })
+    }
+
+    async fn remove(&self, caller: &Caller, request: RemoveNodeRequest) -> Result<NodeChangeResponse, ApiError> {
+        let (header, found) = self
+            .read_at(caller, 0, |state| {
+                let node = view::find_node(state, &request.node)?;
+                Ok::<_, ApiError>((node.id, node.admin, view::node(state, node)))
+            })
+            .await?;
+        let (id, admin, before) = found?;
+        view::check_etag(&request.etag, &before.etag, &before.name)?;
+        if admin != NodeAdmin::Drain && !request.force && self.answers(&before).await {
+            let message = format!("node {} answers and is not drained", before.name);
+            return Err(error::status(ErrorCode::Precondition, message, &before.name)
+                .remedy(format!("drain it first: `ballastctl node drain {}`", before.name))
+                .remedy("or remove it all the same with --force"));
+        }
+        let local = self.parts.operations.status();
+        let mut notes = vec!["its id is never used again; to come back it joins as a new node".to_owned()];
+        if local.voters.contains(&id) {
+            notes.push("it is a voter; a learner takes its vote when there is one".to_owned());
+        }
+        if request.validate_only {
+            return Ok(NodeChangeResponse { header: Some(header), node: Some(before), log_index: 0, notes });
+        }
+        let command = Command::RemoveNode { node: id, author: caller.author(&request.message) };
+        let index = self.propose_once(caller, "RemoveNode", &request.request_id, command).await?;
+        Ok(NodeChangeResponse { header: Some(self.header()), node: Some(before), log_index: index.get(), notes })
+    }
+
+    async fn answers(&self, node: &Node) -> bool {
+        node.id == self.parts.operations.status().node.get()
+            || self.ask_node(node.clone(), None, NODE_TIMEOUT).await.reachable
+    }
+
+    async fn hand_over(
+        &self,
+        caller: &Caller,
+        local: &LocalStatus,
+        request: &TransferLeaderRequest,
+    ) -> Result<TransferLeaderResponse, ApiError> {
+        let to = match request.node.as_str() {
+            "" => self.most_suitable(local).await?,
+            name => self.read(|state| view::find_node(state, name).map(|node| node.id))?,
+        };
+        if !local.voters.contains(&to) {
+            let message = format!("node {to} is not a voter and cannot lead");
+            return Err(error::status(ErrorCode::Precondition, message, "leadership"));
+        }
+        if to != local.node {
+            tracing::info!(author = %caller.name, message = request.message, %to, "handing the leadership over");
+            self.parts.operations.transfer_leader(to, caller.remaining()).await.map_err(operation)?;
+        }
+        Ok(TransferLeaderResponse { header: Some(self.header()), from_node_id: local.node.get(), to_node_id: to.get() })
+    }
+
+    /// The voter that is furthest and holds the fewest VIPs, so that one crash seldom takes the
+    /// leader and a VIP both.
+    async fn most_suitable(&self, local: &LocalStatus) -> Result<NodeId, ApiError> {
+        let nodes = self.ask_nodes(None, NODE_TIMEOUT).await;
+        let id_of = |status: &NodeStatus| NodeId::new(status.node.as_ref().map_or(0, |node| node.id));
+        let candidates = nodes.iter().filter(|status| {
+            status.reachable && !status.draining && id_of(status) != local.node && local.voters.contains(&id_of(status))
+        });
+        candidates
+            .min_by_key(|status| (status.lag > LAG_NORMAL, status.vips.len(), status.lag, id_of(status)))
+            .map(id_of)
+            .ok_or_else(|| error::status(ErrorCode::Precondition, "no other voter answers", "leadership"))
+    }
+
+    async fn make_token(
+        &self,
+        caller: &Caller,
+        request: CreateJoinTokenRequest,
+    ) -> Result<CreateJoinTokenResponse, ApiError> {
+        let life = view::duration("ttl", request.ttl)?.unwrap_or(TOKEN_LIFE);
+        if life < Duration::from_secs(1) || life > TOKEN_LIFE_MAX {
+            return Err(error::invalid("ttl", "it is not between 1 second and 7 days", "leave it out for one hour"));
+        }
+        let role = view::role_from(request.role)?;
+        let pin = self.authority()?.pin();
+        let request_id =
+            if request.request_id.is_empty() { uuid::Uuid::new_v4().to_string() } else { request.request_id };
+        // The same request gets the same token on every node, without its secret being kept anywhere.
+        let input = format!("{}\n{request_id}", caller.name);
+        let secret = TokenSecret::from_bytes(self.parts.cluster_key.derive("ballast join token", input.as_bytes()));
+        let known = |state: &State| {
+            let hash = secret.hash();
+            state
+                .join_tokens()
+                .iter()
+                .find(|token| token.hash == hash)
+                .map(|token| (token.expires, token.used_by.is_some()))
+        };
+        let (_, (existing, now)) = self.read_at(caller, 0, |state| (known(state), state.log_time())).await?;
+        let expires = match existing {
+            Some((_, true)) => {
+                let message = "the token of this request was used already";
+                return Err(
+                    error::status(ErrorCode::Precondition, message, "join token").remedy("ask with another request id")
+                );
+            }
+            Some((expires, false)) => expires,
+            None => {
+                let expires = now.plus_millis(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+                let author = caller.author(&request.message);
+                let command = Command::CreateJoinToken { hash: secret.hash(), expires, role, author };
+                self.propose(caller, command).await?;
+                expires
+            }
+        };
+        let addresses = self.read(|state| join_addresses(state, self.parts.operations.status().node));
+        let token = JoinToken { addresses, pin, secret };
+        let text = token.to_text().map_err(|e| error::status(ErrorCode::Precondition, e.to_string(), "join token"))?;
+        Ok(CreateJoinTokenResponse {
+            header: Some(self.header()),
+            token: text,
+            expire_time: Some(view::timestamp(expires)),
+        })
+    }
+}
+
+/// Where a new node can enrol: this node first, then the others, as many as a token carries.
+fn join_addresses(state: &State, own: NodeId) -> Vec<String> {
+    let mut nodes: Vec<_> = state.nodes().collect();
+    nodes.sort_by_key(|node| (node.id != own, node.id));
+    nodes.iter().map(|node| node.info.admin_address.clone()).take(8).collect()
+}
+
+/// A call that another node carries out for the caller.
+fn passed_on<T>(caller: &Caller, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(caller.remaining());
+    // Names are checked when a certificate is made; one that does not fit a header is left out,
+    // and the node that passes it on stands in the history instead.
+    if let Ok(name) = MetadataValue::try_from(&*caller.name) {
+        request.metadata_mut().insert(ON_BEHALF_OF, name);
+    }
+    request
+}
+
+fn operation(failed: OperationError) -> ApiError {
+    error::status(ErrorCode::NodeFailed, failed.to_string(), "node")
+}
+
+/// An error with its causes: what tonic says alone is "transport error".
+fn chain(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn describe(state: &State, local: &LocalStatus, hash: Option<(LogIndex, String)>) -> NodeStatus {
+    let (state_hash_index, state_hash) = hash.map_or((0, String::new()), |(index, hash)| (index.get(), hash));
+    let vip_name = |id| state.vips().find(|(known, _)| *known == id).map(|(_, vip)| vip.name.clone());
+    NodeStatus {
+        node: state.node(local.node).map(|node| view::node(state, node)),
+        reachable: true,
+        error: String::new(),
+        voter: local.voters.contains(&local.node),
+        leader: local.leader == Some(local.node),
+        term: local.term,
+        leader_id: local.leader.map_or(0, NodeId::get),
+        last_log_index: local.last_log.get(),
+        committed_index: local.committed.get(),
+        applied_index: local.applied.get(),
+        lag: 0,
+        snapshot_index: local.snapshot.get(),
+        purged_index: local.purged.get(),
+        state_hash,
+        state_hash_index,
+        serving_revision: local.serving.get(),
+        vips: local
+            .held
+            .iter()
+            .map(|held| HeldVip {
+                vip: vip_name(held.vip).unwrap_or_else(|| held.vip.to_string()),
+                epoch: held.epoch,
+                remaining: prost_types::Duration::try_from(held.remaining).ok(),
+            })
+            .collect(),
+        ready: local.not_ready.is_empty(),
+        not_ready: local.not_ready.clone(),
+        draining: local.draining,
+        start_time: Some(local.started.into()),
+        certificate_not_after: Some(local.certificate_not_after.into()),
+        confirmed_age: local.confirmed_age.and_then(|age| prost_types::Duration::try_from(age).ok()),
+        connections: local.connections,
+        version: local.version.clone(),
+    }
+}
+
+fn with_holders(mut vips: Vec<Vip>, nodes: &[NodeStatus]) -> Vec<Vip> {
+    for vip in &mut vips {
+        let holder = nodes.iter().find(|node| node.vips.iter().any(|held| held.vip == vip.name));
+        vip.held_by = holder.and_then(|node| node.node.as_ref()).map_or(0, |node| node.id);
+    }
+    vips
+}
+
+fn notes(local: &LocalStatus, node: NodeId, before: NodeAdmin, after: NodeAdmin) -> Vec<String> {
+    let voter = local.voters.contains(&node);
+    match after {
+        _ if before == after => vec!["it is so already".to_owned()],
+        NodeAdmin::Drain => vec!["its VIPs move to other nodes; it takes no new work until it is enabled".to_owned()],
+        NodeAdmin::Demoted if voter => vec!["it is a voter; a learner takes its vote when there is one".to_owned()],
+        NodeAdmin::Promoted if !voter => {
+            vec!["it becomes a voter once it has caught up, in the place of another".to_owned()]
+        }
+        NodeAdmin::Ready | NodeAdmin::Demoted | NodeAdmin::Promoted => Vec::new(),
+    }
+}
+
+/// The cluster in one word, and what wants attention.
+fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], voters_wanted: u32) -> (Health, Vec<String>) {
+    let mut problems = Vec::new();
+    let name = |status: &NodeStatus| status.node.as_ref().map_or_else(String::new, |node| node.name.clone());
+    if local.leader.is_none() {
+        problems.push(
+            "no leader is known: nothing can be changed; held VIPs are given up when their leases end".to_owned(),
+        );
+    }
+    for status in nodes {
+        if !status.reachable {
+            problems.push(format!("node {} does not answer: {}", name(status), status.error));
+            continue;
+        }
+        for reason in &status.not_ready {
+            problems.push(format!("node {} is not ready: {reason}", name(status)));
+        }
+        if status.lag > LAG_NORMAL {
+            problems.push(format!("node {} is {} entries behind", name(status), status.lag));
+        }
+    }
+    let hashes: BTreeSet<(u64, &str)> = nodes
+        .iter()
+        .filter(|status| !status.state_hash.is_empty())
+        .map(|status| (status.state_hash_index, status.state_hash.as_str()))
+        .collect();
+    let indexes: BTreeSet<u64> = hashes.iter().map(|(index, _)| *index).collect();
+    if hashes.len() > indexes.len() {
+        problems.push("the nodes' states differ at one index: keep their data directories and report it".to_owned());
+    }
+    for vip in vips {
+        let holders = nodes.iter().filter(|status| status.vips.iter().any(|held| held.vip == vip.name)).count();
+        match holders {
+            0 => problems.push(format!("VIP {} is held by no node that answers", vip.name)),
+            1 => {}
+            // Asked one after the other, so a move in between shows twice; it is said for what it is.
+            several => problems.push(format!("{several} nodes said that they hold VIP {}; ask again", vip.name)),
+        }
+    }
+    let voters = u32::try_from(local.voters.len()).unwrap_or(u32::MAX);
+    if voters < voters_wanted && nodes.len() > local.voters.len() {
+        problems.push(format!("{voters} nodes vote, {voters_wanted} are wanted"));
+    }
+    let health = match (local.leader, problems.is_empty()) {
+        (None, _) => Health::NoQuorum,
+        (Some(_), true) => Health::Ok,
+        (Some(_), false) => Health::Degraded,
+    };
+    (health, problems)
+}

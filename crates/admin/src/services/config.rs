@@ -1,0 +1,397 @@
+//! The configuration document: apply, compare, look back.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ballast_core::{
+    config::{self, Document},
+    ids::{LogIndex, Revision},
+    state::{ApplyConfig, Command, Outcome, Refusal, State},
+};
+use ballast_proto::admin::v1::{
+    ApplyRequest, ApplyResponse, ConfigDiff, DiffRequest, DiffResponse, ExportRequest, ExportResponse,
+    GetConfigRequest, GetConfigResponse, GetRevisionRequest, GetRevisionResponse, ListRevisionsRequest,
+    ListRevisionsResponse, OperatorState, PendingNode, RollbackRequest, ValidateRequest, ValidateResponse,
+    WatchConfigRequest, WatchConfigResponse, config_service_server::ConfigService, diff_request::To,
+    export_request::Format,
+};
+use tokio::time::sleep;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Shared,
+    watch::{Streamed, watch},
+};
+use crate::{
+    access::Caller,
+    error::{self, ApiError, ErrorCode},
+    view::{self, Page, Stored},
+};
+
+/// How long `wait` waits when the caller does not say.
+const WAIT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Time between two looks at the nodes while waiting for them. A revision is applied everywhere
+/// within 100 ms at the 99th percentile.
+const WAIT_STEP: Duration = Duration::from_millis(50);
+
+/// A document on its way in.
+struct Proposal {
+    source: String,
+    document: Document,
+    expect: Option<Revision>,
+    request_id: String,
+    message: String,
+    validate_only: bool,
+    wait: Option<Duration>,
+}
+
+#[tonic::async_trait]
+impl ConfigService for Shared {
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let expect = expected(request.expect_revision, &request.etag)?;
+        let document = config::parse(&request.source).map_err(|mistakes| error::invalid_config(&mistakes))?;
+        let proposal = Proposal {
+            source: request.source,
+            document,
+            expect,
+            request_id: request.request_id,
+            message: request.message,
+            validate_only: request.validate_only,
+            wait: wait_for(request.wait, request.wait_timeout)?,
+        };
+        Ok(Response::new(self.put(&caller, proposal).await?))
+    }
+
+    async fn validate(&self, request: Request<ValidateRequest>) -> Result<Response<ValidateResponse>, Status> {
+        let mistakes = match config::parse(&request.into_inner().source) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => error::mistakes_to_proto(&mistakes),
+        };
+        Ok(Response::new(ValidateResponse { header: Some(self.header()), valid: mistakes.is_empty(), mistakes }))
+    }
+
+    async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let text = match &request.to {
+            Some(To::Source(source)) => {
+                Some(Arc::new(config::parse(source).map_err(|mistakes| error::invalid_config(&mistakes))?))
+            }
+            Some(To::ToRevision(_)) | None => None,
+        };
+        let (header, sides) = self
+            .read_at(&caller, request.consistency, |state| {
+                let from = match request.from_revision {
+                    Some(revision) => Some(view::stored(state, Revision::new(revision))?),
+                    None => view::in_force(state),
+                };
+                let to = match &request.to {
+                    Some(To::ToRevision(revision)) => Some(view::stored(state, Revision::new(*revision))?),
+                    Some(To::Source(_)) => None,
+                    None => view::in_force(state),
+                };
+                Ok::<_, ApiError>((from, to))
+            })
+            .await?;
+        let (from, to) = sides?;
+        let diff = match (&request.to, text, &to) {
+            (Some(To::Source(source)), Some(document), _) => view::diff(from.as_ref(), None, source, &document),
+            (_, _, Some(to)) => view::diff(from.as_ref(), Some(to), &to.source, &to.document),
+            _ => ConfigDiff::default(),
+        };
+        Ok(Response::new(DiffResponse { header: Some(header), diff: Some(diff), warnings: Vec::new() }))
+    }
+
+    async fn get(&self, request: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let (header, (revision, operator_state)) = self
+            .read_at(&caller, request.into_inner().consistency, |state| {
+                (
+                    state.revisions().next().map(|record| view::revision(state, record, true)),
+                    view::operator_state(state),
+                )
+            })
+            .await?;
+        let operator_state = OperatorState { pinned_bindings: self.count_pinned().await, ..operator_state };
+        Ok(Response::new(GetConfigResponse { header: Some(header), revision, operator_state: Some(operator_state) }))
+    }
+
+    async fn export(&self, request: Request<ExportRequest>) -> Result<Response<ExportResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let (header, stored) = self
+            .read_at(&caller, request.consistency, |state| match request.revision {
+                Some(revision) => view::stored(state, Revision::new(revision)),
+                None => view::in_force(state).ok_or_else(nothing_applied),
+            })
+            .await?;
+        let stored = stored?;
+        let text = match Format::try_from(request.format) {
+            Ok(Format::Unspecified | Format::Source) => stored.source,
+            Ok(Format::Yaml) => config::to_yaml(&stored.document),
+            Ok(Format::Json) => stored.document.to_canonical_json(),
+            Err(_) => return Err(error::invalid("format", format!("{} is not a form", request.format), "").into()),
+        };
+        Ok(Response::new(ExportResponse { header: Some(header), revision: stored.revision.get(), text }))
+    }
+
+    async fn list_revisions(
+        &self,
+        request: Request<ListRevisionsRequest>,
+    ) -> Result<Response<ListRevisionsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, 50, 500)?;
+        let (header, (revisions, next_page_token)) = self
+            .read_at(&caller, request.consistency, |state| {
+                page.cut(
+                    state.revisions(),
+                    |record| (record.revision.get(), 0),
+                    |record| view::revision(state, record, false),
+                )
+            })
+            .await?;
+        Ok(Response::new(ListRevisionsResponse { header: Some(header), revisions, next_page_token }))
+    }
+
+    async fn get_revision(
+        &self,
+        request: Request<GetRevisionRequest>,
+    ) -> Result<Response<GetRevisionResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let (header, found) = self
+            .read_at(&caller, request.consistency, |state| {
+                let revision = view::stored(state, Revision::new(request.revision))?.revision;
+                Ok::<_, ApiError>(state.revision_record(revision).map(|record| view::revision(state, record, true)))
+            })
+            .await?;
+        Ok(Response::new(GetRevisionResponse { header: Some(header), revision: found? }))
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let (_, found) = self
+            .read_at(&caller, 0, |state| {
+                let current = state.revisions().next().ok_or_else(nothing_applied)?.revision;
+                let wanted = match request.revision {
+                    0 => state.revisions().nth(1).map(|record| record.revision),
+                    revision => Some(Revision::new(revision)),
+                };
+                let wanted = wanted.ok_or_else(|| {
+                    error::status(
+                        ErrorCode::Precondition,
+                        "there is no earlier revision to go back to",
+                        "configuration",
+                    )
+                })?;
+                Ok::<_, ApiError>((view::stored(state, wanted)?, current))
+            })
+            .await?;
+        let (stored, current) = found?;
+        let message = match request.message.as_str() {
+            "" => format!("rollback to revision {}", stored.revision),
+            message => format!("{message} (rollback to revision {})", stored.revision),
+        };
+        let proposal = Proposal {
+            source: stored.source,
+            document: (*stored.document).clone(),
+            // Without a revision of the caller's own, at least nothing is undone that was applied meanwhile.
+            expect: Some(request.expect_revision.map_or(current, Revision::new)),
+            request_id: request.request_id,
+            message,
+            validate_only: request.validate_only,
+            wait: wait_for(request.wait, request.wait_timeout)?,
+        };
+        Ok(Response::new(self.put(&caller, proposal).await?))
+    }
+
+    type WatchStream = Streamed<WatchConfigResponse>;
+
+    async fn watch(&self, request: Request<WatchConfigRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let include_source = request.include_source;
+        Ok(Response::new(watch(self, request.from_index, move |state, after| {
+            let mut made: Vec<_> = state.revisions().take_while(|record| record.index > after).collect();
+            made.reverse();
+            made.into_iter()
+                .map(|record| {
+                    let revision = view::revision(state, record, include_source);
+                    let diff = view::stored(state, record.revision).ok().map(|newer| {
+                        let older = older_than(state, record.revision);
+                        view::diff(older.as_ref(), Some(&newer), &newer.source, &newer.document)
+                    });
+                    let make =
+                        move |header| WatchConfigResponse { header: Some(header), revision: Some(revision), diff };
+                    (record.index, make)
+                })
+                .collect()
+        })))
+    }
+}
+
+impl Shared {
+    async fn put(&self, caller: &Caller, proposal: Proposal) -> Result<ApplyResponse, ApiError> {
+        if proposal.validate_only {
+            let (header, current) = self.read_at(caller, 0, view::in_force).await?;
+            return self.rehearse(header, current, &proposal);
+        }
+        // As this node knows it. If another node is quicker, the log refuses what `expect` names,
+        // and without `expect` the answer's difference is to what this node knew.
+        let before = self.read(view::in_force);
+        let command = Command::ApplyConfig(Box::new(ApplyConfig {
+            document: proposal.document.to_canonical_json(),
+            source: proposal.source.clone(),
+            expect: proposal.expect,
+            request_id: match proposal.request_id.as_str() {
+                "" => uuid::Uuid::new_v4().to_string(),
+                id => id.to_owned(),
+            },
+            author: caller.author(&proposal.message),
+        }));
+        let applied = self.parts.propose.propose(command, caller.remaining()).await?;
+        match applied.outcome {
+            Outcome::Applied { revision, changed } => {
+                self.answer(caller, &proposal, before, applied.index, revision, changed).await
+            }
+            Outcome::Refused(Refusal::RevisionConflict { expected, found }) => Err(self.conflict(expected, found)),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => {
+                Err(error::status(ErrorCode::Internal, format!("apply came out as {outcome:?}"), "configuration"))
+            }
+        }
+    }
+
+    /// What applying would do.
+    fn rehearse(
+        &self,
+        header: ballast_proto::admin::v1::ResponseHeader,
+        current: Option<Stored>,
+        proposal: &Proposal,
+    ) -> Result<ApplyResponse, ApiError> {
+        let revision = current.as_ref().map_or(Revision::new(0), |stored| stored.revision);
+        if let Some(expected) = proposal.expect
+            && expected != revision
+        {
+            return Err(self.conflict(expected, revision));
+        }
+        Ok(ApplyResponse {
+            header: Some(header),
+            revision: revision.get(),
+            etag: view::config_etag(revision),
+            changed: current.as_ref().is_none_or(|stored| *stored.document != proposal.document),
+            log_index: 0,
+            diff: Some(view::diff(current.as_ref(), None, &proposal.source, &proposal.document)),
+            warnings: Vec::new(),
+            pending_nodes: Vec::new(),
+        })
+    }
+
+    async fn answer(
+        &self,
+        caller: &Caller,
+        proposal: &Proposal,
+        before: Option<Stored>,
+        index: LogIndex,
+        revision: Revision,
+        changed: bool,
+    ) -> Result<ApplyResponse, ApiError> {
+        let (older, newer) = self.read(|state| (older_than(state, revision), view::stored(state, revision).ok()));
+        let diff = match (&newer, changed) {
+            (Some(newer), true) => view::diff(older.as_ref(), Some(newer), &newer.source, &newer.document),
+            _ => view::diff(before.as_ref(), before.as_ref(), &proposal.source, &proposal.document),
+        };
+        let pending_nodes = match proposal.wait {
+            Some(wait) => self.wait_until_served(caller, revision, wait).await,
+            None => Vec::new(),
+        };
+        Ok(ApplyResponse {
+            header: Some(self.header()),
+            revision: revision.get(),
+            etag: view::config_etag(revision),
+            changed,
+            log_index: index.get(),
+            diff: Some(diff),
+            warnings: Vec::new(),
+            pending_nodes,
+        })
+    }
+
+    /// What changed since the revision that the caller knew.
+    fn conflict(&self, expected: Revision, found: Revision) -> ApiError {
+        let (older, newer) = self.read(|state| (view::stored(state, expected).ok(), view::stored(state, found).ok()));
+        let refusal = Refusal::RevisionConflict { expected, found };
+        match newer {
+            Some(newer) if older.is_some() || expected == Revision::new(0) => {
+                let diff = view::diff(older.as_ref(), Some(&newer), &newer.source, &newer.document);
+                ApiError::from(refusal).conflict(diff)
+            }
+            _ => refusal.into(),
+        }
+    }
+
+    /// Waits until every node that can be reached serves a revision. The nodes that do not.
+    async fn wait_until_served(&self, caller: &Caller, revision: Revision, wait: Duration) -> Vec<PendingNode> {
+        let until = (Instant::now() + wait).min(caller.deadline);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let nodes = self.ask_nodes(None, left.min(Duration::from_secs(1))).await;
+            let pending: Vec<PendingNode> = nodes
+                .into_iter()
+                .filter(|status| !status.reachable || status.serving_revision < revision.get())
+                .map(|status| {
+                    let node = status.node.unwrap_or_default();
+                    let reason = if status.reachable {
+                        format!("serves revision {}", status.serving_revision)
+                    } else {
+                        status.error
+                    };
+                    PendingNode { node_id: node.id, name: node.name, reason, reachable: status.reachable }
+                })
+                .collect();
+            if !pending.iter().any(|node| node.reachable) || Instant::now() + WAIT_STEP >= until {
+                return pending;
+            }
+            sleep(WAIT_STEP).await;
+        }
+    }
+}
+
+/// The revision that was in force before another, as far as it is kept and can be read.
+fn older_than(state: &State, revision: Revision) -> Option<Stored> {
+    let older = state.revisions().map(|record| record.revision).find(|older| *older < revision)?;
+    view::stored(state, older).ok()
+}
+
+fn nothing_applied() -> ApiError {
+    error::status(ErrorCode::NotFound, "no configuration was applied yet", "configuration")
+        .remedy("apply one with `ballastctl apply -f FILE`")
+}
+
+fn expected(revision: Option<u64>, etag: &str) -> Result<Option<Revision>, ApiError> {
+    let by_etag = match etag {
+        "" => None,
+        etag => Some(view::revision_of_etag(etag).ok_or_else(|| {
+            error::invalid("etag", format!("{etag:?} is not the etag of a document"), "use the one that `get` answered")
+        })?),
+    };
+    match (revision.map(Revision::new), by_etag) {
+        (Some(revision), Some(etag)) if revision != etag => {
+            Err(error::invalid("expect_revision", "it says another revision than etag", "give one of them"))
+        }
+        (revision, etag) => Ok(revision.or(etag)),
+    }
+}
+
+fn wait_for(wait: bool, timeout: Option<prost_types::Duration>) -> Result<Option<Duration>, ApiError> {
+    if !wait {
+        return Ok(None);
+    }
+    view::duration("wait_timeout", timeout).map(|timeout| Some(timeout.unwrap_or(WAIT_DEFAULT)))
+}

@@ -1,0 +1,126 @@
+//! What every service does: confirm a read, propose a change, name the caller.
+
+use std::{collections::VecDeque, time::Duration};
+
+use ballast_core::{
+    ids::{LogIndex, NodeId},
+    state::{Command, Outcome, State},
+};
+use ballast_proto::admin::v1::{ReadConsistency, ResponseHeader};
+use parking_lot::Mutex;
+
+use super::Parts;
+use crate::{
+    access::{Caller, Members},
+    error::ApiError,
+    node::read_state,
+    view,
+};
+
+/// Longest that a read waits for a quorum. A leader is elected well within it.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Retries that are remembered. A client retries within seconds; this is minutes of writes.
+const REQUESTS_MAX: usize = 4096;
+
+/// The services' common ground.
+pub struct Shared {
+    pub(super) parts: Parts,
+    answered: Mutex<VecDeque<(String, LogIndex)>>,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self { parts, answered: Mutex::new(VecDeque::new()) }
+    }
+
+    /// Reads the state as it is here.
+    pub(super) fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        read_state(&*self.parts.state, read)
+    }
+
+    /// Reads the state once it is as fresh as the caller wants it. The header belongs to the very
+    /// state that was read.
+    pub(super) async fn read_at<R>(
+        &self,
+        caller: &Caller,
+        consistency: i32,
+        read: impl FnOnce(&State) -> R,
+    ) -> Result<(ResponseHeader, R), ApiError> {
+        let used = self.confirm(caller, consistency).await?;
+        let status = self.parts.operations.status();
+        Ok(self
+            .read(|state| (ResponseHeader { consistency: used.into(), ..view::header(state, &status) }, read(state))))
+    }
+
+    async fn confirm(&self, caller: &Caller, wanted: i32) -> Result<ReadConsistency, ApiError> {
+        // A value that this version does not know asks for the strongest.
+        let wanted = ReadConsistency::try_from(wanted).unwrap_or(ReadConsistency::Linearizable);
+        if wanted == ReadConsistency::Stale {
+            return Ok(wanted);
+        }
+        if wanted == ReadConsistency::LeaderLease {
+            let freshness = self.read(view::freshness);
+            if self.parts.operations.status().confirmed_age.is_some_and(|age| age <= freshness) {
+                return Ok(wanted);
+            }
+        }
+        self.parts.read_index.confirm(caller.remaining().min(CONFIRM_TIMEOUT)).await?;
+        Ok(ReadConsistency::Linearizable)
+    }
+
+    /// A header for an answer that comes after a write; the state includes the write.
+    pub(super) fn header(&self) -> ResponseHeader {
+        let status = self.parts.operations.status();
+        self.read(|state| view::header(state, &status))
+    }
+
+    /// Proposes a command. A refusal of the state machine is an error.
+    pub(super) async fn propose(&self, caller: &Caller, command: Command) -> Result<(LogIndex, Outcome), ApiError> {
+        let applied = self.parts.propose.propose(command, caller.remaining()).await?;
+        match applied.outcome {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            outcome => Ok((applied.index, outcome)),
+        }
+    }
+
+    /// Proposes a command that a retry with the same request id must not repeat.
+    ///
+    /// This node remembers what it answered; a retry at another node sets the same thing again,
+    /// which changes nothing but the history, because these commands say what is wanted and not
+    /// by how much to change it.
+    pub(super) async fn propose_once(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        request_id: &str,
+        command: Command,
+    ) -> Result<LogIndex, ApiError> {
+        let key = format!("{}\n{method}\n{request_id}", caller.name);
+        if !request_id.is_empty()
+            && let Some((_, index)) = self.answered.lock().iter().find(|(known, _)| *known == key)
+        {
+            return Ok(*index);
+        }
+        let (index, _) = self.propose(caller, command).await?;
+        if !request_id.is_empty() {
+            let mut answered = self.answered.lock();
+            if answered.len() >= REQUESTS_MAX {
+                answered.pop_front();
+            }
+            answered.push_back((key, index));
+        }
+        Ok(index)
+    }
+}
+
+impl Members for Shared {
+    fn name_of(&self, node: NodeId) -> Option<String> {
+        self.read(|state| view::node_name(state, node))
+    }
+
+    fn own_name(&self) -> String {
+        let node = self.parts.operations.status().node;
+        self.name_of(node).unwrap_or_else(|| format!("node-{node}"))
+    }
+}

@@ -1,0 +1,132 @@
+//! VIPs: who holds them, and where operators want them.
+
+use std::time::{Duration, Instant};
+
+use ballast_core::{
+    ids::{LogIndex, NodeId},
+    state::Command,
+};
+use ballast_proto::admin::v1::{
+    ListVipTransitionsRequest, ListVipTransitionsResponse, ListVipsRequest, ListVipsResponse, MoveVipRequest,
+    MoveVipResponse, VipTransition, WatchVipsRequest, WatchVipsResponse, vip_service_server::VipService,
+};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Shared,
+    watch::{Streamed, watch},
+};
+use crate::{
+    access::Caller,
+    error::ApiError,
+    view::{self, Page},
+};
+
+/// How long `wait` waits when the caller does not say. A planned move takes milliseconds.
+const WAIT_DEFAULT: Duration = Duration::from_secs(5);
+
+#[tonic::async_trait]
+impl VipService for Shared {
+    async fn list(&self, request: Request<ListVipsRequest>) -> Result<Response<ListVipsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let (header, vips) = self.read_at(&caller, request.into_inner().consistency, view::vips).await?;
+        Ok(Response::new(ListVipsResponse { header: Some(header), vips }))
+    }
+
+    async fn r#move(&self, request: Request<MoveVipRequest>) -> Result<Response<MoveVipResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let wait = view::duration("wait_timeout", request.wait_timeout)?.unwrap_or(WAIT_DEFAULT);
+        let (header, found) = self
+            .read_at(&caller, 0, |state| {
+                let to = if request.node.is_empty() { None } else { Some(view::find_node(state, &request.node)?.id) };
+                Ok::<_, ApiError>((view::vip(state, &request.vip)?, to))
+            })
+            .await?;
+        let ((vip, before), to) = found?;
+        view::check_etag(&request.etag, &before.etag, &before.name)?;
+        if request.validate_only {
+            return Ok(Response::new(MoveVipResponse {
+                header: Some(header),
+                vip: Some(before),
+                log_index: 0,
+                arrived: false,
+            }));
+        }
+        let command = Command::MoveVip { vip, to, author: caller.author(&request.message) };
+        let index = self.propose_once(&caller, "Move", &request.request_id, command).await?;
+        let arrived = match to {
+            Some(node) if request.wait => self.wait_for_owner(&caller, &before.name, node, wait).await,
+            _ => false,
+        };
+        let vip = self.read(|state| view::vip(state, &before.name)).map_or(before, |(_, vip)| vip);
+        Ok(Response::new(MoveVipResponse {
+            header: Some(self.header()),
+            vip: Some(vip),
+            log_index: index.get(),
+            arrived,
+        }))
+    }
+
+    async fn list_transitions(
+        &self,
+        request: Request<ListVipTransitionsRequest>,
+    ) -> Result<Response<ListVipTransitionsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, 50, 500)?;
+        let (header, found) = self
+            .read_at(&caller, request.consistency, |state| {
+                let transitions = view::transitions(state, &request.vip)?;
+                Ok::<_, ApiError>(page.cut(transitions, |(place, _)| *place, |(_, transition)| transition))
+            })
+            .await?;
+        let (transitions, next_page_token) = found?;
+        Ok(Response::new(ListVipTransitionsResponse { header: Some(header), transitions, next_page_token }))
+    }
+
+    type WatchStream = Streamed<WatchVipsResponse>;
+
+    async fn watch(&self, request: Request<WatchVipsRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let WatchVipsRequest { from_index, vip } = request.into_inner();
+        if !vip.is_empty() {
+            self.read(|state| view::vip(state, &vip))?;
+        }
+        Ok(Response::new(watch(self, from_index, move |state, after| {
+            // A VIP that was configured away has nothing more to tell.
+            let mut found: Vec<VipTransition> = view::transitions(state, &vip)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(_, transition)| transition)
+                .collect();
+            found.reverse();
+            found
+                .into_iter()
+                .map(|transition| {
+                    let index = LogIndex::new(transition.change.as_ref().map_or(0, |change| change.log_index));
+                    (index, move |header| WatchVipsResponse { header: Some(header), transition: Some(transition) })
+                })
+                .filter(|(index, _)| *index > after)
+                .collect()
+        })))
+    }
+}
+
+impl Shared {
+    /// Waits until the log says that a node holds a VIP.
+    async fn wait_for_owner(&self, caller: &Caller, vip: &str, node: NodeId, wait: Duration) -> bool {
+        let mut applied = self.parts.state.applied();
+        let until = (Instant::now() + wait).min(caller.deadline);
+        loop {
+            applied.borrow_and_update();
+            if self.read(|state| view::vip(state, vip)).is_ok_and(|(_, vip)| vip.owner_id == node.get()) {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if !matches!(timeout(left, applied.changed()).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+    }
+}

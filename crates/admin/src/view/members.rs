@@ -1,0 +1,114 @@
+//! Nodes.
+
+use ballast_core::{
+    ids::NodeId,
+    state::{Node, NodeAdmin, NodeInfo, NodeRole, State, Subject},
+};
+use ballast_proto::admin::v1 as proto;
+
+use super::{change, etag, last_event_about};
+use crate::error::{self, ApiError};
+
+/// A member's name.
+pub fn node_name(state: &State, node: NodeId) -> Option<String> {
+    state.node(node).map(|node| node.info.name.clone())
+}
+
+/// All members, by id.
+pub fn nodes(state: &State) -> Vec<proto::Node> {
+    state.nodes().map(|found| node(state, found)).collect()
+}
+
+/// A member in the API's form.
+pub fn node(state: &State, node: &Node) -> proto::Node {
+    let info = &node.info;
+    let admin = admin(node.admin);
+    let enrolled = || change(node.index, node.enrolled, &Default::default());
+    let labels: Vec<u8> =
+        info.labels.iter().flat_map(|(key, value)| format!("{key}\0{value}\0").into_bytes()).collect();
+    proto::Node {
+        id: node.id.get(),
+        name: info.name.clone(),
+        cluster_address: info.cluster_address.clone(),
+        admin_address: info.admin_address.clone(),
+        labels: info.labels.clone(),
+        role: role(info.role).into(),
+        admin: admin.into(),
+        version: info.version.clone(),
+        change: Some(last_event_about(state, Subject::Node(node.id)).unwrap_or_else(enrolled)),
+        etag: etag(&[
+            info.name.as_bytes(),
+            info.cluster_address.as_bytes(),
+            info.admin_address.as_bytes(),
+            &labels,
+            admin.as_str_name().as_bytes(),
+            info.version.as_bytes(),
+        ]),
+    }
+}
+
+/// The member that an operator names, by name or id.
+///
+/// # Errors
+/// `NOT_FOUND` with the names that there are.
+pub fn find_node<'a>(state: &'a State, text: &str) -> Result<&'a Node, ApiError> {
+    // Names win: a node may well be called "2".
+    let by_id = || text.strip_prefix("node-").unwrap_or(text).parse().ok().and_then(|id| state.node(NodeId::new(id)));
+    state
+        .node_named(text)
+        .or_else(by_id)
+        .ok_or_else(|| error::not_found("node", text, state.nodes().map(|node| node.info.name.as_str())))
+}
+
+/// A node as it describes itself, checked.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` when something is missing.
+pub fn node_info(sent: Option<proto::NodeInfo>) -> Result<NodeInfo, ApiError> {
+    let sent = sent.ok_or_else(|| error::invalid("node", "it is missing", "send the node's name and addresses"))?;
+    for (path, value) in [
+        ("node.name", &sent.name),
+        ("node.cluster_address", &sent.cluster_address),
+        ("node.admin_address", &sent.admin_address),
+    ] {
+        if value.is_empty() {
+            return Err(error::invalid(path, "it is empty", "set it in the node's ballastd.toml"));
+        }
+    }
+    Ok(NodeInfo {
+        name: sent.name,
+        cluster_address: sent.cluster_address,
+        admin_address: sent.admin_address,
+        labels: sent.labels,
+        role: role_from(sent.role)?,
+        version: sent.version,
+    })
+}
+
+/// A role that a caller sent.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for one that this version does not know.
+pub fn role_from(sent: i32) -> Result<NodeRole, ApiError> {
+    match proto::NodeRole::try_from(sent) {
+        Ok(proto::NodeRole::Unspecified | proto::NodeRole::Full) => Ok(NodeRole::Full),
+        Ok(proto::NodeRole::Witness) => Ok(NodeRole::Witness),
+        Err(_) => Err(error::invalid("role", format!("{sent} is not a role"), "use full or witness")),
+    }
+}
+
+const fn role(role: NodeRole) -> proto::NodeRole {
+    match role {
+        NodeRole::Full => proto::NodeRole::Full,
+        NodeRole::Witness => proto::NodeRole::Witness,
+    }
+}
+
+pub(super) const fn admin(admin: NodeAdmin) -> proto::NodeAdmin {
+    match admin {
+        NodeAdmin::Ready => proto::NodeAdmin::Ready,
+        NodeAdmin::Drain => proto::NodeAdmin::Drain,
+        NodeAdmin::Demoted => proto::NodeAdmin::Demoted,
+        NodeAdmin::Promoted => proto::NodeAdmin::Promoted,
+    }
+}

@@ -1,0 +1,104 @@
+//! VIPs and their history.
+
+use ballast_core::{
+    config::{self, Failback},
+    ids::{NodeId, VipId},
+    state::{Author, State, Tenure},
+};
+use ballast_proto::admin::v1 as proto;
+
+use super::{change, etag, node_name, page::Place};
+use crate::error::{self, ApiError};
+
+/// All VIPs, in the order of the document.
+pub fn vips(state: &State) -> Vec<proto::Vip> {
+    state.vips().map(|(id, vip)| describe(state, id, vip)).collect()
+}
+
+/// The VIP of a name.
+///
+/// # Errors
+/// `NOT_FOUND` with the names that there are.
+pub fn vip(state: &State, name: &str) -> Result<(VipId, proto::Vip), ApiError> {
+    state
+        .vips()
+        .find(|(_, vip)| vip.name == name)
+        .map(|(id, vip)| (id, describe(state, id, vip)))
+        .ok_or_else(|| error::not_found("VIP", name, state.vips().map(|(_, vip)| vip.name.as_str())))
+}
+
+/// Where operators want VIPs.
+pub(super) fn moves(state: &State) -> Vec<proto::VipMove> {
+    state.vips().filter_map(|(id, vip)| wish(state, id, &vip.name)).collect()
+}
+
+/// Who held a VIP (or all, without a name), newest first, each with its place in the list.
+///
+/// # Errors
+/// `NOT_FOUND` with the names that there are.
+pub fn transitions(state: &State, name: &str) -> Result<Vec<(Place, proto::VipTransition)>, ApiError> {
+    if !name.is_empty() {
+        vip(state, name)?;
+    }
+    let mut found: Vec<_> = state
+        .vips()
+        .filter(|(_, vip)| name.is_empty() || vip.name == name)
+        .flat_map(|(id, vip)| {
+            state.tenures(id).map(move |tenure| {
+                let transition = proto::VipTransition {
+                    vip: vip.name.clone(),
+                    owner_id: tenure.owner.map_or(0, NodeId::get),
+                    owner_name: owner_name(state, tenure),
+                    epoch: tenure.epoch,
+                    cause: tenure.cause.clone(),
+                    change: Some(recorded(state, tenure)),
+                };
+                ((tenure.index.get(), id.get()), transition)
+            })
+        })
+        .collect();
+    found.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
+    Ok(found)
+}
+
+fn describe(state: &State, id: VipId, vip: &config::Vip) -> proto::Vip {
+    let tenure = state.tenures(id).next();
+    let moved = wish(state, id, &vip.name);
+    let moved_at = state.vip_wish(id).map_or(0, |wish| wish.index.get());
+    proto::Vip {
+        name: vip.name.clone(),
+        id: id.get(),
+        addresses: vip.addresses.iter().map(ToString::to_string).collect(),
+        owner_id: tenure.and_then(|tenure| tenure.owner).map_or(0, NodeId::get),
+        owner_name: tenure.map_or_else(String::new, |tenure| owner_name(state, tenure)),
+        epoch: tenure.map_or(0, |tenure| tenure.epoch),
+        cause: tenure.map_or_else(|| "never held".to_owned(), |tenure| tenure.cause.clone()),
+        since: tenure.map(|tenure| recorded(state, tenure)),
+        moved,
+        prefer: vip.prefer.clone(),
+        failback_automatic: vip.failback == Failback::Automatic,
+        held_by: 0,
+        etag: etag(&[vip.name.as_bytes(), &moved_at.to_le_bytes()]),
+    }
+}
+
+fn wish(state: &State, id: VipId, name: &str) -> Option<proto::VipMove> {
+    let wish = state.vip_wish(id)?;
+    Some(proto::VipMove {
+        vip: name.to_owned(),
+        node_id: wish.node.get(),
+        node_name: node_name(state, wish.node).unwrap_or_default(),
+        change: Some(change(wish.index, wish.at, &wish.author)),
+    })
+}
+
+fn owner_name(state: &State, tenure: &Tenure) -> String {
+    tenure.owner.and_then(|node| node_name(state, node)).unwrap_or_default()
+}
+
+/// A change of hands is written down by the node that took or gave.
+fn recorded(state: &State, tenure: &Tenure) -> proto::Change {
+    let name = owner_name(state, tenure);
+    let name = if name.is_empty() { "ballastd".to_owned() } else { format!("ballastd@{name}") };
+    change(tenure.index, tenure.at, &Author { name, message: tenure.cause.clone() })
+}
