@@ -1,0 +1,120 @@
+//! What runs on every node beside consensus, and what only the leader does.
+
+use std::{sync::Arc, time::Duration};
+
+use ballast_core::{ids::NodeId, state::Command};
+use ballast_proto::cluster::v1::{self as pb, leader_client::LeaderClient};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use crate::{
+    member::Shared,
+    membership::{Reachability, reconcile},
+    peers::Traffic,
+    status::Status,
+};
+
+/// How often the leader looks whether the membership is as it should be.
+const RECONCILE_EVERY: Duration = Duration::from_millis(250);
+
+/// Log time moves at least this often, so that lifetimes end in an idle cluster too.
+const TICK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a node tells its hashes. They are made every 32 entries.
+const COMPARE_EVERY: Duration = Duration::from_secs(5);
+
+/// Least time between two updates of the status, which every entry changes.
+const STATUS_PAUSE: Duration = Duration::from_millis(20);
+
+/// Moves the membership towards what is agreed, while this node leads.
+pub(crate) async fn keep_membership(shared: Arc<Shared>) {
+    let mut reachability = Reachability::default();
+    let mut every = interval(RECONCILE_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        if shared.leads() {
+            reconcile(&shared.raft, &shared.replica, &mut reachability).await;
+        } else {
+            reachability.forget();
+        }
+    }
+}
+
+/// Proposes a tick when no entry has moved log time for a while, while this node leads.
+pub(crate) async fn keep_time(shared: Arc<Shared>) {
+    let mut seen = (0, Instant::now());
+    loop {
+        sleep(TICK_EVERY / 4).await;
+        let log_time = shared.replica.log_time.load(std::sync::atomic::Ordering::Acquire);
+        if seen.0 != log_time {
+            seen = (log_time, Instant::now());
+        }
+        let initialised = log_time > 0;
+        if !shared.leads() || !initialised || seen.1.elapsed() < TICK_EVERY {
+            continue;
+        }
+        // A failed one is followed by the next.
+        if let Err(error) = shared.propose(Command::Tick, TICK_EVERY).await {
+            tracing::debug!(%error, "log time did not move");
+        }
+    }
+}
+
+/// Tells this node's hashes to the leader, and stops this node if it is the one that is wrong.
+pub(crate) async fn compare_state(shared: Arc<Shared>) {
+    loop {
+        sleep(COMPARE_EVERY).await;
+        let me = shared.replica.node();
+        let Some(leader) = shared.leader().filter(|leader| *leader != me) else { continue };
+        let hashes = shared.replica.hashes.lock().all();
+        let hashes = hashes
+            .into_iter()
+            .map(|(index, hash)| pb::StateHash { index: index.get(), hash: hash.to_vec().into() })
+            .collect();
+        let mut client = LeaderClient::new(shared.peers.channel(leader, Traffic::Leader));
+        let request = shared.peers.request(leader, pb::CompareStateRequest { hashes });
+        match timeout(COMPARE_EVERY, client.compare_state(request)).await {
+            Ok(Ok(reply)) => {
+                if let Some(index) = reply.into_inner().diverged_at {
+                    shared.diverged(ballast_core::ids::LogIndex::new(index));
+                }
+            }
+            Ok(Err(status)) => tracing::debug!(%leader, %status, "hashes were not compared"),
+            Err(_) => tracing::debug!(%leader, "hashes were not compared in time"),
+        }
+    }
+}
+
+/// Publishes the status when it changed, at most every [`STATUS_PAUSE`].
+pub(crate) async fn publish_status(shared: Arc<Shared>, status: watch::Sender<Status>) {
+    use openraft::async_runtime::watch::WatchReceiver;
+    let mut metrics = shared.raft.metrics();
+    loop {
+        let current = Status::of(&metrics.borrow_and_update());
+        status.send_replace(current);
+        sleep(STATUS_PAUSE).await;
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Publishes who leads as soon as this node knows.
+pub(crate) async fn follow_leader(shared: Arc<Shared>, leader: watch::Sender<Option<NodeId>>) {
+    use openraft::async_runtime::watch::WatchReceiver;
+    let mut metrics = shared.raft.server_metrics();
+    loop {
+        let current = metrics.borrow_and_update().current_leader.map(NodeId::new);
+        leader.send_if_modified(|known| {
+            let changed = *known != current;
+            *known = current;
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

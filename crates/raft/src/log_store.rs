@@ -1,0 +1,416 @@
+//! openraft's view of the durable log.
+//!
+//! The newest entries stay in memory too: replication and apply read what was just appended, and
+//! should not ask the disk for it.
+
+use std::{
+    collections::VecDeque,
+    fmt::Debug,
+    io,
+    ops::{Bound, Range, RangeBounds},
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use ballast_core::ids::LogIndex;
+use ballast_storage::{
+    OpenError,
+    log::{Log, LogOptions, Slot, SyncStats},
+};
+use futures_util::{Stream, StreamExt, stream};
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    types::{LogEntry, LogId, Payload, Types, Vote},
+    wire,
+};
+
+/// Memory for the newest entries. A follower that is behind by more is read to from the disk.
+const TAIL_BYTES_MAX: usize = 16 << 20;
+const TAIL_ENTRIES_MAX: usize = 4096;
+
+/// Bytes of entries in one append to a follower: large enough to fill a fast network, small
+/// enough that one message delays nobody for long. One entry may exceed it.
+const REPLICATION_BYTES_MAX: usize = 2 << 20;
+
+/// Bytes of entries read at once for apply, so that catching up needs little memory.
+const APPLY_BYTES_MAX: usize = 8 << 20;
+
+/// The log of this node. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    log: Log,
+    /// Closes when the log does.
+    open: watch::Sender<()>,
+    tail: Mutex<Tail>,
+    last_index: Arc<AtomicU64>,
+    /// Indexes of the membership entries in the log, oldest first; those before the start count as one.
+    memberships: Mutex<Vec<u64>>,
+    marks: OnceLock<Marks>,
+}
+
+/// Told where the log and its newest membership entry end, before an append is acknowledged.
+pub(crate) type Marks = Arc<dyn Fn(LogIndex, LogIndex) + Send + Sync>;
+
+impl LogStore {
+    pub(crate) fn open(folder: &Path, options: LogOptions) -> Result<Self, OpenError> {
+        let log = Log::open(folder, options)?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                log,
+                open: watch::Sender::new(()),
+                tail: Mutex::default(),
+                last_index: Arc::new(AtomicU64::new(0)),
+                memberships: Mutex::default(),
+                marks: OnceLock::new(),
+            }),
+        };
+        let damaged = |error: io::Error| OpenError::Damaged { path: folder.to_owned(), detail: error.to_string() };
+        let last = store.last().map_err(damaged)?;
+        store.inner.last_index.store(last.map_or(0, |id| id.index), Ordering::Release);
+        Ok(store)
+    }
+
+    /// Index of the last entry that can be read, kept up to date.
+    pub(crate) fn last_index(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.inner.last_index)
+    }
+
+    /// Tells `marks` at once and from now on. `membership` is the index of the membership now in force.
+    pub(crate) fn keep_marks(&self, membership: u64, marks: Marks) {
+        let mut memberships = self.inner.memberships.lock();
+        if memberships.first().is_none_or(|first| *first > membership) {
+            memberships.insert(0, membership);
+        }
+        // Only the first caller is told; there is one lease thread a process.
+        drop(self.inner.marks.set(marks));
+        drop(memberships);
+        self.mark(self.inner.last_index.load(Ordering::Acquire));
+    }
+
+    fn mark(&self, last: u64) {
+        self.inner.last_index.store(last, Ordering::Release);
+        if let Some(marks) = self.inner.marks.get() {
+            let membership = self.inner.memberships.lock().last().copied().unwrap_or(0);
+            marks(LogIndex::new(last), LogIndex::new(membership));
+        }
+    }
+
+    /// Gives this handle up and waits until all others were, and the log is closed.
+    pub(crate) async fn close(self) {
+        let mut open = self.inner.open.subscribe();
+        drop(self);
+        // Nothing is ever sent; this ends when the sender, and the log before it, is dropped.
+        while open.changed().await.is_ok() {}
+    }
+
+    /// Whose log this is, as its first user said.
+    pub(crate) fn identity(&self) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.inner.log.get(Slot::Identity).map_err(io::Error::other)?.map(|bytes| bytes.to_vec()))
+    }
+
+    pub(crate) async fn set_identity(&self, identity: &[u8]) -> io::Result<()> {
+        self.put_durably(Slot::Identity, identity).await
+    }
+
+    pub(crate) fn vote(&self) -> io::Result<Option<Vote>> {
+        let bytes = self.inner.log.get(Slot::Vote).map_err(io::Error::other)?;
+        Ok(bytes.map(wire::vote_from_bytes).transpose()?)
+    }
+
+    pub(crate) fn index_leaving(&self, bytes_max: u64) -> Option<u64> {
+        self.inner.log.index_leaving(bytes_max)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.inner.log.bytes()
+    }
+
+    pub(crate) fn sync_stats(&self) -> SyncStats {
+        self.inner.log.sync_stats()
+    }
+
+    fn purged(&self) -> io::Result<Option<LogId>> {
+        let bytes = self.inner.log.get(Slot::Purged).map_err(io::Error::other)?;
+        Ok(bytes.map(wire::log_id_from_bytes).transpose()?)
+    }
+
+    fn last(&self) -> io::Result<Option<LogId>> {
+        match self.inner.log.last().map_err(io::Error::other)? {
+            Some((_, bytes)) => Ok(Some(wire::entry_from_bytes(bytes)?.log_id)),
+            None => self.purged(),
+        }
+    }
+
+    fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Some(entries) = self.inner.tail.lock().read(range.clone(), bytes_max) {
+            return Ok(entries);
+        }
+        let stored = self.inner.log.read(range, bytes_max).map_err(io::Error::other)?;
+        stored.into_iter().map(|(_, bytes)| Ok(wire::entry_from_bytes(bytes)?)).collect()
+    }
+
+    async fn put_durably(&self, slot: Slot, bytes: &[u8]) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        // The waiter may be gone when its task was dropped; then nobody acts on the outcome.
+        let synced = Box::new(move |synced| drop(sender.send(synced)));
+        self.inner.log.put(slot, bytes, Some(synced)).map_err(io::Error::other)?;
+        receiver.await.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<LogEntry>, io::Error> {
+        self.read(half_open(&range), usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<LogEntry>, io::Error> {
+        self.read(start..end, REPLICATION_BYTES_MAX)
+    }
+
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<LogEntry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let store = self.clone();
+        let chunks = stream::unfold(half_open(&range), move |rest| {
+            let store = store.clone();
+            async move {
+                let chunk = store.read(rest.clone(), APPLY_BYTES_MAX);
+                let next = match &chunk {
+                    Ok(entries) => entries.last()?.log_id.index + 1..rest.end,
+                    Err(_) => rest.end..rest.end,
+                };
+                let items: Vec<_> = match chunk {
+                    Ok(entries) => entries.into_iter().map(Ok).collect(),
+                    Err(error) => vec![Err(error)],
+                };
+                Some((stream::iter(items), next))
+            }
+        });
+        Box::pin(chunks.flatten())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.vote()
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        Ok(LogState { last_purged_log_id: self.purged()?, last_log_id: self.last()? })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.put_durably(Slot::Vote, &wire::vote(vote).encode_to_vec()).await
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        // Needs no sync: it only saves a restart from waiting for a leader to tell it again.
+        let Some(committed) = committed else { return Ok(()) };
+        self.inner.log.put(Slot::Committed, &wire::log_id(&committed).encode_to_vec(), None).map_err(io::Error::other)
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        let bytes = self.inner.log.get(Slot::Committed).map_err(io::Error::other)?;
+        Ok(bytes.map(wire::log_id_from_bytes).transpose()?)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<LogEntry> = entries.into_iter().collect();
+        let encoded = entries.iter().map(|entry| (entry.log_id.index, wire::entry(entry).encode_to_vec()));
+        let synced = Box::new(move |synced: Result<(), _>| callback.io_completed(synced.map_err(io::Error::other)));
+        // Before the append can be acknowledged: a voter never says less than it acknowledged.
+        let memberships = entries.iter().filter(|entry| matches!(entry.payload, Payload::Membership(_)));
+        self.inner.memberships.lock().extend(memberships.map(|entry| entry.log_id.index));
+        if let Some(last) = entries.last() {
+            self.mark(last.log_id.index);
+        }
+        self.inner.log.append(encoded, synced).map_err(io::Error::other)?;
+        self.inner.tail.lock().extend(entries);
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        let from = last_log_id.map_or(0, |id| id.index + 1);
+        self.inner.tail.lock().truncate_from(from);
+        self.inner.log.truncate_from(from).map_err(io::Error::other)?;
+        self.inner.memberships.lock().retain(|index| *index < from);
+        self.mark(self.last()?.map_or(0, |id| id.index));
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.inner.tail.lock().purge_to(log_id.index);
+        self.inner.log.purge_to(log_id.index, &wire::log_id(&log_id).encode_to_vec()).map_err(io::Error::other)?;
+        let last = self.inner.last_index.load(Ordering::Acquire).max(log_id.index);
+        self.mark(last);
+        Ok(())
+    }
+}
+
+fn half_open(range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(start) => start.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(end) => end.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+/// The newest entries, without holes.
+#[derive(Default)]
+struct Tail {
+    entries: VecDeque<LogEntry>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn extend(&mut self, entries: Vec<LogEntry>) {
+        for entry in entries {
+            if self.entries.back().is_some_and(|last| last.log_id.index + 1 != entry.log_id.index) {
+                self.entries.clear();
+                self.bytes = 0;
+            }
+            self.bytes += cost(&entry);
+            self.entries.push_back(entry);
+        }
+        while self.entries.len() > TAIL_ENTRIES_MAX || self.bytes > TAIL_BYTES_MAX {
+            self.pop_front();
+        }
+    }
+
+    fn truncate_from(&mut self, index: u64) {
+        while self.entries.back().is_some_and(|entry| entry.log_id.index >= index) {
+            if let Some(entry) = self.entries.pop_back() {
+                self.bytes -= cost(&entry);
+            }
+        }
+    }
+
+    fn purge_to(&mut self, index: u64) {
+        while self.entries.front().is_some_and(|entry| entry.log_id.index <= index) {
+            self.pop_front();
+        }
+    }
+
+    /// The entries of `range`, unless some of them may be older than what is kept here.
+    fn read(&self, range: Range<u64>, bytes_max: usize) -> Option<Vec<LogEntry>> {
+        let first = self.entries.front()?.log_id.index;
+        let skip = usize::try_from(range.start.checked_sub(first)?).ok()?;
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        for entry in self.entries.iter().skip(skip).take_while(|entry| entry.log_id.index < range.end) {
+            bytes += cost(entry);
+            found.push(entry.clone());
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        Some(found)
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes -= cost(&entry);
+        }
+    }
+}
+
+fn cost(entry: &LogEntry) -> usize {
+    let payload = match &entry.payload {
+        Payload::Normal(commands) => commands.0.len(),
+        Payload::Blank | Payload::Membership(_) => 64,
+    };
+    payload + size_of::<LogEntry>()
+}
+
+#[cfg(test)]
+mod tests {
+    //! openraft's own conformance suite, on our log store and state machine.
+
+    use std::collections::BTreeMap;
+
+    use ballast_core::{
+        ids::{Boot, LogIndex, NodeId},
+        state::{Origin, State},
+    };
+    use ballast_storage::snapshot::SnapshotFolder;
+    use openraft::{
+        StorageError,
+        testing::log::{StoreBuilder, Suite},
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        machine::{Machine, Observer, Replica},
+        peers::AddressBook,
+        proposer::Flight,
+    };
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn applied(&self, _: &State, _: LogIndex) {}
+        fn installed(&self, _: &State) {}
+    }
+
+    struct Builder;
+
+    impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
+        async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<Types>> {
+            let temp = TempDir::new().expect("a temporary folder");
+            let options = LogOptions { write_buffer_bytes: 1 << 20 };
+            let log = LogStore::open(&temp.path().join("log"), options).expect("opens");
+            let replica = Replica::new(
+                Origin { node: NodeId::new(1), boot: Boot(1) },
+                Arc::new(Flight::default()),
+                Arc::new(AddressBook::new(BTreeMap::new())),
+                SnapshotFolder::open(&temp.path().join("snapshots")).expect("opens"),
+                Arc::new(Nobody),
+            );
+            let machine = Machine::open(Arc::new(replica)).expect("opens");
+            Ok((temp, log, machine))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn passes_the_conformance_suite_of_openraft() {
+        Suite::test_all(Builder).await.expect("conforms");
+    }
+}

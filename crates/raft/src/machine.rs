@@ -1,0 +1,380 @@
+//! openraft's view of the replicated state.
+//!
+//! Applies committed entries to [`State`] in batches, then, in this order: the observer sees the
+//! new state, the waiting callers of this node get their outcomes, openraft's own responders are
+//! answered. So whoever hears that a command was applied finds it in everything this node shows.
+//!
+//! Not here: what a command does (`ballast_core::state`), when to snapshot (`upkeep`).
+
+use std::{
+    io::{self, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use ballast_core::{
+    ids::{LogIndex, NodeId},
+    state::{Command, Entry, FrameOutcomes, Origin, State, StateSnapshot, codec},
+};
+use ballast_storage::{
+    SnapshotError,
+    snapshot::{Incoming, SnapshotFile, SnapshotFolder},
+};
+use futures_util::{Stream, StreamExt};
+use openraft::{
+    OptionalSend, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::{
+    compare::HashRing,
+    peers::AddressBook,
+    proposer::Flight,
+    types::{LogId, Payload, SnapshotMeta, StoredMembership, Types},
+    wire,
+};
+
+/// Told of every change of the replicated state on this node, from the one place where it changes.
+/// The state is borrowed and apply waits: take what is needed and return.
+pub trait Observer: Send + Sync + 'static {
+    /// One entry was applied, with the outcomes of its frames (none for a frame that was a repetition).
+    /// [`Observer::applied`] follows before anybody hears of it.
+    fn entry(&self, _entry: &Entry, _outcomes: &[FrameOutcomes]) {}
+
+    /// Entries up to `index` were applied.
+    fn applied(&self, state: &State, index: LogIndex);
+
+    /// The state was replaced as a whole: by a snapshot, at a start or from another node.
+    fn installed(&self, state: &State);
+}
+
+/// Entries applied under one lock. Bounds how long readers of the state wait.
+const BATCH_ENTRIES: usize = 32;
+
+/// What the rest of this crate shares with the state machine.
+pub(crate) struct Replica {
+    pub(crate) origin: Origin,
+    pub(crate) state: RwLock<State>,
+    pub(crate) flight: Arc<Flight>,
+    pub(crate) addresses: Arc<AddressBook>,
+    pub(crate) hashes: Mutex<HashRing>,
+    pub(crate) folder: SnapshotFolder,
+    /// Greatest log time applied, in milliseconds.
+    pub(crate) log_time: AtomicU64,
+    applied: watch::Sender<u64>,
+    observer: Arc<dyn Observer>,
+    building: AtomicBool,
+}
+
+impl Replica {
+    pub(crate) fn new(
+        origin: Origin,
+        flight: Arc<Flight>,
+        addresses: Arc<AddressBook>,
+        folder: SnapshotFolder,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self {
+            origin,
+            state: RwLock::new(State::new()),
+            flight,
+            addresses,
+            hashes: Mutex::default(),
+            folder,
+            log_time: AtomicU64::new(0),
+            applied: watch::Sender::new(0),
+            observer,
+            building: AtomicBool::new(false),
+        }
+    }
+
+    /// Index of the last applied entry, as it grows.
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    fn replace(&self, state: State, index: u64) {
+        let mut current = self.state.write();
+        current.replace(state);
+        let current = RwLockWriteGuard::downgrade(current);
+        self.hashes.lock().clear();
+        self.after_change(&current);
+        self.observer.installed(&current);
+        drop(current);
+        self.applied.send_replace(index);
+    }
+
+    fn after_change(&self, state: &State) {
+        self.addresses.replace(state.nodes().map(|node| (node.id, node.info.cluster_address.clone())));
+        self.log_time.fetch_max(state.log_time().as_millis(), Ordering::AcqRel);
+    }
+}
+
+/// The state machine that openraft drives.
+pub(crate) struct Machine {
+    replica: Arc<Replica>,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+impl Machine {
+    /// Loads the newest snapshot, if there is one.
+    pub(crate) fn open(replica: Arc<Replica>) -> Result<Self, SnapshotError> {
+        let mut machine = Self { replica, applied: None, membership: StoredMembership::default() };
+        if let Some(file) = machine.replica.folder.newest() {
+            let meta = describe(&file)?;
+            let state = load(&file)?;
+            machine.adopt(&meta, state);
+        }
+        Ok(machine)
+    }
+
+    fn adopt(&mut self, meta: &SnapshotMeta, state: State) {
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.replica.replace(state, meta.last_log_id.map_or(0, |id| id.index));
+    }
+
+    /// Applies a batch; the outcomes of this node's own frames are handed over at the end.
+    fn apply_batch(&mut self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let mut outcomes: Vec<FrameOutcomes> = Vec::new();
+        let mut own: Vec<(u64, u64)> = Vec::new();
+        let mut responders = Vec::new();
+        let mut nodes_changed = false;
+
+        let mut state = self.replica.state.write();
+        for (entry, responder) in batch {
+            let index = LogIndex::new(entry.log_id.index);
+            match entry.payload {
+                Payload::Normal(commands) => {
+                    let decoded = decode(index, &commands.0)?;
+                    state.apply(index, &decoded, &mut outcomes);
+                    for frame in decoded.frames {
+                        nodes_changed |= frame.commands.iter().any(changes_nodes);
+                        if frame.origin == self.replica.origin {
+                            own.push((frame.seq, index.get()));
+                        }
+                    }
+                }
+                // The state counts it too, so that its index is the log's.
+                Payload::Blank => state.skip(index),
+                Payload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    state.skip(index);
+                }
+            }
+            self.applied = Some(entry.log_id);
+            self.replica.hashes.lock().note(index, || state.hash());
+            responders.extend(responder);
+        }
+
+        let state = RwLockWriteGuard::downgrade(state);
+        if nodes_changed {
+            self.replica.after_change(&state);
+        }
+        self.replica.log_time.fetch_max(state.log_time().as_millis(), Ordering::AcqRel);
+        let index = self.applied.map_or(0, |id| id.index);
+        self.replica.observer.applied(&state, LogIndex::new(index));
+        drop(state);
+
+        self.replica.applied.send_replace(index);
+        if !own.is_empty() {
+            outcomes.retain(|outcome| outcome.origin == self.replica.origin);
+            self.replica.flight.applied(&own, outcomes);
+        }
+        for responder in responders {
+            responder.send(());
+        }
+        Ok(())
+    }
+}
+
+fn decode(index: LogIndex, bytes: &[u8]) -> io::Result<Entry> {
+    codec::decode_entry(bytes).map_err(|error| {
+        let why = format!(
+            "entry {index} of the log cannot be read ({error}); if the other nodes run a newer ballastd, upgrade this one"
+        );
+        io::Error::new(io::ErrorKind::InvalidData, why)
+    })
+}
+
+fn changes_nodes(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::InitCluster(_) | Command::EnrolNode { .. } | Command::UpdateNode { .. } | Command::RemoveNode { .. }
+    )
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = Image;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut batches = entries.ready_chunks(BATCH_ENTRIES);
+        while let Some(batch) = batches.next().await {
+            let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
+            self.apply_batch(batch)?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        if self.replica.building.swap(true, Ordering::AcqRel) && !force {
+            return None;
+        }
+        Some(self.builder())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        self.builder()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> Result<(), io::Error> {
+        let replica = Arc::clone(&self.replica);
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        let state = blocking(move || {
+            let incoming = snapshot.into_incoming(&replica.folder)?;
+            // Read before it is adopted: what cannot be loaded must not become the newest.
+            let state = load(&incoming.file)?;
+            replica.folder.adopt(incoming.unadopted, index)?;
+            Ok::<_, SnapshotError>(state)
+        })
+        .await?
+        .map_err(SnapshotError::into_io)?;
+        tracing::info!(index, "installed a snapshot of the replicated state");
+        self.adopt(meta, state);
+        self.replica.flight.jumped();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<openraft::type_config::alias::SnapshotOf<Types, Image>>, io::Error> {
+        let Some(file) = self.replica.folder.newest() else { return Ok(None) };
+        let meta = describe(&file).map_err(SnapshotError::into_io)?;
+        Ok(Some(openraft::Snapshot { meta, snapshot: Image::Kept(file) }))
+    }
+}
+
+impl Machine {
+    fn builder(&self) -> Builder {
+        Builder {
+            replica: Arc::clone(&self.replica),
+            meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
+            state: Some(self.replica.state.read().snapshot()),
+        }
+    }
+}
+
+/// A frozen view of the state on its way to a file. Apply goes on meanwhile.
+pub(crate) struct Builder {
+    replica: Arc<Replica>,
+    meta: SnapshotMeta,
+    state: Option<StateSnapshot>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = Image;
+
+    async fn build_snapshot(&mut self) -> Result<openraft::type_config::alias::SnapshotOf<Types, Image>, io::Error> {
+        let state = self.state.take().ok_or_else(|| io::Error::other("this snapshot was written already"))?;
+        let replica = Arc::clone(&self.replica);
+        let meta = self.meta.clone();
+        let file = blocking(move || {
+            let index = meta.last_log_id.map_or(0, |id| id.index);
+            let mut writer = replica.folder.write(index, &wire::snapshot_meta(&meta).encode_to_vec())?;
+            state.write(&mut writer).map_err(|source| SnapshotError::Io {
+                doing: "write",
+                path: format!("snapshot at {index}").into(),
+                source,
+            })?;
+            replica.folder.finish(writer)
+        })
+        .await?
+        .map_err(SnapshotError::into_io)?;
+        // A newer one may have been installed meanwhile; then that one is described.
+        let meta = describe(&file).map_err(SnapshotError::into_io)?;
+        Ok(openraft::Snapshot { meta, snapshot: Image::Kept(file) })
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        self.replica.building.store(false, Ordering::Release);
+    }
+}
+
+/// A snapshot as openraft passes it around: a file, never its bytes.
+#[derive(Debug)]
+pub(crate) enum Image {
+    /// In the folder of a node, to be read.
+    Kept(SnapshotFile),
+    /// Received and verified, to be installed.
+    Received(Received),
+}
+
+/// A verified file that is not the newest snapshot yet.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) unadopted: Incoming,
+    pub(crate) file: SnapshotFile,
+}
+
+impl Image {
+    fn into_incoming(self, folder: &SnapshotFolder) -> Result<Received, SnapshotError> {
+        match self {
+            Self::Received(received) => Ok(received),
+            Self::Kept(file) => {
+                let mut unadopted = folder.receive()?;
+                let mut offset = 0;
+                while offset < file.size() {
+                    let bytes = file.read_at(offset, 1 << 20)?;
+                    offset += bytes.len() as u64;
+                    unadopted.write(&bytes)?;
+                }
+                let file = unadopted.verify()?;
+                Ok(Received { unadopted, file })
+            }
+        }
+    }
+}
+
+fn describe(file: &SnapshotFile) -> Result<SnapshotMeta, SnapshotError> {
+    wire::snapshot_meta_from_bytes(file.meta().clone())
+        .map_err(|error| SnapshotError::Damaged { path: file.path().to_owned(), detail: error.to_string() })
+}
+
+fn load(file: &SnapshotFile) -> Result<State, SnapshotError> {
+    let damaged = |detail: String| SnapshotError::Damaged { path: file.path().to_owned(), detail };
+    let mut reader = io::BufReader::with_capacity(1 << 18, file.reader()?);
+    let state = State::read(&mut reader).map_err(|error| damaged(error.to_string()))?;
+    // The hash of the whole file is compared at its end.
+    let rest = io::copy(&mut reader.by_ref().take(1), &mut io::sink()).map_err(|error| damaged(error.to_string()))?;
+    if rest > 0 {
+        return Err(damaged("it holds more than the state".to_owned()));
+    }
+    Ok(state)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+impl Replica {
+    /// This node.
+    pub(crate) fn node(&self) -> NodeId {
+        self.origin.node
+    }
+}

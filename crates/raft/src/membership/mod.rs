@@ -1,0 +1,6 @@
+//! Who votes: decided by [`plan`] from what is agreed and seen, carried out by the leader.
+
+mod plan;
+mod reconcile;
+
+pub(crate) use reconcile::{Reachability, reconcile};

@@ -1,0 +1,323 @@
+//! Decides the next change of the Raft membership, one at a time.
+//!
+//! The agreed state says which nodes there are and what the operator wants of them; the policy
+//! says how many vote. Everything else is a learner: it has the whole state and serves traffic.
+//!
+//! The number of voters is kept odd while it grows: with two voters the loss of either stops the
+//! cluster, with one and a learner only the loss of the one. A voter that is gone is replaced only
+//! by a learner that is there and has the log; until there is one it keeps its vote, because taking
+//! it away would not bring a quorum nearer and its return would.
+//!
+//! Not here: asking openraft (`reconcile`), enrolling and removing nodes (`ballast_core::state`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ballast_core::{
+    ids::NodeId,
+    state::{NodeAdmin, NodeRole},
+};
+
+/// What is known of a node that is in the agreed state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeFacts {
+    pub(crate) role: NodeRole,
+    pub(crate) admin: NodeAdmin,
+    /// How long the leader has not heard from it; zero for the leader.
+    pub(crate) silent_for: Duration,
+    /// It has nearly all of the leader's log.
+    pub(crate) caught_up: bool,
+}
+
+/// All that the decision depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Nodes of the agreed state.
+    pub(crate) nodes: BTreeMap<NodeId, NodeFacts>,
+    /// Voters of the membership; of the newer set while a change is in progress.
+    pub(crate) voters: BTreeSet<NodeId>,
+    /// Members that do not vote.
+    pub(crate) learners: BTreeSet<NodeId>,
+    /// A change of voters was begun and not ended.
+    pub(crate) joint: bool,
+    pub(crate) leader: NodeId,
+    /// Policy: voters wanted.
+    pub(crate) voters_wanted: usize,
+    /// Policy: how long a voter may be silent.
+    pub(crate) replace_voter_after: Duration,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// End a change that somebody else began: only these vote.
+    FinishVoters(BTreeSet<NodeId>),
+    /// Send this node the log.
+    AddLearner(NodeId),
+    /// Stop sending this node the log.
+    RemoveLearner(NodeId),
+    /// From now on these vote.
+    SetVoters {
+        /// All voters after the change.
+        voters: BTreeSet<NodeId>,
+        /// Why, for the operator.
+        because: Reason,
+    },
+}
+
+/// Why the voters change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Grow,
+    Removed(NodeId),
+    Demoted(NodeId),
+    Silent(NodeId),
+    TooMany(NodeId),
+    Promoted(NodeId),
+}
+
+/// Silent for longer than this, a node is not made a voter. Ten heartbeats and more.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The next step, or none if all is as it should be (or cannot be made better now).
+pub(crate) fn next_change(facts: &Facts) -> Option<Change> {
+    if facts.joint {
+        return Some(Change::FinishVoters(facts.voters.clone()));
+    }
+    let missing = facts.nodes.keys().find(|node| !facts.voters.contains(node) && !facts.learners.contains(node));
+    if let Some(node) = missing {
+        return Some(Change::AddLearner(*node));
+    }
+    if let Some(gone) = facts.learners.iter().find(|node| !facts.nodes.contains_key(node)) {
+        return Some(Change::RemoveLearner(*gone));
+    }
+    change_voters(facts)
+}
+
+fn change_voters(facts: &Facts) -> Option<Change> {
+    let candidates = candidates(facts);
+    let best = candidates.first().copied();
+    let without = |node: NodeId, because: Reason| {
+        let mut voters = facts.voters.clone();
+        voters.remove(&node);
+        if voters.len() < facts.voters_wanted {
+            voters.extend(best);
+        }
+        (!voters.is_empty()).then_some(Change::SetVoters { voters, because })
+    };
+
+    let removed = facts.voters.iter().find(|node| !facts.nodes.contains_key(node));
+    if let Some(change) = removed.and_then(|node| without(*node, Reason::Removed(*node))) {
+        return Some(change);
+    }
+    let of = |node: &NodeId| facts.nodes.get(node);
+    let demoted = facts.voters.iter().find(|node| of(node).is_some_and(|facts| facts.admin == NodeAdmin::Demoted));
+    if let Some(change) = demoted.and_then(|node| without(*node, Reason::Demoted(*node))) {
+        return Some(change);
+    }
+    if facts.voters.len() > facts.voters_wanted {
+        let node = least_wanted(facts)?;
+        return without(node, Reason::TooMany(node));
+    }
+    let silent =
+        facts.voters.iter().find(|node| of(node).is_some_and(|node| node.silent_for > facts.replace_voter_after));
+    if let (Some(node), Some(_)) = (silent, best) {
+        return without(*node, Reason::Silent(*node));
+    }
+    if let Some(voters) = grown(facts, &candidates) {
+        return Some(Change::SetVoters { voters, because: Reason::Grow });
+    }
+    let promoted = best.filter(|node| of(node).is_some_and(|facts| facts.admin == NodeAdmin::Promoted))?;
+    let leaves = least_wanted(facts).filter(|node| {
+        facts.voters.len() >= facts.voters_wanted && of(node).is_some_and(|facts| facts.admin != NodeAdmin::Promoted)
+    })?;
+    without(leaves, Reason::Promoted(promoted))
+}
+
+/// Learners that may vote, best first: those the operator promoted, then witnesses (they are for
+/// nothing else), then the oldest.
+fn candidates(facts: &Facts) -> Vec<NodeId> {
+    let mut found: Vec<_> = facts
+        .learners
+        .iter()
+        .filter_map(|id| Some((*id, facts.nodes.get(id)?)))
+        .filter(|(_, node)| node.admin != NodeAdmin::Demoted && node.caught_up && node.silent_for <= REACHABLE_WITHIN)
+        .map(|(id, node)| (node.admin != NodeAdmin::Promoted, node.role != NodeRole::Witness, id))
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, _, id)| id).collect()
+}
+
+/// The voters after growing to the largest odd number that is wanted and possible.
+fn grown(facts: &Facts, candidates: &[NodeId]) -> Option<BTreeSet<NodeId>> {
+    let possible = (facts.voters.len() + candidates.len()).min(facts.voters_wanted);
+    let target = if possible.is_multiple_of(2) { possible.saturating_sub(1) } else { possible };
+    let more = target.checked_sub(facts.voters.len()).filter(|more| *more > 0)?;
+    let mut voters = facts.voters.clone();
+    voters.extend(candidates.iter().take(more));
+    Some(voters)
+}
+
+/// The voter that can best be spared: a silent one, else the youngest that nobody promoted, that
+/// is no witness and does not lead.
+fn least_wanted(facts: &Facts) -> Option<NodeId> {
+    facts
+        .voters
+        .iter()
+        .filter_map(|id| Some((*id, facts.nodes.get(id)?)))
+        .max_by_key(|(id, node)| {
+            (
+                node.silent_for > REACHABLE_WITHIN,
+                *id != facts.leader,
+                node.admin != NodeAdmin::Promoted,
+                node.role != NodeRole::Witness,
+                *id,
+            )
+        })
+        .map(|(id, _)| id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: NodeFacts =
+        NodeFacts { role: NodeRole::Full, admin: NodeAdmin::Ready, silent_for: Duration::ZERO, caught_up: true };
+    const GONE: NodeFacts = NodeFacts { silent_for: Duration::from_secs(3600), ..HERE };
+    const BEHIND: NodeFacts = NodeFacts { caught_up: false, ..HERE };
+    const WITNESS: NodeFacts = NodeFacts { role: NodeRole::Witness, ..HERE };
+    const DEMOTED: NodeFacts = NodeFacts { admin: NodeAdmin::Demoted, ..HERE };
+    const PROMOTED: NodeFacts = NodeFacts { admin: NodeAdmin::Promoted, ..HERE };
+
+    fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
+        ids.iter().copied().map(NodeId::new).collect()
+    }
+
+    fn facts(nodes: &[(u64, NodeFacts)], voters: &[u64], learners: &[u64]) -> Facts {
+        Facts {
+            nodes: nodes.iter().map(|(id, facts)| (NodeId::new(*id), *facts)).collect(),
+            voters: ids(voters),
+            learners: ids(learners),
+            joint: false,
+            leader: NodeId::new(1),
+            voters_wanted: 3,
+            replace_voter_after: Duration::from_secs(600),
+        }
+    }
+
+    fn check(facts: &Facts, expected: Option<Change>) {
+        assert_eq!(next_change(facts), expected, "{facts:?}");
+    }
+
+    fn voters(after: &[u64], because: Reason) -> Option<Change> {
+        Some(Change::SetVoters { voters: ids(after), because })
+    }
+
+    #[test]
+    fn nothing_to_do_is_nothing_done() {
+        check(&facts(&[(1, HERE)], &[1], &[]), None);
+        check(&facts(&[(1, HERE), (2, HERE), (3, HERE)], &[1, 2, 3], &[]), None);
+        check(&facts(&[(1, HERE), (2, HERE), (3, HERE), (4, HERE)], &[1, 2, 3], &[4]), None);
+    }
+
+    #[test]
+    fn a_change_that_was_left_half_done_is_finished_first() {
+        let mut half = facts(&[(1, HERE), (2, HERE), (3, HERE), (4, HERE)], &[1, 2, 3], &[]);
+        half.joint = true;
+        check(&half, Some(Change::FinishVoters(ids(&[1, 2, 3]))));
+    }
+
+    #[test]
+    fn an_enrolled_node_becomes_a_learner_and_a_removed_learner_leaves() {
+        check(&facts(&[(1, HERE), (2, BEHIND)], &[1], &[]), Some(Change::AddLearner(NodeId::new(2))));
+        check(&facts(&[(1, HERE)], &[1], &[2]), Some(Change::RemoveLearner(NodeId::new(2))));
+    }
+
+    #[test]
+    fn voters_grow_by_odd_numbers_from_learners_that_are_ready() {
+        check(&facts(&[(1, HERE), (2, HERE)], &[1], &[2]), None);
+        check(&facts(&[(1, HERE), (2, HERE), (3, HERE)], &[1], &[2, 3]), voters(&[1, 2, 3], Reason::Grow));
+        check(&facts(&[(1, HERE), (2, HERE), (3, BEHIND)], &[1], &[2, 3]), None);
+        check(&facts(&[(1, HERE), (2, GONE), (3, HERE)], &[1], &[2, 3]), None);
+        check(&facts(&[(1, HERE), (2, DEMOTED), (3, HERE)], &[1], &[2, 3]), None);
+        // Two are left after a removal: the second vote is not taken away, a third is added.
+        check(&facts(&[(1, HERE), (2, HERE)], &[1, 2], &[]), None);
+        check(&facts(&[(1, HERE), (2, HERE), (3, HERE)], &[1, 2], &[3]), voters(&[1, 2, 3], Reason::Grow));
+        let mut five = facts(&[(1, HERE), (2, HERE), (3, HERE), (4, HERE)], &[1, 2, 3], &[4]);
+        five.voters_wanted = 5;
+        check(&five, None);
+    }
+
+    #[test]
+    fn witnesses_and_promoted_nodes_come_first() {
+        let nodes = [(1, HERE), (2, HERE), (3, WITNESS), (4, PROMOTED)];
+        check(&facts(&nodes, &[1], &[2, 3, 4]), voters(&[1, 3, 4], Reason::Grow));
+        let nodes = [(1, HERE), (2, HERE), (3, WITNESS), (4, PROMOTED)];
+        check(&facts(&nodes, &[1, 2, 3], &[4]), voters(&[1, 3, 4], Reason::Promoted(NodeId::new(4))));
+        let nodes = [(1, PROMOTED), (2, PROMOTED), (3, PROMOTED), (4, PROMOTED)];
+        check(&facts(&nodes, &[1, 2, 3], &[4]), None);
+    }
+
+    #[test]
+    fn a_silent_voter_is_replaced_after_the_delay_if_somebody_can_take_its_place() {
+        let nodes = [(1, HERE), (2, HERE), (3, GONE), (4, HERE)];
+        check(&facts(&nodes, &[1, 2, 3], &[4]), voters(&[1, 2, 4], Reason::Silent(NodeId::new(3))));
+        check(&facts(&nodes[..3], &[1, 2, 3], &[]), None);
+        let mut patient = facts(&nodes, &[1, 2, 3], &[4]);
+        patient.replace_voter_after = Duration::from_secs(7200);
+        check(&patient, None);
+        let nodes = [(1, HERE), (2, HERE), (3, GONE), (4, BEHIND)];
+        check(&facts(&nodes, &[1, 2, 3], &[4]), None);
+    }
+
+    #[test]
+    fn removed_and_demoted_voters_go_even_without_a_replacement_but_never_the_last() {
+        let nodes = [(1, HERE), (2, HERE), (4, HERE)];
+        check(&facts(&nodes, &[1, 2, 3], &[4]), voters(&[1, 2, 4], Reason::Removed(NodeId::new(3))));
+        check(&facts(&nodes[..2], &[1, 2, 3], &[]), voters(&[1, 2], Reason::Removed(NodeId::new(3))));
+        let nodes = [(1, HERE), (2, DEMOTED), (3, HERE)];
+        check(&facts(&nodes, &[1, 2, 3], &[]), voters(&[1, 3], Reason::Demoted(NodeId::new(2))));
+        check(&facts(&[(1, DEMOTED)], &[1], &[]), None);
+        check(&facts(&[(1, DEMOTED), (2, HERE)], &[1], &[2]), voters(&[2], Reason::Demoted(NodeId::new(1))));
+        // The leader itself was removed.
+        check(&facts(&[(2, HERE), (3, HERE)], &[1, 2, 3], &[]), voters(&[2, 3], Reason::Removed(NodeId::new(1))));
+    }
+
+    #[test]
+    fn when_the_policy_wants_fewer_the_one_least_needed_goes() {
+        let nodes = [(1, HERE), (2, HERE), (3, HERE), (4, WITNESS), (5, HERE)];
+        check(&facts(&nodes, &[1, 2, 3, 4, 5], &[]), voters(&[1, 2, 3, 4], Reason::TooMany(NodeId::new(5))));
+        let nodes = [(1, HERE), (2, GONE), (3, HERE), (4, HERE)];
+        check(&facts(&nodes, &[1, 2, 3, 4], &[]), voters(&[1, 3, 4], Reason::TooMany(NodeId::new(2))));
+    }
+
+    #[test]
+    fn from_any_start_the_steps_come_to_rest() {
+        for nodes in 1..8u64 {
+            for wanted in [3, 5, 7] {
+                let all: Vec<(u64, NodeFacts)> = (1..=nodes).map(|id| (id, HERE)).collect();
+                let mut now = facts(&all, &[1], &[]);
+                now.voters_wanted = wanted;
+                let mut steps = 0;
+                while let Some(change) = next_change(&now) {
+                    match change {
+                        Change::AddLearner(node) => _ = now.learners.insert(node),
+                        Change::RemoveLearner(node) => _ = now.learners.remove(&node),
+                        Change::FinishVoters(voters) | Change::SetVoters { voters, .. } => {
+                            now.learners.extend(now.voters.difference(&voters).copied().collect::<Vec<_>>());
+                            now.learners.retain(|node| !voters.contains(node));
+                            now.voters = voters;
+                        }
+                    }
+                    steps += 1;
+                    assert!(steps < 40, "{nodes} nodes, {wanted} wanted: does not come to rest");
+                }
+                let most = usize::try_from(nodes).expect("few").min(wanted);
+                let odd = if most.is_multiple_of(2) { most - 1 } else { most };
+                assert_eq!(now.voters.len(), odd, "{nodes} nodes, {wanted} wanted");
+            }
+        }
+    }
+}

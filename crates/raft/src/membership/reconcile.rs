@@ -1,0 +1,118 @@
+//! Carries out the next change of the membership, on the leader.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use ballast_core::{config::Cluster, ids::NodeId};
+use openraft::{ChangeMembers, Instant as _, raft::Precondition};
+use tokio::time::{Instant, timeout};
+
+use super::plan::{Change, Facts, NodeFacts, next_change};
+use crate::{
+    machine::Replica,
+    types::{Metrics, Raft},
+};
+
+/// A learner with less than this many entries to go can vote: it will have them within moments.
+const CAUGHT_UP_WITHIN: u64 = 1000;
+
+/// Longest to wait for a change. It stays in the log if it takes longer; the next look finds out.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Since when the leader has not heard from each node. A new leader has heard from nobody, so its
+/// own beginning counts as the last word of all.
+#[derive(Debug, Default)]
+pub(crate) struct Reachability {
+    /// Term, and when this node began to lead it.
+    leading: Option<(u64, Instant)>,
+}
+
+impl Reachability {
+    fn silent_for(&mut self, metrics: &Metrics) -> BTreeMap<u64, Duration> {
+        let since = match self.leading {
+            Some((term, since)) if term == metrics.current_term => since,
+            _ => self.leading.insert((metrics.current_term, Instant::now())).1,
+        };
+        let Some(heard) = metrics.heartbeat.as_ref() else { return BTreeMap::new() };
+        heard
+            .iter()
+            .map(|(node, at)| {
+                let led_for = since.elapsed();
+                (*node, at.map_or(led_for, |at| at.elapsed().min(led_for)))
+            })
+            .collect()
+    }
+
+    /// Not leading any more.
+    pub(crate) fn forget(&mut self) {
+        self.leading = None;
+    }
+}
+
+/// Makes one change if one is due.
+pub(crate) async fn reconcile(raft: &Raft, replica: &Replica, reachability: &mut Reachability) {
+    use openraft::async_runtime::watch::WatchReceiver;
+    let metrics = raft.metrics().borrow_watched().clone();
+    // Until the last change is committed, the next would be refused. Until this leader has applied
+    // an entry of its own term, its state may be older than the membership it found in the log.
+    let settled = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
+    let current = metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
+    if !settled || !current || replica.state.read().cluster().is_none() {
+        return;
+    }
+    let facts = gather(replica, &metrics, reachability);
+    let Some(change) = next_change(&facts) else { return };
+    tracing::info!(?change, "changing the membership");
+    let request = match change {
+        Change::AddLearner(node) => ChangeMembers::AddNodes(BTreeMap::from([(node.get(), ())])),
+        Change::RemoveLearner(node) => ChangeMembers::RemoveNodes(BTreeSet::from([node.get()])),
+        Change::FinishVoters(voters) | Change::SetVoters { voters, .. } => {
+            ChangeMembers::ReplaceAllVoters(voters.into_iter().map(NodeId::get).collect())
+        }
+    };
+    // Decided from this membership; if it changed meanwhile, the decision is void.
+    let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: *metrics.membership_config.log_id() };
+    match timeout(CHANGE_TIMEOUT, raft.change_membership_if(request, true, [unchanged])).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the membership was not changed"),
+        Err(_) => tracing::warn!("the change of the membership takes long: is a quorum reachable?"),
+    }
+}
+
+fn gather(replica: &Replica, metrics: &Metrics, reachability: &mut Reachability) -> Facts {
+    let silent = reachability.silent_for(metrics);
+    let last = metrics.last_log_index.unwrap_or(0);
+    let state = replica.state.read();
+    let nodes = state
+        .nodes()
+        .map(|node| {
+            let id = node.id.get();
+            let me = id == metrics.id;
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)?.as_ref().map(|id| id.index));
+            let facts = NodeFacts {
+                role: node.info.role,
+                admin: node.admin,
+                silent_for: if me { Duration::ZERO } else { silent.get(&id).copied().unwrap_or(Duration::MAX) },
+                caught_up: me || matched.is_some_and(|matched| matched + CAUGHT_UP_WITHIN >= last),
+            };
+            (node.id, facts)
+        })
+        .collect();
+    let policy = state.document().map_or_else(Cluster::default, |document| document.cluster.clone());
+    drop(state);
+
+    let membership = metrics.membership_config.membership();
+    let configs = membership.get_joint_config();
+    let voters: BTreeSet<NodeId> = configs.last().into_iter().flatten().copied().map(NodeId::new).collect();
+    Facts {
+        nodes,
+        learners: membership.learner_ids().map(NodeId::new).collect(),
+        voters,
+        joint: configs.len() > 1,
+        leader: replica.node(),
+        voters_wanted: usize::from(policy.voters),
+        replace_voter_after: policy.replace_voter_after.duration(),
+    }
+}

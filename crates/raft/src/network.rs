@@ -1,0 +1,306 @@
+//! openraft's view of the other nodes: entries, heartbeats, votes and snapshots over gRPC.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ballast_core::ids::NodeId;
+use ballast_proto::cluster::v1::{self as pb, consensus_client::ConsensusClient, snapshot_part::Part};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use openraft::{
+    OptionalSend, RaftNetworkFactory,
+    base::{BoxFuture, BoxStream},
+    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{RPCOption, v2::RaftNetworkV2},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, transport::Channel};
+
+use crate::{
+    machine::Image,
+    peers::{MESSAGE_BYTES_MAX, Peers, Traffic},
+    types::{Types, Vote},
+    wire,
+};
+
+/// A follower that answers nothing for this long is treated as unreachable. Far above the slowest
+/// sync that is not a broken disk; a stream that is cut too early costs sending its entries again.
+const APPEND_STALL: Duration = Duration::from_secs(2);
+/// Least time to open a stream, connecting included; openraft's own limit is made for answers.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+const SNAPSHOT_CHUNK_BYTES: usize = 512 << 10;
+/// A receiver that takes no chunk for this long is given up.
+const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
+/// After the last chunk the receiver checks and loads the whole state.
+const SNAPSHOT_INSTALL: Duration = Duration::from_secs(300);
+
+/// Makes clients for openraft.
+pub(crate) struct Network {
+    pub(crate) peers: Arc<Peers>,
+}
+
+impl Network {
+    fn client(&self, target: u64, traffic: Traffic) -> PeerClient {
+        PeerClient { peers: Arc::clone(&self.peers), target: NodeId::new(target), traffic }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: u64, _node: &()) -> PeerClient {
+        self.client(target, Traffic::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _node: &()) -> PeerClient {
+        self.client(target, Traffic::Liveness)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, _node: &()) -> PeerClient {
+        self.client(target, Traffic::Snapshots)
+    }
+}
+
+/// One peer, for one kind of traffic.
+pub(crate) struct PeerClient {
+    peers: Arc<Peers>,
+    target: NodeId,
+    traffic: Traffic,
+}
+
+type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
+
+impl PeerClient {
+    fn client(&self, traffic: Traffic) -> ConsensusClient<Channel> {
+        ConsensusClient::new(self.peers.channel(self.target, traffic))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        self.peers.request(self.target, message)
+    }
+
+    async fn ask<T, F>(&self, limit: Duration, call: F) -> Result<T, RPCError<Types>>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        match timeout(limit, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(unreachable(&status)),
+            Err(_) => Err(RPCError::Unreachable(Unreachable::from_string(format!("no answer within {limit:?}")))),
+        }
+    }
+
+    async fn ask_vote(
+        &self,
+        request: &VoteRequest<Types>,
+        pre_vote: bool,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        let request = self.request(wire::vote_request(request, pre_vote));
+        let mut client = self.client(Traffic::Liveness);
+        let reply = self.ask(option.soft_ttl(), client.vote(request)).await?;
+        wire::from_vote_reply(&reply).map_err(|error| garbled(&error))
+    }
+
+    async fn open_append<S>(&self, input: S, option: RPCOption) -> Result<AppendResults<'static>, RPCError<Types>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&sent);
+        let outbound = input.map(move |request| {
+            counter.fetch_add(1, Ordering::AcqRel);
+            wire::append_request(&request)
+        });
+        let request = self.request(outbound);
+        let mut client = self.client(self.traffic);
+        let replies = self.ask(option.soft_ttl().max(OPEN_TIMEOUT), client.append(request)).await?;
+
+        let results = stream::unfold(Some((replies, 0)), move |state| {
+            let sent = Arc::clone(&sent);
+            async move {
+                let (mut replies, answered) = state?;
+                loop {
+                    let before = sent.load(Ordering::Acquire);
+                    // `message` is cancel-safe: what arrived stays in the decoder's buffer.
+                    return match timeout(APPEND_STALL, replies.message()).await {
+                        Ok(Ok(Some(reply))) => match wire::from_append_reply(&reply) {
+                            Ok(result) => Some((Ok(result), Some((replies, answered + 1)))),
+                            Err(error) => Some((Err(garbled(&error)), None)),
+                        },
+                        Ok(Ok(None)) => None,
+                        Ok(Err(status)) => Some((Err(unreachable(&status)), None)),
+                        Err(_) if before > answered => {
+                            let why = format!("no answer to entries within {APPEND_STALL:?}");
+                            Some((Err(RPCError::Unreachable(Unreachable::from_string(why))), None))
+                        }
+                        Err(_) => continue,
+                    };
+                }
+            }
+        });
+        Ok(Box::pin(results))
+    }
+}
+
+impl RaftNetworkV2<Types> for PeerClient {
+    type SnapshotData = Image;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let request = self.request(wire::append_request(&rpc));
+        let mut client = self.client(self.traffic);
+        let reply = self.ask(option.soft_ttl(), client.append_once(request)).await?;
+        wire::from_append_once_reply(&reply).map_err(|error| garbled(&error))
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendResults<'s>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        match self.traffic {
+            // One small question at a time: opening a stream for each would only cost more.
+            Traffic::Liveness => openraft::network::stream_append_sequential(self, input, option),
+            Traffic::Entries | Traffic::Snapshots | Traffic::Leader => {
+                Box::pin(async move { self.open_append(input, option).await })
+            }
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(&rpc, false, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(&rpc, true, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: openraft::type_config::alias::SnapshotOf<Types, Image>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let (parts, outbound) = mpsc::channel(4);
+        // Started before the answer is awaited: the receiver answers only after the last chunk.
+        let mut sender = tokio::spawn(send_parts(vote, snapshot, parts));
+        let request = self.request(ReceiverStream::new(outbound));
+        let mut client = self.client(Traffic::Snapshots);
+        let answer = async {
+            let call = client.install_snapshot(request);
+            tokio::pin!(call);
+            tokio::select! {
+                answer = &mut call => return answer,
+                // Stalled or broken while sending; the call ends with the stream of parts.
+                sent = &mut sender => match sent {
+                    Ok(Ok(())) => {}
+                    Ok(Err(why)) => return Err(Status::aborted(why)),
+                    Err(_) => return Err(Status::internal("the task that sends a snapshot panicked")),
+                },
+            }
+            timeout(SNAPSHOT_INSTALL, call)
+                .await
+                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the snapshot was sent but not installed in time")))
+        };
+        let answer = tokio::select! {
+            answer = answer => answer,
+            closed = cancel => {
+                sender.abort();
+                return Err(StreamingError::Closed(closed));
+            }
+        };
+        sender.abort();
+        let reply = answer.map_err(|status| StreamingError::Unreachable(Unreachable::new(&status)))?.into_inner();
+        let vote = wire::from_vote(reply.vote.as_ref())
+            .map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;
+        Ok(SnapshotResponse { vote })
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let request = self.request(wire::transfer_request(&req));
+        let mut client = self.client(Traffic::Liveness);
+        let reply = self.ask(option.soft_ttl(), client.transfer_leader(request)).await?;
+        wire::from_transfer_reply(&reply).map_err(|error| garbled(&error))
+    }
+}
+
+/// Sends a snapshot file. An error says why it could not be sent to its end.
+async fn send_parts(
+    vote: Vote,
+    snapshot: openraft::type_config::alias::SnapshotOf<Types, Image>,
+    parts: mpsc::Sender<pb::SnapshotPart>,
+) -> Result<(), String> {
+    let Image::Kept(file) = snapshot.snapshot else {
+        return Err("a snapshot that is still being received cannot be sent".to_owned());
+    };
+    let send = async |part| {
+        let part = pb::SnapshotPart { part: Some(part) };
+        match timeout(SNAPSHOT_STALL, parts.send(part)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err("the receiver closed the stream".to_owned()),
+            Err(_) => Err(format!("the receiver took nothing for {SNAPSHOT_STALL:?}")),
+        }
+    };
+    send(Part::Header(pb::SnapshotHeader {
+        vote: Some(wire::vote(&vote)),
+        meta: Some(wire::snapshot_meta(&snapshot.meta)),
+        size: file.size(),
+        format: ballast_storage::snapshot::FORMAT,
+    }))
+    .await?;
+    let (mut offset, mut chunks) = (0, 0);
+    while offset < file.size() {
+        let reader = file.clone();
+        let data = tokio::task::spawn_blocking(move || reader.read_at(offset, SNAPSHOT_CHUNK_BYTES))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        let crc32c = crc32c::crc32c(&data);
+        let length = data.len() as u64;
+        send(Part::Chunk(pb::SnapshotChunk { offset, data: Bytes::from(data), crc32c })).await?;
+        offset += length;
+        chunks += 1;
+    }
+    send(Part::Trailer(pb::SnapshotTrailer { chunks })).await
+}
+
+fn unreachable(status: &Status) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::from_string(format!("{:?}: {}", status.code(), status.message())))
+}
+
+fn garbled(error: &wire::WireError) -> RPCError<Types> {
+    RPCError::Unreachable(Unreachable::new(error))
+}

@@ -1,0 +1,171 @@
+//! Keeps frames moving to whoever leads.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use ballast_core::{
+    ids::NodeId,
+    state::{Entry, Frame, Origin, codec},
+    time::LogTime,
+};
+use ballast_proto::cluster::v1::{self as pb, leader_client::LeaderClient};
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{FRAMES_IN_FLIGHT, Flight, Merger, Proposals, Refused, Source, flight::Departing, queue::frame_size};
+use crate::peers::{MESSAGE_BYTES_MAX, Peers, Traffic};
+
+/// Time to open a stream to the leader, connecting included.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pause before a leader is tried again. Long enough not to busy a node that is starting, short
+/// beside an election.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// With frames in flight and none landing for this long, all are sent again. A stream that broke
+/// is noticed earlier; this is for a leader that took frames and lost them.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a link needs.
+pub(crate) struct LinkOptions {
+    pub(crate) origin: Origin,
+    pub(crate) queue: Arc<Proposals>,
+    pub(crate) flight: Arc<Flight>,
+    pub(crate) merger: Arc<Merger>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) leader: watch::Receiver<Option<NodeId>>,
+}
+
+/// Sends frames to each leader in turn. Ends when the member's leader watch closes.
+pub(crate) async fn run(options: LinkOptions) {
+    let mut link = options;
+    loop {
+        let Some(leader) = *link.leader.borrow_and_update() else {
+            if link.leader.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let ended = if leader == link.origin.node { link.lead().await } else { link.follow(leader).await };
+        tracing::debug!(%leader, ?ended, "the link to the leader ended");
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_PAUSE) => {}
+            changed = link.leader.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Why frames stopped moving.
+#[derive(Debug)]
+enum Ended {
+    /// Could not be opened, or broke.
+    Broken,
+    /// The other side does not propose our frames.
+    Refused,
+    /// Another node leads, or none.
+    LeaderChanged,
+    /// Nothing landed.
+    Stalled,
+    /// The state was replaced under our frames.
+    Jumped,
+}
+
+enum Sink {
+    Here { merger: Arc<Merger>, source: Arc<Source> },
+    There(mpsc::Sender<pb::Frame>),
+}
+
+impl LinkOptions {
+    async fn lead(&mut self) -> Ended {
+        let (source, mut refusals) = Source::new();
+        let sink = Sink::Here { merger: Arc::clone(&self.merger), source };
+        self.serve(self.origin.node, sink, async move { refusals.recv().await }).await
+    }
+
+    async fn follow(&mut self, leader: NodeId) -> Ended {
+        let (frames, outbound) = mpsc::channel(FRAMES_IN_FLIGHT + 1);
+        let request = self.peers.request(leader, ReceiverStream::new(outbound));
+        let mut client =
+            LeaderClient::new(self.peers.channel(leader, Traffic::Leader)).max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut replies = match timeout(OPEN_TIMEOUT, client.propose(request)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => {
+                tracing::debug!(%leader, %status, "cannot open a stream of proposals");
+                return Ended::Broken;
+            }
+            Err(_) => return Ended::Broken,
+        };
+        let refusal = async move {
+            let refused = replies.message().await.ok()??;
+            Some(Refused { from_seq: refused.from_seq, certain: refused.certain, reason: refused.reason })
+        };
+        self.serve(leader, Sink::There(frames), refusal).await
+    }
+
+    async fn serve(&mut self, leader: NodeId, sink: Sink, refusal: impl Future<Output = Option<Refused>>) -> Ended {
+        tokio::pin!(refusal);
+        self.flight.begin_link();
+        let mut stall_at = Instant::now() + STALL_TIMEOUT;
+        loop {
+            while let Some(departing) = self.flight.next(&self.queue) {
+                if self.flight.len() == 1 {
+                    stall_at = Instant::now() + STALL_TIMEOUT;
+                }
+                if !sink.send(self.origin, departing).await {
+                    return Ended::Broken;
+                }
+            }
+            let flying = self.flight.len();
+            // Every arm is only woken or read here, nothing is lost when another one wins.
+            tokio::select! {
+                () = self.flight.landed.notified() => stall_at = Instant::now() + STALL_TIMEOUT,
+                () = wait_if(flying < FRAMES_IN_FLIGHT, self.queue.wake.notified()) => {}
+                () = self.flight.jumped.notified() => return Ended::Jumped,
+                () = wait_if(flying > 0, sleep_until(stall_at)) => return Ended::Stalled,
+                refused = &mut refusal => {
+                    let Some(refused) = refused else { return Ended::Broken };
+                    tracing::debug!(%leader, reason = refused.reason, "the leader does not propose our frames");
+                    self.flight.refused(refused.from_seq, refused.certain);
+                    return Ended::Refused;
+                }
+                changed = self.leader.changed() => {
+                    if changed.is_err() || *self.leader.borrow() != Some(leader) {
+                        return Ended::LeaderChanged;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Sink {
+    /// False when the other side is gone.
+    async fn send(&self, origin: Origin, departing: Departing) -> bool {
+        let size = frame_size(&departing.commands);
+        let frame = Frame { origin, seq: departing.seq, commands: departing.commands };
+        match self {
+            Self::Here { merger, source } => {
+                merger.hand_in(frame, size, source);
+                true
+            }
+            Self::There(frames) => {
+                let seq = frame.seq;
+                // The leader stamps the time of the entry that this frame becomes part of.
+                let entry = Entry { log_time: LogTime::default(), frames: vec![frame] };
+                let entry = Bytes::from(codec::encode_entry(&entry));
+                frames.send(pb::Frame { seq, entry }).await.is_ok()
+            }
+        }
+    }
+}
+
+async fn wait_if(condition: bool, wait: impl Future<Output = ()>) {
+    if condition {
+        wait.await;
+    } else {
+        pending::<()>().await;
+    }
+}

@@ -1,0 +1,201 @@
+//! The leader's side: frames of all nodes become entries of the log.
+//!
+//! One entry is being committed at a time; frames that arrive meanwhile make up the next. So an
+//! idle cluster proposes at once, and a busy one makes few, large entries: fewer syncs, fewer
+//! messages, and far from the load of many small writes that openraft's issue 2116 is about.
+//!
+//! Frames of one source are proposed in order or not at all: once one was refused, later ones of
+//! the same source are dropped, and the source must come again with all of them.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use ballast_core::{
+    state::{Entry, Frame, codec},
+    time::LogTime,
+};
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, RaftError};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::{BYTES_MAX, COMMANDS_MAX};
+use crate::{
+    machine::Replica,
+    types::{Commands, Raft},
+};
+
+/// The leader does not propose frames of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// This one and all later ones.
+    pub(crate) from_seq: u64,
+    /// False if the frames may have been proposed all the same.
+    pub(crate) certain: bool,
+    pub(crate) reason: String,
+}
+
+/// Where frames come from: one stream of one node.
+#[derive(Debug)]
+pub(crate) struct Source {
+    refused: AtomicBool,
+    sender: mpsc::Sender<Refused>,
+}
+
+impl Source {
+    /// A source, and where it hears that it was refused (once).
+    pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<Refused>) {
+        let (sender, receiver) = mpsc::channel(1);
+        (Arc::new(Self { refused: AtomicBool::new(false), sender }), receiver)
+    }
+
+    fn refuse(&self, refused: Refused) {
+        if !self.refused.swap(true, Ordering::AcqRel) {
+            // Room for one, sent once; a closed channel means that the stream is gone.
+            drop(self.sender.try_send(refused));
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Debug)]
+struct Arrived {
+    frame: Frame,
+    bytes: usize,
+    source: Arc<Source>,
+}
+
+/// Frames waiting to become an entry.
+#[derive(Debug, Default)]
+pub(crate) struct Merger {
+    arrived: Mutex<VecDeque<Arrived>>,
+    wake: Notify,
+}
+
+impl Merger {
+    /// Hands a frame in. `bytes` is about its size in an entry.
+    pub(crate) fn hand_in(&self, frame: Frame, bytes: usize, source: &Arc<Source>) {
+        if source.is_refused() {
+            return;
+        }
+        self.arrived.lock().push_back(Arrived { frame, bytes, source: Arc::clone(source) });
+        self.wake.notify_one();
+    }
+
+    /// Proposes what arrives, until the member stops. Runs on every node; on one that does not
+    /// lead, frames are refused.
+    pub(crate) async fn run(&self, raft: Raft, replica: Arc<Replica>) {
+        let mut last = LogTime::default();
+        loop {
+            let batch = self.take();
+            if batch.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            let applied = LogTime::from_millis(replica.log_time.load(Ordering::Acquire));
+            last = wall_clock().max(last).max(applied);
+            let (sources, frames): (Vec<_>, Vec<_>) =
+                batch.into_iter().map(|arrived| ((arrived.source, arrived.frame.seq), arrived.frame)).unzip();
+            let entry = Entry { log_time: last, frames };
+            let bytes = Bytes::from(codec::encode_entry(&entry));
+            drop(entry);
+            let Err(error) = raft.client_write(Commands(bytes)).await else { continue };
+            let certain = matches!(error, RaftError::APIError(ClientWriteError::ForwardToLeader(_)));
+            let reason = error.to_string();
+            for (source, seq) in sources {
+                source.refuse(Refused { from_seq: seq, certain, reason: reason.clone() });
+            }
+            if matches!(error, RaftError::Fatal(_)) {
+                return;
+            }
+        }
+    }
+
+    fn take(&self) -> Vec<Arrived> {
+        let mut arrived = self.arrived.lock();
+        let mut taken: Vec<Arrived> = Vec::new();
+        let (mut commands, mut bytes) = (0, 0);
+        while let Some(next) = arrived.front() {
+            if !next.source.is_refused() {
+                let fits = commands + next.frame.commands.len() <= COMMANDS_MAX && bytes + next.bytes <= BYTES_MAX;
+                if !taken.is_empty() && !fits {
+                    break;
+                }
+                commands += next.frame.commands.len();
+                bytes += next.bytes;
+            }
+            let Some(next) = arrived.pop_front() else { break };
+            if !next.source.is_refused() {
+                taken.push(next);
+            }
+        }
+        taken
+    }
+}
+
+fn wall_clock() -> LogTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    LogTime::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_core::{
+        ids::{Boot, NodeId},
+        state::{Command, Origin},
+    };
+
+    use super::*;
+
+    fn frame(node: u64, seq: u64, commands: usize) -> Frame {
+        let origin = Origin { node: NodeId::new(node), boot: Boot(1) };
+        Frame { origin, seq, commands: vec![Command::Tick; commands] }
+    }
+
+    fn taken(merger: &Merger) -> Vec<(u64, u64)> {
+        merger.take().iter().map(|arrived| (arrived.frame.origin.node.get(), arrived.frame.seq)).collect()
+    }
+
+    #[test]
+    fn frames_of_all_nodes_leave_together_up_to_the_bounds() {
+        let merger = Merger::default();
+        let (source, _refusals) = Source::new();
+        for node in 1..4 {
+            merger.hand_in(frame(node, 1, 10), 100, &source);
+        }
+        assert_eq!(taken(&merger), [(1, 1), (2, 1), (3, 1)]);
+        merger.hand_in(frame(1, 2, COMMANDS_MAX - 1), 100, &source);
+        merger.hand_in(frame(2, 2, 2), 100, &source);
+        merger.hand_in(frame(3, 2, 1), BYTES_MAX, &source);
+        assert_eq!(taken(&merger), [(1, 2)]);
+        assert_eq!(taken(&merger), [(2, 2)]);
+        assert_eq!(taken(&merger), [(3, 2)]);
+        assert_eq!(taken(&merger), []);
+    }
+
+    #[test]
+    fn after_a_refusal_nothing_more_of_that_source_is_proposed() {
+        let merger = Merger::default();
+        let (refused, mut refusals) = Source::new();
+        let (other, _refusals) = Source::new();
+        merger.hand_in(frame(1, 1, 1), 10, &refused);
+        merger.hand_in(frame(2, 1, 1), 10, &other);
+        merger.hand_in(frame(1, 2, 1), 10, &refused);
+        let refusal = Refused { from_seq: 1, certain: true, reason: "not the leader".to_owned() };
+        refused.refuse(refusal.clone());
+        refused.refuse(Refused { from_seq: 2, ..refusal.clone() });
+        merger.hand_in(frame(1, 3, 1), 10, &refused);
+        assert_eq!(taken(&merger), [(2, 1)]);
+        assert_eq!(refusals.try_recv().ok(), Some(refusal));
+        assert!(refusals.try_recv().is_err(), "told once");
+    }
+}

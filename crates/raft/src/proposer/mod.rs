@@ -1,0 +1,33 @@
+//! Carries this node's commands to the leader, many at a time, and brings each caller its outcome.
+//!
+//! Commands wait in a bounded queue ([`queue`]). They leave as numbered frames, at most
+//! [`FRAMES_IN_FLIGHT`] at a time: at rest a command leaves at once, under load commands gather
+//! while the frames before them are on their way. Frames go over one stream to the leader
+//! ([`link`]), which merges frames of all nodes into entries ([`merge`]). A caller is answered when
+//! *this* node applies the entry ([`flight`]), so it reads its own write here.
+//!
+//! A frame that was sent stays until this node sees it applied, and is sent again, in order, to
+//! each new leader: the state machine skips a frame it knows, so nothing is applied twice, and no
+//! number is ever missing between two that are applied. Because of that a frame is never taken back
+//! once it may have been proposed; its caller may have stopped waiting, and was told that the
+//! outcome is unknown.
+
+mod flight;
+mod link;
+mod merge;
+mod queue;
+
+pub(crate) use flight::Flight;
+pub(crate) use link::{LinkOptions, run};
+pub(crate) use merge::{Merger, Refused, Source};
+pub(crate) use queue::{Proposals, Queued};
+
+/// Frames of this node that may be on their way at once. Two, so that the next one waits at the
+/// leader while an entry is being committed, and no more, so that commands gather under load.
+const FRAMES_IN_FLIGHT: usize = 2;
+
+/// Commands in one frame, and in one entry. Bounds how long an apply holds the state.
+pub(crate) const COMMANDS_MAX: usize = 4096;
+
+/// Bytes of commands in one frame, and in one entry (a single larger command travels alone).
+pub(crate) const BYTES_MAX: usize = 1 << 20;

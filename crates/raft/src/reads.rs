@@ -1,0 +1,123 @@
+//! Confirms that this node's state is current (ReadIndex, section 6.4 of Ongaro's thesis).
+//!
+//! Whoever asks while a round is on its way waits for the next one, which begins after they
+//! asked; all of them share it. So a thousand readers cost two rounds, not a thousand.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use ballast_core::{
+    cluster::NotConfirmed,
+    ids::{LogIndex, NodeId},
+};
+use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
+use openraft::raft::ReadPolicy;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    peers::{Peers, Traffic},
+    types::Raft,
+};
+
+/// One attempt to ask the leader. Several fit into any sensible deadline.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Those who wait for a confirmation.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    waiting: Mutex<Vec<oneshot::Sender<u64>>>,
+    problem: Mutex<String>,
+    wake: Notify,
+}
+
+impl Reads {
+    /// Waits until this node has applied what was committed when this was called.
+    pub(crate) fn confirm(
+        self: &Arc<Self>,
+        deadline: Duration,
+        mut applied: watch::Receiver<u64>,
+    ) -> impl Future<Output = Result<LogIndex, NotConfirmed>> + Send + 'static {
+        let (sender, index) = oneshot::channel();
+        self.waiting.lock().push(sender);
+        self.wake.notify_one();
+        let reads = Arc::clone(self);
+        async move {
+            let current = async {
+                let index = index.await.ok()?;
+                applied.wait_for(|applied| *applied >= index).await.ok()?;
+                Some(LogIndex::new(index))
+            };
+            match timeout(deadline, current).await {
+                Ok(Some(index)) => Ok(index),
+                Ok(None) => Err(NotConfirmed { detail: "this node is stopping".to_owned() }),
+                Err(_) => Err(NotConfirmed { detail: reads.problem() }),
+            }
+        }
+    }
+
+    /// Asks the leader as long as somebody waits. Ends when the leader watch closes.
+    pub(crate) async fn run(
+        &self,
+        me: NodeId,
+        raft: Raft,
+        peers: Arc<Peers>,
+        mut leader: watch::Receiver<Option<NodeId>>,
+    ) {
+        loop {
+            let round = mem::take(&mut *self.waiting.lock());
+            if round.is_empty() {
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    changed = leader.changed() => if changed.is_err() { return },
+                }
+                continue;
+            }
+            let known = *leader.borrow();
+            match ask(me, known, &raft, &peers).await {
+                // Some may have stopped waiting.
+                Ok(index) => round.into_iter().for_each(|waiting| _ = waiting.send(index)),
+                Err(problem) => {
+                    *self.problem.lock() = problem;
+                    self.waiting.lock().extend(round.into_iter().filter(|waiting| !waiting.is_closed()));
+                    if leader.has_changed().is_err() {
+                        return;
+                    }
+                    sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Lets go of everybody.
+    pub(crate) fn stop(&self) {
+        self.waiting.lock().clear();
+    }
+
+    fn problem(&self) -> String {
+        let problem = self.problem.lock();
+        if problem.is_empty() { "the leader did not answer in time".to_owned() } else { problem.clone() }
+    }
+}
+
+async fn ask(me: NodeId, leader: Option<NodeId>, raft: &Raft, peers: &Peers) -> Result<u64, String> {
+    let Some(leader) = leader else { return Err("no leader is known".to_owned()) };
+    let asked = async {
+        if leader == me {
+            return read_index(raft).await;
+        }
+        let mut client = LeaderClient::new(peers.channel(leader, Traffic::Leader));
+        let reply = client.read_index(peers.request(leader, ReadIndexRequest {})).await;
+        reply.map(|reply| reply.into_inner().index).map_err(|status| format!("node {leader}: {}", status.message()))
+    };
+    timeout(ASK_TIMEOUT, asked).await.unwrap_or_else(|_| Err(format!("leader {leader} did not answer in time")))
+}
+
+/// The index a read must have seen, confirmed by a quorum. Only on the leader.
+pub(crate) async fn read_index(raft: &Raft) -> Result<u64, String> {
+    let (read, _applied) = raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|error| error.to_string())?;
+    Ok(read.index())
+}

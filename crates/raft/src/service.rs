@@ -1,0 +1,312 @@
+//! The node-to-node gRPC services of this member.
+//!
+//! Whoever mounts them authenticates the connection and puts [`PeerNode`] into the request's
+//! extensions; a caller that claims to be another node than it proved to be is refused.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
+
+use ballast_core::{
+    ids::{LogIndex, NodeId},
+    state::codec,
+};
+use ballast_proto::cluster::v1::{
+    self as pb,
+    consensus_server::{Consensus, ConsensusServer},
+    leader_server::{Leader, LeaderServer},
+    snapshot_part::Part,
+};
+use futures_util::{Stream, StreamExt, stream};
+use openraft::raft::{AppendEntriesResponse, StreamAppendError};
+use parking_lot::Mutex;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    compare::{Finding, Ledger},
+    machine::{Image, Received, Replica},
+    member::Shared,
+    peers::{FROM, MESSAGE_BYTES_MAX, TO},
+    proposer::{Merger, Refused, Source},
+    reads::read_index,
+    types::{Raft, SnapshotMeta, Vote},
+    wire,
+};
+
+/// The node that a connection was proved to come from. Set by the listener, from the client
+/// certificate, in the extensions of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerNode(pub NodeId);
+
+/// Both services of a member, for a [`tonic::service::Routes`].
+pub(crate) fn routes(shared: &Arc<Shared>) -> tonic::service::Routes {
+    let service = Service {
+        raft: shared.raft.clone(),
+        replica: Arc::clone(&shared.replica),
+        merger: Arc::clone(&shared.merger),
+        shared: Arc::clone(shared),
+        ledger: Arc::default(),
+    };
+    let consensus = ConsensusServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let leader = LeaderServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    tonic::service::Routes::new(consensus).add_service(leader)
+}
+
+#[derive(Clone)]
+struct Service {
+    raft: Raft,
+    replica: Arc<Replica>,
+    merger: Arc<Merger>,
+    shared: Arc<Shared>,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    /// Refuses calls that are not for this node or not from who they say. Returns the caller.
+    fn check<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let number = |key: &'static str| {
+            let value = request.metadata().get(key).and_then(|value| value.to_str().ok()?.parse().ok());
+            value.map(NodeId::new).ok_or_else(|| Status::invalid_argument(format!("the metadata {key} is missing")))
+        };
+        let (from, to) = (number(FROM)?, number(TO)?);
+        if to != self.replica.node() {
+            let me = self.replica.node();
+            return Err(Status::failed_precondition(format!("this is node {me}, the call was for node {to}")));
+        }
+        match request.extensions().get::<PeerNode>() {
+            Some(PeerNode(proved)) if *proved != from => Err(Status::permission_denied(format!(
+                "the certificate is of node {proved}, the call claims to be from node {from}"
+            ))),
+            _ => Ok(from),
+        }
+    }
+
+    async fn receive(&self, parts: &mut Streaming<pb::SnapshotPart>) -> Result<(Vote, SnapshotMeta, Received), Status> {
+        let Some(Part::Header(header)) = next_part(parts).await? else {
+            return Err(Status::invalid_argument("a snapshot begins with its header"));
+        };
+        if header.format != ballast_storage::snapshot::FORMAT {
+            return Err(Status::failed_precondition(format!(
+                "the snapshot has format {}, this node knows format {}; upgrade it",
+                header.format,
+                ballast_storage::snapshot::FORMAT
+            )));
+        }
+        let vote = wire::from_vote(header.vote.as_ref())?;
+        let meta = wire::from_snapshot_meta(header.meta)?;
+        let mut incoming = self.replica.folder.receive().map_err(|error| broken(&error))?;
+        let (mut offset, mut chunks) = (0u64, 0u64);
+        loop {
+            match next_part(parts).await? {
+                Some(Part::Chunk(chunk)) => {
+                    if chunk.offset != offset || crc32c::crc32c(&chunk.data) != chunk.crc32c {
+                        return Err(Status::data_loss(format!("the chunk of the snapshot at {offset} is damaged")));
+                    }
+                    offset += chunk.data.len() as u64;
+                    chunks += 1;
+                    incoming = blocking(move || incoming.write(&chunk.data).map(|()| incoming)).await?;
+                }
+                Some(Part::Trailer(trailer)) if trailer.chunks == chunks && offset == header.size => break,
+                _ => return Err(Status::data_loss("the snapshot ended before its end")),
+            }
+        }
+        let received = blocking(move || {
+            let file = incoming.verify()?;
+            Ok::<_, ballast_storage::SnapshotError>(Received { unadopted: incoming, file })
+        })
+        .await?;
+        Ok((vote, meta, received))
+    }
+}
+
+async fn next_part(parts: &mut Streaming<pb::SnapshotPart>) -> Result<Option<Part>, Status> {
+    Ok(parts.message().await?.and_then(|part| part.part))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ballast_storage::SnapshotError> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(error.to_string()))?;
+    done.map_err(|error| broken(&error))
+}
+
+fn broken(error: &ballast_storage::SnapshotError) -> Status {
+    tracing::warn!(%error, "cannot receive a snapshot");
+    Status::internal(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("this member does not run: {error}"))
+}
+
+#[tonic::async_trait]
+impl Consensus for Service {
+    type AppendStream = Replies<pb::AppendReply>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let from = self.check(&request)?;
+        let requests = stream::unfold(request.into_inner(), move |mut inbound| async move {
+            let message = match inbound.message().await {
+                Ok(message) => message?,
+                Err(status) => {
+                    tracing::debug!(%from, %status, "the stream of entries broke");
+                    return None;
+                }
+            };
+            match wire::from_append_request(message) {
+                Ok(request) => Some((request, inbound)),
+                Err(error) => {
+                    tracing::error!(%from, %error, "the leader sends what this node cannot read");
+                    None
+                }
+            }
+        });
+        let results = self.raft.stream_append(requests);
+        let shared = Arc::clone(&self.shared);
+        let replies = results.map(move |result| match result {
+            Ok(result) => {
+                if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+                    shared.heard.now();
+                }
+                Ok(wire::append_reply(&result))
+            }
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn append_once(&self, request: Request<pb::AppendRequest>) -> Result<Response<pb::AppendReply>, Status> {
+        self.check(&request)?;
+        let request = wire::from_append_request(request.into_inner())?;
+        let prev = request.prev_log_id;
+        let matching = request.entries.last().map(|entry| entry.log_id).or(prev);
+        let response = self.raft.append_entries(request).await.map_err(stopped)?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.shared.heard.now();
+        }
+        Ok(Response::new(wire::append_once_reply(response, matching, prev.as_ref())))
+    }
+
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteReply>, Status> {
+        self.check(&request)?;
+        let request = request.into_inner();
+        let wanted = wire::from_vote_request(&request)?;
+        let response = if request.pre_vote { self.raft.pre_vote(wanted).await } else { self.raft.vote(wanted).await };
+        Ok(Response::new(wire::vote_reply(&response.map_err(stopped)?)))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<pb::SnapshotPart>>,
+    ) -> Result<Response<pb::SnapshotReply>, Status> {
+        let from = self.check(&request)?;
+        let (vote, meta, received) = self.receive(&mut request.into_inner()).await?;
+        tracing::info!(%from, bytes = received.file.size(), "received a snapshot of the replicated state");
+        let snapshot = openraft::Snapshot { meta, snapshot: Image::Received(received) };
+        let response = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        Ok(Response::new(pb::SnapshotReply { vote: Some(wire::vote(&response.vote)) }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderReply>, Status> {
+        self.check(&request)?;
+        let request = wire::from_transfer_request(&request.into_inner())?;
+        let response = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        Ok(Response::new(wire::transfer_reply(&response)))
+    }
+}
+
+#[tonic::async_trait]
+impl Leader for Service {
+    type ProposeStream = Replies<pb::FrameRefused>;
+
+    async fn propose(&self, request: Request<Streaming<pb::Frame>>) -> Result<Response<Self::ProposeStream>, Status> {
+        let from = self.check(&request)?;
+        let (source, mut refusals) = Source::new();
+        let (sender, replies) = tokio::sync::mpsc::channel(1);
+        let merger = Arc::clone(&self.merger);
+        let mut inbound = request.into_inner();
+        self.shared.tasks.spawn("frames of a peer", async move {
+            let end = loop {
+                tokio::select! {
+                    // Cancel-safe: a part of a message stays in the decoder.
+                    frame = inbound.message() => match frame {
+                        Ok(Some(frame)) => {
+                            if let Err(status) = hand_in(from, frame, &merger, &source) {
+                                break Some(Err(status));
+                            }
+                        }
+                        Ok(None) | Err(_) => break None,
+                    },
+                    refused = refusals.recv() => break refused.map(|Refused { from_seq, certain, reason }| {
+                        Ok(pb::FrameRefused { from_seq, certain, reason })
+                    }),
+                }
+            };
+            if let Some(end) = end {
+                // The node may have hung up.
+                drop(sender.send(end).await);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
+    }
+
+    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
+        self.check(&request)?;
+        let index = read_index(&self.raft).await.map_err(Status::unavailable)?;
+        Ok(Response::new(pb::ReadIndexReply { index }))
+    }
+
+    async fn compare_state(
+        &self,
+        request: Request<pb::CompareStateRequest>,
+    ) -> Result<Response<pb::CompareStateReply>, Status> {
+        let from = self.check(&request)?;
+        let told: Vec<_> = request
+            .into_inner()
+            .hashes
+            .into_iter()
+            .filter_map(|told| Some((LogIndex::new(told.index), <[u8; 32]>::try_from(&told.hash[..]).ok()?)))
+            .collect();
+        let mut ledger = self.ledger.lock();
+        let me = self.replica.node();
+        let own: BTreeMap<_, _> = self.replica.hashes.lock().all().into_iter().collect();
+        let own: Vec<_> = told.iter().filter_map(|(index, _)| Some((*index, *own.get(index)?))).collect();
+        let first = ledger.add(me, &own);
+        let found = ledger.add(from, &told).or(first);
+        drop(ledger);
+        let Some((index, finding)) = found else { return Ok(Response::new(pb::CompareStateReply::default())) };
+        self.shared.divergences.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%index, ?finding, %from, "nodes have different states at the same log index");
+        let Finding::Wrong(wrong) = finding else { return Ok(Response::new(pb::CompareStateReply::default())) };
+        if wrong.contains(&me) {
+            self.shared.diverged(index);
+        }
+        let diverged_at = wrong.contains(&from).then_some(index.get());
+        Ok(Response::new(pb::CompareStateReply { diverged_at }))
+    }
+}
+
+fn hand_in(from: NodeId, frame: pb::Frame, merger: &Merger, source: &Arc<Source>) -> Result<(), Status> {
+    let bytes = frame.entry.len();
+    let entry = codec::decode_entry(&frame.entry).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    for one in entry.frames {
+        if one.origin.node != from || one.seq != frame.seq {
+            return Err(Status::permission_denied("a node hands in its own frames only, each under its number"));
+        }
+        merger.hand_in(one, bytes, source);
+    }
+    Ok(())
+}

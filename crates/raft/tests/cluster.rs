@@ -1,0 +1,270 @@
+//! Members together: electing, proposing from everywhere, losing nodes, coming back.
+
+mod support;
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use ballast_core::{
+    cluster::{Propose, ProposeError, ReadIndex},
+    ids::{LogIndex, NodeId},
+    state::{Author, Command, Outcome},
+};
+use ballast_raft::{LogBounds, Role};
+use support::{Cluster, PATIENCE, propose, see, token};
+
+type Test = Result<(), Box<dyn std::error::Error>>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_node_proposes_and_reads_its_own_write() -> Test {
+    let cluster = Cluster::of(3).await;
+    for (number, id) in (0..).zip(cluster.ids()) {
+        let handle = cluster.handle(id);
+        let applied = propose(&handle, token(number)).await?;
+        assert_eq!(applied.outcome, Outcome::Done);
+        assert!(handle.with_state(|state| state.applied()) >= applied.index);
+        assert!(cluster.nodes[&id].recorder.applied.load(Ordering::Acquire) >= applied.index.get());
+        // Another node that confirms has it too.
+        for other in cluster.ids() {
+            let other = cluster.handle(other);
+            assert!(other.confirm(PATIENCE).await? >= applied.index);
+            let known = other.with_state(|state| state.join_tokens().len());
+            assert!(known >= 2 + 1 + usize::try_from(number)?, "{known}");
+        }
+        assert!(handle.last_log_index().load(Ordering::Acquire) >= applied.index.get());
+    }
+    cluster.converge().await;
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_loss_of_the_leader_costs_an_election_and_nothing_else() -> Test {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    cluster.faults.cut_off(leader);
+    let waits: Vec<_> = (0..20).map(|n| cluster.handle(others[n as usize % 2]).propose(token(n), PATIENCE)).collect();
+    for wait in waits {
+        assert_eq!(wait.await?.outcome, Outcome::Done);
+    }
+    let next = cluster.leader(&[leader]).await;
+    assert_ne!(next, leader);
+
+    cluster.faults.heal();
+    let applied = propose(&cluster.handle(leader), token(99)).await?;
+    assert_eq!(applied.outcome, Outcome::Done);
+    cluster.converge().await;
+    // Each token was made once: the join tokens of nodes 2 and 3, 20 and the last one.
+    assert_eq!(cluster.handle(leader).with_state(|state| state.join_tokens().len()), 23);
+    cluster.stop(next).await;
+    assert_ne!(cluster.leader(&[next]).await, next);
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_is_cut_off_and_comes_back_sends_again_and_nothing_is_applied_twice() -> Test {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let follower = cluster.ids().into_iter().find(|id| *id != leader).ok_or("a follower")?;
+    let handle = cluster.handle(follower);
+    let mut waits = Vec::new();
+    for round in 0..10 {
+        waits.extend((0..40).map(|n| handle.propose(token(round * 40 + n), PATIENCE)));
+        // In the middle of it, wherever that is.
+        tokio::task::yield_now().await;
+        cluster.faults.cut_off(follower);
+        tokio::task::yield_now().await;
+        cluster.faults.heal();
+    }
+    let mut refused = 0;
+    for wait in waits {
+        match wait.await {
+            Ok(applied) => assert_eq!(applied.outcome, Outcome::Done, "a token that was made twice is refused"),
+            Err(ProposeError::OutcomeUnknown { .. }) => refused += 1,
+            Err(other) => return Err(other.into()),
+        }
+    }
+    assert_eq!(refused, 0, "with a quorum and time, every outcome becomes known");
+    cluster.converge().await;
+    assert_eq!(handle.with_state(|state| state.join_tokens().len()), 402);
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn without_a_quorum_nothing_is_applied_and_the_errors_say_what_is_known() -> Test {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    others.iter().for_each(|id| cluster.faults.cut_off(*id));
+
+    let soon = Duration::from_millis(300);
+    let sent = cluster.handle(leader).propose(token(1), soon).await;
+    assert!(matches!(sent, Err(ProposeError::OutcomeUnknown { .. })), "it was in the leader's log: {sent:?}");
+    let handle = cluster.handle(others[0]);
+    wait_until_alone(&handle).await;
+    wait_until_alone(&cluster.handle(leader)).await;
+    let before = handle.with_state(|state| state.applied());
+    let unsent = handle.propose(token(2), soon).await;
+    assert!(matches!(unsent, Err(ProposeError::NoQuorum { .. })), "{unsent:?}");
+    let unread = handle.confirm(soon).await;
+    assert!(unread.is_err(), "{unread:?}");
+    assert_eq!(handle.with_state(|state| state.applied()), before);
+
+    cluster.faults.heal();
+    assert_eq!(propose(&handle, token(3)).await?.outcome, Outcome::Done);
+    cluster.converge().await;
+    let tokens = handle.with_state(|state| state.join_tokens().len());
+    assert!((3..=4).contains(&tokens), "two of the joins, token 3, and perhaps token 1: {tokens}");
+    let again = propose(&handle, token(2)).await?;
+    assert_eq!(again.outcome, Outcome::Done, "what was never sent was never applied");
+    assert!(cluster.ids().into_iter().all(|id| cluster.handle(id).has_quorum()));
+    cluster.end().await;
+    Ok(())
+}
+
+/// Waits until a node knows that it has lost the quorum.
+async fn wait_until_alone(handle: &ballast_raft::Handle) {
+    let alone = async {
+        while handle.has_quorum() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, alone).await.expect("noticed in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_restarts_with_its_data_and_all_at_once_lose_nothing() -> Test {
+    let mut cluster = Cluster::of(3).await;
+    for n in 0..50 {
+        propose(&cluster.handle(NodeId::new(1)), token(n)).await?;
+    }
+    let addresses: Vec<_> = cluster.nodes.iter().map(|(id, node)| (*id, node.address)).collect();
+    for (id, _) in &addresses {
+        cluster.stop(*id).await;
+    }
+    for (id, address) in &addresses {
+        cluster.start_at(*id, *address).await;
+    }
+    cluster.leader(&[]).await;
+    cluster.converge().await;
+    for id in cluster.ids() {
+        assert_eq!(cluster.handle(id).with_state(|state| state.join_tokens().len()), 52);
+    }
+    assert_eq!(propose(&cluster.handle(addresses[2].0), token(77)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_node_is_filled_by_a_snapshot_when_the_log_is_gone() -> Test {
+    let mut cluster = Cluster::of_one().await;
+    let first = NodeId::new(1);
+    let address = cluster.nodes[&first].address;
+    cluster.stop(first).await;
+    cluster.bounds =
+        LogBounds { snapshot_entries: 100, snapshot_pause: Duration::ZERO, kept_entries: 20, ..LogBounds::default() };
+    cluster.start_at(first, address).await;
+    let handle = cluster.handle(first);
+    for n in 0..700 {
+        propose(&handle, token(n)).await?;
+    }
+    let purged = see(&handle, |status| status.purged > LogIndex::new(200)).await;
+    assert!(purged.snapshot >= purged.purged);
+
+    let second = cluster.join(2).await;
+    cluster.converge().await;
+    let status = cluster.handle(second).status();
+    assert!(status.snapshot > LogIndex::new(200), "{status:?}");
+    assert_eq!(cluster.nodes[&second].recorder.installed.load(Ordering::Acquire), 1);
+    assert_eq!(cluster.handle(second).with_state(|state| state.join_tokens().len()), 701);
+
+    // The snapshot and what came after it survive a restart of the node that was filled.
+    assert_eq!(propose(&cluster.handle(second), token(9000)).await?.outcome, Outcome::Done);
+    let address = cluster.nodes[&second].address;
+    cluster.stop(second).await;
+    cluster.start_at(second, address).await;
+    cluster.converge().await;
+    assert_eq!(cluster.handle(second).with_state(|state| state.join_tokens().len()), 702);
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_proposals_at_once_become_few_entries() -> Test {
+    let cluster = Cluster::of(3).await;
+    let before = cluster.handle(NodeId::new(1)).status().last_log.get();
+    let ids = cluster.ids();
+    let waits: Vec<_> =
+        (0..6000u32).map(|n| cluster.handle(ids[n as usize % 3]).propose(Command::Tick, PATIENCE)).collect();
+    for wait in waits {
+        assert_eq!(wait.await?.outcome, Outcome::Done);
+    }
+    let entries = cluster.handle(NodeId::new(1)).status().last_log.get() - before;
+    assert!(entries < 200, "{entries} entries for 6000 commands");
+    cluster.converge().await;
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn leadership_moves_on_request_and_on_shutdown() -> Test {
+    let mut cluster = Cluster::of(3).await;
+    let old = cluster.leader(&[]).await;
+    let heir = cluster.ids().into_iter().find(|id| *id != old).ok_or("another")?;
+    assert!(cluster.handle(old).transfer_leader(heir).await);
+    see(&cluster.handle(heir), |status| status.role == Role::Leader).await;
+    assert_eq!(propose(&cluster.handle(old), token(1)).await?.outcome, Outcome::Done);
+    cluster.stop(heir).await;
+    let last = cluster.leader(&[heir]).await;
+    assert_eq!(propose(&cluster.handle(last), token(2)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_removed_voter_is_replaced_by_a_learner() -> Test {
+    let mut cluster = Cluster::of(4).await;
+    let leader = cluster.leader(&[]).await;
+    let status = see(&cluster.handle(leader), |status| status.learners.len() == 1).await;
+    let learner = status.learners[0];
+    let leaves = *status.voters.iter().find(|id| **id != leader).ok_or("a voter")?;
+    let remove = Command::RemoveNode { node: leaves, author: Author::default() };
+    assert!(!matches!(propose(&cluster.handle(leader), remove).await?.outcome, Outcome::Refused(_)));
+    see(&cluster.handle(leader), |status| {
+        status.voters.len() == 3 && status.voters.contains(&learner) && status.learners.is_empty()
+    })
+    .await;
+    cluster.stop(leaves).await;
+    assert_eq!(propose(&cluster.handle(learner), token(5)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_data_of_another_node_or_cluster_is_refused() -> Test {
+    use std::sync::Arc;
+
+    use ballast_core::ids::Boot;
+    use ballast_raft::{Member, MemberOptions, StartError, TlsConnect};
+    let mut cluster = Cluster::of_one().await;
+    let first = NodeId::new(1);
+    cluster.stop(first).await;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let connect = Arc::new(TlsConnect::new(&tls, Arc::new(|_| "node.test".try_into().expect("a name"))));
+    for (name, node) in [("other", 1), ("test", 2)] {
+        let options = MemberOptions::new(name, NodeId::new(node), Boot(9), cluster.data_dir(first));
+        let refused = Member::start(options, connect.clone(), Arc::new(support::Recorder::default()))
+            .await
+            .err()
+            .ok_or("must be refused")?;
+        assert!(matches!(refused, StartError::OtherOwner { .. }), "{refused}");
+        assert!(refused.to_string().contains("node 1 of cluster test"), "{refused}");
+    }
+    Ok(())
+}

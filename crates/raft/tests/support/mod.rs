@@ -1,0 +1,389 @@
+//! Whole members in one process, over loopback TCP with faults between them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use ballast_core::{
+    cluster::{Applied, BoxFuture, Propose, ProposeError},
+    ids::{Boot, LogIndex, NodeId},
+    state::{Author, Command, InitCluster, NodeInfo, NodeRole, Outcome, State},
+    time::LogTime,
+};
+use ballast_raft::{Connect, Connection, Handle, LogBounds, Member, MemberOptions, Observer, Status};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+
+/// Longer than anything here should take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Which nodes are cut off. A cut-off node's connections break and none can be made.
+#[derive(Clone)]
+pub struct Faults {
+    cut_off: watch::Sender<BTreeSet<NodeId>>,
+}
+
+impl Faults {
+    fn new() -> Self {
+        Self { cut_off: watch::Sender::new(BTreeSet::new()) }
+    }
+
+    pub fn cut_off(&self, node: NodeId) {
+        self.cut_off.send_modify(|nodes| _ = nodes.insert(node));
+    }
+
+    pub fn heal(&self) {
+        self.cut_off.send_modify(BTreeSet::clear);
+    }
+
+    fn separates(&self, a: NodeId, b: NodeId) -> bool {
+        let nodes = self.cut_off.borrow();
+        nodes.contains(&a) || nodes.contains(&b)
+    }
+}
+
+struct FaultyConnect {
+    from: NodeId,
+    faults: Faults,
+}
+
+impl Connect for FaultyConnect {
+    fn connect(&self, node: NodeId, address: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
+        let (from, faults) = (self.from, self.faults.clone());
+        Box::pin(async move {
+            if faults.separates(from, node) {
+                return Err(io::ErrorKind::NetworkUnreachable.into());
+            }
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let mut watcher = faults.cut_off.subscribe();
+            let cut = Box::pin(async move {
+                while !faults.separates(from, node) {
+                    if watcher.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            });
+            Ok(Box::new(Severable { stream, cut }) as Box<dyn Connection>)
+        })
+    }
+}
+
+/// A stream that breaks when its nodes are separated.
+struct Severable {
+    stream: TcpStream,
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Severable {
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(context) {
+            Poll::Ready(()) => {
+                self.cut = Box::pin(async {});
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Severable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Severable {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Counts what it was told.
+#[derive(Default)]
+pub struct Recorder {
+    pub applied: AtomicU64,
+    pub installed: AtomicU64,
+}
+
+impl Observer for Recorder {
+    fn applied(&self, state: &State, index: LogIndex) {
+        assert_eq!(state.applied(), index);
+        self.applied.store(index.get(), Ordering::Release);
+    }
+
+    fn installed(&self, _: &State) {
+        self.installed.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+pub struct Node {
+    pub handle: Handle,
+    pub recorder: Arc<Recorder>,
+    pub address: SocketAddr,
+    member: Member,
+    server: JoinHandle<()>,
+}
+
+/// Up to nine members and what is between them.
+pub struct Cluster {
+    pub faults: Faults,
+    pub bounds: LogBounds,
+    pub nodes: BTreeMap<NodeId, Node>,
+    folder: tempfile::TempDir,
+    boots: u64,
+}
+
+impl Cluster {
+    /// A cluster of one node that leads and has applied its beginning.
+    pub async fn of_one() -> Self {
+        let mut cluster = Self {
+            faults: Faults::new(),
+            bounds: LogBounds::default(),
+            nodes: BTreeMap::new(),
+            folder: tempfile::TempDir::new().expect("a temporary folder"),
+            boots: 0,
+        };
+        let first = NodeId::new(1);
+        cluster.start(first).await;
+        let node = &cluster.nodes[&first];
+        node.member.found().await.expect("founded");
+        let init = Command::InitCluster(Box::new(InitCluster {
+            cluster_id: "test".to_owned(),
+            ca_certificate: "none".to_owned(),
+            ca_key_sealed: vec![1],
+            first_node: info(1, node.address),
+            first_node_key_fingerprint: [1; 32],
+            table_secret: [7; 16],
+            cookie_secret: [8; 32],
+            lease_secret: [9; 32],
+        }));
+        let applied = propose(&node.handle, init).await.expect("initialised");
+        assert!(!matches!(applied.outcome, Outcome::Refused(_)), "{applied:?}");
+        cluster
+    }
+
+    /// A cluster of so many nodes, all members, as many voters as the policy wants.
+    pub async fn of(nodes: u64) -> Self {
+        let mut cluster = Self::of_one().await;
+        for number in 2..=nodes {
+            cluster.join(number).await;
+        }
+        let voters = usize::try_from(nodes.min(3)).expect("few");
+        cluster.all_see(|status| status.voters.len() == voters && status.voter_sets.len() == 1).await;
+        cluster
+    }
+
+    /// Enrols a node and starts it. Returns its id.
+    pub async fn join(&mut self, number: u64) -> NodeId {
+        let listener = listen(None).await;
+        let address = listener.local_addr().expect("bound");
+        let any = self.nodes.values().next().expect("a node").handle.clone();
+        let hash = [u8::try_from(number).expect("small"); 32];
+        let token = Command::CreateJoinToken {
+            hash,
+            expires: LogTime::from_millis(u64::MAX / 2),
+            role: NodeRole::Full,
+            author: Author::default(),
+        };
+        let made = propose(&any, token).await.expect("a token");
+        assert_eq!(made.outcome, Outcome::Done);
+        let enrol = Command::EnrolNode { token_hash: hash, info: info(number, address), key_fingerprint: hash };
+        let Applied { outcome: Outcome::Enrolled { node }, .. } = propose(&any, enrol).await.expect("enrolled") else {
+            panic!("not enrolled");
+        };
+        self.start_on(node, listener).await;
+        node
+    }
+
+    /// Starts (again) a node with its data.
+    pub async fn start(&mut self, node: NodeId) {
+        let listener = listen(None).await;
+        self.start_on(node, listener).await;
+    }
+
+    /// Starts a node with its data at an address that it had before.
+    pub async fn start_at(&mut self, node: NodeId, address: SocketAddr) {
+        let listener = listen(Some(address)).await;
+        self.start_on(node, listener).await;
+    }
+
+    async fn start_on(&mut self, node: NodeId, listener: TcpListener) {
+        self.boots += 1;
+        let mut options = MemberOptions::new("test", node, Boot(self.boots), self.data_dir(node));
+        options.bounds = self.bounds;
+        options.log.write_buffer_bytes = 4 << 20;
+        options.seeds = self.nodes.iter().map(|(id, node)| (*id, node.address.to_string())).collect();
+        let recorder = Arc::new(Recorder::default());
+        let connect = FaultyConnect { from: node, faults: self.faults.clone() };
+        let member = Member::start(options, Arc::new(connect), recorder.clone()).await.expect("starts");
+        let address = listener.local_addr().expect("bound");
+        let routes = member.service();
+        let server = tokio::spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            let server = tonic::transport::Server::builder().tcp_nodelay(true).add_routes(routes);
+            server.serve_with_incoming(incoming).await.expect("serves");
+        });
+        let handle = member.handle();
+        self.nodes.insert(node, Node { handle, recorder, address, member, server });
+    }
+
+    /// Stops a node in order. Its data stays.
+    pub async fn stop(&mut self, node: NodeId) {
+        let Node { handle, member, server, .. } = self.nodes.remove(&node).expect("runs");
+        server.abort();
+        drop(server.await);
+        member.shutdown().await;
+        assert!(!handle.runs());
+    }
+
+    /// Stops all.
+    pub async fn end(mut self) {
+        for node in self.ids() {
+            self.stop(node).await;
+        }
+    }
+
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    pub fn handle(&self, node: NodeId) -> Handle {
+        self.nodes[&node].handle.clone()
+    }
+
+    pub fn data_dir(&self, node: NodeId) -> PathBuf {
+        self.folder.path().join(node.to_string())
+    }
+
+    /// Waits until every node's status is as wanted.
+    pub async fn all_see(&self, wanted: impl Fn(&Status) -> bool) {
+        for node in self.nodes.values() {
+            see(&node.handle, &wanted).await;
+        }
+    }
+
+    /// The node that all nodes but `except` say leads, once they agree.
+    pub async fn leader(&self, except: &[NodeId]) -> NodeId {
+        let wait = async {
+            loop {
+                let told: BTreeSet<Option<NodeId>> = self
+                    .nodes
+                    .iter()
+                    .filter(|(id, _)| !except.contains(id))
+                    .map(|(_, node)| node.handle.leader())
+                    .collect();
+                if let [Some(leader)] = told.into_iter().collect::<Vec<_>>()[..]
+                    && !except.contains(&leader)
+                {
+                    return leader;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("a leader in time")
+    }
+
+    /// Waits until all nodes have applied the same, and checks that their states are equal.
+    pub async fn converge(&self) {
+        let leader = self.handle(self.leader(&[]).await);
+        let target = leader.status().last_log.get();
+        for node in self.nodes.values() {
+            let mut applied = node.handle.watch_applied();
+            timeout(PATIENCE, applied.wait_for(|applied| *applied >= target)).await.expect("in time").expect("runs");
+        }
+        let wait = async {
+            loop {
+                let told: BTreeSet<(LogIndex, [u8; 32])> = self
+                    .nodes
+                    .values()
+                    .map(|node| node.handle.with_state(|state| (state.applied(), state.hash())))
+                    .collect();
+                let indexes: BTreeSet<LogIndex> = told.iter().map(|(index, _)| *index).collect();
+                if indexes.len() == 1 {
+                    assert_eq!(told.len(), 1, "states differ at one index");
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, wait).await.expect("all come to the same index");
+    }
+}
+
+/// Waits until a node's status is as wanted.
+pub async fn see(handle: &Handle, wanted: impl Fn(&Status) -> bool) -> Status {
+    let mut status = handle.watch_status();
+    match timeout(PATIENCE, status.wait_for(|status| wanted(status))).await {
+        Ok(seen) => seen.expect("runs").clone(),
+        Err(_) => panic!("not seen in time; last: {:?}", handle.status()),
+    }
+}
+
+pub async fn propose(handle: &Handle, command: Command) -> Result<Applied, ProposeError> {
+    handle.propose(command, PATIENCE).await
+}
+
+/// A command whose effect can be counted: each one is an event of its own in the state.
+pub fn token(number: u32) -> Command {
+    let mut hash = [0; 32];
+    hash[..4].copy_from_slice(&number.to_be_bytes());
+    hash[31] = 1;
+    Command::CreateJoinToken {
+        hash,
+        expires: LogTime::from_millis(u64::MAX / 2),
+        role: NodeRole::Full,
+        author: Author::default(),
+    }
+}
+
+async fn listen(address: Option<SocketAddr>) -> TcpListener {
+    let address = address.unwrap_or_else(|| "127.0.0.1:0".parse().expect("an address"));
+    let bind = async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                // The connections of the last life may not be gone yet.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("cannot listen on {address}: {error}"),
+            }
+        }
+    };
+    timeout(PATIENCE, bind).await.expect("bound in time")
+}
+
+fn info(number: u64, address: SocketAddr) -> NodeInfo {
+    NodeInfo { name: format!("n{number}"), cluster_address: address.to_string(), ..NodeInfo::default() }
+}
