@@ -9,11 +9,11 @@
 //!
 //! Not here: rounds and datagrams ([`super::engine`]), who should hold what ([`super::placement`]).
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
     datagram::{Holding, Offer, Release, Stance, Want},
-    grants::{Grants, Said},
+    grants::{Agreed, Grants, Said},
     rules::{Rule, Rules},
     view::{Confirmed, LeaseView},
     voters::VoterSets,
@@ -93,7 +93,10 @@ enum Hold {
     Claiming { epoch: Epoch, since: BootNanos, grants: Grants, cause: GainCause },
     /// Owns the VIP until `until`, by a majority of each of `sets`.
     Held {
+        /// What it renews under: above `armed` while it adopts a higher one.
         epoch: Epoch,
+        /// What a majority knows it by.
+        armed: Epoch,
         until: BootNanos,
         grants: Grants,
         sets: VoterSets,
@@ -185,17 +188,27 @@ impl Candidate {
             Hold::Watching => self.consider(ctx, out),
             Hold::Claiming { epoch, grants, .. } => match said.stance {
                 Stance::Granted { epoch: granted } if granted == *epoch => {
-                    grants.add(ctx.now, ctx.rules, said);
+                    grants.add(ctx.now, ctx.rules, granted, said);
                     self.arm(ctx, out);
                 }
-                Stance::LowEpoch { highest } if highest > *epoch => self.abandon(ctx, out),
+                Stance::LowEpoch { highest } if highest >= *epoch => {
+                    // All over again under one that nobody had, so that every owner's is its own.
+                    *epoch = highest.next();
+                    self.highest = self.highest.max(*epoch);
+                    *grants = Grants::default();
+                    out.push(Effect::AskNow);
+                }
+                // Two claim at once: all nodes agree on who yields, whatever they think of the ranking.
+                Stance::Taken { by, .. } if (by.epoch, Reverse(by.node)) > (*epoch, Reverse(ctx.node)) => {
+                    self.abandon(ctx, out);
+                }
                 Stance::Taken { by, .. } if by.node != ctx.node => self.abandon_if_lost(ctx, out),
                 _ => {}
             },
             Hold::Held { epoch, grants, told, .. } => match said.stance {
                 // A promise is to this life of this node; the epoch only grows under it.
                 Stance::Granted { epoch: granted } if granted <= *epoch && granted > self.spent && told.is_none() => {
-                    grants.add(ctx.now, ctx.rules, said);
+                    grants.add(ctx.now, ctx.rules, granted, said);
                     self.arm(ctx, out);
                 }
                 Stance::LowEpoch { highest } if highest >= *epoch => {
@@ -229,6 +242,10 @@ impl Candidate {
             for heard in self.words.values_mut() {
                 heard.free_at = heard.free_at.min(ctx.now);
             }
+        }
+        if matches!(self.hold, Hold::Claiming { .. }) {
+            // A voter may just have become free.
+            out.push(Effect::AskNow);
         }
         if !matches!(self.hold, Hold::Watching) || !ctx.fit || ctx.now < ctx.settled_at {
             return;
@@ -280,18 +297,17 @@ impl Candidate {
                     out.push(Effect::AskNow);
                 }
             }
-            Hold::Held { epoch, until, told, .. } => {
+            Hold::Held { epoch, armed, until, told, .. } => {
+                let (epoch, armed) = (*epoch, *armed);
                 if let Some((_, cause)) = told.filter(|(at, _)| ctx.now >= *at) {
-                    let epoch = *epoch;
                     self.closed(epoch);
                     out.push(Effect::Close);
-                    out.push(Effect::Lost { epoch, cause });
+                    out.push(Effect::Lost { epoch: armed, cause });
                 } else if ctx.now >= *until {
-                    let epoch = *epoch;
                     self.closed(epoch);
                     self.known = None;
                     out.push(Effect::Close);
-                    out.push(Effect::Lost { epoch, cause: LossCause::NotRenewed });
+                    out.push(Effect::Lost { epoch: armed, cause: LossCause::NotRenewed });
                 } else {
                     self.leave(ctx, out);
                 }
@@ -351,9 +367,9 @@ impl Candidate {
     /// For status pages.
     pub(super) fn look(&self, ctx: &Context<'_>) -> Look {
         match &self.hold {
-            Hold::Held { epoch, until, fresh, since, leaving, .. } => Look {
+            Hold::Held { armed, until, fresh, since, leaving, .. } => Look {
                 holder: Some(ctx.node),
-                epoch: *epoch,
+                epoch: *armed,
                 until: *until,
                 fresh: Some((*fresh, *since)),
                 why: match leaving {
@@ -490,7 +506,9 @@ impl Candidate {
             Hold::Held { sets, .. } => sets.and(voters),
         };
         let (Hold::Claiming { grants, .. } | Hold::Held { grants, .. }) = &self.hold else { return };
-        let Some((new_until, now_fresh)) = grants.agreed(&required) else { return };
+        let Some(Agreed { until: new_until, epoch: agreed, fresh: now_fresh }) = grants.agreed(&required) else {
+            return;
+        };
         if new_until <= ctx.now {
             return;
         }
@@ -500,6 +518,7 @@ impl Candidate {
                 let (epoch, cause, grants) = (*epoch, *cause, std::mem::take(grants));
                 self.hold = Hold::Held {
                     epoch,
+                    armed: epoch,
                     until: new_until,
                     grants,
                     sets: required,
@@ -514,12 +533,13 @@ impl Candidate {
                 out.push(Effect::Open { epoch, until: new_until });
                 out.push(Effect::Gained { epoch, cause });
             }
-            Hold::Held { epoch, until, sets, fresh, .. } => {
+            Hold::Held { armed, until, sets, fresh, .. } => {
                 if new_until > *until {
                     *until = new_until;
                     *sets = required;
                     *fresh = now_fresh;
-                    out.push(Effect::Open { epoch: *epoch, until: new_until });
+                    *armed = agreed.max(*armed);
+                    out.push(Effect::Open { epoch: *armed, until: new_until });
                 }
             }
         }
@@ -555,8 +575,8 @@ impl Candidate {
 
     /// Closes the gate, then tells everybody.
     fn release(&mut self, ctx: &Context<'_>, successor: Option<NodeId>, cause: LossCause, out: &mut Vec<Effect>) {
-        let Hold::Held { epoch, told, grants, .. } = &mut self.hold else { return };
-        let epoch = *epoch;
+        let Hold::Held { epoch, armed, told, grants, .. } = &mut self.hold else { return };
+        let (epoch, armed) = (*epoch, *armed);
         if !ctx.rules.keep(Rule::ReleasedStaysReleased) {
             self.ghost = Some((epoch, std::mem::take(grants)));
         }
@@ -568,7 +588,7 @@ impl Candidate {
         if ctx.rules.keep(Rule::CloseBeforeTelling) {
             self.closed(epoch);
             out.push(Effect::Close);
-            out.push(Effect::Lost { epoch, cause });
+            out.push(Effect::Lost { epoch: armed, cause });
             out.push(Effect::TellAll(release));
         } else {
             *told = Some((ctx.now.plus(ctx.view.timing.renew() / 4), cause));
@@ -627,9 +647,9 @@ impl Candidate {
         if let (Hold::Watching, Some((epoch, grants))) = (&self.hold, &mut self.ghost)
             && said.stance == (Stance::Granted { epoch: *epoch })
         {
-            grants.add(ctx.now, ctx.rules, said);
-            if let Some((until, _)) = grants.agreed(&ctx.view.voters).filter(|(until, _)| *until > ctx.now) {
-                out.push(Effect::Open { epoch: *epoch, until });
+            grants.add(ctx.now, ctx.rules, *epoch, said);
+            if let Some(agreed) = grants.agreed(&ctx.view.voters).filter(|a| a.until > ctx.now) {
+                out.push(Effect::Open { epoch: *epoch, until: agreed.until });
             }
         }
     }

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     ids::{LogIndex, NodeId},
+    lease::Epoch,
     time::BootNanos,
 };
 
@@ -31,14 +32,27 @@ struct Grant {
     voter: NodeId,
     asked_at: BootNanos,
     until: BootNanos,
+    epoch: Epoch,
     last: LogIndex,
+}
+
+/// What a majority of every set agrees on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Agreed {
+    /// How long the right lasts.
+    pub until: BootNanos,
+    /// The lowest epoch that this majority granted: the next owner, whatever majority it asks, hears of it.
+    pub epoch: Epoch,
+    /// When the majority was asked, and the most it told of the log.
+    pub fresh: Confirmed,
 }
 
 impl Grants {
     /// Takes in a grant that came at `now`. A voter counts once, by its newest.
-    pub(super) fn add(&mut self, now: BootNanos, rules: Rules, said: &Said) {
+    pub(super) fn add(&mut self, now: BootNanos, rules: Rules, epoch: Epoch, said: &Said) {
         let from = if rules.keep(Rule::TimedFromAsking) { said.asked_at } else { now };
-        let grant = Grant { voter: said.voter, asked_at: said.asked_at, until: from.plus(said.right), last: said.last };
+        let grant =
+            Grant { voter: said.voter, asked_at: said.asked_at, until: from.plus(said.right), epoch, last: said.last };
         if !rules.keep(Rule::DistinctVoters) {
             self.0.insert(0, grant);
             self.0.truncate(8);
@@ -52,46 +66,52 @@ impl Grants {
     }
 
     /// Until when a majority of every set granted it, and what that majority told of the log.
-    pub(super) fn agreed(&self, sets: &VoterSets) -> Option<(BootNanos, Confirmed)> {
+    pub(super) fn agreed(&self, sets: &VoterSets) -> Option<Agreed> {
         let times: Vec<(NodeId, BootNanos)> = self.0.iter().map(|g| (g.voter, g.until)).collect();
         let until = sets.reached(&times)?;
         let counted = || self.0.iter().filter(|g| g.until >= until);
         let asked_at = counted().map(|g| g.asked_at).min()?;
         let index = counted().map(|g| g.last).max()?;
-        Some((until, Confirmed { asked_at, index }))
+        let epoch = counted().map(|g| g.epoch).min()?;
+        Some(Agreed { until, epoch, fresh: Confirmed { asked_at, index } })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::Epoch;
 
-    fn grant(grants: &mut Grants, voter: u64, asked_at: u64, last: u64) {
+    fn grant(grants: &mut Grants, voter: u64, asked_at: u64, epoch: u64, last: u64) {
+        let epoch = Epoch::new(epoch);
         let said = Said {
             voter: NodeId::new(voter),
             asked_at: BootNanos::new(asked_at),
             right: 100,
             last: LogIndex::new(last),
-            stance: Stance::Granted { epoch: Epoch::new(1) },
+            stance: Stance::Granted { epoch },
         };
-        grants.add(BootNanos::new(asked_at + 50), Rules::default(), &said);
+        grants.add(BootNanos::new(asked_at + 50), Rules::default(), epoch, &said);
+    }
+
+    fn agreed(until: u64, epoch: u64, asked_at: u64, index: u64) -> Option<Agreed> {
+        let fresh = Confirmed { asked_at: BootNanos::new(asked_at), index: LogIndex::new(index) };
+        Some(Agreed { until: BootNanos::new(until), epoch: Epoch::new(epoch), fresh })
     }
 
     #[test]
     fn a_right_is_timed_from_the_question_of_the_majority_that_lasts_longest() {
         let voters = VoterSets::new([[1, 2, 3].map(NodeId::new)]);
         let mut grants = Grants::default();
-        grant(&mut grants, 1, 10, 7);
-        grant(&mut grants, 1, 20, 7);
+        grant(&mut grants, 1, 10, 4, 7);
+        grant(&mut grants, 1, 20, 4, 7);
         assert_eq!(grants.agreed(&voters), None, "one voter twice is one voter");
-        grant(&mut grants, 2, 15, 9);
-        let fresh = Confirmed { asked_at: BootNanos::new(15), index: LogIndex::new(9) };
-        assert_eq!(grants.agreed(&voters), Some((BootNanos::new(115), fresh)));
-        grant(&mut grants, 3, 30, 8);
-        let fresh = Confirmed { asked_at: BootNanos::new(20), index: LogIndex::new(8) };
-        assert_eq!(grants.agreed(&voters), Some((BootNanos::new(120), fresh)));
-        grant(&mut grants, 3, 12, 8);
-        assert_eq!(grants.agreed(&voters).map(|(until, _)| until.get()), Some(120), "late answers take nothing away");
+        grant(&mut grants, 2, 15, 4, 9);
+        assert_eq!(grants.agreed(&voters), agreed(115, 4, 15, 9));
+        grant(&mut grants, 3, 30, 5, 8);
+        assert_eq!(grants.agreed(&voters), agreed(120, 4, 20, 8), "one voter knows of epoch 5, a majority of 4");
+        grant(&mut grants, 1, 40, 5, 8);
+        assert_eq!(grants.agreed(&voters), agreed(130, 5, 30, 8));
+        grant(&mut grants, 3, 12, 4, 8);
+        assert_eq!(grants.agreed(&voters), agreed(130, 5, 30, 8), "late answers take nothing away");
     }
 }

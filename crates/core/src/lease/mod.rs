@@ -6,8 +6,22 @@
 //! rights by what clocks may drift. No leader, election or disk is involved, so that losing the
 //! leader costs no VIP and losing an owner costs one lease.
 //!
-//! What is and is not safe rests on the rules named in `rules.rs`; the simulation in `sim.rs`
-//! breaks each of them and must find two owners, and must find none with all of them.
+//! **Why there is one owner.** Two owners would each have a majority, so some voter promised to
+//! both. It made the second promise after the first had ended on its clock, had been released, or
+//! was forgotten in a restart. A promise outlasts the right under it whatever the clocks do between
+//! 0.9 and 1.1 of true time; a release is told only after the gate is closed and its epoch is never
+//! armed again; and a voter that restarted stays quiet for as long as it may have promised.
+//!
+//! **Why a membership change keeps it so.** Two majorities meet in a voter only if they are of one
+//! set. Between a joint configuration and its neighbours they are, because both sets are asked. But
+//! the set that was left may still carry somebody's right, by promises from before a majority of it
+//! had the joint entry in its log; from then on it refuses whoever counts by an older membership.
+//! So whoever learns of a change, or has just started and cannot know, takes no VIP anew for the
+//! length of a promise, after which no such right is left. Who already owns needs no wait: it held
+//! by the old set as well, or it needs a majority of every set it held by and of every new one.
+//!
+//! Each rule in this has a name in `rules.rs`. The simulation in `sim.rs` breaks one at a time and
+//! must find two owners, and must find none with all of them.
 //!
 //! Not here: sockets, clocks and threads (`ballast-vip`); what serving means (`ballast-proxy`).
 

@@ -54,6 +54,8 @@ pub(super) struct Tally {
     pub expired: u64,
     pub handed_over: u64,
     pub memberships: u64,
+    /// A VIP was gained under an epoch that was not above the last.
+    pub regressed: u64,
 }
 
 struct Process {
@@ -112,6 +114,8 @@ pub(super) struct World {
     blocked: BTreeSet<(usize, usize)>,
     loss: f64,
     slow: f64,
+    /// How long a datagram takes when nothing is wrong.
+    pub delay_max: u64,
     /// How far nodes' logs may lag.
     log_lag: u64,
     chaos: bool,
@@ -162,6 +166,7 @@ impl World {
             blocked: BTreeSet::new(),
             loss,
             slow,
+            delay_max: MS,
             log_lag,
             chaos: true,
             memberships: vec![(10, vec![(1..=profile.voters).collect()])],
@@ -461,7 +466,9 @@ impl World {
                     match transition.change {
                         Change::Gained(_) => {
                             self.last += 1;
-                            self.recorded.insert(transition.vip, (self.nodes[at].id, transition.epoch));
+                            let gained = (self.nodes[at].id, transition.epoch);
+                            let last = self.recorded.insert(transition.vip, gained);
+                            self.tally.regressed += u64::from(last.is_some_and(|(_, epoch)| epoch >= transition.epoch));
                             self.tally.gained += 1;
                         }
                         Change::Lost(LossCause::NotRenewed) => self.tally.expired += 1,
@@ -486,7 +493,7 @@ impl World {
             let delay = if self.chaos && self.rng.random_bool(self.slow) {
                 self.rng.random_range(0..5 * LEASE)
             } else {
-                self.rng.random_range(50_000..MS)
+                self.rng.random_range(50_000..self.delay_max)
             };
             self.at(delay, Event::Deliver { to, bytes: bytes.clone() });
         }

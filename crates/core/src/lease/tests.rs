@@ -26,7 +26,9 @@ fn survive(profile: Profile, seeds: std::ops::Range<u64>) -> Tally {
         total.expired += tally.expired;
         total.handed_over += tally.handed_over;
         total.memberships += tally.memberships;
+        total.regressed += tally.regressed;
     }
+    assert_eq!(total.regressed, 0, "epochs only grow");
     total
 }
 
@@ -126,6 +128,23 @@ fn a_dead_owner_is_replaced_within_one_lease() {
     outages.sort_unstable();
     assert!(outages[20] <= LEASE, "median {} ms", outages[20] / MS);
     assert!(outages[39] <= LEASE + 10 * MS, "worst {} ms", outages[39] / MS);
+}
+
+#[test]
+fn claims_that_collide_are_settled_soon() {
+    let mut outages = Vec::new();
+    for phase in 0..60 {
+        let (mut world, owner) = calm();
+        // Longer than the stagger, so that both successors often claim at once.
+        world.delay_max = 10 * MS;
+        pass(&mut world, LEASE + phase * MS);
+        let died = world.t;
+        world.kill(owner);
+        pass(&mut world, 3 * LEASE);
+        outages.push(gained(&world, died).0 - died);
+    }
+    outages.sort_unstable();
+    assert!(outages[59] <= LEASE + 70 * MS, "worst {:?} ms", outages.iter().map(|o| o / MS).collect::<Vec<_>>());
 }
 
 #[test]
