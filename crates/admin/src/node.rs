@@ -19,7 +19,7 @@ use tokio::sync::watch;
 /// The state that this node has applied.
 pub trait StateAccess: Send + Sync + 'static {
     /// Runs `read` on the state. Nothing is applied meanwhile, so `read` copies what it wants and
-    /// leaves; it is called exactly once.
+    /// leaves; it is called exactly once, and calls neither this nor [`Operations`] again.
     fn with_state(&self, read: &mut dyn FnMut(&State));
 
     /// Index of the last entry applied, told after each. Watches wait on it.

@@ -62,7 +62,6 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/ballast.admin.v1.CertificateService/IssueUser", ADMIN),
     ("/ballast.admin.v1.CertificateService/RenewNode", Access::Node),
     ("/grpc.health.v1.Health/Check", VIEWER),
-    ("/grpc.health.v1.Health/List", VIEWER),
     ("/grpc.health.v1.Health/Watch", VIEWER),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", VIEWER),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", VIEWER),

@@ -367,7 +367,8 @@ impl Shared {
                 expires
             }
         };
-        let addresses = self.read(|state| join_addresses(state, self.parts.operations.status().node));
+        let own = self.parts.operations.status().node;
+        let addresses = self.read(|state| join_addresses(state, own));
         let token = JoinToken { addresses, pin, secret };
         let text = token.to_text().map_err(|e| error::status(ErrorCode::Precondition, e.to_string(), "join token"))?;
         Ok(CreateJoinTokenResponse {

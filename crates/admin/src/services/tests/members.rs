@@ -1,0 +1,281 @@
+use std::{sync::atomic::Ordering, time::Duration};
+
+use ballast_core::{ids::NodeId, state::Command};
+use ballast_proto::admin::v1::{
+    CreateJoinTokenRequest, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, EnrolRequest, IssueUserRequest,
+    ListNodesRequest, NodeAdmin, NodeInfo, NodeRole, PromoteNodeRequest, ReadConsistency, RemoveNodeRequest,
+    RenewNodeRequest, SnapshotRequest, StatusRequest, TransferLeaderRequest,
+    certificate_service_server::CertificateService as _, cluster_service_server::ClusterService as _,
+    enrol_service_server::EnrolService as _, status_response::Health,
+};
+use tonic::Code;
+
+use super::{Fake, SHOP, apply, fake, from, refused};
+use crate::{
+    access::Caller,
+    pki::{Credentials, Identity, JoinToken, Key, UserRole},
+    services::Shared,
+};
+
+async fn token(shared: &Shared, request_id: &str) -> JoinToken {
+    let request = CreateJoinTokenRequest {
+        ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        request_id: request_id.to_owned(),
+        ..CreateJoinTokenRequest::default()
+    };
+    let answer = shared.create_join_token(from("anna", request)).await.expect("a token").into_inner();
+    answer.token.parse().expect("our own token")
+}
+
+fn enrolment(token: &JoinToken, key: &Key, name: &str) -> EnrolRequest {
+    EnrolRequest {
+        token_secret: token.secret.as_bytes().to_vec(),
+        csr_pem: key.request().expect("a request"),
+        node: Some(NodeInfo {
+            name: name.to_owned(),
+            cluster_address: "127.0.0.1:2".to_owned(),
+            admin_address: "127.0.0.1:3".to_owned(),
+            ..NodeInfo::default()
+        }),
+    }
+}
+
+#[tokio::test]
+async fn a_machine_with_a_token_becomes_a_node_once() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let token = token(&shared, "").await;
+    assert_eq!((token.pin, token.addresses.as_slice()), (fake.authority.pin(), &["127.0.0.1:1".to_owned()][..]));
+    let key = Key::generate().expect("a key");
+    let answer = shared.enrol(from("nobody", enrolment(&token, &key, "node-2"))).await.expect("enrolled").into_inner();
+    assert_eq!(answer.cluster_key, fake.cluster_key.as_bytes());
+    assert_eq!(answer.members.len(), 2);
+    let credentials =
+        Credentials::new(&answer.certificate_pem, &answer.ca_certificate_pem, &key.to_pem()).expect("credentials");
+    assert_eq!(*credentials.identity(), Identity::Node(NodeId::new(answer.node_id)));
+    assert_eq!(
+        (credentials.cluster_id(), answer.cluster_id.as_str()),
+        (fake.authority.cluster_id(), fake.authority.cluster_id())
+    );
+
+    let again = shared.enrol(from("nobody", enrolment(&token, &key, "node-2"))).await.expect("a retry").into_inner();
+    assert_eq!(again.node_id, answer.node_id);
+    let other = Key::generate().expect("a key");
+    let used = shared.enrol(from("nobody", enrolment(&token, &other, "node-3"))).await;
+    refused(used, Code::PermissionDenied, "BALLAST-A016");
+}
+
+/// A node's public key is no secret: everybody who connects to it sees it.
+#[tokio::test]
+async fn the_cluster_key_is_only_for_who_has_the_nodes_own_token() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let token = token(&shared, "").await;
+    let key = Key::generate().expect("a key");
+    shared.enrol(from("nobody", enrolment(&token, &key, "node-2"))).await.expect("enrolled");
+    let guess = EnrolRequest { token_secret: vec![0; 32], ..enrolment(&token, &key, "node-2") };
+    refused(shared.enrol(from("nobody", guess)).await, Code::PermissionDenied, "BALLAST-A016");
+}
+
+#[tokio::test]
+async fn enrolment_refuses_what_is_not_right_and_uses_no_token_up() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let token = token(&shared, "").await;
+    let key = Key::generate().expect("a key");
+    let good = || enrolment(&token, &key, "node-2");
+    let bad = [
+        (EnrolRequest { token_secret: vec![1; 31], ..good() }, Code::InvalidArgument, "BALLAST-A002"),
+        (EnrolRequest { token_secret: vec![1; 32], ..good() }, Code::PermissionDenied, "BALLAST-A016"),
+        (EnrolRequest { csr_pem: "nonsense".to_owned(), ..good() }, Code::InvalidArgument, "BALLAST-A002"),
+        (EnrolRequest { node: None, ..good() }, Code::InvalidArgument, "BALLAST-A002"),
+        (enrolment(&token, &key, ""), Code::InvalidArgument, "BALLAST-A002"),
+        (enrolment(&token, &key, "node-1"), Code::AlreadyExists, "BALLAST-A006"),
+    ];
+    for (request, code, own) in bad {
+        refused(shared.enrol(from("nobody", request)).await, code, own);
+    }
+    shared.enrol(from("nobody", good())).await.expect("the token is still good");
+}
+
+#[tokio::test]
+async fn an_expired_token_says_so() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let token = token(&shared, "").await;
+    fake.pass(Duration::from_secs(61));
+    let key = Key::generate().expect("a key");
+    let status = shared.enrol(from("nobody", enrolment(&token, &key, "node-2"))).await.expect_err("expired");
+    assert!(status.message().contains("expired"), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_same_token() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let first = token(&shared, "one").await;
+    assert_eq!(token(&shared, "one").await, first);
+    assert_ne!(token(&shared, "two").await.secret, first.secret);
+    assert_eq!(fake.read(|state| state.join_tokens().len()), 2);
+    let key = Key::generate().expect("a key");
+    shared.enrol(from("nobody", enrolment(&first, &key, "node-2"))).await.expect("enrolled");
+    let request = CreateJoinTokenRequest { request_id: "one".to_owned(), ..CreateJoinTokenRequest::default() };
+    refused(shared.create_join_token(from("anna", request)).await, Code::FailedPrecondition, "BALLAST-A007");
+    let long = CreateJoinTokenRequest {
+        ttl: Some(prost_types::Duration { seconds: 8 * 86400, nanos: 0 }),
+        ..CreateJoinTokenRequest::default()
+    };
+    refused(shared.create_join_token(from("anna", long)).await, Code::InvalidArgument, "BALLAST-A002");
+}
+
+/// Adds a node that does not answer.
+async fn second(fake: &Fake, shared: &Shared) -> u64 {
+    let token = token(shared, "").await;
+    let key = Key::generate().expect("a key");
+    let request = enrolment(&token, &key, "node-2");
+    let node = shared.enrol(from("nobody", request)).await.expect("enrolled").into_inner().node_id;
+    // Port 0 refuses connections at once.
+    let info = fake::info("node-2", "127.0.0.1:0");
+    fake.apply(Command::UpdateNode { node: NodeId::new(node), info });
+    node
+}
+
+#[tokio::test]
+async fn wishes_for_nodes_are_set_and_ended() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let id = second(&fake, &shared).await;
+    let node = || "node-2".to_owned();
+    let drain = DrainNodeRequest { node: node(), message: "kernel".to_owned(), ..DrainNodeRequest::default() };
+    let drained = shared.drain_node(from("bert", drain)).await.expect("drained").into_inner().node.expect("it");
+    assert_eq!((drained.id, drained.admin()), (id, NodeAdmin::Drain));
+    assert_eq!(drained.change.clone().expect("who").message, "kernel");
+    let enable = EnableNodeRequest { node: id.to_string(), ..EnableNodeRequest::default() };
+    let ready = shared.enable_node(from("bert", enable)).await.expect("enabled").into_inner().node.expect("it");
+    assert_eq!(ready.admin(), NodeAdmin::Ready);
+    let stale = PromoteNodeRequest { node: node(), etag: drained.etag, ..PromoteNodeRequest::default() };
+    refused(shared.promote_node(from("bert", stale)).await, Code::Aborted, "BALLAST-A004");
+    let promote = PromoteNodeRequest { node: node(), ..PromoteNodeRequest::default() };
+    let promoted = shared.promote_node(from("bert", promote)).await.expect("promoted").into_inner();
+    assert_eq!(promoted.node.expect("it").admin(), NodeAdmin::Promoted);
+    assert!(!promoted.notes.is_empty());
+    let rehearsed = DemoteNodeRequest { node: node(), validate_only: true, ..DemoteNodeRequest::default() };
+    let rehearsed = shared.demote_node(from("bert", rehearsed)).await.expect("fine").into_inner();
+    assert_eq!((rehearsed.node.expect("it").admin(), rehearsed.log_index), (NodeAdmin::Promoted, 0));
+    let unknown = DrainNodeRequest { node: "node-99".to_owned(), ..DrainNodeRequest::default() };
+    refused(shared.drain_node(from("bert", unknown)).await, Code::NotFound, "BALLAST-A005");
+    let list = shared.list_nodes(from("a", ListNodesRequest::default())).await.expect("a list").into_inner().nodes;
+    let names: Vec<_> = list.iter().map(|node| (node.name.as_str(), node.role())).collect();
+    assert_eq!(names, [("node-1", NodeRole::Full), ("node-2", NodeRole::Full)]);
+}
+
+#[tokio::test]
+async fn a_node_that_answers_is_removed_only_when_drained_or_by_force() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    second(&fake, &shared).await;
+    let remove = |node: &str, force| RemoveNodeRequest { node: node.to_owned(), force, ..RemoveNodeRequest::default() };
+    refused(shared.remove_node(from("a", remove("node-1", false))).await, Code::FailedPrecondition, "BALLAST-A007");
+    let removed =
+        shared.remove_node(from("a", remove("node-2", false))).await.expect("it does not answer").into_inner();
+    assert_eq!(removed.node.expect("it").name, "node-2");
+    refused(shared.remove_node(from("a", remove("node-2", true))).await, Code::NotFound, "BALLAST-A005");
+    let last = shared.remove_node(from("a", remove("node-1", true))).await;
+    refused(last, Code::InvalidArgument, "BALLAST-A002");
+}
+
+#[tokio::test]
+async fn status_shows_who_answers_and_what_wants_attention() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let request = || StatusRequest { node_timeout: None, ..StatusRequest::default() };
+    let status = shared.status(from("a", request())).await.expect("a status").into_inner();
+    assert_eq!((status.health(), status.problems.as_slice()), (Health::Ok, &[][..]));
+    assert_eq!((status.leader_id, status.voters.as_slice(), status.quorum), (1, &[1][..], 1));
+    assert_eq!(status.nodes[0].state_hash, "abcd");
+    second(&fake, &shared).await;
+    apply(&shared, "anna", SHOP).await;
+    let status = shared.status(from("a", request())).await.expect("a status").into_inner();
+    assert_eq!(status.health(), Health::Degraded);
+    let silent = &status.nodes[1];
+    assert!(!silent.reachable && !silent.error.is_empty());
+    assert_eq!(silent.node.as_ref().expect("who").name, "node-2");
+    assert!(status.problems.iter().any(|problem| problem.contains("node-2 does not answer")), "{:?}", status.problems);
+    assert!(status.problems.iter().any(|problem| problem.contains("VIP public is held by no node")));
+    fake.cut_off.store(true, Ordering::Relaxed);
+    refused(shared.status(from("a", request())).await, Code::Unavailable, "BALLAST-A012");
+    let stale = StatusRequest { consistency: ReadConsistency::Stale.into(), ..StatusRequest::default() };
+    let status = shared.status(from("a", stale)).await.expect("a status").into_inner();
+    assert_eq!((status.health(), status.leader_id), (Health::NoQuorum, 0));
+}
+
+#[tokio::test]
+async fn apply_with_wait_names_the_nodes_that_cannot_be_reached() {
+    use ballast_proto::admin::v1::{ApplyRequest, config_service_server::ConfigService as _};
+    let fake = Fake::new();
+    let shared = fake.shared();
+    second(&fake, &shared).await;
+    let request = ApplyRequest { source: SHOP.to_owned(), wait: true, ..ApplyRequest::default() };
+    let answer = shared.apply(from("anna", request)).await.expect("applied").into_inner();
+    let [pending] = answer.pending_nodes.as_slice() else { panic!("{:?}", answer.pending_nodes) };
+    assert_eq!((pending.name.as_str(), pending.reachable), ("node-2", false));
+}
+
+#[tokio::test]
+async fn operations_on_the_node_itself_come_back_with_their_failure() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let made = shared.snapshot(from("a", SnapshotRequest::default())).await.expect("a snapshot").into_inner();
+    assert_eq!((made.node_id, made.snapshot_index), (1, fake.read(|state| state.applied().get())));
+    refused(
+        shared.transfer_leader(from("a", TransferLeaderRequest::default())).await,
+        Code::FailedPrecondition,
+        "BALLAST-A007",
+    );
+    let to_itself = TransferLeaderRequest { node: "node-1".to_owned(), ..TransferLeaderRequest::default() };
+    assert_eq!(shared.transfer_leader(from("a", to_itself)).await.expect("nothing to do").into_inner().to_node_id, 1);
+    fake.cut_off.store(true, Ordering::Relaxed);
+    refused(
+        shared.transfer_leader(from("a", TransferLeaderRequest::default())).await,
+        Code::Unavailable,
+        "BALLAST-A008",
+    );
+}
+
+#[tokio::test]
+async fn certificates_are_made_for_people_and_renewed_for_nodes() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let key = Key::generate().expect("a key");
+    let request = IssueUserRequest {
+        name: "eve".to_owned(),
+        role: "viewer".to_owned(),
+        csr_pem: key.request().expect("a request"),
+        ..IssueUserRequest::default()
+    };
+    let issued = shared.issue_user(from("anna", request.clone())).await.expect("issued").into_inner();
+    let credentials =
+        Credentials::new(&issued.certificate_pem, &issued.ca_certificate_pem, &key.to_pem()).expect("credentials");
+    assert_eq!(
+        *credentials.identity(),
+        Identity::User { name: "eve".parse().expect("a name"), role: UserRole::Viewer }
+    );
+    for bad in [
+        IssueUserRequest { name: "root@node-1".to_owned(), ..request.clone() },
+        IssueUserRequest { role: "owner".to_owned(), ..request.clone() },
+        IssueUserRequest { csr_pem: String::new(), ..request.clone() },
+        IssueUserRequest { ttl: Some(prost_types::Duration { seconds: 826 * 86400, nanos: 0 }), ..request },
+    ] {
+        refused(shared.issue_user(from("anna", bad)).await, Code::InvalidArgument, "BALLAST-A002");
+    }
+
+    let renewal = || RenewNodeRequest { csr_pem: key.request().expect("a request") };
+    refused(shared.renew_node(from("anna", renewal())).await, Code::PermissionDenied, "BALLAST-A014");
+    let mut by_node = from("ballastd@node-1", renewal());
+    let caller = Caller { node: Some(NodeId::new(1)), ..Caller::of(&by_node).expect("a caller") };
+    by_node.extensions_mut().insert(caller);
+    let renewed = shared.renew_node(by_node).await.expect("renewed").into_inner();
+    let credentials =
+        Credentials::new(&renewed.certificate_pem, &renewed.ca_certificate_pem, &key.to_pem()).expect("credentials");
+    assert_eq!(*credentials.identity(), Identity::Node(NodeId::new(1)));
+}

@@ -1,0 +1,201 @@
+//! The API as a client meets it: sockets, TLS, roles.
+
+use std::{sync::Arc, time::SystemTime};
+
+use ballast_core::{ids::NodeId, state::Command};
+use ballast_proto::admin::v1::{
+    ApplyRequest, CreateJoinTokenRequest, EnrolRequest, GetConfigRequest, GetNodeStatusRequest, ListNodesRequest,
+    NodeInfo, StatusRequest, WatchConfigRequest, cluster_service_client::ClusterServiceClient,
+    config_service_client::ConfigServiceClient, enrol_service_client::EnrolServiceClient,
+};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::watch,
+    task::JoinHandle,
+};
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use super::{Fake, SHOP, fake, refused};
+use crate::{
+    client::Target,
+    pki::{self, Authority, CERTIFICATE_LIFE_USER, Credentials, JoinToken, Key, UserRole, server_name},
+    serve::{ServeError, serve_tls, serve_unix},
+};
+
+/// A fake cluster behind a real socket.
+struct Served {
+    fake: Arc<Fake>,
+    address: String,
+    task: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let fake = Fake::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        fake.apply(Command::UpdateNode { node: NodeId::new(1), info: fake::info("node-1", &address) });
+        let services = fake.services();
+        let tls = watch::Sender::new(Arc::new(pki::admin_server(&fake.credentials).expect("TLS"))).subscribe();
+        let cluster_id = fake.authority.cluster_id().to_owned();
+        let task =
+            tokio::spawn(serve_tls(services.routes, services.access, listener, cluster_id, tls, fake.stop.clone()));
+        Self { fake, address, task }
+    }
+
+    fn user(&self, role: UserRole) -> Channel {
+        let name = "eve".parse().expect("a name");
+        let credentials =
+            self.fake.authority.issue_user(&name, role, SystemTime::now(), CERTIFICATE_LIFE_USER).expect("credentials");
+        self.with(&credentials)
+    }
+
+    fn with(&self, credentials: &Credentials) -> Channel {
+        let config = Arc::new(pki::user_client(credentials).expect("TLS"));
+        let name = server_name(credentials.cluster_id(), None);
+        Target::Tls { address: self.address.clone(), config, name }.channel()
+    }
+
+    async fn stop(self) {
+        self.fake.stop.cancel();
+        self.task.await.expect("no panic").expect("a clean end");
+    }
+}
+
+fn apply() -> ApplyRequest {
+    ApplyRequest { source: SHOP.to_owned(), ..ApplyRequest::default() }
+}
+
+#[tokio::test]
+async fn roles_are_asked_for_and_the_certificates_name_stands_in_the_history() {
+    let served = Served::start().await;
+    let mut viewer = ConfigServiceClient::new(served.user(UserRole::Viewer));
+    let detail = refused(viewer.apply(apply()).await, Code::PermissionDenied, "BALLAST-A014");
+    assert!(detail.subject.ends_with("/Apply"));
+    let mut operator = ConfigServiceClient::new(served.user(UserRole::Operator));
+    operator.apply(apply()).await.expect("applied");
+    let got = viewer.get(GetConfigRequest::default()).await.expect("got").into_inner();
+    assert_eq!(got.revision.expect("a revision").change.expect("who").author, "eve");
+    let mut operator = ClusterServiceClient::new(served.user(UserRole::Operator));
+    let token = operator.create_join_token(CreateJoinTokenRequest::default()).await;
+    refused(token, Code::PermissionDenied, "BALLAST-A014");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_joins_with_a_token_and_nothing_else() {
+    let served = Served::start().await;
+    let mut admin = ClusterServiceClient::new(served.user(UserRole::Admin));
+    let token = admin.create_join_token(CreateJoinTokenRequest::default()).await.expect("a token").into_inner().token;
+    let token: JoinToken = token.parse().expect("our own token");
+    assert_eq!(token.addresses, [served.address.clone()]);
+
+    let config = Arc::new(pki::joining_client(token.pin).expect("TLS"));
+    let name = server_name("unknown", None);
+    let channel = Target::Tls { address: token.addresses[0].clone(), config, name }.connect().await.expect("connected");
+    let nothing_else = ClusterServiceClient::new(channel.clone()).list_nodes(ListNodesRequest::default()).await;
+    refused(nothing_else, Code::Unauthenticated, "BALLAST-A013");
+    let key = Key::generate().expect("a key");
+    let request = EnrolRequest {
+        token_secret: token.secret.as_bytes().to_vec(),
+        csr_pem: key.request().expect("a request"),
+        node: Some(NodeInfo {
+            name: "node-2".to_owned(),
+            cluster_address: "127.0.0.1:2".to_owned(),
+            admin_address: "127.0.0.1:3".to_owned(),
+            ..NodeInfo::default()
+        }),
+    };
+    let answer = EnrolServiceClient::new(channel).enrol(request).await.expect("enrolled").into_inner();
+    let credentials =
+        Credentials::new(&answer.certificate_pem, &answer.ca_certificate_pem, &key.to_pem()).expect("credentials");
+    let mut node = ClusterServiceClient::new(served.with(&credentials));
+    let status = node.get_node_status(GetNodeStatusRequest::default()).await.expect("a node may ask").into_inner();
+    assert_eq!(status.node.expect("a status").node.expect("who").name, "node-1");
+    let id = NodeId::new(answer.node_id);
+    served.fake.apply(Command::RemoveNode { node: id, author: Default::default() });
+    let removed = node.get_node_status(GetNodeStatusRequest::default()).await;
+    refused(removed, Code::PermissionDenied, "BALLAST-A015");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_do_not_get_through_the_handshake() {
+    let served = Served::start().await;
+    let other = Authority::create(&pki::new_cluster_id(), SystemTime::now()).expect("a CA");
+    let name = "eve".parse().expect("a name");
+    let stranger =
+        other.issue_user(&name, UserRole::Admin, SystemTime::now(), CERTIFICATE_LIFE_USER).expect("credentials");
+    let status = ClusterServiceClient::new(served.with(&stranger)).list_nodes(ListNodesRequest::default()).await;
+    assert_eq!(status.expect_err("refused").code(), Code::Unavailable);
+    let wrong_pin = Arc::new(pki::joining_client(other.pin()).expect("TLS"));
+    let target = Target::Tls { address: served.address.clone(), config: wrong_pin, name: server_name("unknown", None) };
+    assert!(target.connect().await.is_err());
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn root_administers_over_the_unix_socket() {
+    let fake = Fake::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("admin.sock");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let services = fake.services();
+    let task = tokio::spawn(serve_unix(services.routes, services.access, listener, fake.stop.clone()));
+    let channel = Target::Unix(path).connect().await.expect("connected");
+    let mut client = ConfigServiceClient::new(channel.clone());
+    client.apply(apply()).await.expect("applied");
+    let got = client.get(GetConfigRequest::default()).await.expect("got").into_inner();
+    assert_eq!(got.revision.expect("a revision").change.expect("who").author, "root@node-1");
+    let status = ClusterServiceClient::new(channel).status(StatusRequest::default()).await.expect("a status");
+    assert_eq!(status.into_inner().nodes.len(), 1);
+    fake.stop.cancel();
+    task.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_watch_does_not_keep_a_stopping_node_up() {
+    let served = Served::start().await;
+    let mut client = ConfigServiceClient::new(served.user(UserRole::Viewer));
+    let mut stream = client.watch(WatchConfigRequest::default()).await.expect("a stream").into_inner();
+    let begun = std::time::Instant::now();
+    served.stop().await;
+    assert_eq!(stream.message().await.expect_err("told").code(), Code::Unavailable);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "it did not wait for the grace to pass");
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer_whoever_may_read() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let served = Served::start().await;
+    let channel = served.user(UserRole::Viewer);
+    HealthClient::new(channel.clone()).check(HealthCheckRequest { service: String::new() }).await.expect("healthy");
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .expect("a stream")
+        .into_inner();
+    let answer = answers.message().await.expect("no error").expect("an answer").message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
+    assert!(list.service.iter().any(|service| service.name == "ballast.admin.v1.ExplainService"));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_document_that_is_far_too_long_is_refused_by_name() {
+    let served = Served::start().await;
+    let mut client = ConfigServiceClient::new(served.user(UserRole::Operator));
+    let request = ApplyRequest { source: "#".repeat(64 << 20), ..ApplyRequest::default() };
+    let status = client.apply(request).await.expect_err("refused");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert!(status.message().contains("limit"), "{status:?}");
+    served.stop().await;
+}
