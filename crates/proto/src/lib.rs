@@ -5,7 +5,7 @@
 //! from the types of `ballast-core` live with whoever speaks the protocol.
 
 #![allow(missing_docs, reason = "the generator documents fields, not everything it makes")]
-#![allow(clippy::all, reason = "generated code is judged by its generator")]
+#![allow(clippy::all, clippy::allow_attributes_without_reason, reason = "generated code is judged by its generator")]
 
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));

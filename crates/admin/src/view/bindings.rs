@@ -26,9 +26,10 @@ pub struct Slot {
 
 /// The tables of `farm`, `farm/service`, or all, in the order of the document.
 ///
+/// A service without a table has none.
+///
 /// # Errors
-/// `NOT_FOUND` when nothing of that name is configured; `FAILED_PRECONDITION` is not used, a
-/// service without a table simply has none.
+/// `NOT_FOUND` when nothing of that name is configured.
 pub fn tables_below(state: &State, parent: &str) -> Result<Vec<Slot>, ApiError> {
     let farms = state.document().map_or(&[][..], |document| &document.farms);
     if !parent.is_empty() && !farms.iter().any(|farm| farm.name == parent) {

@@ -89,7 +89,7 @@ async fn a_machine_joins_with_a_token_and_nothing_else() {
     let mut admin = ClusterServiceClient::new(served.user(UserRole::Admin));
     let token = admin.create_join_token(CreateJoinTokenRequest::default()).await.expect("a token").into_inner().token;
     let token: JoinToken = token.parse().expect("our own token");
-    assert_eq!(token.addresses, [served.address.clone()]);
+    assert_eq!(token.addresses, std::slice::from_ref(&served.address));
 
     let config = Arc::new(pki::joining_client(token.pin).expect("TLS"));
     let name = server_name("unknown", None);
