@@ -173,7 +173,12 @@ pub struct BackendPlan {
 impl BackendPlan {
     /// May take clients that are not bound to it.
     pub fn takes_new(&self) -> bool {
-        self.admin == AdminState::Ready && self.verdict != Verdict::Down && self.weight > 0
+        self.takes_new_in(false)
+    }
+
+    /// The same, while the service [`panics`] and health is ignored.
+    pub fn takes_new_in(&self, panic: bool) -> bool {
+        self.admin == AdminState::Ready && (panic || self.verdict != Verdict::Down) && self.weight > 0
     }
 
     /// May serve clients that are bound to it: up or not yet checked, and not in maintenance.

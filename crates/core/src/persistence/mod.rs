@@ -10,12 +10,12 @@
 //!
 //! Not here: who may be bound to what (`crate::state`), reading keys out of requests (`ballast-proxy`).
 
-use std::hash::Hasher;
+use std::{hash::Hasher, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use crate::ids::ServiceId;
+use crate::{config::SourcePrefix, ids::ServiceId};
 
 mod record;
 mod slots;
@@ -47,6 +47,22 @@ impl KeyHash {
         Self(hasher.finish128().as_u128())
     }
 
+    /// Hashes a client's address, cut to the prefix that counts.
+    pub fn of_source(secret: &[u8; 16], service: ServiceId, client: IpAddr, prefix: SourcePrefix) -> Self {
+        match client.to_canonical() {
+            IpAddr::V4(address) => {
+                let cut = 32 - u32::from(prefix.ipv4_prefix.min(32));
+                let bits = address.to_bits().checked_shr(cut).unwrap_or(0).checked_shl(cut).unwrap_or(0);
+                Self::of(secret, service, &bits.to_be_bytes())
+            }
+            IpAddr::V6(address) => {
+                let cut = 128 - u32::from(prefix.ipv6_prefix.min(128));
+                let bits = address.to_bits().checked_shr(cut).unwrap_or(0).checked_shl(cut).unwrap_or(0);
+                Self::of(secret, service, &bits.to_be_bytes())
+            }
+        }
+    }
+
     /// Wraps a hash that came from the log.
     pub const fn from_u128(value: u128) -> Self {
         Self(value)
@@ -63,3 +79,6 @@ impl std::fmt::Debug for KeyHash {
         write!(f, "{:032x}", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests;

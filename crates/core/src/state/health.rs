@@ -241,7 +241,7 @@ impl State {
     }
 }
 
-pub(super) const fn verdict_word(verdict: Verdict) -> &'static str {
+pub(crate) const fn verdict_word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Unknown => "unknown",
         Verdict::Up => "up",

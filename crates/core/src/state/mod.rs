@@ -15,6 +15,7 @@ pub mod codec;
 mod command;
 mod configuration;
 mod events;
+pub mod explain;
 mod health;
 mod members;
 mod operator;
@@ -39,6 +40,8 @@ pub use snapshot::StateSnapshot;
 pub use vips::{Tenure, VipWish};
 pub use wire::DecodeError;
 
+pub(crate) use health::verdict_word;
+pub(crate) use operator::admin_word;
 pub(crate) use registry::FarmNumbers;
 
 use bindings::{Bind, SetBinding};

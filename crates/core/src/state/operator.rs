@@ -110,7 +110,7 @@ impl State {
     }
 }
 
-pub(super) const fn admin_word(admin: AdminState) -> &'static str {
+pub(crate) const fn admin_word(admin: AdminState) -> &'static str {
     match admin {
         AdminState::Ready => "ready",
         AdminState::Drain => "drain",

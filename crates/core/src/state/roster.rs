@@ -94,12 +94,6 @@ impl Roster {
         self.tables.binary_search(&service).is_ok()
     }
 
-    /// All configured backends.
-    pub(crate) fn backends(&self) -> impl Iterator<Item = (BackendId, &Seat)> {
-        let seats = self.seats.iter().enumerate();
-        seats.filter_map(|(id, seat)| Some((BackendId::new(id as u32), seat.as_ref()?)))
-    }
-
     fn sit(&mut self, id: BackendId, seat: Seat) {
         let at = id.get() as usize;
         if self.seats.len() <= at {
