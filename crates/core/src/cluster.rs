@@ -158,6 +158,12 @@ pub trait Bindings: Send + Sync + 'static {
     /// Renews a binding's idle time. Fire and forget; dropped first under pressure.
     fn renew(&self, service: ServiceId, key: KeyHash);
 
+    /// What this node's table says of a key, however old it is. Asked only after [`Bindings::confirm`] or
+    /// [`Bindings::bind`] failed and the farm's policy is to serve as last known. `None` serves the client unbound.
+    fn last_known(&self, _service: ServiceId, _key: KeyHash) -> Option<BackendId> {
+        None
+    }
+
     /// Waits until this node's table is fresh (see [`Lookup::Stale`]).
     fn confirm(&self) -> BoxFuture<'static, Result<(), NotConfirmed>>;
 }

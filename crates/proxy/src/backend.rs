@@ -1,0 +1,390 @@
+//! A backend as one worker sees it: its idle connections, what is in flight, and the permits that
+//! keep the node within `connections_max`.
+//!
+//! An idle connection is a socket and nothing else, kept by the worker that opened it. For a
+//! backend with a limit the permits are the node's: a connection holds one from before it is made
+//! until it is closed, idle or not. A request that finds none waits in a line of the whole node;
+//! a worker with an idle connection it does not need gives it up for whoever waits elsewhere.
+//!
+//! Not here: which backend is picked ([`crate::live`]), HTTP.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, AtomicU32, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use ballast_core::ids::BackendId;
+use tokio::net::TcpStream;
+
+use crate::stats::BackendCounters;
+
+/// A backend's permits, shared by the workers of a node.
+#[derive(Debug, Default)]
+pub struct Permits {
+    line: Mutex<Line>,
+    /// Length of the line; read without the lock when a connection becomes idle.
+    waiting: AtomicU32,
+    /// Idle connections of all workers.
+    idle: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    open: u32,
+    waiters: VecDeque<Arc<Waiter>>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    worker: usize,
+    state: AtomicU8,
+    waker: Waker,
+}
+
+const WAITING: u8 = 0;
+/// A permit was handed over.
+const GRANTED: u8 = 1;
+/// The worker has an idle connection: look again.
+const LOOK: u8 = 2;
+
+impl Permits {
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A permit, unless `limit` are in use or somebody waits already. Zero means no limit.
+    fn take(self: &Arc<Self>, limit: u32) -> Option<Permit> {
+        if limit == 0 {
+            return Some(Permit(None));
+        }
+        let mut line = self.lock();
+        if line.open >= limit || !line.waiters.is_empty() {
+            return None;
+        }
+        line.open += 1;
+        Some(Permit(Some(self.clone())))
+    }
+
+    fn release(&self) {
+        let mut line = self.lock();
+        match line.waiters.pop_front() {
+            // The permit goes to the next in line; the number in use stays.
+            Some(next) => {
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                next.state.store(GRANTED, Ordering::Release);
+                next.waker.wake_by_ref();
+            }
+            None => line.open -= 1,
+        }
+    }
+
+    /// A connection of `worker` became idle while somebody waits. True if it should be closed for them.
+    fn give_up_idle(&self, worker: usize) -> bool {
+        let mut line = self.lock();
+        match line.waiters.front() {
+            Some(next) if next.worker == worker => {
+                next.state.store(LOOK, Ordering::Release);
+                next.waker.wake_by_ref();
+                line.waiters.pop_front();
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                false
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+}
+
+/// The right to have one connection open. Given back when dropped.
+#[derive(Debug)]
+pub struct Permit(Option<Arc<Permits>>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(permits) = &self.0 {
+            permits.release();
+        }
+    }
+}
+
+/// A place in the line for a permit.
+#[derive(Debug)]
+pub struct Queued {
+    permits: Arc<Permits>,
+    waiter: Option<Arc<Waiter>>,
+}
+
+impl Queued {
+    /// Waits for the turn. `Some` is a permit; `None` means that this worker has an idle connection now.
+    pub fn poll(&mut self) -> Poll<Option<Permit>> {
+        let Some(waiter) = &self.waiter else { return Poll::Ready(None) };
+        match waiter.state.load(Ordering::Acquire) {
+            WAITING => Poll::Pending,
+            state => {
+                self.waiter = None;
+                Poll::Ready((state == GRANTED).then(|| Permit(Some(self.permits.clone()))))
+            }
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let Some(waiter) = self.waiter.take() else { return };
+        let mut line = self.permits.lock();
+        let before = line.waiters.len();
+        line.waiters.retain(|w| !Arc::ptr_eq(w, &waiter));
+        if line.waiters.len() < before {
+            self.permits.waiting.fetch_sub(1, Ordering::SeqCst);
+            return;
+        }
+        drop(line);
+        if waiter.state.load(Ordering::Acquire) == GRANTED {
+            self.permits.release();
+        }
+    }
+}
+
+/// A connection to a backend.
+#[derive(Debug)]
+pub struct Link {
+    /// The socket.
+    pub stream: TcpStream,
+    /// It served a request before, so the backend may have closed it meanwhile.
+    pub reused: bool,
+    address: SocketAddr,
+    counters: Arc<BackendCounters>,
+    _permit: Permit,
+}
+
+impl Link {
+    /// Wraps a new connection.
+    pub fn new(stream: TcpStream, address: SocketAddr, permit: Permit, backend: &Backend) -> Self {
+        backend.counters.connections.up();
+        Self { stream, reused: false, address, counters: backend.counters.clone(), _permit: permit }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.counters.connections.down();
+    }
+}
+
+/// What can be had of a backend right now.
+#[derive(Debug)]
+pub enum Available {
+    /// An idle connection.
+    Link(Link),
+    /// The right to make one.
+    Permit(Permit),
+    /// Nothing; wait in line.
+    Full,
+}
+
+/// A backend as one worker sees it. Outlives plans: connections and counts stay.
+#[derive(Debug)]
+pub struct Backend {
+    /// Stable id.
+    pub id: BackendId,
+    /// Counts of this worker.
+    pub counters: Arc<BackendCounters>,
+    /// Requests in flight from this worker.
+    pub in_flight: Cell<u32>,
+    worker: usize,
+    permits: Arc<Permits>,
+    address: Cell<SocketAddr>,
+    limit: Cell<u32>,
+    idle_timeout_ms: Cell<u64>,
+    idle: RefCell<Vec<(Link, u64)>>,
+}
+
+impl Backend {
+    /// A backend that nothing is known of yet but its id.
+    pub fn new(id: BackendId, worker: usize, permits: Arc<Permits>, counters: Arc<BackendCounters>) -> Self {
+        Self {
+            id,
+            counters,
+            in_flight: Cell::new(0),
+            worker,
+            permits,
+            address: Cell::new(SocketAddr::from(([0, 0, 0, 0], 0))),
+            limit: Cell::new(0),
+            idle_timeout_ms: Cell::new(60_000),
+            idle: RefCell::default(),
+        }
+    }
+
+    /// Takes in what the plan says now. Idle connections to a former address are closed.
+    pub fn configure(&self, address: SocketAddr, limit: u32, idle_timeout_ms: u64) {
+        let moved = self.address.replace(address) != address;
+        let limited = (self.limit.replace(limit) == 0) != (limit == 0);
+        self.idle_timeout_ms.set(idle_timeout_ms);
+        if moved || limited {
+            self.close_idle(|_, _| true);
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address.get()
+    }
+
+    /// Whether a request could be sent without waiting for a permit.
+    pub fn has_room(&self) -> bool {
+        if self.limit.get() == 0 || !self.idle.borrow().is_empty() {
+            return true;
+        }
+        let line = self.permits.lock();
+        line.open < self.limit.get() && line.waiters.is_empty()
+    }
+
+    /// An idle connection that is still open, or the right to make one.
+    pub fn take(&self) -> Available {
+        loop {
+            let Some((mut link, _)) = self.idle.borrow_mut().pop() else { break };
+            self.idle_changed(-1);
+            if is_quiet(&link.stream) {
+                link.reused = true;
+                return Available::Link(link);
+            }
+        }
+        match self.permits.take(self.limit.get()) {
+            Some(permit) => Available::Permit(permit),
+            None => Available::Full,
+        }
+    }
+
+    /// The right to make a new connection, past the idle ones.
+    pub fn take_new(&self) -> Available {
+        match self.permits.take(self.limit.get()) {
+            Some(permit) => Available::Permit(permit),
+            None => self.take(),
+        }
+    }
+
+    /// Joins the line for a permit. The second value says that another worker holds idle
+    /// connections and should be asked to give one up.
+    pub fn queue(&self, cx: &Context<'_>) -> (Queued, bool) {
+        let waiter = Arc::new(Waiter { worker: self.worker, state: AtomicU8::new(WAITING), waker: cx.waker().clone() });
+        let mut line = self.permits.lock();
+        if line.open < self.limit.get() && line.waiters.is_empty() {
+            line.open += 1;
+            waiter.state.store(GRANTED, Ordering::Release);
+        } else {
+            self.permits.waiting.fetch_add(1, Ordering::SeqCst);
+            line.waiters.push_back(waiter.clone());
+        }
+        drop(line);
+        let elsewhere = self.permits.idle.load(Ordering::SeqCst) > 0;
+        (Queued { permits: self.permits.clone(), waiter: Some(waiter) }, elsewhere)
+    }
+
+    /// Keeps a connection for the next request.
+    pub fn put(&self, link: Link, now_ms: u64) {
+        if link.address != self.address.get() || self.idle_timeout_ms.get() == 0 {
+            return;
+        }
+        self.idle.borrow_mut().push((link, now_ms));
+        self.idle_changed(1);
+        if self.limit.get() > 0 && self.permits.waiting.load(Ordering::SeqCst) > 0 {
+            self.yield_idle();
+        }
+    }
+
+    /// Somebody waits for a permit: closes an idle connection, if there is one, for a waiter elsewhere.
+    pub fn yield_idle(&self) {
+        if !self.idle.borrow().is_empty() && self.permits.give_up_idle(self.worker) {
+            let link = self.idle.borrow_mut().pop();
+            self.idle_changed(-1);
+            drop(link);
+        }
+    }
+
+    /// Closes idle connections that the backend closed or that were not used for too long.
+    pub fn tend(&self, now_ms: u64) {
+        let oldest = now_ms.saturating_sub(self.idle_timeout_ms.get());
+        self.close_idle(|link, since| since < oldest || !is_quiet(&link.stream));
+    }
+
+    fn close_idle(&self, close: impl Fn(&Link, u64) -> bool) {
+        let mut closed = Vec::new();
+        self.idle.borrow_mut().retain_mut(|(link, since)| {
+            let goes = close(link, *since);
+            if goes {
+                closed.push(());
+            }
+            !goes
+        });
+        self.idle_changed(-(closed.len() as i32));
+    }
+
+    fn idle_changed(&self, by: i32) {
+        self.counters.idle.add(i64::from(by) as u64);
+        if self.limit.get() > 0 {
+            self.permits.idle.fetch_add(by as u32, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Whether nothing waits to be read: an idle connection with something to read was closed, or is
+/// out of step. Costs a system call only when the runtime thinks that there is something.
+fn is_quiet(stream: &TcpStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    match stream.poll_read_ready(&mut cx) {
+        Poll::Pending => true,
+        Poll::Ready(_) => matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_are_bounded_and_handed_on_in_order() {
+        let permits = Arc::new(Permits::default());
+        let backend = |worker| {
+            let backend = Backend::new(BackendId::new(1), worker, permits.clone(), Arc::default());
+            backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), 1, 1000);
+            backend
+        };
+        let (a, b) = (backend(0), backend(1));
+        let Available::Permit(first) = a.take() else { panic!("the first is free") };
+        assert!(matches!(b.take(), Available::Full));
+        let cx = Context::from_waker(Waker::noop());
+        let (mut second, _) = b.queue(&cx);
+        let (mut third, _) = a.queue(&cx);
+        assert!(second.poll().is_pending());
+        drop(first);
+        assert!(third.poll().is_pending());
+        let Poll::Ready(Some(second)) = second.poll() else { panic!("its turn") };
+        assert!(matches!(a.take(), Available::Full), "nobody jumps the line");
+        drop(second);
+        // Granted but never picked up: goes back.
+        drop(third);
+        assert!(matches!(a.take(), Available::Permit(_)));
+    }
+
+    #[test]
+    fn leaving_the_line_leaves_no_gap() {
+        let permits = Arc::new(Permits::default());
+        let backend = Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default());
+        backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), 1, 1000);
+        let Available::Permit(first) = backend.take() else { panic!("the first is free") };
+        let cx = Context::from_waker(Waker::noop());
+        let (second, _) = backend.queue(&cx);
+        let (mut third, _) = backend.queue(&cx);
+        drop(second);
+        drop(first);
+        assert!(matches!(third.poll(), Poll::Ready(Some(_))));
+        assert_eq!(permits.waiting.load(Ordering::SeqCst), 0);
+    }
+}

@@ -1,0 +1,283 @@
+//! Which sockets there are: the plan's listeners and the VIPs held, against what is bound.
+//!
+//! One thread owns the sockets and gives each worker its own: `SO_REUSEPORT` sockets for addresses
+//! of the node, so that the kernel spreads connections; one exclusive socket, duplicated, for a VIP,
+//! so that two processes on one machine can never both have it. Reconciled by difference: a
+//! listener that did not change is not touched.
+//!
+//! A listener that cannot be bound is tried again, and said to be failing meanwhile.
+//!
+//! Not here: accepting ([`crate::worker`]).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::AtomicU32,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::Duration,
+};
+
+use ballast_core::{
+    ids::{FarmId, VipId},
+    plan::{Bind, Plan},
+};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::worker::{Identity, Listen, Order, Shared, VipIdentity};
+
+/// How soon a bind that failed is tried again: a VIP's former owner lets go within milliseconds.
+const RETRY: Duration = Duration::from_millis(20);
+/// Connections waiting to be accepted; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// What control is told.
+#[derive(Debug)]
+pub enum Notice {
+    /// There is a new plan.
+    PlanChanged,
+    /// This node owns the VIP now, or does not any more.
+    Vip(VipId, bool),
+    /// Answer when everything before has been carried out.
+    Settle(SyncSender<()>),
+    /// Close all listeners and let connections end.
+    Drain,
+    /// End.
+    Stop,
+}
+
+/// The state of one address of one listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerState {
+    /// Whose.
+    pub farm: FarmId,
+    /// Which.
+    pub listener: Arc<str>,
+    /// The address, with the real port once it is bound.
+    pub address: SocketAddr,
+    /// Why it is not bound.
+    pub error: Option<String>,
+}
+
+/// What is published about listeners.
+pub type Published = Arc<Mutex<Vec<ListenerState>>>;
+
+/// Owns the sockets.
+pub struct Control {
+    shared: Arc<Shared>,
+    published: Published,
+    held: BTreeSet<VipId>,
+    sockets: BTreeMap<Key, Bound>,
+    next_id: u64,
+    draining: bool,
+}
+
+/// What tells listeners apart. The name is part of it, so that two listeners with an ephemeral port differ.
+type Key = (FarmId, Arc<str>, SocketAddr);
+
+struct Wanted {
+    vip: Option<(VipId, Arc<str>)>,
+}
+
+struct Bound {
+    vip: Option<VipId>,
+    state: Result<Sockets, String>,
+}
+
+struct Sockets {
+    id: u64,
+    address: SocketAddr,
+    /// Kept to shut the listeners down at once, whoever else has a duplicate.
+    listeners: Vec<TcpListener>,
+}
+
+impl Control {
+    /// Nothing bound yet.
+    pub fn new(shared: Arc<Shared>, published: Published) -> Self {
+        Self { shared, published, held: BTreeSet::new(), sockets: BTreeMap::new(), next_id: 1, draining: false }
+    }
+
+    /// Carries out notices until told to stop.
+    pub fn run(mut self, notices: &Receiver<Notice>) {
+        self.reconcile();
+        loop {
+            let failing = self.sockets.values().any(|bound| bound.state.is_err());
+            let notice = if failing {
+                notices.recv_timeout(RETRY)
+            } else {
+                notices.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match notice {
+                Ok(Notice::PlanChanged) => {
+                    self.reconcile();
+                    self.tell_all(|| Order::TakePlan);
+                }
+                Ok(Notice::Vip(vip, true)) => {
+                    self.held.insert(vip);
+                    self.reconcile();
+                }
+                Ok(Notice::Vip(vip, false)) => {
+                    self.held.remove(&vip);
+                    self.reconcile();
+                }
+                Ok(Notice::Settle(done)) => {
+                    // Whoever asked may have given up.
+                    let _ = done.send(());
+                }
+                Ok(Notice::Drain) => {
+                    self.draining = true;
+                    self.reconcile();
+                    self.tell_all(|| Order::Drain);
+                }
+                Err(RecvTimeoutError::Timeout) => self.reconcile(),
+                Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.held.clear();
+        self.draining = true;
+        self.reconcile();
+        self.tell_all(|| Order::Stop);
+    }
+
+    fn tell_all(&self, order: impl Fn() -> Order) {
+        for orders in &self.shared.orders {
+            // A worker that has ended needs no orders.
+            let _ = orders.send(order());
+        }
+    }
+
+    /// Brings what is bound in line with what is wanted.
+    fn reconcile(&mut self) {
+        let wanted = if self.draining { BTreeMap::new() } else { self.wanted(&self.shared.ports.view.plan()) };
+        let gone: Vec<Key> = self.sockets.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        for key in gone {
+            if let Some(Bound { state: Ok(sockets), .. }) = self.sockets.remove(&key) {
+                self.close(sockets);
+            }
+        }
+        for (key, wanted) in wanted {
+            let vip = wanted.vip.as_ref().map(|(id, _)| *id);
+            let known = self.sockets.get(&key);
+            if known.is_some_and(|bound| bound.vip == vip && bound.state.is_ok()) {
+                continue;
+            }
+            let said_before = known.and_then(|bound| bound.state.as_ref().err().cloned());
+            if let Some(Bound { state: Ok(sockets), .. }) = self.sockets.remove(&key) {
+                self.close(sockets);
+            }
+            let state = self.open(&key, &wanted).map_err(|error| error.to_string());
+            match (&state, said_before) {
+                (Err(error), before) if before.as_ref() != Some(error) => {
+                    tracing::warn!(listener = %key.1, address = %key.2, %error, "cannot listen; trying again every 20 ms");
+                }
+                (Ok(sockets), _) => tracing::info!(listener = %key.1, address = %sockets.address, "listening"),
+                (Err(_), _) => {}
+            }
+            self.sockets.insert(key, Bound { vip, state });
+        }
+        self.publish();
+    }
+
+    fn wanted(&self, plan: &Plan) -> BTreeMap<Key, Wanted> {
+        let mut wanted = BTreeMap::new();
+        for farm in &plan.farms {
+            for listener in &farm.listeners {
+                let (vip, addresses) = match &listener.bind {
+                    Bind::Vip { id, .. } if !self.held.contains(id) => continue,
+                    Bind::Vip { id, name, addresses } => (Some((*id, name.clone())), addresses.clone()),
+                    Bind::Address(address) => (None, vec![*address]),
+                };
+                for address in addresses {
+                    let key = (farm.id, listener.name.clone(), SocketAddr::new(address, listener.port));
+                    wanted.insert(key, Wanted { vip: vip.clone() });
+                }
+            }
+        }
+        wanted
+    }
+
+    fn open(&mut self, (farm, name, address): &Key, wanted: &Wanted) -> io::Result<Sockets> {
+        let workers = self.shared.orders.len();
+        let listeners = if wanted.vip.is_some() {
+            let first = listen(*address, Sharing::Exclusive)?;
+            let copies = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+            std::iter::once(first).chain(copies).collect::<Vec<_>>()
+        } else {
+            // Found out without SO_REUSEPORT, which would share the port with any process of the same user.
+            drop(bind(*address, Sharing::Exclusive)?);
+            let first = listen(*address, Sharing::Spread)?;
+            let real = first.local_addr()?;
+            let more = (1..workers).map(|_| listen(real, Sharing::Spread)).collect::<io::Result<Vec<_>>>()?;
+            std::iter::once(first).chain(more).collect()
+        };
+        let address = listeners[0].local_addr()?;
+        let id = self.next_id;
+        self.next_id += 1;
+        let vip = wanted
+            .vip
+            .as_ref()
+            .map(|(id, name)| VipIdentity { name: name.clone(), gate: self.shared.ports.ownership.gate(*id) });
+        let identity = Identity { farm: *farm, name: name.clone(), vip, address };
+        let open = Arc::new(AtomicU32::new(0));
+        let kept = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+        for (orders, socket) in self.shared.orders.iter().zip(listeners) {
+            let listen = Listen { id, socket, identity: identity.clone(), open: open.clone() };
+            // A worker that has ended accepts nothing.
+            let _ = orders.send(Order::Listen(Box::new(listen)));
+        }
+        Ok(Sockets { id, address, listeners: kept })
+    }
+
+    fn close(&self, sockets: Sockets) {
+        self.tell_all(|| Order::Unlisten(sockets.id));
+        for listener in &sockets.listeners {
+            // On a listening socket this ends the listening at once, in all duplicates, so that the
+            // next owner can bind before the workers have let go.
+            let _ = SockRef::from(listener).shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    fn publish(&self) {
+        let states = self.sockets.iter().map(|((farm, name, address), bound)| ListenerState {
+            farm: *farm,
+            listener: name.clone(),
+            address: bound.state.as_ref().map_or(*address, |sockets| sockets.address),
+            error: bound.state.as_ref().err().cloned(),
+        });
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// Nobody else may have the address.
+    Exclusive,
+    /// One socket a worker.
+    Spread,
+}
+
+fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if sharing == Sharing::Spread {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        // `::` is not `0.0.0.0`: each is configured on its own.
+        socket.set_only_v6(true)?;
+    }
+    // Accepted sockets inherit it.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+    let socket = bind(address, sharing)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

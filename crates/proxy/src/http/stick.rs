@@ -1,0 +1,316 @@
+//! Which backend a request goes to, and why.
+//!
+//! A bound client goes where it is bound while that backend serves; when it does not, the binding is
+//! moved by a log entry that names the cause, and only then is the request forwarded. A client
+//! that is not bound gets a backend by balancing, and its binding before (or after) it is forwarded.
+//!
+//! Not here: what a key or a cookie is ([`super::key`], [`super::cookie`]).
+
+use std::sync::{Arc, PoisonError};
+
+use ballast_core::{
+    balance::{HashKey, NoPick, Pick},
+    cluster::{BindError, BindRequest, Bound, BoundHow, Lookup},
+    config::{Commit, Isolated, Persistence, TablePersistence, WhenFull},
+    ids::{BackendId, ServiceId},
+    persistence::KeyHash,
+    state::RehomeCause,
+};
+
+use super::{cookie::Named, ending::Ending};
+use crate::{
+    live::{Farm, Service},
+    ticks::Timer,
+    worker::{Shared, Worker},
+};
+
+/// What a request says about where it belongs.
+#[derive(Clone, Copy, Debug)]
+pub enum Affinity {
+    /// Nothing: no persistence, or the request carries no key.
+    None,
+    /// A signed cookie, if it has a valid one.
+    Cookie(Option<Named>),
+    /// A key of the binding table.
+    Key(KeyHash),
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Position of the backend in its service.
+    pub at: usize,
+    /// What became of the binding, for the log: `none`, `hit`, `new`, `existing`, `rehomed`, `unbound`.
+    pub binding: &'static str,
+    /// Why it was re-homed.
+    pub cause: &'static str,
+    /// Why it goes there: `balanced`, `backup`, `cookie`, `table`, `table_full`, `isolated`.
+    pub reason: &'static str,
+    /// The response carries a new cookie.
+    pub set_cookie: bool,
+    /// Another backend may be tried if this one cannot be reached.
+    pub may_move: bool,
+}
+
+/// Everything a choice depends on.
+pub struct Chooser<'a> {
+    /// Whose connection it is.
+    pub worker: &'a Worker,
+    /// Ends waits.
+    pub timer: &'a Timer,
+    /// The farm.
+    pub farm: &'a Farm,
+    /// The service.
+    pub service: &'a Service,
+    /// What the request says.
+    pub affinity: Affinity,
+    /// What the service balances by, if by a hash.
+    pub hash: HashKey,
+    /// Backends that could not be reached.
+    pub tried: &'a [BackendId],
+}
+
+/// Names a cause in logs, as the API spells it.
+pub const fn cause_name(cause: RehomeCause) -> &'static str {
+    match cause {
+        RehomeCause::BackendDown => "backend_down",
+        RehomeCause::BackendMaintenance => "backend_maintenance",
+        RehomeCause::BackendRemoved => "backend_removed",
+        RehomeCause::ConnectFailed => "connect_failed",
+        RehomeCause::Operator => "operator",
+    }
+}
+
+/// A binding seldom changes while a request looks; a request that sees this many changes gives up.
+const ROUNDS_MAX: usize = 5;
+/// Bindings on their way to the log that a node remembers for `commit: after-forward`.
+const ON_THEIR_WAY_MAX: usize = 100_000;
+
+impl Chooser<'_> {
+    /// Decides, waiting for the log where a binding has to be made or moved.
+    ///
+    /// # Errors
+    /// Why the request cannot be served.
+    pub async fn choose(&self) -> Result<Choice, Ending> {
+        match (self.affinity, &self.service.plan.persistence) {
+            (Affinity::Cookie(named), _) => self.by_cookie(named),
+            (Affinity::Key(key), Some(Persistence::Table(table))) => self.by_table(key, table).await,
+            (Affinity::None | Affinity::Key(_), _) => self.balanced("balanced", "none"),
+        }
+    }
+
+    fn balanced(&self, reason: &'static str, binding: &'static str) -> Result<Choice, Ending> {
+        self.balanced_without(&[], reason, binding)
+    }
+
+    fn balanced_without(
+        &self,
+        refused: &[BackendId],
+        reason: &'static str,
+        binding: &'static str,
+    ) -> Result<Choice, Ending> {
+        let mut avoid: smallvec::SmallVec<[BackendId; 8]> = self.tried.into();
+        avoid.extend_from_slice(refused);
+        match self.service.pick(self.hash, &avoid, self.worker.wall.millis(), &*self.worker.shared.ports.passive) {
+            Pick::Backend(at) => {
+                let backup = reason == "balanced" && self.service.plan.backends[at].backup;
+                let reason = if backup { "backup" } else { reason };
+                Ok(Choice { at, binding, cause: "", reason, set_cookie: false, may_move: true })
+            }
+            Pick::No(NoPick::AllExcluded) if !self.tried.is_empty() => Err(Ending::ConnectFailed),
+            Pick::No(_) => Err(Ending::NoBackend),
+        }
+    }
+
+    fn by_cookie(&self, named: Option<Named>) -> Result<Choice, Ending> {
+        let Some(named) = named else {
+            return Ok(Choice { set_cookie: true, binding: "new", ..self.balanced("balanced", "new")? });
+        };
+        let cause = match self.service.position(named.backend) {
+            None => RehomeCause::BackendRemoved,
+            Some(_) if self.tried.contains(&named.backend) => RehomeCause::ConnectFailed,
+            Some(at) => match self.service.must_leave(at, &*self.worker.shared.ports.passive) {
+                Some(cause) => cause,
+                None => {
+                    let may_move = self.service.plan.redispatch;
+                    return Ok(Choice {
+                        at,
+                        binding: "hit",
+                        cause: "",
+                        reason: "cookie",
+                        set_cookie: named.renew,
+                        may_move,
+                    });
+                }
+            },
+        };
+        let choice = self.balanced("balanced", "rehomed")?;
+        Ok(Choice { set_cookie: true, cause: cause_name(cause), ..choice })
+    }
+
+    async fn by_table(&self, key: KeyHash, table: &TablePersistence) -> Result<Choice, Ending> {
+        let bindings = &self.worker.shared.ports.bindings;
+        let counters = &self.service.state.counters;
+        let mut refused: smallvec::SmallVec<[BackendId; 4]> = smallvec::SmallVec::new();
+        for _ in 0..ROUNDS_MAX {
+            let replaces = match bindings.lookup(self.service.plan.id, key) {
+                Lookup::Hit { backend, renew } => match self.must_move(backend) {
+                    None => {
+                        counters.binding_hits_total.up();
+                        if renew {
+                            bindings.renew(self.service.plan.id, key);
+                        }
+                        return self.bound_to(backend, "hit", "");
+                    }
+                    // Without `redispatch` a backend that cannot be reached keeps its clients until its checks fail.
+                    Some(RehomeCause::ConnectFailed) if !self.service.plan.redispatch => {
+                        return Err(Ending::ConnectFailed);
+                    }
+                    Some(cause) => Some((backend, cause)),
+                },
+                Lookup::Miss => {
+                    counters.binding_misses_total.up();
+                    None
+                }
+                Lookup::Stale => {
+                    counters.binding_stale_total.up();
+                    match self.timer.limit(self.wait_ms(), bindings.confirm()).await {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(_)) | Err(_) => return self.isolated(key, &refused),
+                    }
+                }
+            };
+            let choice = self.balanced_without(&refused, "table", "new")?;
+            let backend = self.service.plan.backends[choice.at].id;
+            let request = BindRequest { service: self.service.plan.id, key, choice: backend, replaces };
+            if table.commit == Commit::AfterForward
+                && replaces.is_none()
+                && let Some(backend) = bind_behind(&self.worker.shared, request.clone())
+                && self.must_move(backend).is_none()
+            {
+                return self.bound_to(backend, "new", "");
+            }
+            match self.timer.limit(self.wait_ms(), bindings.bind(request)).await {
+                Ok(Ok(bound)) => {
+                    let (binding, cause) = self.count(&bound);
+                    if self.must_move(bound.backend).is_none() {
+                        return self.bound_to(bound.backend, binding, cause);
+                    }
+                    // Bound meanwhile to a backend that does not serve: look again and move it.
+                }
+                Ok(Err(BindError::NotEligible)) => refused.push(backend),
+                Ok(Err(BindError::TableFull)) => {
+                    return match table.when_full {
+                        WhenFull::ServeUnbound => self.unbound(&refused, "table_full"),
+                        WhenFull::Refuse => Err(Ending::TableFull),
+                    };
+                }
+                Ok(Err(BindError::Propose(_))) | Err(_) => return self.isolated(key, &refused),
+            }
+        }
+        Err(Ending::NoBackend)
+    }
+
+    /// Why a client bound to `backend` must move, `None` if it stays.
+    fn must_move(&self, backend: BackendId) -> Option<RehomeCause> {
+        match self.service.position(backend) {
+            None => Some(RehomeCause::BackendRemoved),
+            Some(_) if self.tried.contains(&backend) => Some(RehomeCause::ConnectFailed),
+            Some(at) => self.service.must_leave(at, &*self.worker.shared.ports.passive),
+        }
+    }
+
+    fn bound_to(&self, backend: BackendId, binding: &'static str, cause: &'static str) -> Result<Choice, Ending> {
+        let at = self.service.position(backend).ok_or(Ending::NoBackend)?;
+        Ok(Choice { at, binding, cause, reason: "table", set_cookie: false, may_move: self.service.plan.redispatch })
+    }
+
+    fn unbound(&self, refused: &[BackendId], reason: &'static str) -> Result<Choice, Ending> {
+        self.service.state.counters.unbound_total.up();
+        self.balanced_without(refused, reason, "unbound")
+    }
+
+    /// The log cannot be asked: known bindings as last known and new clients unbound, or nothing.
+    fn isolated(&self, key: KeyHash, refused: &[BackendId]) -> Result<Choice, Ending> {
+        if self.farm.plan.isolated == Isolated::Refuse {
+            return Err(Ending::Isolated);
+        }
+        let last = self.worker.shared.ports.bindings.last_known(self.service.plan.id, key);
+        match last.filter(|backend| self.must_move(*backend).is_none()) {
+            Some(backend) => Ok(Choice { reason: "isolated", ..self.bound_to(backend, "hit", "")? }),
+            None => self.unbound(refused, "isolated"),
+        }
+    }
+
+    fn count(&self, bound: &Bound) -> (&'static str, &'static str) {
+        let counters = &self.service.state.counters;
+        match bound.how {
+            BoundHow::Created => {
+                counters.bindings_created_total.up();
+                ("new", "")
+            }
+            BoundHow::Existing => {
+                counters.bindings_existing_total.up();
+                ("existing", "")
+            }
+            BoundHow::Rehomed(cause) => {
+                counters.bindings_rehomed_total.up();
+                ("rehomed", cause_name(cause))
+            }
+        }
+    }
+
+    /// The log answers within its own deadline; this one is for a fault of ours.
+    fn wait_ms(&self) -> u64 {
+        self.farm.plan.timeouts.response_header.as_millis()
+    }
+
+    /// Binds a key that the response teaches to the backend that taught it, before the response's head leaves.
+    /// Returns what became of it.
+    pub async fn learn(&self, key: KeyHash, backend: BackendId, table: &TablePersistence) -> &'static str {
+        let bindings = &self.worker.shared.ports.bindings;
+        match bindings.lookup(self.service.plan.id, key) {
+            Lookup::Hit { backend: known, renew } if known == backend => {
+                if renew {
+                    bindings.renew(self.service.plan.id, key);
+                }
+                return "hit";
+            }
+            Lookup::Hit { .. } | Lookup::Miss | Lookup::Stale => {}
+        }
+        let request = BindRequest { service: self.service.plan.id, key, choice: backend, replaces: None };
+        if table.commit == Commit::AfterForward && bind_behind(&self.worker.shared, request.clone()).is_some() {
+            return "new";
+        }
+        match self.timer.limit(self.wait_ms(), bindings.bind(request)).await {
+            Ok(Ok(bound)) => self.count(&bound).0,
+            Ok(Err(_)) | Err(_) => {
+                self.service.state.counters.unbound_total.up();
+                "unbound"
+            }
+        }
+    }
+}
+
+/// Binds without waiting. Returns the backend to use meanwhile: the one chosen by the first request of this
+/// key on this node. `None` when too many are on their way; then the caller waits.
+fn bind_behind(shared: &Arc<Shared>, request: BindRequest) -> Option<BackendId> {
+    let id: (ServiceId, KeyHash) = (request.service, request.key);
+    let mut on_their_way = shared.on_their_way.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(backend) = on_their_way.get(&id) {
+        return Some(*backend);
+    }
+    if on_their_way.len() >= ON_THEIR_WAY_MAX {
+        return None;
+    }
+    on_their_way.insert(id, request.choice);
+    drop(on_their_way);
+    let (choice, shared) = (request.choice, shared.clone());
+    tokio::task::spawn_local(async move {
+        if let Err(error) = shared.ports.bindings.bind(request).await {
+            tracing::debug!(%error, "a binding made after forwarding was lost");
+        }
+        shared.on_their_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    });
+    Some(choice)
+}

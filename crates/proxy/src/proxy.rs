@@ -1,0 +1,231 @@
+//! The data plane as the daemon sees it: started, told of changes, drained.
+//!
+//! Not here: everything it does.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::Ordering,
+        mpsc::{self, Sender},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use ballast_core::{
+    cluster::{Bindings, ClusterView, Ownership, PassiveHealth},
+    ids::VipId,
+};
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::{
+    accesslog::{self, AccessLog, LogWriter},
+    control::{Control, ListenerState, Notice, Published},
+    stats::{Stats, WorkerCounters},
+    worker::{self, Shared},
+};
+
+/// What is decided once, at the start.
+#[derive(Debug)]
+pub struct ProxyOptions {
+    /// Workers; zero means one for each core.
+    pub workers: usize,
+    /// Whether worker `n` stays on the `n`th core this process may use.
+    pub cpu_pinning: bool,
+    /// Where the access log goes.
+    pub access_log: AccessLog,
+}
+
+impl Default for ProxyOptions {
+    fn default() -> Self {
+        Self { workers: 0, cpu_pinning: false, access_log: AccessLog::Off }
+    }
+}
+
+/// The ways out of the data plane.
+#[derive(Clone)]
+pub struct Ports {
+    /// The plan.
+    pub view: Arc<dyn ClusterView>,
+    /// The binding tables.
+    pub bindings: Arc<dyn Bindings>,
+    /// Which VIPs this node may serve.
+    pub ownership: Arc<dyn Ownership>,
+    /// What is noticed about backends.
+    pub passive: Arc<dyn PassiveHealth>,
+}
+
+/// The running data plane. Stops when dropped; [`Proxy::drain`] first, to lose nothing.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    published: Published,
+    notices: Sender<Notice>,
+    threads: Vec<JoinHandle<()>>,
+    log: Option<LogWriter>,
+}
+
+impl Proxy {
+    /// Starts workers and binds the listeners of the current plan; one that cannot be bound is
+    /// tried again (see [`Proxy::listeners`]).
+    ///
+    /// # Errors
+    /// A thread or its runtime could not be started.
+    pub fn start(options: ProxyOptions, ports: Ports) -> io::Result<Self> {
+        let cores = allowed_cores();
+        let workers = if options.workers == 0 { cores.len().max(1) } else { options.workers };
+        let (log, mut log_ports) = match options.access_log {
+            AccessLog::Off => (None, Vec::new()),
+            AccessLog::To(out) => {
+                let (writer, ports) = accesslog::start(out, workers)?;
+                (Some(writer), ports)
+            }
+        };
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
+        let counters = (0..workers).map(|_| Arc::new(WorkerCounters::default())).collect();
+        let shared = Arc::new(Shared::new(ports, counters, senders));
+        let published = Published::default();
+        let (notices, inbox) = mpsc::channel();
+        let mut proxy = Self { shared, published, notices, threads: Vec::new(), log };
+        log_ports.reverse();
+        let (ready, started) = mpsc::channel();
+        for (index, orders) in receivers.into_iter().enumerate() {
+            let shared = proxy.shared.clone();
+            let port = log_ports.pop();
+            let ready = ready.clone();
+            let core = options.cpu_pinning.then(|| cores[index % cores.len().max(1)]);
+            let run = move || {
+                if let Some(core) = core {
+                    pin_to(core);
+                }
+                worker::run_on_this_thread(index, shared, port, orders, ready);
+            };
+            proxy.threads.push(std::thread::Builder::new().name(format!("proxy-{index}")).spawn(run)?);
+        }
+        drop(ready);
+        // Ends when every worker has said its word.
+        started.iter().collect::<io::Result<()>>()?;
+        let control = Control::new(proxy.shared.clone(), proxy.published.clone());
+        let run = move || control.run(&inbox);
+        proxy.threads.push(std::thread::Builder::new().name("proxy-control".to_owned()).spawn(run)?);
+        proxy.settle();
+        Ok(proxy)
+    }
+
+    /// Tells that the plan changed. Requests see it at once, listeners follow.
+    pub fn plan_changed(&self) {
+        self.tell(Notice::PlanChanged);
+    }
+
+    /// This node owns the VIP now: its listeners are bound. Returns at once.
+    pub fn vip_acquired(&self, vip: VipId) {
+        self.tell(Notice::Vip(vip, true));
+    }
+
+    /// This node does not own the VIP any more: its listeners are closed, its connections end after
+    /// what they are doing. Returns once nothing new is accepted.
+    pub fn vip_released(&self, vip: VipId) {
+        self.tell(Notice::Vip(vip, false));
+        self.settle();
+    }
+
+    /// Waits until everything told before has been carried out (a bind that fails counts as tried).
+    pub fn settle(&self) {
+        let (done, wait) = mpsc::sync_channel(1);
+        self.tell(Notice::Settle(done));
+        // Control has ended if nobody answers; then there is nothing to wait for.
+        let _ = wait.recv();
+    }
+
+    /// Stops accepting, closes idle connections, lets requests in flight finish with
+    /// `Connection: close`, at most for `deadline`. Returns how many connections were left.
+    ///
+    /// # Cancel safety
+    /// The drain goes on when the future is dropped; only the wait ends.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        self.shared.draining.store(true, Ordering::Release);
+        self.tell(Notice::Drain);
+        let wait = async {
+            loop {
+                let released = self.shared.released.notified();
+                if self.held() == 0 {
+                    return;
+                }
+                released.await;
+            }
+        };
+        // What is left when time is up is what the caller is told.
+        let _ = tokio::time::timeout(deadline, wait).await;
+        self.held()
+    }
+
+    /// Client connections open.
+    pub fn held(&self) -> usize {
+        self.shared.held.load(Ordering::Acquire)
+    }
+
+    /// Everything that was counted so far.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.shared.counters.iter().for_each(|worker| worker.add_to(&mut stats));
+        stats
+    }
+
+    /// The addresses that are listened on, and those that should be but cannot.
+    pub fn listeners(&self) -> Vec<ListenerState> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tell(&self, notice: Notice) {
+        // Control ends only when told to, or by a bug that was reported already.
+        let _ = self.notices.send(notice);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.tell(Notice::Stop);
+        // Control tells them too, but it does not run if the start failed half-way.
+        for orders in &self.shared.orders {
+            let _ = orders.send(worker::Order::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            // A panic was reported by the panic hook.
+            let _ = thread.join();
+        }
+        if let Some(log) = self.log.take() {
+            log.join();
+        }
+    }
+}
+
+/// The cores this process may run on.
+fn allowed_cores() -> Vec<usize> {
+    // SAFETY: an all-zero cpu_set_t is a valid, empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is valid and its size is given; 0 is the calling thread.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
+    if result != 0 {
+        return (0..std::thread::available_parallelism().map_or(1, usize::from)).collect();
+    }
+    // SAFETY: every index is below CPU_SETSIZE.
+    (0..libc::CPU_SETSIZE as usize).filter(|core| unsafe { libc::CPU_ISSET(*core, &set) }).collect()
+}
+
+/// Keeps the calling thread on one core. Failing is harmless: it runs where the kernel puts it.
+fn pin_to(core: usize) {
+    // SAFETY: an all-zero cpu_set_t is valid, `core` came out of one, and 0 is the calling thread.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+    }
+}
+
+#[expect(dead_code, reason = "states at compile time that the handle can be shared between threads")]
+fn assert_shareable(proxy: Proxy) -> Arc<Mutex<Proxy>> {
+    fn shared<T: Send + Sync>(value: T) -> Arc<T> {
+        Arc::new(value)
+    }
+    shared(Mutex::new(proxy))
+}

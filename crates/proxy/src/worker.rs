@@ -1,0 +1,476 @@
+//! One worker: a thread with its own single-threaded runtime, listeners, pools and counters.
+//!
+//! Nothing of a worker is shared on the path of a request but atomics that are read. Orders come
+//! through a channel; a new plan is noticed by comparing generations at the next request.
+//!
+//! Not here: which sockets there are ([`crate::control`]), what happens on a connection ([`crate::http`]).
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+};
+
+use ballast_core::{
+    ids::{BackendId, FarmId, ServiceId},
+    lease::VipGate,
+    persistence::KeyHash,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
+    task::{AbortHandle, LocalSet},
+};
+
+use crate::{
+    Ports,
+    accesslog::LogPort,
+    backend::{Backend, Permits},
+    buf::BufPool,
+    clock::{self, Wall},
+    http::{self, field::Field},
+    live::{Farm, Kept, Live, ServiceState},
+    stats::{ListenerCounters, WorkerCounters},
+    ticks::{TICK, Ticks},
+};
+
+/// Work that a worker is told to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Accept on a socket.
+    Listen(Box<Listen>),
+    /// Stop accepting on a listener and close its connections after what they are doing.
+    Unlisten(u64),
+    /// Take the plan in without waiting for a request.
+    TakePlan,
+    /// Somebody elsewhere waits for a permit of this backend.
+    YieldIdle(BackendId),
+    /// Close connections after what they are doing.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// A listener, as control describes it to a worker.
+#[derive(Debug)]
+pub struct Listen {
+    /// Names it in [`Order::Unlisten`].
+    pub id: u64,
+    /// This worker's socket.
+    pub socket: std::net::TcpListener,
+    /// What it is.
+    pub identity: Identity,
+    /// Connections open on it, of all workers.
+    pub open: Arc<AtomicU32>,
+}
+
+/// What a listener is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Whose it is.
+    pub farm: FarmId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The VIP it is on.
+    pub vip: Option<VipIdentity>,
+    /// Its address with the real port.
+    pub address: SocketAddr,
+}
+
+/// The VIP that a listener is on.
+#[derive(Clone, Debug)]
+pub struct VipIdentity {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its gate.
+    pub gate: Arc<VipGate>,
+}
+
+/// What all workers share.
+pub struct Shared {
+    /// The ways out of the data plane.
+    pub ports: Ports,
+    /// Each worker's counters.
+    pub counters: Vec<Arc<WorkerCounters>>,
+    /// Each worker's orders.
+    pub orders: Vec<mpsc::UnboundedSender<Order>>,
+    /// Told when a worker holds no connection any more.
+    pub released: Notify,
+    /// Client connections open.
+    pub held: AtomicUsize,
+    /// No new work is taken.
+    pub draining: AtomicBool,
+    permits: Mutex<HashMap<BackendId, Arc<Permits>>>,
+    sources: Mutex<HashMap<(u64, IpAddr), u32>>,
+    /// Bindings of `commit: after-forward` that are on their way to the log.
+    pub on_their_way: Mutex<HashMap<(ServiceId, KeyHash), BackendId>>,
+}
+
+impl Shared {
+    /// Nothing held yet.
+    pub fn new(ports: Ports, counters: Vec<Arc<WorkerCounters>>, orders: Vec<mpsc::UnboundedSender<Order>>) -> Self {
+        Self {
+            ports,
+            counters,
+            orders,
+            released: Notify::new(),
+            held: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            permits: Mutex::default(),
+            sources: Mutex::default(),
+            on_their_way: Mutex::default(),
+        }
+    }
+
+    fn permits(&self, id: BackendId) -> Arc<Permits> {
+        self.permits.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
+    }
+}
+
+/// A listener, as a worker knows it.
+pub struct Listener {
+    /// What it is.
+    pub identity: Identity,
+    /// This worker's counts.
+    pub counters: Arc<ListenerCounters>,
+    /// It is gone: connections close after what they are doing.
+    pub closed: Cell<bool>,
+    id: u64,
+    open: Arc<AtomicU32>,
+}
+
+impl Listener {
+    /// Whether this node may serve it right now.
+    pub fn may_serve(&self) -> bool {
+        self.identity.vip.as_ref().is_none_or(|vip| vip.gate.is_open(clock::boot_now()))
+    }
+}
+
+/// One worker.
+pub struct Worker {
+    /// Its number.
+    pub index: usize,
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Its counts.
+    pub counters: Arc<WorkerCounters>,
+    /// Its deadlines.
+    pub ticks: Rc<Ticks>,
+    /// Its spare buffers.
+    pub pool: BufPool,
+    /// The wall clock.
+    pub wall: Wall,
+    /// Its end of the access log.
+    pub log: Option<LogPort>,
+    /// Scratch space for field lines.
+    pub fields: RefCell<Vec<Field>>,
+    /// Spare log lines.
+    pub lines: RefCell<Vec<Vec<u8>>>,
+    /// Connections close after what they are doing.
+    pub draining: Cell<bool>,
+    live: RefCell<Rc<Live>>,
+    generation: Cell<u64>,
+    kept: Kept,
+    listeners: RefCell<HashMap<u64, (Rc<Listener>, AbortHandle)>>,
+    random: Cell<u64>,
+}
+
+impl Worker {
+    /// A worker that has taken the current plan in. To be made on its own thread.
+    pub fn new(index: usize, shared: Arc<Shared>, log: Option<LogPort>) -> Rc<Self> {
+        let generation = shared.ports.view.generation();
+        let plan = shared.ports.view.plan();
+        let worker = Rc::new(Self {
+            index,
+            counters: shared.counters[index].clone(),
+            ticks: Ticks::new(clock::boot_now().get() / 1_000_000),
+            pool: BufPool::default(),
+            wall: Wall::new(),
+            log,
+            fields: RefCell::default(),
+            lines: RefCell::default(),
+            draining: Cell::new(false),
+            live: RefCell::new(Rc::new(Live::new(
+                plan.clone(),
+                |id| Rc::new(Backend::new(id, index, Arc::default(), Arc::default())),
+                |_| Rc::new(ServiceState::new(Arc::default(), 0)),
+            ))),
+            generation: Cell::new(generation),
+            kept: Kept::default(),
+            listeners: RefCell::default(),
+            random: Cell::new(rand::random()),
+            shared,
+        });
+        worker.take_plan();
+        worker
+    }
+
+    /// Carries out orders until told to stop.
+    pub async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let ticking = tokio::task::spawn_local(self.clone().tick());
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Listen(listen) => self.listen(*listen),
+                Order::Unlisten(id) => self.unlisten(id),
+                Order::TakePlan => {
+                    self.live();
+                }
+                Order::YieldIdle(id) => {
+                    let backend = self.kept.backends.borrow().get(&id).cloned();
+                    if let Some(backend) = backend {
+                        backend.yield_idle();
+                    }
+                }
+                Order::Drain => {
+                    self.draining.set(true);
+                    self.ticks.wake_all();
+                }
+                Order::Stop => break,
+            }
+        }
+        ticking.abort();
+        self.listeners.borrow_mut().drain().for_each(|(_, (_, accepting))| accepting.abort());
+        if let Some(log) = &self.log {
+            log.flush();
+        }
+    }
+
+    async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let now_ms = clock::boot_now().get() / 1_000_000;
+            self.ticks.advance(now_ms);
+            self.wall.refresh();
+            if let Some(log) = &self.log {
+                log.flush();
+            }
+            let backends: Vec<_> = self.kept.backends.borrow().values().cloned().collect();
+            backends.iter().for_each(|backend| backend.tend(now_ms));
+        }
+    }
+
+    /// The plan in force.
+    pub fn live(&self) -> Rc<Live> {
+        if self.shared.ports.view.generation() != self.generation.get() {
+            self.take_plan();
+        }
+        self.live.borrow().clone()
+    }
+
+    /// The farm that a listener belongs to, as the plan in force has it.
+    pub fn farm(&self, id: FarmId) -> Option<Rc<Farm>> {
+        self.live().farm(id).cloned()
+    }
+
+    fn take_plan(&self) {
+        // Read before the plan, so that a plan published in between is taken in at the next look.
+        self.generation.set(self.shared.ports.view.generation());
+        let plan = self.shared.ports.view.plan();
+        let (mut backends, mut services) = (self.kept.backends.borrow_mut(), self.kept.services.borrow_mut());
+        let live = Live::new(
+            plan,
+            |id| {
+                let make = || Rc::new(Backend::new(id, self.index, self.shared.permits(id), self.counters.backend(id)));
+                backends.entry(id).or_insert_with(make).clone()
+            },
+            |id| {
+                services
+                    .entry(id)
+                    .or_insert_with(|| Rc::new(ServiceState::new(self.counters.service(id), self.random())))
+                    .clone()
+            },
+        );
+        let services_named: Vec<_> =
+            live.services().map(|s| (s.plan.id, s.backends.iter().map(|b| b.id).collect::<Vec<_>>())).collect();
+        services.retain(|id, _| services_named.iter().any(|(named, _)| named == id));
+        backends.retain(|id, _| services_named.iter().any(|(_, ids)| ids.contains(id)));
+        *self.live.borrow_mut() = Rc::new(live);
+    }
+
+    fn listen(self: &Rc<Self>, listen: Listen) {
+        let listener = Rc::new(Listener {
+            counters: self.counters.listener(listen.identity.farm, &listen.identity.name),
+            identity: listen.identity,
+            closed: Cell::new(false),
+            id: listen.id,
+            open: listen.open,
+        });
+        let socket = match TcpListener::from_std(listen.socket) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(listener = %listener.identity.name, address = %listener.identity.address, %error, "cannot accept");
+                return;
+            }
+        };
+        let accepting = tokio::task::spawn_local(self.clone().accept(listener.clone(), socket)).abort_handle();
+        self.listeners.borrow_mut().insert(listener.id, (listener, accepting));
+    }
+
+    fn unlisten(&self, id: u64) {
+        if let Some((listener, accepting)) = self.listeners.borrow_mut().remove(&id) {
+            accepting.abort();
+            listener.closed.set(true);
+            self.ticks.wake_all();
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: Rc<Listener>, socket: TcpListener) {
+        loop {
+            match socket.accept().await {
+                Ok((stream, peer)) => self.admit(&listener, stream, peer),
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    // Out of descriptors or memory: the connection stays in the kernel's queue meanwhile.
+                    tracing::warn!(listener = %listener.identity.name, %error, "cannot accept; trying again");
+                    tokio::time::sleep(TICK).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Rc<Self>, listener: &Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+        let Some(farm) = self.farm(listener.identity.farm) else { return };
+        if !listener.may_serve() || self.draining.get() {
+            return;
+        }
+        let limits = &farm.plan.limits;
+        let held = Held::new(self.clone(), listener.clone());
+        if listener.open.load(Ordering::Relaxed) > limits.connections_max {
+            listener.counters.refused_total.up();
+            http::refuse(held, stream, http::ending::Ending::LimitConnections);
+            return;
+        }
+        let Some(held) = held.count_source(peer.ip().to_canonical(), limits.connections_per_source_max) else {
+            listener.counters.refused_total.up();
+            http::refuse(Held::new(self.clone(), listener.clone()), stream, http::ending::Ending::LimitSource);
+            return;
+        };
+        listener.counters.accepted_total.up();
+        tokio::task::spawn_local(http::serve(held, stream, peer));
+    }
+
+    /// Asks the other workers to give up an idle connection to a backend.
+    pub fn ask_for_idle(&self, id: BackendId) {
+        for (index, orders) in self.shared.orders.iter().enumerate() {
+            if index != self.index {
+                // A worker that has ended has no idle connections.
+                let _ = orders.send(Order::YieldIdle(id));
+            }
+        }
+    }
+
+    /// The next pseudo-random number (SplitMix64; nothing secret hangs on it).
+    pub fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let x = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+}
+
+/// Errors of `accept` that concern only the connection that was being accepted (accept(2)).
+fn is_about_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
+    ) || matches!(
+        error.raw_os_error(),
+        Some(libc::ENETDOWN | libc::EPROTO | libc::EHOSTDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
+    )
+}
+
+/// A client connection that counts. What it counted is taken back when it is dropped.
+pub struct Held {
+    /// Who serves it.
+    pub worker: Rc<Worker>,
+    /// Where it came in.
+    pub listener: Rc<Listener>,
+    source: Option<IpAddr>,
+}
+
+impl Held {
+    fn new(worker: Rc<Worker>, listener: Rc<Listener>) -> Self {
+        worker.counters.held.up();
+        worker.shared.held.fetch_add(1, Ordering::Relaxed);
+        listener.counters.connections.up();
+        listener.open.fetch_add(1, Ordering::Relaxed);
+        Self { worker, listener, source: None }
+    }
+
+    /// Counts the connection for its source; `None` if that has `max` already. Zero means no limit.
+    fn count_source(mut self, source: IpAddr, max: u32) -> Option<Self> {
+        if max == 0 {
+            return Some(self);
+        }
+        let mut sources = self.worker.shared.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = sources.entry((self.listener.id, source)).or_default();
+        if *count >= max {
+            return None;
+        }
+        *count += 1;
+        drop(sources);
+        self.source = Some(source);
+        Some(self)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.worker.counters.held.down();
+        self.listener.counters.connections.down();
+        self.listener.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(source) = self.source {
+            let mut sources = self.worker.shared.sources.lock().unwrap_or_else(PoisonError::into_inner);
+            if let std::collections::hash_map::Entry::Occupied(mut count) = sources.entry((self.listener.id, source)) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+        if self.worker.shared.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.worker.shared.released.notify_waiters();
+        }
+    }
+}
+
+/// Runs a worker on this thread until it is told to stop. Says `ready` once it has taken the plan in, or
+/// why it cannot run.
+pub fn run_on_this_thread(
+    index: usize,
+    shared: Arc<Shared>,
+    log: Option<LogPort>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    ready: std::sync::mpsc::Sender<std::io::Result<()>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Whoever starts workers waits for this.
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let worker = Worker::new(index, shared, log);
+        // As above.
+        let _ = ready.send(Ok(()));
+        drop(ready);
+        worker.run(orders).await;
+    });
+    // Connections that are left end with their tasks.
+    drop(local);
+}

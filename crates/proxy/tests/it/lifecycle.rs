@@ -1,0 +1,193 @@
+//! VIPs, plans and the end.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use ballast_core::{
+    ids::VipId,
+    plan::{Bind, FarmPlan},
+    time::BootNanos,
+};
+
+use crate::support::*;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const VIP: VipId = VipId::new(5);
+const FOREVER: BootNanos = BootNanos::new(u64::MAX);
+
+fn vip_farm(backend_at: &Backend, address: Ipv4Addr, port: u16) -> FarmPlan {
+    let mut shop = farm(vec![service(vec![backend(1, backend_at.address)])]);
+    shop.listeners[0].bind = Bind::Vip { id: VIP, name: "front".into(), addresses: vec![address.into()] };
+    shop.listeners[0].port = port;
+    shop
+}
+
+fn drain(site: &Site, deadline: Duration) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(site.proxy.drain(deadline))
+}
+
+#[test]
+fn a_vip_is_listened_on_only_while_held() {
+    let b1 = Backend::named("b1");
+    let site = Site::with(plan(vec![vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 1), 0)]), 2);
+    assert!(site.proxy.listeners().is_empty());
+    let gate = site.world.gates.lock().unwrap().entry(VIP).or_default().clone();
+    gate.hold(1, FOREVER);
+    site.proxy.vip_acquired(VIP);
+    site.proxy.settle();
+    let address = site.address();
+    let mut kept = site.client();
+    kept.send(GET);
+    assert_eq!(kept.response().text(), "b1");
+    assert_eq!(site.line(0)["vip"], "front");
+    site.proxy.vip_released(VIP);
+    assert!(site.proxy.listeners().is_empty());
+    // Free for the next owner at once, and the idle connection is closed.
+    drop(TcpListener::bind(address).expect("the address is free"));
+    kept.closed();
+}
+
+#[test]
+fn a_vip_that_another_process_still_holds_is_bound_as_soon_as_it_lets_go() {
+    let b1 = Backend::named("b1");
+    let address = Ipv4Addr::new(127, 31, 0, 2);
+    let other = TcpListener::bind((address, 0)).unwrap();
+    let port = other.local_addr().unwrap().port();
+    let site = Site::with(plan(vec![vip_farm(&b1, address, port)]), 2);
+    site.world.gates.lock().unwrap().entry(VIP).or_default().hold(1, FOREVER);
+    site.proxy.vip_acquired(VIP);
+    site.proxy.settle();
+    assert!(site.proxy.listeners()[0].error.is_some());
+    drop(other);
+    eventually("the bind", || site.proxy.listeners()[0].error.is_none().then_some(()));
+    assert_eq!(site.get(GET).text(), "b1");
+}
+
+#[test]
+fn a_closed_gate_keeps_requests_from_backends() {
+    let b1 = Backend::named("b1");
+    let site = Site::with(plan(vec![vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 3), 0)]), 1);
+    let gate = site.world.gates.lock().unwrap().entry(VIP).or_default().clone();
+    gate.hold(1, FOREVER);
+    site.proxy.vip_acquired(VIP);
+    site.proxy.settle();
+    let mut client = site.client();
+    client.send(GET);
+    assert_eq!(client.response().status, 200);
+    gate.close();
+    client.send(GET);
+    let response = client.response();
+    assert_eq!((response.status, response.header("x-ballast-reason")), (503, Some("vip_not_held")));
+    assert_eq!(response.header("connection"), Some("close"));
+    // And no new connection is served.
+    site.client().closed();
+    assert_eq!(b1.requests().len(), 1);
+}
+
+#[test]
+fn an_address_in_use_is_reported_and_tried_again() {
+    let b1 = Backend::named("b1");
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut shop = farm(vec![service(vec![backend(1, b1.address)])]);
+    shop.listeners[0].port = other.local_addr().unwrap().port();
+    let site = Site::with(plan(vec![shop]), 2);
+    let error = site.proxy.listeners()[0].error.clone().unwrap();
+    assert!(error.contains("in use"), "{error}");
+    drop(other);
+    eventually("the bind", || site.proxy.listeners()[0].error.is_none().then_some(()));
+    assert_eq!(site.get(GET).text(), "b1");
+}
+
+#[test]
+fn a_new_plan_touches_only_what_it_changes() {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = Site::of(&[&b1], |_, _| {});
+    let address = site.address();
+    let mut kept = site.client();
+    kept.send(GET);
+    assert_eq!(kept.response().text(), "b1");
+
+    // Another backend and a second listener: the first listener and its connections stay.
+    let mut shop = farm(vec![service(vec![backend(2, b2.address)])]);
+    let mut second = shop.listeners[0].clone();
+    second.name = "second".into();
+    shop.listeners.push(second);
+    site.world.publish(plan(vec![shop.clone()]));
+    kept.send(GET);
+    assert_eq!(kept.response().text(), "b2", "the next request sees the new plan without being told");
+    site.proxy.plan_changed();
+    site.proxy.settle();
+    let listeners = site.proxy.listeners();
+    assert_eq!(listeners.len(), 2);
+    assert!(listeners.iter().any(|l| l.address == address));
+    kept.send(GET);
+    assert_eq!(kept.response().text(), "b2");
+
+    // The first listener goes: its connection is closed, the other serves on.
+    shop.listeners.remove(0);
+    site.world.publish(plan(vec![shop]));
+    site.proxy.plan_changed();
+    site.proxy.settle();
+    kept.closed();
+    assert_eq!(site.get(GET).text(), "b2");
+}
+
+#[test]
+fn a_drain_finishes_what_is_held() {
+    let (open, gate) = gate();
+    let b1 = Backend::start(move |conn| {
+        while conn.request().is_some() {
+            wait_at(&gate);
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let site = Arc::new(Site::of(&[&b1], |_, _| {}));
+    let address = site.address();
+    let (mut busy, mut idle) = (site.client(), site.client());
+    open.send(()).unwrap();
+    idle.send(GET);
+    assert_eq!(idle.response().header("connection"), None);
+    busy.send(GET);
+    eventually("the request", || (b1.requests().len() == 2).then_some(()));
+    let draining = std::thread::spawn({
+        let site = site.clone();
+        move || drain(&site, PATIENCE)
+    });
+    idle.closed();
+    eventually("the listener to close", || std::net::TcpStream::connect(address).is_err().then_some(()));
+    eventually("the idle connection to be gone", || (site.proxy.held() == 1).then_some(()));
+    open.send(()).unwrap();
+    let response = busy.response();
+    assert_eq!((response.text(), response.header("connection")), ("ok", Some("close")));
+    assert_eq!(draining.join().unwrap(), 0);
+}
+
+#[test]
+fn a_drain_ends_at_its_deadline() {
+    let (open, gate) = gate();
+    let b1 = Backend::start(move |conn| {
+        let _ = conn.request();
+        wait_at(&gate);
+    });
+    let site = Site::of(&[&b1], |_, _| {});
+    let mut client = site.client();
+    client.send(GET);
+    eventually("the request", || (b1.requests().len() == 1).then_some(()));
+    assert_eq!(drain(&site, Duration::from_millis(50)), 1);
+    drop(site.proxy);
+    client.closed();
+    drop(open);
+}
+
+#[test]
+fn a_draining_node_asks_its_clients_to_leave() {
+    let b1 = Backend::named("b1");
+    let mut leaving = plan(vec![farm(vec![service(vec![backend(1, b1.address)])])]);
+    leaving.draining = true;
+    let site = Site::with(leaving, 1);
+    assert_eq!(site.get(GET).header("connection"), Some("close"));
+}

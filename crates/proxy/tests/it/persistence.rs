@@ -1,0 +1,328 @@
+//! Clients stay where they belong.
+
+use std::sync::atomic::Ordering;
+
+use ballast_core::{
+    cluster::BindError,
+    config::{
+        Commit, CookiePersistence, Isolated, Persistence, SourcePrefix, Span, TableKey, TablePersistence, WhenFull,
+    },
+    ids::BackendId,
+    plan::{AdminState, CookieKey, Verdict},
+    state::RehomeCause,
+};
+
+use crate::support::*;
+
+fn table(key: TableKey) -> TablePersistence {
+    TablePersistence {
+        key,
+        idle_timeout: Span::from_secs(60),
+        absolute_timeout: None,
+        entries_max: 1000,
+        when_full: WhenFull::ServeUnbound,
+        commit: Commit::BeforeForward,
+    }
+}
+
+fn by_user() -> TablePersistence {
+    table(TableKey::Header("X-User".into()))
+}
+
+fn user(name: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a\r\nX-User: {name}\r\n\r\n")
+}
+
+/// Two backends, persistence by `table`.
+fn two(table: TablePersistence) -> (Backend, Backend, Site) {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = Site::of(&[&b1, &b2], |_, service| service.persistence = Some(Persistence::Table(table)));
+    (b1, b2, site)
+}
+
+/// Publishes the two backends again, changed.
+fn change(site: &Site, b1: &Backend, b2: &Backend, change: impl FnOnce(&mut ballast_core::plan::ServicePlan)) {
+    let mut app = service(vec![backend(1, b1.address), backend(2, b2.address)]);
+    app.persistence = Some(Persistence::Table(by_user()));
+    change(&mut app);
+    site.world.publish(plan(vec![farm(vec![app])]));
+}
+
+#[test]
+fn a_key_is_bound_before_its_first_request_is_forwarded() {
+    let (b1, b2, site) = two(by_user());
+    let first = site.get(&user("u1")).text().to_owned();
+    assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+    for _ in 0..6 {
+        assert_eq!(site.get(&user("u1")).text(), first);
+    }
+    assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+    assert_eq!(b1.requests().len() + b2.requests().len(), 7);
+    let (new, hit) = (site.line(0), site.line(1));
+    assert_eq!((new["binding"].as_str(), new["reason"].as_str()), (Some("new"), Some("table")));
+    assert_eq!(hit["binding"], "hit");
+    let stats = site.proxy.stats().services[&SERVICE];
+    assert_eq!((stats.binding_hits_total, stats.binding_misses_total, stats.bindings_created_total), (6, 1, 1));
+}
+
+#[test]
+fn the_first_writer_wins() {
+    let (_b1, _b2, site) = two(by_user());
+    let first = site.get(&user("u1")).text().to_owned();
+    // This node does not see the binding yet, as if another node had just made it.
+    site.world.behind.store(true, Ordering::SeqCst);
+    for at in 1..4 {
+        assert_eq!(site.get(&user("u1")).text(), first);
+        assert_eq!(site.line(at)["binding"], "existing");
+    }
+    assert_eq!(site.proxy.stats().services[&SERVICE].bindings_existing_total, 3);
+}
+
+#[test]
+fn requests_without_a_key_are_only_balanced() {
+    let (b1, b2, site) = two(by_user());
+    for _ in 0..4 {
+        site.get("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    assert!(!b1.requests().is_empty() && !b2.requests().is_empty());
+    assert!(site.world.binds.lock().unwrap().is_empty());
+}
+
+#[test]
+fn keys_by_source_query_and_path() {
+    for key in [TableKey::Source(SourcePrefix::default()), TableKey::Query("u".into()), TableKey::PathSegment(2)] {
+        let (_b1, _b2, site) = two(table(key));
+        let request = "GET /room/7?u=9 HTTP/1.1\r\nHost: a\r\n\r\n";
+        let first = site.get(request).text().to_owned();
+        for _ in 0..4 {
+            assert_eq!(site.get(request).text(), first);
+        }
+        assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn a_binding_moves_with_its_cause_when_its_backend_does_not_serve() {
+    for (name, cause) in [
+        ("down", RehomeCause::BackendDown),
+        ("maintenance", RehomeCause::BackendMaintenance),
+        ("removed", RehomeCause::BackendRemoved),
+    ] {
+        let (b1, b2, site) = two(by_user());
+        let first = site.get(&user("u1")).text().to_owned();
+        let bound = usize::from(first == "b2");
+        change(&site, &b1, &b2, |app| match name {
+            "down" => app.backends[bound].verdict = Verdict::Down,
+            "maintenance" => app.backends[bound].admin = AdminState::Maintenance,
+            _ => drop(app.backends.remove(bound)),
+        });
+        let second = site.get(&user("u1")).text().to_owned();
+        assert_ne!(first, second, "{name}");
+        let last = site.world.binds.lock().unwrap().last().unwrap().clone();
+        assert_eq!(last.replaces, Some((BackendId::new(bound as u32 + 1), cause)), "{name}");
+        let line = site.line(1);
+        assert_eq!((line["binding"].as_str(), line["binding_cause"].as_str().is_some()), (Some("rehomed"), true));
+        assert_eq!(site.get(&user("u1")).text(), second, "{name}");
+    }
+}
+
+#[test]
+fn a_drained_backend_keeps_its_own_and_takes_no_new() {
+    let (b1, b2, site) = two(by_user());
+    let first = site.get(&user("u1")).text().to_owned();
+    let bound = usize::from(first == "b2");
+    change(&site, &b1, &b2, |app| app.backends[bound].admin = AdminState::Drain);
+    assert_eq!(site.get(&user("u1")).text(), first);
+    for i in 0..4 {
+        assert_ne!(site.get(&user(&format!("new{i}"))).text(), first);
+    }
+}
+
+#[test]
+fn a_bound_backend_that_cannot_be_reached_is_left_by_redispatch_only() {
+    for redispatch in [true, false] {
+        let (mut b1, mut b2, site) = two(by_user());
+        change(&site, &b1, &b2, |app| app.redispatch = redispatch);
+        let first = site.get(&user("u1")).text().to_owned();
+        if first == "b1" {
+            b1.stop()
+        } else {
+            b2.stop()
+        }
+        let second = site.get(&user("u1"));
+        if redispatch {
+            assert_eq!(second.status, 200);
+            assert_ne!(second.text(), first);
+            let last = site.world.binds.lock().unwrap().last().unwrap().clone();
+            assert_eq!(last.replaces.unwrap().1, RehomeCause::ConnectFailed);
+        } else {
+            assert_eq!((second.status, second.header("x-ballast-reason")), (503, Some("connect_failed")));
+            assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_stale_table_is_confirmed_first() {
+    let (_b1, _b2, site) = two(by_user());
+    let first = site.get(&user("u1")).text().to_owned();
+    site.world.stale.store(true, Ordering::SeqCst);
+    assert_eq!(site.get(&user("u1")).text(), first);
+    assert_eq!(site.world.confirms.load(Ordering::SeqCst), 1);
+    assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn without_quorum_the_farm_decides() {
+    for policy in [Isolated::LastKnown, Isolated::Refuse] {
+        let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+        let site = Site::of(&[&b1, &b2], |farm, service| {
+            service.persistence = Some(Persistence::Table(by_user()));
+            farm.isolated = policy;
+        });
+        let first = site.get(&user("u1")).text().to_owned();
+        site.world.stale.store(true, Ordering::SeqCst);
+        site.world.confirm_fails.store(true, Ordering::SeqCst);
+        *site.world.bind_fails.lock().unwrap() = Some(no_quorum());
+        let (known, new) = (site.get(&user("u1")), site.get(&user("u2")));
+        match policy {
+            Isolated::LastKnown => {
+                assert_eq!(known.text(), first);
+                assert_eq!(new.status, 200);
+                assert_eq!(
+                    (&site.line(1)["reason"], &site.line(2)["binding"]),
+                    (&"isolated".into(), &"unbound".into())
+                );
+            }
+            Isolated::Refuse => {
+                assert_eq!((known.status, known.header("x-ballast-reason")), (503, Some("isolated")));
+                assert_eq!(new.status, 503);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_table_serves_or_refuses() {
+    for when_full in [WhenFull::ServeUnbound, WhenFull::Refuse] {
+        let (_b1, _b2, site) = two(TablePersistence { when_full, ..by_user() });
+        *site.world.bind_fails.lock().unwrap() = Some(BindError::TableFull);
+        let response = site.get(&user("u1"));
+        match when_full {
+            WhenFull::ServeUnbound => {
+                assert_eq!((response.status, site.line(0)["reason"].as_str()), (200, Some("table_full")));
+                assert_eq!(site.proxy.stats().services[&SERVICE].unbound_total, 1);
+            }
+            WhenFull::Refuse => {
+                assert_eq!((response.status, response.header("x-ballast-reason")), (503, Some("table_full")))
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_takes_no_bindings_is_passed_over() {
+    let (_b1, _b2, site) = two(by_user());
+    *site.world.bind_fails.lock().unwrap() = Some(BindError::NotEligible);
+    assert_eq!(site.get(&user("u1")).status, 503);
+    let asked: Vec<_> = site.world.binds.lock().unwrap().iter().map(|b| b.choice).collect();
+    assert_eq!(asked.len(), 2);
+    assert_ne!(asked[0], asked[1]);
+}
+
+#[test]
+fn bindings_are_renewed_when_asked() {
+    let (_b1, _b2, site) = two(by_user());
+    site.get(&user("u1"));
+    site.get(&user("u1"));
+    assert_eq!(site.world.renewals.load(Ordering::SeqCst), 0);
+    site.world.renew.store(true, Ordering::SeqCst);
+    site.get(&user("u1"));
+    assert_eq!(site.world.renewals.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn bindings_may_follow_the_request() {
+    let (_b1, _b2, site) = two(TablePersistence { commit: Commit::AfterForward, ..by_user() });
+    let first = site.get(&user("u1")).text().to_owned();
+    eventually("the binding", || (site.world.bindings().len() == 1).then_some(()));
+    for _ in 0..4 {
+        assert_eq!(site.get(&user("u1")).text(), first);
+    }
+    assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+}
+
+/// Sets a cookie `SID` on `/login`, else answers with its name.
+fn login_backend(name: &'static str) -> Backend {
+    Backend::start(move |conn| {
+        while let Some(request) = conn.request() {
+            let cookie =
+                if request.starts_with("GET /login") { "Set-Cookie: SID=s-1; Path=/; HttpOnly\r\n" } else { "" };
+            conn.send(format!("HTTP/1.1 200 OK\r\n{cookie}Content-Length: {}\r\n\r\n{name}", name.len()));
+        }
+    })
+}
+
+#[test]
+fn a_cookie_of_the_application_is_learned_before_the_client_sees_it() {
+    let (b1, b2) = (login_backend("b1"), login_backend("b2"));
+    let site = Site::of(&[&b1, &b2], |_, service| {
+        service.persistence = Some(Persistence::Table(table(TableKey::LearnedCookie("SID".into()))));
+    });
+    let login = site.get("GET /login HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(login.header("set-cookie"), Some("SID=s-1; Path=/; HttpOnly"));
+    // The binding was there when the response's head had arrived.
+    assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+    assert_eq!(site.line(0)["binding"], "new");
+    for _ in 0..6 {
+        let response = site.get("GET / HTTP/1.1\r\nHost: a\r\nCookie: x=y; SID=s-1\r\n\r\n");
+        assert_eq!(response.text(), login.text());
+    }
+    // Setting the same cookie again makes no new entry.
+    site.get("GET /login HTTP/1.1\r\nHost: a\r\nCookie: SID=s-1\r\n\r\n");
+    assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+}
+
+fn cookie_of(response: &Response) -> Option<String> {
+    Some(response.header("set-cookie")?.split(';').next().unwrap().to_owned())
+}
+
+#[test]
+fn a_signed_cookie_names_the_backend() {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = Site::of(&[&b1, &b2], |_, service| {
+        service.persistence = Some(Persistence::Cookie(CookiePersistence::default()));
+    });
+    let with = |cookie: &str| site.get(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: other=1; {cookie}\r\n\r\n"));
+    let first = site.get("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let cookie = cookie_of(&first).unwrap();
+    assert!(cookie.starts_with("BALLAST="));
+    for _ in 0..6 {
+        let response = with(&cookie);
+        assert_eq!((response.text(), cookie_of(&response)), (first.text(), None));
+    }
+    assert_eq!((site.line(0)["binding"].as_str(), site.line(1)["reason"].as_str()), (Some("new"), Some("cookie")));
+    // A forged one is ignored and replaced.
+    let forged = format!("{}A", &cookie[..cookie.len() - 1]);
+    assert!(cookie_of(&with(&forged)).is_some() || forged == cookie);
+    assert!(cookie_of(&with("BALLAST=nonsense")).is_some());
+
+    // Rotation: the old key is still good, and the cookie is signed anew.
+    let mut app = service(vec![backend(1, b1.address), backend(2, b2.address)]);
+    app.persistence = Some(Persistence::Cookie(CookiePersistence::default()));
+    let mut rotated = plan(vec![farm(vec![app.clone()])]);
+    rotated.cookie_keys = vec![CookieKey { id: 2, secret: [2; 32] }, CookieKey { id: 1, secret: [1; 32] }].into();
+    site.world.publish(rotated);
+    let renewed = with(&cookie);
+    assert_eq!(renewed.text(), first.text());
+    assert!(cookie_of(&renewed).is_some_and(|c| c != cookie));
+
+    // Its backend is gone: another, with a new cookie.
+    app.backends.remove(usize::from(first.text() == "b2"));
+    site.world.publish(plan(vec![farm(vec![app])]));
+    let moved = with(&cookie);
+    assert_ne!(moved.text(), first.text());
+    assert!(cookie_of(&moved).is_some());
+    let line = site.line(10);
+    assert_eq!((line["binding"].as_str(), line["binding_cause"].as_str()), (Some("rehomed"), Some("backend_removed")));
+}

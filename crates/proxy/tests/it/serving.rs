@@ -1,0 +1,617 @@
+//! Ordinary service: connections kept, bodies streamed, upgrades, retries, queues, limits, fallbacks.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ballast_core::{
+    config::{ByteSize, Fallback, RequestMatch},
+    ids::{BackendId, ServiceId},
+    plan::{AdminState, Verdict},
+};
+
+use crate::support::*;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+#[test]
+fn connections_are_kept_on_both_sides() {
+    let backend = Backend::named("b1");
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    for _ in 0..5 {
+        client.send(GET);
+        assert_eq!(client.response().text(), "b1");
+    }
+    assert_eq!((backend.connections(), backend.requests().len()), (1, 5));
+    // The last bytes arrive just before the worker has counted them.
+    eventually("all to be counted", || {
+        let stats = site.proxy.stats();
+        let backend = stats.backends[&BackendId::new(1)];
+        let counted = (backend.requests_total, backend.connects_total, backend.in_flight, backend.idle) == (5, 1, 0, 1);
+        (counted && stats.services[&SERVICE].responses_2xx_total == 5).then_some(())
+    });
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let backend = Backend::start(|conn| {
+        while let Some(request) = conn.request() {
+            let path = request.split(' ').nth(1).unwrap().to_owned();
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()));
+        }
+    });
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    let mut all = String::new();
+    for i in 0..50 {
+        all += &format!("POST /{i} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+    }
+    client.send(all + "GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    for i in 0..50 {
+        assert_eq!(client.response().text(), format!("/{i}"));
+    }
+    let last = client.response();
+    assert_eq!((last.text(), last.header("connection")), ("/last", Some("close")));
+    client.closed();
+}
+
+#[test]
+fn http_1_0_is_closed_unless_it_asks() {
+    let backend = Backend::named("b1");
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let kept = client.response();
+    assert_eq!((kept.text(), kept.header("connection")), ("b1", Some("keep-alive")));
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response().header("connection"), Some("close"));
+    client.closed();
+    assert!(backend.requests()[0].contains(&format!("Host: {}\r\n", site.address())), "{:?}", backend.requests());
+}
+
+#[test]
+fn a_client_that_has_said_all_is_still_answered() {
+    let backend = Backend::named("b1");
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send(GET);
+    client.finish();
+    assert_eq!(client.response().text(), "b1");
+    client.closed();
+}
+
+#[test]
+fn a_request_that_arrives_byte_by_byte_is_served() {
+    let backend = Backend::named("b1");
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    for byte in b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" {
+        client.send([*byte]);
+    }
+    assert_eq!(client.response().text(), "b1");
+}
+
+/// A body of `size` bytes that is not the same everywhere.
+fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i / 251) as u8 ^ (i % 251) as u8).collect()
+}
+
+#[test]
+fn large_bodies_go_through_both_ways() {
+    let size = 3_000_000;
+    let body = pattern(size);
+    for chunked in [false, true] {
+        let backend = Backend::start(move |conn| {
+            while let Some(head) = conn.request_head() {
+                let body = if head.contains("chunked") {
+                    let mut body = Vec::new();
+                    loop {
+                        let size = usize::from_str_radix(conn.client.line().trim(), 16).unwrap();
+                        body.extend(conn.client.exactly(size));
+                        conn.client.exactly(2);
+                        if size == 0 {
+                            break;
+                        }
+                    }
+                    body
+                } else {
+                    conn.client.exactly(size)
+                };
+                if chunked {
+                    conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+                    for part in body.chunks(70_001) {
+                        conn.send(format!("{:x}\r\n", part.len()));
+                        conn.send(part);
+                        conn.send("\r\n");
+                    }
+                    conn.send("0\r\n\r\n");
+                } else {
+                    conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n"));
+                    conn.send(body);
+                }
+            }
+        });
+        let site = Site::of(&[&backend], |_, _| {});
+        let mut client = site.client();
+        for _ in 0..2 {
+            let mut writer = client.stream.try_clone().unwrap();
+            let sent = body.clone();
+            let sending = std::thread::spawn(move || {
+                if chunked {
+                    writer.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+                    for part in sent.chunks(33_333) {
+                        write!(writer, "{:x}\r\n", part.len()).unwrap();
+                        writer.write_all(part).unwrap();
+                        writer.write_all(b"\r\n").unwrap();
+                    }
+                    writer.write_all(b"0\r\n\r\n").unwrap();
+                } else {
+                    write!(writer, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n").unwrap();
+                    writer.write_all(&sent).unwrap();
+                }
+            });
+            let response = client.response();
+            sending.join().unwrap();
+            assert!(response.body == body, "chunked: {chunked}");
+        }
+    }
+}
+
+#[test]
+fn a_slow_reader_holds_the_backend_back() {
+    // Far more than socket buffers hold; the backend counts what it could write.
+    let written = Arc::new(Mutex::new(0usize));
+    let total: usize = 64 << 20;
+    let count = written.clone();
+    let backend = Backend::start(move |conn| {
+        if conn.request().is_some() {
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n\r\n"));
+            let piece = vec![7u8; 1 << 16];
+            for _ in 0..total / piece.len() {
+                if conn.client.stream.write_all(&piece).is_err() {
+                    return;
+                }
+                *count.lock().unwrap() += piece.len();
+            }
+        }
+    });
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send(GET);
+    client.head();
+    // It stalls: two looks with the same count, some time apart.
+    let mut before = usize::MAX;
+    eventually("a stall", || {
+        std::thread::park_timeout(Duration::from_millis(50));
+        let now = *written.lock().unwrap();
+        let stalled = now == before && now > 0;
+        before = now;
+        stalled.then_some(())
+    });
+    assert!(before < total / 2, "{before} bytes were taken from the backend for a client that reads nothing");
+    for _ in 0..total >> 20 {
+        client.exactly(1 << 20);
+    }
+    assert_eq!(eventually("all of it", || (*written.lock().unwrap() == total).then_some(total)), total);
+}
+
+#[test]
+fn truncation_stays_visible() {
+    for (name, bytes) in [
+        ("length", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"),
+        ("chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc"),
+    ] {
+        for version in ["1.1", "1.0"] {
+            let backend = Backend::answering(bytes);
+            let site = Site::of(&[&backend], |_, _| {});
+            let mut client = site.client();
+            client.send(format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n"));
+            let ended = client.rest();
+            assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{name} {version}");
+            assert_eq!(site.line(0)["ended"], "truncated");
+        }
+    }
+}
+
+#[test]
+fn a_request_cut_short_is_not_completed() {
+    let backend = Backend::start(|conn| {
+        let head = conn.request_head();
+        assert!(head.is_some());
+        // Never gets its body; sees the connection end instead.
+        assert!(conn.client.rest().map_or(true, |rest| rest == b"abc"));
+    });
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    eventually("the backend's connection", || (backend.connections() == 1).then_some(()));
+    client.finish();
+    client.closed();
+    assert_eq!(site.line(0)["ended"], "client_closed");
+}
+
+#[test]
+fn continue_is_passed_to_those_who_wait_for_it() {
+    let backend = Backend::start(|conn| {
+        let head = conn.request_head().unwrap();
+        assert!(head.contains("Expect: 100-continue\r\n"));
+        conn.send("HTTP/1.1 100 Continue\r\n\r\n");
+        assert_eq!(conn.client.exactly(5), b"hello");
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    assert!(client.head().starts_with("HTTP/1.1 100 "));
+    client.send("hello");
+    assert_eq!(client.response().text(), "ok");
+}
+
+#[test]
+fn a_final_answer_instead_of_continue_ends_the_connection() {
+    let backend = Backend::start(|conn| {
+        if conn.request_head().is_some() {
+            conn.send("HTTP/1.1 413 No\r\nContent-Length: 3\r\n\r\nbig");
+            let _ = conn.client.rest();
+        }
+    });
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    let response = client.response();
+    assert_eq!((response.status, response.text(), response.header("connection")), (413, "big", Some("close")));
+    client.closed();
+}
+
+#[test]
+fn interim_responses_are_passed_on_except_to_http_1_0() {
+    let script = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\nConnection: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let backend = Backend::answering(script);
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send(GET);
+    assert_eq!(client.head(), "HTTP/1.1 103 Early Hints\r\nLink: x\r\nVia: 1.1 ballast\r\n\r\n");
+    assert_eq!(client.response().status, 200);
+    assert_eq!(site.get("GET / HTTP/1.0\r\n\r\n").status, 200);
+}
+
+#[test]
+fn trailers_reach_the_client() {
+    let backend = Backend::answering(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 1\r\nContent-Length: 9\r\n\r\n",
+    );
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let text = String::from_utf8(client.rest().unwrap()).unwrap();
+    assert!(text.contains("Trailer: X-Sum\r\n") && text.ends_with("2\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\n"), "{text}");
+}
+
+#[test]
+fn a_websocket_becomes_a_tunnel_with_half_close() {
+    let backend = Backend::start(|conn| {
+        let head = conn.request_head().unwrap();
+        assert!(head.contains("Connection: Upgrade\r\nUpgrade: WebSocket\r\n"), "{head}");
+        conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nearly");
+        assert_eq!(conn.client.exactly(4), b"ping");
+        conn.send("pong");
+        // The client half-closes; what is still to say gets through.
+        assert_eq!(conn.client.rest().unwrap(), b"bye");
+        conn.send("late");
+    });
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: k\r\n\r\nping");
+    let head = client.head();
+    assert!(
+        head.contains("Connection: Upgrade\r\nUpgrade: websocket\r\n") && head.contains("Sec-WebSocket-Accept: x"),
+        "{head}"
+    );
+    assert_eq!(client.exactly(9), b"earlypong");
+    client.send("bye");
+    client.finish();
+    assert_eq!(client.rest().unwrap(), b"late");
+    assert_eq!(site.line(0)["ended"], "tunnel_closed");
+}
+
+#[test]
+fn an_upgrade_may_be_declined() {
+    let backend = Backend::named("plain");
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    for _ in 0..2 {
+        client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!(client.response().text(), "plain");
+    }
+}
+
+#[test]
+fn a_backend_that_cannot_be_reached_is_passed_over() {
+    let (dead, alive) = (Backend::nowhere(), Backend::named("alive"));
+    let site = Site::of(&[&dead, &alive], |_, _| {});
+    for i in 0..4 {
+        assert_eq!(site.get(GET).text(), "alive");
+        let _ = i;
+    }
+    let tried: Vec<_> = (0..4).map(|i| site.line(i)["retries"].as_u64().unwrap()).collect();
+    assert!(tried.contains(&1), "{tried:?}");
+    assert!(site.world.observed.lock().unwrap().contains(&(BackendId::new(1), false)));
+    assert_eq!(site.proxy.stats().services[&SERVICE].retries_total, tried.iter().sum::<u64>());
+}
+
+#[test]
+fn retries_stop_at_their_bounds() {
+    let dead: Vec<_> = (0..4).map(|_| Backend::nowhere()).collect();
+    let dead: Vec<_> = dead.iter().collect();
+    let site = Site::of(&dead, |_, service| service.retries_max = 1);
+    let response = site.get(GET);
+    assert_eq!((response.status, response.header("x-ballast-reason")), (503, Some("connect_failed")));
+    assert_eq!(site.line(0)["retries"], 1);
+    for _ in 0..20 {
+        site.get(GET);
+    }
+    let stats = site.proxy.stats().services[&SERVICE];
+    // Ten at once, and a fifth of 21 requests.
+    assert!(stats.retries_total <= 14 && stats.retries_refused_total > 0, "{stats:?}");
+}
+
+/// Closes each connection after one request although it said that it would keep it; says so when it did.
+fn closing_backend() -> (Backend, std::sync::mpsc::Receiver<()>) {
+    let (closed, wait) = std::sync::mpsc::channel();
+    let closed = Mutex::new(closed);
+    let backend = Backend::start(move |conn| {
+        if conn.request().is_some() {
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+        // The second request on the connection is read and never answered.
+        let _ = conn.request();
+        let _ = closed.lock().unwrap().send(());
+    });
+    (backend, wait)
+}
+
+#[test]
+fn an_idempotent_request_survives_a_connection_that_closed() {
+    let (backend, _closed) = closing_backend();
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    for _ in 0..3 {
+        client.send(GET);
+        assert_eq!(client.response().text(), "ok");
+    }
+    assert_eq!(site.line(1)["retries"], 1);
+}
+
+#[test]
+fn a_request_that_may_have_been_carried_out_is_not_repeated() {
+    let (backend, _closed) = closing_backend();
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut client = site.client();
+    client.send(GET);
+    client.response();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+    let response = client.response();
+    assert_eq!((response.status, response.header("x-ballast-reason")), (502, Some("backend_closed")));
+    assert_eq!(backend.requests().iter().filter(|r| r.starts_with("POST")).count(), 1);
+}
+
+#[test]
+fn a_full_backend_makes_requests_wait_in_line() {
+    let (open, gate) = gate();
+    let backend = Backend::start(move |conn| {
+        while conn.request().is_some() {
+            wait_at(&gate);
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let site = Site::of(&[&backend], |_, service| service.backends[0].connections_max = 1);
+    let mut clients: Vec<_> = (0..3).map(|_| site.client()).collect();
+    for client in &mut clients {
+        client.send(GET);
+    }
+    eventually("a line", || (site.proxy.stats().services[&SERVICE].queued == 2).then_some(()));
+    assert_eq!((backend.connections(), backend.requests().len()), (1, 1));
+    for _ in 0..3 {
+        open.send(()).unwrap();
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "ok");
+    }
+    assert_eq!(backend.connections(), 1, "the connection was handed on");
+    assert_eq!(site.proxy.stats().services[&SERVICE].queued, 0);
+}
+
+#[test]
+fn a_full_backend_without_a_queue_refuses() {
+    let (open, gate) = gate();
+    let backend = Backend::start(move |conn| {
+        while conn.request().is_some() {
+            wait_at(&gate);
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let site = Site::of(&[&backend], |_, service| {
+        service.backends[0].connections_max = 1;
+        service.queue_timeout_ms = 0;
+    });
+    let mut first = site.client();
+    first.send(GET);
+    eventually("the first request", || (backend.requests().len() == 1).then_some(()));
+    let second = site.get(GET);
+    assert_eq!((second.status, second.header("x-ballast-reason")), (503, Some("queue_full")));
+    open.send(()).unwrap();
+    assert_eq!(first.response().text(), "ok");
+}
+
+#[test]
+fn waiting_lines_reach_across_workers() {
+    let backend = Backend::named("b1");
+    let mut app = service(vec![backend_plan_limited(&backend)]);
+    app.queue_timeout_ms = 10_000;
+    let site = Site::with(plan(vec![farm(vec![app])]), 2);
+    // Enough connections for both workers to have some; each keeps the only connection idle in turn.
+    let mut clients: Vec<_> = (0..16).map(|_| site.client()).collect();
+    for _ in 0..4 {
+        for client in &mut clients {
+            client.send(GET);
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().text(), "b1");
+        }
+    }
+}
+
+fn backend_plan_limited(of: &Backend) -> ballast_core::plan::BackendPlan {
+    let mut plan = backend(1, of.address);
+    plan.connections_max = 1;
+    plan
+}
+
+#[test]
+fn backups_serve_when_nobody_else_can() {
+    let (first, backup) = (Backend::named("first"), Backend::named("backup"));
+    let site = Site::of(&[&first, &backup], |_, service| service.backends[1].backup = true);
+    for _ in 0..4 {
+        assert_eq!(site.get(GET).text(), "first");
+    }
+    let mut app = service(vec![backend(1, first.address), backend(2, backup.address)]);
+    app.backends[0].verdict = Verdict::Down;
+    app.backends[1].backup = true;
+    site.world.publish(plan(vec![farm(vec![app])]));
+    site.proxy.plan_changed();
+    assert_eq!(site.get(GET).text(), "backup");
+    assert_eq!(site.line(4)["reason"], "backup");
+}
+
+#[test]
+fn panic_ignores_the_checks() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |_, service| {
+        service.backends[0].verdict = Verdict::Down;
+        service.panic_threshold_percent = 50;
+    });
+    assert_eq!(site.get(GET).text(), "b1");
+}
+
+#[test]
+fn the_fallback_answers_when_nobody_is_left() {
+    let b1 = Backend::named("b1");
+    let fallback = |body: &str| Arc::new(Fallback { status: 503, content_type: "text/html".into(), body: body.into() });
+    let site = Site::of(&[&b1], |farm, service| {
+        service.backends[0].admin = AdminState::Maintenance;
+        farm.fallback = Some(fallback("farm"));
+        service.fallback = Some(fallback("service"));
+    });
+    let mut client = site.client();
+    for _ in 0..2 {
+        client.send(GET);
+        let response = client.response();
+        assert_eq!(
+            (response.status, response.text(), response.header("content-type")),
+            (503, "service", Some("text/html"))
+        );
+    }
+    client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.response_to("HEAD").header("content-length"), Some("7"));
+    assert_eq!(site.line(0)["ended"], "no_backend");
+    assert_eq!(site.proxy.stats().services[&SERVICE].fallback_total, 3);
+}
+
+#[test]
+fn services_are_chosen_by_host_and_path() {
+    let (shop, api) = (Backend::named("shop"), Backend::named("api"));
+    let mut by_path = service(vec![backend(1, api.address)]);
+    by_path.matches =
+        Some(RequestMatch { hosts: vec!["*.example.org".into()], path_prefix: Some("/api".into()), path: None });
+    let mut rest = service(vec![backend(2, shop.address)]);
+    rest.id = ServiceId::new(2);
+    rest.matches = Some(RequestMatch { hosts: vec!["www.example.org".into()], path_prefix: None, path: None });
+    let site = Site::new(farm(vec![by_path, rest]));
+    for (target, host, expected) in [
+        ("/api/x", "www.example.org", "api"),
+        ("/apix", "www.example.org", "shop"),
+        ("/", "WWW.example.org:99", "shop"),
+    ] {
+        assert_eq!(site.get(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).text(), expected);
+    }
+    let lost = site.get("GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+    assert_eq!((lost.status, lost.header("x-ballast-reason")), (503, Some("no_route")));
+}
+
+#[test]
+fn limits_refuse_and_say_so() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |farm, _| {
+        farm.limits.connections_max = 2;
+        farm.limits.requests_per_connection_max = 2;
+        farm.limits.body_bytes_max = ByteSize::from_bytes(4);
+    });
+    let mut held: Vec<_> = (0..2).map(|_| site.client()).collect();
+    for client in &mut held {
+        client.send(GET);
+        client.response();
+    }
+    let mut refused = site.client();
+    let response = refused.response();
+    assert_eq!((response.status, response.header("x-ballast-reason")), (503, Some("limit_connections")));
+    held[0].send(GET);
+    assert_eq!(held[0].response().header("connection"), Some("close"));
+    held[0].closed();
+    eventually("room", || (site.proxy.held() == 1).then_some(()));
+    assert_eq!(site.get("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").status, 413);
+    eventually("room", || (site.proxy.held() == 1).then_some(()));
+    let chunked = site.get("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    assert_eq!(chunked.status, 413);
+}
+
+#[test]
+fn one_address_may_not_have_all_connections() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |farm, _| farm.limits.connections_per_source_max = 1);
+    let mut first = site.client();
+    first.send(GET);
+    first.response();
+    let response = site.client().response();
+    assert_eq!((response.status, response.header("x-ballast-reason")), (429, Some("limit_source")));
+    drop(first);
+    eventually("room", || (site.proxy.held() == 0).then_some(()));
+    assert_eq!(site.get(GET).status, 200);
+}
+
+#[test]
+fn the_access_log_says_what_happened_and_no_secrets() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |_, _| {});
+    site.get("POST /p%20a?token=secret HTTP/1.1\r\nHost: A.example:80\r\nCookie: SID=secret\r\nAuthorization: secret\r\nContent-Length: 3\r\n\r\nabc");
+    let line = site.line(0);
+    for (field, value) in [
+        ("method", "POST"),
+        ("host", "A.example"),
+        ("path", "/p%20a"),
+        ("protocol", "HTTP/1.1"),
+        ("node", "n1"),
+        ("farm", "shop"),
+        ("listener", "web"),
+        ("service", "app"),
+        ("backend", "b1"),
+        ("binding", "none"),
+        ("reason", "balanced"),
+        ("ended", "done"),
+    ] {
+        assert_eq!(line[field], value, "{field}");
+    }
+    assert_eq!(
+        (line["status"].as_u64(), line["bytes_in"].as_u64(), line["backend_id"].as_u64()),
+        (Some(200), Some(3), Some(1))
+    );
+    assert_eq!(line["backend_address"], b1.address.to_string());
+    assert!(!line.to_string().contains("secret"));
+    assert!(backend_saw_id(&b1, line["request_id"].as_str().unwrap()));
+}
+
+fn backend_saw_id(backend: &Backend, id: &str) -> bool {
+    backend.requests()[0].contains(&format!("X-Request-Id: {id}\r\n"))
+}

@@ -1,0 +1,173 @@
+//! Every wait has an end, with a name.
+
+use ballast_core::config::Span;
+
+use crate::support::*;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A backend that reads and never answers.
+fn silent() -> Backend {
+    Backend::start(|conn| {
+        let _ = conn.request_head();
+        let _ = conn.client.rest();
+    })
+}
+
+fn check(site: &Site, send: &str, status: u16, reason: &str) {
+    let mut client = site.client();
+    client.send(send);
+    let response = client.response();
+    assert_eq!((response.status, response.header("x-ballast-reason")), (status, Some(reason)), "{send:?}");
+    assert_eq!(site.line(0)["ended"], reason);
+}
+
+#[test]
+fn a_head_must_arrive() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.client_header));
+    check(&site, "GET / HTTP/1.1\r\nHos", 408, "client_head_timeout");
+}
+
+#[test]
+fn a_body_must_arrive() {
+    let b1 = silent();
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.client_body));
+    check(&site, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", 408, "client_body_timeout");
+}
+
+#[test]
+fn a_body_must_not_trickle() {
+    let b1 = silent();
+    let site = Site::of(&[&b1], |farm, _| {
+        farm.timeouts.client_body = Span::from_millis(300);
+        farm.timeouts.body_rate_min = 1_000_000;
+    });
+    let mut client = site.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+    // Bytes come all the time, but far too few.
+    let mut writer = client.stream.try_clone().unwrap();
+    let trickle = std::thread::spawn(move || {
+        while std::io::Write::write_all(&mut writer, b"x").is_ok() {
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+    });
+    let response = client.response();
+    assert_eq!((response.status, response.header("x-ballast-reason")), (408, Some("client_body_timeout")));
+    drop(client);
+    trickle.join().unwrap();
+}
+
+#[test]
+fn a_response_must_begin() {
+    let b1 = silent();
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.response_header));
+    check(&site, GET, 504, "backend_timeout");
+}
+
+#[test]
+fn a_response_must_go_on() {
+    let b1 = Backend::start(|conn| {
+        if conn.request().is_some() {
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc");
+            let _ = conn.client.rest();
+        }
+    });
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.between_bytes));
+    let mut client = site.client();
+    client.send(GET);
+    assert_eq!(client.rest().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(site.line(0)["ended"], "backend_stalled");
+}
+
+#[test]
+fn a_client_must_read() {
+    let b1 = Backend::start(|conn| {
+        if conn.request().is_some() {
+            conn.send("HTTP/1.1 200 OK\r\n\r\n");
+            let piece = vec![0u8; 1 << 20];
+            while std::io::Write::write_all(&mut conn.client.stream, &piece).is_ok() {}
+        }
+    });
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.between_bytes));
+    let mut client = site.client();
+    client.send(GET);
+    assert_eq!(site.line(0)["ended"], "client_stalled");
+    assert!(client.rest().is_err());
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |farm, _| {
+        short(&mut farm.timeouts.client_idle);
+        short(&mut farm.timeouts.client_header);
+    });
+    let mut used = site.client();
+    used.send(GET);
+    used.response();
+    used.closed();
+    site.client().closed();
+}
+
+#[test]
+fn a_line_does_not_wait_for_ever() {
+    let b1 = silent();
+    let site = Site::of(&[&b1], |_, service| {
+        service.backends[0].connections_max = 1;
+        service.queue_timeout_ms = 150;
+    });
+    let mut first = site.client();
+    first.send(GET);
+    eventually("the first request", || (b1.connections() == 1).then_some(()));
+    check(&site, GET, 503, "queue_timeout");
+}
+
+#[test]
+fn a_silent_tunnel_is_closed() {
+    let b1 = Backend::start(|conn| {
+        let _ = conn.request_head();
+        conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let _ = conn.client.rest();
+    });
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.tunnel_idle));
+    let mut client = site.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    client.head();
+    client.closed();
+    assert_eq!(site.line(0)["ended"], "tunnel_idle");
+}
+
+#[test]
+fn unused_upstream_connections_are_closed() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.upstream_idle));
+    site.get(GET);
+    eventually("the pool to empty", || {
+        let stats = site.proxy.stats().backends[&ballast_core::ids::BackendId::new(1)];
+        (stats.idle == 0 && stats.connections == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_connection_must_be_made() {
+    // A listener whose queue is full drops further handshakes: connecting hangs.
+    let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = full.local_addr().unwrap();
+    socket2::SockRef::from(&full).listen(0).unwrap();
+    let fillers: Vec<_> = (0..4)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&address.into());
+            socket
+        })
+        .collect();
+    let mut app = service(vec![backend(1, address)]);
+    app.retries_max = 0;
+    let mut shop = farm(vec![app]);
+    short(&mut shop.timeouts.connect);
+    let site = Site::new(shop);
+    check(&site, GET, 503, "connect_failed");
+    drop(fillers);
+}
