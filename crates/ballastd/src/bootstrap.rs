@@ -90,7 +90,7 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text, access: "-".to_owned() }
+        Self { level: "info,openraft=warn".to_owned(), format: LogFormat::Text, access: "-".to_owned() }
     }
 }
 
@@ -151,8 +151,8 @@ impl Bootstrap {
     /// # Errors
     /// See [`BootstrapError`].
     pub fn read(path: &Path) -> Result<Self, BootstrapError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, |name| std::env::var(name).ok())
             .map_err(|message| BootstrapError::Invalid { path: path.to_owned(), message })
     }

@@ -1,7 +1,5 @@
 //! This machine's clocks, read where the cores are given the time.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use ballast_core::time::BootNanos;
 
 /// `CLOCK_BOOTTIME` now: never set, counts through suspend.
@@ -11,9 +9,4 @@ pub fn boottime() -> BootNanos {
     let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
     assert_eq!(result, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
     BootNanos::new(u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-/// The wall clock in milliseconds since the Unix epoch. For people and log time only; no promise hangs on it.
-pub fn wall_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

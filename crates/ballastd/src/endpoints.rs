@@ -71,9 +71,10 @@ fn answer(request: &Request<Incoming>, status: &dyn Status) -> Response<Full<Byt
         },
         "/metrics" => {
             let mut response = text(StatusCode::OK, status.metrics());
-            response
-                .headers_mut()
-                .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(ballast_telemetry::metrics::CONTENT_TYPE));
+            response.headers_mut().insert(
+                header::CONTENT_TYPE,
+                header::HeaderValue::from_static(ballast_telemetry::metrics::CONTENT_TYPE),
+            );
             response
         }
         "/version" => text(StatusCode::OK, concat!(env!("CARGO_PKG_VERSION"), "\n").to_owned()),
@@ -84,8 +85,6 @@ fn answer(request: &Request<Incoming>, status: &dyn Status) -> Response<Full<Byt
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }

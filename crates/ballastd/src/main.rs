@@ -1,2 +1,145 @@
-//! See ARCHITECTURE.md.
-fn main() {}
+//! The Ballast daemon: one node of a cluster.
+//!
+//! `init` makes a cluster, `join` enters one, `run` runs the node that either of them left in the
+//! data directory.
+
+mod bindings;
+mod bootstrap;
+mod clock;
+mod endpoints;
+mod freshness;
+mod identity;
+mod join;
+mod leases;
+mod metrics;
+mod node;
+mod operations;
+mod reader;
+mod settling;
+mod sockets;
+mod view;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use ballast_telemetry::log::{self, Format};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use bootstrap::{Bootstrap, LogFormat};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// One node of a Ballast cluster.
+#[derive(Parser)]
+#[command(name = "ballastd", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Make a cluster of one in an empty data directory.
+    Init(Common),
+    /// Enter a cluster with a token from `ballastctl node join-token`.
+    Join {
+        #[command(flatten)]
+        common: Common,
+        /// The one-time token. `-` reads it from standard input, so that it stays out of the list of processes.
+        #[arg(long, env = "BALLAST_JOIN_TOKEN")]
+        token: String,
+    },
+    /// Run the node until SIGTERM or SIGINT, then drain.
+    Run(Common),
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// The node's own file.
+    #[arg(long, short, env = "BALLAST_CONFIG", default_value = "/etc/ballast/ballastd.toml")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // A thread that panicked may have left anything half done; the supervisor starts the process again.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
+    match execute(arguments.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ballastd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(verb: Verb) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("ballastd")
+        .build()
+        .context("cannot start threads")?;
+    match verb {
+        Verb::Init(common) => {
+            let bootstrap = Bootstrap::read(&common.config)?;
+            let cluster = identity::init(&bootstrap)?;
+            println!("cluster {cluster} begins with node {}; start it with:", bootstrap.name);
+            println!("  ballastd run --config {}", common.config.display());
+            println!(
+                "The first administrator's credentials are in {}; take them elsewhere.",
+                bootstrap.data_dir.join("admin.pem").display()
+            );
+            Ok(())
+        }
+        Verb::Join { common, token } => {
+            let bootstrap = Bootstrap::read(&common.config)?;
+            let token = if token == "-" { std::io::read_to_string(std::io::stdin())? } else { token };
+            let (node, cluster) = runtime.block_on(join::join(&bootstrap, token.trim()))?;
+            println!("node {} is node {node} of cluster {cluster}; start it with:", bootstrap.name);
+            println!("  ballastd run --config {}", common.config.display());
+            Ok(())
+        }
+        Verb::Run(common) => {
+            let bootstrap = Bootstrap::read(&common.config)?;
+            let filter = std::env::var("BALLAST_LOG").unwrap_or_else(|_| bootstrap.log.level.clone());
+            let format = match bootstrap.log.format {
+                LogFormat::Text => Format::Text,
+                LogFormat::Json => Format::Json,
+            };
+            let result = runtime.block_on(async {
+                let _logging = log::init(&log::Options { format, filter, node: bootstrap.name.clone() })?;
+                let stop = CancellationToken::new();
+                stop_on_signals(&stop)?;
+                node::run(bootstrap, stop).await
+            });
+            // Whatever still runs holds nothing that is not on disk.
+            runtime.shutdown_background();
+            result
+        }
+    }
+}
+
+/// SIGTERM and SIGINT begin the drain; a second one ends the process at once.
+fn stop_on_signals(stop: &CancellationToken) -> Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).context("cannot listen for signals")?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if stop.is_cancelled() {
+                    eprintln!("ballastd: told to stop a second time; ending without draining");
+                    std::process::exit(1);
+                }
+                stop.cancel();
+            }
+        });
+    }
+    Ok(())
+}

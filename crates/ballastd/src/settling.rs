@@ -36,6 +36,17 @@ impl Settling {
         self.count.store(keys.len(), Ordering::Release);
     }
 
+    /// Whether any key is settling.
+    pub fn any(&self, now: BootNanos) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut keys = self.keys.lock();
+        keys.retain(|_, until| now < *until);
+        self.count.store(keys.len(), Ordering::Release);
+        !keys.is_empty()
+    }
+
     /// Until when the key must wait; `None` when it need not.
     pub fn wait_until(&self, service: ServiceId, key: KeyHash, now: BootNanos) -> Option<BootNanos> {
         if self.count.load(Ordering::Acquire) == 0 {

@@ -121,13 +121,14 @@ impl Cluster {
             node.folder.join("ballastd.toml"),
             format!(
                 "name = \"{}\"\ndata_dir = \"{}\"\n\n[listen]\ncluster = \"{}\"\nadmin = \"{}\"\nmetrics = \"{}\"\n\n\
-                 [log]\naccess = \"{}\"\n\n[proxy]\nworkers = 1\n\n{}\n",
+                 [log]\naccess = \"{}\"\n\n[proxy]\nworkers = 1\n\n[labels]\nnode = \"{}\"\n\n{}\n",
                 node.name,
                 node.folder.join("data").display(),
                 node.cluster,
                 node.admin,
                 node.metrics,
                 node.folder.join("access.log").display(),
+                node.name,
                 self.extra
             ),
         )?;

@@ -1,0 +1,128 @@
+//! The binding tables as the data plane uses them: local looks, changes through the log.
+//!
+//! A hit counts while this node's state is fresh and the binding has settled; anything else is
+//! confirmed or proposed. See ADR 4 for why a moved binding waits.
+
+use std::{sync::Arc, time::Duration};
+
+use ballast_core::{
+    cluster::{
+        BindError, BindRequest, Bindings, Bound, BoundHow, BoxFuture, Lookup, NotConfirmed, Propose, ProposeError,
+        ReadIndex,
+    },
+    ids::ServiceId,
+    persistence::KeyHash,
+    state::{BindingChange, Command, Outcome, Refusal},
+};
+use tokio::time::sleep;
+
+use crate::{clock::boottime, settling::settle_nanos, view::View};
+
+/// Longest that a client's request waits for its binding: an election and a retry fit in.
+const BIND_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Longest that a hit waits to be confirmed before the farm's `isolated` decides.
+const CONFIRM_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// Nobody waits for a renewal; after this it is given up.
+const RENEW_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The tables of this node.
+pub struct NodeBindings<C> {
+    view: Arc<View>,
+    cluster: C,
+    /// Tells the newest round that a majority of voters answered.
+    confirmed: Box<dyn Fn() -> Option<ballast_core::lease::Confirmed> + Send + Sync>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl<C: Propose + ReadIndex + Clone> NodeBindings<C> {
+    /// Bindings that look into `view`, propose to `cluster`, and learn from `confirmed` how current the view is.
+    pub fn new(
+        view: Arc<View>,
+        cluster: C,
+        confirmed: impl Fn() -> Option<ballast_core::lease::Confirmed> + Send + Sync + 'static,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        Self { view, cluster, confirmed: Box::new(confirmed), runtime }
+    }
+
+    /// Whether the table may be served from right now.
+    fn fresh(&self) -> bool {
+        let now = boottime();
+        if self.view.freshness.holds(now) {
+            // Cheap path first; rounds are taken into account before the last one runs out, below.
+            let half = self.view.freshness.span() / 2;
+            if self.view.freshness.age(now).is_some_and(|age| age < half) {
+                return true;
+            }
+        }
+        if let Some(round) = (self.confirmed)() {
+            self.view.freshness.confirm(round.asked_at, round.index, self.view.applied_index());
+        }
+        self.view.freshness.holds(boottime())
+    }
+}
+
+impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
+    fn lookup(&self, service: ServiceId, key: KeyHash) -> Lookup {
+        let Some(tables) = self.view.tables() else { return Lookup::Stale };
+        // Freshness is judged before the look: what is read after may only be newer.
+        let fresh = self.fresh();
+        match tables.lookup(service, key, self.view.log_time()) {
+            None => Lookup::Miss,
+            Some(_) if !fresh || self.view.settling.wait_until(service, key, boottime()).is_some() => Lookup::Stale,
+            Some(binding) => Lookup::Hit { backend: binding.backend, renew: binding.renew_due },
+        }
+    }
+
+    fn bind(&self, request: BindRequest) -> BoxFuture<'static, Result<Bound, BindError>> {
+        let BindRequest { service, key, choice, replaces } = request;
+        let proposal = self.cluster.propose(Command::Bind { service, key, choice, replaces }, BIND_DEADLINE);
+        let view = Arc::clone(&self.view);
+        Box::pin(async move {
+            let applied = proposal.await?;
+            let (backend, how) = match applied.outcome {
+                Outcome::Bound { backend, how } => (backend, how),
+                Outcome::Refused(Refusal::TableFull) => return Err(BindError::TableFull),
+                Outcome::Refused(_) => return Err(BindError::NotEligible),
+                // The state machine answers a Bind with nothing else.
+                _ => return Err(BindError::Propose(ProposeError::OutcomeUnknown { waited: BIND_DEADLINE })),
+            };
+            settle(&view, service, key).await;
+            let how = match how {
+                BindingChange::Created => BoundHow::Created,
+                BindingChange::Existing => BoundHow::Existing,
+                BindingChange::Rehomed(cause) => BoundHow::Rehomed(cause),
+            };
+            Ok(Bound { backend, index: applied.index, how })
+        })
+    }
+
+    fn renew(&self, service: ServiceId, key: KeyHash) {
+        let renewal = self.cluster.propose(Command::Renew { service, key }, RENEW_DEADLINE);
+        // The proposer bounds what waits; a renewal that fails is tried again by a later request.
+        self.runtime.spawn(async move { drop(renewal.await) });
+    }
+
+    fn confirm(&self) -> BoxFuture<'static, Result<(), NotConfirmed>> {
+        let (view, cluster) = (Arc::clone(&self.view), self.cluster.clone());
+        Box::pin(async move {
+            // The caller does not say which key; whatever settles has settled after this.
+            if view.settling.any(boottime()) {
+                sleep(Duration::from_nanos(settle_nanos(view.freshness.span()))).await;
+            }
+            let asked_at = boottime();
+            let index = cluster.confirm(CONFIRM_DEADLINE).await?;
+            view.freshness.confirm(asked_at, index, view.applied_index());
+            Ok(())
+        })
+    }
+}
+
+/// Waits until a moved binding may be forwarded on.
+async fn settle(view: &View, service: ServiceId, key: KeyHash) {
+    while let Some(until) = view.settling.wait_until(service, key, boottime()) {
+        sleep(Duration::from_nanos(until.since(boottime()).max(1))).await;
+    }
+}

@@ -1,0 +1,284 @@
+//! Who this node is: what `init` and `join` leave in the data directory and `run` finds there.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `node.json` | format, cluster id, node id, name |
+//! | `node.pem` | key, certificate and the CA's certificate of the node |
+//! | `cluster.key` | key under which secrets in the log are sealed |
+//! | `genesis.json` | first node only, until its first run: the beginning of the cluster |
+//! | `admin.pem` | first node only: the first administrator's credentials, to be taken elsewhere |
+//! | `lock` | held while a daemon uses the directory |
+//! | `log/`, `snapshots/` | the replicated log and state |
+//!
+//! A directory belongs to one node of one cluster for ever: `init` and `join` refuse one that has
+//! data, because a node that forgot what it voted for must join as a new one.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::{fd::AsRawFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use ballast_admin::pki::{self, Authority, ClusterKey, Credentials, Key, UserRole};
+use ballast_core::{
+    ids::NodeId,
+    state::{InitCluster, NodeInfo},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::bootstrap::Bootstrap;
+
+/// Format of `node.json`; a later one is refused.
+const FORMAT: u32 = 1;
+
+/// Validity of the first administrator's certificate.
+const ADMIN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Who this node is.
+pub struct Identity {
+    /// Its id in the log.
+    pub node: NodeId,
+    /// The cluster.
+    pub cluster_id: String,
+    /// Its key and certificate.
+    pub credentials: Credentials,
+    /// The key that opens secrets in the log.
+    pub cluster_key: ClusterKey,
+    /// The beginning of the cluster, while it is not in the log yet.
+    pub genesis: Option<InitCluster>,
+    folder: PathBuf,
+    _lock: File,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeFile {
+    format: u32,
+    cluster_id: String,
+    node_id: NodeId,
+    name: String,
+}
+
+/// `InitCluster` in a form for disk.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GenesisFile {
+    cluster_id: String,
+    ca_certificate: String,
+    ca_key_sealed: Vec<u8>,
+    first_node: NodeInfo,
+    first_node_key_fingerprint: [u8; 32],
+    table_secret: [u8; 16],
+    cookie_secret: [u8; 32],
+    lease_secret: [u8; 32],
+}
+
+/// What enrolment brought.
+pub struct Enrolled {
+    /// Id assigned by the log.
+    pub node: NodeId,
+    /// Certificate, PEM.
+    pub certificate: String,
+    /// CA's certificate, PEM.
+    pub ca: String,
+    /// The cluster.
+    pub cluster_id: String,
+    /// Key that opens secrets in the log.
+    pub cluster_key: ClusterKey,
+}
+
+/// Makes a cluster of one in an empty data directory.
+///
+/// # Errors
+/// When the directory has data, or cannot be written.
+pub fn init(bootstrap: &Bootstrap) -> Result<String> {
+    let (folder, _lock) = claim(bootstrap)?;
+    let now = SystemTime::now();
+    let cluster_id = pki::new_cluster_id();
+    let authority = Authority::create(&cluster_id, now)?;
+    let cluster_key = ClusterKey::generate();
+    let key = Key::generate()?;
+    let node = NodeId::new(1);
+    let genesis = GenesisFile {
+        cluster_id: cluster_id.clone(),
+        ca_certificate: authority.certificate_pem().to_owned(),
+        ca_key_sealed: authority.seal_key(&cluster_key)?,
+        first_node: bootstrap.node_info(),
+        first_node_key_fingerprint: key.public().fingerprint(),
+        table_secret: rand::random(),
+        cookie_secret: rand::random(),
+        lease_secret: rand::random(),
+    };
+    let admin = authority.issue_user(&"admin".parse()?, UserRole::Admin, now, ADMIN_LIFE)?;
+    admin.store(&folder.join("admin.pem"))?;
+    authority.issue_node(node, &key, now)?.store(&folder.join("node.pem"))?;
+    pki::write_private(&folder.join("cluster.key"), cluster_key.to_text().as_bytes())?;
+    pki::write_private(&folder.join("genesis.json"), &serde_json::to_vec(&genesis)?)?;
+    write_node(&folder, &cluster_id, node, &bootstrap.name)?;
+    Ok(cluster_id)
+}
+
+/// The key of a node that is about to join, made once and kept: a second try with it gets the same id.
+///
+/// # Errors
+/// When the directory has data of a node that joined already, or cannot be written.
+pub fn joining_key(bootstrap: &Bootstrap) -> Result<(Key, File)> {
+    let (folder, lock) = claim(bootstrap)?;
+    let path = folder.join("joining.key");
+    if let Ok(pem) = fs::read_to_string(&path) {
+        return Ok((Key::from_pem(&pem)?, lock));
+    }
+    let key = Key::generate()?;
+    pki::write_private(&path, key.to_pem().as_bytes())?;
+    Ok((key, lock))
+}
+
+/// Keeps what enrolment brought. `node.json` is written last: without it the node has not joined.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn keep_enrolled(bootstrap: &Bootstrap, key: &Key, enrolled: &Enrolled) -> Result<()> {
+    let folder = &bootstrap.data_dir;
+    Credentials::new(&enrolled.certificate, &enrolled.ca, &key.to_pem())?.store(&folder.join("node.pem"))?;
+    pki::write_private(&folder.join("cluster.key"), enrolled.cluster_key.to_text().as_bytes())?;
+    write_node(folder, &enrolled.cluster_id, enrolled.node, &bootstrap.name)?;
+    fs::remove_file(folder.join("joining.key")).context("remove joining.key")?;
+    Ok(())
+}
+
+impl Identity {
+    /// Finds out who this node is, and holds the data directory until dropped.
+    ///
+    /// # Errors
+    /// When the node was neither initialised nor joined, its name changed, its files are damaged, or another daemon
+    /// uses the directory.
+    pub fn load(bootstrap: &Bootstrap) -> Result<Self> {
+        let folder = bootstrap.data_dir.clone();
+        let path = folder.join("node.json");
+        if !path.exists() {
+            bail!(
+                "{} holds no node yet; make a cluster with `ballastd init`, or enter one with `ballastd join --token ...`",
+                folder.display()
+            );
+        }
+        let lock = lock(&folder)?;
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let file: NodeFile = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} is damaged; remove the node from the cluster, empty the directory and join again",
+                path.display()
+            )
+        })?;
+        ensure!(
+            file.format == FORMAT,
+            "{} has format {}, this version knows {FORMAT}; use the version of ballastd that wrote it or a newer one",
+            path.display(),
+            file.format
+        );
+        ensure!(
+            file.name == bootstrap.name,
+            "the data directory {} belongs to node {:?}, but the configuration names {:?}; correct `name` or `data_dir`",
+            folder.display(),
+            file.name,
+            bootstrap.name
+        );
+        let credentials = Credentials::load(&folder.join("node.pem"))?;
+        ensure!(
+            credentials.cluster_id() == file.cluster_id,
+            "node.pem belongs to cluster {}, node.json to {}; restore the file that was changed",
+            credentials.cluster_id(),
+            file.cluster_id
+        );
+        let key_path = folder.join("cluster.key");
+        let cluster_key =
+            fs::read_to_string(&key_path).with_context(|| format!("cannot read {}", key_path.display()))?;
+        let cluster_key = ClusterKey::from_text(cluster_key.trim())?;
+        let genesis = match fs::read(folder.join("genesis.json")) {
+            Ok(bytes) => Some(read_genesis(&bytes)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).context("cannot read genesis.json"),
+        };
+        Ok(Self {
+            node: file.node_id,
+            cluster_id: file.cluster_id,
+            credentials,
+            cluster_key,
+            genesis,
+            folder,
+            _lock: lock,
+        })
+    }
+
+    /// Forgets the beginning of the cluster, which is in the log now.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn genesis_done(&self) -> Result<()> {
+        match fs::remove_file(self.folder.join("genesis.json")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove genesis.json"),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read_genesis(bytes: &[u8]) -> Result<InitCluster> {
+    let file: GenesisFile =
+        serde_json::from_slice(bytes).context("genesis.json is damaged; empty the directory and init again")?;
+    Ok(InitCluster {
+        cluster_id: file.cluster_id,
+        ca_certificate: file.ca_certificate,
+        ca_key_sealed: file.ca_key_sealed,
+        first_node: file.first_node,
+        first_node_key_fingerprint: file.first_node_key_fingerprint,
+        table_secret: file.table_secret,
+        cookie_secret: file.cookie_secret,
+        lease_secret: file.lease_secret,
+    })
+}
+
+fn write_node(folder: &Path, cluster_id: &str, node: NodeId, name: &str) -> Result<()> {
+    let file = NodeFile { format: FORMAT, cluster_id: cluster_id.to_owned(), node_id: node, name: name.to_owned() };
+    pki::write_private(&folder.join("node.json"), &serde_json::to_vec_pretty(&file)?)?;
+    Ok(())
+}
+
+/// Creates the data directory if need be, locks it, and refuses one that has a node or a log.
+fn claim(bootstrap: &Bootstrap) -> Result<(PathBuf, File)> {
+    let folder = bootstrap.data_dir.clone();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .with_context(|| format!("cannot create data_dir {}", folder.display()))?;
+    let lock = lock(&folder)?;
+    if let Ok(text) = fs::read_to_string(folder.join("node.json")) {
+        let known = serde_json::from_str::<NodeFile>(&text)
+            .map_or_else(|_| "a node".to_owned(), |f| format!("node {:?} of cluster {}", f.name, f.cluster_id));
+        bail!(
+            "data_dir {} already holds {known}; a node is never initialised or joined twice. Start it with `ballastd run`, or \
+             name another directory",
+            folder.display()
+        );
+    }
+    if folder.join("log").exists() {
+        bail!("data_dir {} holds a log but no node.json; name an empty directory", folder.display());
+    }
+    Ok((folder, lock))
+}
+
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot write to data_dir {}", folder.display()))?;
+    // SAFETY: flock(2) on a descriptor that is open for as long as `file` lives.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        bail!("another ballastd uses data_dir {}; each node needs its own", folder.display());
+    }
+    Ok(file)
+}

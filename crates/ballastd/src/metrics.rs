@@ -1,0 +1,243 @@
+//! The metrics page: what the parts of the node count, under the field's names.
+
+use std::collections::HashMap;
+
+use ballast_core::{
+    cluster::ClusterView,
+    persistence::Totals,
+    plan::{AdminState, Verdict},
+    state::RehomeCause,
+};
+use ballast_raft::Role;
+use ballast_telemetry::metrics::{self, Family};
+
+use crate::{clock::boottime, operations::Node};
+
+/// All causes for which a binding moves, with their label.
+const CAUSES: [(RehomeCause, &str); 5] = [
+    (RehomeCause::BackendDown, "backend_down"),
+    (RehomeCause::BackendMaintenance, "backend_maintenance"),
+    (RehomeCause::BackendRemoved, "backend_removed"),
+    (RehomeCause::ConnectFailed, "connect_failed"),
+    (RehomeCause::Operator, "operator"),
+];
+
+/// Renders the page.
+pub fn page(node: &Node) -> String {
+    let mut families = vec![
+        Family::gauge("ballast_build_info", "Version of this node's ballastd")
+            .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
+        Family::gauge("ballast_ready", "Whether this node should get traffic")
+            .with(&[], if node.not_ready().is_empty() { 1.0 } else { 0.0 }),
+    ];
+    raft(node, &mut families);
+    vips(node, &mut families);
+    traffic(node, &mut families);
+    bindings(node, &mut families);
+    metrics::render(families)
+}
+
+fn number(value: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floats; counts stay exact below 2^53")]
+    let value = value as f64;
+    value
+}
+
+fn raft(node: &Node, families: &mut Vec<Family>) {
+    let status = node.raft.status();
+    let gauge = |name, help, value| Family::gauge(name, help).with(&[], value);
+    let leads = if status.role == Role::Leader { 1.0 } else { 0.0 };
+    let sync = node.raft.sync_stats();
+    families.extend([
+        gauge("ballast_raft_term", "Raft term", number(status.term)),
+        gauge("ballast_raft_is_leader", "Whether this node leads", leads),
+        gauge(
+            "ballast_raft_has_leader",
+            "Whether this node knows a leader",
+            if status.leader.is_some() { 1.0 } else { 0.0 },
+        ),
+        gauge("ballast_raft_last_log_index", "Last entry in this node's log", number(status.last_log.get())),
+        gauge("ballast_raft_commit_index", "Last entry known to be committed", number(status.committed.get())),
+        gauge("ballast_raft_applied_index", "Last entry applied", number(node.view.applied_index().get())),
+        gauge("ballast_raft_snapshot_index", "Last entry in the newest snapshot", number(status.snapshot.get())),
+        gauge("ballast_raft_purged_index", "Last entry that is no longer in the log", number(status.purged.get())),
+        gauge("ballast_raft_voters", "Nodes that vote", number(status.voters.len() as u64)),
+        gauge(
+            "ballast_raft_proposals_queued",
+            "Changes that wait on this node to be proposed",
+            number(node.raft.queued() as u64),
+        ),
+        gauge("ballast_raft_log_bytes", "Size of the log on disk", number(node.raft.log_bytes())),
+        Family::counter("ballast_state_hash_mismatch", "Times that two nodes' states were found to differ")
+            .with(&[], number(node.raft.divergences())),
+        Family::counter("ballast_storage_syncs", "Times that the log was made durable").with(&[], number(sync.syncs)),
+        gauge("ballast_config_revision", "Revision that this node serves", number(node.view.plan().revision.get())),
+    ]);
+    if let Some(age) = node.view.freshness.age(boottime()) {
+        families.push(gauge(
+            "ballast_state_confirmed_age_seconds",
+            "Time since the state was confirmed with a quorum",
+            number(age) / 1e9,
+        ));
+    }
+}
+
+fn vips(node: &Node, families: &mut Vec<Family>) {
+    let Some(leases) = node.leases.get() else { return };
+    let names: HashMap<_, _> =
+        node.raft.with_state(|state| state.vips().map(|(id, vip)| (id, vip.name.clone())).collect());
+    let mut owner = Family::gauge("ballast_vip_owner", "Whether this node owns the VIP");
+    let mut epoch = Family::gauge("ballast_vip_epoch", "Epoch of the VIP's lease");
+    let mut remaining = Family::gauge("ballast_vip_lease_remaining_seconds", "What is left of this node's lease");
+    let now = boottime();
+    for vip in leases.status().iter() {
+        let Some(name) = names.get(&vip.vip) else { continue };
+        let labels = [("vip", name.as_str())];
+        let held = vip.holder == Some(node.view.node()) && vip.until > now;
+        owner.add(&labels, if held { 1.0 } else { 0.0 });
+        epoch.add(&labels, number(vip.epoch.get()));
+        remaining.add(&labels, if held { number(vip.until.since(now)) / 1e9 } else { 0.0 });
+    }
+    let counts = leases.counters();
+    let mut dropped = Family::counter("ballast_lease_datagrams_dropped", "Lease datagrams not believed");
+    for (reason, count) in [
+        ("malformed", counts.malformed),
+        ("stranger", counts.strangers),
+        ("forged", counts.forged),
+        ("replayed", counts.replayed),
+    ] {
+        dropped.add(&[("reason", reason)], number(count));
+    }
+    families.extend([
+        owner,
+        epoch,
+        remaining,
+        dropped,
+        Family::counter("ballast_lease_datagrams_received", "Lease datagrams received")
+            .with(&[], number(counts.received)),
+        Family::counter("ballast_lease_datagrams_sent", "Lease datagrams sent").with(&[], number(counts.sent)),
+    ]);
+}
+
+fn traffic(node: &Node, families: &mut Vec<Family>) {
+    let Some(proxy) = &node.proxy else { return };
+    let stats = proxy.stats();
+    let plan = node.view.plan();
+    let mut connections = Family::gauge("ballast_listener_connections", "Client connections open");
+    let mut accepted = Family::counter("ballast_listener_connections_accepted", "Client connections accepted");
+    let mut requests = Family::counter("ballast_requests", "Requests answered, by class of status");
+    let mut duration = Family::counter("ballast_request_duration_seconds_sum", "Time spent on requests");
+    let mut lookups = Family::counter("ballast_bindings_lookup", "Looks into the binding table");
+    let mut unbound =
+        Family::counter("ballast_requests_unbound", "Requests served without the binding they should have had");
+    let mut retries = Family::counter("ballast_retries", "Attempts after the first");
+    let mut queue = Family::gauge("ballast_queue_length", "Requests that wait for a backend at its limit");
+    let mut up = Family::gauge("ballast_backend_up", "Whether the cluster's verdict lets the backend be used");
+    let mut state =
+        Family::gauge("ballast_backend_state", "What the operator wants of the backend; 1 for the state it is in");
+    let mut weight = Family::gauge("ballast_backend_weight", "Effective weight");
+    let mut backend_connections = Family::gauge("ballast_backend_connections", "Connections open to the backend");
+    let mut backend_requests = Family::counter("ballast_backend_requests", "Requests sent to the backend");
+    let mut backend_errors =
+        Family::counter("ballast_backend_response_errors", "Responses of the backend with status 5xx");
+    let mut backend_failures = Family::counter("ballast_backend_failures", "Attempts that brought no usable response");
+    for farm in &plan.farms {
+        for listener in &farm.listeners {
+            let Some(counts) = stats.listeners.get(&(farm.id, listener.name.clone())) else { continue };
+            let labels = [("farm", &*farm.name), ("listener", &*listener.name)];
+            connections.add(&labels, number(counts.connections));
+            accepted.add(&labels, number(counts.accepted_total));
+        }
+        for service in &farm.services {
+            let of_service = [("farm", &*farm.name), ("service", &*service.name)];
+            if let Some(counts) = stats.services.get(&service.id) {
+                for (class, count) in [
+                    ("1xx", counts.responses_1xx_total),
+                    ("2xx", counts.responses_2xx_total),
+                    ("3xx", counts.responses_3xx_total),
+                    ("4xx", counts.responses_4xx_total),
+                    ("5xx", counts.responses_5xx_total),
+                    ("none", counts.aborted_total),
+                ] {
+                    requests.add(&[of_service[0], of_service[1], ("code_class", class)], number(count));
+                }
+                for (result, count) in [
+                    ("hit", counts.binding_hits_total),
+                    ("miss", counts.binding_misses_total),
+                    ("stale", counts.binding_stale_total),
+                ] {
+                    lookups.add(&[of_service[0], of_service[1], ("result", result)], number(count));
+                }
+                duration.add(&of_service, number(counts.duration_us_total) / 1e6);
+                unbound.add(&of_service, number(counts.unbound_total));
+                retries.add(&of_service, number(counts.retries_total));
+                queue.add(&of_service, number(counts.queued));
+            }
+            for backend in &service.backends {
+                let labels = [of_service[0], of_service[1], ("backend", &*backend.name)];
+                up.add(&labels, if backend.verdict == Verdict::Down { 0.0 } else { 1.0 });
+                weight.add(&labels, f64::from(backend.weight));
+                for (name, which) in [
+                    ("ready", AdminState::Ready),
+                    ("drain", AdminState::Drain),
+                    ("maintenance", AdminState::Maintenance),
+                ] {
+                    let is = if backend.admin == which { 1.0 } else { 0.0 };
+                    state.add(&[labels[0], labels[1], labels[2], ("state", name)], is);
+                }
+                let Some(counts) = stats.backends.get(&backend.id) else { continue };
+                backend_connections.add(&labels, number(counts.connections));
+                backend_requests.add(&labels, number(counts.requests_total));
+                backend_errors.add(&labels, number(counts.errors_total));
+                for (kind, count) in
+                    [("connect", counts.connect_failures_total), ("response", counts.response_failures_total)]
+                {
+                    backend_failures.add(&[labels[0], labels[1], labels[2], ("kind", kind)], number(count));
+                }
+            }
+        }
+    }
+    families.extend([
+        connections,
+        accepted,
+        requests,
+        duration,
+        lookups,
+        unbound,
+        retries,
+        queue,
+        up,
+        state,
+        weight,
+        backend_connections,
+        backend_requests,
+        backend_errors,
+        backend_failures,
+        Family::counter("ballast_access_log_lines_dropped", "Access log lines dropped because the writer was behind")
+            .with(&[], number(stats.log_lines_dropped_total)),
+    ]);
+}
+
+fn bindings(node: &Node, families: &mut Vec<Family>) {
+    let plan = node.view.plan();
+    let tables: Vec<(_, u64, Totals)> = node
+        .raft
+        .with_state(|state| state.tables_info().map(|table| (table.service, table.bindings, table.totals)).collect());
+    let mut count = Family::gauge("ballast_bindings", "Bindings in the table");
+    let mut created = Family::counter("ballast_bindings_created", "Bindings made");
+    let mut expired = Family::counter("ballast_bindings_expired", "Bindings that reached the end of their life");
+    let mut rehomed = Family::counter("ballast_bindings_rehomed", "Bindings that moved to another backend");
+    for farm in &plan.farms {
+        for service in &farm.services {
+            let Some((_, entries, totals)) = tables.iter().find(|(id, ..)| *id == service.id) else { continue };
+            let labels = [("farm", &*farm.name), ("service", &*service.name)];
+            count.add(&labels, number(*entries));
+            created.add(&labels, number(totals.created));
+            expired.add(&labels, number(totals.expired));
+            for (cause, name) in CAUSES {
+                rehomed.add(&[labels[0], labels[1], ("cause", name)], number(totals.rehomed(cause)));
+            }
+        }
+    }
+    families.extend([count, created, expired, rehomed]);
+}

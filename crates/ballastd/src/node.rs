@@ -1,0 +1,447 @@
+//! The running node: wires the parts, supervises them, drains them in order.
+//!
+//! Start: sockets, log and state, data plane, leases, checks, admin. Nothing serves before the
+//! state it serves from exists. Stop, in this order and under one deadline: say that we are not
+//! ready; offer the VIPs to others, so that nothing new arrives; finish what clients have begun;
+//! end checks and admin; hand leadership over; close the log.
+//!
+//! A part that ends by itself ends the node: a process that stops is started again by its
+//! supervisor, one that limps is believed.
+
+use std::{
+    fs::OpenOptions,
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result, anyhow};
+use arc_swap::ArcSwapOption;
+use ballast_admin::{
+    client::Peers,
+    pki,
+    serve::{serve_tls, serve_unix},
+    services::{Parts, Services},
+};
+use ballast_core::{
+    cluster::{ClusterView, Ownership, Propose},
+    ids::Boot,
+    lease::{LeaseView, LogFacts},
+    state::{Command, NodeAdmin, NodeRole, Outcome, Refusal},
+};
+use ballast_proxy::{
+    AccessLog, Ports, Proxy, ProxyOptions,
+    prober::{self, Findings},
+};
+use ballast_raft::{Handle, Member, MemberOptions, TlsConnect};
+use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, ListenerChange, LogMarks, LoopbackDriver};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    bindings::NodeBindings,
+    bootstrap::Bootstrap,
+    clock::boottime,
+    endpoints,
+    identity::Identity,
+    leases::{self, Membership},
+    metrics,
+    operations::Node,
+    sockets::{Sockets, serve_cluster},
+    view::View,
+};
+
+/// How often things that give no signal (age of the confirmed state) are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// Without a confirmation for so long, backends are judged by this node's own checks.
+const ISOLATED_AFTER: Duration = Duration::from_secs(2);
+/// Without a confirmation for so long, this node asks for no VIP. Longer than an election, because
+/// losing the leader must cost no VIP.
+const UNFIT_AFTER: Duration = Duration::from_secs(5);
+/// How long one try to write the cluster's beginning, or this node's addresses, may take.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// VIPs are given up within a lease; this is the end of patience.
+const LEASE_DRAIN_MAX: Duration = Duration::from_secs(15);
+/// Drain of the data plane while no farm says how long.
+const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+/// Ending admin calls and consensus.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// Runs the node until `stop`, or until a part of it fails.
+///
+/// # Errors
+/// What failed, and what to do.
+pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
+    let identity = Identity::load(&bootstrap)?;
+    let sockets = Sockets::bind(&bootstrap).await?;
+    let boot = Boot(rand::random());
+    let view = Arc::new(View::new(identity.node));
+
+    let options = MemberOptions::new(identity.cluster_id.clone(), identity.node, boot, &bootstrap.data_dir);
+    let cluster_id = identity.cluster_id.clone();
+    let peer_name = Arc::new(move |node| pki::server_name(&cluster_id, Some(node)));
+    let connect = Arc::new(TlsConnect::new(&pki::node_client(&identity.credentials)?, peer_name));
+    let member = Member::start(options, connect, Arc::clone(&view) as _).await?;
+    let raft = member.handle();
+    info!(node = %identity.node, cluster = identity.cluster_id, applied = %view.applied_index(), "the log is open");
+
+    let mut parts = JoinSet::new();
+    let ending = CancellationToken::new();
+    let tls = Arc::new(pki::node_server(&identity.credentials)?);
+    let (routes, id) = (member.service(), identity.cluster_id.clone());
+    parts.spawn(named("node-to-node traffic", serve_cluster(sockets.cluster, tls, id, routes, ending.clone())));
+
+    let gates = Arc::new(Gates::new());
+    let findings = Arc::new(Findings::default());
+    let confirmed: Arc<OnceLock<Arc<ConfirmedCell>>> = Arc::default();
+    let proxy = match bootstrap.role {
+        NodeRole::Witness => None,
+        NodeRole::Full => {
+            let cell = Arc::clone(&confirmed);
+            let source = move || cell.get().and_then(|cell| cell.get());
+            let runtime = tokio::runtime::Handle::current();
+            let ports = Ports {
+                view: Arc::clone(&view) as _,
+                bindings: Arc::new(NodeBindings::new(Arc::clone(&view), raft.clone(), source, runtime)),
+                ownership: Arc::clone(&gates) as Arc<dyn Ownership>,
+                passive: Arc::clone(&findings) as _,
+            };
+            let options = ProxyOptions {
+                workers: bootstrap.proxy.workers,
+                cpu_pinning: false,
+                access_log: access_log(&bootstrap.log.access)?,
+            };
+            Some(Arc::new(Proxy::start(options, ports).context("cannot start the data plane")?))
+        }
+    };
+
+    let node = Arc::new(Node {
+        raft: raft.clone(),
+        view: Arc::clone(&view),
+        leases: OnceLock::new(),
+        proxy: proxy.clone(),
+        draining: AtomicBool::new(false),
+        started: SystemTime::now(),
+        certificate_not_after: identity.credentials.validity()?.not_after,
+    });
+
+    let (transitions, recorded) = mpsc::unbounded_channel();
+    let lease_view: Arc<ArcSwapOption<LeaseView>> = Arc::default();
+    let status = raft.status();
+    let marks = Arc::new(LogMarks::new(LogFacts {
+        applied: view.applied_index(),
+        last: status.last_log,
+        membership: status.membership,
+    }));
+    raft.keep_marks({
+        let marks = Arc::clone(&marks);
+        Arc::new(move |last, membership| {
+            marks.set_last(last);
+            marks.set_membership(membership);
+        })
+    });
+    let for_driver = proxy.clone();
+    let driver = LoopbackDriver::new(move |change| match (&for_driver, change) {
+        (Some(proxy), ListenerChange::Bind { vip, .. }) => proxy.vip_acquired(vip),
+        (Some(proxy), ListenerChange::Unbind { vip }) => proxy.vip_released(vip),
+        (None, _) => {}
+    });
+    let leases = Arc::new(LeaseThread::start(
+        ballast_vip::Options { node: identity.node, boot, socket: sockets.leases, real_time: true },
+        Inputs {
+            view: Arc::clone(&lease_view),
+            marks: Arc::clone(&marks),
+            gates,
+            driver: Box::new(driver),
+            // The receiver lives as long as the node; afterwards there is no history to write.
+            events: Box::new(move |transition| {
+                let _ = transitions.send(transition);
+            }),
+        },
+    )?);
+    drop(confirmed.set(leases.confirmed_cell()));
+    drop(node.leases.set(Arc::clone(&leases)));
+    parts.spawn(named("history of VIPs", never_fails(leases::record(identity.node, raft.clone(), recorded))));
+
+    let publisher = Publisher {
+        node: Arc::clone(&node),
+        leases: Arc::clone(&leases),
+        lease_view,
+        marks,
+        findings: Arc::clone(&findings),
+    };
+    parts.spawn(named("publisher", never_fails(publisher.run(ending.clone()))));
+    if proxy.is_some() {
+        let checks = prober::run(
+            Arc::clone(&view) as _,
+            view.plan_changes(),
+            Arc::new(raft.clone()),
+            Arc::clone(&findings),
+            ending.clone(),
+        );
+        parts.spawn(named("health checks", never_fails(checks)));
+    }
+
+    let services = admin(&identity, &node, &raft, &ending)?;
+    let (_admin_tls, admin_tls) = watch::channel(Arc::new(pki::admin_server(&identity.credentials)?));
+    let over_tls = serve_tls(
+        services.routes.clone(),
+        services.access.clone(),
+        sockets.admin,
+        identity.cluster_id.clone(),
+        admin_tls,
+        ending.clone(),
+    );
+    parts.spawn(named("admin API", async { over_tls.await.map_err(Into::into) }));
+    let over_unix = serve_unix(services.routes.clone(), services.access.clone(), sockets.unix, ending.clone());
+    parts.spawn(named("admin socket", async { over_unix.await.map_err(Into::into) }));
+    if let Some(listener) = sockets.metrics {
+        let status = Arc::new(Probes { node: Arc::clone(&node) });
+        parts.spawn(named("probes and metrics", never_fails(endpoints::serve(listener, status, ending.clone()))));
+    }
+    let introduction = introduce(bootstrap.clone(), identity.node, raft.clone(), ending.clone());
+    parts.spawn(named("introduction", never_fails(introduction)));
+
+    if let Some(genesis) = &identity.genesis {
+        found(&member, &raft, genesis.clone()).await?;
+        identity.genesis_done()?;
+    }
+    info!(node = %identity.node, name = bootstrap.name, "running");
+
+    let outcome = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        failure = member.failed() => Err(anyhow!(failure)),
+        Some(ended) = parts.join_next() => Err(match ended {
+            Ok((name, Ok(()))) => anyhow!("{name} ended although nobody asked it to"),
+            Ok((name, Err(error))) => error.context(format!("{name} failed")),
+            Err(error) => anyhow!(error).context("a part of the node panicked"),
+        }),
+    };
+    match &outcome {
+        Ok(()) => info!("draining"),
+        Err(error) => error!(error = format!("{error:#}"), "the node cannot go on"),
+    }
+    drain(&node, &leases, outcome.is_ok()).await;
+    ending.cancel();
+    let ended = timeout(STOP_MAX, async { while parts.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        warn!("some parts of the node did not end in time");
+    }
+    drop(leases);
+    if timeout(STOP_MAX, member.shutdown()).await.is_err() {
+        warn!("consensus did not end in time");
+    }
+    if outcome.is_ok() {
+        info!("stopped");
+    }
+    outcome
+}
+
+/// A part's result with its name.
+async fn named<T>(name: &'static str, part: impl Future<Output = Result<T>>) -> (&'static str, Result<()>) {
+    (name, part.await.map(|_| ()))
+}
+
+async fn never_fails(part: impl Future<Output = ()>) -> Result<()> {
+    part.await;
+    Ok(())
+}
+
+/// Where access log lines go, by `log.access` of `ballastd.toml`.
+fn access_log(target: &str) -> Result<AccessLog> {
+    Ok(match target {
+        "" => AccessLog::Off,
+        "-" => AccessLog::To(Box::new(std::io::stdout())),
+        path => {
+            let file =
+                OpenOptions::new().create(true).append(true).open(Path::new(path)).with_context(|| {
+                    format!("cannot write the access log {path}; correct log.access in ballastd.toml")
+                })?;
+            AccessLog::To(Box::new(file))
+        }
+    })
+}
+
+/// Makes the cluster: one voter, and the first entry.
+async fn found(member: &Member, raft: &Handle, genesis: ballast_core::state::InitCluster) -> Result<()> {
+    match member.found().await {
+        Ok(()) | Err(ballast_raft::FoundError::AlreadyMember) => {}
+        Err(error) => return Err(error).context("cannot make the cluster"),
+    }
+    let applied = raft.propose(Command::InitCluster(Box::new(genesis)), PROPOSE_DEADLINE).await;
+    match applied.map(|applied| applied.outcome) {
+        Ok(Outcome::Done | Outcome::Enrolled { .. } | Outcome::Refused(Refusal::AlreadyInitialised)) => Ok(()),
+        Ok(Outcome::Refused(refusal)) => Err(anyhow!(refusal).context("the cluster's beginning was refused")),
+        Ok(other) => Err(anyhow!("the cluster's beginning was answered with {other:?}")),
+        Err(error) => Err(error).context("cannot write the cluster's beginning; start the node again"),
+    }
+}
+
+/// Tells the cluster this node's addresses and labels if they differ from what the log says.
+async fn introduce(bootstrap: Bootstrap, node: ballast_core::ids::NodeId, raft: Handle, ending: CancellationToken) {
+    let info = bootstrap.node_info();
+    let mut applied = raft.watch_applied();
+    loop {
+        let known = raft.with_state(|state| state.node(node).map(|known| known.info.clone()));
+        // The role was given with the join token; a file cannot change it.
+        let wanted = known.as_ref().map(|known| ballast_core::state::NodeInfo { role: known.role, ..info.clone() });
+        if let (Some(known), Some(wanted)) = (known, wanted)
+            && known != wanted
+        {
+            let command = Command::UpdateNode { node, info: wanted };
+            match raft.propose(command, PROPOSE_DEADLINE).await {
+                Ok(applied) => match applied.outcome {
+                    Outcome::Refused(refusal) => {
+                        error!(%refusal, "the cluster does not take this node's addresses and labels");
+                        break;
+                    }
+                    _ => continue,
+                },
+                Err(error) => {
+                    warn!(%error, "cannot tell the cluster this node's addresses and labels yet");
+                    sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() { break },
+            () = ending.cancelled() => return,
+        }
+        // Looked at again when the node's own record may have changed, not with every binding.
+        tokio::select! { () = sleep(Duration::from_secs(1)) => {}, () = ending.cancelled() => return }
+    }
+    ending.cancelled().await;
+}
+
+/// The admin services of this node.
+fn admin(identity: &Identity, node: &Arc<Node>, raft: &Handle, ending: &CancellationToken) -> Result<Services> {
+    // Kept open by the receiver inside of `Peers`; a renewed certificate would be sent here.
+    let (_tls, tls) = watch::channel(Arc::new(pki::node_client(&identity.credentials)?));
+    Ok(Services::new(Parts {
+        propose: Arc::new(raft.clone()),
+        read_index: Arc::new(raft.clone()),
+        state: Arc::clone(node) as _,
+        operations: Arc::clone(node) as _,
+        reader: Arc::new(crate::reader::ProxyReader),
+        peers: Arc::new(Peers::new(identity.cluster_id.clone(), tls)),
+        cluster_key: identity.cluster_key.clone(),
+        stop: ending.clone(),
+    }))
+}
+
+/// Gives up what is held, in order.
+async fn drain(node: &Node, leases: &ballast_vip::Handle, orderly: bool) {
+    node.draining.store(true, Ordering::Relaxed);
+    leases.drain();
+    let until = Instant::now() + LEASE_DRAIN_MAX;
+    while !leases.drained() && leases.alive() && Instant::now() < until {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let Some(proxy) = &node.proxy else { return };
+    let plan = node.view.plan();
+    let longest = plan.farms.iter().map(|farm| farm.timeouts.drain.duration()).max().unwrap_or(DRAIN_DEFAULT);
+    // A node whose state cannot be trusted does not go on serving for long.
+    let deadline = if orderly { longest } else { Duration::from_secs(1) };
+    let left = proxy.drain(deadline).await;
+    if left > 0 {
+        warn!(connections = left, "connections were still open at the end of the drain");
+    }
+}
+
+/// Keeps what others read of the state current: the lease view, the listeners, the isolation.
+struct Publisher {
+    node: Arc<Node>,
+    leases: Arc<ballast_vip::Handle>,
+    lease_view: Arc<ArcSwapOption<LeaseView>>,
+    marks: Arc<LogMarks>,
+    findings: Arc<Findings>,
+}
+
+impl Publisher {
+    async fn run(self, ending: CancellationToken) {
+        let mut plans = self.node.view.plan_changes();
+        let mut applied = self.node.view.applied_changes();
+        let mut status = self.node.raft.watch_status();
+        let mut published: Option<(u64, Membership, bool)> = None;
+        let mut seen_generation = 0;
+        loop {
+            self.marks.set_applied(self.node.view.applied_index());
+            if let Some(round) = self.leases.confirmed() {
+                self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
+            }
+            let age = self.node.view.freshness.age(boottime()).map(Duration::from_nanos);
+            self.findings.set_isolated(age.is_none_or(|age| age > ISOLATED_AFTER));
+
+            let generation = self.node.view.generation();
+            if generation != seen_generation {
+                seen_generation = generation;
+                if let Some(proxy) = &self.node.proxy {
+                    proxy.plan_changed();
+                }
+            }
+            let fit = self.fit(age);
+            let membership = {
+                let status = status.borrow_and_update();
+                Membership {
+                    index: status.membership,
+                    voters: status.voter_sets.iter().map(|set| set.iter().copied().collect()).collect(),
+                }
+            };
+            let now = (generation, membership, fit);
+            if published.as_ref() != Some(&now) {
+                let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, fit));
+                if let Some(view) = view {
+                    self.lease_view.store(Some(Arc::new(view)));
+                    self.leases.wake();
+                }
+                published = Some(now);
+            }
+            // All arms are cancel-safe: a change that is not taken now is seen in the next round.
+            tokio::select! {
+                _ = plans.changed() => {}
+                _ = applied.changed() => {}
+                _ = status.changed() => {}
+                () = sleep(LOOK) => {}
+                () = ending.cancelled() => return,
+            }
+        }
+    }
+
+    /// Whether this node may hold VIPs.
+    fn fit(&self, age: Option<Duration>) -> bool {
+        let wanted = self.node.raft.with_state(|state| {
+            state
+                .node(self.node.view.node())
+                .is_some_and(|node| node.info.role == NodeRole::Full && node.admin != NodeAdmin::Drain)
+        });
+        wanted && !self.node.draining.load(Ordering::Relaxed) && age.is_some_and(|age| age < UNFIT_AFTER)
+    }
+}
+
+struct Probes {
+    node: Arc<Node>,
+}
+
+impl endpoints::Status for Probes {
+    fn live(&self) -> Result<(), String> {
+        if self.node.raft.runs() { Ok(()) } else { Err("the member of the cluster stopped".to_owned()) }
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        let reasons = self.node.not_ready();
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    fn metrics(&self) -> String {
+        metrics::page(&self.node)
+    }
+}

@@ -1,0 +1,186 @@
+//! What the admin services ask of this node itself.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use ballast_admin::node::{HeldVip, LocalStatus, OperationError, Operations, SnapshotMade, StateAccess};
+use ballast_core::{
+    cluster::{BoxFuture, ClusterView},
+    ids::{LogIndex, NodeId},
+    state::State,
+};
+use ballast_proxy::Proxy;
+use ballast_raft::Handle;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{clock::boottime, view::View};
+
+/// How often something that gives no signal is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The parts of this node that can be asked.
+pub struct Node {
+    /// Consensus.
+    pub raft: Handle,
+    /// The published state.
+    pub view: Arc<View>,
+    /// The lease thread, once it runs.
+    pub leases: OnceLock<Arc<ballast_vip::Handle>>,
+    /// The data plane; a witness has none.
+    pub proxy: Option<Arc<Proxy>>,
+    /// The node is going down or was told to drain.
+    pub draining: AtomicBool,
+    /// When the process started.
+    pub started: SystemTime,
+    /// When the node's certificate ends.
+    pub certificate_not_after: SystemTime,
+}
+
+/// A node that was not confirmed for so long is not ready.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// Why this node should get no traffic; empty when it should.
+    pub fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let status = self.raft.status();
+        if let Some(reason) = status.stopped_because {
+            reasons.push(format!("the member of the cluster stopped: {reason}"));
+        }
+        let member = self.raft.with_state(|state| state.node(status.node).is_some());
+        if !member {
+            reasons.push("the log does not name this node yet; it has not caught up, or was removed".to_owned());
+        }
+        if status.leader.is_none() {
+            reasons.push("no leader is known".to_owned());
+        }
+        match self.view.freshness.age(boottime()) {
+            None => reasons.push("the state was never confirmed with a quorum".to_owned()),
+            Some(age) if Duration::from_nanos(age) > CONFIRMED_WITHIN => {
+                reasons.push(format!("the state was last confirmed with a quorum {} s ago", age / 1_000_000_000));
+            }
+            Some(_) => {}
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("the node is draining".to_owned());
+        }
+        if let Some(proxy) = &self.proxy {
+            for listener in proxy.listeners() {
+                if let Some(error) = listener.error {
+                    reasons
+                        .push(format!("listener {} cannot listen on {}: {error}", listener.listener, listener.address));
+                }
+            }
+        }
+        reasons
+    }
+
+    fn held(&self) -> Vec<HeldVip> {
+        let Some(leases) = self.leases.get() else { return Vec::new() };
+        let now = boottime();
+        leases
+            .status()
+            .iter()
+            .filter(|vip| vip.holder == Some(self.view.node()) && vip.until > now)
+            .map(|vip| HeldVip {
+                vip: vip.vip,
+                epoch: vip.epoch.get(),
+                remaining: Duration::from_nanos(vip.until.since(now)),
+            })
+            .collect()
+    }
+}
+
+impl StateAccess for Node {
+    fn with_state(&self, read: &mut dyn FnMut(&State)) {
+        self.raft.with_state(|state| read(state));
+    }
+
+    fn applied(&self) -> watch::Receiver<LogIndex> {
+        self.view.applied_changes()
+    }
+}
+
+impl Operations for Node {
+    fn status(&self) -> LocalStatus {
+        let raft = self.raft.status();
+        LocalStatus {
+            node: raft.node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            term: raft.term,
+            leader: raft.leader,
+            voters: raft.voters.into_iter().collect(),
+            learners: raft.learners.into_iter().collect(),
+            last_log: raft.last_log,
+            committed: raft.committed,
+            applied: self.view.applied_index(),
+            snapshot: raft.snapshot,
+            purged: raft.purged,
+            confirmed_age: self.view.freshness.age(boottime()).map(Duration::from_nanos),
+            serving: self.view.plan().revision,
+            held: self.held(),
+            not_ready: self.not_ready(),
+            draining: self.draining.load(Ordering::Relaxed),
+            started: self.started,
+            certificate_not_after: self.certificate_not_after,
+            connections: self.proxy.as_ref().map_or(0, |proxy| proxy.held() as u64),
+        }
+    }
+
+    fn state_hash(&self, at: Option<LogIndex>) -> Option<(LogIndex, String)> {
+        self.raft.with_state(|state| {
+            let index = state.applied();
+            let hash = || state.hash().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            at.is_none_or(|at| at == index).then(|| (index, hash()))
+        })
+    }
+
+    fn transfer_leader(&self, to: NodeId, deadline: Duration) -> BoxFuture<'static, Result<(), OperationError>> {
+        let raft = self.raft.clone();
+        Box::pin(async move {
+            let leader = raft.status().leader;
+            if leader != Some(raft.node()) {
+                return Err(OperationError::NotLeader { leader });
+            }
+            if !raft.transfer_leader(to).await {
+                return Err(OperationError::Failed { detail: "the member of the cluster does not run".to_owned() });
+            }
+            let mut leader = raft.watch_leader();
+            let arrived = tokio::time::timeout(deadline, leader.wait_for(|leader| *leader == Some(to))).await;
+            match arrived {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) => Err(OperationError::Failed { detail: "the member of the cluster stopped".to_owned() }),
+                Err(_) => Err(OperationError::Deadline { what: "the hand-over of the leadership", waited: deadline }),
+            }
+        })
+    }
+
+    fn snapshot(&self, deadline: Duration) -> BoxFuture<'static, Result<SnapshotMade, OperationError>> {
+        let raft = self.raft.clone();
+        Box::pin(async move {
+            let from = raft.status().applied;
+            if !raft.trigger_snapshot().await {
+                return Err(OperationError::Failed { detail: "the member of the cluster does not run".to_owned() });
+            }
+            let until = Instant::now() + deadline;
+            loop {
+                let status = raft.status();
+                if status.snapshot >= from {
+                    return Ok(SnapshotMade { index: status.snapshot, bytes: None });
+                }
+                if Instant::now() >= until {
+                    return Err(OperationError::Deadline { what: "the snapshot", waited: deadline });
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+        })
+    }
+}

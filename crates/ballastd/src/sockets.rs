@@ -1,0 +1,214 @@
+//! The node's own sockets, bound before anything else starts, so that a port in use is an error at
+//! the start and not a surprise later; and the node-to-node listener.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use ballast_admin::pki::{Identity as PeerIdentity, identity_of};
+use ballast_raft::PeerNode;
+use futures_util::{StreamExt, stream};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::Routes,
+    transport::{Server, server::Connected},
+};
+use tracing::{debug, info};
+
+use crate::bootstrap::Bootstrap;
+
+/// A handshake takes two round trips; this leaves room for lost packets.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Handshakes and fresh connections that wait for their turn; more wait in the kernel.
+const BACKLOG: usize = 64;
+
+/// Every socket of the node itself (not of its farms).
+pub struct Sockets {
+    /// Node-to-node gRPC.
+    pub cluster: TcpListener,
+    /// Lease datagrams; the same address.
+    pub leases: UdpSocket,
+    /// Admin API over TLS.
+    pub admin: TcpListener,
+    /// Admin API for root.
+    pub unix: UnixListener,
+    /// Probes and metrics.
+    pub metrics: Option<TcpListener>,
+}
+
+impl Sockets {
+    /// Binds all of them.
+    ///
+    /// # Errors
+    /// Names the key in `ballastd.toml`, the address and the cause.
+    pub async fn bind(bootstrap: &Bootstrap) -> Result<Self> {
+        let metrics = match bootstrap.listen.metrics {
+            Some(address) => Some(listen("metrics", address).await?),
+            None => None,
+        };
+        Ok(Self {
+            cluster: listen("cluster", bootstrap.listen.cluster).await?,
+            leases: UdpSocket::bind(bootstrap.listen.cluster)
+                .map_err(|error| explain("cluster", "UDP", bootstrap.listen.cluster, error))?,
+            admin: listen("admin", bootstrap.listen.admin).await?,
+            unix: listen_unix(&bootstrap.socket())?,
+            metrics,
+        })
+    }
+}
+
+async fn listen(key: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| explain(key, "TCP", address, error))
+}
+
+fn explain(key: &str, protocol: &str, address: SocketAddr, error: io::Error) -> anyhow::Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => "the address is already in use; stop whoever has it, or change",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have the address; change",
+        io::ErrorKind::PermissionDenied => "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE, or change",
+        _ => "change",
+    };
+    anyhow::Error::new(error)
+        .context(format!("cannot listen on {address} ({protocol}): {remedy} listen.{key} in ballastd.toml"))
+}
+
+fn listen_unix(path: &Path) -> Result<UnixListener> {
+    // The data directory is locked by this process, so a socket that is left there has no owner.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot replace the admin socket {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| {
+        format!("cannot listen on {}; a socket's path may have 107 bytes at most, see listen.socket", path.display())
+    })?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot restrict {}", path.display()))?;
+    Ok(listener)
+}
+
+/// Serves node-to-node gRPC until `stop`. Only nodes of this cluster get past the handshake, and
+/// each request carries which node it is from.
+///
+/// # Errors
+/// When HTTP/2 itself cannot be served; a connection that fails is not an error.
+pub async fn serve_cluster(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    cluster_id: String,
+    routes: Routes,
+    stop: CancellationToken,
+) -> Result<()> {
+    let (ready, connections) = mpsc::channel::<NodeConnection>(BACKLOG);
+    let accepting = accept(listener, TlsAcceptor::from(tls), cluster_id, ready, stop.clone());
+    let incoming = stream::unfold(connections, |mut connections| async {
+        connections.recv().await.map(|connection| (connection, connections))
+    })
+    .map(Ok::<_, io::Error>);
+    let serving = Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(8 << 20)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    let ((), served) = tokio::join!(accepting, serving);
+    served.context("node-to-node traffic cannot be served")
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    cluster_id: String,
+    ready: mpsc::Sender<NodeConnection>,
+    stop: CancellationToken,
+) {
+    loop {
+        let (stream, remote) = tokio::select! {
+            // Cancel-safe: a connection that is not returned yet stays with the kernel.
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    info!(%error, "cannot accept a node's connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = stop.cancelled() => return,
+        };
+        let (acceptor, cluster_id, ready, stop) = (acceptor.clone(), cluster_id.clone(), ready.clone(), stop.clone());
+        tokio::spawn(async move {
+            let handshake = async {
+                match timeout(HANDSHAKE_TIMEOUT, handshake(stream, &acceptor, &cluster_id)).await {
+                    Ok(Ok(connection)) => drop(ready.send(connection).await),
+                    Ok(Err(error)) => info!(%remote, error = format!("{error:#}"), "refused a node's connection"),
+                    Err(_) => debug!(%remote, "a node's handshake took too long"),
+                }
+            };
+            tokio::select! { () = handshake => {}, () = stop.cancelled() => {} }
+        });
+    }
+}
+
+async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor, cluster_id: &str) -> Result<NodeConnection> {
+    stream.set_nodelay(true)?;
+    let stream = acceptor.accept(stream).await?;
+    let certificate =
+        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("the other side has no certificate")?;
+    match identity_of(certificate, cluster_id)? {
+        PeerIdentity::Node(node) => Ok(NodeConnection { stream, peer: PeerNode(node) }),
+        PeerIdentity::User { .. } => anyhow::bail!("the other side is no node"),
+    }
+}
+
+/// A connection that knows which node is at its other end.
+struct NodeConnection {
+    stream: TlsStream<TcpStream>,
+    peer: PeerNode,
+}
+
+impl Connected for NodeConnection {
+    // Goes into the extensions of each request, where the services look for it.
+    type ConnectInfo = PeerNode;
+
+    fn connect_info(&self) -> PeerNode {
+        self.peer
+    }
+}
+
+impl AsyncRead for NodeConnection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for NodeConnection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

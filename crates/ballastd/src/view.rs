@@ -1,0 +1,167 @@
+//! What this node shows of the agreed state to everything that runs beside the log.
+//!
+//! One observer sits where entries are applied. It compiles a new [`Plan`] when something changed
+//! that the data plane must know (not for bindings), keeps an estimate of log time, notes bindings
+//! that moved, and wakes whoever waits for an index.
+//!
+//! Not here: how entries get there (`ballast-raft`), what the plan means (`ballast_core::plan`).
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use ballast_core::{
+    cluster::ClusterView,
+    ids::{LogIndex, NodeId},
+    persistence::Tables,
+    plan::{self, Plan},
+    state::{BindingChange, Command, Entry, FrameOutcomes, Outcome, State},
+    time::LogTime,
+};
+use ballast_raft::Observer;
+use tokio::sync::watch;
+
+use crate::{
+    clock::boottime,
+    freshness::Freshness,
+    settling::{Settling, settle_nanos},
+};
+
+/// This node's published view.
+pub struct View {
+    node: NodeId,
+    plan: ArcSwap<Plan>,
+    generation: AtomicU64,
+    /// The state's plan version that `plan` was compiled from.
+    compiled: AtomicU64,
+    plan_changed: watch::Sender<u64>,
+    applied: watch::Sender<LogIndex>,
+    applied_index: AtomicU64,
+    /// Last log time in milliseconds, and when on our clock we applied it.
+    log_time: AtomicU64,
+    log_time_at: AtomicU64,
+    tables: OnceLock<Arc<Tables>>,
+    /// How recently the state was confirmed.
+    pub freshness: Freshness,
+    /// Bindings that moved a moment ago.
+    pub settling: Settling,
+}
+
+impl View {
+    /// A view of a state in which nothing was applied yet.
+    pub fn new(node: NodeId) -> Self {
+        let plan = plan::compile(&State::new(), node, 0);
+        Self {
+            node,
+            plan: ArcSwap::from_pointee(plan),
+            generation: AtomicU64::new(0),
+            compiled: AtomicU64::new(u64::MAX),
+            plan_changed: watch::Sender::new(0),
+            applied: watch::Sender::new(LogIndex::default()),
+            applied_index: AtomicU64::new(0),
+            log_time: AtomicU64::new(0),
+            log_time_at: AtomicU64::new(0),
+            tables: OnceLock::new(),
+            freshness: Freshness::new(100_000_000),
+            settling: Settling::default(),
+        }
+    }
+
+    /// Generation of the plan, told at each change.
+    pub fn plan_changes(&self) -> watch::Receiver<u64> {
+        self.plan_changed.subscribe()
+    }
+
+    /// Index of the last applied entry, told at each change.
+    pub fn applied_changes(&self) -> watch::Receiver<LogIndex> {
+        self.applied.subscribe()
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied_index(&self) -> LogIndex {
+        LogIndex::new(self.applied_index.load(Ordering::Acquire))
+    }
+
+    /// Log time now, as far as this node can tell: what it last applied, and the time since.
+    pub fn log_time(&self) -> LogTime {
+        let at = self.log_time_at.load(Ordering::Acquire);
+        let since = boottime().get().saturating_sub(at) / 1_000_000;
+        LogTime::from_millis(self.log_time.load(Ordering::Acquire)).plus_millis(since)
+    }
+
+    /// The binding tables, once the state exists.
+    pub fn tables(&self) -> Option<&Arc<Tables>> {
+        self.tables.get()
+    }
+
+    fn show(&self, state: &State, index: LogIndex) {
+        self.tables.get_or_init(|| Arc::clone(state.tables()));
+        let log_time = state.log_time().as_millis();
+        if log_time > self.log_time.load(Ordering::Acquire) {
+            self.log_time_at.store(boottime().get(), Ordering::Release);
+            self.log_time.store(log_time, Ordering::Release);
+        }
+        if state.plan_version() != self.compiled.load(Ordering::Acquire) {
+            self.compile(state);
+        }
+        // Last, so that whoever waits for the index finds everything else in place.
+        self.applied_index.store(index.get(), Ordering::Release);
+        self.applied.send_replace(index);
+    }
+
+    fn compile(&self, state: &State) {
+        let generation = self.generation.load(Ordering::Acquire) + 1;
+        self.plan.store(Arc::new(plan::compile(state, self.node, generation)));
+        if let Some(document) = state.document() {
+            self.freshness.set_span(document.cluster.freshness.as_millis() * 1_000_000);
+        }
+        self.compiled.store(state.plan_version(), Ordering::Release);
+        self.generation.store(generation, Ordering::Release);
+        self.plan_changed.send_replace(generation);
+    }
+}
+
+impl Observer for View {
+    fn entry(&self, entry: &Entry, outcomes: &[FrameOutcomes]) {
+        for done in outcomes {
+            let Some(frame) = entry.frames.iter().find(|f| f.origin == done.origin && f.seq == done.seq) else {
+                continue;
+            };
+            for (command, outcome) in frame.commands.iter().zip(&done.outcomes) {
+                let moved = match (command, outcome) {
+                    (Command::Bind { service, key, .. }, Outcome::Bound { how: BindingChange::Rehomed(_), .. })
+                    | (Command::SetBinding { service, key, .. }, Outcome::Done) => Some((*service, *key)),
+                    _ => None,
+                };
+                if let Some((service, key)) = moved {
+                    let now = boottime();
+                    self.settling.moved(service, key, now.plus(settle_nanos(self.freshness.span())), now);
+                }
+            }
+        }
+    }
+
+    fn applied(&self, state: &State, index: LogIndex) {
+        self.show(state, index);
+    }
+
+    fn installed(&self, state: &State) {
+        self.show(state, state.applied());
+    }
+}
+
+impl ClusterView for View {
+    fn plan(&self) -> Arc<Plan> {
+        self.plan.load_full()
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    fn node(&self) -> NodeId {
+        self.node
+    }
+}

@@ -1,0 +1,151 @@
+//! What this node found, shared between the watches and the workers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use ballast_core::{cluster::PassiveHealth, ids::BackendId, plan::Verdict};
+use tokio::sync::Notify;
+
+/// The findings of this node about all backends that it checks.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Sorted by backend.
+    cells: ArcSwap<Vec<(BackendId, Arc<Cell>)>>,
+    isolated: AtomicBool,
+}
+
+/// One backend's finding.
+#[derive(Debug)]
+pub(super) struct Cell {
+    verdict: AtomicU8,
+    /// Requests that failed in a row.
+    failed: AtomicU32,
+    /// So many wake the watch; zero when passive checks are off.
+    limit: AtomicU32,
+    /// Wakes the watch.
+    pub(super) failing: Notify,
+}
+
+impl Findings {
+    /// Tells the workers whether this node is without a quorum and goes by its own checks.
+    pub fn set_isolated(&self, isolated: bool) {
+        self.isolated.store(isolated, Ordering::Relaxed);
+    }
+
+    pub(super) fn cell(&self, backend: BackendId) -> Option<Arc<Cell>> {
+        let cells = self.cells.load();
+        let at = cells.binary_search_by_key(&backend, |(id, _)| *id).ok()?;
+        Some(Arc::clone(&cells[at].1))
+    }
+
+    /// Keeps cells for these backends, with their limit of failed requests, and forgets all others.
+    pub(super) fn keep(&self, backends: &BTreeMap<BackendId, Option<u32>>) {
+        let cells = backends
+            .iter()
+            .map(|(id, limit)| {
+                let cell = self.cell(*id).unwrap_or_else(|| Arc::new(Cell::new()));
+                cell.limit.store(limit.unwrap_or(0), Ordering::Relaxed);
+                (*id, cell)
+            })
+            .collect();
+        self.cells.store(Arc::new(cells));
+    }
+}
+
+impl Cell {
+    fn new() -> Self {
+        Self {
+            verdict: AtomicU8::new(code(Verdict::Unknown)),
+            failed: AtomicU32::new(0),
+            limit: AtomicU32::new(0),
+            failing: Notify::new(),
+        }
+    }
+
+    pub(super) fn set(&self, verdict: Verdict) {
+        self.verdict.store(code(verdict), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Verdict {
+        match self.verdict.load(Ordering::Relaxed) {
+            1 => Verdict::Up,
+            2 => Verdict::Down,
+            _ => Verdict::Unknown,
+        }
+    }
+}
+
+const fn code(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Unknown => 0,
+        Verdict::Up => 1,
+        Verdict::Down => 2,
+    }
+}
+
+impl PassiveHealth for Findings {
+    fn observed(&self, backend: BackendId, ok: bool) {
+        let cells = self.cells.load();
+        let Ok(at) = cells.binary_search_by_key(&backend, |(id, _)| *id) else { return };
+        let cell = &cells[at].1;
+        if ok {
+            // The line stays shared between the workers while all is well.
+            if cell.failed.load(Ordering::Relaxed) != 0 {
+                cell.failed.store(0, Ordering::Relaxed);
+            }
+            return;
+        }
+        let limit = cell.limit.load(Ordering::Relaxed);
+        if limit != 0 && (cell.failed.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(limit) {
+            cell.failing.notify_one();
+        }
+    }
+
+    fn local_verdict(&self, backend: BackendId) -> Verdict {
+        let cells = self.cells.load();
+        cells.binary_search_by_key(&backend, |(id, _)| *id).map_or(Verdict::Unknown, |at| cells[at].1.get())
+    }
+
+    fn isolated(&self) -> bool {
+        self.isolated.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn failures_in_a_row_wake_the_watch_and_a_success_begins_anew() {
+        let findings = Findings::default();
+        let backend = BackendId::new(3);
+        findings.keep(&BTreeMap::from([(backend, Some(3))]));
+        let cell = findings.cell(backend).expect("kept");
+        for ok in [false, false, true, false, false] {
+            findings.observed(backend, ok);
+        }
+        let woken = |cell: &Cell| futures_util::FutureExt::now_or_never(cell.failing.notified()).is_some();
+        assert!(!woken(&cell), "never three in a row");
+        findings.observed(backend, false);
+        assert!(woken(&cell));
+        findings.observed(BackendId::new(99), false);
+        assert_eq!(findings.local_verdict(BackendId::new(99)), Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_kept_backend_keeps_its_finding_and_a_forgotten_one_does_not() {
+        let findings = Findings::default();
+        let (one, two) = (BackendId::new(1), BackendId::new(2));
+        findings.keep(&BTreeMap::from([(one, None), (two, None)]));
+        findings.cell(one).expect("kept").set(Verdict::Down);
+        findings.keep(&BTreeMap::from([(one, Some(5))]));
+        assert_eq!(findings.local_verdict(one), Verdict::Down);
+        assert!(findings.cell(two).is_none());
+    }
+}

@@ -1,0 +1,86 @@
+//! Health checks: this node's own findings about every backend, told to the log when they change.
+//!
+//! One task for each backend that is checked. It waits for the next check, for requests that
+//! failed in a row, or for its end; the arithmetic of rise, fall and damping is
+//! [`ballast_core::health`]'s. A finding is proposed until the log has it; what the cluster makes of
+//! the findings of its nodes comes back in the plan.
+//!
+//! Not here: the verdict of the cluster (`ballast_core::state`), what a worker does with it.
+
+mod check;
+mod findings;
+mod watch;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use ballast_core::{
+    cluster::{ClusterView, Propose},
+    config::Health,
+    ids::BackendId,
+};
+use tokio::{
+    sync::watch as changes,
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use findings::Findings;
+
+/// What a watch was started with; another one replaces it when this differs.
+#[derive(Clone, PartialEq)]
+struct Watched {
+    address: SocketAddr,
+    health: Health,
+}
+
+/// Checks all backends of the plan until `stop`, following each change of the plan that
+/// `generations` tells. Call it once, within a tokio runtime; dropping the future ends all checks.
+pub async fn run(
+    view: Arc<dyn ClusterView>,
+    mut generations: changes::Receiver<u64>,
+    cluster: Arc<dyn Propose>,
+    findings: Arc<Findings>,
+    stop: CancellationToken,
+) {
+    let mut tasks = JoinSet::new();
+    let mut running: BTreeMap<BackendId, (Watched, AbortHandle)> = BTreeMap::new();
+    loop {
+        let plan = view.plan();
+        let mut wanted: BTreeMap<BackendId, Watched> = BTreeMap::new();
+        for service in plan.farms.iter().flat_map(|farm| &farm.services) {
+            let Some(health) = &service.health else { continue };
+            for backend in &service.backends {
+                wanted.insert(backend.id, Watched { address: backend.address, health: health.clone() });
+            }
+        }
+        running.retain(|id, (watched, task)| {
+            let keep = wanted.get(id) == Some(watched);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        findings.keep(&wanted.iter().map(|(id, watched)| (*id, watched.health.passive_failures)).collect());
+        for (id, watched) in wanted {
+            if running.contains_key(&id) {
+                continue;
+            }
+            let Some(cell) = findings.cell(id) else { continue };
+            let watch = watch::Watch {
+                node: plan.node,
+                backend: id,
+                address: watched.address,
+                health: watched.health.clone(),
+                cell,
+                cluster: Arc::clone(&cluster),
+            };
+            running.insert(id, (watched, tasks.spawn(watch.run())));
+        }
+        // Each arm is cancel-safe: a change not taken now is still marked, a task not reaped stays.
+        tokio::select! {
+            changed = generations.changed() => if changed.is_err() { return },
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
