@@ -413,7 +413,7 @@ fn a_full_backend_makes_requests_wait_in_line() {
         client.send(GET);
     }
     eventually("a line", || (site.proxy.stats().services[&SERVICE].queued == 2).then_some(()));
-    assert_eq!((backend.connections(), backend.requests().len()), (1, 1));
+    eventually("the first request", || ((backend.connections(), backend.requests().len()) == (1, 1)).then_some(()));
     for _ in 0..3 {
         open.send(()).unwrap();
     }
