@@ -40,7 +40,6 @@ test: setup lint ## Format, lints, unit, property, integration and doc tests, ar
 	$(CARGO) build $(PROFILE) --workspace --bins
 	$(CARGO) test $(PROFILE) --workspace --no-fail-fast
 	@scripts/arrows.sh
-	@scripts/proto-compat.sh
 
 .PHONY: lint
 lint: setup ## Formatting and clippy

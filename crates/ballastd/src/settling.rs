@@ -24,7 +24,7 @@ pub struct Settling {
 
 /// How long a moved binding settles when a confirmation counts for `span` nanoseconds.
 pub const fn settle_nanos(span: u64) -> u64 {
-    span / 9 * 11 + 1
+    (span / 9 + 1) * 11
 }
 
 impl Settling {

@@ -105,6 +105,6 @@ fn a_flipped_bit_in_the_log_stops_the_node_with_a_remedy() -> Result<()> {
         }
     }
     ensure!(flipped > 0, "found no log file to damage");
-    refused(&cluster.daemon_says(0, &["run"])?, &["corrupt", "join"])?;
+    refused(&cluster.daemon_says(0, &["run"])?, &["damaged", "Corruption", "join"])?;
     Ok(())
 }

@@ -80,6 +80,7 @@ impl Cluster {
         for _ in 0..count {
             cluster.add_node()?;
         }
+        cluster.wait_voters(count.min(3))?;
         Ok(cluster)
     }
 
@@ -364,26 +365,38 @@ impl Cluster {
         })
     }
 
-    /// Position of the node that owns a VIP as a running node sees it.
+    /// Waits until so many nodes vote, as a running node sees it. Until then the loss of the first
+    /// node is the loss of the quorum.
     ///
     /// # Errors
-    /// When no running node owns it in time.
-    pub fn wait_owner(&self, vip: &str) -> Result<usize> {
-        wait::until(&format!("an owner of {vip}"), || {
+    /// When they do not in time.
+    pub fn wait_voters(&self, count: usize) -> Result<()> {
+        wait::until(&format!("{count} voters"), || {
             for position in (0..self.nodes.len()).filter(|p| self.is_up(*p)) {
-                let Ok(list) = self.ctl_json(position, &["vip", "list"]) else { continue };
-                let owner = list
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .find(|entry| entry["name"] == vip)
-                    .and_then(|entry| entry["owner_name"].as_str());
-                if let Some(owner) = owner.and_then(|name| self.position(name)).filter(|p| self.is_up(*p)) {
-                    return Ok(Some(owner));
-                }
+                let Ok(status) = self.ctl_json(position, &["cluster", "status"]) else { continue };
+                let voters =
+                    status["nodes"].as_array().into_iter().flatten().filter(|node| node["voter"] == true).count();
+                return Ok((voters == count).then_some(()));
             }
             Ok(None)
         })
+    }
+
+    /// Position of the running node that owns a VIP, if a running node knows one.
+    pub fn owner(&self, vip: &str) -> Option<usize> {
+        (0..self.nodes.len()).filter(|p| self.is_up(*p)).find_map(|position| {
+            let list = self.ctl_json(position, &["vip", "list"]).ok()?;
+            let entry = list.as_array()?.iter().find(|entry| entry["name"] == vip)?;
+            self.position(entry["owner_name"].as_str()?).filter(|owner| self.is_up(*owner))
+        })
+    }
+
+    /// Waits until a running node owns a VIP. Returns its position.
+    ///
+    /// # Errors
+    /// When none does in time.
+    pub fn wait_owner(&self, vip: &str) -> Result<usize> {
+        wait::until(&format!("an owner of {vip}"), || Ok(self.owner(vip)))
     }
 
     /// Metrics of a node, by series as written (`name{labels}`).
