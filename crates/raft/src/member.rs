@@ -211,7 +211,7 @@ impl Shared {
     }
 }
 
-/// A running member. Dropping it ends its tasks; [`Member::shutdown`] does so in order.
+/// A running member. It runs until [`Member::shutdown`], whatever becomes of its handles.
 pub struct Member {
     shared: Arc<Shared>,
 }
@@ -322,7 +322,7 @@ impl Member {
             tokio::select! {
                 changed = diverged.changed() => if changed.is_err() { return gone() },
                 changed = panicked.changed() => if changed.is_err() { return gone() },
-                // Changes rarely; the full metrics change with every entry and end with the core.
+                // Both kinds of metrics end with the core; these change rarely, the others with every entry.
                 changed = metrics.changed() => if changed.is_err() {
                     let state = running.borrow_watched().running_state.clone();
                     return match state {
@@ -331,7 +331,6 @@ impl Member {
                         Ok(()) => gone(),
                     };
                 },
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
             }
         }
     }

@@ -28,7 +28,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 
 /// Longer than anything here should take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -250,8 +250,11 @@ impl Cluster {
         let address = listener.local_addr().expect("bound");
         let routes = member.service();
         let server = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
-            let server = tonic::transport::Server::builder().tcp_nodelay(true).add_routes(routes);
+            // As a listener must: an answer that waits for the acknowledgement of the one before it
+            // costs the peer's delayed acknowledgement, 40 ms.
+            let incoming = TcpListenerStream::new(listener)
+                .map(|stream| stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
+            let server = tonic::transport::Server::builder().add_routes(routes);
             server.serve_with_incoming(incoming).await.expect("serves");
         });
         let handle = member.handle();
