@@ -10,7 +10,7 @@ use ballast_core::{
         BindError, BindRequest, Bindings, Bound, BoundHow, BoxFuture, Lookup, NotConfirmed, Propose, ProposeError,
         ReadIndex,
     },
-    ids::ServiceId,
+    ids::{BackendId, ServiceId},
     persistence::KeyHash,
     state::{BindingChange, Command, Outcome, Refusal},
 };
@@ -74,6 +74,11 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
             Some(_) if !fresh || self.view.settling.wait_until(service, key, boottime()).is_some() => Lookup::Stale,
             Some(binding) => Lookup::Hit { backend: binding.backend, renew: binding.renew_due },
         }
+    }
+
+    fn last_known(&self, service: ServiceId, key: KeyHash) -> Option<BackendId> {
+        let binding = self.view.tables()?.lookup(service, key, self.view.log_time())?;
+        Some(binding.backend)
     }
 
     fn bind(&self, request: BindRequest) -> BoxFuture<'static, Result<Bound, BindError>> {

@@ -1,0 +1,81 @@
+//! Clusters that grow and whose first members all leave, under traffic.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ballast_testkit::{
+    backend::Backend,
+    client::Client,
+    cluster::Cluster,
+    ports,
+    visitors::{Behaviour, Visitors, judge},
+    wait,
+};
+
+fn document(vip: std::net::SocketAddr, backends: &[Backend]) -> String {
+    let backends: String = backends
+        .iter()
+        .map(|b| format!("          - {{ name: {}, address: \"{}\" }}\n", b.name(), b.address()))
+        .collect();
+    format!(
+        "version: 1
+vips:
+  - {{ name: public, addresses: [{}] }}
+farms:
+  - name: shop
+    listeners:
+      - {{ name: web, vip: public, port: {} }}
+    services:
+      - name: site
+        persistence:
+          table: {{ key: {{ learned_cookie: SHOPID }} }}
+        backends:
+{backends}",
+        vip.ip(),
+        vip.port()
+    )
+}
+
+#[test]
+fn nine_nodes_outlive_the_first_three() -> Result<()> {
+    let mut cluster = Cluster::start(9)?;
+    let backends = [Backend::start("web1")?, Backend::start("web2")?, Backend::start("web3")?];
+    let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
+    cluster.apply(8, &document(vip, &backends))?;
+    cluster.wait_owner("public")?;
+    wait::until("the shop to answer", || Ok(Client::new(vip).get("/healthz").ok().filter(|a| a.status == 200)))?;
+
+    let load = Visitors::start(&Behaviour {
+        visitors: 12,
+        pause: Duration::from_millis(20),
+        servers: vec![vip],
+        new_connections: false,
+    });
+    wait::until("all visitors to log in", || Ok((load.logged_in() == 12).then_some(())))?;
+
+    // Drained first, so that a VIP it holds is handed over; then removed for good and stopped.
+    for leaving in 0..3 {
+        let name = cluster.node(leaving).name().to_owned();
+        cluster.ctl_ok(8, &["node", "drain", &name])?;
+        wait::until("the VIP to be elsewhere", || Ok(cluster.owner("public").filter(|owner| *owner != leaving)))?;
+        cluster.ctl_ok(8, &["node", "remove", &name])?;
+        wait::until(&format!("{name} to be no voter any more"), || {
+            let status = cluster.ctl_json(8, &["cluster", "status"])?;
+            let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+            let voters: Vec<_> =
+                nodes.iter().filter(|n| n["voter"] == true).filter_map(|n| n["name"].as_str()).collect();
+            Ok((voters.len() == 3 && !voters.contains(&name.as_str())).then_some(()))
+        })?;
+        cluster.kill(leaving);
+    }
+    let before = load.elapsed();
+    wait::until("traffic after the last change", || Ok((load.served_since(before) > 100).then_some(())))?;
+
+    let seen = load.stop();
+    let verdict = judge(&seen);
+    ensure!(verdict.moved.is_empty(), "visitors were moved: {:?}", verdict.moved);
+    println!("{} served, failed {:?}, longest gap {:?}", verdict.served, verdict.failed, verdict.longest_gap);
+    let history = cluster.ctl_json(8, &["history"])?;
+    ensure!(history.as_array().is_some_and(|h| h.len() == 1), "{history}");
+    Ok(())
+}
