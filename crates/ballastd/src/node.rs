@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use arc_swap::ArcSwapOption;
 use ballast_admin::{
     client::Peers,
@@ -70,6 +70,8 @@ const UNFIT_AFTER: Duration = Duration::from_secs(5);
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// VIPs are given up within a lease; this is the end of patience.
 const LEASE_DRAIN_MAX: Duration = Duration::from_secs(15);
+/// A node that failed, or that the others do not know any more, does not go on for long.
+const FAILED_DRAIN_MAX: Duration = Duration::from_secs(1);
 /// Drain of the data plane while no farm says how long.
 const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
 /// Ending admin calls and consensus.
@@ -178,7 +180,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         marks,
         findings: Arc::clone(&findings),
     };
-    parts.spawn(named("publisher", never_fails(publisher.run(ending.clone()))));
+    parts.spawn(named("publisher", publisher.run(ending.clone())));
     if proxy.is_some() {
         let checks = prober::run(
             Arc::clone(&view) as _,
@@ -342,15 +344,14 @@ fn admin(identity: &Identity, node: &Arc<Node>, raft: &Handle, ending: &Cancella
 async fn drain(node: &Node, leases: &ballast_vip::Handle, orderly: bool) {
     node.draining.store(true, Ordering::Relaxed);
     leases.drain();
-    let until = Instant::now() + LEASE_DRAIN_MAX;
+    let until = Instant::now() + if orderly { LEASE_DRAIN_MAX } else { FAILED_DRAIN_MAX };
     while !leases.drained() && leases.alive() && Instant::now() < until {
         sleep(Duration::from_millis(5)).await;
     }
     let Some(proxy) = &node.proxy else { return };
     let plan = node.view.plan();
     let longest = plan.farms.iter().map(|farm| farm.timeouts.drain.duration()).max().unwrap_or(DRAIN_DEFAULT);
-    // A node whose state cannot be trusted does not go on serving for long.
-    let deadline = if orderly { longest } else { Duration::from_secs(1) };
+    let deadline = if orderly { longest } else { FAILED_DRAIN_MAX };
     let left = proxy.drain(deadline).await;
     if left > 0 {
         warn!(connections = left, "connections were still open at the end of the drain");
@@ -367,13 +368,26 @@ struct Publisher {
 }
 
 impl Publisher {
-    async fn run(self, ending: CancellationToken) {
+    /// Runs until `ending`.
+    ///
+    /// # Errors
+    /// When the cluster removed this node: it must not go on under an id that is nobody's.
+    async fn run(self, ending: CancellationToken) -> Result<()> {
         let mut plans = self.node.view.plan_changes();
         let mut applied = self.node.view.applied_changes();
         let mut status = self.node.raft.watch_status();
         let mut published: Option<(u64, Membership, bool)> = None;
         let mut seen_generation = 0;
+        let mut member = false;
         loop {
+            let listed = self.node.raft.with_state(|state| state.node(self.node.view.node()).is_some());
+            if member && !listed {
+                bail!(
+                    "this node was removed from the cluster; to use the machine again, empty its data directory and join it as a \
+                     new node"
+                );
+            }
+            member = listed;
             self.marks.set_applied(self.node.view.applied_index());
             if let Some(round) = self.leases.confirmed() {
                 self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
@@ -411,7 +425,7 @@ impl Publisher {
                 _ = applied.changed() => {}
                 _ = status.changed() => {}
                 () = sleep(LOOK) => {}
-                () = ending.cancelled() => return,
+                () = ending.cancelled() => return Ok(()),
             }
         }
     }

@@ -66,7 +66,13 @@ fn nine_nodes_outlive_the_first_three() -> Result<()> {
                 nodes.iter().filter(|n| n["voter"] == true).filter_map(|n| n["name"].as_str()).collect();
             Ok((voters.len() == 3 && !voters.contains(&name.as_str())).then_some(()))
         })?;
-        cluster.kill(leaving);
+        // It learns of it, says what to do, and does not go on.
+        ensure!(cluster.wait_exit(leaving)? == Some(1), "{name} went on after it was removed");
+        ensure!(
+            cluster.node(leaving).log()?.contains("was removed from the cluster"),
+            "{}",
+            cluster.node(leaving).log()?
+        );
     }
     let before = load.elapsed();
     wait::until("traffic after the last change", || Ok((load.served_since(before) > 100).then_some(())))?;

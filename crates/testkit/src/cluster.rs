@@ -260,6 +260,18 @@ impl Cluster {
         Ok(status?.code())
     }
 
+    /// Waits for a node's process to end by itself. Returns its exit code.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait_exit(&mut self, position: usize) -> Result<Option<i32>> {
+        let node = &mut self.nodes[position];
+        let Some(process) = &mut node.process else { return Ok(None) };
+        let status = wait::until(&format!("{} to end", node.name), || Ok(process.try_wait()?))?;
+        node.process = None;
+        Ok(status.code())
+    }
+
     /// Stops a node's process in its tracks.
     pub fn pause(&self, position: usize) {
         if let Some(process) = &self.nodes[position].process {
