@@ -1,0 +1,145 @@
+//! Changes of the document, and waiting until every node serves them.
+
+use std::time::Duration;
+
+use ballast_proto::admin::v1::{
+    ApplyRequest, ApplyResponse, NodeRole, NodeStatus, ReadConsistency, RollbackRequest, StatusRequest,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Done, Run};
+use crate::{
+    args::{ApplyArgs, RollbackArgs},
+    client::Client,
+    failure::{Exit, Failure},
+    input::Source,
+    output::Screen,
+    view::{ApplyView, PendingView},
+};
+
+/// How long a node may take to say which revision it serves.
+const NODE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause between two looks. A revision is on every node within 100 ms at the 99th percentile.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+pub(super) async fn apply(run: &mut Run<'_>, args: ApplyArgs) -> Done {
+    let source = Source::read(&args.files.files, run.input)?;
+    let client = run.client().await?;
+    let request_id = args.write.request_id();
+    let request = ApplyRequest {
+        source: source.text.clone(),
+        expect_revision: args.expect,
+        request_id: request_id.clone(),
+        message: args.write.message,
+        validate_only: args.write.dry_run,
+        ..ApplyRequest::default()
+    };
+    let files: Vec<String> = args.files.files.iter().map(|file| format!("-f {file}")).collect();
+    let response =
+        client.write(&request_id, client.config().apply(client.request(request))).await.map_err(|failure| {
+            let failure = failure.locate(|mistake| source.place(mistake));
+            match failure.conflict().map(|diff| diff.to_revision) {
+                Some(revision) => failure.instead(vec![
+                    format!("put those changes into your file, then: ballastctl diff {}", files.join(" ")),
+                    format!("and ballastctl apply {} --expect {revision}", files.join(" ")),
+                ]),
+                None => failure,
+            }
+        })?;
+    finish(&mut run.screen, &client, &response, args.write.dry_run, args.wait, |view| {
+        view.warnings.iter_mut().for_each(|mistake| source.place(mistake));
+    })
+    .await
+}
+
+pub(super) async fn rollback(run: &mut Run<'_>, args: RollbackArgs) -> Done {
+    let client = run.client().await?;
+    let request_id = args.write.request_id();
+    let request = RollbackRequest {
+        revision: args.revision.unwrap_or(0),
+        expect_revision: args.expect,
+        request_id: request_id.clone(),
+        message: args.write.message,
+        validate_only: args.write.dry_run,
+        ..RollbackRequest::default()
+    };
+    let response = client.write(&request_id, client.config().rollback(client.request(request))).await?;
+    finish(&mut run.screen, &client, &response, args.write.dry_run, args.wait, |_| ()).await
+}
+
+/// Waits when that is wanted, and shows what became of it.
+pub(super) async fn finish(
+    screen: &mut Screen<'_>,
+    client: &Client,
+    response: &ApplyResponse,
+    dry_run: bool,
+    wait: bool,
+    place: impl FnOnce(&mut ApplyView),
+) -> Done {
+    let mut view = ApplyView::new(response, dry_run);
+    place(&mut view);
+    for warning in &view.warnings {
+        screen.warn(&warning.line(screen.error_style));
+    }
+    if wait && !dry_run {
+        let (served, pending) = served_everywhere(client, view.revision).await;
+        view.served_everywhere = Some(served);
+        view.pending_nodes = pending;
+    }
+    screen.show(&view)?;
+    for node in view.pending_nodes.iter().filter(|node| !node.reachable) {
+        screen.warn(&format!("{} cannot be reached and gets it when it is back: {}", node.node, node.reason));
+    }
+    if view.served_everywhere != Some(false) {
+        return Ok(Exit::Done);
+    }
+    let late: Vec<_> =
+        view.pending_nodes.iter().filter(|n| n.reachable).map(|n| format!("{} ({})", n.node, n.reason)).collect();
+    let who = if late.is_empty() { "the nodes could not be asked".to_owned() } else { late.join(", ") };
+    Err(Failure::new(
+        Exit::Unknown,
+        format!(
+            "revision {} is in force, but not served everywhere within {:?}: {who}",
+            view.revision,
+            client.timeout()
+        ),
+    )
+    .remedy("the nodes go on by themselves; look again: ballastctl cluster status"))
+}
+
+/// Looks until every node that can be reached serves the revision, or time is up.
+async fn served_everywhere(client: &Client, revision: u64) -> (bool, Vec<PendingView>) {
+    let deadline = Instant::now() + client.timeout();
+    let mut pending = Vec::new();
+    loop {
+        let request = StatusRequest {
+            consistency: ReadConsistency::Stale.into(),
+            node_timeout: prost_types::Duration::try_from(NODE_TIMEOUT).ok(),
+        };
+        if let Ok(answer) = timeout_at(deadline, client.cluster().status(client.request(request))).await
+            && let Ok(answer) = answer
+        {
+            pending = answer.into_inner().nodes.iter().filter_map(|node| pending_node(node, revision)).collect();
+            if !pending.iter().any(|node| node.reachable) {
+                return (true, pending);
+            }
+        }
+        if Instant::now() + LOOK_AGAIN >= deadline {
+            return (false, pending);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Why a node does not serve a revision; `None` when it does. A witness serves nothing.
+fn pending_node(status: &NodeStatus, revision: u64) -> Option<PendingView> {
+    let node = status.node.as_ref()?;
+    if node.role() == NodeRole::Witness || (status.reachable && status.serving_revision >= revision) {
+        return None;
+    }
+    let reason = match status.reachable {
+        true => format!("serves revision {}", status.serving_revision),
+        false => status.error.clone(),
+    };
+    Some(PendingView { node: node.name.clone(), reachable: status.reachable, reason })
+}

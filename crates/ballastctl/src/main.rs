@@ -1,0 +1,7 @@
+//! The `ballastctl` program: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ballastctl::main()
+}

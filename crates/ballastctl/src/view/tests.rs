@@ -1,0 +1,465 @@
+//! Golden texts: what an operator sees for known answers, and the names that scripts rely on.
+
+use ballast_proto::admin::v1::{self as proto, config_change::Kind};
+use prost_types::{Duration, Timestamp};
+use serde_json::{Value, json};
+
+use super::*;
+
+const PLAIN: Style = Style { wide: false, color: false };
+
+#[track_caller]
+fn check(view: &impl View, wanted: &str) {
+    let text = view.text(PLAIN);
+    assert_eq!(text.trim_end(), wanted.trim_matches('\n'), "is:\n{text}");
+}
+
+/// 2026-01-02T03:04:05.678Z.
+fn moment() -> Option<Timestamp> {
+    Some(Timestamp { seconds: 1_767_323_045, nanos: 678_000_000 })
+}
+
+fn by(author: &str, message: &str) -> Option<proto::Change> {
+    Some(proto::Change { log_index: 42, log_time: moment(), author: author.to_owned(), message: message.to_owned() })
+}
+
+fn header() -> Option<proto::ResponseHeader> {
+    Some(proto::ResponseHeader {
+        cluster_id: "c1".to_owned(),
+        node_id: 1,
+        node_name: "node-1".to_owned(),
+        applied_index: 42,
+        log_time: moment(),
+        leader_id: 2,
+        term: 3,
+        revision: 5,
+        consistency: 0,
+    })
+}
+
+fn node(id: u64) -> proto::NodeStatus {
+    proto::NodeStatus {
+        node: Some(proto::Node {
+            id,
+            name: format!("node-{id}"),
+            role: proto::NodeRole::Full.into(),
+            admin: proto::NodeAdmin::Ready.into(),
+            version: "0.1.0".to_owned(),
+            ..proto::Node::default()
+        }),
+        reachable: true,
+        voter: true,
+        leader: id == 2,
+        term: 3,
+        leader_id: 2,
+        applied_index: 42,
+        serving_revision: 5,
+        state_hash: "abcd".to_owned(),
+        state_hash_index: 42,
+        ready: true,
+        ..proto::NodeStatus::default()
+    }
+}
+
+fn vip() -> proto::Vip {
+    proto::Vip {
+        name: "public".to_owned(),
+        id: 1,
+        addresses: vec!["127.0.100.1".to_owned()],
+        owner_id: 1,
+        owner_name: "node-1".to_owned(),
+        epoch: 7,
+        cause: "placement".to_owned(),
+        since: by("ballastd@node-1", ""),
+        ..proto::Vip::default()
+    }
+}
+
+fn status() -> proto::StatusResponse {
+    let mut holder = node(1);
+    holder.vips = vec![proto::HeldVip {
+        vip: "public".to_owned(),
+        epoch: 9,
+        remaining: Some(Duration { seconds: 0, nanos: 150_000_000 }),
+    }];
+    let mut gone = node(3);
+    (gone.reachable, gone.ready, gone.error) = (false, false, "connection refused".to_owned());
+    proto::StatusResponse {
+        header: header(),
+        health: proto::status_response::Health::Degraded.into(),
+        problems: vec!["node-3 does not answer".to_owned()],
+        leader_id: 2,
+        term: 3,
+        voters: vec![1, 2, 3],
+        quorum: 2,
+        nodes: vec![holder, node(2), gone],
+        vips: vec![vip()],
+        voters_wanted: 3,
+        ..proto::StatusResponse::default()
+    }
+}
+
+fn diff() -> proto::ConfigDiff {
+    let change = |kind: Kind, path: &str, before: &str, after: &str| proto::ConfigChange {
+        kind: kind.into(),
+        path: path.to_owned(),
+        before: before.to_owned(),
+        after: after.to_owned(),
+    };
+    proto::ConfigDiff {
+        from_revision: 4,
+        to_revision: 5,
+        changes: vec![
+            change(Kind::Changed, "farms/shop/services/site/backends/web1/weight", "100", "50"),
+            change(
+                Kind::Added,
+                "farms/shop/services/site/backends/web3",
+                "",
+                r#"{"name":"web3","address":"127.0.0.1:9003","weight":100}"#,
+            ),
+            change(Kind::Removed, "vips/old", r#"{"name":"old"}"#, ""),
+        ],
+        unified: "@@ -1 +1 @@\n-weight: 100\n+weight: 50\n".to_owned(),
+        made_by: by("alice", "less for web1"),
+    }
+}
+
+fn backend() -> proto::Backend {
+    proto::Backend {
+        name: "shop/site/web1".to_owned(),
+        id: 4,
+        farm: "shop".to_owned(),
+        service: "site".to_owned(),
+        backend: "web1".to_owned(),
+        address: "127.0.0.1:9001".to_owned(),
+        admin: proto::BackendAdmin::Drain.into(),
+        verdict: proto::Verdict::Up.into(),
+        verdict_time: moment(),
+        weight: 50,
+        document_weight: 100,
+        weight_override: Some(50),
+        bindings: 12,
+        change: by("alice", "maintenance window"),
+        reports: vec![proto::HealthReport {
+            node_id: 1,
+            node_name: "node-1".to_owned(),
+            verdict: proto::Verdict::Up.into(),
+            detail: "http 200 in 2 ms".to_owned(),
+            log_time: moment(),
+        }],
+        ..proto::Backend::default()
+    }
+}
+
+#[test]
+fn status_shows_leader_nodes_and_vips() {
+    check(
+        &StatusView::from(&status()),
+        "
+cluster   c1
+health    degraded
+leader    node-2, term 3
+voters    3 of 3 wanted, majority is 2
+revision  5
+answered  by node-1 at log index 42
+  ! node-3 does not answer
+
+NODE    ID  ROLE  STATE        ADMIN  READY  APPLIED  LAG  SERVES  VIPS    REMARK
+node-1   1  full  voter        ready  yes         42    0       5  public  -
+node-2   2  full  leader       ready  yes         42    0       5  -       -
+node-3   3  full  unreachable  ready  -            -    -       -  -       connection refused
+
+VIP     ADDRESSES    OWNER   LEASE MS
+public  127.0.100.1  node-1       150
+",
+    );
+}
+
+#[test]
+fn status_without_a_leader_says_what_that_means() {
+    let text = StatusView::from(&proto::StatusResponse { leader_id: 0, ..status() }).text(PLAIN);
+    assert!(text.contains("leader    none: nothing can be changed"), "{text}");
+}
+
+#[test]
+fn status_keeps_its_promises_to_scripts() {
+    let json = serde_json::to_value(StatusView::from(&status())).expect("JSON");
+    let wanted = json!({
+        "cluster_id": "c1", "node": 1, "leader": 2, "leader_name": "node-2", "term": 3, "revision": 5, "applied_index": 42,
+        "state_hash": "abcd", "health": "degraded", "log_time": "2026-01-02T03:04:05.678Z"
+    });
+    contains(&json, &wanted);
+    contains(
+        &json["nodes"][0],
+        &json!({
+            "id": 1, "name": "node-1", "role": "full", "state": "voter", "voter": true, "reachable": true, "applied_index": 42, "lag": 0,
+            "vips": ["public"], "serving_revision": 5
+        }),
+    );
+    contains(&json["nodes"][2], &json!({ "state": "unreachable", "reachable": false, "error": "connection refused" }));
+}
+
+#[track_caller]
+fn contains(json: &Value, wanted: &Value) {
+    for (key, value) in wanted.as_object().expect("an object") {
+        assert_eq!(&json[key], value, "{key} in {json}");
+    }
+}
+
+#[test]
+fn a_holders_own_word_counts_when_its_epoch_is_newer() {
+    let mut nodes = status().nodes;
+    let view = VipView::new(&proto::Vip { owner_id: 3, owner_name: "node-3".to_owned(), ..vip() }, &nodes);
+    let wanted = json!({
+        "name": "public", "addresses": ["127.0.100.1"], "owner": 1, "owner_name": "node-1", "epoch": 9, "lease_remaining_ms": 150,
+        "wish": null, "why": "placement"
+    });
+    contains(&serde_json::to_value(&view).expect("JSON"), &wanted);
+    nodes[0].vips[0].epoch = 6;
+    let view = VipView::new(&vip(), &nodes);
+    assert_eq!((view.epoch, view.lease_remaining_ms), (7, None), "an older claim is not believed");
+}
+
+#[test]
+fn a_vip_that_nobody_holds_is_told_so() {
+    let nobody = proto::Vip { owner_id: 0, owner_name: String::new(), cause: "released: draining".to_owned(), ..vip() };
+    check(
+        &List(vec![VipView::new(&nobody, &[])]),
+        "
+VIP     ADDRESSES    OWNER   SINCE                 WISH  WHY
+public  127.0.100.1  nobody  2026-01-02T03:04:05Z  -     released: draining
+",
+    );
+}
+
+#[test]
+fn backends_are_listed_with_what_is_wanted_of_them() {
+    check(
+        &List(vec![BackendView::from(&backend())]),
+        "
+BACKEND         ADDRESS         ADMIN  HEALTH  WEIGHT  BINDINGS  BACKUP
+shop/site/web1  127.0.0.1:9001  drain  up         50*        12  -
+",
+    );
+    let json = serde_json::to_value(BackendView::from(&backend())).expect("JSON");
+    contains(
+        &json,
+        &json!({
+            "farm": "shop", "service": "site", "name": "web1", "address": "127.0.0.1:9001", "admin": "drain", "verdict": "up", "weight": 50,
+            "bindings": 12
+        }),
+    );
+}
+
+#[test]
+fn one_backend_is_told_at_length() {
+    check(
+        &BackendDetail(BackendView::from(&backend())),
+        "
+backend     shop/site/web1
+address     127.0.0.1:9001
+admin       drain
+health      up since 2026-01-02T03:04:05Z
+weight      50 (the document says 100)
+bindings    12, takes no new clients
+changed by  alice at 2026-01-02T03:04:05Z: maintenance window
+
+NODE    FINDS  LAST CHECK        TIME
+node-1  up     http 200 in 2 ms  2026-01-02T03:04:05Z
+",
+    );
+}
+
+#[test]
+fn a_diff_is_one_line_for_each_change() {
+    check(
+        &DiffView::from(&diff()),
+        "
+~ farms/shop/services/site/backends/web1/weight: 100 -> 50
++ farms/shop/services/site/backends/web3: 127.0.0.1:9003
+- vips/old
+",
+    );
+    check(&DiffView::from(&proto::ConfigDiff::default()), "no differences");
+    let wide = DiffView::from(&diff()).text(Style { wide: true, color: false });
+    assert!(wide.ends_with("@@ -1 +1 @@\n-weight: 100\n+weight: 50\n"), "{wide}");
+}
+
+#[test]
+fn colours_say_what_happens() {
+    let text = DiffView::from(&diff()).text(Style { wide: false, color: true });
+    assert!(text.contains("\x1b[31m- vips/old\x1b[0m"), "{text:?}");
+}
+
+#[test]
+fn an_apply_says_what_it_changed() {
+    let response =
+        proto::ApplyResponse { revision: 5, changed: true, diff: Some(diff()), ..proto::ApplyResponse::default() };
+    check(
+        &ApplyView::new(&response, false),
+        "
+revision 5 is in force
+  ~ farms/shop/services/site/backends/web1/weight: 100 -> 50
+  + farms/shop/services/site/backends/web3: 127.0.0.1:9003
+  - vips/old
+",
+    );
+    let same = proto::ApplyResponse { revision: 5, ..proto::ApplyResponse::default() };
+    check(&ApplyView::new(&same, false), "nothing to change: revision 5 says the same");
+    assert!(ApplyView::new(&response, true).text(PLAIN).starts_with("would change revision 5:"));
+}
+
+#[test]
+fn the_document_is_shown_with_what_operators_set_beside_it() {
+    let response = proto::GetConfigResponse {
+        header: header(),
+        revision: Some(proto::Revision {
+            revision: 5,
+            change: by("alice", "less for web1"),
+            source: "version: 1 # ours".to_owned(),
+            document_json: r#"{"version":1}"#.to_owned(),
+            ..proto::Revision::default()
+        }),
+        operator_state: Some(proto::OperatorState {
+            backends: vec![proto::BackendOverride {
+                name: "shop/site/web1".to_owned(),
+                admin: proto::BackendAdmin::Drain.into(),
+                weight: Some(50),
+                change: by("bob", ""),
+            }],
+            pinned_bindings: 2,
+            ..proto::OperatorState::default()
+        }),
+    };
+    check(
+        &ConfigView::from(&response),
+        "
+# revision 5, by alice at 2026-01-02T03:04:05Z: less for web1
+version: 1 # ours
+# set by operators beside the document; apply does not undo it:
+#   backend shop/site/web1: drain, weight 50, by bob at 2026-01-02T03:04:05Z
+#   2 bindings are pinned
+",
+    );
+    let json = serde_json::to_value(ConfigView::from(&response)).expect("JSON");
+    contains(&json, &json!({ "revision": 5, "author": "alice", "document": { "version": 1 } }));
+}
+
+#[test]
+fn history_is_listed_newest_first() {
+    let revision = |revision: u64, in_force: bool| {
+        let change = by("alice", "less for web1");
+        RevisionView::from(&proto::Revision { revision, in_force, change, ..proto::Revision::default() })
+    };
+    let list = List(vec![revision(5, true), revision(4, false)]);
+    check(
+        &list,
+        "
+REVISION      TIME                  AUTHOR  MESSAGE
+5 (in force)  2026-01-02T03:04:05Z  alice   less for web1
+4             2026-01-02T03:04:05Z  alice   less for web1
+",
+    );
+    let json = serde_json::to_value(&list).expect("JSON");
+    contains(
+        &json[1],
+        &json!({ "revision": 4, "author": "alice", "message": "less for web1", "time": "2026-01-02T03:04:05.678Z", "in_force": false }),
+    );
+}
+
+#[test]
+fn bindings_and_events_are_lists() {
+    let binding = proto::Binding {
+        service: "shop/site".to_owned(),
+        key_hash: "0f".repeat(16),
+        backend: "web1".to_owned(),
+        expire_time: moment(),
+        rehome_cause: "backend_down".to_owned(),
+        ..proto::Binding::default()
+    };
+    check(
+        &List(vec![BindingView::from(&binding)]),
+        "
+SERVICE    KEY HASH                          BACKEND  PINNED  ENDS                  MOVED BECAUSE
+shop/site  0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f  web1     -       2026-01-02T03:04:05Z  backend_down
+",
+    );
+    let event = proto::Event {
+        kind: "BackendChanged".to_owned(),
+        subject: "shop/site/web1".to_owned(),
+        text: "drained".to_owned(),
+        change: by("alice", "window"),
+        ordinal: 0,
+    };
+    check(
+        &List(vec![EventView::from(&event)]),
+        "
+TIME                  KIND            SUBJECT         AUTHOR  WHAT
+2026-01-02T03:04:05Z  BackendChanged  shop/site/web1  alice   drained (window)
+",
+    );
+    check(&List::<EventView>(Vec::new()), "no events");
+}
+
+#[test]
+fn explain_says_what_follows_from_what() {
+    let step = |subject: &str, text: &str, log_index: u64, author: &str, cause: &str| proto::ExplainStep {
+        subject: subject.to_owned(),
+        text: text.to_owned(),
+        log_index,
+        log_time: moment().filter(|_| log_index > 0),
+        author: author.to_owned(),
+        cause: cause.to_owned(),
+    };
+    let response = proto::ExplainResponse {
+        header: header(),
+        steps: vec![
+            step("service", "site takes it: no other matches", 0, "", ""),
+            step("binding", "bound to web2", 40, "alice", "moved by an operator"),
+        ],
+        conclusion: "goes to shop/site/web2".to_owned(),
+        result: proto::explain_response::Result::Bound.into(),
+        backend: "shop/site/web2".to_owned(),
+        ..proto::ExplainResponse::default()
+    };
+    check(
+        &ExplainView::from(&response),
+        "
+goes to shop/site/web2
+
+  service  site takes it: no other matches
+  binding  bound to web2
+           (log index 40, 2026-01-02T03:04:05Z, by alice, moved by an operator)
+
+by node-1 at log index 42
+",
+    );
+    contains(
+        &serde_json::to_value(ExplainView::from(&response)).expect("JSON"),
+        &json!({ "result": "bound", "backend": "shop/site/web2" }),
+    );
+}
+
+#[test]
+fn a_mistake_is_one_line_with_its_place() {
+    let mistake = MistakeView {
+        severity: "error",
+        file: Some("shop.yaml".to_owned()),
+        line: 3,
+        column: 5,
+        path: "farms[0].listeners[0].vip".to_owned(),
+        problem: "there is no VIP named publik".to_owned(),
+        remedy: "did you mean public?".to_owned(),
+        code: String::new(),
+    };
+    assert_eq!(
+        mistake.line(PLAIN),
+        "shop.yaml:3:5: farms[0].listeners[0].vip: there is no VIP named publik (did you mean public?)"
+    );
+}
+
+#[test]
+fn an_unknown_number_of_a_newer_node_is_shown_as_it_is() {
+    let view = BackendView::from(&proto::Backend { admin: 99, ..backend() });
+    assert_eq!(view.admin, "unknown_99");
+}

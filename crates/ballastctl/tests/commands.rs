@@ -1,0 +1,469 @@
+//! Whole command lines against a node that answers on a unix socket.
+
+mod fake;
+
+use std::{
+    ffi::OsString,
+    io::Cursor,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use ballast_admin::pki::{self, Authority, Key, UserRole};
+use ballast_core::ids::NodeId;
+use ballast_proto::admin::v1 as proto;
+use ballastctl::{Surroundings, run};
+use fake::{Fake, State, refusal};
+use serde_json::Value;
+use tonic::Code;
+
+/// What a command said.
+#[derive(Debug)]
+struct Said {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs a command line with this around it; the rest is a machine without anything.
+struct Shell<'a> {
+    socket: &'a Path,
+    contexts: &'a Path,
+    editor: &'a str,
+    input: &'a str,
+    interactive: bool,
+}
+
+const NOWHERE: &str = "/nonexistent/ballast/admin.sock";
+
+impl Default for Shell<'_> {
+    fn default() -> Self {
+        let nowhere = Path::new(NOWHERE);
+        Self { socket: nowhere, contexts: nowhere, editor: "false", input: "", interactive: false }
+    }
+}
+
+impl Shell<'_> {
+    async fn run(&self, line: &[&str]) -> Said {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let line: Vec<OsString> = ["ballastctl"].iter().chain(line).map(OsString::from).collect();
+        let surroundings = Surroundings {
+            out: &mut out,
+            err: &mut err,
+            input: &mut Cursor::new(self.input.as_bytes()),
+            color_out: false,
+            color_err: false,
+            interactive: self.interactive,
+            contexts: self.contexts.into(),
+            local_socket: self.socket.into(),
+            editor: self.editor.to_owned(),
+        };
+        let code = run(line, surroundings).await.code();
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Said { code, out: text(out), err: text(err) }
+    }
+}
+
+/// Runs a command line against a fake node.
+async fn ask(fake: &Fake, line: &[&str]) -> Said {
+    let url = fake.url();
+    let line: Vec<&str> = ["--server", &url].iter().chain(line).copied().collect();
+    Shell::default().run(&line).await
+}
+
+fn with_revision(revision: u64) -> State {
+    State { revision, source: "version: 1\n".to_owned(), ..State::default() }
+}
+
+#[tokio::test]
+async fn apply_sends_the_text_and_says_the_revision() {
+    let fake = Fake::start(with_revision(4));
+    let file = fake.file("shop.yaml", "version: 1 # changed\n");
+    let said = ask(&fake, &["apply", "-f", &file, "-m", "why", "--expect", "4"]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "revision 5 is in force\n"), "{said:?}");
+    let again = ask(&fake, &["apply", "-f", &file, "-o", "json", "--request-id", "r-1"]).await;
+    assert_eq!((&again.json()["revision"], &again.json()["changed"]), (&Value::from(5), &Value::from(false)));
+    {
+        let state = fake.state();
+        assert_eq!(state.applies[0].source, "version: 1 # changed\n");
+        assert_eq!((state.applies[0].message.as_str(), state.applies[0].expect_revision), ("why", Some(4)));
+        assert_eq!(state.applies[0].request_id.len(), 36, "a request id is made up");
+        assert_eq!((state.applies[1].request_id.as_str(), state.applies[1].expect_revision), ("r-1", None));
+    }
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_race_shows_what_changed() {
+    let fake = Fake::start(with_revision(7));
+    let file = fake.file("shop.yaml", "version: 1 # mine\n");
+    let said = ask(&fake, &["apply", "-f", &file, "--expect", "5"]).await;
+    assert_eq!(said.code, 4, "{said:?}");
+    let wanted = format!(
+        "error: revision 5 was expected but 7 is in force\n  revision 7 is in force, by bob: less for web1\n  what changed since revision 5:\n  \
+         ~ farms/shop/services/site/backends/web1/weight: 100 -> 50\n\
+         try: put those changes into your file, then: ballastctl diff -f {file}\n     and ballastctl apply -f {file} --expect 7\n"
+    );
+    assert_eq!(said.err, wanted);
+    let json = ask(&fake, &["apply", "-f", &file, "--expect", "5", "-o", "json"]).await;
+    let error: Value = serde_json::from_str(&json.err).expect("JSON");
+    assert_eq!(error["error"]["conflict"]["to_revision"], 7);
+    assert_eq!(fake.state().revision, 7);
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn all_mistakes_are_told_with_their_places() {
+    let mistake = |line: u32, problem: &str| proto::Mistake {
+        line,
+        column: 5,
+        path: "farms[shop]".to_owned(),
+        problem: problem.to_owned(),
+        remedy: "correct it".to_owned(),
+        ..proto::Mistake::default()
+    };
+    let detail = proto::ErrorDetail {
+        code: "BALLAST-C001".to_owned(),
+        mistakes: vec![mistake(3, "one"), mistake(9, "two")],
+        ..proto::ErrorDetail::default()
+    };
+    let refuse = Some(refusal(Code::InvalidArgument, "the document is not right", &detail));
+    let fake = Fake::start(State { refuse, ..with_revision(1) });
+    let file = fake.file("shop.yaml", "version: 1\n");
+    let said = ask(&fake, &["apply", "-f", &file]).await;
+    assert_eq!(said.code, 3);
+    let wanted = format!(
+        "error[BALLAST-C001]: the document is not right\n  {file}:3:5: farms[shop]: one (correct it)\n  {file}:9:5: farms[shop]: two (correct it)\n"
+    );
+    assert_eq!(said.err, wanted);
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn validate_tells_mistakes_by_a_node_or_by_itself() {
+    let fake = Fake::start(with_revision(1));
+    let (good, bad) = (fake.file("good.yaml", "version: 1\n"), fake.file("bad.yaml", "version: 1\nnameless: 1\n"));
+    let said = ask(&fake, &["validate", "-f", &good]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "the configuration is right\n"));
+    let said = ask(&fake, &["validate", "-f", &bad]).await;
+    assert_eq!(said.code, 3);
+    assert!(
+        said.err.contains(&format!("{bad}:2:3: farms[0].name: it has no name (give it one)\n  {bad}:4:3:")),
+        "{}",
+        said.err
+    );
+    for line in [&["validate", "-f", &bad, "--offline"][..], &["validate", "-f", &bad]] {
+        let said = Shell::default().run(line).await;
+        assert_eq!(said.code, 3, "{said:?}");
+        assert!(said.err.contains(&format!("{bad}:2:1: ")), "{}", said.err);
+    }
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn diff_ends_with_one_when_something_differs() {
+    let fake = Fake::start(with_revision(1));
+    let (same, other) = (fake.file("same.yaml", "version: 1\n"), fake.file("other.yaml", "version: 1\nvips: []\n"));
+    let said = ask(&fake, &["diff", "-f", &same]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "no differences\n"));
+    let said = ask(&fake, &["diff", "-f", &other]).await;
+    assert_eq!((said.code, said.out.as_str()), (1, "+ vips/public\n"));
+    let url = fake.url();
+    fake.stop().await;
+    let said = Shell::default().run(&["diff", "-f", "/nonexistent.yaml", "--server", &url]).await;
+    assert_eq!(said.code, 5, "{said:?}");
+}
+
+#[tokio::test]
+async fn wait_ends_when_every_node_that_answers_serves_the_revision() {
+    let fake = Fake::start(State { serving: vec![1, 1, 2], ..with_revision(1) });
+    let file = fake.file("shop.yaml", "version: 1 # two\n");
+    let said = ask(&fake, &["apply", "-f", &file, "--wait"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(said.out, "revision 2 is in force and served by every node that can be reached\n");
+    assert_eq!(said.err, "warning: node-2 cannot be reached and gets it when it is back: connection refused\n");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn wait_in_vain_says_who_is_late() {
+    let fake = Fake::start(State { serving: vec![1], ..with_revision(1) });
+    let file = fake.file("shop.yaml", "version: 1 # two\n");
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "150ms"]).await;
+    assert_eq!(said.code, 7, "{said:?}");
+    assert!(
+        said.err.contains("revision 2 is in force, but not served everywhere within 150ms: node-1 (serves revision 1)"),
+        "{}",
+        said.err
+    );
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn no_answer_to_a_change_leaves_its_outcome_open() {
+    let fake = Fake::start(State { hang: true, ..with_revision(1) });
+    let file = fake.file("shop.yaml", "version: 1 # two\n");
+    let said = ask(&fake, &["apply", "-f", &file, "--timeout", "100ms", "--request-id", "r-9"]).await;
+    assert_eq!(said.code, 7, "{said:?}");
+    assert!(said.err.contains("repeat it with --request-id r-9: then it happens once"), "{}", said.err);
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn no_quorum_is_told_apart() {
+    let detail = proto::ErrorDetail {
+        retryable: true,
+        remedies: vec!["start node-2".to_owned()],
+        ..proto::ErrorDetail::default()
+    };
+    let refuse =
+        Some(refusal(Code::Unavailable, "no quorum: node-2 and node-3 do not answer; nothing was changed", &detail));
+    let fake = Fake::start(State { refuse, ..with_revision(1) });
+    let file = fake.file("shop.yaml", "version: 1\n");
+    let said = ask(&fake, &["apply", "-f", &file]).await;
+    assert_eq!(said.code, 6, "{said:?}");
+    assert_eq!(said.err, "error: no quorum: node-2 and node-3 do not answer; nothing was changed\ntry: start node-2\n");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_there_says_where_it_looked_and_what_to_do() {
+    let said = Shell::default().run(&["cluster", "status"]).await;
+    assert_eq!(said.code, 6, "{said:?}");
+    assert!(said.err.contains(NOWHERE) && said.err.contains("--server https://HOST:PORT"), "{}", said.err);
+    let said = Shell::default().run(&["--server", "unix:///nonexistent/a.sock", "cluster", "status"]).await;
+    assert_eq!(said.code, 6, "{said:?}");
+    assert!(
+        said.err.starts_with("error: cannot connect: there is no socket /nonexistent/a.sock\ntry: start ballastd"),
+        "{}",
+        said.err
+    );
+    // A socket of a daemon that was killed is still there and nobody listens.
+    let folder = tempfile::tempdir().expect("folder");
+    let socket = folder.path().join("admin.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("socket"));
+    let said = Shell { socket: &socket, ..Shell::default() }.run(&["cluster", "status"]).await;
+    assert_eq!(said.code, 6, "{said:?}");
+    assert!(said.err.contains("nobody listens on"), "{}", said.err);
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_when_one_is_gone() {
+    let fake = Fake::start(with_revision(3));
+    let servers = format!("unix:///nonexistent/a.sock,{}", fake.url());
+    let said = Shell::default().run(&["--server", &servers, "export"]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "version: 1\n"), "{said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn the_socket_of_this_machine_is_the_default() {
+    let fake = Fake::start(with_revision(3));
+    let socket = fake.socket();
+    let said = Shell { socket: &socket, ..Shell::default() }.run(&["get"]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "# revision 3, by alice: change 3\nversion: 1\n"), "{said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn history_comes_page_by_page() {
+    let fake = Fake::start(with_revision(5));
+    let revisions = |said: &Said| {
+        said.json().as_array().expect("a list").iter().map(|r| r["revision"].as_u64()).collect::<Vec<_>>()
+    };
+    let all = ask(&fake, &["history", "-o", "json"]).await;
+    assert_eq!(revisions(&all), [Some(5), Some(4), Some(3), Some(2), Some(1)]);
+    let some = ask(&fake, &["history", "--limit", "3", "-o", "json"]).await;
+    assert_eq!(revisions(&some), [Some(5), Some(4), Some(3)]);
+    let one = ask(&fake, &["history", "9"]).await;
+    assert_eq!((one.code, one.err.as_str()), (5, "error: there is no revision 9\n"));
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_broke() {
+    let fake = Fake::start(with_revision(3));
+    let said = ask(&fake, &["watch", "--since", "0", "--limit", "3", "-o", "json"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let revisions: Vec<_> =
+        said.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["revision"].as_u64()).collect();
+    assert_eq!(revisions, [Some(1), Some(2), Some(3)], "none twice, none left out");
+    assert!(said.err.contains("this node is stopping"), "{}", said.err);
+    assert_eq!(fake.state().watched_from, [Some(0), Some(9)]);
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn an_edit_is_applied_against_what_was_seen() {
+    let fake = Fake::start(with_revision(3));
+    let url = fake.url();
+    let shell = Shell { editor: "sed -i s/1/1#edited/", ..Shell::default() };
+    let said = shell.run(&["--server", &url, "edit", "-m", "why"]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "revision 4 is in force\n"), "{said:?}");
+    {
+        let state = fake.state();
+        assert_eq!((state.applies[0].expect_revision, state.source.as_str()), (Some(3), "version: 1#edited\n"));
+    }
+    let said = Shell { editor: "true", ..Shell::default() }.run(&["--server", &url, "edit"]).await;
+    assert_eq!((said.code, said.err.as_str()), (0, "nothing was edited\n"));
+    let said = Shell { editor: "false", ..Shell::default() }.run(&["--server", &url, "edit"]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn an_edit_that_is_refused_can_go_on_and_loses_nothing() {
+    let mistake = proto::Mistake { line: 1, column: 1, problem: "no".to_owned(), ..proto::Mistake::default() };
+    let detail = proto::ErrorDetail { mistakes: vec![mistake], ..proto::ErrorDetail::default() };
+    let refuse = Some(refusal(Code::InvalidArgument, "not right", &detail));
+    let fake = Fake::start(State { refuse, ..with_revision(3) });
+    let url = fake.url();
+    let shell = Shell { editor: "echo more >>", input: "y\nn\n", interactive: true, ..Shell::default() };
+    let said = shell.run(&["--server", &url, "edit"]).await;
+    assert_eq!(said.code, 3, "{said:?}");
+    assert_eq!(
+        fake.state().applies.iter().map(|a| a.source.as_str()).collect::<Vec<_>>(),
+        ["version: 1\nmore\n", "version: 1\nmore\nmore\n"]
+    );
+    let kept =
+        said.err.lines().find_map(|line| line.split("your text is kept in ").nth(1)).expect("says where").to_owned();
+    assert_eq!(std::fs::read_to_string(&kept).expect("kept"), "version: 1\nmore\nmore\n");
+    std::fs::remove_dir_all(Path::new(&kept).parent().expect("a folder")).expect("cleaned");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn changes_carry_their_reason() {
+    let fake = Fake::start(with_revision(1));
+    let said = ask(&fake, &["backend", "drain", "shop/site/web1", "-m", "window", "-o", "json"]).await;
+    assert_eq!((said.code, &said.json()[0]["admin"]), (0, &Value::from("drain")));
+    let said = ask(&fake, &["vip", "move", "public", "--to", "node-2", "--wait"]).await;
+    assert_eq!(said.code, 7, "the VIP did not arrive: {said:?}");
+    {
+        let state = fake.state();
+        assert_eq!(state.drained.as_ref().map(|request| request.message.as_str()), Some("window"));
+        assert_eq!(state.moved.as_ref().map(|request| (request.node.as_str(), request.wait)), Some(("node-2", true)));
+    }
+    let said = ask(&fake, &["node", "remove", "node-2"]).await;
+    assert_eq!(said.code, 8, "{said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn a_join_token_stands_alone() {
+    let fake = Fake::start(State::default());
+    let said = ask(&fake, &["node", "join-token"]).await;
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "blst1.secret\n", ""));
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn a_health_check_ends_with_zero_or_one() {
+    let fake = Fake::start(State::default());
+    let said = ask(&fake, &["healthcheck"]).await;
+    assert_eq!((said.code, said.out.as_str()), (1, "node-1 is not ready: it is catching up\n"));
+    assert_eq!(ask(&fake, &["healthcheck", "--live"]).await.code, 0);
+    fake.state().ready = true;
+    assert_eq!(ask(&fake, &["healthcheck"]).await.code, 0);
+    let url = fake.url();
+    fake.stop().await;
+    assert_eq!(Shell::default().run(&["healthcheck", "--server", &url]).await.code, 1);
+}
+
+#[tokio::test]
+async fn contexts_are_kept_and_chosen() {
+    let fake = Fake::start(with_revision(3));
+    let folder = tempfile::tempdir().expect("folder");
+    let contexts = folder.path().join("ballast/contexts.toml");
+    let shell = Shell { contexts: &contexts, ..Shell::default() };
+    let url = fake.url();
+    assert_eq!(shell.run(&["context", "add", "here", "--server", &url]).await.code, 0);
+    assert_eq!(shell.run(&["export"]).await.out, "version: 1\n", "the first context is in use");
+    let said = shell.run(&["context", "add", "there", "--server", "https://n:1"]).await;
+    assert_eq!(said.code, 2, "an https server wants a certificate: {said:?}");
+    for file in ["ca.pem", "admin.pem", "admin.key"] {
+        std::fs::write(folder.path().join(file), "").expect("written");
+    }
+    let dir = folder.path().display().to_string();
+    assert_eq!(shell.run(&["context", "add", "there", "--server", "https://n:1", "--dir", &dir]).await.code, 0);
+    assert_eq!(shell.run(&["context", "use", "there"]).await.code, 0);
+    let list = shell.run(&["context", "list", "-o", "json"]).await.json();
+    assert_eq!((&list[0]["name"], &list[0]["current"]), (&Value::from("here"), &Value::from(false)));
+    assert_eq!((&list[1]["name"], &list[1]["current"]), (&Value::from("there"), &Value::from(true)));
+    let said = shell.run(&["export"]).await;
+    assert_eq!(said.code, 8, "an empty certificate is none: {said:?}");
+    assert_eq!(shell.run(&["export", "--context", "here"]).await.code, 0);
+    assert_eq!(shell.run(&["context", "remove", "there"]).await.code, 0);
+    assert_eq!(shell.run(&["context", "use", "there"]).await.code, 5);
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn completions_and_manual_pages_are_made() {
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let said = Shell::default().run(&["completion", shell]).await;
+        assert!(said.code == 0 && said.out.contains("ballastctl") && said.out.contains("rollback"), "{shell}");
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let dir = folder.path().join("man");
+    let said = Shell::default().run(&["man", &dir.display().to_string()]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let page = std::fs::read_to_string(dir.join("ballastctl.1")).expect("a page");
+    assert!(page.contains("Exit codes") && dir.join("ballastctl-vip-move.1").is_file(), "{page}");
+}
+
+#[tokio::test]
+async fn help_is_no_error_and_nonsense_is() {
+    let said = Shell::default().run(&["--help"]).await;
+    assert!(said.code == 0 && said.out.contains("Exit codes:") && said.err.is_empty(), "{said:?}");
+    let said = Shell::default().run(&["nonsense"]).await;
+    assert!(said.code == 2 && said.out.is_empty() && said.err.contains("nonsense"), "{said:?}");
+}
+
+/// Writes the files of a user's certificate, as `ballastd init` does.
+fn write_certificate(authority: &Authority, folder: &Path) {
+    let key = Key::generate().expect("a key");
+    let name = "alice".parse().expect("a name");
+    let life = Duration::from_secs(3600);
+    let certificate =
+        authority.sign_user(&name, UserRole::Admin, &key.public(), SystemTime::now(), life).expect("a certificate");
+    for (file, text) in
+        [("ca.pem", authority.certificate_pem()), ("admin.pem", &certificate), ("admin.key", &key.to_pem())]
+    {
+        std::fs::write(folder.join(file), text).expect("written");
+    }
+}
+
+#[tokio::test]
+async fn a_remote_node_is_asked_with_the_contexts_certificate() {
+    let authority = Authority::create(&pki::new_cluster_id(), SystemTime::now()).expect("a CA");
+    let node =
+        authority.issue_node(NodeId::new(1), &Key::generate().expect("a key"), SystemTime::now()).expect("a node");
+    let (fake, port) = Fake::start_tls(with_revision(3), pki::admin_server(&node).expect("TLS")).await;
+    let folder = tempfile::tempdir().expect("folder");
+    write_certificate(&authority, folder.path());
+    let contexts = folder.path().join("contexts.toml");
+    let shell = Shell { contexts: &contexts, ..Shell::default() };
+    let (url, dir) = (format!("https://127.0.0.1:{port}"), folder.path().display().to_string());
+    let added = shell.run(&["context", "add", "prod", "--server", &url, "--dir", &dir]).await;
+    assert_eq!(added.code, 0, "{added:?}");
+    let said = shell.run(&["export"]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "version: 1\n"), "{said:?}");
+
+    let other = Authority::create(&pki::new_cluster_id(), SystemTime::now()).expect("a CA");
+    write_certificate(&other, folder.path());
+    let said = shell.run(&["export"]).await;
+    assert_eq!(said.code, 8, "{said:?}");
+    assert!(said.err.contains("is not a node of this certificate's cluster"), "{}", said.err);
+
+    let said = Shell::default().run(&["--server", &url, "export"]).await;
+    assert_eq!(said.code, 8, "no certificate at all: {said:?}");
+    assert!(said.err.contains("name it with --ca"), "{}", said.err);
+    fake.stop().await;
+}
