@@ -16,7 +16,7 @@ mod response;
 mod run;
 mod stats;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +35,12 @@ enum Command {
     Generate(generate::Options),
     /// Start the proxies and measure them, interleaved.
     Run(run::Options),
+    /// Print results as Markdown, as `docs/benchmarks.md` shows them.
+    Report {
+        /// The results.
+        #[arg(default_value = "bench/results/latest.json")]
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -42,6 +48,7 @@ fn main() -> ExitCode {
         Command::Backend(options) => backend::run(&options),
         Command::Generate(options) => generate::run(&options),
         Command::Run(options) => run::run(options),
+        Command::Report { file } => run::report(file),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -227,6 +227,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_document_is_one_that_ballast_accepts() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let site = |port| Site { plain: address(port), table: address(port + 1), mark: address(port + 2) };
+        let backends = [("web1".to_owned(), address(9001)), ("web2".to_owned(), address(9002))];
+        let text = document(&[site(8001), site(8004), site(8007)], &backends, "rev-17");
+        let document = ballast_core::config::parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
+        assert_eq!(document.farms.len(), 3);
+        assert_eq!(document.farms[1].listeners[2].port, 8008);
+        assert_eq!(document.farms[2].fallback.as_ref().map(|f| f.body.as_str()), Some("rev-17"));
+    }
+
+    #[test]
     fn voters_are_counted_wherever_they_are() {
         let status =
             serde_json::json!({"nodes": [{"voter": true}, {"node": {"x": 1}, "voter": true}, {"voter": false}]});

@@ -129,6 +129,15 @@ pub fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
+/// Prints what is in a results file.
+///
+/// # Errors
+/// When there is none.
+pub fn report(file: PathBuf) -> Result<()> {
+    print!("{}", report::read(&file)?);
+    Ok(())
+}
+
 fn run_cases(selected: &[&Case], stage: &mut Stage, mut results: Results) -> Result<Vec<&'static str>> {
     let mut failed = Vec::new();
     for case in selected {

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -152,10 +152,7 @@ impl Results {
 
     /// The machine and the versions, for the screen.
     pub fn heading(&self) -> String {
-        let machine = &self.document.machine;
-        let versions: Vec<_> =
-            self.document.versions.iter().map(|(name, version)| format!("  {name}: {version}")).collect();
-        format!("{machine}\n{}", versions.join("\n"))
+        self.document.heading()
     }
 
     /// Prints rows and puts them in place of those with the same name.
@@ -177,10 +174,25 @@ impl Results {
 }
 
 impl Document {
+    fn heading(&self) -> String {
+        let versions: Vec<_> = self.versions.iter().map(|(name, version)| format!("  {name}: {version}")).collect();
+        format!("{}\n{}", self.machine, versions.join("\n"))
+    }
+
     /// Whether rows of `other` may stand in this file.
     fn is_comparable(&self, other: &Self) -> bool {
         self.machine == other.machine && self.versions == other.versions
     }
+}
+
+/// A results file as Markdown.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(file: &Path) -> Result<String> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}; `make bench` writes it", file.display()))?;
+    let document: Document = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+    Ok(format!("{}\n\n{}", document.heading(), table(&document.rows)))
 }
 
 /// Rows as a Markdown table.
