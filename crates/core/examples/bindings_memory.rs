@@ -51,11 +51,24 @@ fn main() -> io::Result<()> {
 
     let now = LogTime::from_millis(START_MS + log.seq);
     for (name, offset) in [("lookup, hit", 0), ("lookup, miss", count)] {
-        let keys: Vec<_> = (0..1_000_000).map(|n| key((n * 7919) % count + offset)).collect();
+        let keys: Vec<_> = (0..1_000_000_u64).map(|n| key((n * 7919 % u64::from(count)) as u32 + offset)).collect();
         let tables = log.state.tables();
-        let start = Instant::now();
-        let found = keys.iter().filter(|key| tables.lookup(service, **key, now).is_some()).count();
-        println!("{name:<20} {:.0} ns ({found} found)", start.elapsed().as_nanos() as f64 / keys.len() as f64);
+        let mut found = 0;
+        // In slices, because the machine may do other things meanwhile.
+        let mut slices: Vec<_> = keys
+            .chunks(1000)
+            .map(|keys| {
+                let start = Instant::now();
+                found += keys.iter().filter(|key| tables.lookup(service, **key, now).is_some()).count();
+                start.elapsed().as_nanos() as f64 / keys.len() as f64
+            })
+            .collect();
+        slices.sort_by(f64::total_cmp);
+        println!(
+            "{name:<20} {:.0} ns at the median, {:.0} ns at best ({found} found)",
+            slices[slices.len() / 2],
+            slices[0]
+        );
     }
 
     let start = Instant::now();

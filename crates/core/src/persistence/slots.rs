@@ -62,6 +62,12 @@ impl Slots {
         }
     }
 
+    /// An array with the same contents. Only the writer may call this.
+    pub(super) fn duplicate(&self) -> Self {
+        let words = self.words.iter().map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
+        Self { seq: AtomicU64::new(0), range: self.range, words: words.collect() }
+    }
+
     fn fill(&self, entries: &[(u128, Record)]) -> bool {
         let mut next = 0;
         for (key, record) in entries {

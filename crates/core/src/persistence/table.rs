@@ -336,8 +336,7 @@ impl TableWriter {
             fence(Ordering::Acquire);
             return slots;
         }
-        let entries: Vec<_> = slots.iter_from(0).collect();
-        let copy = Arc::new(Slots::build(&entries, 0));
+        let copy = Arc::new(slots.duplicate());
         self.table.shards[shard].store(Arc::clone(&copy));
         copy
     }
