@@ -31,7 +31,9 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
     /// The filter is not in `EnvFilter`'s syntax.
-    #[error("log filter {filter:?} is not understood; write a level or `target=level` pairs, as in `info,ballast_raft=debug`")]
+    #[error(
+        "log filter {filter:?} is not understood; write a level or `target=level` pairs, as in `info,ballast_raft=debug`"
+    )]
     Filter {
         /// What was given.
         filter: String,
