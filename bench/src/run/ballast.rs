@@ -1,25 +1,24 @@
 //! Ballast itself, as an operator would run it: `ballastd init`, `join`, `run`, `ballastctl apply`.
 //!
-//! All nodes are on one machine, so each has its own listeners, chosen by a label.
+//! All nodes are on one machine, so each has its own listeners, chosen by a label that carries its
+//! name.
 
 use std::{
     fs,
-    io::Write,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::PathBuf,
 };
 
 use anyhow::{Context, Result};
 use ballast_testkit::{client::Client, cluster::Cluster, ports, wait};
-use serde_json::Value;
 
 use super::load::Backend;
 use crate::process;
 
 /// Header that carries the key of the table, in all proxies.
 pub const KEY_HEADER: &str = "X-Client";
-/// Label that tells the nodes apart.
-const LABEL: &str = "bench";
+/// Label that tells the nodes apart; the test kit gives each node its name under it.
+const LABEL: &str = "node";
 
 /// A running cluster.
 pub struct Ballast {
@@ -40,16 +39,14 @@ pub struct Site {
 }
 
 impl Ballast {
-    /// Starts a cluster of `nodes` voters with everything configured, all on `core` if one is given.
+    /// Starts a cluster of `nodes` voters, at most three, with everything configured, all on `core` if one is given.
     ///
     /// # Errors
     /// When a node does not become ready or the configuration is refused.
     pub fn start(nodes: usize, backends: &[Backend], core: Option<usize>) -> Result<Self> {
-        let mut cluster = Cluster::start(0)?;
-        process::on_core(core, || (0..nodes).try_for_each(|_| add_node(&mut cluster).map(|_| ())))??;
+        let cluster = process::on_core(core, || Cluster::start(nodes))??;
         let sites = (0..nodes).map(|_| Site::fresh()).collect::<Result<Vec<_>>>()?;
         let ballast = Self { cluster, sites, backends: backends.to_vec() };
-        ballast.wait_voters(nodes)?;
         ballast.cluster.apply(0, &document(&ballast.sites, &ballast.backends, "first"))?;
         for site in &ballast.sites {
             for address in [site.plain, site.table, site.mark] {
@@ -99,41 +96,16 @@ impl Ballast {
         series.peek().context("the node has no metric ballast_bindings")?;
         Ok(series.map(|(_, value)| *value as u64).sum())
     }
-
-    fn wait_voters(&self, wanted: usize) -> Result<()> {
-        wait::until(&format!("{wanted} voters"), || {
-            let status = self.cluster.ctl_json(0, &["cluster", "status"])?;
-            Ok((count_voters(&status) >= wanted).then_some(()))
-        })
-    }
 }
 
-/// Adds a node that carries its own name as a label. Returns its position.
+/// Has another node join and does not start it yet. Returns its position.
 ///
 /// # Errors
-/// When it does not become ready.
-pub fn add_node(cluster: &mut Cluster) -> Result<usize> {
-    let position = prepare_node(cluster)?;
-    cluster.spawn(position)?;
-    cluster.wait_ready(position)?;
-    Ok(position)
-}
-
-/// As [`add_node`], without starting it.
-///
-/// # Errors
-/// When it cannot make a cluster or join it.
+/// When it cannot join.
 pub fn prepare_node(cluster: &mut Cluster) -> Result<usize> {
     let position = cluster.prepare_node()?;
-    let node = cluster.node(position);
-    let mut file = fs::OpenOptions::new().append(true).open(node.folder().join("ballastd.toml"))?;
-    writeln!(file, "\n[labels]\n{LABEL} = \"{}\"", node.name())?;
-    if position == 0 {
-        cluster.daemon_once(position, &["init"])?;
-    } else {
-        let token = cluster.join_token()?;
-        cluster.daemon_once(position, &["join", "--token", &token])?;
-    }
+    let token = cluster.join_token()?;
+    cluster.daemon_once(position, &["join", "--token", &token])?;
     Ok(position)
 }
 
@@ -161,18 +133,6 @@ pub fn wait_listening(address: SocketAddr) -> Result<()> {
 
 fn is_series_of(series: &str, family: &str) -> bool {
     series.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
-}
-
-/// Members that say of themselves that they vote, wherever they are in the document.
-fn count_voters(status: &Value) -> usize {
-    match status {
-        Value::Object(fields) => {
-            let own = usize::from(fields.get("voter") == Some(&Value::Bool(true)));
-            own + fields.values().map(count_voters).sum::<usize>()
-        }
-        Value::Array(items) => items.iter().map(count_voters).sum(),
-        _ => 0,
-    }
 }
 
 /// The configuration: three farms, each with a listener for each node.
@@ -236,13 +196,6 @@ mod tests {
         assert_eq!(document.farms.len(), 3);
         assert_eq!(document.farms[1].listeners[2].port, 8008);
         assert_eq!(document.farms[2].fallback.as_ref().map(|f| f.body.as_str()), Some("rev-17"));
-    }
-
-    #[test]
-    fn voters_are_counted_wherever_they_are() {
-        let status =
-            serde_json::json!({"nodes": [{"voter": true}, {"node": {"x": 1}, "voter": true}, {"voter": false}]});
-        assert_eq!(count_voters(&status), 2);
     }
 
     #[test]

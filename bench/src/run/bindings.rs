@@ -98,6 +98,7 @@ pub fn first_binding(stage: &mut Stage) -> Result<Vec<Row>> {
              HAProxy: one process, in memory, not shared"
         )),
         Row::of("http1_first_binding_added_p50", "us", &values(|r| r.calm_new.p50_us - r.calm_plain.p50_us))
+            .without_ratio()
             .note(format!("new keys less no table, {CALM_RATE} requests a second, open loop")),
         Row::of("http1_first_binding_at_rest_p50", "us", &values(|r| r.alone.p50_us))
             .note("one connection, one request at a time, the whole request"),

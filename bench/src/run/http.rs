@@ -116,6 +116,7 @@ pub fn table_hit(stage: &mut Stage) -> Result<Vec<Row>> {
         Row::of("http1_table_hit", "us CPU/request", &hits)
             .note(format!("{BOUND_KEYS} keys in turn, from a header; HAProxy: `stick on req.hdr`")),
         Row::of("http1_table_hit_added", "us CPU/request", &added)
+            .without_ratio()
             .note("the same requests to a listener without a table, taken off in each round"),
     ])
 }

@@ -14,7 +14,10 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{machine::Machine, stage::BALLAST};
+use super::{
+    machine::Machine,
+    stage::{BALLAST, DIRECT},
+};
 use crate::stats::{Summary, ratio_by_round};
 
 /// One figure of Ballast beside the same figure of its peers.
@@ -62,6 +65,7 @@ impl Row {
             ballast: ours.and_then(Summary::of),
             peers: peers().filter_map(|(peer, values)| Some(((*peer).to_owned(), Summary::of(values)?))).collect(),
             ratio: peers()
+                .filter(|(peer, _)| *peer != DIRECT)
                 .filter_map(|(peer, values)| Some(((*peer).to_owned(), ratio_by_round(ours?, values)?)))
                 .collect(),
             samples: subjects.iter().map(|(_, values)| values.len()).max().unwrap_or(0),
@@ -71,6 +75,12 @@ impl Row {
         };
         row.target = judge(&row);
         row
+    }
+
+    /// Without ratios, where values are differences that may be nothing or less.
+    pub fn without_ratio(mut self) -> Self {
+        self.ratio.clear();
+        self
     }
 
     /// With something that has to be known.

@@ -20,6 +20,9 @@ use crate::process::{self, Guarded};
 /// Name of our own subject in all tables.
 pub const BALLAST: &str = "ballast";
 
+/// Name of the backend without a proxy before it.
+pub const DIRECT: &str = "direct";
+
 /// A stage.
 pub struct Stage {
     /// What the operator asked for.
@@ -165,7 +168,7 @@ impl Stage {
         let pid = self.backends.as_ref().map(Backends::pid);
         Ok(first
             .zip(pid)
-            .map(|((_, plain), pid)| Subject { name: "direct", plain, table: None, running: Running::Direct(pid) })
+            .map(|((_, plain), pid)| Subject { name: DIRECT, plain, table: None, running: Running::Direct(pid) })
             .into_iter()
             .collect())
     }
