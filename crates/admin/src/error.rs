@@ -273,6 +273,7 @@ impl From<Refusal> for ApiError {
             Refusal::Invalid { .. } => ErrorCode::InvalidRequest,
             Refusal::NameTaken { .. } => ErrorCode::NameTaken,
             Refusal::TokenUnknown | Refusal::TokenExpired => ErrorCode::BadToken,
+            Refusal::Busy => ErrorCode::Overloaded,
             Refusal::TableFull => ErrorCode::TableFull,
             Refusal::NotEligible | Refusal::AlreadyInitialised => ErrorCode::Precondition,
         };

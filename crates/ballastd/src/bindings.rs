@@ -16,13 +16,16 @@ use ballast_core::{
 };
 use tokio::time::sleep;
 
-use crate::{clock::boottime, settling::settle_nanos, view::View};
+use crate::{clock::boottime, view::View};
 
 /// Longest that a client's request waits for its binding: an election and a retry fit in.
 const BIND_DEADLINE: Duration = Duration::from_secs(4);
 
 /// Longest that a hit waits to be confirmed before the farm's `isolated` decides.
 const CONFIRM_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// How often something that settles is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Nobody waits for a renewal; after this it is given up.
 const RENEW_DEADLINE: Duration = Duration::from_secs(2);
@@ -69,9 +72,10 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
         let Some(tables) = self.view.tables() else { return Lookup::Stale };
         // Freshness is judged before the look: what is read after may only be newer.
         let fresh = self.fresh();
-        match tables.lookup(service, key, self.view.log_time()) {
+        let log_time = self.view.log_time();
+        match tables.lookup(service, key, log_time) {
             None => Lookup::Miss,
-            Some(_) if !fresh || self.view.settling.wait_until(service, key, boottime()).is_some() => Lookup::Stale,
+            Some(binding) if !fresh || !self.view.settling.has_settled(&binding, log_time, boottime()) => Lookup::Stale,
             Some(binding) => Lookup::Hit { backend: binding.backend, renew: binding.renew_due },
         }
     }
@@ -113,9 +117,11 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
     fn confirm(&self) -> BoxFuture<'static, Result<(), NotConfirmed>> {
         let (view, cluster) = (Arc::clone(&self.view), self.cluster.clone());
         Box::pin(async move {
-            // The caller does not say which key; whatever settles has settled after this.
-            if view.settling.any(boottime()) {
-                sleep(Duration::from_nanos(settle_nanos(view.freshness.span()))).await;
+            // The caller does not say which key; whatever moved has settled after this.
+            let moved = view.settling.last_moved();
+            while !view.settling.quiet_up_to(moved, boottime()) {
+                sleep(LOOK_AGAIN).await;
+                view.settling.applied(view.applied_index(), boottime(), view.settle());
             }
             let asked_at = boottime();
             let index = cluster.confirm(CONFIRM_DEADLINE).await?;
@@ -125,9 +131,15 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
     }
 }
 
-/// Waits until a moved binding may be forwarded on.
+/// Waits until the binding of `key` may be forwarded on.
 async fn settle(view: &View, service: ServiceId, key: KeyHash) {
-    while let Some(until) = view.settling.wait_until(service, key, boottime()) {
-        sleep(Duration::from_nanos(until.since(boottime()).max(1))).await;
+    loop {
+        let log_time = view.log_time();
+        let binding = view.tables().and_then(|tables| tables.lookup(service, key, log_time));
+        if binding.is_none_or(|binding| view.settling.has_settled(&binding, log_time, boottime())) {
+            return;
+        }
+        sleep(LOOK_AGAIN).await;
+        view.settling.applied(view.applied_index(), boottime(), view.settle());
     }
 }

@@ -50,9 +50,12 @@ pub struct Listen {
     pub cluster: SocketAddr,
     /// The admin API: gRPC over mutual TLS.
     pub admin: SocketAddr,
-    /// `/livez`, `/readyz`, `/metrics` in the clear. Loopback unless you know better; off when absent.
+    /// `/livez`, `/readyz`, `/metrics` in the clear; off when absent. Loopback, unless `metrics_open` is set.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
+    /// Whether `metrics` may be an address that others reach, without asking who they are.
+    #[serde(default)]
+    pub metrics_open: bool,
     /// Unix socket of the admin API, for root on this node; `<data_dir>/admin.sock` when absent.
     #[serde(default)]
     pub socket: Option<PathBuf>,
@@ -184,6 +187,15 @@ impl Bootstrap {
         if self.listen.cluster == self.listen.admin {
             return Err(format!("listen.admin: {} is listen.cluster too; give each its own port", self.listen.admin));
         }
+        if let Some(metrics) = self.listen.metrics
+            && !metrics.ip().is_loopback()
+            && !self.listen.metrics_open
+        {
+            return Err(format!(
+                "listen.metrics: {metrics} is reached by others, who are not asked who they are; use 127.0.0.1, or set \
+                 listen.metrics_open = true"
+            ));
+        }
         for (key, address, advertised) in [
             ("cluster", self.listen.cluster, &self.advertise.cluster),
             ("admin", self.listen.admin, &self.advertise.admin),
@@ -285,6 +297,7 @@ admin = "10.0.0.1:7401"
         check(&GOOD.replace("7401", "7400"), "listen.admin");
         check(&GOOD.replace("10.0.0.1:7400", "0.0.0.0:7400"), "advertise.cluster");
         check(&GOOD.replace("10.0.0.1:7400", "10.0.0.1:0"), "port 0");
+        check(&format!("{GOOD}metrics = \"10.0.0.1:7402\"\n"), "metrics_open");
         check(&format!("{GOOD}\n[vip]\ndriver = \"magic\"\n"), "magic");
     }
 }

@@ -9,9 +9,12 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+/// Connections at once; a probe that finds no place is refused and comes again.
+const CONNECTIONS_MAX: usize = 64;
 
 /// What the endpoints say, asked at each request.
 pub trait Status: Send + Sync + 'static {
@@ -25,21 +28,26 @@ pub trait Status: Send + Sync + 'static {
 
 /// Serves until `stop`. Connections still open then are dropped: probes repeat.
 pub async fn serve(listener: TcpListener, status: Arc<dyn Status>, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let stream = tokio::select! {
             // Accepting is cancel-safe: a connection not yet returned stays in the kernel's queue.
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
+                    // Out of descriptors, mostly: the pause lets others close theirs.
                     debug!(%error, "accept failed on the metrics address");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                     continue;
                 }
             },
             () = stop.cancelled() => return,
         };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let status = Arc::clone(&status);
         let stop = stop.clone();
         tokio::spawn(async move {
+            let _place = place;
             let service = service_fn(move |request| {
                 let status = Arc::clone(&status);
                 async move { Ok::<_, Infallible>(answer(&request, status.as_ref())) }

@@ -11,7 +11,7 @@
 //!
 //! Not here: what a moved binding waits for ([`crate::settling`]).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ballast_core::{ids::LogIndex, time::BootNanos};
 
@@ -22,17 +22,39 @@ pub struct Freshness {
     confirmed: AtomicU64,
     /// Nanoseconds.
     span: AtomicU64,
+    /// The span before, which other nodes may still count by.
+    span_before: AtomicU64,
+    /// The state is not to be trusted any more.
+    void: AtomicBool,
 }
 
 impl Freshness {
     /// Never confirmed; a confirmation will count for `span` nanoseconds.
     pub const fn new(span: u64) -> Self {
-        Self { confirmed: AtomicU64::new(0), span: AtomicU64::new(span) }
+        Self {
+            confirmed: AtomicU64::new(0),
+            span: AtomicU64::new(span),
+            span_before: AtomicU64::new(0),
+            void: AtomicBool::new(false),
+        }
     }
 
     /// Changes how long a confirmation counts.
     pub fn set_span(&self, span: u64) {
-        self.span.store(span, Ordering::Relaxed);
+        let before = self.span.swap(span, Ordering::Relaxed);
+        if before != span {
+            self.span_before.store(before, Ordering::Relaxed);
+        }
+    }
+
+    /// The longest that a confirmation may count on any node: the span, or the one before if that was longer.
+    pub fn longest_span(&self) -> u64 {
+        self.span().max(self.span_before.load(Ordering::Relaxed))
+    }
+
+    /// Nothing is confirmed from now on: this node's state is not to be trusted.
+    pub fn void(&self) {
+        self.void.store(true, Ordering::Release);
     }
 
     /// How long a confirmation counts, in nanoseconds.
@@ -50,7 +72,7 @@ impl Freshness {
     /// Whether this node's table may be served from at `now`.
     pub fn holds(&self, now: BootNanos) -> bool {
         let confirmed = self.confirmed.load(Ordering::Acquire);
-        confirmed != 0 && now.since(BootNanos::new(confirmed)) < self.span()
+        confirmed != 0 && !self.void.load(Ordering::Acquire) && now.since(BootNanos::new(confirmed)) < self.span()
     }
 
     /// Age of the newest confirmation in nanoseconds; `None` if there never was one.

@@ -28,7 +28,7 @@ use ballast_admin::{
 };
 use ballast_core::{
     cluster::{ClusterView, Ownership, Propose},
-    ids::Boot,
+    ids::{Boot, LogIndex},
     lease::{LeaseView, LogFacts},
     state::{Command, NodeAdmin, NodeRole, Outcome, Refusal},
 };
@@ -179,6 +179,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         lease_view,
         marks,
         findings: Arc::clone(&findings),
+        log_end: status.last_log,
     };
     parts.spawn(named("publisher", publisher.run(ending.clone())));
     if proxy.is_some() {
@@ -343,6 +344,10 @@ fn admin(identity: &Identity, node: &Arc<Node>, raft: &Handle, ending: &Cancella
 /// Gives up what is held, in order.
 async fn drain(node: &Node, leases: &ballast_vip::Handle, orderly: bool) {
     node.draining.store(true, Ordering::Relaxed);
+    if !orderly {
+        // Nothing is answered any more from a state that may be damaged.
+        node.view.freshness.void();
+    }
     leases.drain();
     let until = Instant::now() + if orderly { LEASE_DRAIN_MAX } else { FAILED_DRAIN_MAX };
     while !leases.drained() && leases.alive() && Instant::now() < until {
@@ -365,6 +370,8 @@ struct Publisher {
     lease_view: Arc<ArcSwapOption<LeaseView>>,
     marks: Arc<LogMarks>,
     findings: Arc<Findings>,
+    /// Last entry that the log held when it was opened.
+    log_end: LogIndex,
 }
 
 impl Publisher {
@@ -388,7 +395,12 @@ impl Publisher {
                 );
             }
             member = listed;
-            self.marks.set_applied(self.node.view.applied_index());
+            if !self.leases.alive() {
+                bail!("the lease thread ended; this is a bug, start the node again and report it with its log");
+            }
+            let reached = self.node.view.applied_index();
+            self.marks.set_applied(reached);
+            self.node.view.settling.applied(reached, boottime(), self.node.view.settle());
             if let Some(round) = self.leases.confirmed() {
                 self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
             }
@@ -411,7 +423,9 @@ impl Publisher {
                 }
             };
             let now = (generation, membership, fit);
-            if published.as_ref() != Some(&now) {
+            // A grantor that has just started must know the longest lease it may have granted under before: it takes
+            // part once it has applied all that its log held when it was opened.
+            if reached >= self.log_end && published.as_ref() != Some(&now) {
                 let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, fit));
                 if let Some(view) = view {
                     self.lease_view.store(Some(Arc::new(view)));

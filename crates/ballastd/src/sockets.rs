@@ -20,7 +20,7 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -38,6 +38,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Handshakes and fresh connections that wait for their turn; more wait in the kernel.
 const BACKLOG: usize = 64;
+/// Handshakes at once: more than any cluster has nodes, and far fewer than a process has descriptors.
+const HANDSHAKES_MAX: usize = 64;
 
 /// Every socket of the node itself (not of its farms).
 pub struct Sockets {
@@ -140,7 +142,10 @@ async fn accept(
     ready: mpsc::Sender<NodeConnection>,
     stop: CancellationToken,
 ) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
+        // Never closed, so a place is always had in the end.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, remote) = tokio::select! {
             // Cancel-safe: a connection that is not returned yet stays with the kernel.
             accepted = listener.accept() => match accepted {
@@ -155,6 +160,7 @@ async fn accept(
         };
         let (acceptor, cluster_id, ready, stop) = (acceptor.clone(), cluster_id.clone(), ready.clone(), stop.clone());
         tokio::spawn(async move {
+            let _place = place;
             let handshake = async {
                 match timeout(HANDSHAKE_TIMEOUT, handshake(stream, &acceptor, &cluster_id)).await {
                     Ok(Ok(connection)) => drop(ready.send(connection).await),

@@ -8,7 +8,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -39,9 +39,11 @@ pub struct View {
     plan_changed: watch::Sender<u64>,
     applied: watch::Sender<LogIndex>,
     applied_index: AtomicU64,
-    /// Last log time in milliseconds, and when on our clock we applied it.
+    /// Last log time applied, in milliseconds.
     log_time: AtomicU64,
-    log_time_at: AtomicU64,
+    /// Log time less `CLOCK_BOOTTIME` at that moment, in milliseconds: one number, so that a reader never
+    /// sees half of a change.
+    log_time_ahead: AtomicI64,
     tables: OnceLock<Arc<Tables>>,
     /// How recently the state was confirmed.
     pub freshness: Freshness,
@@ -62,7 +64,7 @@ impl View {
             applied: watch::Sender::new(LogIndex::default()),
             applied_index: AtomicU64::new(0),
             log_time: AtomicU64::new(0),
-            log_time_at: AtomicU64::new(0),
+            log_time_ahead: AtomicI64::new(0),
             tables: OnceLock::new(),
             freshness: Freshness::new(100_000_000),
             settling: Settling::default(),
@@ -86,9 +88,8 @@ impl View {
 
     /// Log time now, as far as this node can tell: what it last applied, and the time since.
     pub fn log_time(&self) -> LogTime {
-        let at = self.log_time_at.load(Ordering::Acquire);
-        let since = boottime().get().saturating_sub(at) / 1_000_000;
-        LogTime::from_millis(self.log_time.load(Ordering::Acquire)).plus_millis(since)
+        let ahead = self.log_time_ahead.load(Ordering::Acquire);
+        LogTime::from_millis((boottime().get() / 1_000_000).saturating_add_signed(ahead))
     }
 
     /// The binding tables, once the state exists.
@@ -100,15 +101,22 @@ impl View {
         self.tables.get_or_init(|| Arc::clone(state.tables()));
         let log_time = state.log_time().as_millis();
         if log_time > self.log_time.load(Ordering::Acquire) {
-            self.log_time_at.store(boottime().get(), Ordering::Release);
+            let ahead = log_time.cast_signed() - (boottime().get() / 1_000_000).cast_signed();
+            self.log_time_ahead.store(ahead, Ordering::Release);
             self.log_time.store(log_time, Ordering::Release);
         }
         if state.plan_version() != self.compiled.load(Ordering::Acquire) {
             self.compile(state);
         }
+        self.settling.applied(index, boottime(), self.settle());
         // Last, so that whoever waits for the index finds everything else in place.
         self.applied_index.store(index.get(), Ordering::Release);
         self.applied.send_replace(index);
+    }
+
+    /// How long a moved binding settles now, in nanoseconds.
+    pub fn settle(&self) -> u64 {
+        settle_nanos(self.freshness.longest_span())
     }
 
     fn compile(&self, state: &State) {
@@ -124,20 +132,19 @@ impl View {
 }
 
 impl Observer for View {
-    fn entry(&self, entry: &Entry, outcomes: &[FrameOutcomes]) {
+    fn entry(&self, index: LogIndex, entry: &Entry, outcomes: &[FrameOutcomes]) {
         for done in outcomes {
             let Some(frame) = entry.frames.iter().find(|f| f.origin == done.origin && f.seq == done.seq) else {
                 continue;
             };
             for (command, outcome) in frame.commands.iter().zip(&done.outcomes) {
-                let moved = match (command, outcome) {
-                    (Command::Bind { service, key, .. }, Outcome::Bound { how: BindingChange::Rehomed(_), .. })
-                    | (Command::SetBinding { service, key, .. }, Outcome::Done) => Some((*service, *key)),
-                    _ => None,
-                };
-                if let Some((service, key)) = moved {
-                    let now = boottime();
-                    self.settling.moved(service, key, now.plus(settle_nanos(self.freshness.span())), now);
+                match (command, outcome) {
+                    (_, Outcome::Bound { how: BindingChange::Rehomed(_), .. }) => self.settling.moved(index),
+                    // A deletion leaves nothing behind that could say when it was.
+                    (Command::SetBinding { to: None, .. }, Outcome::Done) => {
+                        self.settling.all_moved(boottime().plus(self.settle()));
+                    }
+                    _ => {}
                 }
             }
         }
@@ -148,6 +155,8 @@ impl Observer for View {
     }
 
     fn installed(&self, state: &State) {
+        // Which bindings moved on the way here is not known, so all of them settle.
+        self.settling.all_moved(boottime().plus(self.settle()));
         self.show(state, state.applied());
     }
 }

@@ -28,8 +28,7 @@ fn the_tour_is_true() -> Result<()> {
 
     let mut result = String::new();
     let mut mistakes = Vec::new();
-    let mut blocks = text.split_inclusive("```\n").peekable();
-    while let Some(block) = blocks.next() {
+    for block in text.split_inclusive("```\n") {
         let (before, block) = match block.split_once("```console\n") {
             Some((before, block)) => (before, block),
             None => match block.split_once("```yaml\n") {

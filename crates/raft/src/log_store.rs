@@ -97,15 +97,19 @@ impl LogStore {
         }
         // Only the first caller is told; there is one lease thread a process.
         drop(self.inner.marks.set(marks));
-        drop(memberships);
-        self.mark(self.inner.last_index.load(Ordering::Acquire));
+        self.tell(self.inner.last_index.load(Ordering::Acquire), &memberships);
     }
 
     fn mark(&self, last: u64) {
+        // Under the lock, so that whoever begins to keep marks cannot tell an older end after this one.
+        let memberships = self.inner.memberships.lock();
         self.inner.last_index.store(last, Ordering::Release);
+        self.tell(last, &memberships);
+    }
+
+    fn tell(&self, last: u64, memberships: &[u64]) {
         if let Some(marks) = self.inner.marks.get() {
-            let membership = self.inner.memberships.lock().last().copied().unwrap_or(0);
-            marks(LogIndex::new(last), LogIndex::new(membership));
+            marks(LogIndex::new(last), LogIndex::new(memberships.last().copied().unwrap_or(0)));
         }
     }
 
@@ -367,7 +371,7 @@ mod tests {
 
     use ballast_core::{
         ids::{Boot, LogIndex, NodeId},
-        state::{Origin, State},
+        state::{Entry, FrameOutcomes, Origin, State},
     };
     use ballast_storage::snapshot::SnapshotFolder;
     use openraft::{
@@ -386,6 +390,7 @@ mod tests {
     struct Nobody;
 
     impl Observer for Nobody {
+        fn entry(&self, _: LogIndex, _: &Entry, _: &[FrameOutcomes]) {}
         fn applied(&self, _: &State, _: LogIndex) {}
         fn installed(&self, _: &State) {}
     }

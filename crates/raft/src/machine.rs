@@ -44,7 +44,7 @@ use crate::{
 pub trait Observer: Send + Sync + 'static {
     /// One entry was applied, with the outcomes of its frames (none for a frame that was a repetition).
     /// [`Observer::applied`] follows before anybody hears of it.
-    fn entry(&self, _entry: &Entry, _outcomes: &[FrameOutcomes]) {}
+    fn entry(&self, index: LogIndex, entry: &Entry, outcomes: &[FrameOutcomes]);
 
     /// Entries up to `index` were applied.
     fn applied(&self, state: &State, index: LogIndex);
@@ -96,6 +96,12 @@ impl Replica {
     /// Index of the last applied entry, as it grows.
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
+    }
+
+    /// Whether `node` was a member and is none any more. Ids are log indexes, so a node that the state does not
+    /// name is either newer than what was applied here or gone for good.
+    pub(crate) fn was_removed(&self, node: NodeId) -> bool {
+        node.get() <= *self.applied.borrow() && self.addresses.lacks(node)
     }
 
     fn replace(&self, state: State, index: u64) {
@@ -153,7 +159,9 @@ impl Machine {
             match entry.payload {
                 Payload::Normal(commands) => {
                     let decoded = decode(index, &commands.0)?;
+                    let before = outcomes.len();
                     state.apply(index, &decoded, &mut outcomes);
+                    self.replica.observer.entry(index, &decoded, &outcomes[before..]);
                     for frame in decoded.frames {
                         nodes_changed |= frame.commands.iter().any(changes_nodes);
                         if frame.origin == self.replica.origin {

@@ -93,6 +93,12 @@ impl AddressBook {
         self.0.write().agreed = agreed.collect();
     }
 
+    /// Whether there is a state and it does not name `node`.
+    pub(crate) fn lacks(&self, node: NodeId) -> bool {
+        let book = self.0.read();
+        !book.agreed.is_empty() && !book.agreed.contains_key(&node)
+    }
+
     fn find(&self, node: NodeId) -> Option<String> {
         let book = self.0.read();
         book.agreed.get(&node).or_else(|| book.told.get(&node)).cloned()

@@ -80,6 +80,9 @@ impl Service {
             let me = self.replica.node();
             return Err(Status::failed_precondition(format!("this is node {me}, the call was for node {to}")));
         }
+        if self.replica.was_removed(from) {
+            return Err(Status::permission_denied(format!("node {from} was removed from the cluster")));
+        }
         match request.extensions().get::<PeerNode>() {
             Some(PeerNode(proved)) if *proved != from => Err(Status::permission_denied(format!(
                 "the certificate is of node {proved}, the call claims to be from node {from}"

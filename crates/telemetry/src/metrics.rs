@@ -7,7 +7,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
@@ -82,15 +82,24 @@ impl Collector for Gathered {
                 Kind::Gauge => MetricType::Gauge,
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
+            if let [(labels, value)] = family.series.as_slice()
+                && labels.is_empty()
+            {
+                encode(family.kind, *value, metric)?;
+                continue;
+            }
             for (labels, value) in &family.series {
-                let series = metric.encode_family(labels)?;
-                match family.kind {
-                    Kind::Counter => ConstCounter::new(*value).encode(series)?,
-                    Kind::Gauge => ConstGauge::new(*value).encode(series)?,
-                }
+                encode(family.kind, *value, metric.encode_family(labels)?)?;
             }
         }
         Ok(())
+    }
+}
+
+fn encode(kind: Kind, value: f64, series: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+    match kind {
+        Kind::Counter => ConstCounter::new(value).encode(series),
+        Kind::Gauge => ConstGauge::new(value).encode(series),
     }
 }
 

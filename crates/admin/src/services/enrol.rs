@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use ballast_core::{
     cluster::Applied,
-    state::{Command, Outcome},
+    state::{Command, Outcome, Refusal},
 };
 use ballast_proto::admin::v1::{EnrolRequest, EnrolResponse, enrol_service_server::EnrolService};
 use tonic::{Request, Response, Status};
@@ -37,8 +37,20 @@ impl EnrolService for Shared {
 
         let name = info.name.clone();
         let command = Command::EnrolNode { token_hash, info, key_fingerprint: public.fingerprint() };
-        let Applied { index, outcome } =
-            self.parts.propose.propose(command, caller.remaining()).await.map_err(ApiError::from)?;
+        // Asked here first, so that who has no token costs the log nothing.
+        self.parts.read_index.confirm(caller.remaining()).await.map_err(ApiError::from)?;
+        if !self.read(|state| state.join_tokens().iter().any(|token| token.hash == token_hash)) {
+            return Err(ApiError::from(Refusal::TokenUnknown).into());
+        }
+        let Applied { index, outcome } = loop {
+            let applied =
+                self.parts.propose.propose(command.clone(), caller.remaining()).await.map_err(ApiError::from)?;
+            match applied.outcome {
+                // Another node was enrolled by the same entry; the next entry is ours.
+                Outcome::Refused(Refusal::Busy) if !caller.remaining().is_zero() => {}
+                _ => break applied,
+            }
+        };
         let node = match outcome {
             Outcome::Enrolled { node } => node,
             Outcome::Refused(refusal) => return Err(ApiError::from(refusal).into()),

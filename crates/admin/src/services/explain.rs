@@ -88,7 +88,9 @@ impl Asked {
             ));
         }
         let mut cookies = Vec::new();
-        let mut head = format!("GET {target} HTTP/1.1\r\nhost: {}\r\n", request.host);
+        // HTTP/1.1 has no request without a host; which services take it is decided by `host` itself.
+        let named = if request.host.is_empty() { "localhost" } else { &request.host };
+        let mut head = format!("GET {target} HTTP/1.1\r\nhost: {named}\r\n");
         for field in &request.headers {
             plain("headers", &field.name)?;
             plain("headers", &field.value)?;

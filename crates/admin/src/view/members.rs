@@ -60,6 +60,11 @@ pub fn find_node<'a>(state: &'a State, text: &str) -> Result<&'a Node, ApiError>
         .ok_or_else(|| error::not_found("node", text, state.nodes().map(|node| node.info.name.as_str())))
 }
 
+/// Longest text of a node about itself; a DNS name fits.
+const TEXT_BYTES_MAX: usize = 255;
+/// Most labels of a node. Arbitrary, and harmless.
+const LABELS_MAX: usize = 64;
+
 /// A node as it describes itself, checked.
 ///
 /// # Errors
@@ -74,6 +79,20 @@ pub fn node_info(sent: Option<proto::NodeInfo>) -> Result<NodeInfo, ApiError> {
         if value.is_empty() {
             return Err(error::invalid(path, "it is empty", "set it in the node's ballastd.toml"));
         }
+        if value.len() > TEXT_BYTES_MAX {
+            return Err(error::invalid(path, "it is too long", "use at most 255 bytes"));
+        }
+    }
+    let long = |text: &String| text.len() > TEXT_BYTES_MAX;
+    if sent.labels.len() > LABELS_MAX || sent.labels.iter().any(|(name, value)| long(name) || long(value)) {
+        return Err(error::invalid(
+            "node.labels",
+            "there are too many, or one is too long",
+            "use at most 64 of 255 bytes",
+        ));
+    }
+    if long(&sent.version) {
+        return Err(error::invalid("node.version", "it is too long", "use at most 255 bytes"));
     }
     Ok(NodeInfo {
         name: sent.name,

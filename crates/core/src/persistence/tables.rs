@@ -34,6 +34,8 @@ pub struct BindingView {
     pub pinned: bool,
     /// How it came to this backend.
     pub provenance: Provenance,
+    /// Low half of the index of the entry that bound it to this backend.
+    pub index_low: u32,
     /// When it was last used or renewed, to the second.
     pub last_used: LogTime,
     /// When it came to this backend, to the second.
@@ -60,6 +62,7 @@ impl Tables {
             backend: record.backend,
             pinned: record.pinned,
             provenance: record.provenance,
+            index_low: record.index_low,
             last_used,
             created: seconds(record.created_s),
             renew_due: !record.pinned && now.millis_since(last_used) > lifetimes.idle_ms / 4,

@@ -369,6 +369,9 @@ pub enum Refusal {
     /// The backend takes no new bindings.
     #[error("the backend takes no new bindings")]
     NotEligible,
+    /// Only one command of this kind fits into an entry, and another one came first.
+    #[error("another node was enrolled at the same moment; try again")]
+    Busy,
     /// The cluster exists already.
     #[error("the cluster is already initialised")]
     AlreadyInitialised,

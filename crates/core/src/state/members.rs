@@ -172,7 +172,7 @@ impl State {
         }
         let id = NodeId::new(at.index.get());
         if self.node(id).is_some() {
-            return invalid("one entry can enrol one node only; try again".to_owned());
+            return Outcome::Refused(Refusal::Busy);
         }
         self.parts.members.edit().tokens[token].used_by = Some(id);
         self.add_node(at, id, NodeInfo { role, ..info.clone() }, fingerprint);

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use ballast_core::{
     balance::{HashKey, NoPick, Pick},
-    cluster::{BindError, BindRequest, Bound, BoundHow, Lookup},
+    cluster::{BindError, BindRequest, Bound, BoundHow, Lookup, ProposeError},
     config::{Commit, Isolated, Persistence, TablePersistence, WhenFull},
     ids::{BackendId, ServiceId},
     persistence::KeyHash,
@@ -44,7 +44,7 @@ pub struct Choice {
     pub binding: &'static str,
     /// Why it was re-homed.
     pub cause: &'static str,
-    /// Why it goes there: `balanced`, `backup`, `cookie`, `table`, `table_full`, `isolated`.
+    /// Why it goes there: `balanced`, `backup`, `cookie`, `table`, `table_full`, `isolated`, `local`.
     pub reason: &'static str,
     /// The response carries a new cookie.
     pub set_cookie: bool,
@@ -196,6 +196,10 @@ impl Chooser<'_> {
                     if self.must_move(bound.backend).is_none() {
                         return self.bound_to(bound.backend, binding, cause);
                     }
+                    if replaces.is_some_and(|(old, _)| old == bound.backend) {
+                        // Only this node finds the backend down; the cluster keeps the client there.
+                        return self.unbound(&refused, "local");
+                    }
                     // Bound meanwhile to a backend that does not serve: look again and move it.
                 }
                 Ok(Err(BindError::NotEligible)) => refused.push(backend),
@@ -205,7 +209,9 @@ impl Chooser<'_> {
                         WhenFull::Refuse => Err(Ending::TableFull),
                     };
                 }
-                Ok(Err(BindError::Propose(_))) | Err(_) => return self.isolated(key, &refused),
+                Ok(Err(BindError::Propose(ProposeError::NoQuorum { .. }))) => return self.isolated(key, &refused),
+                // The log may hold a binding that this node does not know: to guess could send the client elsewhere.
+                Ok(Err(BindError::Propose(_))) | Err(_) => return Err(Ending::Isolated),
             }
         }
         Err(Ending::NoBackend)

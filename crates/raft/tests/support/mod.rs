@@ -17,7 +17,7 @@ use std::{
 use ballast_core::{
     cluster::{Applied, BoxFuture, Propose, ProposeError},
     ids::{Boot, LogIndex, NodeId},
-    state::{Author, Command, InitCluster, NodeInfo, NodeRole, Outcome, State},
+    state::{Author, Command, Entry, FrameOutcomes, InitCluster, NodeInfo, NodeRole, Outcome, State},
     time::LogTime,
 };
 use ballast_raft::{Connect, Connection, Handle, LogBounds, Member, MemberOptions, Observer, Status};
@@ -132,11 +132,17 @@ impl AsyncWrite for Severable {
 /// Counts what it was told.
 #[derive(Default)]
 pub struct Recorder {
+    pub entries: AtomicU64,
     pub applied: AtomicU64,
     pub installed: AtomicU64,
 }
 
 impl Observer for Recorder {
+    fn entry(&self, index: LogIndex, entry: &Entry, outcomes: &[FrameOutcomes]) {
+        assert!(outcomes.len() <= entry.frames.len() && outcomes.iter().all(|done| done.index == index));
+        self.entries.fetch_add(1, Ordering::AcqRel);
+    }
+
     fn applied(&self, state: &State, index: LogIndex) {
         assert_eq!(state.applied(), index);
         self.applied.store(index.get(), Ordering::Release);

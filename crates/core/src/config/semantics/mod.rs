@@ -121,7 +121,7 @@ fn cluster(cluster: &Cluster, checks: &mut Checks<'_, '_>, at: &At<'_>) {
         );
     }
     checks.span(&at.key("lease"), cluster.lease, Span::from_millis(50), Span::from_secs(10));
-    checks.span(&at.key("freshness"), cluster.freshness, Span::from_millis(10), Span::from_secs(10));
+    checks.span(&at.key("freshness"), cluster.freshness, Span::from_millis(10), Span::from_secs(1));
     checks.span(
         &at.key("replace_voter_after"),
         cluster.replace_voter_after,
