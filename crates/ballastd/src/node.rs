@@ -97,9 +97,11 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
 
     let mut parts = JoinSet::new();
     let ending = CancellationToken::new();
+    // Other nodes are heard for as long as consensus runs here, also while leadership is handed over.
+    let deaf = CancellationToken::new();
     let tls = Arc::new(pki::node_server(&identity.credentials)?);
     let (routes, id) = (member.service(), identity.cluster_id.clone());
-    parts.spawn(named("node-to-node traffic", serve_cluster(sockets.cluster, tls, id, routes, ending.clone())));
+    parts.spawn(named("node-to-node traffic", serve_cluster(sockets.cluster, tls, id, routes, deaf.clone())));
 
     let gates = Arc::new(Gates::new());
     let findings = Arc::new(Findings::default());
@@ -234,14 +236,15 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     }
     drain(&node, &leases, outcome.is_ok()).await;
     ending.cancel();
+    if timeout(STOP_MAX, member.shutdown()).await.is_err() {
+        warn!("consensus did not end in time");
+    }
+    deaf.cancel();
     let ended = timeout(STOP_MAX, async { while parts.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         warn!("some parts of the node did not end in time");
     }
     drop(leases);
-    if timeout(STOP_MAX, member.shutdown()).await.is_err() {
-        warn!("consensus did not end in time");
-    }
     if outcome.is_ok() {
         info!("stopped");
     }

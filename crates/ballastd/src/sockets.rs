@@ -120,6 +120,7 @@ pub async fn serve_cluster(
     stop: CancellationToken,
 ) -> Result<()> {
     let (ready, connections) = mpsc::channel::<NodeConnection>(BACKLOG);
+    let stopped = stop.clone();
     let accepting = accept(listener, TlsAcceptor::from(tls), cluster_id, ready, stop.clone());
     let incoming = stream::unfold(connections, |mut connections| async {
         connections.recv().await.map(|connection| (connection, connections))
@@ -131,8 +132,15 @@ pub async fn serve_cluster(
         .initial_connection_window_size(8 << 20)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
-    let ((), served) = tokio::join!(accepting, serving);
-    served.context("node-to-node traffic cannot be served")
+    let both = async {
+        let ((), served) = tokio::join!(accepting, serving);
+        served.context("node-to-node traffic cannot be served")
+    };
+    tokio::select! {
+        served = both => served,
+        // The other nodes' streams never end by themselves; what is on them is sent again to somebody else.
+        () = stopped.cancelled() => Ok(()),
+    }
 }
 
 async fn accept(
