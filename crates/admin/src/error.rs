@@ -180,10 +180,24 @@ pub fn invalid(path: &str, problem: impl Into<String>, remedy: impl Into<String>
     error
 }
 
-/// The document is not right: all mistakes at once.
+/// Bytes of mistakes that an error carries.
+const DETAIL_BYTES_MAX: usize = 6 << 10;
+
+/// The document is not right: all mistakes at once, or as many as an error can carry.
 pub fn invalid_config(mistakes: &Mistakes) -> ApiError {
     let mut error = status(ErrorCode::InvalidConfig, headline(mistakes), "configuration");
+    // Details travel in a header, and HTTP/2 clients take 16 KiB of headers at most, a third more in base64.
+    let mut room = DETAIL_BYTES_MAX;
     error.detail.mistakes = mistakes_to_proto(mistakes);
+    error.detail.mistakes.retain(|mistake| {
+        let size = mistake.encoded_len();
+        let fits = size <= room;
+        room = if fits { room - size } else { 0 };
+        fits
+    });
+    if error.detail.mistakes.len() < mistakes.iter().count() {
+        error.detail.remedies.push("these are the first of them; `ballastctl validate -f` lists all".to_owned());
+    }
     error
 }
 

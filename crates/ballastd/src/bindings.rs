@@ -18,6 +18,10 @@ use tokio::time::sleep;
 
 use crate::{clock::boottime, view::View};
 
+/// Without a confirmation for so long this node counts as isolated: it goes by its own checks, and clients do not
+/// wait for a log that does not answer.
+pub const ISOLATED_AFTER: Duration = Duration::from_secs(2);
+
 /// Longest that a client's request waits for its binding: an election and a retry fit in.
 const BIND_DEADLINE: Duration = Duration::from_secs(4);
 
@@ -48,6 +52,12 @@ impl<C: Propose + ReadIndex + Clone> NodeBindings<C> {
         runtime: tokio::runtime::Handle,
     ) -> Self {
         Self { view, cluster, confirmed: Box::new(confirmed), runtime }
+    }
+
+    /// Whether no majority has answered this node for so long that asking again only costs time.
+    fn isolated(&self) -> bool {
+        let age = self.view.freshness.age(boottime()).map(Duration::from_nanos);
+        age.is_none_or(|age| age > ISOLATED_AFTER)
     }
 
     /// Whether the table may be served from right now.
@@ -87,6 +97,10 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
 
     fn bind(&self, request: BindRequest) -> BoxFuture<'static, Result<Bound, BindError>> {
         let BindRequest { service, key, choice, replaces } = request;
+        if self.isolated() {
+            let detail = "no majority of the voters answers this node".to_owned();
+            return Box::pin(async { Err(BindError::Propose(ProposeError::NoQuorum { detail })) });
+        }
         let proposal = self.cluster.propose(Command::Bind { service, key, choice, replaces }, BIND_DEADLINE);
         let view = Arc::clone(&self.view);
         Box::pin(async move {
@@ -115,6 +129,10 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
     }
 
     fn confirm(&self) -> BoxFuture<'static, Result<(), NotConfirmed>> {
+        if self.isolated() {
+            let detail = "no majority of the voters answers this node".to_owned();
+            return Box::pin(async { Err(NotConfirmed { detail }) });
+        }
         let (view, cluster) = (Arc::clone(&self.view), self.cluster.clone());
         Box::pin(async move {
             // The caller does not say which key; whatever moved has settled after this.

@@ -6,7 +6,8 @@
 //! | `node.pem` | key, certificate and the CA's certificate of the node |
 //! | `cluster.key` | key under which secrets in the log are sealed |
 //! | `genesis.json` | first node only, until its first run: the beginning of the cluster |
-//! | `admin.pem` | first node only: the first administrator's credentials, to be taken elsewhere |
+//! | `admin/` | first node only: the first administrator's `ca.pem`, `admin.pem`, `admin.key`, to be taken elsewhere |
+//! | `begun` | written when the log was first opened: from then on its absence is a loss |
 //! | `lock` | held while a daemon uses the directory |
 //! | `log/`, `snapshots/` | the replicated log and state |
 //!
@@ -112,7 +113,11 @@ pub fn init(bootstrap: &Bootstrap) -> Result<String> {
         lease_secret: rand::random(),
     };
     let admin = authority.issue_user(&"admin".parse()?, UserRole::Admin, now, ADMIN_LIFE)?;
-    admin.store(&folder.join("admin.pem"))?;
+    let taken = folder.join("admin");
+    fs::DirBuilder::new().mode(0o700).create(&taken).with_context(|| format!("cannot create {}", taken.display()))?;
+    pki::write_private(&taken.join("ca.pem"), admin.ca_pem().as_bytes())?;
+    pki::write_private(&taken.join("admin.pem"), admin.certificate_pem().as_bytes())?;
+    pki::write_private(&taken.join("admin.key"), admin.key_pem().as_bytes())?;
     authority.issue_node(node, &key, now)?.store(&folder.join("node.pem"))?;
     pki::write_private(&folder.join("cluster.key"), cluster_key.to_text().as_bytes())?;
     pki::write_private(&folder.join("genesis.json"), &serde_json::to_vec(&genesis)?)?;
@@ -209,6 +214,35 @@ impl Identity {
             folder,
             _lock: lock,
         })
+    }
+
+    /// Refuses a directory whose log is gone: the node would have forgotten what it voted for and acknowledged, and
+    /// could help to elect a leader that never heard of it.
+    ///
+    /// # Errors
+    /// When the log was opened before and is not there any more.
+    pub fn check_log(&self) -> Result<()> {
+        let log = self.folder.join("log");
+        let there = fs::read_dir(&log).is_ok_and(|mut entries| entries.next().is_some());
+        ensure!(
+            there || !self.folder.join("begun").exists(),
+            "the log in {} is gone; this node must not go on without what it promised. Remove it with `ballastctl node remove`, \
+             empty its data directory and join it again",
+            log.display()
+        );
+        Ok(())
+    }
+
+    /// Notes that there is a log from now on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn log_begun(&self) -> Result<()> {
+        let path = self.folder.join("begun");
+        if !path.exists() {
+            pki::write_private(&path, b"the log was opened\n")?;
+        }
+        Ok(())
     }
 
     /// Forgets the beginning of the cluster, which is in the log now.

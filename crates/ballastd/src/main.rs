@@ -93,8 +93,11 @@ fn execute(verb: Verb) -> Result<()> {
             println!("cluster {cluster} begins with node {}; start it with:", bootstrap.name);
             println!("  ballastd run --config {}", common.config.display());
             println!(
-                "The first administrator's credentials are in {}; take them elsewhere.",
-                bootstrap.data_dir.join("admin.pem").display()
+                "The first administrator's credentials are in {0}; take them elsewhere, for example with\n  \
+                 ballastctl context add {1} --server https://{2} --dir {0}",
+                bootstrap.data_dir.join("admin").display(),
+                bootstrap.name,
+                bootstrap.node_info().admin_address
             );
             Ok(())
         }

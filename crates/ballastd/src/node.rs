@@ -61,8 +61,6 @@ use crate::{
 
 /// How often things that give no signal (age of the confirmed state) are looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// Without a confirmation for so long, backends are judged by this node's own checks.
-const ISOLATED_AFTER: Duration = Duration::from_secs(2);
 /// Without a confirmation for so long, this node asks for no VIP. Longer than an election, because
 /// losing the leader must cost no VIP.
 const UNFIT_AFTER: Duration = Duration::from_secs(5);
@@ -91,7 +89,9 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     let cluster_id = identity.cluster_id.clone();
     let peer_name = Arc::new(move |node| pki::server_name(&cluster_id, Some(node)));
     let connect = Arc::new(TlsConnect::new(&pki::node_client(&identity.credentials)?, peer_name));
+    identity.check_log()?;
     let member = Member::start(options, connect, Arc::clone(&view) as _).await?;
+    identity.log_begun()?;
     let raft = member.handle();
     info!(node = %identity.node, cluster = identity.cluster_id, applied = %view.applied_index(), "the log is open");
 
@@ -173,7 +173,13 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     )?);
     drop(confirmed.set(leases.confirmed_cell()));
     drop(node.leases.set(Arc::clone(&leases)));
-    parts.spawn(named("history of VIPs", never_fails(leases::record(identity.node, raft.clone(), recorded))));
+    let history = leases::record(identity.node, raft.clone(), recorded);
+    let until = ending.clone();
+    let history = async move {
+        // What is not written yet when the node ends stays unwritten: the history has a gap.
+        tokio::select! { () = history => {}, () = until.cancelled() => {} }
+    };
+    parts.spawn(named("history of VIPs", never_fails(history)));
 
     let publisher = Publisher {
         node: Arc::clone(&node),
@@ -408,7 +414,7 @@ impl Publisher {
                 self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
             }
             let age = self.node.view.freshness.age(boottime()).map(Duration::from_nanos);
-            self.findings.set_isolated(age.is_none_or(|age| age > ISOLATED_AFTER));
+            self.findings.set_isolated(age.is_none_or(|age| age > crate::bindings::ISOLATED_AFTER));
 
             let generation = self.node.view.generation();
             if generation != seen_generation {

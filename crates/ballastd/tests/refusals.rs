@@ -73,6 +73,14 @@ fn a_node_does_not_start_without_identity_with_another_name_or_twice() -> Result
 }
 
 #[test]
+fn a_log_that_is_gone_stops_the_node_with_a_remedy() -> Result<()> {
+    let mut cluster = Cluster::start(1)?;
+    cluster.kill(0);
+    fs::remove_dir_all(cluster.node(0).folder().join("data/log"))?;
+    refused(&cluster.daemon_says(0, &["run"])?, &["is gone", "node remove", "join"])
+}
+
+#[test]
 fn a_port_in_use_is_named() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     cluster.kill(0);

@@ -33,6 +33,7 @@ pub struct Backend {
     name: String,
     address: SocketAddr,
     shared: Arc<Shared>,
+    accepting: Option<thread::JoinHandle<()>>,
 }
 
 struct Shared {
@@ -70,9 +71,10 @@ impl Backend {
             baskets: Mutex::default(),
             open: Mutex::default(),
         });
-        let accepting = Arc::clone(&shared);
-        thread::Builder::new().name(format!("backend {name}")).spawn(move || accept(&listener, &accepting))?;
-        Ok(Self { name: name.to_owned(), address, shared })
+        let served = Arc::clone(&shared);
+        let accepting =
+            thread::Builder::new().name(format!("backend {name}")).spawn(move || accept(&listener, &served))?;
+        Ok(Self { name: name.to_owned(), address, shared, accepting: Some(accepting) })
     }
 
     /// Its name, which it also tells in `X-Backend`.
@@ -101,6 +103,10 @@ impl Drop for Backend {
         self.shared.stop.store(true, Ordering::Relaxed);
         // Wakes the accepting thread, which sees the flag.
         drop(TcpStream::connect_timeout(&self.address, Duration::from_secs(1)));
+        // Once it has ended the port is closed, and whoever connects is refused.
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
         for stream in self.shared.open.lock().expect("no panic while held").drain(..) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
