@@ -93,7 +93,14 @@ fn run(cluster: &Cluster, vip: &str, command: &str) -> Result<String> {
             let file = cluster.folder().join("shop.yaml").display().to_string();
             let arguments: Vec<_> =
                 words[1..].iter().map(|w| if w == "shop.yaml" { file.as_str() } else { w }).collect();
-            let said = cluster.ctl(1, &arguments)?;
+            let mut said = cluster.ctl(1, &arguments)?;
+            if arguments[0] == "explain" {
+                // The owner is written into the history a moment after it owns.
+                said = wait::until("the history to name the owner", || {
+                    let said = cluster.ctl(1, &arguments)?;
+                    Ok(said.out.contains("is held by").then_some(said))
+                })?;
+            }
             let mut text = said.out.replace(&file, "shop.yaml");
             text += &said.err.replace(&file, "shop.yaml");
             if said.code != 0 {
