@@ -49,7 +49,13 @@ lint: setup ## Formatting and clippy
 .PHONY: docs
 docs: setup ## API documentation and the generated reference pages
 	$(CARGO) run $(PROFILE) -q -p ballast-core --example generate_reference
+	$(CARGO) run $(PROFILE) -q -p ballastctl --example generate_cli_reference
 	$(CARGO) doc $(PROFILE) --workspace --no-deps
+
+.PHONY: soak
+soak: build ## Ten minutes of faults under clients that meet every node; twenty crashes of all nodes at once
+	BALLAST_SOAK_SECONDS=$${BALLAST_SOAK_SECONDS:-600} $(CARGO) test $(PROFILE) -p ballastd --test any_node -- --nocapture
+	BALLAST_CRASH_ROUNDS=$${BALLAST_CRASH_ROUNDS:-20} $(CARGO) test $(PROFILE) -p ballastd --test crash -- --nocapture
 
 .PHONY: bench
 bench: build ## Ballast beside HAProxy and nginx, interleaved; writes bench/results/latest.json

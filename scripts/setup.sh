@@ -17,9 +17,9 @@ elif ! compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null && !
     missing+=(libclang-dev)
 fi
 if [ "${1:-}" = bench ]; then
-    need haproxy haproxy
     [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
     [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
+    [ -x /usr/bin/etcd ] || missing+=(etcd-server)
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
