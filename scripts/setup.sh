@@ -10,6 +10,7 @@ need() { # command-or-file package
 
 need cc build-essential
 need c++ build-essential
+need python3 python3
 # bindgen reads RocksDB's C header through libclang.
 if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; then
     missing+=(libclang-dev)
