@@ -6,14 +6,19 @@
 //!
 //! Not here: the protocol (`ballast_core::lease`), the thread (`ballast-vip`).
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use ballast_core::{
     cluster::Propose,
-    ids::{LogIndex, NodeId},
+    ids::{LogIndex, NodeId, VipId},
     lease::{Change, Epoch, LeaseMember, LeaseView, LeaseVip, Timing, Transition, VoterSets},
     state::{Command, NodeAdmin, NodeRole, State},
 };
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -96,13 +101,34 @@ fn longest_lease(state: &State, configured: u64) -> u64 {
     longest
 }
 
-/// Writes gains and losses into the history, one after the other, for as long as the channel is open.
-pub async fn record(node: NodeId, cluster: impl Propose, mut transitions: mpsc::UnboundedReceiver<Transition>) {
+/// How often this node gained or lost each VIP, by cause.
+#[derive(Debug, Default)]
+pub struct TransitionCounts(Mutex<BTreeMap<(VipId, &'static str), u64>>);
+
+impl TransitionCounts {
+    fn count(&self, vip: VipId, cause: &'static str) {
+        *self.0.lock().entry((vip, cause)).or_default() += 1;
+    }
+
+    /// All that was counted.
+    pub fn all(&self) -> Vec<(VipId, &'static str, u64)> {
+        self.0.lock().iter().map(|((vip, cause), count)| (*vip, *cause, *count)).collect()
+    }
+}
+
+/// Counts gains and losses and writes them into the history, one after the other, for as long as the channel is open.
+pub async fn record(
+    node: NodeId,
+    cluster: impl Propose,
+    counts: Arc<TransitionCounts>,
+    mut transitions: mpsc::UnboundedReceiver<Transition>,
+) {
     while let Some(Transition { vip, epoch, change, .. }) = transitions.recv().await {
-        let (owner, cause) = match change {
-            Change::Gained(cause) => (Some(node), cause.to_string()),
-            Change::Lost(cause) => (None, cause.to_string()),
+        let (owner, name, cause) = match change {
+            Change::Gained(cause) => (Some(node), cause.name(), cause.to_string()),
+            Change::Lost(cause) => (None, cause.name(), cause.to_string()),
         };
+        counts.count(vip, name);
         info!(%vip, epoch = epoch.get(), held = owner.is_some(), %cause, "VIP changed hands");
         let command = Command::RecordVip { vip, owner, epoch: epoch.get(), cause };
         if let Err(error) = cluster.propose(command, RECORD_DEADLINE).await {

@@ -1,15 +1,16 @@
 //! The metrics page: what the parts of the node count, under the field's names.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::UNIX_EPOCH};
 
 use ballast_core::{
     cluster::ClusterView,
+    durations::{BOUNDS_US, Durations},
     persistence::Totals,
     plan::{AdminState, Verdict},
     state::RehomeCause,
 };
 use ballast_raft::Role;
-use ballast_telemetry::metrics::{self, Family};
+use ballast_telemetry::metrics::{self, Distribution, Family};
 
 use crate::{clock::boottime, operations::Node};
 
@@ -43,6 +44,12 @@ fn number(value: u64) -> f64 {
     value
 }
 
+/// Durations as a histogram in seconds.
+fn seconds(durations: &Durations) -> Distribution {
+    let bounds = BOUNDS_US.into_iter().map(|us| number(us) / 1e6).chain([f64::INFINITY]);
+    Distribution { buckets: bounds.zip(durations.counts).collect(), sum: number(durations.sum_us) / 1e6 }
+}
+
 fn raft(node: &Node, families: &mut Vec<Family>) {
     let status = node.raft.status();
     let gauge = |name, help, value| Family::gauge(name, help).with(&[], value);
@@ -70,9 +77,32 @@ fn raft(node: &Node, families: &mut Vec<Family>) {
         gauge("ballast_raft_log_bytes", "Size of the log on disk", number(node.raft.log_bytes())),
         Family::counter("ballast_state_hash_mismatch", "Times that two nodes' states were found to differ")
             .with(&[], number(node.raft.divergences())),
+        Family::counter("ballast_raft_leader_changes", "Times that another node came to lead, as this node saw it")
+            .with(&[], number(node.raft.leader_changes())),
         Family::counter("ballast_storage_syncs", "Times that the log was made durable").with(&[], number(sync.syncs)),
         gauge("ballast_config_revision", "Revision that this node serves", number(node.view.plan().revision.get())),
     ]);
+    let mut proposals = Family::histogram(
+        "ballast_raft_propose_duration_seconds",
+        "Time from a change's arrival on this node until it was applied here",
+    );
+    proposals.add_distribution(&[], seconds(&node.raft.proposal_durations()));
+    families.push(proposals);
+    if let Some(revision) = node.raft.with_state(|state| state.revisions().next().map(|revision| revision.at)) {
+        families.push(gauge(
+            "ballast_config_last_success_timestamp_seconds",
+            "When the configuration in force was applied",
+            number(revision.as_millis()) / 1e3,
+        ));
+    }
+    if let Ok(ends) = node.certificate_not_after.duration_since(UNIX_EPOCH) {
+        let labels = [("certificate", "node")];
+        let family = Family::gauge(
+            "ballast_tls_certificate_not_after_timestamp_seconds",
+            "When a certificate of this node ends",
+        );
+        families.push(family.with(&labels, number(ends.as_secs())));
+    }
     if let Some(age) = node.view.freshness.age(boottime()) {
         families.push(gauge(
             "ballast_state_confirmed_age_seconds",
@@ -98,6 +128,11 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
         epoch.add(&labels, number(vip.epoch.get()));
         remaining.add(&labels, if held { number(vip.until.since(now)) / 1e9 } else { 0.0 });
     }
+    let mut transitions = Family::counter("ballast_vip_transitions", "Times that this node gained or lost a VIP");
+    for (vip, cause, count) in node.transitions.all() {
+        let Some(name) = names.get(&vip) else { continue };
+        transitions.add(&[("vip", name), ("cause", cause)], number(count));
+    }
     let counts = leases.counters();
     let mut dropped = Family::counter("ballast_lease_datagrams_dropped", "Lease datagrams not believed");
     for (reason, count) in [
@@ -111,6 +146,7 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
     families.extend([
         owner,
         epoch,
+        transitions,
         remaining,
         dropped,
         Family::counter("ballast_lease_datagrams_received", "Lease datagrams received")
@@ -126,10 +162,15 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
     let mut connections = Family::gauge("ballast_listener_connections", "Client connections open");
     let mut accepted = Family::counter("ballast_listener_connections_accepted", "Client connections accepted");
     let mut requests = Family::counter("ballast_requests", "Requests answered, by class of status");
-    let mut duration = Family::counter("ballast_request_duration_seconds_sum", "Time spent on requests");
+    let mut duration =
+        Family::histogram("ballast_request_duration_seconds", "Time from a request's first byte to its end");
     let mut lookups = Family::counter("ballast_bindings_lookup", "Looks into the binding table");
     let mut unbound =
         Family::counter("ballast_requests_unbound", "Requests served without the binding they should have had");
+    let checks: HashMap<_, _> = node.findings.stats().into_iter().collect();
+    let mut check_duration = Family::histogram("ballast_healthcheck_duration_seconds", "Time that health checks took");
+    let mut check_transitions =
+        Family::counter("ballast_healthcheck_transitions", "Changes of this node's finding about a backend");
     let mut retries = Family::counter("ballast_retries", "Attempts after the first");
     let mut queue = Family::gauge("ballast_queue_length", "Requests that wait for a backend at its limit");
     let mut up = Family::gauge("ballast_backend_up", "Whether the cluster's verdict lets the backend be used");
@@ -150,6 +191,9 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
         }
         for service in &farm.services {
             let of_service = [("farm", &*farm.name), ("service", &*service.name)];
+            if let Some(durations) = stats.durations.get(&service.id) {
+                duration.add_distribution(&of_service, seconds(durations));
+            }
             if let Some(counts) = stats.services.get(&service.id) {
                 for (class, count) in [
                     ("1xx", counts.responses_1xx_total),
@@ -168,7 +212,6 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
                 ] {
                     lookups.add(&[of_service[0], of_service[1], ("result", result)], number(count));
                 }
-                duration.add(&of_service, number(counts.duration_us_total) / 1e6);
                 unbound.add(&of_service, number(counts.unbound_total));
                 retries.add(&of_service, number(counts.retries_total));
                 queue.add(&of_service, number(counts.queued));
@@ -184,6 +227,10 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
                 ] {
                     let is = if backend.admin == which { 1.0 } else { 0.0 };
                     state.add(&[labels[0], labels[1], labels[2], ("state", name)], is);
+                }
+                if let Some(checks) = checks.get(&backend.id) {
+                    check_duration.add_distribution(&labels, seconds(&checks.durations));
+                    check_transitions.add(&labels, number(checks.transitions_total));
                 }
                 let Some(counts) = stats.backends.get(&backend.id) else { continue };
                 backend_connections.add(&labels, number(counts.connections));
@@ -206,6 +253,8 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
         unbound,
         retries,
         queue,
+        check_duration,
+        check_transitions,
         up,
         state,
         weight,

@@ -132,6 +132,8 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         view: Arc::clone(&view),
         leases: OnceLock::new(),
         proxy: proxy.clone(),
+        findings: Arc::clone(&findings),
+        transitions: Arc::default(),
         draining: AtomicBool::new(false),
         started: SystemTime::now(),
         certificate_not_after: identity.credentials.validity()?.not_after,
@@ -173,7 +175,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     )?);
     drop(confirmed.set(leases.confirmed_cell()));
     drop(node.leases.set(Arc::clone(&leases)));
-    let history = leases::record(identity.node, raft.clone(), recorded);
+    let history = leases::record(identity.node, raft.clone(), Arc::clone(&node.transitions), recorded);
     let until = ending.clone();
     let history = async move {
         // What is not written yet when the node ends stays unwritten: the history has a gap.

@@ -14,14 +14,14 @@ use ballast_core::{
     ids::{LogIndex, NodeId},
     state::State,
 };
-use ballast_proxy::Proxy;
+use ballast_proxy::{Proxy, prober::Findings};
 use ballast_raft::Handle;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
 
-use crate::{clock::boottime, view::View};
+use crate::{clock::boottime, leases::TransitionCounts, view::View};
 
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -36,6 +36,10 @@ pub struct Node {
     pub leases: OnceLock<Arc<ballast_vip::Handle>>,
     /// The data plane; a witness has none.
     pub proxy: Option<Arc<Proxy>>,
+    /// This node's findings about backends.
+    pub findings: Arc<Findings>,
+    /// Gains and losses of VIPs.
+    pub transitions: Arc<TransitionCounts>,
     /// The node is going down or was told to drain.
     pub draining: AtomicBool,
     /// When the process started.

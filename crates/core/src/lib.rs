@@ -11,6 +11,7 @@
 pub mod balance;
 pub mod cluster;
 pub mod config;
+pub mod durations;
 pub mod health;
 pub mod ids;
 pub mod lease;

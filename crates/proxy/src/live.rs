@@ -19,7 +19,11 @@ use ballast_core::{
     state::RehomeCause,
 };
 
-use crate::{backend::Backend, http::request::HeadLimits, stats::ServiceCounters};
+use crate::{
+    backend::Backend,
+    http::request::HeadLimits,
+    stats::{DurationCounters, ServiceCounters},
+};
 
 /// The plan in force, as one worker uses it.
 pub struct Live {
@@ -54,6 +58,8 @@ pub struct Service {
 pub struct ServiceState {
     /// Counts of this worker.
     pub counters: Arc<ServiceCounters>,
+    /// How long requests took on this worker.
+    pub durations: Arc<DurationCounters>,
     balancer: RefCell<Balancer>,
     /// Retries that may be made, in hundredths.
     budget: Cell<u32>,
@@ -67,8 +73,8 @@ const BUDGET_MAX: u32 = 1000;
 
 impl ServiceState {
     /// Full budget. Workers take different seeds, so that they do not all begin with the same backend.
-    pub fn new(counters: Arc<ServiceCounters>, seed: u64) -> Self {
-        Self { counters, balancer: RefCell::new(Balancer::new(seed)), budget: Cell::new(BUDGET_MAX) }
+    pub fn new(counters: Arc<ServiceCounters>, durations: Arc<DurationCounters>, seed: u64) -> Self {
+        Self { counters, durations, balancer: RefCell::new(Balancer::new(seed)), budget: Cell::new(BUDGET_MAX) }
     }
 
     /// A request came: earns a part of a retry.

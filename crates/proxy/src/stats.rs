@@ -14,7 +14,10 @@ use std::{
     },
 };
 
-use ballast_core::ids::{BackendId, FarmId, ServiceId};
+use ballast_core::{
+    durations::{self, Durations},
+    ids::{BackendId, FarmId, ServiceId},
+};
 
 /// A count with a single writer. May also go down, for gauges.
 #[derive(Debug, Default)]
@@ -39,6 +42,28 @@ impl Counter {
     /// The count.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts durations. Like all counters here it has a single writer.
+#[derive(Debug, Default)]
+pub struct DurationCounters {
+    counts: [Counter; durations::BOUNDS_US.len() + 1],
+    sum_us: Counter,
+}
+
+impl DurationCounters {
+    /// Counts one of `us` microseconds.
+    pub fn record(&self, us: u64) {
+        self.counts[durations::bucket(us)].up();
+        self.sum_us.add(us);
+    }
+
+    fn add_to(&self, sums: &mut Durations) {
+        for (sum, count) in sums.counts.iter_mut().zip(&self.counts) {
+            *sum = sum.wrapping_add(count.get());
+        }
+        sums.sum_us = sums.sum_us.wrapping_add(self.sum_us.get());
     }
 }
 
@@ -121,8 +146,6 @@ counters! {
         bindings_rehomed_total,
         /// Requests served without the binding they should have had.
         unbound_total,
-        /// Sum of request durations in microseconds.
-        duration_us_total,
     }
 }
 
@@ -157,6 +180,8 @@ pub struct Stats {
     pub listeners: HashMap<(FarmId, Arc<str>), ListenerStats>,
     /// By service.
     pub services: HashMap<ServiceId, ServiceStats>,
+    /// How long requests took, by service.
+    pub durations: HashMap<ServiceId, Durations>,
     /// By backend.
     pub backends: HashMap<BackendId, BackendStats>,
     /// Access log lines that were dropped because the writer was behind.
@@ -170,6 +195,7 @@ pub struct Stats {
 pub struct WorkerCounters {
     listeners: Registry<(FarmId, Arc<str>), ListenerCounters>,
     services: Registry<ServiceId, ServiceCounters>,
+    durations: Registry<ServiceId, DurationCounters>,
     backends: Registry<BackendId, BackendCounters>,
     /// Access log lines dropped.
     pub log_lines_dropped: Counter,
@@ -188,6 +214,11 @@ impl WorkerCounters {
         self.services.get(id)
     }
 
+    /// Where the durations of a service's requests are counted.
+    pub fn durations(&self, id: ServiceId) -> Arc<DurationCounters> {
+        self.durations.get(id)
+    }
+
     /// The counters of a backend.
     pub fn backend(&self, id: BackendId) -> Arc<BackendCounters> {
         self.backends.get(id)
@@ -197,6 +228,7 @@ impl WorkerCounters {
     pub fn add_to(&self, stats: &mut Stats) {
         self.listeners.each(|key, counters| counters.add_to(stats.listeners.entry(key.clone()).or_default()));
         self.services.each(|key, counters| counters.add_to(stats.services.entry(*key).or_default()));
+        self.durations.each(|key, counters| counters.add_to(stats.durations.entry(*key).or_default()));
         self.backends.each(|key, counters| counters.add_to(stats.backends.entry(*key).or_default()));
         stats.log_lines_dropped_total += self.log_lines_dropped.get();
         stats.held += self.held.get();
@@ -235,11 +267,14 @@ mod tests {
             let backend = worker.backend(BackendId::new(1));
             backend.requests_total.add(2);
             backend.in_flight.up();
+            worker.durations(ServiceId::new(1)).record(300);
         }
         workers[0].backend(BackendId::new(1)).in_flight.down();
         let mut stats = Stats::default();
         workers.iter().for_each(|w| w.add_to(&mut stats));
         let sums = stats.backends[&BackendId::new(1)];
         assert_eq!((sums.requests_total, sums.in_flight), (4, 1));
+        let durations = stats.durations[&ServiceId::new(1)];
+        assert_eq!((durations.count(), durations.sum_us), (2, 600));
     }
 }

@@ -198,7 +198,7 @@ impl Worker {
             live: RefCell::new(Rc::new(Live::new(
                 plan.clone(),
                 |id| Rc::new(Backend::new(id, index, Arc::default(), Arc::default())),
-                |_| Rc::new(ServiceState::new(Arc::default(), 0)),
+                |_| Rc::new(ServiceState::new(Arc::default(), Arc::default(), 0)),
             ))),
             generation: Cell::new(generation),
             kept: Kept::default(),
@@ -281,10 +281,11 @@ impl Worker {
                 backends.entry(id).or_insert_with(make).clone()
             },
             |id| {
-                services
-                    .entry(id)
-                    .or_insert_with(|| Rc::new(ServiceState::new(self.counters.service(id), self.random())))
-                    .clone()
+                let make = || {
+                    let (counters, durations) = (self.counters.service(id), self.counters.durations(id));
+                    Rc::new(ServiceState::new(counters, durations, self.random()))
+                };
+                services.entry(id).or_insert_with(make).clone()
             },
         );
         let services_named: Vec<_> =

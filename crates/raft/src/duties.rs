@@ -1,6 +1,9 @@
 //! What runs on every node beside consensus, and what only the leader does.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ballast_core::{ids::NodeId, state::Command};
 use ballast_proto::cluster::v1::{self as pb, leader_client::LeaderClient};
@@ -110,6 +113,9 @@ pub(crate) async fn follow_leader(shared: Arc<Shared>, leader: watch::Sender<Opt
         let current = metrics.borrow_and_update().current_leader.map(NodeId::new);
         leader.send_if_modified(|known| {
             let changed = *known != current;
+            if changed && current.is_some() {
+                shared.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
             *known = current;
             changed
         });

@@ -12,6 +12,7 @@ use std::{
 
 use ballast_core::{
     cluster::{Applied, BoxFuture, NotConfirmed, Propose, ProposeError, ReadIndex},
+    durations::Durations,
     ids::{Boot, LogIndex, NodeId},
     state::{Command, Origin, State},
 };
@@ -172,6 +173,10 @@ pub(crate) struct Shared {
     pub(crate) peers: Arc<Peers>,
     pub(crate) tasks: Tasks,
     pub(crate) divergences: AtomicU64,
+    /// How often another node came to lead, as this node saw it.
+    pub(crate) leader_changes: AtomicU64,
+    /// How long proposals of this node took that were applied.
+    proposed: Arc<Mutex<Durations>>,
     /// When this node last took entries or a heartbeat from the leader.
     pub(crate) heard: LastHeard,
     quorum_patience: Duration,
@@ -203,11 +208,19 @@ impl Shared {
         deadline: Duration,
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
         let (leader, me) = (self.leader.clone(), self.replica.node());
-        self.queue.propose(command, deadline, move || match *leader.borrow() {
+        let (proposed, began) = (Arc::clone(&self.proposed), Instant::now());
+        let outcome = self.queue.propose(command, deadline, move || match *leader.borrow() {
             None => "this node knows no leader".to_owned(),
             Some(leader) if leader == me => "this node leads but no majority answers it".to_owned(),
             Some(leader) => format!("the leader, node {leader}, cannot be reached"),
-        })
+        });
+        async move {
+            let outcome = outcome.await;
+            if outcome.is_ok() {
+                proposed.lock().record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            }
+            outcome
+        }
     }
 }
 
@@ -257,6 +270,8 @@ impl Member {
             peers: Arc::clone(&peers),
             tasks: Tasks::new(),
             divergences: AtomicU64::new(0),
+            leader_changes: AtomicU64::new(0),
+            proposed: Arc::default(),
             heard: LastHeard::default(),
             quorum_patience: options.timing.election_max * 2,
             queue: Arc::new(Proposals::new(options.queue_capacity)),
@@ -493,6 +508,16 @@ impl Handle {
     /// How often the states of two nodes were found to differ, as far as this node judged as leader.
     pub fn divergences(&self) -> u64 {
         self.shared.divergences.load(Ordering::Relaxed)
+    }
+
+    /// How often another node came to lead, as this node saw it.
+    pub fn leader_changes(&self) -> u64 {
+        self.shared.leader_changes.load(Ordering::Relaxed)
+    }
+
+    /// How long proposals of this node took, from queueing to applied here.
+    pub fn proposal_durations(&self) -> Durations {
+        *self.shared.proposed.lock()
     }
 
     /// How often and how long the log's disk was waited for.

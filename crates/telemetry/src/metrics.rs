@@ -7,7 +7,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
@@ -19,6 +19,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// Observations by size.
+    Histogram,
 }
 
 /// One metric with all its series.
@@ -27,7 +29,25 @@ pub struct Family {
     name: &'static str,
     help: &'static str,
     kind: Kind,
-    series: Vec<(Vec<(&'static str, String)>, f64)>,
+    series: Vec<(Labels, Value)>,
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+#[derive(Clone, Debug, PartialEq)]
+enum Value {
+    Number(f64),
+    Distribution(Distribution),
+}
+
+/// The observations of one series of a histogram.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Distribution {
+    /// Upper bound of each bucket, ascending, and the observations in it (not cumulative). The last
+    /// bound is infinity, which the exposition writes as `+Inf`.
+    pub buckets: Vec<(f64, u64)>,
+    /// Sum of all observations.
+    pub sum: f64,
 }
 
 impl Family {
@@ -41,9 +61,19 @@ impl Family {
         Self { name, help, kind: Kind::Gauge, series: Vec::new() }
     }
 
+    /// A histogram without series yet.
+    pub fn histogram(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, kind: Kind::Histogram, series: Vec::new() }
+    }
+
+    /// Adds a series of a histogram.
+    pub fn add_distribution(&mut self, labels: &[(&'static str, &str)], distribution: Distribution) {
+        self.series.push((owned(labels), Value::Distribution(distribution)));
+    }
+
     /// Adds a series.
     pub fn add(&mut self, labels: &[(&'static str, &str)], value: f64) {
-        self.series.push((labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(), value));
+        self.series.push((owned(labels), Value::Number(value)));
     }
 
     /// Adds a series; for building in one expression.
@@ -57,6 +87,10 @@ impl Family {
     pub fn is_empty(&self) -> bool {
         self.series.is_empty()
     }
+}
+
+fn owned(labels: &[(&'static str, &str)]) -> Labels {
+    labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
 }
 
 /// Content type of [`render`]'s text.
@@ -80,26 +114,31 @@ impl Collector for Gathered {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
             if let [(labels, value)] = family.series.as_slice()
                 && labels.is_empty()
             {
-                encode(family.kind, *value, metric)?;
+                encode(family.kind, value, metric)?;
                 continue;
             }
             for (labels, value) in &family.series {
-                encode(family.kind, *value, metric.encode_family(labels)?)?;
+                encode(family.kind, value, metric.encode_family(labels)?)?;
             }
         }
         Ok(())
     }
 }
 
-fn encode(kind: Kind, value: f64, series: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-    match kind {
-        Kind::Counter => ConstCounter::new(value).encode(series),
-        Kind::Gauge => ConstGauge::new(value).encode(series),
+fn encode(kind: Kind, value: &Value, mut series: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+    match value {
+        Value::Number(value) if kind == Kind::Counter => ConstCounter::new(*value).encode(series),
+        Value::Number(value) => ConstGauge::new(*value).encode(series),
+        Value::Distribution(Distribution { buckets, sum }) => {
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            series.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+        }
     }
 }
 
@@ -120,5 +159,22 @@ mod tests {
         assert!(page.contains("ballast_raft_term 7.0"), "{page}");
         assert!(!page.contains("ballast_nothing"), "{page}");
         assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+
+    #[test]
+    fn a_histogram_has_cumulative_buckets_up_to_infinity() {
+        let mut family = Family::histogram("ballast_request_duration_seconds", "Duration of requests");
+        let buckets = vec![(0.001, 2), (0.01, 0), (f64::INFINITY, 1)];
+        family.add_distribution(&[("farm", "shop")], Distribution { buckets, sum: 7.5 });
+        let page = render(vec![family]);
+        for line in [
+            "ballast_request_duration_seconds_bucket{le=\"0.001\",farm=\"shop\"} 2",
+            "ballast_request_duration_seconds_bucket{le=\"0.01\",farm=\"shop\"} 2",
+            "ballast_request_duration_seconds_bucket{le=\"+Inf\",farm=\"shop\"} 3",
+            "ballast_request_duration_seconds_count{farm=\"shop\"} 3",
+            "ballast_request_duration_seconds_sum{farm=\"shop\"} 7.5",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in {page}");
+        }
     }
 }

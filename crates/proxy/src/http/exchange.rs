@@ -1052,7 +1052,7 @@ fn finish(client: &Client, farm: &Farm, mut trail: Trail, ending: Ending) {
     let worker = client.worker();
     let now_ns = clock::boot_now().get();
     if let Some(service) = &trail.service {
-        service.state.counters.duration_us_total.add(now_ns.saturating_sub(trail.began_ns) / 1000);
+        service.state.durations.record(now_ns.saturating_sub(trail.began_ns) / 1000);
     }
     let Some(log) = &worker.log else { return };
     let us = |from: u64, to: u64| if from == 0 || to == 0 { 0 } else { to.saturating_sub(from) / 1000 };

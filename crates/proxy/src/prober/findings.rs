@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use ballast_core::{cluster::PassiveHealth, ids::BackendId, plan::Verdict};
+use ballast_core::{cluster::PassiveHealth, durations::Durations, ids::BackendId, plan::Verdict};
 use tokio::sync::Notify;
 
 /// The findings of this node about all backends that it checks.
@@ -30,12 +31,27 @@ pub(super) struct Cell {
     limit: AtomicU32,
     /// Wakes the watch.
     pub(super) failing: Notify,
+    counts: Mutex<CheckStats>,
+}
+
+/// What was counted of the checks of one backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckStats {
+    /// How long checks took, passed or not.
+    pub durations: Durations,
+    /// Changes of this node's finding.
+    pub transitions_total: u64,
 }
 
 impl Findings {
     /// Tells the workers whether this node is without a quorum and goes by its own checks.
     pub fn set_isolated(&self, isolated: bool) {
         self.isolated.store(isolated, Ordering::Relaxed);
+    }
+
+    /// What was counted of each backend that is checked.
+    pub fn stats(&self) -> Vec<(BackendId, CheckStats)> {
+        self.cells.load().iter().map(|(backend, cell)| (*backend, *cell.counts())).collect()
     }
 
     pub(super) fn cell(&self, backend: BackendId) -> Option<Arc<Cell>> {
@@ -65,10 +81,21 @@ impl Cell {
             failed: AtomicU32::new(0),
             limit: AtomicU32::new(0),
             failing: Notify::new(),
+            counts: Mutex::default(),
         }
     }
 
+    /// Counts a check.
+    pub(super) fn checked(&self, took: Duration) {
+        self.counts().durations.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn counts(&self) -> MutexGuard<'_, CheckStats> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn set(&self, verdict: Verdict) {
+        self.counts().transitions_total += 1;
         self.verdict.store(code(verdict), Ordering::Relaxed);
     }
 

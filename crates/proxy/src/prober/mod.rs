@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use findings::Findings;
+pub use findings::{CheckStats, Findings};
 
 /// What a watch was started with; another one replaces it when this differs.
 #[derive(Clone, PartialEq)]

@@ -10,7 +10,7 @@ use ballast_core::{
     plan::Verdict,
     state::Command,
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use super::{check, findings::Cell};
@@ -50,7 +50,9 @@ impl Watch {
             let transition = tokio::select! {
                 () = sleep(wait) => {
                     schedule.begun(boot_now());
+                    let began = Instant::now();
                     let observation = check::check(self.address, &self.health).await;
+                    self.cell.checked(began.elapsed());
                     machine.checked(boot_now(), &observation)
                 }
                 () = self.cell.failing.notified() => {
