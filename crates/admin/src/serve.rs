@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use ballast_telemetry::trace::TraceLayer;
 use futures_util::{
     Stream, StreamExt as _,
     future::BoxFuture,
@@ -149,6 +150,7 @@ where
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(256)
+        .layer(TraceLayer::all())
         .layer(access)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

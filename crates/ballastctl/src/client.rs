@@ -184,6 +184,10 @@ impl Client {
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
+        // As other command lines do, so that a pipeline's trace goes on in the cluster.
+        if let Some(trace) = std::env::var("TRACEPARENT").ok().and_then(|trace| trace.parse().ok()) {
+            request.metadata_mut().insert("traceparent", trace);
+        }
         request
     }
 

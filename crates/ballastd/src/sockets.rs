@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use ballast_admin::pki::{Identity as PeerIdentity, identity_of};
 use ballast_raft::PeerNode;
+use ballast_telemetry::trace::TraceLayer;
 use futures_util::{StreamExt, stream};
 use rustls::ServerConfig;
 use tokio::{
@@ -130,6 +131,7 @@ pub async fn serve_cluster(
         .tcp_nodelay(true)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
+        .layer(TraceLayer::continued())
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
     let both = async {

@@ -8,3 +8,4 @@
 
 pub mod log;
 pub mod metrics;
+pub mod trace;

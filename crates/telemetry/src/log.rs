@@ -78,6 +78,9 @@ pub fn init(options: &Options) -> Result<Guard, InitError> {
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
     let traces = if traces_wanted() { Some(provider(&options.node)?) } else { None };
+    if traces.is_some() {
+        crate::trace::exporting_begins();
+    }
     let export = traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("ballast")));
     tracing_subscriber::registry().with(filter).with(lines).with(export).try_init()?;
     Ok(Guard { traces })

@@ -13,6 +13,7 @@ use ballast_proto::admin::v1::{
     StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse, Vip,
     cluster_service_client::ClusterServiceClient, cluster_service_server::ClusterService, status_response::Health,
 };
+use ballast_telemetry::trace;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
@@ -394,6 +395,9 @@ fn passed_on<T>(caller: &Caller, message: T) -> Request<T> {
     // and the node that passes it on stands in the history instead.
     if let Ok(name) = MetadataValue::try_from(&*caller.name) {
         request.metadata_mut().insert(ON_BEHALF_OF, name);
+    }
+    if let Some(trace) = trace::current().and_then(|trace| MetadataValue::try_from(trace).ok()) {
+        request.metadata_mut().insert(trace::TRACEPARENT, trace);
     }
     request
 }
