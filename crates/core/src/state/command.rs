@@ -324,6 +324,12 @@ pub enum BindingChange {
     Existing,
     /// It was bound elsewhere and moved.
     Rehomed(RehomeCause),
+    /// Its binding to another backend had ended. A node that has not applied this may still forward on it, so the
+    /// new one settles as a re-homing does.
+    Replaced {
+        /// The backend that it was bound to.
+        old: BackendId,
+    },
 }
 
 /// Why a command was not carried out. The caller must act.
