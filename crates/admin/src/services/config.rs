@@ -247,6 +247,7 @@ impl Shared {
         let before = self.read(view::in_force);
         let command = Command::ApplyConfig(Box::new(ApplyConfig {
             document: proposal.document.to_canonical_json(),
+            rules: config::rules::RULES,
             source: proposal.source.clone(),
             expect: proposal.expect,
             request_id: match proposal.request_id.as_str() {
