@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Shared,
-    watch::{Streamed, watch},
+    watch::{History, Streamed, watch},
 };
 use crate::{
     access::Caller,
@@ -217,7 +217,7 @@ impl ConfigService for Shared {
     async fn watch(&self, request: Request<WatchConfigRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let include_source = request.include_source;
-        Ok(Response::new(watch(self, request.from_index, move |state, after| {
+        let look = move |state: &State, after| {
             let mut made: Vec<_> = state.revisions().take_while(|record| record.index > after).collect();
             made.reverse();
             made.into_iter()
@@ -232,7 +232,9 @@ impl ConfigService for Shared {
                     (record.index, make)
                 })
                 .collect()
-        })))
+        };
+        let history = History { look, whole_after: State::revisions_whole_after };
+        Ok(Response::new(watch(self, request.from_index, history)))
     }
 }
 
