@@ -13,7 +13,7 @@ use ballast_core::{
 use ballast_proto::admin::v1::{
     ApplyRequest, ApplyResponse, ConfigDiff, DiffRequest, DiffResponse, ExportRequest, ExportResponse,
     GetConfigRequest, GetConfigResponse, GetRevisionRequest, GetRevisionResponse, ListRevisionsRequest,
-    ListRevisionsResponse, OperatorState, PendingNode, RollbackRequest, ValidateRequest, ValidateResponse,
+    ListRevisionsResponse, NodeStatus, OperatorState, PendingNode, RollbackRequest, ValidateRequest, ValidateResponse,
     WatchConfigRequest, WatchConfigResponse, config_service_server::ConfigService, diff_request::To,
     export_request::Format,
 };
@@ -32,6 +32,10 @@ use crate::{
 
 /// How long `wait` waits when the caller does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// How long a listener may take to be bound. Whoever has its address may be about to let go; a former owner of a VIP
+/// does within milliseconds.
+const BIND_GRACE: Duration = Duration::from_secs(1);
 
 /// Time between two looks at the nodes while waiting for them. A revision is applied everywhere
 /// within 100 ms at the 99th percentile.
@@ -342,28 +346,40 @@ impl Shared {
     /// Waits until every node that can be reached serves a revision. The nodes that do not.
     async fn wait_until_served(&self, caller: &Caller, revision: Revision, wait: Duration) -> Vec<PendingNode> {
         let until = (Instant::now() + wait).min(caller.deadline);
+        let bound_by = (Instant::now() + BIND_GRACE).min(until);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let nodes = self.ask_nodes(None, left.min(Duration::from_secs(1))).await;
-            let pending: Vec<PendingNode> = nodes
-                .into_iter()
-                .filter(|status| !status.reachable || status.serving_revision < revision.get())
-                .map(|status| {
-                    let node = status.node.unwrap_or_default();
-                    let reason = if status.reachable {
-                        format!("serves revision {}", status.serving_revision)
-                    } else {
-                        status.error
-                    };
-                    PendingNode { node_id: node.id, name: node.name, reason, reachable: status.reachable }
-                })
-                .collect();
-            if !pending.iter().any(|node| node.reachable) || Instant::now() + WAIT_STEP >= until {
+            let pending: Vec<PendingNode> = nodes.into_iter().filter_map(|status| pending(status, revision)).collect();
+            // Listeners that fail to be bound are tried again for ever: after a moment nobody waits for them.
+            let late = pending.iter().any(|node| node.reachable && node.listener_problems.is_empty());
+            let failing = pending.iter().any(|node| !node.listener_problems.is_empty());
+            let now = Instant::now() + WAIT_STEP;
+            if !(late && now < until || failing && now < bound_by) {
                 return pending;
             }
             sleep(WAIT_STEP).await;
         }
     }
+}
+
+/// Why a node does not serve a revision; `None` when it does.
+fn pending(status: NodeStatus, revision: Revision) -> Option<PendingNode> {
+    let node = status.node.unwrap_or_default();
+    let serves = status.serving_revision >= revision.get();
+    let reason = match (status.reachable, serves) {
+        (false, _) => status.error,
+        (true, false) => format!("serves revision {}", status.serving_revision),
+        (true, true) if status.listener_problems.is_empty() => return None,
+        (true, true) => "has it, but cannot bind all of its listeners".to_owned(),
+    };
+    Some(PendingNode {
+        node_id: node.id,
+        name: node.name,
+        reason,
+        reachable: status.reachable,
+        listener_problems: if status.reachable && serves { status.listener_problems } else { Vec::new() },
+    })
 }
 
 /// The revision that was in force before another, as far as it is kept and can be read.
