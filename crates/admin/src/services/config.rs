@@ -6,7 +6,7 @@ use std::{
 };
 
 use ballast_core::{
-    config::{self, Document},
+    config::{self, Document, Mistakes},
     ids::{LogIndex, Revision},
     state::{ApplyConfig, Command, Outcome, Refusal, State},
 };
@@ -58,9 +58,10 @@ impl ConfigService for Shared {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let expect = expected(request.expect_revision, &request.etag)?;
-        let document = config::parse(&request.source).map_err(|mistakes| error::invalid_config(&mistakes))?;
+        let (source, document) = self.parse(request.source).await?;
+        let document = document.map_err(|mistakes| error::invalid_config(&mistakes))?;
         let proposal = Proposal {
-            source: request.source,
+            source,
             document,
             expect,
             request_id: request.request_id,
@@ -72,11 +73,13 @@ impl ConfigService for Shared {
     }
 
     async fn validate(&self, request: Request<ValidateRequest>) -> Result<Response<ValidateResponse>, Status> {
-        let mistakes = match config::parse(&request.into_inner().source) {
-            Ok(_) => Vec::new(),
-            Err(mistakes) => error::mistakes_to_proto(&mistakes),
+        let (mistakes, omitted) = match self.parse(request.into_inner().source).await?.1 {
+            Ok(_) => (Vec::new(), 0),
+            Err(mistakes) => (error::mistakes_to_proto(&mistakes), mistakes.omitted()),
         };
-        Ok(Response::new(ValidateResponse { header: Some(self.header()), valid: mistakes.is_empty(), mistakes }))
+        let mistakes_omitted = u32::try_from(omitted).unwrap_or(u32::MAX);
+        let valid = mistakes.is_empty();
+        Ok(Response::new(ValidateResponse { header: Some(self.header()), valid, mistakes, mistakes_omitted }))
     }
 
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
@@ -84,7 +87,8 @@ impl ConfigService for Shared {
         let request = request.into_inner();
         let text = match &request.to {
             Some(To::Source(source)) => {
-                Some(Arc::new(config::parse(source).map_err(|mistakes| error::invalid_config(&mistakes))?))
+                let document = self.parse(source.clone()).await?.1;
+                Some(Arc::new(document.map_err(|mistakes| error::invalid_config(&mistakes))?))
             }
             Some(To::ToRevision(_)) | None => None,
         };
@@ -199,6 +203,10 @@ impl ConfigService for Shared {
             })
             .await?;
         let (stored, current) = found?;
+        // It was right when it was applied; by what this release knows it may not be.
+        let document = stored.document.clone();
+        let checked = self.parsing.run(move || config::decode_canonical(&document.to_canonical_json())).await?;
+        checked.map_err(|mistakes| error::invalid_config(&mistakes))?;
         let message = match request.message.as_str() {
             "" => format!("rollback to revision {}", stored.revision),
             message => format!("{message} (rollback to revision {})", stored.revision),
@@ -243,6 +251,21 @@ impl ConfigService for Shared {
 }
 
 impl Shared {
+    /// Reads a document, one at a time and beside the runtime. Gives the text back.
+    async fn parse(&self, source: String) -> Result<(String, Result<Document, Mistakes>), ApiError> {
+        if source.len() > config::TEXT_BYTES_MAX {
+            // Refused without being read.
+            let refused = config::parse(&source);
+            return Ok((source, refused));
+        }
+        self.parsing
+            .run(move || {
+                let document = config::parse(&source);
+                (source, document)
+            })
+            .await
+    }
+
     async fn put(&self, caller: &Caller, proposal: Proposal) -> Result<ApplyResponse, ApiError> {
         if proposal.validate_only {
             let (header, current) = self.read_at(caller, 0, view::in_force).await?;

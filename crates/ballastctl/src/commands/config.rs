@@ -67,7 +67,7 @@ pub(super) async fn validate(run: &mut Run<'_>, args: ValidateArgs) -> Done {
     let mut mistakes: Vec<_> = response.mistakes.iter().map(MistakeView::from).collect();
     mistakes.iter_mut().for_each(|mistake| source.place(mistake));
     if !response.valid {
-        return Err(Failure::mistakes(mistakes));
+        return Err(Failure::mistakes(mistakes).and_more(response.mistakes_omitted));
     }
     run.screen.show(&ValidateView { valid: true, offline: false, mistakes })?;
     Ok(Exit::Done)
