@@ -55,6 +55,8 @@ pub enum ErrorCode {
     NodeFailed,
     /// Ballast's own fault.
     Internal,
+    /// A watch was to begin before what the history still has.
+    HistoryForgotten,
 }
 
 impl ErrorCode {
@@ -127,6 +129,12 @@ impl ErrorCode {
             Self::Internal => {
                 ("BALLAST-A020", Code::Internal, "this is a fault of Ballast: keep the node's log and report it")
             }
+            Self::HistoryForgotten => (
+                "BALLAST-A021",
+                Code::OutOfRange,
+                "list what is kept (`ballastctl events`, `ballastctl history`), then watch from the index above, or \
+                 from now on by leaving --since out",
+            ),
         }
     }
 

@@ -2,14 +2,14 @@
 
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
 use ballast_core::{
     cluster::BoxFuture,
     config::{RequestMatch, TableKey},
-    ids::{BackendId, LogIndex, NodeId, Revision, ServiceId, VipId},
+    ids::{BackendId, FarmId, LogIndex, NodeId, Revision, ServiceId, VipId},
     persistence::KeyHash,
     plan::CookieKey,
     state::State,
@@ -65,8 +65,10 @@ pub struct LocalStatus {
     pub purged: LogIndex,
     /// Time since its state was last confirmed with a quorum; `None` when it never was.
     pub confirmed_age: Option<Duration>,
-    /// Revision that its data plane serves.
+    /// Revision that its data plane serves: its listeners were bound, or are among the problems.
     pub serving: Revision,
+    /// Listeners of that revision that could not be bound.
+    pub listener_problems: Vec<ListenerProblem>,
     /// VIPs that it holds right now.
     pub held: Vec<HeldVip>,
     /// Why it is not ready, one sentence each; ready when empty.
@@ -79,6 +81,19 @@ pub struct LocalStatus {
     pub certificate_not_after: SystemTime,
     /// Client connections that are open.
     pub connections: u64,
+}
+
+/// A listener that this node cannot bind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerProblem {
+    /// Whose.
+    pub farm: FarmId,
+    /// Its name.
+    pub listener: String,
+    /// Where.
+    pub address: SocketAddr,
+    /// What the operating system said.
+    pub error: String,
 }
 
 /// A VIP that this node holds.

@@ -129,6 +129,19 @@ impl Failure {
         Self { mistakes, ..Self::new(Exit::Invalid, message) }
     }
 
+    /// Says that there are more mistakes than are told.
+    #[must_use]
+    pub fn and_more(mut self, omitted: u32) -> Self {
+        if omitted > 0 {
+            let shown = self.mistakes.len();
+            self.message = format!(
+                "the configuration has {} mistakes or more; only the first {shown} are shown",
+                shown + omitted as usize
+            );
+        }
+        self
+    }
+
     /// Adds something to do, best first.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {

@@ -86,11 +86,8 @@ impl Source {
 
 /// Mistakes that core found.
 fn refused(mistakes: &Mistakes) -> Failure {
-    let failure = Failure::mistakes(mistakes.iter().map(MistakeView::from).collect());
-    match mistakes.omitted() {
-        0 => failure,
-        n => failure.remedy(format!("{n} more are not shown")),
-    }
+    let omitted = u32::try_from(mistakes.omitted()).unwrap_or(u32::MAX);
+    Failure::mistakes(mistakes.iter().map(MistakeView::from).collect()).and_more(omitted)
 }
 
 fn read_all(names: &[String], input: &mut dyn Read) -> Result<Vec<(String, String)>, Failure> {

@@ -263,6 +263,55 @@ async fn the_next_server_is_asked_when_one_is_gone() {
 }
 
 #[tokio::test]
+async fn wait_tells_of_listeners_that_cannot_be_bound() {
+    let problem = proto::ListenerProblem {
+        farm: "shop".to_owned(),
+        listener: "web".to_owned(),
+        address: "0.0.0.0:80".to_owned(),
+        error: "address in use".to_owned(),
+    };
+    let fake = Fake::start(State { serving: vec![1, 2], listener_problems: vec![problem], ..with_revision(1) });
+    let file = fake.file("shop.yaml", "version: 1 # changed\n");
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "300ms"]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.out.starts_with("revision 2 is committed and in force, but not served everywhere\n"), "{said:?}");
+    assert!(said.err.contains("node-1: listener 0.0.0.0:80 of farm shop: address in use\n"), "{said:?}");
+    assert!(said.err.contains("revision 2 is committed and in force on every node"), "{said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn export_follows_the_form_that_is_asked_for() {
+    let fake = Fake::start(with_revision(3));
+    for (line, wanted) in [
+        (&["export"][..], "version: 1\n"),
+        (&["export", "-o", "json"], "{\"version\":1}\n"),
+        (&["export", "-o", "yaml"], "version: 1 # all defaults\n"),
+        (&["export", "-o", "json", "--format", "source"], "version: 1\n"),
+    ] {
+        let said = ask(&fake, line).await;
+        assert_eq!((said.code, said.out.as_str()), (0, wanted), "{line:?}");
+    }
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn mistakes_that_are_not_shown_are_counted() {
+    let fake = Fake::start(with_revision(1));
+    let file = fake.file("shop.yaml", "nameless: many\n");
+    let said = ask(&fake, &["validate", "-f", &file]).await;
+    assert_eq!(said.code, 3);
+    let wanted = "error: the configuration has 42 mistakes or more; only the first 2 are shown\n";
+    assert!(said.err.starts_with(wanted), "{said:?}");
+    let ports: String = (0..300).map(|n| format!("unknown{n}: 1\n")).collect();
+    let file = fake.file("offline.yaml", &format!("version: 1\n{ports}"));
+    let said = ask(&fake, &["validate", "--offline", "-f", &file]).await;
+    let wanted = "error: the configuration has 300 mistakes or more; only the first 200 are shown\n";
+    assert!(said.code == 3 && said.err.starts_with(wanted), "{said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
 async fn the_socket_of_this_machine_is_the_default() {
     let fake = Fake::start(with_revision(3));
     let socket = fake.socket();

@@ -114,7 +114,8 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
             };
             settle(&view, service, key).await;
             let how = match how {
-                BindingChange::Created => BoundHow::Created,
+                // For the client its key was free either way; that the new binding settles was seen to above.
+                BindingChange::Created | BindingChange::Replaced { .. } => BoundHow::Created,
                 BindingChange::Existing => BoundHow::Existing,
                 BindingChange::Rehomed(cause) => BoundHow::Rehomed(cause),
             };

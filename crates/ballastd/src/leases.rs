@@ -93,7 +93,8 @@ fn longest_lease(state: &State, configured: u64) -> u64 {
         if now.millis_since(replaced_at) > LONGEST_LEASE_MS {
             break;
         }
-        if let Ok(document) = ballast_core::config::decode_canonical(&record.document) {
+        // Only the form: the lease counted whatever this release thinks of the document.
+        if let Ok(document) = serde_json::from_str::<ballast_core::config::Document>(&record.document) {
             longest = longest.max(document.cluster.lease.as_millis());
         }
         replaced_at = record.at;

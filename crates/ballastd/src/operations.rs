@@ -8,13 +8,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ballast_admin::node::{HeldVip, LocalStatus, OperationError, Operations, SnapshotMade, StateAccess};
+use ballast_admin::node::{
+    HeldVip, ListenerProblem, LocalStatus, OperationError, Operations, SnapshotMade, StateAccess,
+};
 use ballast_core::{
     cluster::{BoxFuture, ClusterView},
     ids::{LogIndex, NodeId},
     state::State,
 };
-use ballast_proxy::{Proxy, prober::Findings};
+use ballast_proxy::{ListenerState, Proxy, prober::Findings};
 use ballast_raft::Handle;
 use tokio::{
     sync::watch,
@@ -103,6 +105,15 @@ impl Node {
     }
 }
 
+fn listener_problem(listener: ListenerState) -> Option<ListenerProblem> {
+    Some(ListenerProblem {
+        farm: listener.farm,
+        listener: listener.listener.to_string(),
+        address: listener.address,
+        error: listener.error?,
+    })
+}
+
 impl StateAccess for Node {
     fn with_state(&self, read: &mut dyn FnMut(&State)) {
         self.raft.with_state(|state| read(state));
@@ -116,6 +127,10 @@ impl StateAccess for Node {
 impl Operations for Node {
     fn status(&self) -> LocalStatus {
         let raft = self.raft.status();
+        let (serving, failed) = match &self.proxy {
+            Some(proxy) => proxy.listening(),
+            None => (self.view.plan().revision, Vec::new()),
+        };
         LocalStatus {
             node: raft.node,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -129,7 +144,8 @@ impl Operations for Node {
             snapshot: raft.snapshot,
             purged: raft.purged,
             confirmed_age: self.view.freshness.age(boottime()).map(Duration::from_nanos),
-            serving: self.view.plan().revision,
+            serving,
+            listener_problems: failed.into_iter().filter_map(listener_problem).collect(),
             held: self.held(),
             not_ready: self.not_ready(),
             draining: self.draining.load(Ordering::Relaxed),

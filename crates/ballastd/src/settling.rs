@@ -146,6 +146,17 @@ mod tests {
     }
 
     #[test]
+    fn a_binding_in_place_of_an_ended_one_waits_too() {
+        let settling = Settling::default();
+        let replaced = binding(7, Provenance::Replaced);
+        settling.moved(LogIndex::new(7));
+        settling.applied(LogIndex::new(7), at(1), 100 * MS);
+        assert!(!settling.has_settled(&replaced, LogTime::from_millis(100), at(100)));
+        settling.applied(LogIndex::new(7), at(101), 100 * MS);
+        assert!(settling.has_settled(&replaced, LogTime::from_millis(101), at(101)));
+    }
+
+    #[test]
     fn low_halves_wrap() {
         let settling = Settling::default();
         settling.applied(LogIndex::new((1 << 32) + 5), at(0), 0);

@@ -139,7 +139,9 @@ impl Observer for View {
             };
             for (command, outcome) in frame.commands.iter().zip(&done.outcomes) {
                 match (command, outcome) {
-                    (_, Outcome::Bound { how: BindingChange::Rehomed(_), .. }) => self.settling.moved(index),
+                    (_, Outcome::Bound { how: BindingChange::Rehomed(_) | BindingChange::Replaced { .. }, .. }) => {
+                        self.settling.moved(index)
+                    }
                     // A deletion leaves nothing behind that could say when it was.
                     (Command::SetBinding { to: None, .. }, Outcome::Done) => {
                         self.settling.all_moved(boottime().plus(self.settle()));

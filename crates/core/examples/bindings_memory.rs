@@ -116,6 +116,7 @@ fn setup() -> Vec<Command> {
     let apply = ApplyConfig {
         document: document.to_owned(),
         source: String::new(),
+        rules: ballast_core::config::rules::RULES,
         expect: None,
         request_id: String::new(),
         author: Default::default(),

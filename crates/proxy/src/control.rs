@@ -22,7 +22,7 @@ use std::{
 };
 
 use ballast_core::{
-    ids::{FarmId, VipId},
+    ids::{FarmId, Revision, VipId},
     plan::{Bind, Plan},
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -63,7 +63,16 @@ pub struct ListenerState {
 }
 
 /// What is published about listeners.
-pub type Published = Arc<Mutex<Vec<ListenerState>>>;
+#[derive(Debug, Default)]
+pub struct Listening {
+    /// Every one that is wanted.
+    pub listeners: Vec<ListenerState>,
+    /// The revision that they are of. Each was tried at least once.
+    pub revision: Revision,
+}
+
+/// Where it is published.
+pub type Published = Arc<Mutex<Listening>>;
 
 /// Owns the sockets.
 pub struct Control {
@@ -151,7 +160,8 @@ impl Control {
 
     /// Brings what is bound in line with what is wanted.
     fn reconcile(&mut self) {
-        let wanted = if self.draining { BTreeMap::new() } else { self.wanted(&self.shared.ports.view.plan()) };
+        let plan = self.shared.ports.view.plan();
+        let wanted = if self.draining { BTreeMap::new() } else { self.wanted(&plan) };
         let gone: Vec<Key> = self.sockets.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         for key in gone {
             if let Some(Bound { state: Ok(sockets), .. }) = self.sockets.remove(&key) {
@@ -178,7 +188,7 @@ impl Control {
             }
             self.sockets.insert(key, Bound { vip, state });
         }
-        self.publish();
+        self.publish(plan.revision);
     }
 
     fn wanted(&self, plan: &Plan) -> BTreeMap<Key, Wanted> {
@@ -240,14 +250,15 @@ impl Control {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&self, revision: Revision) {
         let states = self.sockets.iter().map(|((farm, name, address), bound)| ListenerState {
             farm: *farm,
             listener: name.clone(),
             address: bound.state.as_ref().map_or(*address, |sockets| sockets.address),
             error: bound.state.as_ref().err().cloned(),
         });
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+        let listening = Listening { listeners: states.collect(), revision };
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = listening;
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use ballast_core::{
     cluster::{Bindings, ClusterView, Ownership, PassiveHealth},
-    ids::VipId,
+    ids::{Revision, VipId},
 };
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -173,7 +173,15 @@ impl Proxy {
 
     /// The addresses that are listened on, and those that should be but cannot.
     pub fn listeners(&self) -> Vec<ListenerState> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).listeners.clone()
+    }
+
+    /// The revision whose listeners are bound, or failed to be; the plan may be ahead for a moment. With the listeners
+    /// that failed.
+    pub fn listening(&self) -> (Revision, Vec<ListenerState>) {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = published.listeners.iter().filter(|listener| listener.error.is_some());
+        (published.revision, failed.cloned().collect())
     }
 
     fn tell(&self, notice: Notice) {

@@ -77,6 +77,7 @@ async fn configure(handle: &Handle) -> anyhow::Result<Target> {
     let apply = ApplyConfig {
         document: DOCUMENT.to_owned(),
         source: DOCUMENT.to_owned(),
+        rules: ballast_core::config::rules::RULES,
         expect: None,
         request_id: "load".to_owned(),
         author: Author::default(),

@@ -440,6 +440,11 @@ fn describe(state: &State, local: &LocalStatus, hash: Option<(LogIndex, String)>
         state_hash,
         state_hash_index,
         serving_revision: local.serving.get(),
+        listener_problems: local
+            .listener_problems
+            .iter()
+            .map(|problem| view::listener_problem(state, problem))
+            .collect(),
         vips: local
             .held
             .iter()

@@ -6,14 +6,14 @@ use std::{
 };
 
 use ballast_core::{
-    config::{self, Document},
+    config::{self, Document, Mistakes},
     ids::{LogIndex, Revision},
     state::{ApplyConfig, Command, Outcome, Refusal, State},
 };
 use ballast_proto::admin::v1::{
     ApplyRequest, ApplyResponse, ConfigDiff, DiffRequest, DiffResponse, ExportRequest, ExportResponse,
     GetConfigRequest, GetConfigResponse, GetRevisionRequest, GetRevisionResponse, ListRevisionsRequest,
-    ListRevisionsResponse, OperatorState, PendingNode, RollbackRequest, ValidateRequest, ValidateResponse,
+    ListRevisionsResponse, NodeStatus, OperatorState, PendingNode, RollbackRequest, ValidateRequest, ValidateResponse,
     WatchConfigRequest, WatchConfigResponse, config_service_server::ConfigService, diff_request::To,
     export_request::Format,
 };
@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Shared,
-    watch::{Streamed, watch},
+    watch::{History, Streamed, watch},
 };
 use crate::{
     access::Caller,
@@ -32,6 +32,10 @@ use crate::{
 
 /// How long `wait` waits when the caller does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// How long a listener may take to be bound. Whoever has its address may be about to let go; a former owner of a VIP
+/// does within milliseconds.
+const BIND_GRACE: Duration = Duration::from_secs(1);
 
 /// Time between two looks at the nodes while waiting for them. A revision is applied everywhere
 /// within 100 ms at the 99th percentile.
@@ -54,9 +58,10 @@ impl ConfigService for Shared {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let expect = expected(request.expect_revision, &request.etag)?;
-        let document = config::parse(&request.source).map_err(|mistakes| error::invalid_config(&mistakes))?;
+        let (source, document) = self.parse(request.source).await?;
+        let document = document.map_err(|mistakes| error::invalid_config(&mistakes))?;
         let proposal = Proposal {
-            source: request.source,
+            source,
             document,
             expect,
             request_id: request.request_id,
@@ -68,11 +73,13 @@ impl ConfigService for Shared {
     }
 
     async fn validate(&self, request: Request<ValidateRequest>) -> Result<Response<ValidateResponse>, Status> {
-        let mistakes = match config::parse(&request.into_inner().source) {
-            Ok(_) => Vec::new(),
-            Err(mistakes) => error::mistakes_to_proto(&mistakes),
+        let (mistakes, omitted) = match self.parse(request.into_inner().source).await?.1 {
+            Ok(_) => (Vec::new(), 0),
+            Err(mistakes) => (error::mistakes_to_proto(&mistakes), mistakes.omitted()),
         };
-        Ok(Response::new(ValidateResponse { header: Some(self.header()), valid: mistakes.is_empty(), mistakes }))
+        let mistakes_omitted = u32::try_from(omitted).unwrap_or(u32::MAX);
+        let valid = mistakes.is_empty();
+        Ok(Response::new(ValidateResponse { header: Some(self.header()), valid, mistakes, mistakes_omitted }))
     }
 
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
@@ -80,7 +87,8 @@ impl ConfigService for Shared {
         let request = request.into_inner();
         let text = match &request.to {
             Some(To::Source(source)) => {
-                Some(Arc::new(config::parse(source).map_err(|mistakes| error::invalid_config(&mistakes))?))
+                let document = self.parse(source.clone()).await?.1;
+                Some(Arc::new(document.map_err(|mistakes| error::invalid_config(&mistakes))?))
             }
             Some(To::ToRevision(_)) | None => None,
         };
@@ -195,6 +203,10 @@ impl ConfigService for Shared {
             })
             .await?;
         let (stored, current) = found?;
+        // It was right when it was applied; by what this release knows it may not be.
+        let document = stored.document.clone();
+        let checked = self.parsing.run(move || config::decode_canonical(&document.to_canonical_json())).await?;
+        checked.map_err(|mistakes| error::invalid_config(&mistakes))?;
         let message = match request.message.as_str() {
             "" => format!("rollback to revision {}", stored.revision),
             message => format!("{message} (rollback to revision {})", stored.revision),
@@ -217,7 +229,7 @@ impl ConfigService for Shared {
     async fn watch(&self, request: Request<WatchConfigRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let include_source = request.include_source;
-        Ok(Response::new(watch(self, request.from_index, move |state, after| {
+        let look = move |state: &State, after| {
             let mut made: Vec<_> = state.revisions().take_while(|record| record.index > after).collect();
             made.reverse();
             made.into_iter()
@@ -232,11 +244,28 @@ impl ConfigService for Shared {
                     (record.index, make)
                 })
                 .collect()
-        })))
+        };
+        let history = History { look, whole_after: State::revisions_whole_after };
+        Ok(Response::new(watch(self, request.from_index, history)))
     }
 }
 
 impl Shared {
+    /// Reads a document, one at a time and beside the runtime. Gives the text back.
+    async fn parse(&self, source: String) -> Result<(String, Result<Document, Mistakes>), ApiError> {
+        if source.len() > config::TEXT_BYTES_MAX {
+            // Refused without being read.
+            let refused = config::parse(&source);
+            return Ok((source, refused));
+        }
+        self.parsing
+            .run(move || {
+                let document = config::parse(&source);
+                (source, document)
+            })
+            .await
+    }
+
     async fn put(&self, caller: &Caller, proposal: Proposal) -> Result<ApplyResponse, ApiError> {
         if proposal.validate_only {
             let (header, current) = self.read_at(caller, 0, view::in_force).await?;
@@ -247,6 +276,7 @@ impl Shared {
         let before = self.read(view::in_force);
         let command = Command::ApplyConfig(Box::new(ApplyConfig {
             document: proposal.document.to_canonical_json(),
+            rules: config::rules::RULES,
             source: proposal.source.clone(),
             expect: proposal.expect,
             request_id: match proposal.request_id.as_str() {
@@ -339,28 +369,40 @@ impl Shared {
     /// Waits until every node that can be reached serves a revision. The nodes that do not.
     async fn wait_until_served(&self, caller: &Caller, revision: Revision, wait: Duration) -> Vec<PendingNode> {
         let until = (Instant::now() + wait).min(caller.deadline);
+        let bound_by = (Instant::now() + BIND_GRACE).min(until);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let nodes = self.ask_nodes(None, left.min(Duration::from_secs(1))).await;
-            let pending: Vec<PendingNode> = nodes
-                .into_iter()
-                .filter(|status| !status.reachable || status.serving_revision < revision.get())
-                .map(|status| {
-                    let node = status.node.unwrap_or_default();
-                    let reason = if status.reachable {
-                        format!("serves revision {}", status.serving_revision)
-                    } else {
-                        status.error
-                    };
-                    PendingNode { node_id: node.id, name: node.name, reason, reachable: status.reachable }
-                })
-                .collect();
-            if !pending.iter().any(|node| node.reachable) || Instant::now() + WAIT_STEP >= until {
+            let pending: Vec<PendingNode> = nodes.into_iter().filter_map(|status| pending(status, revision)).collect();
+            // Listeners that fail to be bound are tried again for ever: after a moment nobody waits for them.
+            let late = pending.iter().any(|node| node.reachable && node.listener_problems.is_empty());
+            let failing = pending.iter().any(|node| !node.listener_problems.is_empty());
+            let now = Instant::now() + WAIT_STEP;
+            if !(late && now < until || failing && now < bound_by) {
                 return pending;
             }
             sleep(WAIT_STEP).await;
         }
     }
+}
+
+/// Why a node does not serve a revision; `None` when it does.
+fn pending(status: NodeStatus, revision: Revision) -> Option<PendingNode> {
+    let node = status.node.unwrap_or_default();
+    let serves = status.serving_revision >= revision.get();
+    let reason = match (status.reachable, serves) {
+        (false, _) => status.error,
+        (true, false) => format!("serves revision {}", status.serving_revision),
+        (true, true) if status.listener_problems.is_empty() => return None,
+        (true, true) => "has it, but cannot bind all of its listeners".to_owned(),
+    };
+    Some(PendingNode {
+        node_id: node.id,
+        name: node.name,
+        reason,
+        reachable: status.reachable,
+        listener_problems: if status.reachable && serves { status.listener_problems } else { Vec::new() },
+    })
 }
 
 /// The revision that was in force before another, as far as it is kept and can be read.

@@ -1,6 +1,6 @@
 //! The history: everything that was changed, by whom and why.
 
-use ballast_core::ids::LogIndex;
+use ballast_core::{ids::LogIndex, state::State};
 use ballast_proto::admin::v1::{
     Event, ListEventsRequest, ListEventsResponse, WatchEventsRequest, WatchEventsResponse,
     event_service_server::EventService,
@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Shared,
-    watch::{Streamed, watch},
+    watch::{History, Streamed, watch},
 };
 use crate::{
     access::Caller,
@@ -56,7 +56,7 @@ impl EventService for Shared {
     async fn watch(&self, request: Request<WatchEventsRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let WatchEventsRequest { from_index, kinds, subject } = request.into_inner();
         let filter = Filter { kinds, subject, author: String::new(), after: LogIndex::new(0) };
-        Ok(Response::new(watch(self, from_index, move |state, after| {
+        let look = move |state: &State, after| {
             let mut events = view::events_after(state, after);
             events.retain(|event| filter.takes(event));
             events
@@ -66,6 +66,8 @@ impl EventService for Shared {
                     (index, move |header| WatchEventsResponse { header: Some(header), event: Some(event) })
                 })
                 .collect()
-        })))
+        };
+        let history = History { look, whole_after: State::events_whole_after };
+        Ok(Response::new(watch(self, from_index, history)))
     }
 }

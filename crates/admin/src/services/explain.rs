@@ -344,6 +344,7 @@ impl<'a> Story<'a> {
         let shown = view::binding(self.state, slot, key, &record);
         let how = match record.provenance {
             Provenance::Created => "its first request",
+            Provenance::Replaced => "its first request after its earlier binding had ended",
             Provenance::Rehomed(cause) => rehome_words(cause),
         };
         let index = record.index(self.state.applied());

@@ -7,6 +7,7 @@
 //! Not here: the state's form in the API ([`crate::view`]).
 
 mod backends;
+mod bench;
 mod bindings;
 mod certificates;
 mod cluster;

@@ -9,7 +9,7 @@ use ballast_core::{
 use ballast_proto::admin::v1::{ReadConsistency, ResponseHeader};
 use parking_lot::Mutex;
 
-use super::Parts;
+use super::{Parts, bench::Bench};
 use crate::{
     access::{Caller, Members},
     error::ApiError,
@@ -27,11 +27,13 @@ const REQUESTS_MAX: usize = 4096;
 pub struct Shared {
     pub(super) parts: Parts,
     answered: Mutex<VecDeque<(String, LogIndex)>>,
+    /// Reads documents.
+    pub(super) parsing: Bench,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, answered: Mutex::new(VecDeque::new()) }
+        Self { parts, answered: Mutex::new(VecDeque::new()), parsing: Bench::new() }
     }
 
     /// Reads the state as it is here.

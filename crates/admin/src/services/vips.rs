@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ballast_core::{
     ids::{LogIndex, NodeId},
-    state::Command,
+    state::{Command, State},
 };
 use ballast_proto::admin::v1::{
     ListVipTransitionsRequest, ListVipTransitionsResponse, ListVipsRequest, ListVipsResponse, MoveVipRequest,
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Shared,
-    watch::{Streamed, watch},
+    watch::{History, Streamed, watch},
 };
 use crate::{
     access::Caller,
@@ -93,7 +93,8 @@ impl VipService for Shared {
         if !vip.is_empty() {
             self.read(|state| view::vip(state, &vip))?;
         }
-        Ok(Response::new(watch(self, from_index, move |state, after| {
+        let watched = vip.clone();
+        let look = move |state: &State, after: LogIndex| {
             // A VIP that was configured away has nothing more to tell.
             let mut found: Vec<VipTransition> = view::transitions(state, &vip)
                 .unwrap_or_default()
@@ -109,7 +110,12 @@ impl VipService for Shared {
                 })
                 .filter(|(index, _)| *index > after)
                 .collect()
-        })))
+        };
+        let whole_after = move |state: &State| {
+            let wanted = state.vips().filter(|(_, vip)| watched.is_empty() || vip.name == watched);
+            wanted.filter_map(|(id, _)| state.tenures_whole_after(id)).max()
+        };
+        Ok(Response::new(watch(self, from_index, History { look, whole_after })))
     }
 }
 

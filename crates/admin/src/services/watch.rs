@@ -2,7 +2,8 @@
 //!
 //! The log is the cursor: what a watch sends belongs to an entry, and a client that comes back
 //! says the index that it saw last. Nothing runs for a watch between two polls, so a slow client
-//! costs nothing and misses nothing that the history still has.
+//! costs nothing. What the history no longer has cannot be sent; a watch that would have to leave something out says
+//! so and ends, because whoever follows it believes that it saw everything.
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
@@ -15,7 +16,7 @@ use tonic::Status;
 
 use super::Shared;
 use crate::{
-    error::{self, ErrorCode},
+    error::{self, ApiError, ErrorCode},
     node::{Operations, StateAccess, read_state},
     view,
 };
@@ -23,8 +24,16 @@ use crate::{
 /// A stream of answers.
 pub(super) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-struct Watch<T, L> {
-    look: L,
+/// What a watch looks at.
+pub(super) struct History<L, H> {
+    /// Finds what the entries after an index did, oldest first, each with its index and waiting for a header.
+    pub look: L,
+    /// The index after which nothing is missing; `None` while nothing was forgotten.
+    pub whole_after: H,
+}
+
+struct Watch<T, L, H> {
+    history: History<L, H>,
     state: Arc<dyn StateAccess>,
     operations: Arc<dyn Operations>,
     applied: watch::Receiver<LogIndex>,
@@ -34,22 +43,21 @@ struct Watch<T, L> {
     ended: bool,
 }
 
-/// Sends what `look` finds after an index, and again whenever more is applied, until the node stops.
-///
-/// `look` returns what the entries after the given index did, oldest first, each with its index
-/// and waiting for a header.
-pub(super) fn watch<T, F, L>(shared: &Shared, from: Option<u64>, look: L) -> Streamed<T>
+/// Sends what is found after an index, and again whenever more is applied, until the node stops. Ends with
+/// `OUT_OF_RANGE` when something after that index was forgotten.
+pub(super) fn watch<T, F, L, H>(shared: &Shared, from: Option<u64>, history: History<L, H>) -> Streamed<T>
 where
     T: Send + 'static,
     F: FnOnce(ResponseHeader) -> T,
     L: Fn(&State, LogIndex) -> Vec<(LogIndex, F)> + Send + 'static,
+    H: Fn(&State) -> Option<LogIndex> + Send + 'static,
 {
     let parts = &shared.parts;
     let mut applied = parts.state.applied();
     // The first look must not wait for the next entry.
     applied.mark_changed();
     let start = Watch {
-        look,
+        history,
         state: parts.state.clone(),
         operations: parts.operations.clone(),
         applied,
@@ -75,7 +83,12 @@ where
                     return Some((Err(stopping.into()), watch));
                 }
                 changed = watch.applied.changed() => match changed {
-                    Ok(()) => watch.look_again(),
+                    Ok(()) => {
+                        if let Err(forgotten) = watch.look_again() {
+                            watch.ended = true;
+                            return Some((Err(forgotten.into()), watch));
+                        }
+                    }
                     Err(_) => watch.ended = true,
                 },
             }
@@ -83,22 +96,31 @@ where
     }))
 }
 
-impl<T, F, L> Watch<T, L>
+impl<T, F, L, H> Watch<T, L, H>
 where
     F: FnOnce(ResponseHeader) -> T,
     L: Fn(&State, LogIndex) -> Vec<(LogIndex, F)>,
+    H: Fn(&State) -> Option<LogIndex>,
 {
-    fn look_again(&mut self) {
+    fn look_again(&mut self) -> Result<(), ApiError> {
         let status = self.operations.status();
-        let (look, after) = (&self.look, self.after);
-        let found = read_state(&*self.state, |state| {
+        let (history, after) = (&self.history, self.after);
+        let (found, seen) = read_state(&*self.state, |state| {
+            if let Some(whole_after) = (history.whole_after)(state).filter(|whole_after| after < *whole_after) {
+                return Err(forgotten(after, whole_after));
+            }
             let header = view::header(state, &status);
-            let make = |(index, make): (LogIndex, F)| (index, make(header.clone()));
-            look(state, after).into_iter().map(make).collect::<Vec<_>>()
-        });
-        for (index, message) in found {
-            self.after = self.after.max(index);
-            self.found.push_back(message);
-        }
+            let make = |(_, make): (LogIndex, F)| make(header.clone());
+            Ok(((history.look)(state, after).into_iter().map(make).collect::<Vec<_>>(), state.applied()))
+        })?;
+        self.found.extend(found);
+        self.after = after.max(seen);
+        Ok(())
     }
+}
+
+fn forgotten(after: LogIndex, whole_after: LogIndex) -> ApiError {
+    let message =
+        format!("the history after log index {after} is no longer whole; the oldest to watch from is {whole_after}");
+    error::status(ErrorCode::HistoryForgotten, message, "watch")
 }

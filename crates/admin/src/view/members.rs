@@ -7,7 +7,22 @@ use ballast_core::{
 use ballast_proto::admin::v1 as proto;
 
 use super::{change, etag, last_event_about};
-use crate::error::{self, ApiError};
+use crate::{
+    error::{self, ApiError},
+    node::ListenerProblem,
+};
+
+/// A listener that a node cannot bind.
+pub fn listener_problem(state: &State, problem: &ListenerProblem) -> proto::ListenerProblem {
+    let farms = state.document().map_or(&[][..], |document| &document.farms);
+    let farm = farms.iter().find(|farm| state.farm_id(&farm.name) == Some(problem.farm));
+    proto::ListenerProblem {
+        farm: farm.map_or_else(|| problem.farm.to_string(), |farm| farm.name.clone()),
+        listener: problem.listener.clone(),
+        address: problem.address.to_string(),
+        error: problem.error.clone(),
+    }
+}
 
 /// A member's name.
 pub fn node_name(state: &State, node: NodeId) -> Option<String> {

@@ -25,7 +25,7 @@ pub use backends::{admin_of, backend, backends, operator_backends, panicking, se
 pub use bindings::{Slot, binding, key_hash_text, parse_key_hash, tables_below};
 pub use config::{Stored, config_etag, diff, in_force, operator_state, revision, revision_of_etag, stored};
 pub use events::{event_place, events, events_after, last_event_about};
-pub use members::{find_node, node, node_info, node_name, nodes, role_from};
+pub use members::{find_node, listener_problem, node, node_info, node_name, nodes, role_from};
 pub use page::Page;
 pub use vips::{transitions, vip, vips};
 

@@ -95,13 +95,13 @@ pub enum What {
 
 /// Print the document in force, to keep or to edit.
 ///
-/// What is printed can be applied again and changes nothing then. The form is that of the
-/// document, so `-o` makes no difference.
+/// What is printed can be applied again and changes nothing then. Without a form it is YAML as its author wrote it;
+/// `-o yaml` and `-o json` are short for `--format`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Form of the document
-    #[arg(long, value_enum, default_value = "source", value_name = "FORM")]
-    pub format: ExportFormat,
+    /// Form of the document: what -o says, or as its author wrote it
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub format: Option<ExportFormat>,
     /// A revision; the one in force by default
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<u64>,

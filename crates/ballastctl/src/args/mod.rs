@@ -194,8 +194,8 @@ pub enum Command {
     Get(GetArgs),
     /// Print the document in force, to keep or to edit
     ///
-    /// What is printed can be applied again and changes nothing then. It is always the document itself,
-    /// so `-o` makes no difference.
+    /// What is printed can be applied again and changes nothing then. Without a form it is YAML as its
+    /// author wrote it; `-o yaml` and `-o json` are short for `--format`.
     Export(ExportArgs),
     /// List the revisions of the configuration, or show one
     History(HistoryArgs),

@@ -19,6 +19,9 @@ use crate::{
 
 /// How long a node may take to say which revision it serves.
 const NODE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long listeners that cannot be bound are waited for, once their node has the revision. Whoever has the address
+/// may be about to let go; a former owner of a VIP does within milliseconds.
+const BIND_GRACE: Duration = Duration::from_secs(1);
 /// Pause between two looks. A revision is on every node within 100 ms at the 99th percentile.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -93,8 +96,30 @@ pub(super) async fn finish(
     if view.served_everywhere != Some(false) {
         return Ok(Exit::Done);
     }
-    let late: Vec<_> =
-        view.pending_nodes.iter().filter(|n| n.reachable).map(|n| format!("{} ({})", n.node, n.reason)).collect();
+    let failed: Vec<_> = view
+        .pending_nodes
+        .iter()
+        .flat_map(|node| {
+            node.failed_listeners.iter().map(move |listener| format!("{}: listener {listener}", node.node))
+        })
+        .collect();
+    let late: Vec<_> = view
+        .pending_nodes
+        .iter()
+        .filter(|node| node.reachable && node.failed_listeners.is_empty())
+        .map(|node| format!("{} ({})", node.node, node.reason))
+        .collect();
+    if late.is_empty() && !failed.is_empty() {
+        let message = format!(
+            "revision {} is committed and in force on every node that can be reached, but not all of its listeners \
+             could be bound\n  {}",
+            view.revision,
+            failed.join("\n  ")
+        );
+        return Err(Failure::new(Exit::Error, message)
+            .remedy("the nodes try again by themselves: free the address, or apply another one")
+            .remedy("look again: ballastctl cluster status"));
+    }
     let who = if late.is_empty() { "the nodes could not be asked".to_owned() } else { late.join(", ") };
     Err(Failure::new(
         Exit::Unknown,
@@ -110,7 +135,8 @@ pub(super) async fn finish(
 /// Looks until every node that can be reached serves the revision, or time is up.
 async fn served_everywhere(client: &Client, revision: u64) -> (bool, Vec<PendingView>) {
     let deadline = Instant::now() + client.timeout();
-    let mut pending = Vec::new();
+    let mut bound_by = deadline.min(Instant::now() + BIND_GRACE);
+    let mut pending: Vec<PendingView> = Vec::new();
     loop {
         let request = StatusRequest {
             consistency: ReadConsistency::Stale.into(),
@@ -120,8 +146,15 @@ async fn served_everywhere(client: &Client, revision: u64) -> (bool, Vec<Pending
             && let Ok(answer) = answer
         {
             pending = answer.into_inner().nodes.iter().filter_map(|node| pending_node(node, revision)).collect();
+            let waits = |node: &PendingView| node.reachable && node.failed_listeners.is_empty();
             if !pending.iter().any(|node| node.reachable) {
                 return (true, pending);
+            }
+            if pending.iter().any(waits) {
+                // Listeners of nodes that are still to come have their time as well.
+                bound_by = deadline.min(Instant::now() + BIND_GRACE);
+            } else if Instant::now() >= bound_by {
+                return (false, pending);
             }
         }
         if Instant::now() + LOOK_AGAIN >= deadline {
@@ -134,12 +167,16 @@ async fn served_everywhere(client: &Client, revision: u64) -> (bool, Vec<Pending
 /// Why a node does not serve a revision; `None` when it does. A witness serves nothing.
 fn pending_node(status: &NodeStatus, revision: u64) -> Option<PendingView> {
     let node = status.node.as_ref()?;
-    if node.role() == NodeRole::Witness || (status.reachable && status.serving_revision >= revision) {
+    let has_it = status.reachable && status.serving_revision >= revision;
+    if node.role() == NodeRole::Witness || (has_it && status.listener_problems.is_empty()) {
         return None;
     }
-    let reason = match status.reachable {
-        true => format!("serves revision {}", status.serving_revision),
-        false => status.error.clone(),
+    let reason = match (status.reachable, has_it) {
+        (true, true) => "cannot bind all of its listeners".to_owned(),
+        (true, false) => format!("serves revision {}", status.serving_revision),
+        (false, _) => status.error.clone(),
     };
-    Some(PendingView { node: node.name.clone(), reachable: status.reachable, reason })
+    let failed = status.listener_problems.iter().filter(|_| has_it);
+    let failed_listeners = failed.map(|p| format!("{} of farm {}: {}", p.address, p.farm, p.error)).collect();
+    Some(PendingView { node: node.name.clone(), reachable: status.reachable, reason, failed_listeners })
 }

@@ -11,7 +11,7 @@ use super::{
     page_size, wants_more,
 };
 use crate::{
-    args::{DiffArgs, ExplainArgs, ExportArgs, ExportFormat, HistoryArgs, ValidateArgs, WatchArgs},
+    args::{DiffArgs, ExplainArgs, ExportArgs, ExportFormat, Format, HistoryArgs, ValidateArgs, WatchArgs},
     client::Client,
     failure::{Exit, Failure},
     input::Source,
@@ -67,7 +67,7 @@ pub(super) async fn validate(run: &mut Run<'_>, args: ValidateArgs) -> Done {
     let mut mistakes: Vec<_> = response.mistakes.iter().map(MistakeView::from).collect();
     mistakes.iter_mut().for_each(|mistake| source.place(mistake));
     if !response.valid {
-        return Err(Failure::mistakes(mistakes));
+        return Err(Failure::mistakes(mistakes).and_more(response.mistakes_omitted));
     }
     run.screen.show(&ValidateView { valid: true, offline: false, mistakes })?;
     Ok(Exit::Done)
@@ -83,10 +83,10 @@ pub(super) async fn get(run: &mut Run<'_>) -> Done {
 
 pub(super) async fn export(run: &mut Run<'_>, args: ExportArgs) -> Done {
     let client = run.client().await?;
-    let format = match args.format {
-        ExportFormat::Source => export_request::Format::Source,
-        ExportFormat::Yaml => export_request::Format::Yaml,
-        ExportFormat::Json => export_request::Format::Json,
+    let format = match (args.format, run.screen.format) {
+        (Some(ExportFormat::Source), _) | (None, Format::Table | Format::Wide) => export_request::Format::Source,
+        (Some(ExportFormat::Yaml), _) | (None, Format::Yaml) => export_request::Format::Yaml,
+        (Some(ExportFormat::Json), _) | (None, Format::Json) => export_request::Format::Json,
     };
     let request = ExportRequest { format: format.into(), revision: args.revision, consistency: client.consistency() };
     let response = client.read(client.config().export(client.request(request))).await?;

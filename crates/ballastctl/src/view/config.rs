@@ -125,6 +125,8 @@ pub struct PendingView {
     pub reachable: bool,
     /// Why.
     pub reason: String,
+    /// Listeners of the revision that it cannot bind, each as `address of farm shop: error`.
+    pub failed_listeners: Vec<String>,
 }
 
 impl ApplyView {
@@ -157,7 +159,10 @@ impl View for ApplyView {
             (false, true, Some(true)) => {
                 format!("revision {} is in force and served by every node that can be reached", self.revision)
             }
-            (false, true, _) => format!("revision {} is in force", self.revision),
+            (false, true, Some(false)) => {
+                format!("revision {} is committed and in force, but not served everywhere", self.revision)
+            }
+            (false, true, None) => format!("revision {} is in force", self.revision),
         };
         let mut text = style.paint(Paint::Strong, &head) + "\n";
         if !self.diff.equal {

@@ -47,6 +47,8 @@ pub struct State {
     pub hang: bool,
     /// Revisions that the nodes serve, one for each later look; the last one stays.
     pub serving: Vec<u64>,
+    /// What node-1 says that it cannot bind.
+    pub listener_problems: Vec<proto::ListenerProblem>,
     /// What the drain of a backend was asked with.
     pub drained: Option<proto::DrainBackendRequest>,
     /// What a move of a VIP was asked with.
@@ -252,9 +254,11 @@ impl ConfigService for Node {
             remedy: "give it one".to_owned(),
             ..proto::Mistake::default()
         };
-        let valid = !request.into_inner().source.contains("nameless");
+        let source = request.into_inner().source;
+        let valid = !source.contains("nameless");
+        let mistakes_omitted = if source.contains("many") { 40 } else { 0 };
         let mistakes = if valid { Vec::new() } else { vec![mistake.clone(), proto::Mistake { line: 4, ..mistake }] };
-        Ok(Response::new(proto::ValidateResponse { header: header(), valid, mistakes }))
+        Ok(Response::new(proto::ValidateResponse { header: header(), valid, mistakes, mistakes_omitted }))
     }
 
     async fn diff(&self, request: Request<proto::DiffRequest>) -> Answer<proto::DiffResponse> {
@@ -278,13 +282,14 @@ impl ConfigService for Node {
         Ok(Response::new(proto::GetConfigResponse { header: header(), revision, operator_state: None }))
     }
 
-    async fn export(&self, _: Request<proto::ExportRequest>) -> Answer<proto::ExportResponse> {
+    async fn export(&self, request: Request<proto::ExportRequest>) -> Answer<proto::ExportResponse> {
         let state = self.state();
-        Ok(Response::new(proto::ExportResponse {
-            header: header(),
-            revision: state.revision,
-            text: state.source.clone(),
-        }))
+        let text = match request.into_inner().format() {
+            proto::export_request::Format::Json => "{\"version\":1}".to_owned(),
+            proto::export_request::Format::Yaml => "version: 1 # all defaults\n".to_owned(),
+            _ => state.source.clone(),
+        };
+        Ok(Response::new(proto::ExportResponse { header: header(), revision: state.revision, text }))
     }
 
     /// Two revisions a page, whatever is asked for.
@@ -352,7 +357,9 @@ impl ClusterService for Node {
         };
         let mut witness = node(4, true, proto::NodeRole::Witness);
         witness.serving_revision = 0;
-        let nodes = vec![node(1, true, proto::NodeRole::Full), node(2, false, proto::NodeRole::Full), witness];
+        let mut first = node(1, true, proto::NodeRole::Full);
+        first.listener_problems = self.state().listener_problems.clone();
+        let nodes = vec![first, node(2, false, proto::NodeRole::Full), witness];
         Ok(Response::new(proto::StatusResponse { header: header(), nodes, ..Default::default() }))
     }
 

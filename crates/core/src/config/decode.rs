@@ -11,7 +11,7 @@ use super::{
 
 /// Longest canonical JSON that is looked at. Defaults written out make it longer than the text it
 /// comes from; sixteen times is more than the shortest text can grow to.
-const CANONICAL_BYTES_MAX: usize = 16 * tree::TEXT_BYTES_MAX;
+pub(super) const CANONICAL_BYTES_MAX: usize = 16 * tree::TEXT_BYTES_MAX;
 
 /// Reads a document from YAML or JSON.
 ///
@@ -45,9 +45,9 @@ pub fn parse_many(texts: &[(&str, &str)]) -> Result<Document, Mistakes> {
     }
 }
 
-/// Reads a document from [`Document::to_canonical_json`]. Checks all that [`parse`] checks, so
-/// that the state machine need not trust the node that proposed it, and answers the same on
-/// every node.
+/// Reads a document from [`Document::to_canonical_json`]. Checks all that [`parse`] checks, by what this release
+/// knows: for a document that is about to be proposed. What the log holds is read by
+/// [`super::rules::decode_committed`].
 ///
 /// # Errors
 /// All mistakes at once; without lines, because canonical JSON has none.

@@ -1,8 +1,8 @@
 //! The configuration document: what the operator wants, as one value.
 //!
-//! A [`Document`] is only ever obtained through [`parse`], [`parse_many`] or [`decode_canonical`],
-//! which refuse what is not right, so inside Ballast a document is right by construction and
-//! nothing re-checks it. They refuse with all [`Mistakes`] at once, each with its place, because an
+//! A [`Document`] that somebody hands in is obtained through [`parse`], [`parse_many`] or [`decode_canonical`], which
+//! refuse what is not right. One that comes from the log was checked by the release that proposed it, and is held
+//! only against [`rules`] that never change. They refuse with all [`Mistakes`] at once, each with its place, because an
 //! operator who is told one mistake per attempt stops trusting the tool.
 //!
 //! Text becomes a tree that remembers positions (`tree`), is held against the shape of the
@@ -18,6 +18,7 @@ mod diff;
 mod mistake;
 mod order;
 pub mod reference;
+pub mod rules;
 pub mod schema;
 mod semantics;
 mod shape;
@@ -31,9 +32,12 @@ mod yaml;
 pub use decode::{decode_canonical, parse, parse_many};
 pub use diff::{Change, diff};
 pub use mistake::{Mistake, Mistakes};
+pub use tree::TEXT_BYTES_MAX;
 pub use types::*;
 pub use units::{ByteSize, Span};
 pub use yaml::to_yaml;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::examples;

@@ -13,7 +13,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use super::structure::Step;
 
 /// Largest text that is looked at. A document with ten thousand backends has a tenth of it.
-pub(super) const TEXT_BYTES_MAX: usize = 4 << 20;
+pub const TEXT_BYTES_MAX: usize = 4 << 20;
 /// Deepest nesting. The document's own is below 12.
 const DEPTH_MAX: usize = 48;
 /// Most nodes, those copied by aliases included. A text of the largest size with the shortest

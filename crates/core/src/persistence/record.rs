@@ -15,6 +15,8 @@ pub enum Provenance {
     Created,
     /// The key was moved here from another backend.
     Rehomed(RehomeCause),
+    /// The key's binding to another backend had ended, and was bound here by a request before its record was swept.
+    Replaced,
 }
 
 impl Provenance {
@@ -26,6 +28,7 @@ impl Provenance {
             Self::Rehomed(RehomeCause::BackendRemoved) => 3,
             Self::Rehomed(RehomeCause::ConnectFailed) => 4,
             Self::Rehomed(RehomeCause::Operator) => 5,
+            Self::Replaced => 6,
         }
     }
 
@@ -37,6 +40,7 @@ impl Provenance {
             3 => Self::Rehomed(RehomeCause::BackendRemoved),
             4 => Self::Rehomed(RehomeCause::ConnectFailed),
             5 => Self::Rehomed(RehomeCause::Operator),
+            6 => Self::Replaced,
             _ => return None,
         })
     }

@@ -10,7 +10,7 @@ use super::{
     KeyHash, Tables,
     record::Record,
     slots::Slots,
-    table::{SHARDS, SweepCursor, TableConfig, TableWriter, Totals, shard_of},
+    table::{SHARDS, SWEEP_GRACE_MS, SweepCursor, TableConfig, TableWriter, Totals, shard_of},
 };
 use crate::{
     ids::ServiceId,
@@ -21,9 +21,6 @@ use crate::{
 /// A full round of the sweep over a table takes this long; arbitrary, and harmless: an ended
 /// binding counts for nothing, the sweep only frees its memory.
 const SWEEP_ROUND_MS: u64 = 10_000;
-
-/// Ended bindings stay this much longer, so that `explain` can still name them.
-const SWEEP_GRACE_MS: u64 = 5_000;
 
 /// Shards of one table that one entry may sweep. About a millisecond of work at seven million bindings.
 const SWEEP_SHARDS_MAX: u64 = 64;
@@ -49,7 +46,7 @@ impl Store {
     /// Makes the table of a service, or changes its lifetimes.
     pub(crate) fn configure(&mut self, service: ServiceId, config: TableConfig, now: LogTime) {
         match self.tables.get_mut(&service) {
-            Some(table) => table.configure(config),
+            Some(table) => table.configure(config, now),
             None => {
                 self.tables.insert(service, TableWriter::new(service, config, now));
                 self.publish();
@@ -76,7 +73,11 @@ impl Store {
 
     /// Removes ended bindings, a bounded number of them. Each table is swept at an even pace by log
     /// time; when there is more to remove than one entry may, the table that waits longest is first.
-    pub(crate) fn sweep(&mut self, now: LogTime) {
+    /// `before` is the log time before this entry: after a leap nothing is swept until the grace has passed.
+    pub(crate) fn sweep(&mut self, before: LogTime, now: LogTime) {
+        if now.millis_since(before) > SWEEP_GRACE_MS {
+            self.tables.values_mut().for_each(|table| table.sweep.hold(now));
+        }
         let mut due: Vec<_> = self
             .tables
             .values_mut()

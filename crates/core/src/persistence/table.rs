@@ -25,6 +25,10 @@ use crate::{
     time::LogTime,
 };
 
+/// Ended bindings stay this much longer, so that `explain` can still name them, and so that a key that is bound
+/// anew is known to have had another backend.
+pub(super) const SWEEP_GRACE_MS: u64 = 5_000;
+
 /// Shards of a table.
 pub(super) const SHARDS: usize = 1 << SHARD_BITS;
 
@@ -61,6 +65,12 @@ impl TableConfig {
             0 => idle,
             absolute => idle.min(seconds(record.created_s).plus_millis(absolute)),
         })
+    }
+
+    /// Whether a binding may live longer by this than by `other`.
+    fn outlives(&self, other: Self) -> bool {
+        let absolute = |config: &Self| if config.absolute_ms == 0 { u64::MAX } else { config.absolute_ms };
+        self.idle_ms > other.idle_ms || absolute(self) > absolute(&other)
     }
 
     /// Whether the binding counts at `now`.
@@ -184,6 +194,14 @@ pub struct SweepCursor {
     pub done: LogTime,
 }
 
+impl SweepCursor {
+    /// Keeps the sweep away until the grace has passed. To be called when bindings may have ended all at once:
+    /// nodes that have not heard of it yet still forward on them, and their records tell that it was so.
+    pub(super) fn hold(&mut self, now: LogTime) {
+        self.done = self.done.max(now.plus_millis(SWEEP_GRACE_MS));
+    }
+}
+
 impl TableWriter {
     pub(super) fn new(service: ServiceId, config: TableConfig, now: LogTime) -> Self {
         Self {
@@ -207,8 +225,12 @@ impl TableWriter {
         Arc::clone(&self.table)
     }
 
-    /// Changes lifetimes and bound. Bindings that are there already follow the new lifetimes.
-    pub(crate) fn configure(&mut self, config: TableConfig) {
+    /// Changes lifetimes and bound. Bindings that are there already follow the new lifetimes; those that shorter
+    /// ones end are not swept before the grace has passed.
+    pub(crate) fn configure(&mut self, config: TableConfig, now: LogTime) {
+        if self.config.outlives(config) {
+            self.sweep.hold(now);
+        }
         self.config = config;
         self.table.idle_ms.store(config.idle_ms, Ordering::Relaxed);
         self.table.absolute_ms.store(config.absolute_ms, Ordering::Relaxed);

@@ -93,18 +93,35 @@ fn the_sweep_removes_what_ended_and_only_so_much_at_once() {
     }
     put(&mut store, key(60_000), 1, NOW.plus_millis(50_000));
     let len = |store: &Store| store.get(SERVICE).map_or(0, table::TableWriter::len);
-    store.sweep(NOW.plus_millis(64_000));
+    let sweep = |store: &mut Store, now: LogTime| store.sweep(LogTime::from_millis(now.as_millis() - 100), now);
+    sweep(&mut store, NOW.plus_millis(64_000));
     assert_eq!(len(&store), 60_001, "ended bindings are kept for a moment");
     let mut now = NOW.plus_millis(66_000);
     let mut last = len(&store);
     for _ in 0..200 {
         now = now.plus_millis(100);
-        store.sweep(now);
+        sweep(&mut store, now);
         assert!(last - len(&store) < 21_000);
         last = len(&store);
     }
     assert_eq!(last, 1);
     assert!(store.array_bytes() < 20_000, "memory is given back");
+}
+
+#[test]
+fn nothing_is_swept_right_after_a_leap_of_log_time() {
+    let mut store = store();
+    put(&mut store, key(1), 1, NOW);
+    let len = |store: &Store| store.get(SERVICE).map_or(0, table::TableWriter::len);
+    let mut now = NOW.plus_millis(1_000_000);
+    store.sweep(NOW, now);
+    let leapt = now;
+    while len(&store) > 0 {
+        store.sweep(now, now.plus_millis(100));
+        now = now.plus_millis(100);
+    }
+    let kept = now.millis_since(leapt);
+    assert!((5_000..20_000).contains(&kept), "{kept} ms");
 }
 
 #[test]

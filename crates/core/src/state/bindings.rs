@@ -136,14 +136,17 @@ impl State {
             table.totals.refused_full += 1;
             return Outcome::Refused(Refusal::TableFull);
         }
-        let provenance = cause.map_or(Provenance::Created, Provenance::Rehomed);
+        let (provenance, how) = match (cause, ended_elsewhere(known, bind.choice)) {
+            (Some(cause), _) => (Provenance::Rehomed(cause), BindingChange::Rehomed(cause)),
+            (None, Some(old)) => (Provenance::Replaced, BindingChange::Replaced { old }),
+            (None, None) => (Provenance::Created, BindingChange::Created),
+        };
         let record = fresh(bind.choice, provenance, false, at.now, at.index.get() as u32);
         table.put(bind.key, Put { record, over_expired: known.is_some() && current.is_none() });
         match cause {
             Some(cause) => *table.totals.rehomed_mut(cause) += 1,
             None => table.totals.created += 1,
         }
-        let how = cause.map_or(BindingChange::Created, BindingChange::Rehomed);
         Outcome::Bound { backend: bind.choice, how }
     }
 
@@ -179,7 +182,10 @@ impl State {
             return not_found(format!("backend {to} of service {service}"));
         }
         let how = match current {
-            None => BindingChange::Created,
+            None => match ended_elsewhere(known, to) {
+                Some(old) => BindingChange::Replaced { old },
+                None => BindingChange::Created,
+            },
             Some(record) if record.backend == to => BindingChange::Existing,
             Some(_) => BindingChange::Rehomed(RehomeCause::Operator),
         };
@@ -198,7 +204,7 @@ impl State {
         };
         table.put(key, Put { record, over_expired: known.is_some() && current.is_none() });
         match how {
-            BindingChange::Created => table.totals.created += 1,
+            BindingChange::Created | BindingChange::Replaced { .. } => table.totals.created += 1,
             BindingChange::Rehomed(cause) => *table.totals.rehomed_mut(cause) += 1,
             BindingChange::Existing => {}
         }
@@ -207,4 +213,9 @@ impl State {
         self.record(at, author, Said::new(EventKind::BindingSet, Subject::Binding(service, key), what));
         Outcome::Bound { backend: to, how }
     }
+}
+
+/// The backend of a record that has ended, if the key now goes to another one. Ask only when no binding counts.
+fn ended_elsewhere(ended: Option<Record>, to: BackendId) -> Option<BackendId> {
+    ended.map(|record| record.backend).filter(|old| *old != to)
 }

@@ -8,6 +8,7 @@ use super::{
     wire::{DecodeError, Reader, Writer},
 };
 use crate::{
+    config::rules,
     ids::{BackendId, Boot, NodeId, ServiceId},
     persistence::KeyHash,
     time::LogTime,
@@ -132,7 +133,7 @@ fn decode_command(input: &mut Reader<'_>) -> Result<Command, DecodeError> {
             Command::Renew { service: ServiceId::new(input.varint_u32()?), key: KeyHash::from_u128(input.u128()?) }
         }
         TICK => Command::Tick,
-        OTHER => input.json("a command")?,
+        OTHER => applicable(input.json("a command")?)?,
         tag => {
             return Err(DecodeError::Value {
                 what: "a command",
@@ -140,6 +141,17 @@ fn decode_command(input: &mut Reader<'_>) -> Result<Command, DecodeError> {
             });
         }
     })
+}
+
+/// A document under rules of a later release is as unreadable as a command of one: this node must not guess.
+fn applicable(command: Command) -> Result<Command, DecodeError> {
+    match command {
+        Command::ApplyConfig(apply) if !rules::knows(apply.rules) => {
+            let what = "a configuration document";
+            Err(DecodeError::Version { what, found: apply.rules, known: rules::RULES })
+        }
+        command => Ok(command),
+    }
 }
 
 const fn cause_code(cause: RehomeCause) -> u8 {

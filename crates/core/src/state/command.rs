@@ -215,8 +215,12 @@ pub struct InitCluster {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyConfig {
-    /// The document as canonical JSON (checked by the proposer; checked again when applied).
+    /// The document as canonical JSON. The proposer has checked it in full.
     pub document: String,
+    /// The rules that it is held against when it is applied ([`crate::config::rules`]): the newest ones that the
+    /// proposer knew. An entry with rules that this release does not know cannot be read.
+    #[serde(default = "first_rules")]
+    pub rules: u32,
     /// The text as its author wrote it, for `get` and `diff`.
     pub source: String,
     /// The revision it was made from; refused when another is in force. `None` does not ask.
@@ -225,6 +229,11 @@ pub struct ApplyConfig {
     pub request_id: String,
     /// Who and why.
     pub author: Author,
+}
+
+/// Entries without a number were proposed under the first rules.
+const fn first_rules() -> u32 {
+    1
 }
 
 /// A node as it describes itself.
@@ -324,6 +333,12 @@ pub enum BindingChange {
     Existing,
     /// It was bound elsewhere and moved.
     Rehomed(RehomeCause),
+    /// Its binding to another backend had ended. A node that has not applied this may still forward on it, so the
+    /// new one settles as a re-homing does.
+    Replaced {
+        /// The backend that it was bound to.
+        old: BackendId,
+    },
 }
 
 /// Why a command was not carried out. The caller must act.

@@ -11,7 +11,7 @@ use super::{
     part::Shared,
 };
 use crate::{
-    config::{Document, Persistence, decode_canonical},
+    config::{Document, Persistence, rules},
     ids::{FarmId, LogIndex, Revision, ServiceId, VipId},
     persistence::TableConfig,
     time::LogTime,
@@ -109,6 +109,12 @@ impl State {
         self.parts.config.history.iter().rev().map(|record| &**record)
     }
 
+    /// The index after which no revision is missing from [`State::revisions`]; `None` while nothing was forgotten.
+    pub fn revisions_whole_after(&self) -> Option<LogIndex> {
+        let oldest = self.parts.config.history.front()?;
+        (oldest.revision > Revision::new(1)).then_some(oldest.index)
+    }
+
     /// A revision that is still kept.
     pub fn revision_record(&self, revision: Revision) -> Option<&RevisionRecord> {
         self.revisions().find(|record| record.revision == revision)
@@ -146,9 +152,9 @@ impl State {
         if let Some(expected) = command.expect.filter(|expected| *expected != found) {
             return Outcome::Refused(Refusal::RevisionConflict { expected, found });
         }
-        let document = match decode_canonical(&command.document) {
+        let document = match rules::decode_committed(command.rules, &command.document) {
             Ok(document) => document,
-            Err(mistakes) => return invalid(mistakes.to_string()),
+            Err(reason) => return invalid(reason),
         };
         if self.document().is_some_and(|current| **current == document) {
             return self.parts.config.edit().answer(&command.request_id, found, false);

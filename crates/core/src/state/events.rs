@@ -119,6 +119,12 @@ impl State {
     pub fn events(&self) -> impl DoubleEndedIterator<Item = &Event> {
         self.parts.events.0.iter().rev().map(|event| &**event)
     }
+
+    /// The index after which no event is missing from [`State::events`]; `None` while nothing was forgotten.
+    pub fn events_whole_after(&self) -> Option<LogIndex> {
+        let oldest = self.parts.events.0.front()?;
+        (oldest.kind != EventKind::ClusterInitialised).then_some(oldest.index)
+    }
 }
 
 fn clip(text: &str) -> String {

@@ -128,7 +128,8 @@ impl State {
             return;
         }
         self.applied = index;
-        self.log_time = self.log_time.max(entry.log_time);
+        let before = self.log_time;
+        self.log_time = before.max(entry.log_time);
         let at = At { index, now: self.log_time };
         for frame in &entry.frames {
             if self.parts.origins.knows(frame.origin, frame.seq) {
@@ -139,7 +140,7 @@ impl State {
             out.push(FrameOutcomes { origin: frame.origin, seq: frame.seq, index, outcomes });
         }
         self.release_held(at);
-        self.store.sweep(at.now);
+        self.store.sweep(before, at.now);
     }
 
     /// Notes an entry of the log that carries nothing for the state (Raft's own).

@@ -1,5 +1,6 @@
 //! The state machine against scripts, a naive model, and itself.
 
+mod documents;
 mod properties;
 mod scenario;
 mod scripts;

@@ -68,6 +68,12 @@ impl State {
         self.parts.vips.tenures.get(&vip).into_iter().flat_map(|tenures| tenures.iter().rev())
     }
 
+    /// The index after which no change of hands is missing from [`State::tenures`]; `None` while all may be there.
+    pub fn tenures_whole_after(&self, vip: VipId) -> Option<LogIndex> {
+        let tenures = self.parts.vips.tenures.get(&vip).filter(|tenures| tenures.len() >= TENURES_MAX)?;
+        Some(tenures.front()?.index)
+    }
+
     pub(super) fn record_vip(&mut self, at: At, vip: VipId, owner: Option<NodeId>, epoch: u64, cause: &str) -> Outcome {
         let Some(name) = self.vip_name(vip) else { return not_found(format!("VIP {vip}")) };
         let newest = self.tenures(vip).next();

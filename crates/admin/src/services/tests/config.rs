@@ -1,5 +1,6 @@
 use std::sync::atomic::Ordering;
 
+use ballast_core::state::REVISIONS_MAX;
 use ballast_proto::admin::v1::{
     ApplyRequest, DiffRequest, ExportRequest, GetConfigRequest, ListRevisionsRequest, ReadConsistency, RollbackRequest,
     ValidateRequest, WatchConfigRequest, config_change::Kind, config_service_server::ConfigService as _,
@@ -9,6 +10,7 @@ use futures_util::StreamExt as _;
 use tonic::Code;
 
 use super::{Fake, SHOP, apply, from, refused};
+use crate::node::ListenerProblem;
 
 fn with_expect(source: &str, expect: u64) -> ApplyRequest {
     ApplyRequest { source: source.to_owned(), expect_revision: Some(expect), ..ApplyRequest::default() }
@@ -224,4 +226,50 @@ async fn a_watch_sends_what_was_made_since_and_then_what_is_made_until_the_node_
     let last = watch.next().await.expect("an answer").expect_err("told that the node stops");
     assert_eq!(last.code(), Code::Unavailable);
     assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_watch_from_before_what_is_kept_is_told_so() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let mut late = shared
+        .watch(from("a", WatchConfigRequest { from_index: Some(0), include_source: false }))
+        .await
+        .expect("a stream")
+        .into_inner();
+    let weigh = |n: usize| SHOP.replace("9001", &(10_000 + n).to_string());
+    for n in 0..REVISIONS_MAX + 5 {
+        apply(&shared, "anna", &weigh(n)).await;
+    }
+    let ended = late.next().await.expect("an answer").expect_err("it did not see the first revisions");
+    assert_eq!(ended.code(), Code::OutOfRange);
+    assert!(late.next().await.is_none());
+    let oldest = fake.read(|state| state.revisions().last().expect("some are kept").index.get());
+    assert!(ended.message().ends_with(&format!("the oldest to watch from is {oldest}")), "{ended:?}");
+    let watch = |from_index| shared.watch(from("a", WatchConfigRequest { from_index, include_source: false }));
+    let mut early = watch(Some(oldest - 1)).await.expect("a stream").into_inner();
+    assert_eq!(early.next().await.expect("an answer").expect_err("one may be missing").code(), Code::OutOfRange);
+    let mut whole = watch(Some(oldest)).await.expect("a stream").into_inner();
+    let next = whole.next().await.expect("an answer").expect("a revision");
+    assert_eq!(next.revision.expect("a revision").revision, 7, "the one after the oldest that is kept");
+}
+
+#[tokio::test]
+async fn wait_tells_which_listeners_could_not_be_bound() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let farm = fake.read(|state| state.farm_id("shop").expect("configured"));
+    let address = "0.0.0.0:80".parse().expect("an address");
+    let error = "address in use".to_owned();
+    fake.listener_problems.lock().push(ListenerProblem { farm, listener: "web".to_owned(), address, error });
+    let source = SHOP.replace("9001", "9011");
+    let wait_timeout = prost_types::Duration::try_from(std::time::Duration::from_millis(100)).ok();
+    let request = ApplyRequest { source, wait: true, wait_timeout, ..ApplyRequest::default() };
+    let answer = shared.apply(from("anna", request)).await.expect("it is committed").into_inner();
+    assert_eq!((answer.revision, answer.pending_nodes.len()), (2, 1));
+    let node = &answer.pending_nodes[0];
+    assert!(node.reachable && node.reason.contains("cannot bind"), "{node:?}");
+    let problem = &node.listener_problems[0];
+    assert_eq!((problem.farm.as_str(), problem.address.as_str()), ("shop", "0.0.0.0:80"));
 }

@@ -28,7 +28,7 @@ use tonic::Request;
 use crate::{
     access::Caller,
     client::Peers,
-    node::{LocalStatus, OperationError, Operations, RequestReader, SnapshotMade, StateAccess},
+    node::{ListenerProblem, LocalStatus, OperationError, Operations, RequestReader, SnapshotMade, StateAccess},
     pki::{self, Authority, ClusterKey, Credentials, Key, UserRole},
     services::{Parts, Services, Shared},
 };
@@ -49,6 +49,8 @@ pub struct Fake {
     /// Proposals are applied, and their answers are lost.
     pub loses_answers: AtomicBool,
     pub confirms: AtomicU64,
+    /// Listeners that this node says it cannot bind.
+    pub listener_problems: Mutex<Vec<ListenerProblem>>,
     pub authority: Authority,
     pub cluster_key: ClusterKey,
     pub credentials: Credentials,
@@ -79,6 +81,7 @@ impl Fake {
             cut_off: AtomicBool::new(false),
             loses_answers: AtomicBool::new(false),
             confirms: AtomicU64::new(0),
+            listener_problems: Mutex::new(Vec::new()),
             authority,
             cluster_key,
             credentials,
@@ -216,6 +219,7 @@ impl Operations for Fake {
             purged: LogIndex::new(0),
             confirmed_age: Some(Duration::from_millis(20)),
             serving,
+            listener_problems: self.listener_problems.lock().clone(),
             held: Vec::new(),
             not_ready: Vec::new(),
             draining: false,

@@ -9,7 +9,7 @@ use super::*;
 
 pub(super) const SHOP: &str = include_str!("../../../../../examples/shop.yaml");
 
-pub(super) fn examples() -> Vec<(String, String)> {
+pub(crate) fn examples() -> Vec<(String, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut examples: Vec<(String, String)> = fs::read_dir(folder)
         .expect("the repository has examples")

@@ -43,6 +43,7 @@ pub(super) fn binding(state: &State, service: ServiceId, key: KeyHash, record: &
             author: String::new(),
             cause: match record.provenance {
                 Provenance::Created => "its key was free".to_owned(),
+                Provenance::Replaced => "its binding to another backend had ended".to_owned(),
                 Provenance::Rehomed(cause) => format!("moved there: {}", cause_in_words(cause)),
             },
         },

@@ -103,8 +103,13 @@ impl Model {
         self.bindings.insert(key, bound);
     }
 
-    /// The outcome, or `None` where only the state can know (memory that is not swept yet).
-    fn carry_out(&mut self, now: u64, command: &Command, full: bool) -> Outcome {
+    /// The outcome. `full` and `kept`, the backend of the key's record, ended or not, are what only the state can
+    /// know: what is not swept yet.
+    fn carry_out(&mut self, now: u64, command: &Command, full: bool, kept: Option<BackendId>) -> Outcome {
+        let created = |to: BackendId| match kept.filter(|old| *old != to) {
+            Some(old) => BindingChange::Replaced { old },
+            None => BindingChange::Created,
+        };
         let seconds = now.div_ceil(1000) * 1000;
         let exists = |id: BackendId| (1..=3).contains(&id.get());
         match command {
@@ -131,7 +136,7 @@ impl Model {
                     return Outcome::Refused(Refusal::TableFull);
                 }
                 self.put(*key, Bound { backend: *choice, pinned: false, created: seconds, used: seconds });
-                let how = cause.map_or(BindingChange::Created, BindingChange::Rehomed);
+                let how = cause.map_or_else(|| created(*choice), BindingChange::Rehomed);
                 Outcome::Bound { backend: *choice, how }
             }
             Command::Renew { key, .. } => match self.live(*key, now) {
@@ -156,7 +161,7 @@ impl Model {
                     return Outcome::Refused(Refusal::TableFull);
                 }
                 let (how, created) = match self.live(*key, now) {
-                    None => (BindingChange::Created, seconds),
+                    None => (created(*to), seconds),
                     Some(b) if b.backend == *to => (BindingChange::Existing, b.created),
                     Some(_) => (BindingChange::Rehomed(RehomeCause::Operator), seconds),
                 };
@@ -206,7 +211,13 @@ proptest! {
                         }
                         _ => false,
                     };
-                    prop_assert_eq!(model.carry_out(now, &command, full), s.run(command));
+                    let kept = match &command {
+                        Command::Bind { key, .. } | Command::SetBinding { key, .. } => {
+                            s.state.binding_or_ended(WEB, *key).map(|record| record.backend)
+                        }
+                        _ => None,
+                    };
+                    prop_assert_eq!(model.carry_out(now, &command, full, kept), s.run(command));
                 }
             }
             let now = s.now.as_millis();

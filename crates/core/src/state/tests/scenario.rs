@@ -64,6 +64,7 @@ pub(super) fn apply_config(document: String, request_id: &str, expect: Option<u6
     Command::ApplyConfig(Box::new(ApplyConfig {
         source: format!("# as written\n{document}"),
         document,
+        rules: crate::config::rules::RULES,
         expect: expect.map(Revision::new),
         request_id: request_id.to_owned(),
         author: author(),

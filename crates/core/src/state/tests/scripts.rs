@@ -3,7 +3,7 @@
 use super::scenario::*;
 use crate::{
     ids::{BackendId, LogIndex, NodeId, Revision, ServiceId},
-    persistence::KeyHash,
+    persistence::{KeyHash, Provenance},
     plan::{AdminState, Verdict},
     state::*,
 };
@@ -112,7 +112,7 @@ fn idle_bindings_end_and_used_ones_do_not() {
     s.wait(1_000_000);
     assert!(s.state.tables().lookup(WEB, KEY, s.now).expect("renewed").renew_due);
     s.wait(800_000);
-    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Created));
+    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Replaced { old: A }));
     s.wait(1_800_000);
     for _ in 0..20 {
         s.wait(1_000);
@@ -132,7 +132,38 @@ fn absolute_lifetime_ends_a_binding_in_use() {
     }
     assert_eq!(s.state.binding(WEB, KEY).expect("in use").backend, A);
     s.wait(300_000);
-    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Created));
+    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Replaced { old: A }));
+}
+
+#[test]
+fn a_key_whose_record_ended_is_replaced_only_at_another_backend() {
+    let provenance = |s: &Scenario| s.state.binding(WEB, KEY).expect("bound").provenance;
+    let mut s = Scenario::shop();
+    s.run(bind(A));
+    s.wait(1_802_000);
+    assert_eq!(s.run(bind(A)), bound(A, BindingChange::Created));
+    assert_eq!(provenance(&s), Provenance::Created);
+    s.wait(1_802_000);
+    assert_eq!(s.run(pin(Some(B), false)), bound(B, BindingChange::Replaced { old: A }));
+    s.wait(1_802_000);
+    assert_eq!(s.run(bind(A)), bound(A, BindingChange::Replaced { old: B }));
+    assert_eq!(provenance(&s), Provenance::Replaced);
+    let reread = s.reread();
+    assert_eq!(reread.binding(WEB, KEY).expect("bound").provenance, Provenance::Replaced);
+    assert_eq!(reread.hash(), s.state.hash());
+}
+
+#[test]
+fn bindings_that_shorter_lifetimes_end_are_not_swept_at_once() {
+    let mut s = Scenario::shop();
+    s.run(bind(A));
+    s.wait(600_000);
+    s.run(apply_config(document(&["a", "b"], r#","idle_timeout":"1m""#), "", None));
+    // Enough entries for a whole round of the sweep, within the grace that ended records have.
+    for _ in 0..100 {
+        s.wait(40);
+    }
+    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Replaced { old: A }));
 }
 
 #[test]
