@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    clocks::WallTime,
     compare::{Finding, Ledger},
     machine::{Image, Received, Replica},
     member::Shared,
@@ -69,7 +70,15 @@ struct Service {
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    /// Refuses calls that are not for this node or not from who they say. Returns the caller.
+    /// An answer that says what time it is here.
+    fn reply<T>(&self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        self.shared.peers.clocks.tell(response.metadata_mut());
+        response
+    }
+
+    /// Refuses calls that are not for this node or not from who they say. Returns the caller, whose
+    /// clock is noted.
     fn check<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let number = |key: &'static str| {
             let value = request.metadata().get(key).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -87,7 +96,10 @@ impl Service {
             Some(PeerNode(proved)) if *proved != from => Err(Status::permission_denied(format!(
                 "the certificate is of node {proved}, the call claims to be from node {from}"
             ))),
-            _ => Ok(from),
+            _ => {
+                self.shared.peers.clocks.hear(from, request.metadata());
+                Ok(from)
+            }
         }
     }
 
@@ -197,7 +209,7 @@ impl Consensus for Service {
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.shared.heard.now();
         }
-        Ok(Response::new(wire::append_once_reply(response, matching, prev.as_ref())))
+        Ok(self.reply(wire::append_once_reply(response, matching, prev.as_ref())))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteReply>, Status> {
@@ -205,7 +217,7 @@ impl Consensus for Service {
         let request = request.into_inner();
         let wanted = wire::from_vote_request(&request)?;
         let response = if request.pre_vote { self.raft.pre_vote(wanted).await } else { self.raft.vote(wanted).await };
-        Ok(Response::new(wire::vote_reply(&response.map_err(stopped)?)))
+        Ok(self.reply(wire::vote_reply(&response.map_err(stopped)?)))
     }
 
     async fn install_snapshot(
@@ -290,15 +302,17 @@ impl Leader for Service {
         let first = ledger.add(me, &own);
         let found = ledger.add(from, &told).or(first);
         drop(ledger);
-        let Some((index, finding)) = found else { return Ok(Response::new(pb::CompareStateReply::default())) };
+        let voters_micros = self.shared.voters_time().map(WallTime::as_micros);
+        let equal = pb::CompareStateReply { diverged_at: None, voters_micros };
+        let Some((index, finding)) = found else { return Ok(Response::new(equal)) };
         self.shared.divergences.fetch_add(1, Ordering::Relaxed);
         tracing::error!(%index, ?finding, %from, "nodes have different states at the same log index");
-        let Finding::Wrong(wrong) = finding else { return Ok(Response::new(pb::CompareStateReply::default())) };
+        let Finding::Wrong(wrong) = finding else { return Ok(Response::new(equal)) };
         if wrong.contains(&me) {
             self.shared.diverged(index);
         }
         let diverged_at = wrong.contains(&from).then_some(index.get());
-        Ok(Response::new(pb::CompareStateReply { diverged_at }))
+        Ok(Response::new(pb::CompareStateReply { diverged_at, voters_micros }))
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use ballast_core::{
@@ -27,6 +27,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{BYTES_MAX, COMMANDS_MAX};
 use crate::{
+    clocks::{Clocks, boottime},
     machine::Replica,
     types::{Commands, Raft},
 };
@@ -93,19 +94,17 @@ impl Merger {
 
     /// Proposes what arrives, until the member stops. Runs on every node; on one that does not
     /// lead, frames are refused.
-    pub(crate) async fn run(&self, raft: Raft, replica: Arc<Replica>) {
-        let mut last = LogTime::default();
+    pub(crate) async fn run(&self, raft: Raft, replica: Arc<Replica>, clocks: Arc<Clocks>) {
         loop {
             let batch = self.take();
             if batch.is_empty() {
                 self.wake.notified().await;
                 continue;
             }
-            let applied = LogTime::from_millis(replica.log_time.load(Ordering::Acquire));
-            last = wall_clock().max(last).max(applied);
+            let log_time = stamp(&raft, &replica, &clocks);
             let (sources, frames): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(|arrived| ((arrived.source, arrived.frame.seq), arrived.frame)).unzip();
-            let entry = Entry { log_time: last, frames };
+            let entry = Entry { log_time, frames };
             let bytes = Bytes::from(codec::encode_entry(&entry));
             drop(entry);
             let Err(error) = raft.client_write(Commands(bytes)).await else { continue };
@@ -142,9 +141,18 @@ impl Merger {
     }
 }
 
-fn wall_clock() -> LogTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    LogTime::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+/// The log time of the next entry.
+fn stamp(raft: &Raft, replica: &Replica, clocks: &Clocks) -> LogTime {
+    use openraft::async_runtime::watch::WatchReceiver;
+    let now = boottime();
+    let metrics = raft.metrics();
+    let voters = clocks.voters_time(metrics.borrow_watched().membership_config.membership().get_joint_config(), now);
+    let stamp = replica.log_clock.lock().stamp(now, voters);
+    if stamp.jumped_micros > 0 {
+        let by = Duration::from_micros(stamp.jumped_micros);
+        tracing::info!(?by, "log time was behind the clocks of a majority of the voters and jumps forward");
+    }
+    stamp.log_time
 }
 
 #[cfg(test)]

@@ -14,11 +14,13 @@
 
 mod flight;
 mod link;
+mod log_clock;
 mod merge;
 mod queue;
 
 pub(crate) use flight::Flight;
 pub(crate) use link::{LinkOptions, run};
+pub(crate) use log_clock::LogClock;
 pub(crate) use merge::{Merger, Refused, Source};
 pub(crate) use queue::{Proposals, Queued};
 
