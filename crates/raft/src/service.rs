@@ -31,7 +31,7 @@ use crate::{
     machine::{Image, Received, Replica},
     member::Shared,
     peers::{FROM, MESSAGE_BYTES_MAX, TO},
-    proposer::{Merger, Refused, Source},
+    proposer::{Inlet, Merger, Refused},
     reads::read_index,
     types::{Raft, SnapshotMeta, Vote},
     wire,
@@ -249,9 +249,8 @@ impl Leader for Service {
 
     async fn propose(&self, request: Request<Streaming<pb::Frame>>) -> Result<Response<Self::ProposeStream>, Status> {
         let from = self.check(&request)?;
-        let (source, mut refusals) = Source::new();
+        let (inlet, mut refusals) = self.merger.open();
         let (sender, replies) = tokio::sync::mpsc::channel(1);
-        let merger = Arc::clone(&self.merger);
         let mut inbound = request.into_inner();
         self.shared.tasks.spawn("frames of a peer", async move {
             let end = loop {
@@ -259,7 +258,7 @@ impl Leader for Service {
                     // Cancel-safe: a part of a message stays in the decoder.
                     frame = inbound.message() => match frame {
                         Ok(Some(frame)) => {
-                            if let Err(status) = hand_in(from, frame, &merger, &source) {
+                            if let Err(status) = hand_in(from, frame, &inlet) {
                                 break Some(Err(status));
                             }
                         }
@@ -316,14 +315,14 @@ impl Leader for Service {
     }
 }
 
-fn hand_in(from: NodeId, frame: pb::Frame, merger: &Merger, source: &Arc<Source>) -> Result<(), Status> {
+fn hand_in(from: NodeId, frame: pb::Frame, inlet: &Inlet) -> Result<(), Status> {
     let bytes = frame.entry.len();
     let entry = codec::decode_entry(&frame.entry).map_err(|error| Status::invalid_argument(error.to_string()))?;
     for one in entry.frames {
         if one.origin.node != from || one.seq != frame.seq {
             return Err(Status::permission_denied("a node hands in its own frames only, each under its number"));
         }
-        merger.hand_in(one, bytes, source);
+        inlet.hand_in(one, bytes);
     }
     Ok(())
 }
