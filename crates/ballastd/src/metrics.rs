@@ -103,6 +103,15 @@ fn raft(node: &Node, families: &mut Vec<Family>) {
         );
         families.push(family.with(&labels, number(ends.as_secs())));
     }
+    if let Some(micros) = status.clock_offset_micros {
+        #[expect(clippy::cast_precision_loss, reason = "metrics are floats; a microsecond is more than enough")]
+        let seconds = micros as f64 / 1e6;
+        families.push(gauge(
+            "ballast_clock_offset_seconds",
+            "How far this node's wall clock is ahead of the time that a majority of the voters has",
+            seconds,
+        ));
+    }
     if let Some(age) = node.view.freshness.age(boottime()) {
         families.push(gauge(
             "ballast_state_confirmed_age_seconds",

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since the Unix epoch as stamped by the Raft leader on an entry. Never runs
-/// backwards along the log. All lifetimes in the replicated state are judged by it.
+/// Milliseconds since the Unix epoch as stamped by the Raft leader on an entry: the time that a
+/// majority of the voters has, as far as it can be followed without running backwards. All lifetimes
+/// in the replicated state are judged by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LogTime(u64);

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    clocks::{OffsetAlarm, WallTime, announce},
     member::Shared,
     membership::{Reachability, reconcile},
     peers::Traffic,
@@ -25,8 +26,11 @@ const RECONCILE_EVERY: Duration = Duration::from_millis(250);
 /// Log time moves at least this often, so that lifetimes end in an idle cluster too.
 const TICK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often a node tells its hashes. They are made every 32 entries.
-const COMPARE_EVERY: Duration = Duration::from_secs(5);
+/// How often a node tells its hashes, which are made every 32 entries, and its clock.
+const COMPARE_EVERY: Duration = Duration::from_secs(4);
+
+/// How often this node looks whether its wall clock is right.
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// Least time between two updates of the status, which every entry changes.
 const STATUS_PAUSE: Duration = Duration::from_millis(20);
@@ -66,7 +70,8 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
     }
 }
 
-/// Tells this node's hashes to the leader, and stops this node if it is the one that is wrong.
+/// Tells this node's hashes and clock to the leader, stops this node if it is the one that is wrong, and keeps what
+/// the leader says of the time.
 pub(crate) async fn compare_state(shared: Arc<Shared>) {
     loop {
         sleep(COMPARE_EVERY).await;
@@ -79,9 +84,16 @@ pub(crate) async fn compare_state(shared: Arc<Shared>) {
             .collect();
         let mut client = LeaderClient::new(shared.peers.channel(leader, Traffic::Leader));
         let request = shared.peers.request(leader, pb::CompareStateRequest { hashes });
+        let (asked, asked_at) = (shared.peers.clocks.own(), Instant::now());
         match timeout(COMPARE_EVERY, client.compare_state(request)).await {
             Ok(Ok(reply)) => {
-                if let Some(index) = reply.into_inner().diverged_at {
+                let reply = reply.into_inner();
+                if let Some(voters) = reply.voters_micros {
+                    // The leader looked about half way between asking and hearing.
+                    let own = asked.plus(asked_at.elapsed() / 2);
+                    shared.peers.clocks.compared(own, WallTime::from_micros(voters));
+                }
+                if let Some(index) = reply.diverged_at {
                     shared.diverged(ballast_core::ids::LogIndex::new(index));
                 }
             }
@@ -91,13 +103,30 @@ pub(crate) async fn compare_state(shared: Arc<Shared>) {
     }
 }
 
+/// Says when this node's wall clock is wrong; compares it, while this node leads.
+pub(crate) async fn watch_clock(shared: Arc<Shared>) {
+    let mut alarm = OffsetAlarm::default();
+    loop {
+        sleep(CLOCK_EVERY).await;
+        let clocks = &shared.peers.clocks;
+        if shared.leads()
+            && let Some(voters) = shared.voters_time()
+        {
+            clocks.compared(clocks.own(), voters);
+        }
+        if let Some(notice) = clocks.offset_micros().and_then(|offset| alarm.look(offset)) {
+            announce(notice);
+        }
+    }
+}
+
 /// Publishes the status when it changed, at most every [`STATUS_PAUSE`].
 pub(crate) async fn publish_status(shared: Arc<Shared>, status: watch::Sender<Status>) {
     use openraft::async_runtime::watch::WatchReceiver;
     let mut metrics = shared.raft.metrics();
     loop {
-        let current = Status::of(&metrics.borrow_and_update());
-        status.send_replace(current);
+        drop(metrics.borrow_and_update());
+        status.send_replace(shared.status());
         sleep(STATUS_PAUSE).await;
         if metrics.changed().await.is_err() {
             return;

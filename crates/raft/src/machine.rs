@@ -32,9 +32,10 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::{
+    clocks::boottime,
     compare::HashRing,
     peers::AddressBook,
-    proposer::Flight,
+    proposer::{Flight, LogClock},
     types::{LogId, Payload, SnapshotMeta, StoredMembership, Types},
     wire,
 };
@@ -66,6 +67,8 @@ pub(crate) struct Replica {
     pub(crate) folder: SnapshotFolder,
     /// Greatest log time applied, in milliseconds.
     pub(crate) log_time: AtomicU64,
+    /// The clock that stamps entries when this node leads.
+    pub(crate) log_clock: Mutex<LogClock>,
     applied: watch::Sender<u64>,
     observer: Arc<dyn Observer>,
     building: AtomicBool,
@@ -87,6 +90,7 @@ impl Replica {
             hashes: Mutex::default(),
             folder,
             log_time: AtomicU64::new(0),
+            log_clock: Mutex::default(),
             applied: watch::Sender::new(0),
             observer,
             building: AtomicBool::new(false),
@@ -117,7 +121,12 @@ impl Replica {
 
     fn after_change(&self, state: &State) {
         self.addresses.replace(state.nodes().map(|node| (node.id, node.info.cluster_address.clone())));
+        self.observe_time(state);
+    }
+
+    fn observe_time(&self, state: &State) {
         self.log_time.fetch_max(state.log_time().as_millis(), Ordering::AcqRel);
+        self.log_clock.lock().observe(boottime(), state.log_time());
     }
 }
 
@@ -185,7 +194,7 @@ impl Machine {
         if nodes_changed {
             self.replica.after_change(&state);
         }
-        self.replica.log_time.fetch_max(state.log_time().as_millis(), Ordering::AcqRel);
+        self.replica.observe_time(&state);
         let index = self.applied.map_or(0, |id| id.index);
         self.replica.observer.applied(&state, LogIndex::new(index));
         drop(state);

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ballast_core::{
@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
+    clocks::{Clocks, WallTime, boottime},
     duties,
     log_store::LogStore,
     machine::{Machine, Observer, Replica},
@@ -62,6 +63,8 @@ pub struct MemberOptions {
     pub queue_capacity: usize,
     /// Cost of the log.
     pub log: LogOptions,
+    /// This machine's wall clock. The system's, but for tests of wrong ones.
+    pub wall_clock: fn() -> SystemTime,
 }
 
 impl MemberOptions {
@@ -78,6 +81,7 @@ impl MemberOptions {
             // A few entries' worth: what waits longer than they take is better refused.
             queue_capacity: 32_768,
             log: LogOptions::default(),
+            wall_clock: SystemTime::now,
         }
     }
 }
@@ -198,6 +202,21 @@ impl Shared {
         self.leader() == Some(self.replica.node())
     }
 
+    /// The latest time that the clocks of a majority of the voters have reached, if enough are known.
+    pub(crate) fn voters_time(&self) -> Option<WallTime> {
+        use openraft::async_runtime::watch::WatchReceiver;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        self.peers.clocks.voters_time(metrics.membership_config.membership().get_joint_config(), boottime())
+    }
+
+    /// What this member knows now.
+    pub(crate) fn status(&self) -> Status {
+        use openraft::async_runtime::watch::WatchReceiver;
+        let status = Status::of(&self.raft.metrics().borrow_watched());
+        Status { clock_offset_micros: self.peers.clocks.offset_micros(), ..status }
+    }
+
     pub(crate) fn diverged(&self, index: LogIndex) {
         self.diverged.send_replace(Some(index));
     }
@@ -252,7 +271,8 @@ impl Member {
         let addresses = Arc::new(AddressBook::new(options.seeds));
         let flight = Arc::new(Flight::default());
         let replica = Arc::new(Replica::new(origin, Arc::clone(&flight), Arc::clone(&addresses), folder, observer));
-        let peers = Arc::new(Peers::new(options.node, connect, addresses));
+        let clocks = Arc::new(Clocks::new(options.node, options.wall_clock));
+        let peers = Arc::new(Peers::new(options.node, connect, addresses, clocks));
         let machine = Machine::open(Arc::clone(&replica))?;
         let pristine = log.vote().map_err(|error| StartError::Recover(error.to_string()))?.is_none();
 
@@ -403,7 +423,8 @@ fn spawn(
     let (raft, replica) = (shared.raft.clone(), Arc::clone(&shared.replica));
     tasks.spawn("merger", {
         let (merger, raft, replica) = (Arc::clone(&shared.merger), raft.clone(), Arc::clone(&replica));
-        async move { merger.run(raft, replica).await }
+        let clocks = Arc::clone(&shared.peers.clocks);
+        async move { merger.run(raft, replica, clocks).await }
     });
     tasks.spawn(
         "link to the leader",
@@ -427,6 +448,7 @@ fn spawn(
     tasks.spawn("membership", duties::keep_membership(Arc::clone(shared)));
     tasks.spawn("log time", duties::keep_time(Arc::clone(shared)));
     tasks.spawn("comparison of states", duties::compare_state(Arc::clone(shared)));
+    tasks.spawn("wall clock", duties::watch_clock(Arc::clone(shared)));
 }
 
 /// Uses a member. Cheap to clone; outlives the member, and then says that it is stopping.
@@ -453,8 +475,7 @@ impl Handle {
 
     /// What this member knows now.
     pub fn status(&self) -> Status {
-        use openraft::async_runtime::watch::WatchReceiver;
-        Status::of(&self.shared.raft.metrics().borrow_watched())
+        self.shared.status()
     }
 
     /// Whether this node has lately been in touch with a quorum: as the leader, a majority

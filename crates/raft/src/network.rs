@@ -97,7 +97,10 @@ impl PeerClient {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         match timeout(limit, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => {
+                self.peers.clocks.hear(self.target, response.metadata());
+                Ok(response.into_inner())
+            }
             Ok(Err(status)) => Err(unreachable(&status)),
             Err(_) => Err(RPCError::Unreachable(Unreachable::from_string(format!("no answer within {limit:?}")))),
         }

@@ -27,6 +27,8 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
+use crate::clocks::Clocks;
+
 /// A byte stream to another node.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
@@ -131,12 +133,13 @@ pub(crate) struct Peers {
     me: NodeId,
     connect: Arc<dyn Connect>,
     addresses: Arc<AddressBook>,
+    pub(crate) clocks: Arc<Clocks>,
     channels: Mutex<HashMap<(NodeId, Traffic), Channel>>,
 }
 
 impl Peers {
-    pub(crate) fn new(me: NodeId, connect: Arc<dyn Connect>, addresses: Arc<AddressBook>) -> Self {
-        Self { me, connect, addresses, channels: Mutex::default() }
+    pub(crate) fn new(me: NodeId, connect: Arc<dyn Connect>, addresses: Arc<AddressBook>, clocks: Arc<Clocks>) -> Self {
+        Self { me, connect, addresses, clocks, channels: Mutex::default() }
     }
 
     /// The channel to a node. Must be called on the runtime.
@@ -144,11 +147,12 @@ impl Peers {
         self.channels.lock().entry((node, traffic)).or_insert_with(|| self.open(node)).clone()
     }
 
-    /// A request that says who asks whom.
+    /// A request that says who asks whom, and what time it is here.
     pub(crate) fn request<T>(&self, to: NodeId, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert(FROM, number(self.me));
         request.metadata_mut().insert(TO, number(to));
+        self.clocks.tell(request.metadata_mut());
         request
     }
 

@@ -26,11 +26,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    clocks::WallTime,
     compare::{Finding, Ledger},
     machine::{Image, Received, Replica},
     member::Shared,
     peers::{FROM, MESSAGE_BYTES_MAX, TO},
-    proposer::{Merger, Refused, Source},
+    proposer::{Inlet, Merger, Refused},
     reads::read_index,
     types::{Raft, SnapshotMeta, Vote},
     wire,
@@ -69,7 +70,15 @@ struct Service {
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    /// Refuses calls that are not for this node or not from who they say. Returns the caller.
+    /// An answer that says what time it is here.
+    fn reply<T>(&self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        self.shared.peers.clocks.tell(response.metadata_mut());
+        response
+    }
+
+    /// Refuses calls that are not for this node or not from who they say. Returns the caller, whose
+    /// clock is noted.
     fn check<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let number = |key: &'static str| {
             let value = request.metadata().get(key).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -87,7 +96,10 @@ impl Service {
             Some(PeerNode(proved)) if *proved != from => Err(Status::permission_denied(format!(
                 "the certificate is of node {proved}, the call claims to be from node {from}"
             ))),
-            _ => Ok(from),
+            _ => {
+                self.shared.peers.clocks.hear(from, request.metadata());
+                Ok(from)
+            }
         }
     }
 
@@ -197,7 +209,7 @@ impl Consensus for Service {
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.shared.heard.now();
         }
-        Ok(Response::new(wire::append_once_reply(response, matching, prev.as_ref())))
+        Ok(self.reply(wire::append_once_reply(response, matching, prev.as_ref())))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteReply>, Status> {
@@ -205,7 +217,7 @@ impl Consensus for Service {
         let request = request.into_inner();
         let wanted = wire::from_vote_request(&request)?;
         let response = if request.pre_vote { self.raft.pre_vote(wanted).await } else { self.raft.vote(wanted).await };
-        Ok(Response::new(wire::vote_reply(&response.map_err(stopped)?)))
+        Ok(self.reply(wire::vote_reply(&response.map_err(stopped)?)))
     }
 
     async fn install_snapshot(
@@ -237,9 +249,8 @@ impl Leader for Service {
 
     async fn propose(&self, request: Request<Streaming<pb::Frame>>) -> Result<Response<Self::ProposeStream>, Status> {
         let from = self.check(&request)?;
-        let (source, mut refusals) = Source::new();
+        let (inlet, mut refusals) = self.merger.open();
         let (sender, replies) = tokio::sync::mpsc::channel(1);
-        let merger = Arc::clone(&self.merger);
         let mut inbound = request.into_inner();
         self.shared.tasks.spawn("frames of a peer", async move {
             let end = loop {
@@ -247,7 +258,7 @@ impl Leader for Service {
                     // Cancel-safe: a part of a message stays in the decoder.
                     frame = inbound.message() => match frame {
                         Ok(Some(frame)) => {
-                            if let Err(status) = hand_in(from, frame, &merger, &source) {
+                            if let Err(status) = hand_in(from, frame, &inlet) {
                                 break Some(Err(status));
                             }
                         }
@@ -290,26 +301,28 @@ impl Leader for Service {
         let first = ledger.add(me, &own);
         let found = ledger.add(from, &told).or(first);
         drop(ledger);
-        let Some((index, finding)) = found else { return Ok(Response::new(pb::CompareStateReply::default())) };
+        let voters_micros = self.shared.voters_time().map(WallTime::as_micros);
+        let equal = pb::CompareStateReply { diverged_at: None, voters_micros };
+        let Some((index, finding)) = found else { return Ok(Response::new(equal)) };
         self.shared.divergences.fetch_add(1, Ordering::Relaxed);
         tracing::error!(%index, ?finding, %from, "nodes have different states at the same log index");
-        let Finding::Wrong(wrong) = finding else { return Ok(Response::new(pb::CompareStateReply::default())) };
+        let Finding::Wrong(wrong) = finding else { return Ok(Response::new(equal)) };
         if wrong.contains(&me) {
             self.shared.diverged(index);
         }
         let diverged_at = wrong.contains(&from).then_some(index.get());
-        Ok(Response::new(pb::CompareStateReply { diverged_at }))
+        Ok(Response::new(pb::CompareStateReply { diverged_at, voters_micros }))
     }
 }
 
-fn hand_in(from: NodeId, frame: pb::Frame, merger: &Merger, source: &Arc<Source>) -> Result<(), Status> {
+fn hand_in(from: NodeId, frame: pb::Frame, inlet: &Inlet) -> Result<(), Status> {
     let bytes = frame.entry.len();
     let entry = codec::decode_entry(&frame.entry).map_err(|error| Status::invalid_argument(error.to_string()))?;
     for one in entry.frames {
         if one.origin.node != from || one.seq != frame.seq {
             return Err(Status::permission_denied("a node hands in its own frames only, each under its number"));
         }
-        merger.hand_in(one, bytes, source);
+        inlet.hand_in(one, bytes);
     }
     Ok(())
 }

@@ -69,6 +69,9 @@ pub struct Status {
     pub peers: BTreeMap<NodeId, PeerStatus>,
     /// If this node leads: since when no quorum has answered.
     pub quorum_silent_for: Option<Duration>,
+    /// By how many microseconds this node's wall clock is ahead of the time that the clocks of a majority of the
+    /// voters have reached (negative if it is behind), if that is known.
+    pub clock_offset_micros: Option<i64>,
     /// Why it does not run any more.
     pub stopped_because: Option<String>,
 }
@@ -110,6 +113,7 @@ impl Status {
             learners: membership.learner_ids().map(NodeId::new).collect(),
             peers: peers.collect(),
             quorum_silent_for: metrics.last_quorum_acked.filter(|_| leads).map(age),
+            clock_offset_micros: None,
             stopped_because: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
 /// What one log entry carries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// The leader's clock when it proposed the entry; [`crate::state::State`] never lets it run backwards.
+    /// Log time when the leader proposed the entry; [`crate::state::State`] never lets it run backwards.
     pub log_time: LogTime,
     /// Commands, grouped by the node that proposed them.
     pub frames: Vec<Frame>,

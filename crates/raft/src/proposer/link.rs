@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{FRAMES_IN_FLIGHT, Flight, Merger, Proposals, Refused, Source, flight::Departing, queue::frame_size};
+use super::{FRAMES_IN_FLIGHT, Flight, Inlet, Merger, Proposals, Refused, flight::Departing, queue::frame_size};
 use crate::peers::{MESSAGE_BYTES_MAX, Peers, Traffic};
 
 /// Time to open a stream to the leader, connecting included.
@@ -74,15 +74,14 @@ enum Ended {
 }
 
 enum Sink {
-    Here { merger: Arc<Merger>, source: Arc<Source> },
+    Here(Inlet),
     There(mpsc::Sender<pb::Frame>),
 }
 
 impl LinkOptions {
     async fn lead(&mut self) -> Ended {
-        let (source, mut refusals) = Source::new();
-        let sink = Sink::Here { merger: Arc::clone(&self.merger), source };
-        self.serve(self.origin.node, sink, async move { refusals.recv().await }).await
+        let (inlet, mut refusals) = self.merger.open();
+        self.serve(self.origin.node, Sink::Here(inlet), async move { refusals.recv().await }).await
     }
 
     async fn follow(&mut self, leader: NodeId) -> Ended {
@@ -147,8 +146,8 @@ impl Sink {
         let size = frame_size(&departing.commands);
         let frame = Frame { origin, seq: departing.seq, commands: departing.commands };
         match self {
-            Self::Here { merger, source } => {
-                merger.hand_in(frame, size, source);
+            Self::Here(inlet) => {
+                inlet.hand_in(frame, size);
                 true
             }
             Self::There(frames) => {

@@ -6,6 +6,10 @@
 //!
 //! Frames of one source are proposed in order or not at all: once one was refused, later ones of
 //! the same source are dropped, and the source must come again with all of them.
+//!
+//! A leader that is cut off from its quorum commits nothing, and what waits must stay bounded: the
+//! frames of a stream that ended are dropped, since its node sends them again elsewhere, and a
+//! stream on which more comes than a node has on its way is refused.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use ballast_core::{
@@ -25,11 +29,16 @@ use openraft::errors::{ClientWriteError, RaftError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::{BYTES_MAX, COMMANDS_MAX};
+use super::{BYTES_MAX, COMMANDS_MAX, FRAMES_IN_FLIGHT};
 use crate::{
+    clocks::{Clocks, boottime},
     machine::Replica,
     types::{Commands, Raft},
 };
+
+/// Frames of one source that may wait. A node keeps to [`FRAMES_IN_FLIGHT`]; twice that only bounds
+/// one that does not.
+const SOURCE_FRAMES_MAX: usize = 2 * FRAMES_IN_FLIGHT;
 
 /// The leader does not propose frames of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +52,14 @@ pub(crate) struct Refused {
 
 /// Where frames come from: one stream of one node.
 #[derive(Debug)]
-pub(crate) struct Source {
+struct Source {
     refused: AtomicBool,
     sender: mpsc::Sender<Refused>,
 }
 
 impl Source {
     /// A source, and where it hears that it was refused (once).
-    pub(crate) fn new() -> (Arc<Self>, mpsc::Receiver<Refused>) {
+    fn new() -> (Arc<Self>, mpsc::Receiver<Refused>) {
         let (sender, receiver) = mpsc::channel(1);
         (Arc::new(Self { refused: AtomicBool::new(false), sender }), receiver)
     }
@@ -64,6 +73,27 @@ impl Source {
 
     fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Acquire)
+    }
+}
+
+/// Where one stream hands its frames in. When it is dropped, frames that still wait are dropped too.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    merger: Arc<Merger>,
+    source: Arc<Source>,
+}
+
+impl Inlet {
+    /// Hands a frame in. `bytes` is its size in an entry.
+    pub(crate) fn hand_in(&self, frame: Frame, bytes: usize) {
+        self.merger.hand_in(frame, bytes, &self.source);
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.source.refused.store(true, Ordering::Release);
+        self.merger.forget(&self.source);
     }
 }
 
@@ -82,30 +112,51 @@ pub(crate) struct Merger {
 }
 
 impl Merger {
-    /// Hands a frame in. `bytes` is about its size in an entry.
-    pub(crate) fn hand_in(&self, frame: Frame, bytes: usize, source: &Arc<Source>) {
+    /// A way in for the frames of one stream, and where that stream hears that it was refused (once).
+    pub(crate) fn open(self: &Arc<Self>) -> (Inlet, mpsc::Receiver<Refused>) {
+        let (source, refusals) = Source::new();
+        (Inlet { merger: Arc::clone(self), source }, refusals)
+    }
+
+    fn hand_in(&self, frame: Frame, bytes: usize, source: &Arc<Source>) {
+        let mut arrived = self.arrived.lock();
         if source.is_refused() {
             return;
         }
-        self.arrived.lock().push_back(Arrived { frame, bytes, source: Arc::clone(source) });
+        let mut waiting = arrived.iter().filter(|arrived| Arc::ptr_eq(&arrived.source, source));
+        if let Some(first) = waiting.next()
+            && waiting.count() + 1 >= SOURCE_FRAMES_MAX
+        {
+            // None of what waits will be proposed, so all of it is certain.
+            let from_seq = first.frame.seq;
+            let reason = format!("more than {SOURCE_FRAMES_MAX} frames wait on this stream");
+            source.refuse(Refused { from_seq, certain: true, reason });
+            arrived.retain(|arrived| !Arc::ptr_eq(&arrived.source, source));
+            return;
+        }
+        arrived.push_back(Arrived { frame, bytes, source: Arc::clone(source) });
+        drop(arrived);
         self.wake.notify_one();
+    }
+
+    /// Drops what waits of a source.
+    fn forget(&self, source: &Arc<Source>) {
+        self.arrived.lock().retain(|arrived| !Arc::ptr_eq(&arrived.source, source));
     }
 
     /// Proposes what arrives, until the member stops. Runs on every node; on one that does not
     /// lead, frames are refused.
-    pub(crate) async fn run(&self, raft: Raft, replica: Arc<Replica>) {
-        let mut last = LogTime::default();
+    pub(crate) async fn run(&self, raft: Raft, replica: Arc<Replica>, clocks: Arc<Clocks>) {
         loop {
             let batch = self.take();
             if batch.is_empty() {
                 self.wake.notified().await;
                 continue;
             }
-            let applied = LogTime::from_millis(replica.log_time.load(Ordering::Acquire));
-            last = wall_clock().max(last).max(applied);
+            let log_time = stamp(&raft, &replica, &clocks);
             let (sources, frames): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(|arrived| ((arrived.source, arrived.frame.seq), arrived.frame)).unzip();
-            let entry = Entry { log_time: last, frames };
+            let entry = Entry { log_time, frames };
             let bytes = Bytes::from(codec::encode_entry(&entry));
             drop(entry);
             let Err(error) = raft.client_write(Commands(bytes)).await else { continue };
@@ -142,9 +193,18 @@ impl Merger {
     }
 }
 
-fn wall_clock() -> LogTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    LogTime::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+/// The log time of the next entry.
+fn stamp(raft: &Raft, replica: &Replica, clocks: &Clocks) -> LogTime {
+    use openraft::async_runtime::watch::WatchReceiver;
+    let now = boottime();
+    let metrics = raft.metrics();
+    let voters = clocks.voters_time(metrics.borrow_watched().membership_config.membership().get_joint_config(), now);
+    let stamp = replica.log_clock.lock().stamp(now, voters);
+    if stamp.jumped_micros > 0 {
+        let by = Duration::from_micros(stamp.jumped_micros);
+        tracing::info!(?by, "log time was behind the clocks of a majority of the voters and jumps forward");
+    }
+    stamp.log_time
 }
 
 #[cfg(test)]
@@ -161,21 +221,25 @@ mod tests {
         Frame { origin, seq, commands: vec![Command::Tick; commands] }
     }
 
+    fn waiting(merger: &Merger) -> usize {
+        merger.arrived.lock().len()
+    }
+
     fn taken(merger: &Merger) -> Vec<(u64, u64)> {
         merger.take().iter().map(|arrived| (arrived.frame.origin.node.get(), arrived.frame.seq)).collect()
     }
 
     #[test]
     fn frames_of_all_nodes_leave_together_up_to_the_bounds() {
-        let merger = Merger::default();
-        let (source, _refusals) = Source::new();
+        let merger = Arc::new(Merger::default());
+        let (inlet, _refusals) = merger.open();
         for node in 1..4 {
-            merger.hand_in(frame(node, 1, 10), 100, &source);
+            inlet.hand_in(frame(node, 1, 10), 100);
         }
         assert_eq!(taken(&merger), [(1, 1), (2, 1), (3, 1)]);
-        merger.hand_in(frame(1, 2, COMMANDS_MAX - 1), 100, &source);
-        merger.hand_in(frame(2, 2, 2), 100, &source);
-        merger.hand_in(frame(3, 2, 1), BYTES_MAX, &source);
+        inlet.hand_in(frame(1, 2, COMMANDS_MAX - 1), 100);
+        inlet.hand_in(frame(2, 2, 2), 100);
+        inlet.hand_in(frame(3, 2, 1), BYTES_MAX);
         assert_eq!(taken(&merger), [(1, 2)]);
         assert_eq!(taken(&merger), [(2, 2)]);
         assert_eq!(taken(&merger), [(3, 2)]);
@@ -184,18 +248,52 @@ mod tests {
 
     #[test]
     fn after_a_refusal_nothing_more_of_that_source_is_proposed() {
-        let merger = Merger::default();
-        let (refused, mut refusals) = Source::new();
-        let (other, _refusals) = Source::new();
-        merger.hand_in(frame(1, 1, 1), 10, &refused);
-        merger.hand_in(frame(2, 1, 1), 10, &other);
-        merger.hand_in(frame(1, 2, 1), 10, &refused);
+        let merger = Arc::new(Merger::default());
+        let (refused, mut refusals) = merger.open();
+        let (other, _refusals) = merger.open();
+        refused.hand_in(frame(1, 1, 1), 10);
+        other.hand_in(frame(2, 1, 1), 10);
+        refused.hand_in(frame(1, 2, 1), 10);
         let refusal = Refused { from_seq: 1, certain: true, reason: "not the leader".to_owned() };
-        refused.refuse(refusal.clone());
-        refused.refuse(Refused { from_seq: 2, ..refusal.clone() });
-        merger.hand_in(frame(1, 3, 1), 10, &refused);
+        refused.source.refuse(refusal.clone());
+        refused.source.refuse(Refused { from_seq: 2, ..refusal.clone() });
+        refused.hand_in(frame(1, 3, 1), 10);
         assert_eq!(taken(&merger), [(2, 1)]);
         assert_eq!(refusals.try_recv().ok(), Some(refusal));
         assert!(refusals.try_recv().is_err(), "told once");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_while_nothing_is_committed() {
+        let merger = Arc::new(Merger::default());
+        let (other, _refusals) = merger.open();
+        other.hand_in(frame(9, 1, 1), 10);
+        // As of a node that gives each link up after a while and sends everything again on the next.
+        for _ in 0..1000 {
+            let (link, _refusals) = merger.open();
+            link.hand_in(frame(1, 1, 10), 100);
+            link.hand_in(frame(1, 2, 10), 100);
+            assert_eq!(waiting(&merger), 3);
+        }
+        assert_eq!(taken(&merger), [(9, 1)], "the frames of streams that ended are gone");
+        let (link, _refusals) = merger.open();
+        link.hand_in(frame(1, 1, 10), 100);
+        link.hand_in(frame(1, 2, 10), 100);
+        assert_eq!(taken(&merger), [(1, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn a_stream_with_too_much_on_its_way_is_refused_for_certain() {
+        let merger = Arc::new(Merger::default());
+        let (greedy, mut refusals) = merger.open();
+        let (other, _refusals) = merger.open();
+        other.hand_in(frame(2, 1, 1), 10);
+        for seq in 7..1000 {
+            greedy.hand_in(frame(1, seq, 10), 100);
+            assert!(waiting(&merger) <= SOURCE_FRAMES_MAX + 1);
+        }
+        let Refused { from_seq, certain, .. } = refusals.try_recv().expect("refused");
+        assert_eq!((from_seq, certain), (7, true));
+        assert_eq!(taken(&merger), [(2, 1)]);
     }
 }

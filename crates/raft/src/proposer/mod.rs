@@ -14,12 +14,14 @@
 
 mod flight;
 mod link;
+mod log_clock;
 mod merge;
 mod queue;
 
 pub(crate) use flight::Flight;
 pub(crate) use link::{LinkOptions, run};
-pub(crate) use merge::{Merger, Refused, Source};
+pub(crate) use log_clock::LogClock;
+pub(crate) use merge::{Inlet, Merger, Refused};
 pub(crate) use queue::{Proposals, Queued};
 
 /// Frames of this node that may be on their way at once. Two, so that the next one waits at the

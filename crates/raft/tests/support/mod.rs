@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ballast_core::{
@@ -29,6 +29,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
+use tonic::transport::server::Connected;
 
 /// Longer than anything here should take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,7 +86,7 @@ impl Connect for FaultyConnect {
     }
 }
 
-/// A stream that breaks when its nodes are separated.
+/// A stream that breaks when its nodes are separated, or one of them stops.
 struct Severable {
     stream: TcpStream,
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -101,6 +102,12 @@ impl Severable {
             Poll::Pending => Ok(()),
         }
     }
+}
+
+impl Connected for Severable {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
 }
 
 impl AsyncRead for Severable {
@@ -159,12 +166,16 @@ pub struct Node {
     pub address: SocketAddr,
     member: Member,
     server: JoinHandle<()>,
+    /// Its connections break when this is dropped, as those of a process that ends do.
+    runs: watch::Sender<()>,
 }
 
 /// Up to nine members and what is between them.
 pub struct Cluster {
     pub faults: Faults,
     pub bounds: LogBounds,
+    /// Wall clocks of nodes that do not have the system's, from their next start on.
+    pub wall_clocks: BTreeMap<NodeId, fn() -> SystemTime>,
     pub nodes: BTreeMap<NodeId, Node>,
     folder: tempfile::TempDir,
     boots: u64,
@@ -176,6 +187,7 @@ impl Cluster {
         let mut cluster = Self {
             faults: Faults::new(),
             bounds: LogBounds::default(),
+            wall_clocks: BTreeMap::new(),
             nodes: BTreeMap::new(),
             folder: tempfile::TempDir::new().expect("a temporary folder"),
             boots: 0,
@@ -248,6 +260,7 @@ impl Cluster {
         self.boots += 1;
         let mut options = MemberOptions::new("test", node, Boot(self.boots), self.data_dir(node));
         options.bounds = self.bounds;
+        options.wall_clock = self.wall_clocks.get(&node).copied().unwrap_or(options.wall_clock);
         options.log.write_buffer_bytes = 4 << 20;
         options.seeds = self.nodes.iter().map(|(id, node)| (*id, node.address.to_string())).collect();
         let recorder = Arc::new(Recorder::default());
@@ -255,23 +268,29 @@ impl Cluster {
         let member = Member::start(options, Arc::new(connect), recorder.clone()).await.expect("starts");
         let address = listener.local_addr().expect("bound");
         let routes = member.service();
+        let runs = watch::Sender::new(());
+        let running = runs.subscribe();
         let server = tokio::spawn(async move {
             // As a listener must: an answer that waits for the acknowledgement of the one before it
             // costs the peer's delayed acknowledgement, 40 ms.
-            let incoming = TcpListenerStream::new(listener)
-                .map(|stream| stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
+            let incoming = TcpListenerStream::new(listener).map(move |stream| {
+                let mut running = running.clone();
+                let cut = Box::pin(async move { while running.changed().await.is_ok() {} });
+                stream.and_then(|stream| stream.set_nodelay(true).map(|()| Severable { stream, cut }))
+            });
             let server = tonic::transport::Server::builder().add_routes(routes);
             server.serve_with_incoming(incoming).await.expect("serves");
         });
         let handle = member.handle();
-        self.nodes.insert(node, Node { handle, recorder, address, member, server });
+        self.nodes.insert(node, Node { handle, recorder, address, member, server, runs });
     }
 
     /// Stops a node in order. Its data stays.
     pub async fn stop(&mut self, node: NodeId) {
-        let Node { handle, member, server, .. } = self.nodes.remove(&node).expect("runs");
+        let Node { handle, member, server, runs, .. } = self.nodes.remove(&node).expect("runs");
         server.abort();
         drop(server.await);
+        drop(runs);
         member.shutdown().await;
         assert!(!handle.runs());
     }
