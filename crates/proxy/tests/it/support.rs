@@ -294,6 +294,13 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Whether `text` is somewhere in the access log.
+    pub fn logged(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.log.0.lock().unwrap()).contains(text)
+    }
+}
+
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -93,7 +93,7 @@ impl Attempt<'_> {
         if reply.upgrades {
             return Ok((self.tunnel(client, link, input, reply.flow).await, After::Close, false));
         }
-        let ending = self.relay(client, link, input, &mut sent, &mut reply.flow).await;
+        let ending = self.relay(client, link, input, &mut sent, &mut reply).await;
         self.trail.bytes_out = reply.flow.written;
         client.listener().counters.bytes_out_total.add(reply.flow.written);
         client.worker().pool.discard(&mut reply.flow.pending);

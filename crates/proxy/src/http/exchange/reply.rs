@@ -15,7 +15,7 @@ use crate::{
         client::Client,
         cookie,
         ending::Ending,
-        field::Field,
+        field::{self, Field},
         flow::Flow,
         forward::{self, Connection, ResponseContext},
         key,
@@ -32,6 +32,8 @@ pub(super) struct Reply {
     pub(super) reusable: bool,
     pub(super) learns: Option<KeyHash>,
     pub(super) upgrades: bool,
+    /// Its body has to reach `response_rate_min`.
+    pub(super) paced: bool,
 }
 
 impl Attempt<'_> {
@@ -108,6 +110,8 @@ impl Attempt<'_> {
             }
             _ => None,
         };
+        // Events come when something happens; their silence is ended by `between_bytes` alone.
+        let paced = self.farm.plan.timeouts.response_rate_min > 0 && !is_event_stream(head, fields);
         let from = if upgrades { Framing::Close } else { response.framing };
         let mut flow = Flow::new(from, if upgrades { Framing::Close } else { framing }, 0);
         if input.len() > SMALL / 2 {
@@ -122,7 +126,7 @@ impl Attempt<'_> {
         flow.absorb(input).map_err(Ending::Response)?;
         worker.pool.reclaim(input);
         let reusable = response.keep_alive && response.framing != Framing::Close && sent == Sent::All;
-        Ok(Reply { flow, status: response.status, keep, reusable, learns, upgrades })
+        Ok(Reply { flow, status: response.status, keep, reusable, learns, upgrades, paced })
     }
 
     /// Counts the response, also for the backend's passive health.
@@ -140,4 +144,14 @@ impl Attempt<'_> {
         }
         client.worker().shared.ports.passive.observed(self.backend.id, status < 500);
     }
+}
+
+/// Whether the body is a stream of Server-Sent Events.
+fn is_event_stream(head: &[u8], fields: &[Field]) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    let mut types = fields.iter().filter(|f| f.name.of(head).eq_ignore_ascii_case(b"content-type"));
+    types.any(|f| {
+        let media = f.value.of(head).split(|b| *b == b';').next().unwrap_or_default();
+        field::trim(media).eq_ignore_ascii_case(EVENTS)
+    })
 }

@@ -8,7 +8,10 @@ use ballast_core::config::Timeouts;
 use tokio::net::TcpStream;
 
 use super::job::Job;
-use crate::http::{client::Client, ending::Ending, flow::FlowError};
+use crate::{
+    http::{client::Client, ending::Ending, flow::FlowError},
+    ticks::Timer,
+};
 
 /// Where sending the request stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,7 +88,12 @@ impl Pace {
                 client.timer.after(timeouts.between_bytes.as_millis())
             } else {
                 let stall = client.timer.after(timeouts.client_body.as_millis());
-                stall.min(self.rate_deadline(client, timeouts, job))
+                let enough = self.rate_deadline(client, timeouts, job);
+                // A byte for every tick must not put off what is over.
+                if enough <= client.timer.now_ms() {
+                    return Some(Ending::ClientBodyTimeout);
+                }
+                stall.min(enough)
             };
             client.timer.arm_at(deadline);
         }
@@ -98,13 +106,19 @@ impl Pace {
 
     /// Until when the bytes received so far are fast enough. A client told to wait for 100 has not begun.
     fn rate_deadline(&self, client: &Client, timeouts: &Timeouts, job: &Job) -> u64 {
-        let rate = u64::from(timeouts.body_rate_min);
-        if rate == 0 || (job.expects_continue && job.flow.received == 0) {
+        if job.expects_continue && job.flow.received == 0 {
             return u64::MAX;
         }
-        let earned_ms = job.flow.received.saturating_mul(1000) / rate;
+        let rate_min = u64::from(timeouts.body_rate_min);
         let grace_ms = timeouts.client_body.as_millis();
-        let base = client.timer.after(0) - client.timer.now_ms() + self.began_ms;
-        base.saturating_add(grace_ms).saturating_add(earned_ms)
+        enough_until(&client.timer, self.began_ms, grace_ms, job.flow.received, rate_min)
     }
+}
+
+/// Until when `received` bytes since `began_ms` are at least `rate_min` bytes per second, after a grace. Zero asks for nothing.
+pub(super) fn enough_until(timer: &Timer, began_ms: u64, grace_ms: u64, received: u64, rate_min: u64) -> u64 {
+    let Some(earned_ms) = received.saturating_mul(1000).checked_div(rate_min) else { return u64::MAX };
+    // The clock may have been a tick behind when it began.
+    let slack_ms = timer.after(0) - timer.now_ms();
+    began_ms.saturating_add(slack_ms).saturating_add(grace_ms).saturating_add(earned_ms)
 }
