@@ -371,6 +371,11 @@ impl Client {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Breaks the connection off (RST).
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     fn fill(&mut self) -> std::io::Result<usize> {
         let mut piece = [0; 65536];
         let n = self.stream.read(&mut piece)?;

@@ -36,14 +36,16 @@ pub(super) async fn acquire(
                     client.worker().ask_for_idle(backend.id);
                 }
                 client.timer.arm_at(queue_until);
-                let granted = poll_fn(|_| match place.poll() {
-                    Poll::Pending if client.timer.is_over() => Poll::Ready(Err(Ending::QueueTimeout)),
-                    poll => poll.map(Ok),
-                })
-                .await;
+                // Whoever gave up must not hold a place: dropping `place` leaves the line.
+                let granted = client
+                    .unless_gone(poll_fn(|_| match place.poll() {
+                        Poll::Pending if client.timer.is_over() => Poll::Ready(Err(Ending::QueueTimeout)),
+                        poll => poll.map(Ok),
+                    }))
+                    .await;
                 client.timer.disarm();
                 service.state.counters.queued.down();
-                match granted? {
+                match granted?? {
                     Some(permit) => permit,
                     None => {
                         available = backend.take();
@@ -53,8 +55,8 @@ pub(super) async fn acquire(
             }
         };
         let address = backend.address();
-        let connected = client.timer.limit(farm.plan.timeouts.connect.as_millis(), TcpStream::connect(address)).await;
-        return match connected {
+        let connecting = client.timer.limit(farm.plan.timeouts.connect.as_millis(), TcpStream::connect(address));
+        return match client.unless_gone(connecting).await? {
             Ok(Ok(stream)) => {
                 backend.counters.connects_total.up();
                 // Without it small requests would wait for acknowledgements; failing costs only that.

@@ -86,7 +86,7 @@ pub(super) async fn attempts(
                     backend.counters.response_failures_total.up();
                     client.worker().shared.ports.passive.observed(backend.id, false);
                 }
-                if trail.status == 0 && ending.status() != 0 {
+                if trail.status == 0 {
                     return fail(client, farm, service, job, trail, ending).await;
                 }
                 return (ending, after);

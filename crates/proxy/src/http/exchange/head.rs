@@ -3,7 +3,12 @@
 //!
 //! Not here: the final head ([`super::reply`]).
 
-use std::{future::poll_fn, task::Poll};
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use tokio::net::TcpStream;
 
 use super::{
     After,
@@ -12,7 +17,7 @@ use super::{
 };
 use crate::{
     backend::Link,
-    buf::Buf,
+    buf::{Buf, BufPool},
     http::{
         client::Client,
         ending::Ending,
@@ -78,41 +83,38 @@ impl Attempt<'_> {
     async fn await_head(&mut self, client: &mut Client, link: &mut Link, input: &mut Buf, sent: &mut Sent) -> Waited {
         let worker = client.worker().clone();
         let timeouts = &self.farm.plan.timeouts;
-        let head_max = self.farm.head_bytes_max;
-        let mut scan = HeadScan::default();
         let job = &mut *self.job;
         let mut pace = Pace::new(client, job);
-        let mut look = true;
-        let waited = poll_fn(|cx| {
+        let mut reading = Reading { scan: HeadScan::default(), head_max: self.farm.head_bytes_max, pool: &worker.pool };
+        // Ready with nothing once there is no more to send: most requests get there in the first poll.
+        let sending = poll_fn(|cx| {
             if let Err(ending) = poll_send(cx, client, &mut link.stream, job, sent) {
-                return Poll::Ready(Waited::Failed(ending));
+                return Poll::Ready(Some(Waited::Failed(ending)));
             }
-            loop {
-                if look && !input.is_empty() {
-                    match scan.find_end(input.bytes()) {
-                        Ok(Some(length)) if length <= head_max => return Poll::Ready(Waited::Head(length)),
-                        Ok(None) if input.len() <= head_max => {}
-                        Ok(_) => return Poll::Ready(Waited::Failed(Ending::Response(Fault::HeadTooLarge))),
-                        Err(fault) => return Poll::Ready(Waited::Failed(Ending::Response(fault))),
-                    }
+            if *sent != Sent::Going {
+                return Poll::Ready(None);
+            }
+            match reading.poll(cx, &mut link.stream, input) {
+                Poll::Ready(waited) => Poll::Ready(Some(waited)),
+                Poll::Pending => {
+                    let over = pace.check(client, timeouts, job, *sent);
+                    over.map_or(Poll::Pending, |ending| Poll::Ready(Some(Waited::Failed(ending))))
                 }
-                worker.pool.lend_small(input);
-                input.make_room(1);
-                match input.poll_fill(cx, &mut link.stream, usize::MAX) {
-                    Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Waited::Closed(input.len())),
-                    Poll::Ready(Ok(_)) => look = true,
+            }
+        });
+        let waited = match sending.await {
+            Some(waited) => waited,
+            None => {
+                let waiting = poll_fn(|cx| match reading.poll(cx, &mut link.stream, input) {
                     Poll::Pending => {
-                        worker.pool.reclaim(input);
-                        break;
+                        let over = pace.check(client, timeouts, job, *sent);
+                        over.map_or(Poll::Pending, |ending| Poll::Ready(Waited::Failed(ending)))
                     }
-                }
+                    ready => ready,
+                });
+                client.unless_gone(waiting).await.unwrap_or_else(Waited::Failed)
             }
-            match pace.check(client, timeouts, job, *sent) {
-                Some(ending) => Poll::Ready(Waited::Failed(ending)),
-                None => Poll::Pending,
-            }
-        })
-        .await;
+        };
         client.timer.disarm();
         waited
     }
@@ -145,6 +147,39 @@ impl Attempt<'_> {
         let result = client.write(&mut out, self.farm.plan.timeouts.between_bytes.as_millis()).await;
         worker.pool.discard(&mut out);
         result
+    }
+}
+
+/// Reading a response's head.
+struct Reading<'a> {
+    scan: HeadScan,
+    head_max: usize,
+    pool: &'a BufPool,
+}
+
+impl Reading<'_> {
+    /// Reads on. Ready once there is a whole head, or there can be none.
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut TcpStream, input: &mut Buf) -> Poll<Waited> {
+        loop {
+            if !input.is_empty() {
+                match self.scan.find_end(input.bytes()) {
+                    Ok(Some(length)) if length <= self.head_max => return Poll::Ready(Waited::Head(length)),
+                    Ok(None) if input.len() <= self.head_max => {}
+                    Ok(_) => return Poll::Ready(Waited::Failed(Ending::Response(Fault::HeadTooLarge))),
+                    Err(fault) => return Poll::Ready(Waited::Failed(Ending::Response(fault))),
+                }
+            }
+            self.pool.lend_small(input);
+            input.make_room(1);
+            match input.poll_fill(cx, from, usize::MAX) {
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Waited::Closed(input.len())),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    self.pool.reclaim(input);
+                    return Poll::Pending;
+                }
+            }
+        }
     }
 }
 
