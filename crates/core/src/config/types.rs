@@ -620,8 +620,13 @@ pub struct Timeouts {
     pub upstream_idle: Span,
     /// How long a drain waits for what is held.
     pub drain: Span,
-    /// Slowest rate at which a body may arrive, in bytes per second, after a grace of `client_body`. Zero switches it off.
+    /// Slowest rate at which a request's body may arrive, in bytes per second, after a grace of `client_body`: 408. Zero switches it off.
     pub body_rate_min: u32,
+    /// Slowest rate at which a response's body may arrive from a backend, in bytes per second, after a grace of
+    /// `between_bytes`: the connection is reset. Time in which the client does not read is not counted.
+    /// `text/event-stream` and upgraded connections are exempt. Zero switches it off: then only `between_bytes` ends
+    /// a response that trickles, which suits long-lived responses of other types.
+    pub response_rate_min: u32,
 }
 
 impl Default for Timeouts {
@@ -637,6 +642,7 @@ impl Default for Timeouts {
             upstream_idle: Span::from_secs(60),
             drain: Span::from_secs(30),
             body_rate_min: 240,
+            response_rate_min: 0,
         }
     }
 }

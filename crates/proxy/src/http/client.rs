@@ -5,10 +5,21 @@
 //!
 //! Not here: a single request ([`super::exchange`]).
 
-use std::{future::poll_fn, io, net::SocketAddr, pin::Pin, rc::Rc, task::Poll, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use socket2::SockRef;
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::{
+    io::{AsyncWrite, Interest},
+    net::TcpStream,
+};
 
 use super::{
     ending::{self, Answer, Ending},
@@ -241,6 +252,27 @@ impl Client {
                     if ends || timer.is_over() { Poll::Ready(Err(Elapsed)) } else { Poll::Pending }
                 }
             }
+        })
+        .await
+    }
+
+    /// Waits for `future`, and drops it when the client breaks the connection off first. Polled before the
+    /// connection is looked at, so that what is ready at once costs nothing.
+    ///
+    /// A client that ends its own direction only (FIN) still waits for its answer and is not gone: the same as
+    /// HAProxy without `option abortonclose`. Nothing is read, so a pipelined request stays where it is, and
+    /// no system call is made: the runtime is told of a reset by the event it waits for anyway.
+    ///
+    /// # Errors
+    /// [`Ending::ClientClosed`].
+    pub async fn unless_gone<F: Future>(&self, future: F) -> Result<F::Output, Ending> {
+        let mut future = pin!(future);
+        let mut reset = pin!(self.stream.ready(Interest::ERROR));
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            reset.as_mut().poll(cx).map(|_| Err(Ending::ClientClosed))
         })
         .await
     }

@@ -22,7 +22,7 @@
 //! | `interim_flood` | 502 | more interim responses than anyone sends |
 //! | `upgrade_unasked` | 502 | 101 to a request that did not ask for it |
 //! | `truncated` | backend's, then reset | the backend closed in the middle of the body |
-//! | `backend_stalled` | backend's, then reset | the backend sent nothing for `between_bytes` in the middle of the body |
+//! | `backend_stalled` | backend's, then reset | the backend sent nothing for `between_bytes` in the middle of the body, or less than `response_rate_min` |
 //! | `response_broken:<fault>` | backend's, then reset | the body's coding was malformed |
 //! | `vip_not_held` | 503 | the node does not own the VIP any more |
 //! | `isolated` | 503 | no quorum, and the farm's policy is `refuse` |

@@ -21,6 +21,8 @@ pub enum Fault {
     SpaceBeforeColon,
     /// A field name that is no token, or a line without a colon.
     FieldName,
+    /// `Content-Length` or `Transfer-Encoding` spelt so that only some backends recognise it (`Content_Length`).
+    AmbiguousFieldName,
     /// More fields than allowed.
     FieldsTooMany,
     /// A head longer than allowed.
@@ -75,6 +77,7 @@ impl Fault {
             Self::ObsFold => "obs_fold",
             Self::SpaceBeforeColon => "space_before_colon",
             Self::FieldName => "field_name",
+            Self::AmbiguousFieldName => "ambiguous_field_name",
             Self::FieldsTooMany => "fields_too_many",
             Self::HeadTooLarge => "head_too_large",
             Self::TargetTooLong => "target_too_long",
@@ -114,6 +117,7 @@ impl Fault {
             | Self::ObsFold
             | Self::SpaceBeforeColon
             | Self::FieldName
+            | Self::AmbiguousFieldName
             | Self::StartLine
             | Self::Method
             | Self::Target

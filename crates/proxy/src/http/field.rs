@@ -100,6 +100,9 @@ pub enum Known {
     /// Trusted by some backends and meant by no client: `Proxy`, other `X-Forwarded-*`, and any of
     /// the trusted names spelt with underscores, which many backends take for hyphens.
     Spoof,
+    /// `Content-Length` or `Transfer-Encoding` spelt with another mark than the hyphen: who reads it as
+    /// the real one finds another end of the message than we do.
+    FramingLookalike,
 }
 
 const fn token_table() -> [bool; 256] {
@@ -277,35 +280,43 @@ pub fn classify(name: &[u8]) -> Known {
         (19, b'p') if is("proxy-authorization") => Known::HopByHop,
         _ => Known::Other,
     };
-    if exact == Known::Other && is_spoof(name) { Known::Spoof } else { exact }
+    if exact == Known::Other { lookalike(name) } else { exact }
 }
 
-/// `X-Forwarded-Anything`, and names that become one the proxy writes or acts on when `_` is read as `-`.
-fn is_spoof(name: &[u8]) -> bool {
-    const WRITTEN: [&str; 10] = [
-        "x-forwarded-for",
-        "x-forwarded-proto",
-        "x-forwarded-host",
-        "x-forwarded-port",
+/// What a name would be to a backend that takes other marks for hyphens, as CGI, WSGI and their kin do with `_`.
+/// `Content_Length` frames the message for one of those and for nobody else; `X_Real_IP` overrides what we write.
+fn lookalike(name: &[u8]) -> Known {
+    const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+    const OURS: [&str; 7] = [
         "x-real-ip",
         "x-request-id",
-        "content-length",
-        "transfer-encoding",
         "max-forwards",
-        "x-forwarded-",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "http2-settings",
     ];
-    if !matches!(name[0] | 0x20, b'x' | b'c' | b't' | b'm') || name.len() < 9 {
-        return false;
-    }
-    let same = |pattern: &[u8], name: &[u8]| {
-        name.iter().zip(pattern).all(|(n, p)| n.eq_ignore_ascii_case(p) || (*n == b'_' && *p == b'-'))
+    const FORWARDED: &str = "x-forwarded-";
+    // Compares as far as the shorter of the two goes.
+    let agrees = |pattern: &str| {
+        let same = |(n, p): (&u8, u8)| n.eq_ignore_ascii_case(&p) || (p == b'-' && !n.is_ascii_alphanumeric());
+        name.iter().zip(pattern.bytes()).all(same)
     };
-    WRITTEN.iter().any(|pattern| {
-        let pattern = pattern.as_bytes();
-        let length_fits =
-            if pattern.ends_with(b"-") { name.len() > pattern.len() } else { name.len() == pattern.len() };
-        length_fits && same(pattern, name)
-    })
+    let reads_as = |pattern: &str| name.len() == pattern.len() && agrees(pattern);
+    if name.len() > FORWARDED.len() && agrees(FORWARDED) {
+        return Known::Spoof;
+    }
+    // With hyphens alone it would have been recognised as what it is.
+    if name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-') {
+        return Known::Other;
+    }
+    if FRAMING.into_iter().any(reads_as) {
+        Known::FramingLookalike
+    } else if OURS.into_iter().any(reads_as) {
+        Known::Spoof
+    } else {
+        Known::Other
+    }
 }
 
 #[cfg(test)]
@@ -368,14 +379,24 @@ mod tests {
 
     #[test]
     fn spoofed_names_are_recognised_in_every_spelling() {
-        for name in ["Proxy", "X_Forwarded_For", "x-forwarded_for", "X_Real_IP", "X-Forwarded-Server", "x_request-id"] {
+        for name in [
+            "Proxy",
+            "X_Forwarded_For",
+            "x-forwarded_for",
+            "X_Real_IP",
+            "X-Forwarded-Server",
+            "x_request-id",
+            "Keep_Alive",
+        ] {
             assert_eq!(classify(name.as_bytes()), Known::Spoof, "{name}");
         }
-        for name in ["X-Forward", "Content_Type", "Proxies", "X-Forwarded", "X"] {
+        for name in ["X-Forward", "Content_Type", "Proxies", "X-Forwarded", "X", "X_Csrf_Token", "Content_Lengths"] {
             assert_eq!(classify(name.as_bytes()), Known::Other, "{name}");
         }
         assert_eq!(classify(b"X-FORWARDED-FOR"), Known::XForwardedFor);
-        assert_eq!(classify(b"Content_Length"), Known::Spoof);
+        for name in ["Content_Length", "content.length", "Transfer_Encoding", "TRANSFER~ENCODING"] {
+            assert_eq!(classify(name.as_bytes()), Known::FramingLookalike, "{name}");
+        }
     }
 
     #[test]

@@ -75,7 +75,8 @@ pub fn write_request(
             | Known::XRealIp
             | Known::XRequestId
             | Known::HopByHop
-            | Known::Spoof => {}
+            | Known::Spoof
+            | Known::FramingLookalike => {}
         }
     }
     forwarded::write(out, head, fields, &context.hop);
@@ -140,7 +141,8 @@ pub fn write_response(
             | Known::Connection
             | Known::Upgrade
             | Known::Trailer
-            | Known::HopByHop => {}
+            | Known::HopByHop
+            | Known::FramingLookalike => {}
             Known::Other
             | Known::Expect
             | Known::Cookie

@@ -143,6 +143,8 @@ pub fn parse(head: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Resul
             Known::Host => seen.host(field.value, value)?,
             Known::ContentLength => seen.content_length(value)?,
             Known::TransferEncoding => seen.transfer_encoding(value)?,
+            // To drop it would be a repair; whoever sends it hopes that two programs read it differently.
+            Known::FramingLookalike => return Err(Fault::AmbiguousFieldName),
             Known::Connection => seen.connection(value),
             Known::Upgrade => seen.upgrade = Some(if seen.upgrade.is_some() { Piece::default() } else { field.value }),
             // RFC 9110 section 10.1.1: an expectation in an HTTP/1.0 request is ignored.

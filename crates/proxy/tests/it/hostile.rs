@@ -51,6 +51,18 @@ fn refused_requests_never_reach_a_backend() {
             400,
             "content_length",
         ),
+        (
+            "length with an underscore",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent_Length: 50\r\n\r\nhello".into(),
+            400,
+            "ambiguous_field_name",
+        ),
+        (
+            "coding with an underscore",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+            400,
+            "ambiguous_field_name",
+        ),
         ("length list", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\n".into(), 400, "content_length"),
         ("length plus", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n".into(), 400, "content_length"),
         ("length minus", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n".into(), 400, "content_length"),
@@ -264,6 +276,11 @@ fn forwarded_requests_have_one_reading() {
             "spoofed",
             "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\nX-Real-IP: 6.6.6.6\r\nProxy: http://evil\r\nX-Request-Id: mine\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Prefix: /x\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n+\r\n",
+        ),
+        (
+            "underscores elsewhere are the application's own",
+            "GET / HTTP/1.1\r\nHost: a\r\nX_Csrf_Token: t\r\nX_Real_IP: 6.6.6.6\r\nKeep_Alive: 1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX_Csrf_Token: t\r\n+\r\n",
         ),
         (
             "stripping what we add does not work",

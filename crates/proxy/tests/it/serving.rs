@@ -83,6 +83,71 @@ fn a_client_that_has_said_all_is_still_answered() {
     client.closed();
 }
 
+/// Reads requests and never answers; ends when the proxy closes.
+fn silent() -> Backend {
+    Backend::start(|conn| {
+        let _ = conn.request();
+        let _ = conn.client.rest();
+    })
+}
+
+#[test]
+fn a_request_is_given_up_when_its_client_resets() {
+    for pipelined in ["", GET] {
+        let b1 = silent();
+        let site = Site::of(&[&b1], |_, _| {});
+        let mut client = site.client();
+        client.send(format!("{GET}{pipelined}"));
+        eventually("the request", || (b1.requests().len() == 1).then_some(()));
+        client.reset();
+        eventually("the end of the backend's connection", || {
+            let stats = site.proxy.stats();
+            let backend = stats.backends[&BackendId::new(1)];
+            (backend.connections == 0 && backend.in_flight == 0).then_some(())
+        });
+        let line = site.line(0);
+        assert_eq!((line["ended"].as_str(), line["status"].as_u64()), (Some("client_closed"), Some(0)), "{line}");
+        assert_eq!(site.proxy.stats().services[&SERVICE].aborted_total, 1);
+        // It was nobody's fault but the client's.
+        assert!(site.world.observed.lock().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_place_in_the_line_is_given_up_when_its_client_resets() {
+    let (open, gate) = gate();
+    let b1 = Backend::start(move |conn| {
+        while conn.request().is_some() {
+            wait_at(&gate);
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nb1");
+        }
+    });
+    let site = Site::of(&[&b1], |_, service| {
+        service.backends[0].connections_max = 1;
+        service.queue_timeout_ms = 3_600_000;
+    });
+    let queued = |n| eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == n).then_some(()));
+    let mut first = site.client();
+    first.send(GET);
+    eventually("the first request", || (b1.requests().len() == 1).then_some(()));
+    let mut second = site.client();
+    second.send(GET);
+    queued(1);
+    // Whoever has only said all there is to say waits on.
+    let mut third = site.client();
+    third.send(GET);
+    third.finish();
+    queued(2);
+    second.reset();
+    queued(1);
+    assert_eq!(site.line(0)["ended"], "client_closed");
+    open.send(()).unwrap();
+    assert_eq!(first.response().text(), "b1");
+    open.send(()).unwrap();
+    assert_eq!(third.response().text(), "b1");
+    assert_eq!(b1.requests().len(), 2, "the one that was given up never got there");
+}
+
 #[test]
 fn a_request_that_arrives_byte_by_byte_is_served() {
     let backend = Backend::named("b1");

@@ -294,6 +294,13 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Whether `text` is somewhere in the access log.
+    pub fn logged(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.log.0.lock().unwrap()).contains(text)
+    }
+}
+
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -362,6 +369,11 @@ impl Client {
     /// Half-closes.
     pub fn finish(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Breaks the connection off (RST).
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     fn fill(&mut self) -> std::io::Result<usize> {

@@ -96,6 +96,62 @@ fn a_client_must_read() {
     assert!(client.rest().is_err());
 }
 
+/// Answers with a head of this content type and then a byte now and then until the proxy closes.
+fn trickling(content_type: &'static str) -> Backend {
+    Backend::start(move |conn| {
+        if conn.request().is_some() {
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: 100\r\n\r\n"));
+            for _ in 0..100 {
+                if std::io::Write::write_all(&mut conn.client.stream, b"x").is_err() {
+                    break;
+                }
+                std::thread::park_timeout(std::time::Duration::from_millis(10));
+            }
+        }
+    })
+}
+
+#[test]
+fn a_response_must_not_trickle_where_a_rate_is_asked_for() {
+    let b1 = trickling("text/plain");
+    let site = Site::of(&[&b1], |farm, _| {
+        farm.timeouts.between_bytes = Span::from_millis(300);
+        farm.timeouts.response_rate_min = 1_000_000;
+    });
+    let mut client = site.client();
+    client.send(GET);
+    assert_eq!(client.rest().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(site.line(0)["ended"], "backend_stalled");
+}
+
+#[test]
+fn events_may_trickle_and_so_may_all_where_no_rate_is_asked_for() {
+    for (content_type, rate_min) in [("Text/Event-Stream; charset=utf-8", 1_000_000), ("text/plain", 0)] {
+        let b1 = trickling(content_type);
+        let site = Site::of(&[&b1], |farm, _| {
+            farm.timeouts.between_bytes = Span::from_millis(300);
+            farm.timeouts.response_rate_min = rate_min;
+        });
+        assert_eq!(site.get(GET).text(), "x".repeat(100));
+        assert_eq!(site.line(0)["ended"], "done");
+    }
+}
+
+#[test]
+fn a_client_must_read_answers_without_a_body_too() {
+    let b1 = Backend::start(|conn| {
+        while conn.request().is_some() {
+            conn.send("HTTP/1.1 204 No Content\r\n\r\n");
+        }
+    });
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.between_bytes));
+    let mut client = site.client();
+    let requests = GET.repeat(1000);
+    // Pipelines until nothing fits any more; ends when the proxy gives up.
+    while std::io::Write::write_all(&mut client.stream, requests.as_bytes()).is_ok() {}
+    eventually("the end of the connection", || site.logged("client_stalled").then_some(()));
+}
+
 #[test]
 fn an_idle_connection_is_closed_without_a_word() {
     let b1 = Backend::named("b1");

@@ -1,0 +1,69 @@
+//! A connection to a backend: an idle one, or a new one after a wait in line.
+//!
+//! Not here: the line itself and what idles ([`crate::backend`]).
+
+use std::{future::poll_fn, rc::Rc, task::Poll};
+
+use tokio::net::TcpStream;
+
+use crate::{
+    backend::{Available, Backend, Link},
+    http::{client::Client, ending::Ending},
+    live::{Farm, Service},
+    ticks::Elapsed,
+};
+
+/// A connection to `backend`: an idle one (unless `fresh`), or a new one, after a wait in line if it is at its limit.
+pub(super) async fn acquire(
+    client: &Client,
+    farm: &Farm,
+    service: &Service,
+    backend: &Rc<Backend>,
+    fresh: bool,
+) -> Result<Link, Ending> {
+    let mut available = if fresh { backend.take_new() } else { backend.take() };
+    let queue_ms = service.plan.queue_timeout_ms;
+    let queue_until = client.timer.after(queue_ms);
+    loop {
+        let permit = match available {
+            Available::Link(link) => return Ok(link),
+            Available::Permit(permit) => permit,
+            Available::Full if queue_ms == 0 => return Err(Ending::QueueFull),
+            Available::Full => {
+                service.state.counters.queued.up();
+                let (mut place, elsewhere) = poll_fn(|cx| Poll::Ready(backend.queue(cx))).await;
+                if elsewhere {
+                    client.worker().ask_for_idle(backend.id);
+                }
+                client.timer.arm_at(queue_until);
+                // Whoever gave up must not hold a place: dropping `place` leaves the line.
+                let granted = client
+                    .unless_gone(poll_fn(|_| match place.poll() {
+                        Poll::Pending if client.timer.is_over() => Poll::Ready(Err(Ending::QueueTimeout)),
+                        poll => poll.map(Ok),
+                    }))
+                    .await;
+                client.timer.disarm();
+                service.state.counters.queued.down();
+                match granted?? {
+                    Some(permit) => permit,
+                    None => {
+                        available = backend.take();
+                        continue;
+                    }
+                }
+            }
+        };
+        let address = backend.address();
+        let connecting = client.timer.limit(farm.plan.timeouts.connect.as_millis(), TcpStream::connect(address));
+        return match client.unless_gone(connecting).await? {
+            Ok(Ok(stream)) => {
+                backend.counters.connects_total.up();
+                // Without it small requests would wait for acknowledgements; failing costs only that.
+                let _ = stream.set_nodelay(true);
+                Ok(Link::new(stream, address, permit, backend))
+            }
+            Ok(Err(_)) | Err(Elapsed) => Err(Ending::ConnectFailed),
+        };
+    }
+}

@@ -1,0 +1,115 @@
+//! One request, one or more attempts: which backend, on which connection, and whether to try again.
+//!
+//! Not here: what happens on a connection ([`super::attempt`]).
+
+use std::rc::Rc;
+
+use ballast_core::ids::BackendId;
+use smallvec::SmallVec;
+
+use super::{
+    After,
+    acquire::acquire,
+    answer::fail,
+    attempt::{Attempt, Attempted},
+    job::Job,
+    trail::Trail,
+};
+use crate::{
+    clock,
+    http::{client::Client, ending::Ending, stick::Chooser},
+    live::{Farm, Service},
+};
+
+/// Sends the request until it has a response or may not be sent again. Returns how it ended.
+pub(super) async fn attempts(
+    client: &mut Client,
+    farm: &Rc<Farm>,
+    service: &Rc<Service>,
+    job: &mut Job,
+    trail: &mut Trail,
+) -> (Ending, After) {
+    let mut tried: SmallVec<[BackendId; 4]> = SmallVec::new();
+    let mut fresh = false;
+    loop {
+        let chooser = Chooser {
+            worker: client.worker(),
+            timer: &client.timer,
+            farm,
+            service,
+            affinity: job.affinity,
+            hash: job.hash,
+            tried: &tried,
+        };
+        let choice = match chooser.choose().await {
+            Ok(choice) => choice,
+            Err(ending) => return fail(client, farm, service, job, trail, ending).await,
+        };
+        let backend = service.backends[choice.at].clone();
+        (trail.at, trail.reason, trail.cause) = (Some(choice.at), choice.reason, choice.cause);
+        // A second attempt finds what the first one bound.
+        if trail.binding == "none" || choice.binding != "hit" {
+            trail.binding = choice.binding;
+        }
+        trail.chosen_ns = clock::boot_now().get();
+        let link = match acquire(client, farm, service, &backend, fresh).await {
+            Ok(link) => link,
+            Err(Ending::ConnectFailed) => {
+                client.worker().shared.ports.passive.observed(backend.id, false);
+                backend.counters.connect_failures_total.up();
+                if !retry(service, trail) {
+                    return fail(client, farm, service, job, trail, Ending::ConnectFailed).await;
+                }
+                if choice.may_move {
+                    tried.push(backend.id);
+                }
+                continue;
+            }
+            Err(ending) => return fail(client, farm, service, job, trail, ending).await,
+        };
+        trail.connected_ns = clock::boot_now().get();
+        // The last look before a backend is touched: the VIP may have been lost while waiting.
+        if !client.listener().may_serve() {
+            backend.put(link, client.timer.now_ms());
+            return fail(client, farm, service, job, trail, Ending::VipNotHeld).await;
+        }
+        backend.in_flight.set(backend.in_flight.get() + 1);
+        backend.counters.in_flight.up();
+        backend.counters.requests_total.up();
+        let set_cookie = choice.set_cookie.then_some(backend.id);
+        let attempt = Attempt { farm, service, backend: &backend, job, trail }.run(client, link, set_cookie).await;
+        backend.counters.in_flight.down();
+        backend.in_flight.set(backend.in_flight.get() - 1);
+        match attempt {
+            Attempted::Over(ending, after) => {
+                if ending.blames_backend() {
+                    backend.counters.response_failures_total.up();
+                    client.worker().shared.ports.passive.observed(backend.id, false);
+                }
+                if trail.status == 0 {
+                    return fail(client, farm, service, job, trail, ending).await;
+                }
+                return (ending, after);
+            }
+            Attempted::Again => {
+                fresh = true;
+                trail.retries += 1;
+                service.state.counters.retries_total.up();
+            }
+        }
+    }
+}
+
+/// Whether one more attempt may be made after a failure to connect.
+fn retry(service: &Service, trail: &mut Trail) -> bool {
+    if trail.retries >= service.plan.retries_max {
+        return false;
+    }
+    if !service.state.spend() {
+        service.state.counters.retries_refused_total.up();
+        return false;
+    }
+    trail.retries += 1;
+    service.state.counters.retries_total.up();
+    true
+}
