@@ -9,6 +9,7 @@
 //! (`ballast-storage`), leases (they do not hang on the leader; `ballast_core::lease`), the
 //! listener and its certificates (`ballastd`).
 
+mod acked;
 mod clocks;
 mod compare;
 mod duties;

@@ -130,6 +130,18 @@ pub enum MemberFailure {
          `ballastctl node remove`, empty its data directory, join it again, and report this with its logs"
     )]
     Diverged(LogIndex),
+    /// The log here ends before entries that this node had acknowledged. Its word must not count.
+    #[error(
+        "this node's log ends at {last}, but it acknowledged entries up to {acknowledged} before: the data directory is an \
+         old copy, or the disk lost what it had synced. Remove the node with `ballastctl node remove`, empty its data \
+         directory and join it again"
+    )]
+    Reverted {
+        /// Last entry here.
+        last: LogIndex,
+        /// Last entry that was acknowledged to the leader.
+        acknowledged: LogIndex,
+    },
 }
 
 /// The cluster could not be made.
@@ -188,7 +200,8 @@ pub(crate) struct Shared {
     reads: Arc<Reads>,
     leader: watch::Receiver<Option<NodeId>>,
     status: watch::Receiver<Status>,
-    diverged: watch::Sender<Option<LogIndex>>,
+    /// Why this node must not go on, if others found that.
+    condemned: watch::Sender<Option<MemberFailure>>,
     last_index: Arc<AtomicU64>,
     log: Mutex<Option<LogStore>>,
 }
@@ -218,7 +231,15 @@ impl Shared {
     }
 
     pub(crate) fn diverged(&self, index: LogIndex) {
-        self.diverged.send_replace(Some(index));
+        self.condemned.send_replace(Some(MemberFailure::Diverged(index)));
+    }
+
+    pub(crate) fn reverted(&self, last: LogIndex, acknowledged: LogIndex) {
+        self.condemned.send_replace(Some(MemberFailure::Reverted { last, acknowledged }));
+    }
+
+    pub(crate) fn last_log(&self) -> LogIndex {
+        LogIndex::new(self.last_index.load(Ordering::Acquire))
     }
 
     pub(crate) fn propose(
@@ -298,7 +319,7 @@ impl Member {
             reads: Arc::default(),
             leader: leader.subscribe(),
             status: status.subscribe(),
-            diverged: watch::Sender::new(None),
+            condemned: watch::Sender::new(None),
             last_index: log.last_index(),
             log: Mutex::new(Some(log.clone())),
         });
@@ -340,10 +361,10 @@ impl Member {
         let mut metrics = self.shared.raft.server_metrics();
         let mut running = self.shared.raft.metrics();
         let mut panicked = self.shared.tasks.panicked();
-        let mut diverged = self.shared.diverged.subscribe();
+        let mut condemned = self.shared.condemned.subscribe();
         loop {
-            if let Some(index) = *diverged.borrow_and_update() {
-                return MemberFailure::Diverged(index);
+            if let Some(failure) = condemned.borrow_and_update().clone() {
+                return failure;
             }
             if let Some(task) = *panicked.borrow_and_update() {
                 return MemberFailure::Internal(format!("the task `{task}` panicked"));
@@ -355,7 +376,7 @@ impl Member {
                 Err(other) => return MemberFailure::Internal(other.to_string()),
             }
             tokio::select! {
-                changed = diverged.changed() => if changed.is_err() { return gone() },
+                changed = condemned.changed() => if changed.is_err() { return gone() },
                 changed = panicked.changed() => if changed.is_err() { return gone() },
                 // Both kinds of metrics end with the core; these change rarely, the others with every entry.
                 changed = metrics.changed() => if changed.is_err() {

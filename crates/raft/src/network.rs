@@ -1,6 +1,7 @@
 //! openraft's view of the other nodes: entries, heartbeats, votes and snapshots over gRPC.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     sync::{
         Arc,
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use ballast_core::ids::NodeId;
+use ballast_core::ids::{LogIndex, NodeId};
 use ballast_proto::cluster::v1::{self as pb, consensus_client::ConsensusClient, snapshot_part::Part};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -19,18 +20,20 @@ use openraft::{
     errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::{RPCOption, v2::RaftNetworkV2},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-        TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
+use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
+    acked::Asked,
     machine::Image,
     peers::{MESSAGE_BYTES_MAX, Peers, Traffic},
-    types::{Types, Vote},
+    types::{LogId, Types, Vote},
     wire,
 };
 
@@ -73,10 +76,34 @@ impl RaftNetworkFactory<Types> for Network {
 }
 
 /// One peer, for one kind of traffic.
+#[derive(Clone)]
 pub(crate) struct PeerClient {
     peers: Arc<Peers>,
     target: NodeId,
     traffic: Traffic,
+}
+
+/// What an answer to an append says about the log of who answered.
+enum Answered {
+    /// It has this entry and all before.
+    Has(u64),
+    /// It does not have this one.
+    Lacks(u64),
+    Neither,
+}
+
+impl Answered {
+    fn has(upto: Option<LogId>) -> Self {
+        upto.map_or(Self::Neither, |id| Self::Has(id.index))
+    }
+
+    fn of(result: &StreamAppendResult<Types>) -> Self {
+        match result {
+            Ok(upto) => Self::has(*upto),
+            Err(StreamAppendError::Conflict(id)) => Self::Lacks(id.index),
+            Err(StreamAppendError::HigherVote(_)) => Self::Neither,
+        }
+    }
 }
 
 type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>;
@@ -86,6 +113,11 @@ impl PeerClient {
         ConsensusClient::new(self.peers.channel(self.target, traffic))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Notes what the node had acknowledged when it is asked.
+    fn asking(&self, request: &AppendEntriesRequest<Types>) -> Asked {
+        self.peers.acknowledged.asking(self.target, request.vote.leader_id.term)
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -118,22 +150,64 @@ impl PeerClient {
         wire::from_vote_reply(&reply).map_err(|error| garbled(&error))
     }
 
+    /// What an answer to an append says about what the node acknowledged before. Instead of an answer
+    /// that openraft cannot deal with (a log that became shorter), it hears that the node is away.
+    fn weigh(&self, asked: Asked, answer: Answered) -> Result<(), RPCError<Types>> {
+        match answer {
+            Answered::Has(index) => {
+                self.peers.acknowledged.has(self.target, asked, index);
+                Ok(())
+            }
+            Answered::Lacks(index) => match self.peers.acknowledged.lacks(self.target, asked, index) {
+                None => Ok(()),
+                Some(acknowledged) => {
+                    self.tell_reverted(acknowledged);
+                    let why =
+                        format!("node {} has lost entries up to {acknowledged} that it acknowledged", self.target);
+                    Err(RPCError::Unreachable(Unreachable::from_string(why)))
+                }
+            },
+            Answered::Neither => Ok(()),
+        }
+    }
+
+    /// Tells the node in the background; it is told again whenever it answers so again.
+    fn tell_reverted(&self, acknowledged: LogIndex) {
+        tracing::error!(
+            node = %self.target, %acknowledged,
+            "a node has lost entries that it acknowledged; remove it from the cluster, empty its data directory and \
+             join it again"
+        );
+        let request = self.request(pb::LogRevertedRequest { acknowledged: acknowledged.get() });
+        let mut client = self.client(Traffic::Liveness);
+        tokio::spawn(async move {
+            if let Ok(Err(status)) = timeout(OPEN_TIMEOUT, client.log_reverted(request)).await {
+                tracing::debug!(%status, "a node was not told that it lost entries");
+            }
+        });
+    }
+
     async fn open_append<S>(&self, input: S, option: RPCOption) -> Result<AppendResults<'static>, RPCError<Types>>
     where
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         let sent = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&sent);
+        let asked = Arc::new(Mutex::new(VecDeque::new()));
+        let asking = (self.clone(), Arc::clone(&asked));
         let outbound = input.map(move |request| {
+            let (peer, asked) = &asking;
+            asked.lock().push_back(peer.asking(&request));
             counter.fetch_add(1, Ordering::AcqRel);
             wire::append_request(&request)
         });
         let request = self.request(outbound);
+        let peer = self.clone();
         let mut client = self.client(self.traffic);
         let replies = self.ask(option.soft_ttl().max(OPEN_TIMEOUT), client.append(request)).await?;
 
         let results = stream::unfold(Some((replies, 0)), move |state| {
-            let sent = Arc::clone(&sent);
+            let (sent, asked, peer) = (Arc::clone(&sent), Arc::clone(&asked), peer.clone());
             async move {
                 let (mut replies, answered) = state?;
                 loop {
@@ -141,7 +215,13 @@ impl PeerClient {
                     // `message` is cancel-safe: what arrived stays in the decoder's buffer.
                     return match timeout(APPEND_STALL, replies.message()).await {
                         Ok(Ok(Some(reply))) => match wire::from_append_reply(&reply) {
-                            Ok(result) => Some((Ok(result), Some((replies, answered + 1)))),
+                            Ok(result) => {
+                                let asked = asked.lock().pop_front().unwrap_or_default();
+                                match peer.weigh(asked, Answered::of(&result)) {
+                                    Ok(()) => Some((Ok(result), Some((replies, answered + 1)))),
+                                    Err(lost) => Some((Err(lost), None)),
+                                }
+                            }
                             Err(error) => Some((Err(garbled(&error)), None)),
                         },
                         Ok(Ok(None)) => None,
@@ -167,10 +247,23 @@ impl RaftNetworkV2<Types> for PeerClient {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let asked = self.asking(&rpc);
+        let prev = rpc.prev_log_id;
+        let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
         let request = self.request(wire::append_request(&rpc));
         let mut client = self.client(self.traffic);
         let reply = self.ask(option.soft_ttl(), client.append_once(request)).await?;
-        wire::from_append_once_reply(&reply).map_err(|error| garbled(&error))
+        let response = wire::from_append_once_reply(&reply).map_err(|error| garbled(&error))?;
+        self.weigh(
+            asked,
+            match &response {
+                AppendEntriesResponse::Success => Answered::has(last),
+                AppendEntriesResponse::PartialSuccess(upto) => Answered::has(*upto),
+                AppendEntriesResponse::Conflict => prev.map_or(Answered::Neither, |id| Answered::Lacks(id.index)),
+                AppendEntriesResponse::HigherVote(_) => Answered::Neither,
+            },
+        )?;
+        Ok(response)
     }
 
     fn stream_append<'s, S>(

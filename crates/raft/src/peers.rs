@@ -27,7 +27,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use crate::clocks::Clocks;
+use crate::{acked::Acknowledged, clocks::Clocks};
 
 /// A byte stream to another node.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -134,12 +134,13 @@ pub(crate) struct Peers {
     connect: Arc<dyn Connect>,
     addresses: Arc<AddressBook>,
     pub(crate) clocks: Arc<Clocks>,
+    pub(crate) acknowledged: Acknowledged,
     channels: Mutex<HashMap<(NodeId, Traffic), Channel>>,
 }
 
 impl Peers {
     pub(crate) fn new(me: NodeId, connect: Arc<dyn Connect>, addresses: Arc<AddressBook>, clocks: Arc<Clocks>) -> Self {
-        Self { me, connect, addresses, clocks, channels: Mutex::default() }
+        Self { me, connect, addresses, clocks, acknowledged: Acknowledged::default(), channels: Mutex::default() }
     }
 
     /// The channel to a node. Must be called on the runtime.

@@ -96,6 +96,9 @@ impl Service {
             Some(PeerNode(proved)) if *proved != from => Err(Status::permission_denied(format!(
                 "the certificate is of node {proved}, the call claims to be from node {from}"
             ))),
+            _ if self.shared.peers.acknowledged.is_reverted(from) => Err(Status::failed_precondition(format!(
+                "node {from} has lost entries that it acknowledged; it must be removed and join again as a new node"
+            ))),
             _ => {
                 self.shared.peers.clocks.hear(from, request.metadata());
                 Ok(from)
@@ -240,6 +243,20 @@ impl Consensus for Service {
         let request = wire::from_transfer_request(&request.into_inner())?;
         let response = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
         Ok(Response::new(wire::transfer_reply(&response)))
+    }
+
+    async fn log_reverted(
+        &self,
+        request: Request<pb::LogRevertedRequest>,
+    ) -> Result<Response<pb::LogRevertedReply>, Status> {
+        let from = self.check(&request)?;
+        let acknowledged = LogIndex::new(request.into_inner().acknowledged);
+        let last = self.shared.last_log();
+        if last < acknowledged {
+            tracing::error!(%from, %acknowledged, %last, "this node's log ends before entries that it acknowledged");
+            self.shared.reverted(last, acknowledged);
+        }
+        Ok(self.reply(pb::LogRevertedReply {}))
     }
 }
 

@@ -9,7 +9,7 @@ use ballast_core::{
     ids::{LogIndex, NodeId},
     state::{Author, Command, Outcome},
 };
-use ballast_raft::{LogBounds, Role};
+use ballast_raft::{LogBounds, MemberFailure, Role};
 use support::{Cluster, PATIENCE, propose, see, token};
 
 type Test = Result<(), Box<dyn std::error::Error>>;
@@ -265,6 +265,48 @@ async fn the_data_of_another_node_or_cluster_is_refused() -> Test {
             .ok_or("must be refused")?;
         assert!(matches!(refused, StartError::OtherOwner { .. }), "{refused}");
         assert!(refused.to_string().contains("node 1 of cluster test"), "{refused}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_old_copy_of_a_data_directory_is_recognised_and_its_node_does_not_go_on() -> Test {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let follower = cluster.ids().into_iter().find(|id| *id != leader).ok_or("a follower")?;
+    let address = cluster.nodes[&follower].address;
+    let (folder, copy) = (cluster.data_dir(follower), tempfile::TempDir::new()?);
+    cluster.stop(follower).await;
+    copy_folder(&folder, copy.path())?;
+    cluster.start_at(follower, address).await;
+    for n in 0..20 {
+        propose(&cluster.handle(follower), token(n)).await?;
+    }
+    cluster.stop(follower).await;
+    std::fs::remove_dir_all(&folder)?;
+    copy_folder(copy.path(), &folder)?;
+
+    cluster.start_at(follower, address).await;
+    let failure = cluster.failure(follower).await;
+    assert!(matches!(failure, MemberFailure::Reverted { last, acknowledged } if last < acknowledged), "{failure}");
+    assert!(failure.to_string().contains("old copy"), "{failure}");
+    // It got nothing from the leader, and the others go on.
+    assert!(cluster.handle(follower).status().last_log < cluster.handle(leader).status().last_log);
+    assert_eq!(propose(&cluster.handle(leader), token(77)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use ballast_core::{
     state::{Author, Command, Entry, FrameOutcomes, InitCluster, NodeInfo, NodeRole, Outcome, State},
     time::LogTime,
 };
-use ballast_raft::{Connect, Connection, Handle, LogBounds, Member, MemberOptions, Observer, Status};
+use ballast_raft::{Connect, Connection, Handle, LogBounds, Member, MemberFailure, MemberOptions, Observer, Status};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -300,6 +300,11 @@ impl Cluster {
         for node in self.ids() {
             self.stop(node).await;
         }
+    }
+
+    /// Waits until a node finds that it must not go on.
+    pub async fn failure(&self, node: NodeId) -> MemberFailure {
+        timeout(PATIENCE, self.nodes[&node].member.failed()).await.expect("a failure in time")
     }
 
     pub fn ids(&self) -> Vec<NodeId> {
