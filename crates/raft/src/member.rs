@@ -20,7 +20,7 @@ use ballast_storage::{
     log::{LogOptions, SyncStats},
     snapshot::SnapshotFolder,
 };
-use openraft::errors::{InitializeError, RaftError};
+use openraft::errors::{Fatal, InitializeError, RaftError};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
@@ -37,8 +37,9 @@ use crate::{
     status::{Role, Status},
     tasks::Tasks,
     timing::Timing,
-    types::Raft,
+    types::{Raft, Types},
     upkeep::{self, LogBounds},
+    words,
 };
 
 /// What a member is made of.
@@ -221,11 +222,14 @@ impl Shared {
         command: Command,
         deadline: Duration,
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
-        let (leader, me) = (self.leader.clone(), self.replica.node());
-        self.queue.propose(command, deadline, move || match *leader.borrow() {
-            None => "this node knows no leader".to_owned(),
-            Some(leader) if leader == me => "this node leads but no majority answers it".to_owned(),
-            Some(leader) => format!("the leader, node {leader}, cannot be reached"),
+        let (raft, patience) = (self.raft.clone(), self.quorum_patience);
+        self.queue.propose(command, deadline, move || {
+            use openraft::async_runtime::watch::WatchReceiver;
+            let status = Status::of(&raft.metrics().borrow_watched());
+            words::no_quorum(&status, |node| {
+                let peer = status.peers.get(&node);
+                peer.and_then(|peer| peer.silent_for).is_some_and(|silent| silent < patience)
+            })
         })
     }
 }
@@ -266,7 +270,7 @@ impl Member {
         let network = Network { peers: Arc::clone(&peers) };
         let raft = Raft::build(options.node.get(), Arc::new(config), network, log.clone(), machine)
             .await
-            .map_err(|error| StartError::Recover(error.to_string()))?;
+            .map_err(|error| StartError::Recover(words::fatal(&error)))?;
 
         let leader = watch::Sender::new(None);
         let status = watch::Sender::new(Status { node: options.node, ..Status::default() });
@@ -304,7 +308,7 @@ impl Member {
         let me = BTreeMap::from([(self.shared.replica.node().get(), ())]);
         self.shared.raft.initialize(me).await.map_err(|error| match error {
             RaftError::APIError(InitializeError::NotAllowed(_)) => FoundError::AlreadyMember,
-            other => FoundError::Stopped(other.to_string()),
+            other => FoundError::Stopped(words::fatal_of(&other)),
         })
     }
 
@@ -321,7 +325,7 @@ impl Member {
 
     /// Resolves when the member stopped and nobody asked it to.
     pub async fn failed(&self) -> MemberFailure {
-        use openraft::{async_runtime::watch::WatchReceiver, errors::Fatal};
+        use openraft::async_runtime::watch::WatchReceiver;
         let mut metrics = self.shared.raft.server_metrics();
         let mut running = self.shared.raft.metrics();
         let mut panicked = self.shared.tasks.panicked();
@@ -336,8 +340,7 @@ impl Member {
             let state = running.borrow_and_update().running_state.clone();
             match state {
                 Ok(()) => {}
-                Err(Fatal::StorageError(error)) => return MemberFailure::Storage(error.to_string()),
-                Err(other) => return MemberFailure::Internal(other.to_string()),
+                Err(error) => return failure(&error),
             }
             tokio::select! {
                 changed = diverged.changed() => if changed.is_err() { return gone() },
@@ -345,11 +348,7 @@ impl Member {
                 // Both kinds of metrics end with the core; these change rarely, the others with every entry.
                 changed = metrics.changed() => if changed.is_err() {
                     let state = running.borrow_watched().running_state.clone();
-                    return match state {
-                        Err(Fatal::StorageError(error)) => MemberFailure::Storage(error.to_string()),
-                        Err(other) => MemberFailure::Internal(other.to_string()),
-                        Ok(()) => gone(),
-                    };
+                    return state.as_ref().map_or_else(failure, |()| gone());
                 },
             }
         }
@@ -384,6 +383,14 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn gone() -> MemberFailure {
     MemberFailure::Internal("consensus ended".to_owned())
+}
+
+fn failure(error: &Fatal<Types>) -> MemberFailure {
+    tracing::debug!(%error, "consensus ended");
+    match error {
+        Fatal::StorageError(_) => MemberFailure::Storage(words::fatal(error)),
+        Fatal::Panicked | Fatal::Stopped => MemberFailure::Internal(words::fatal(error)),
+    }
 }
 
 async fn claim(log: &LogStore, options: &MemberOptions) -> Result<(), StartError> {

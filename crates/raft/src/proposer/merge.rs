@@ -34,6 +34,7 @@ use crate::{
     clocks::{Clocks, boottime},
     machine::Replica,
     types::{Commands, Raft},
+    words,
 };
 
 /// Frames of one source that may wait. A node keeps to [`FRAMES_IN_FLIGHT`]; twice that only bounds
@@ -161,7 +162,11 @@ impl Merger {
             drop(entry);
             let Err(error) = raft.client_write(Commands(bytes)).await else { continue };
             let certain = matches!(error, RaftError::APIError(ClientWriteError::ForwardToLeader(_)));
-            let reason = error.to_string();
+            tracing::debug!(%error, "frames were not proposed");
+            let reason = match error {
+                RaftError::APIError(_) => words::not_leader(replica.node()),
+                RaftError::Fatal(_) => words::stopped(),
+            };
             for (source, seq) in sources {
                 source.refuse(Refused { from_seq: seq, certain, reason: reason.clone() });
             }
