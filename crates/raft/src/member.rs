@@ -13,7 +13,7 @@ use std::{
 use ballast_core::{
     cluster::{Applied, BoxFuture, NotConfirmed, Propose, ProposeError, ReadIndex},
     ids::{Boot, LogIndex, NodeId},
-    state::{Command, Origin, State},
+    state::{Command, Frame, Origin, State},
 };
 use ballast_storage::{
     OpenError, SnapshotError,
@@ -563,6 +563,23 @@ impl Handle {
             if timeout(patience, handed_over).await.is_err() {
                 tracing::info!(%heir, "leadership was not handed over in time; an election will do it");
             }
+        }
+    }
+
+    /// Proposes a frame as an entry of its own, past the queue, the link and the merger, and waits until this node,
+    /// which must lead, has applied it. For `examples/churn`, which asks what consensus bears: an entry costs a sync
+    /// and a message to each follower, so nothing else should want this.
+    ///
+    /// # Errors
+    /// As for [`Propose::propose`].
+    #[doc(hidden)]
+    pub async fn propose_alone(&self, frame: Frame) -> Result<LogIndex, ProposeError> {
+        let asked = Instant::now();
+        let shared = &self.shared;
+        match proposer::propose_entry(&shared.raft, &shared.replica, &shared.peers.clocks, vec![frame]).await {
+            Ok(index) => Ok(index),
+            Err(refused) if refused.certain => Err(ProposeError::NoQuorum { detail: refused.reason }),
+            Err(_) => Err(ProposeError::OutcomeUnknown { waited: asked.elapsed() }),
         }
     }
 

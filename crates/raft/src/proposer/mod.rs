@@ -21,7 +21,7 @@ mod queue;
 pub(crate) use flight::Flight;
 pub(crate) use link::{LinkOptions, run};
 pub(crate) use log_clock::LogClock;
-pub(crate) use merge::{Inlet, Merger, Refused};
+pub(crate) use merge::{Inlet, Merger, Refused, propose_entry};
 pub(crate) use queue::{Proposals, Queued};
 
 /// Frames of this node that may be on their way at once. Two, so that the next one waits at the
