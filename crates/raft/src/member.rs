@@ -213,6 +213,22 @@ impl Shared {
         Status { clock_offset_micros: self.peers.clocks.offset_micros(), ..status }
     }
 
+    /// Whether a node with this status has lately been in touch with a quorum.
+    pub(crate) fn has_quorum(&self, status: &Status) -> bool {
+        let silent_for = match status.role {
+            Role::Leader if status.voters == [status.node] => return true,
+            Role::Leader => status.quorum_silent_for,
+            Role::Learner | Role::Follower | Role::Candidate => self.heard.ago(),
+            Role::Starting | Role::Stopped => None,
+        };
+        silent_for.is_some_and(|silent| silent < self.quorum_patience)
+    }
+
+    /// Why nothing can be agreed on just now, in words.
+    pub(crate) fn why_no_quorum(&self, status: &Status) -> String {
+        why_no_quorum(status, self.quorum_patience)
+    }
+
     pub(crate) fn diverged(&self, index: LogIndex) {
         self.diverged.send_replace(Some(index));
     }
@@ -225,11 +241,7 @@ impl Shared {
         let (raft, patience) = (self.raft.clone(), self.quorum_patience);
         self.queue.propose(command, deadline, move || {
             use openraft::async_runtime::watch::WatchReceiver;
-            let status = Status::of(&raft.metrics().borrow_watched());
-            words::no_quorum(&status, |node| {
-                let peer = status.peers.get(&node);
-                peer.and_then(|peer| peer.silent_for).is_some_and(|silent| silent < patience)
-            })
+            why_no_quorum(&Status::of(&raft.metrics().borrow_watched()), patience)
         })
     }
 }
@@ -381,6 +393,13 @@ impl Member {
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+fn why_no_quorum(status: &Status, patience: Duration) -> String {
+    words::no_quorum(status, |node| {
+        let peer = status.peers.get(&node);
+        peer.and_then(|peer| peer.silent_for).is_some_and(|silent| silent < patience)
+    })
+}
+
 fn gone() -> MemberFailure {
     MemberFailure::Internal("consensus ended".to_owned())
 }
@@ -440,6 +459,7 @@ fn spawn(
     tasks.spawn("membership", duties::keep_membership(Arc::clone(shared)));
     tasks.spawn("log time", duties::keep_time(Arc::clone(shared)));
     tasks.spawn("comparison of states", duties::compare_state(Arc::clone(shared)));
+    tasks.spawn("quorum", duties::watch_quorum(Arc::clone(shared)));
     tasks.spawn("wall clock", duties::watch_clock(Arc::clone(shared)));
 }
 
@@ -474,14 +494,7 @@ impl Handle {
     /// answered it; otherwise, it heard from a leader that has one. Tells operators and health
     /// checks whether this node is cut off; reads and writes find out for themselves.
     pub fn has_quorum(&self) -> bool {
-        let status = self.status();
-        let silent_for = match status.role {
-            Role::Leader if status.voters == [status.node] => return true,
-            Role::Leader => status.quorum_silent_for,
-            Role::Learner | Role::Follower | Role::Candidate => self.shared.heard.ago(),
-            Role::Starting | Role::Stopped => None,
-        };
-        silent_for.is_some_and(|silent| silent < self.shared.quorum_patience)
+        self.shared.has_quorum(&self.status())
     }
 
     /// What this member knows, as it changes (not each change, but the last one always).
