@@ -53,8 +53,9 @@ docs: setup ## API documentation and the generated reference pages
 	$(CARGO) doc $(PROFILE) --workspace --no-deps
 
 .PHONY: soak
-soak: build ## Ten minutes of faults under clients that meet every node; twenty crashes of all nodes at once
+soak: build ## Ten minutes each of faults and of small writes with purges on one core; twenty crashes of all nodes at once
 	BALLAST_SOAK_SECONDS=$${BALLAST_SOAK_SECONDS:-600} $(CARGO) test $(PROFILE) -p ballastd --test any_node -- --nocapture
+	$(CARGO) run $(PROFILE) -p ballast-raft --example churn -- $${BALLAST_SOAK_SECONDS:-600}
 	BALLAST_CRASH_ROUNDS=$${BALLAST_CRASH_ROUNDS:-20} $(CARGO) test $(PROFILE) -p ballastd --test crash -- --nocapture
 
 .PHONY: bench

@@ -275,6 +275,7 @@ impl From<ProposeError> for ApiError {
             ProposeError::NoQuorum { .. } => ErrorCode::NoQuorum,
             ProposeError::OutcomeUnknown { .. } => ErrorCode::OutcomeUnknown,
             ProposeError::Overloaded { .. } => ErrorCode::Overloaded,
+            ProposeError::TooLarge { .. } => ErrorCode::InvalidRequest,
             ProposeError::Stopping => ErrorCode::Stopping,
         };
         status(code, error.to_string(), "")

@@ -93,7 +93,9 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info,openraft=warn".to_owned(), format: LogFormat::Text, access: "-".to_owned() }
+        // openraft warns of each late message and each call that fails, which every start, join and election has;
+        // what lasts is told by our own code. Its errors are of storage and of its own end.
+        Self { level: "info,openraft=error".to_owned(), format: LogFormat::Text, access: "-".to_owned() }
     }
 }
 

@@ -46,6 +46,16 @@ pub enum ProposeError {
         /// Length of the queue.
         queued: usize,
     },
+    /// Certainly not applied: the command is larger than an entry of the log may be.
+    #[error(
+        "too large: the change takes {bytes} bytes in the log and {bytes_max} are possible; make it smaller or split it"
+    )]
+    TooLarge {
+        /// What it would take.
+        bytes: usize,
+        /// What is possible.
+        bytes_max: usize,
+    },
     /// Certainly not applied: this node is going down.
     #[error("this node is stopping")]
     Stopping,

@@ -17,7 +17,7 @@ use crate::{
     member::Shared,
     membership::{Reachability, reconcile},
     peers::Traffic,
-    status::Status,
+    status::{Role, Status},
 };
 
 /// How often the leader looks whether the membership is as it should be.
@@ -28,6 +28,12 @@ const TICK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a node tells its hashes, which are made every 32 entries, and its clock.
 const COMPARE_EVERY: Duration = Duration::from_secs(4);
+
+/// A quorum that is lost for this long is worth waking somebody; an election takes a tenth of it.
+const QUORUM_LOST_AFTER: Duration = Duration::from_secs(5);
+
+/// How often this node looks whether it has a quorum.
+const QUORUM_EVERY: Duration = Duration::from_millis(500);
 
 /// How often this node looks whether its wall clock is right.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
@@ -103,6 +109,47 @@ pub(crate) async fn compare_state(shared: Arc<Shared>) {
     }
 }
 
+/// Says when this node lost touch with the quorum for longer than an election takes, and when it has it again.
+pub(crate) async fn watch_quorum(shared: Arc<Shared>) {
+    let mut lost = LostQuorum { since: Instant::now(), told: false };
+    loop {
+        sleep(QUORUM_EVERY).await;
+        let status = shared.status();
+        // A node that waits to be added, or that ends, has nothing to lose.
+        let idle = matches!(status.role, Role::Starting | Role::Stopped);
+        match lost.look(idle || shared.has_quorum(&status), Instant::now()) {
+            Some(QuorumNotice::Lost) => tracing::warn!("no quorum: {}", shared.why_no_quorum(&status)),
+            Some(QuorumNotice::Back) => tracing::info!("this node is in touch with a quorum again"),
+            None => {}
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LostQuorum {
+    /// When there was a quorum last, or the beginning.
+    since: Instant,
+    told: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum QuorumNotice {
+    Lost,
+    Back,
+}
+
+impl LostQuorum {
+    fn look(&mut self, has_quorum: bool, now: Instant) -> Option<QuorumNotice> {
+        if has_quorum {
+            self.since = now;
+            return std::mem::take(&mut self.told).then_some(QuorumNotice::Back);
+        }
+        let lost = !self.told && now.duration_since(self.since) >= QUORUM_LOST_AFTER;
+        self.told |= lost;
+        lost.then_some(QuorumNotice::Lost)
+    }
+}
+
 /// Says when this node's wall clock is wrong; compares it, while this node leads.
 pub(crate) async fn watch_clock(shared: Arc<Shared>) {
     let mut alarm = OffsetAlarm::default();
@@ -142,8 +189,9 @@ pub(crate) async fn follow_leader(shared: Arc<Shared>, leader: watch::Sender<Opt
         let current = metrics.borrow_and_update().current_leader.map(NodeId::new);
         leader.send_if_modified(|known| {
             let changed = *known != current;
-            if changed && current.is_some() {
+            if let Some(leader) = current.filter(|_| changed) {
                 shared.leader_changes.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(%leader, "the cluster has a leader");
             }
             *known = current;
             changed
@@ -151,5 +199,25 @@ pub(crate) async fn follow_leader(shared: Arc<Shared>, leader: watch::Sender<Opt
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_quorum_is_told_once_and_an_election_is_not() {
+        let begun = Instant::now();
+        let mut lost = LostQuorum { since: begun, told: false };
+        let mut look = |has, millis| lost.look(has, begun + Duration::from_millis(millis));
+        assert_eq!(look(true, 1000), None);
+        assert_eq!(look(false, 1500), None);
+        assert_eq!(look(true, 2000), None, "that was an election");
+        assert_eq!(look(false, 6500), None);
+        assert_eq!(look(false, 7000), Some(QuorumNotice::Lost));
+        assert_eq!(look(false, 60_000), None);
+        assert_eq!(look(true, 60_500), Some(QuorumNotice::Back));
+        assert_eq!(look(true, 61_000), None);
     }
 }

@@ -28,6 +28,7 @@ mod timing;
 mod types;
 mod upkeep;
 mod wire;
+mod words;
 
 pub use machine::Observer;
 pub use member::{FoundError, Handle, Member, MemberFailure, MemberOptions, StartError};

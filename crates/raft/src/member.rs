@@ -14,14 +14,14 @@ use ballast_core::{
     cluster::{Applied, BoxFuture, NotConfirmed, Propose, ProposeError, ReadIndex},
     durations::Durations,
     ids::{Boot, LogIndex, NodeId},
-    state::{Command, Origin, State},
+    state::{Command, Frame, Origin, State},
 };
 use ballast_storage::{
     OpenError, SnapshotError,
     log::{LogOptions, SyncStats},
     snapshot::SnapshotFolder,
 };
-use openraft::errors::{InitializeError, RaftError};
+use openraft::errors::{Fatal, InitializeError, RaftError};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
@@ -38,8 +38,9 @@ use crate::{
     status::{Role, Status},
     tasks::Tasks,
     timing::Timing,
-    types::Raft,
+    types::{Raft, Types},
     upkeep::{self, LogBounds},
+    words,
 };
 
 /// What a member is made of.
@@ -230,6 +231,22 @@ impl Shared {
         Status { clock_offset_micros: self.peers.clocks.offset_micros(), ..status }
     }
 
+    /// Whether a node with this status has lately been in touch with a quorum.
+    pub(crate) fn has_quorum(&self, status: &Status) -> bool {
+        let silent_for = match status.role {
+            Role::Leader if status.voters == [status.node] => return true,
+            Role::Leader => status.quorum_silent_for,
+            Role::Learner | Role::Follower | Role::Candidate => self.heard.ago(),
+            Role::Starting | Role::Stopped => None,
+        };
+        silent_for.is_some_and(|silent| silent < self.quorum_patience)
+    }
+
+    /// Why nothing can be agreed on just now, in words.
+    pub(crate) fn why_no_quorum(&self, status: &Status) -> String {
+        why_no_quorum(status, self.quorum_patience)
+    }
+
     pub(crate) fn diverged(&self, index: LogIndex) {
         self.condemned.send_replace(Some(MemberFailure::Diverged(index)));
     }
@@ -247,12 +264,11 @@ impl Shared {
         command: Command,
         deadline: Duration,
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
-        let (leader, me) = (self.leader.clone(), self.replica.node());
+        let (raft, patience) = (self.raft.clone(), self.quorum_patience);
         let (proposed, began) = (Arc::clone(&self.proposed), Instant::now());
-        let outcome = self.queue.propose(command, deadline, move || match *leader.borrow() {
-            None => "this node knows no leader".to_owned(),
-            Some(leader) if leader == me => "this node leads but no majority answers it".to_owned(),
-            Some(leader) => format!("the leader, node {leader}, cannot be reached"),
+        let outcome = self.queue.propose(command, deadline, move || {
+            use openraft::async_runtime::watch::WatchReceiver;
+            why_no_quorum(&Status::of(&raft.metrics().borrow_watched()), patience)
         });
         async move {
             let outcome = outcome.await;
@@ -300,7 +316,7 @@ impl Member {
         let network = Network { peers: Arc::clone(&peers) };
         let raft = Raft::build(options.node.get(), Arc::new(config), network, log.clone(), machine)
             .await
-            .map_err(|error| StartError::Recover(error.to_string()))?;
+            .map_err(|error| StartError::Recover(words::fatal(&error)))?;
 
         let leader = watch::Sender::new(None);
         let status = watch::Sender::new(Status { node: options.node, ..Status::default() });
@@ -340,7 +356,7 @@ impl Member {
         let me = BTreeMap::from([(self.shared.replica.node().get(), ())]);
         self.shared.raft.initialize(me).await.map_err(|error| match error {
             RaftError::APIError(InitializeError::NotAllowed(_)) => FoundError::AlreadyMember,
-            other => FoundError::Stopped(other.to_string()),
+            other => FoundError::Stopped(words::fatal_of(&other)),
         })
     }
 
@@ -357,7 +373,7 @@ impl Member {
 
     /// Resolves when the member stopped and nobody asked it to.
     pub async fn failed(&self) -> MemberFailure {
-        use openraft::{async_runtime::watch::WatchReceiver, errors::Fatal};
+        use openraft::async_runtime::watch::WatchReceiver;
         let mut metrics = self.shared.raft.server_metrics();
         let mut running = self.shared.raft.metrics();
         let mut panicked = self.shared.tasks.panicked();
@@ -372,8 +388,7 @@ impl Member {
             let state = running.borrow_and_update().running_state.clone();
             match state {
                 Ok(()) => {}
-                Err(Fatal::StorageError(error)) => return MemberFailure::Storage(error.to_string()),
-                Err(other) => return MemberFailure::Internal(other.to_string()),
+                Err(error) => return failure(&error),
             }
             tokio::select! {
                 changed = condemned.changed() => if changed.is_err() { return gone() },
@@ -381,11 +396,7 @@ impl Member {
                 // Both kinds of metrics end with the core; these change rarely, the others with every entry.
                 changed = metrics.changed() => if changed.is_err() {
                     let state = running.borrow_watched().running_state.clone();
-                    return match state {
-                        Err(Fatal::StorageError(error)) => MemberFailure::Storage(error.to_string()),
-                        Err(other) => MemberFailure::Internal(other.to_string()),
-                        Ok(()) => gone(),
-                    };
+                    return state.as_ref().map_or_else(failure, |()| gone());
                 },
             }
         }
@@ -418,8 +429,23 @@ impl Member {
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+fn why_no_quorum(status: &Status, patience: Duration) -> String {
+    words::no_quorum(status, |node| {
+        let peer = status.peers.get(&node);
+        peer.and_then(|peer| peer.silent_for).is_some_and(|silent| silent < patience)
+    })
+}
+
 fn gone() -> MemberFailure {
     MemberFailure::Internal("consensus ended".to_owned())
+}
+
+fn failure(error: &Fatal<Types>) -> MemberFailure {
+    tracing::debug!(%error, "consensus ended");
+    match error {
+        Fatal::StorageError(_) => MemberFailure::Storage(words::fatal(error)),
+        Fatal::Panicked | Fatal::Stopped => MemberFailure::Internal(words::fatal(error)),
+    }
 }
 
 async fn claim(log: &LogStore, options: &MemberOptions) -> Result<(), StartError> {
@@ -469,6 +495,7 @@ fn spawn(
     tasks.spawn("membership", duties::keep_membership(Arc::clone(shared)));
     tasks.spawn("log time", duties::keep_time(Arc::clone(shared)));
     tasks.spawn("comparison of states", duties::compare_state(Arc::clone(shared)));
+    tasks.spawn("quorum", duties::watch_quorum(Arc::clone(shared)));
     tasks.spawn("wall clock", duties::watch_clock(Arc::clone(shared)));
 }
 
@@ -503,14 +530,7 @@ impl Handle {
     /// answered it; otherwise, it heard from a leader that has one. Tells operators and health
     /// checks whether this node is cut off; reads and writes find out for themselves.
     pub fn has_quorum(&self) -> bool {
-        let status = self.status();
-        let silent_for = match status.role {
-            Role::Leader if status.voters == [status.node] => return true,
-            Role::Leader => status.quorum_silent_for,
-            Role::Learner | Role::Follower | Role::Candidate => self.shared.heard.ago(),
-            Role::Starting | Role::Stopped => None,
-        };
-        silent_for.is_some_and(|silent| silent < self.shared.quorum_patience)
+        self.shared.has_quorum(&self.status())
     }
 
     /// What this member knows, as it changes (not each change, but the last one always).
@@ -602,6 +622,23 @@ impl Handle {
             if timeout(patience, handed_over).await.is_err() {
                 tracing::info!(%heir, "leadership was not handed over in time; an election will do it");
             }
+        }
+    }
+
+    /// Proposes a frame as an entry of its own, past the queue, the link and the merger, and waits until this node,
+    /// which must lead, has applied it. For `examples/churn`, which asks what consensus bears: an entry costs a sync
+    /// and a message to each follower, so nothing else should want this.
+    ///
+    /// # Errors
+    /// As for [`Propose::propose`].
+    #[doc(hidden)]
+    pub async fn propose_alone(&self, frame: Frame) -> Result<LogIndex, ProposeError> {
+        let asked = Instant::now();
+        let shared = &self.shared;
+        match proposer::propose_entry(&shared.raft, &shared.replica, &shared.peers.clocks, vec![frame]).await {
+            Ok(index) => Ok(index),
+            Err(refused) if refused.certain => Err(ProposeError::NoQuorum { detail: refused.reason }),
+            Err(_) => Err(ProposeError::OutcomeUnknown { waited: asked.elapsed() }),
         }
     }
 

@@ -3,23 +3,29 @@
 //! Whoever asks while a round is on its way waits for the next one, which begins after they
 //! asked; all of them share it. So a thousand readers cost two rounds, not a thousand.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{error::Error, mem, sync::Arc, time::Duration};
 
 use ballast_core::{
     cluster::NotConfirmed,
     ids::{LogIndex, NodeId},
 };
 use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
-use openraft::raft::ReadPolicy;
+use openraft::{
+    errors::{LinearizableReadError, RaftError},
+    raft::ReadPolicy,
+};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::{sleep, timeout},
 };
+use tonic::Code;
 
 use crate::{
     peers::{Peers, Traffic},
+    status::Status,
     types::Raft,
+    words,
 };
 
 /// One attempt to ask the leader. Several fit into any sensible deadline.
@@ -79,7 +85,10 @@ impl Reads {
             let known = *leader.borrow();
             match ask(me, known, &raft, &peers).await {
                 // Some may have stopped waiting.
-                Ok(index) => round.into_iter().for_each(|waiting| _ = waiting.send(index)),
+                Ok(index) => {
+                    self.problem.lock().clear();
+                    round.into_iter().for_each(|waiting| _ = waiting.send(index));
+                }
                 Err(problem) => {
                     *self.problem.lock() = problem;
                     self.waiting.lock().extend(round.into_iter().filter(|waiting| !waiting.is_closed()));
@@ -99,25 +108,57 @@ impl Reads {
 
     fn problem(&self) -> String {
         let problem = self.problem.lock();
-        if problem.is_empty() { "the leader did not answer in time".to_owned() } else { problem.clone() }
+        if problem.is_empty() { "the leader did not answer in time; try again".to_owned() } else { problem.clone() }
     }
 }
 
 async fn ask(me: NodeId, leader: Option<NodeId>, raft: &Raft, peers: &Peers) -> Result<u64, String> {
-    let Some(leader) = leader else { return Err("no leader is known".to_owned()) };
+    let Some(leader) = leader else { return Err(no_quorum(raft)) };
     let asked = async {
         if leader == me {
             return read_index(raft).await;
         }
         let mut client = LeaderClient::new(peers.channel(leader, Traffic::Leader));
         let reply = client.read_index(peers.request(leader, ReadIndexRequest {})).await;
-        reply.map(|reply| reply.into_inner().index).map_err(|status| format!("node {leader}: {}", status.message()))
+        reply.map(|reply| reply.into_inner().index).map_err(|status| {
+            // What the leader said itself has no source here; what has one is the connection's failure.
+            if status.source().is_none() && status.code() == Code::Unavailable {
+                return status.message().to_owned();
+            }
+            tracing::debug!(%leader, %status, "the leader could not be asked");
+            words::unreachable_leader(me, leader)
+        })
     };
-    timeout(ASK_TIMEOUT, asked).await.unwrap_or_else(|_| Err(format!("leader {leader} did not answer in time")))
+    timeout(ASK_TIMEOUT, asked)
+        .await
+        .unwrap_or_else(|_| Err(if leader == me { no_quorum(raft) } else { words::unreachable_leader(me, leader) }))
 }
 
-/// The index a read must have seen, confirmed by a quorum. Only on the leader.
+fn no_quorum(raft: &Raft) -> String {
+    let status = status(raft);
+    words::no_quorum(&status, |node| {
+        let peer = status.peers.get(&node);
+        peer.and_then(|peer| peer.silent_for).is_some_and(|silent| silent < ASK_TIMEOUT)
+    })
+}
+
+fn status(raft: &Raft) -> Status {
+    use openraft::async_runtime::watch::WatchReceiver;
+    Status::of(&raft.metrics().borrow_watched())
+}
+
+/// The index a read must have seen, confirmed by a quorum. Only on the leader. The error is for people.
 pub(crate) async fn read_index(raft: &Raft) -> Result<u64, String> {
-    let (read, _applied) = raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|error| error.to_string())?;
-    Ok(read.index())
+    let error = match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+        Ok((read, _applied)) => return Ok(read.index()),
+        Err(error) => error,
+    };
+    tracing::debug!(%error, "a read was not confirmed");
+    Err(match error {
+        RaftError::APIError(LinearizableReadError::QuorumNotEnough(few)) => {
+            words::no_quorum(&status(raft), |node| few.got.contains(&node.get()))
+        }
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => words::not_leader(status(raft).node),
+        RaftError::Fatal(_) => words::stopped(),
+    })
 }

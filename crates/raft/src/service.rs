@@ -161,7 +161,8 @@ fn broken(error: &ballast_storage::SnapshotError) -> Status {
 }
 
 fn stopped(error: impl std::fmt::Display) -> Status {
-    Status::unavailable(format!("this member does not run: {error}"))
+    tracing::debug!(%error, "a call came after consensus ended here");
+    Status::unavailable("consensus does not run on this node any more")
 }
 
 #[tonic::async_trait]

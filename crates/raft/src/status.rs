@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use ballast_core::ids::{LogIndex, NodeId};
 use openraft::{Instant as _, ServerState, type_config::alias::SerdeInstantOf};
 
-use crate::types::{LogId, Metrics, Types};
+use crate::{
+    types::{LogId, Metrics, Types},
+    words,
+};
 
 /// The role of this member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -114,7 +117,7 @@ impl Status {
             peers: peers.collect(),
             quorum_silent_for: metrics.last_quorum_acked.filter(|_| leads).map(age),
             clock_offset_micros: None,
-            stopped_because: metrics.running_state.as_ref().err().map(ToString::to_string),
+            stopped_because: metrics.running_state.as_ref().err().map(words::fatal),
         }
     }
 }

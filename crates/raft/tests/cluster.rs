@@ -108,8 +108,14 @@ async fn without_a_quorum_nothing_is_applied_and_the_errors_say_what_is_known() 
     let before = handle.with_state(|state| state.applied());
     let unsent = handle.propose(token(2), soon).await;
     assert!(matches!(unsent, Err(ProposeError::NoQuorum { .. })), "{unsent:?}");
-    let unread = handle.confirm(soon).await;
-    assert!(unread.is_err(), "{unread:?}");
+    let unread = handle.confirm(4 * soon).await;
+    let Err(unread) = unread else { return Err("confirmed without a quorum".into()) };
+    let lonely = cluster.handle(leader).confirm(4 * soon).await.err().ok_or("confirmed without a quorum")?;
+    for said in [unsent.expect_err("as above").to_string(), unread.to_string(), lonely.to_string()] {
+        let remedy = ["bring them back", "see that it runs", "once a leader is elected"];
+        assert!(remedy.iter().any(|remedy| said.contains(remedy)), "{said}");
+        assert!(!said.contains(['{', '<', '"']) && !said.contains("Error"), "debug text: {said}");
+    }
     assert_eq!(handle.with_state(|state| state.applied()), before);
 
     cluster.faults.heal();

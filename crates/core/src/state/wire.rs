@@ -83,6 +83,32 @@ impl Writer {
     }
 }
 
+/// Bytes that [`Writer::varint`] writes.
+pub(crate) fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
+/// Bytes of the JSON that [`Writer::json`] writes, without their length.
+pub(crate) fn json_len<T: Serialize>(value: &T) -> usize {
+    let mut counter = Counter(0);
+    serde_json::to_writer(&mut counter, value).expect("our own types have string keys and no failing serializer");
+    counter.0
+}
+
+/// Counts what is written.
+struct Counter(usize);
+
+impl io::Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Takes values from bytes that may be anything.
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],

@@ -76,7 +76,8 @@ pub(crate) async fn reconcile(raft: &Raft, replica: &Replica, reachability: &mut
     let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: *metrics.membership_config.log_id() };
     match timeout(CHANGE_TIMEOUT, raft.change_membership_if(request, true, [unchanged])).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the membership was not changed"),
+        // Another leader, or another change came first. The next look is a moment away.
+        Ok(Err(error)) => tracing::debug!(%error, "the membership was not changed"),
         Err(_) => tracing::warn!("the change of the membership takes long: is a quorum reachable?"),
     }
 }

@@ -46,6 +46,8 @@ struct Flying {
 pub(crate) struct Departing {
     pub(crate) seq: u64,
     pub(crate) commands: Vec<Command>,
+    /// What they take in an entry.
+    pub(crate) bytes: usize,
 }
 
 impl Flight {
@@ -146,7 +148,11 @@ impl Flight {
 
 impl Flying {
     fn departing(&self) -> Departing {
-        Departing { seq: self.seq, commands: self.items.iter().map(|item| item.command.clone()).collect() }
+        Departing {
+            seq: self.seq,
+            commands: self.items.iter().map(|item| item.command.clone()).collect(),
+            bytes: self.items.iter().map(|item| item.bytes).sum(),
+        }
     }
 }
 

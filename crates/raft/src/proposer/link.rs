@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{FRAMES_IN_FLIGHT, Flight, Inlet, Merger, Proposals, Refused, flight::Departing, queue::frame_size};
+use super::{FRAMES_IN_FLIGHT, Flight, Inlet, Merger, Proposals, Refused, flight::Departing};
 use crate::peers::{MESSAGE_BYTES_MAX, Peers, Traffic};
 
 /// Time to open a stream to the leader, connecting included.
@@ -143,15 +143,14 @@ impl LinkOptions {
 impl Sink {
     /// False when the other side is gone.
     async fn send(&self, origin: Origin, departing: Departing) -> bool {
-        let size = frame_size(&departing.commands);
-        let frame = Frame { origin, seq: departing.seq, commands: departing.commands };
+        let Departing { seq, commands, bytes } = departing;
+        let frame = Frame { origin, seq, commands };
         match self {
             Self::Here(inlet) => {
-                inlet.hand_in(frame, size);
+                inlet.hand_in(frame, bytes);
                 true
             }
             Self::There(frames) => {
-                let seq = frame.seq;
                 // The leader stamps the time of the entry that this frame becomes part of.
                 let entry = Entry { log_time: LogTime::default(), frames: vec![frame] };
                 let entry = Bytes::from(codec::encode_entry(&entry));

@@ -21,6 +21,7 @@ use std::{
 };
 
 use ballast_core::{
+    ids::LogIndex,
     state::{Entry, Frame, codec},
     time::LogTime,
 };
@@ -34,6 +35,7 @@ use crate::{
     clocks::{Clocks, boottime},
     machine::Replica,
     types::{Commands, Raft},
+    words,
 };
 
 /// Frames of one source that may wait. A node keeps to [`FRAMES_IN_FLIGHT`]; twice that only bounds
@@ -153,19 +155,13 @@ impl Merger {
                 self.wake.notified().await;
                 continue;
             }
-            let log_time = stamp(&raft, &replica, &clocks);
             let (sources, frames): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(|arrived| ((arrived.source, arrived.frame.seq), arrived.frame)).unzip();
-            let entry = Entry { log_time, frames };
-            let bytes = Bytes::from(codec::encode_entry(&entry));
-            drop(entry);
-            let Err(error) = raft.client_write(Commands(bytes)).await else { continue };
-            let certain = matches!(error, RaftError::APIError(ClientWriteError::ForwardToLeader(_)));
-            let reason = error.to_string();
-            for (source, seq) in sources {
-                source.refuse(Refused { from_seq: seq, certain, reason: reason.clone() });
+            let Err(failed) = propose_entry(&raft, &replica, &clocks, frames).await else { continue };
+            for (source, from_seq) in sources {
+                source.refuse(Refused { from_seq, certain: failed.certain, reason: failed.reason.clone() });
             }
-            if matches!(error, RaftError::Fatal(_)) {
+            if failed.fatal {
                 return;
             }
         }
@@ -191,6 +187,40 @@ impl Merger {
         }
         taken
     }
+}
+
+/// An entry was not proposed, or is not known to be committed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// It certainly is not and will not be in the log.
+    pub(crate) certain: bool,
+    /// Consensus ended here.
+    pub(crate) fatal: bool,
+    /// For people.
+    pub(crate) reason: String,
+}
+
+/// Proposes frames as one entry, stamped with log time, and waits until it is applied here.
+pub(crate) async fn propose_entry(
+    raft: &Raft,
+    replica: &Replica,
+    clocks: &Clocks,
+    frames: Vec<Frame>,
+) -> Result<LogIndex, Failed> {
+    let entry = Entry { log_time: stamp(raft, replica, clocks), frames };
+    let bytes = Bytes::from(codec::encode_entry(&entry));
+    drop(entry);
+    let error = match raft.client_write(Commands(bytes)).await {
+        Ok(written) => return Ok(LogIndex::new(written.log_id.index)),
+        Err(error) => error,
+    };
+    tracing::debug!(%error, "an entry was not proposed");
+    let certain = matches!(error, RaftError::APIError(ClientWriteError::ForwardToLeader(_)));
+    let (fatal, reason) = match error {
+        RaftError::APIError(_) => (false, words::not_leader(replica.node())),
+        RaftError::Fatal(_) => (true, words::stopped()),
+    };
+    Err(Failed { certain, fatal, reason })
 }
 
 /// The log time of the next entry.

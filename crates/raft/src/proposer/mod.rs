@@ -21,7 +21,7 @@ mod queue;
 pub(crate) use flight::Flight;
 pub(crate) use link::{LinkOptions, run};
 pub(crate) use log_clock::LogClock;
-pub(crate) use merge::{Inlet, Merger, Refused};
+pub(crate) use merge::{Inlet, Merger, Refused, propose_entry};
 pub(crate) use queue::{Proposals, Queued};
 
 /// Frames of this node that may be on their way at once. Two, so that the next one waits at the
@@ -33,3 +33,11 @@ pub(crate) const COMMANDS_MAX: usize = 4096;
 
 /// Bytes of commands in one frame, and in one entry (a single larger command travels alone).
 pub(crate) const BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of one command. The largest is a configuration document, and one of a thousand farms takes
+/// about a megabyte. Well below what one message between nodes may take: an entry that cannot be
+/// sent would stay at the end of the log for ever, and nothing behind it could be committed.
+pub(crate) const COMMAND_BYTES_MAX: usize = 16 << 20;
+
+// Two entries of one command each, and what an append takes along besides.
+const _: () = assert!(2 * (COMMAND_BYTES_MAX + BYTES_MAX) + (8 << 20) <= crate::peers::MESSAGE_BYTES_MAX);

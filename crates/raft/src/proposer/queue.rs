@@ -12,10 +12,12 @@ use std::{
 
 use ballast_core::{
     cluster::{Applied, ProposeError},
-    state::Command,
+    state::{Command, codec},
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+
+use super::COMMAND_BYTES_MAX;
 
 /// Still here: certainly not applied.
 const WAITING: u8 = 0;
@@ -28,6 +30,8 @@ const GIVEN_UP: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) command: Command,
+    /// What it takes in an entry.
+    pub(super) bytes: usize,
     state: Arc<AtomicU8>,
     answer: oneshot::Sender<Result<Applied, ProposeError>>,
     since: Instant,
@@ -96,7 +100,8 @@ impl Proposals {
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
         let (answer, answered) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(WAITING));
-        let queued = Queued { command, state: Arc::clone(&state), answer, since: Instant::now() };
+        let bytes = codec::encoded_len(&command);
+        let queued = Queued { command, bytes, state: Arc::clone(&state), answer, since: Instant::now() };
         let refused = self.push(queued).err();
         let queue = Arc::clone(self);
         async move {
@@ -128,13 +133,12 @@ impl Proposals {
         let mut taken = Vec::with_capacity(waiting.len().min(count_max));
         let mut bytes = 0;
         while let Some(next) = waiting.front() {
-            let size = rough_size(&next.command);
-            if taken.len() == count_max || (!taken.is_empty() && bytes + size > bytes_max) {
+            if taken.len() == count_max || (!taken.is_empty() && bytes + next.bytes > bytes_max) {
                 break;
             }
             let Some(next) = waiting.pop_front() else { break };
             if next.take_for_sending() {
-                bytes += size;
+                bytes += next.bytes;
                 taken.push(next);
             }
         }
@@ -151,6 +155,9 @@ impl Proposals {
     }
 
     fn push(&self, queued: Queued) -> Result<(), ProposeError> {
+        if queued.bytes > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes: queued.bytes, bytes_max: COMMAND_BYTES_MAX });
+        }
         let mut waiting = self.waiting.lock();
         if self.stopped.load(Ordering::Acquire) {
             return Err(ProposeError::Stopping);
@@ -168,23 +175,13 @@ impl Proposals {
     }
 }
 
-/// About the bytes that commands take in an entry.
-pub(super) fn frame_size(commands: &[Command]) -> usize {
-    commands.iter().map(rough_size).sum()
-}
-
-/// About the bytes a command takes in an entry; exact enough to cut frames.
-fn rough_size(command: &Command) -> usize {
-    match command {
-        Command::Bind { .. } | Command::Renew { .. } | Command::Tick => 32,
-        Command::ApplyConfig(apply) => 512 + apply.document.len() + apply.source.len(),
-        Command::InitCluster(init) => 1024 + init.ca_certificate.len() + init.ca_key_sealed.len(),
-        _ => 512,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ballast_core::{
+        ids::NodeId,
+        state::{ApplyConfig, Author, NodeInfo},
+    };
+
     use super::*;
 
     const SOON: Duration = Duration::from_millis(1);
@@ -259,8 +256,42 @@ mod tests {
             drop(queue.propose(Command::Tick, SOON, nothing_known));
         }
         assert_eq!(queue.take(10, 1 << 20).len(), 10);
-        assert_eq!(queue.take(100, 5 * 32).len(), 5);
-        assert_eq!(queue.take(100, 1).len(), 1, "a command larger than a frame travels alone");
+        assert_eq!(queue.take(100, 5).len(), 5, "a tick takes one byte");
+        assert_eq!(queue.take(100, 0).len(), 1, "a command larger than a frame travels alone");
         assert_eq!(queue.len(), 34);
+    }
+
+    fn config(bytes: usize) -> Command {
+        Command::ApplyConfig(Box::new(ApplyConfig {
+            document: "x".repeat(bytes),
+            source: String::new(),
+            expect: None,
+            request_id: String::new(),
+            author: Author::default(),
+        }))
+    }
+
+    #[tokio::test]
+    async fn a_command_that_no_entry_can_carry_is_refused_and_the_largest_one_is_not() {
+        let queue = Arc::new(Proposals::new(10));
+        let room = COMMAND_BYTES_MAX - codec::encoded_len(&config(0)) - 3;
+        let refused = queue.propose(config(COMMAND_BYTES_MAX), SOON, nothing_known).await;
+        assert!(matches!(refused, Err(ProposeError::TooLarge { bytes_max: COMMAND_BYTES_MAX, .. })), "{refused:?}");
+        assert_eq!(queue.len(), 0);
+        drop(queue.propose(config(room), SOON, nothing_known));
+        let taken = queue.take(10, 1 << 20);
+        assert_eq!(taken.iter().map(|queued| queued.bytes).collect::<Vec<_>>(), [COMMAND_BYTES_MAX]);
+    }
+
+    #[tokio::test]
+    async fn large_node_descriptions_are_counted_as_they_are() {
+        let queue = Arc::new(Proposals::new(100));
+        for _ in 0..50 {
+            let labels = (0..1000).map(|n| (format!("label-{n}"), "value".repeat(5))).collect();
+            let info = NodeInfo { labels, ..NodeInfo::default() };
+            drop(queue.propose(Command::UpdateNode { node: NodeId::new(1), info }, SOON, nothing_known));
+        }
+        let taken = queue.take(100, 1 << 20);
+        assert!((20..30).contains(&taken.len()), "{} of about 40 kB each fit into a megabyte", taken.len());
     }
 }

@@ -308,6 +308,8 @@ proptest! {
         prop_assert!(codec::decode_entry(&bytes[..bytes.len() - 1]).is_err());
         let commands: Vec<_> = entry.frames.into_iter().flat_map(|frame| frame.commands).collect();
         let bytes = codec::encode_commands(&commands);
+        let told: usize = commands.iter().map(codec::encoded_len).sum();
+        prop_assert_eq!(told, bytes.len() - 1, "the version takes one byte");
         prop_assert_eq!(codec::decode_commands(&bytes).expect("what was encoded is decoded"), commands);
     }
 }
