@@ -55,6 +55,8 @@ pub enum ErrorCode {
     NodeFailed,
     /// Ballast's own fault.
     Internal,
+    /// A certificate that was revoked.
+    Revoked,
     /// A watch was to begin before what the history still has.
     HistoryForgotten,
 }
@@ -129,6 +131,7 @@ impl ErrorCode {
             Self::Internal => {
                 ("BALLAST-A020", Code::Internal, "this is a fault of Ballast: keep the node's log and report it")
             }
+            Self::Revoked => ("BALLAST-A022", Code::Unauthenticated, "ask an administrator for a new certificate"),
             Self::HistoryForgotten => (
                 "BALLAST-A021",
                 Code::OutOfRange,
@@ -169,6 +172,11 @@ pub fn status(code: ErrorCode, message: impl Into<String>, subject: impl Into<St
         ..proto::ErrorDetail::default()
     };
     ApiError { code, message: message.into(), detail: Box::new(detail) }
+}
+
+/// The certificate that was shown is revoked.
+pub fn revoked(name: &str) -> ApiError {
+    status(ErrorCode::Revoked, format!("this certificate of {name} was revoked"), name)
 }
 
 /// What is named does not exist; `known` are the names that do.

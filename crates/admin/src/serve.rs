@@ -36,7 +36,7 @@ use tonic::{
 
 use crate::{
     access::{AccessLayer, Connection, Peer},
-    pki::identity_of,
+    pki::{fingerprint_of, identity_of},
 };
 
 /// A handshake takes two round trips; this leaves room for lost packets on a bad line.
@@ -92,7 +92,8 @@ pub async fn serve_tls(
                     }
                     None => Peer::Nobody,
                 };
-                Ok(Accepted { io: stream, connection: Connection { peer, remote: Some(remote) } })
+                let certificate = certificate.map(fingerprint_of);
+                Ok(Accepted { io: stream, connection: Connection { peer, certificate, remote: Some(remote) } })
             })
         }
     };
@@ -121,7 +122,10 @@ pub async fn serve_unix(
                 if user != 0 && user != own {
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {user} is not root")));
                 }
-                Ok(Accepted { io: stream, connection: Connection { peer: Peer::Root, remote: None } })
+                Ok(Accepted {
+                    io: stream,
+                    connection: Connection { peer: Peer::Root, certificate: None, remote: None },
+                })
             })
         }
     };

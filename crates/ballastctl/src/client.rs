@@ -7,9 +7,9 @@ use std::{future::Future, io, path::Path, time::Duration};
 use ballast_admin::pki::{self, Credentials};
 use ballast_proto::admin::v1::{
     ReadConsistency, backend_service_client::BackendServiceClient, binding_service_client::BindingServiceClient,
-    cluster_service_client::ClusterServiceClient, config_service_client::ConfigServiceClient,
-    event_service_client::EventServiceClient, explain_service_client::ExplainServiceClient,
-    vip_service_client::VipServiceClient,
+    certificate_service_client::CertificateServiceClient, cluster_service_client::ClusterServiceClient,
+    config_service_client::ConfigServiceClient, event_service_client::EventServiceClient,
+    explain_service_client::ExplainServiceClient, vip_service_client::VipServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -151,7 +151,9 @@ impl Client {
         /// Why a request goes where it goes.
         explain: ExplainServiceClient,
         /// The history.
-        events: EventServiceClient
+        events: EventServiceClient,
+        /// Certificates of people.
+        certificates: CertificateServiceClient
     }
 
     /// How fresh the answer must be: as the operator said, else the strictest.

@@ -454,6 +454,30 @@ async fn contexts_are_kept_and_chosen() {
 }
 
 #[tokio::test]
+async fn users_are_given_certificates_and_lose_them() {
+    let fake = Fake::start(with_revision(1));
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("eve");
+    let dir = out.display().to_string();
+    let said = ask(&fake, &["user", "issue", "eve", "--role", "viewer", "--out", &dir]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).expect("it was written");
+    assert_eq!((read("eve.pem").as_str(), read("ca.pem").as_str()), ("certificate of eve as viewer", "the CA"));
+    assert!(read("eve.key").contains("PRIVATE KEY"));
+    assert!(said.out.starts_with("certificate 0123456789abcdef for eve until 2027-01-15T08:00:00Z\n"), "{said:?}");
+
+    assert!(ask(&fake, &["user", "list"]).await.out.contains("accepted"));
+    assert_eq!(ask(&fake, &["user", "revoke"]).await.code, 2, "nobody is named");
+    let said = ask(&fake, &["user", "revoke", "eve", "-m", "left us"]).await;
+    assert_eq!(said.out, "certificate 0123456789abcdef of eve is refused by every node\n");
+    let asked = fake.state().revoked.clone().expect("asked");
+    assert_eq!((asked.user.as_str(), asked.message.as_str(), asked.validate_only), ("eve", "left us", false));
+    let list = ask(&fake, &["user", "list", "-o", "json"]).await.json();
+    assert_eq!((&list[0]["name"], &list[0]["revoked"]), (&Value::from("eve"), &Value::from(true)));
+    fake.stop().await;
+}
+
+#[tokio::test]
 async fn completions_and_manual_pages_are_made() {
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let said = Shell::default().run(&["completion", shell]).await;

@@ -25,7 +25,8 @@ use anyhow::{Context, Result, bail, ensure};
 use ballast_admin::pki::{self, Authority, ClusterKey, Credentials, Key, UserRole};
 use ballast_core::{
     ids::NodeId,
-    state::{InitCluster, NodeInfo},
+    state::{InitCluster, NodeInfo, UserIdentity},
+    time::LogTime,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +49,7 @@ pub struct Identity {
     /// The key that opens secrets in the log.
     pub cluster_key: ClusterKey,
     /// The beginning of the cluster, while it is not in the log yet.
-    pub genesis: Option<InitCluster>,
+    pub genesis: Option<Genesis>,
     folder: PathBuf,
     _lock: File,
 }
@@ -62,7 +63,16 @@ struct NodeFile {
     name: String,
 }
 
-/// `InitCluster` in a form for disk.
+/// The beginning of a cluster.
+#[derive(Clone)]
+pub struct Genesis {
+    /// The first entry.
+    pub init: InitCluster,
+    /// The certificate that `init` gave the first administrator.
+    pub first_admin: Option<UserIdentity>,
+}
+
+/// [`Genesis`] in a form for disk.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GenesisFile {
@@ -74,6 +84,8 @@ struct GenesisFile {
     table_secret: [u8; 16],
     cookie_secret: [u8; 32],
     lease_secret: [u8; 32],
+    #[serde(default)]
+    first_admin: Option<UserIdentity>,
 }
 
 /// What enrolment brought.
@@ -102,6 +114,8 @@ pub fn init(bootstrap: &Bootstrap) -> Result<String> {
     let cluster_key = ClusterKey::generate();
     let key = Key::generate()?;
     let node = NodeId::new(1);
+    let admin = authority.issue_user(&"admin".parse()?, UserRole::Admin, now, ADMIN_LIFE)?;
+    let not_after = admin.validity()?.not_after.duration_since(SystemTime::UNIX_EPOCH)?;
     let genesis = GenesisFile {
         cluster_id: cluster_id.clone(),
         ca_certificate: authority.certificate_pem().to_owned(),
@@ -111,8 +125,13 @@ pub fn init(bootstrap: &Bootstrap) -> Result<String> {
         table_secret: rand::random(),
         cookie_secret: rand::random(),
         lease_secret: rand::random(),
+        first_admin: Some(UserIdentity {
+            fingerprint: admin.fingerprint(),
+            name: "admin".to_owned(),
+            role: UserRole::Admin.to_string(),
+            not_after: LogTime::from_millis(u64::try_from(not_after.as_millis())?),
+        }),
     };
-    let admin = authority.issue_user(&"admin".parse()?, UserRole::Admin, now, ADMIN_LIFE)?;
     let taken = folder.join("admin");
     fs::DirBuilder::new().mode(0o700).create(&taken).with_context(|| format!("cannot create {}", taken.display()))?;
     pki::write_private(&taken.join("ca.pem"), admin.ca_pem().as_bytes())?;
@@ -257,10 +276,10 @@ impl Identity {
     }
 }
 
-fn read_genesis(bytes: &[u8]) -> Result<InitCluster> {
+fn read_genesis(bytes: &[u8]) -> Result<Genesis> {
     let file: GenesisFile =
         serde_json::from_slice(bytes).context("genesis.json is damaged; empty the directory and init again")?;
-    Ok(InitCluster {
+    let init = InitCluster {
         cluster_id: file.cluster_id,
         ca_certificate: file.ca_certificate,
         ca_key_sealed: file.ca_key_sealed,
@@ -269,7 +288,8 @@ fn read_genesis(bytes: &[u8]) -> Result<InitCluster> {
         table_secret: file.table_secret,
         cookie_secret: file.cookie_secret,
         lease_secret: file.lease_secret,
-    })
+    };
+    Ok(Genesis { init, first_admin: file.first_admin })
 }
 
 fn write_node(folder: &Path, cluster_id: &str, node: NodeId, name: &str) -> Result<()> {

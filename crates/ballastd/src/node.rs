@@ -30,7 +30,7 @@ use ballast_core::{
     cluster::{ClusterView, Ownership, Propose},
     ids::{Boot, LogIndex},
     lease::{LeaseView, LogFacts},
-    state::{Command, NodeAdmin, NodeRole, Outcome, Refusal},
+    state::{Author, Command, NodeAdmin, NodeRole, Outcome, Refusal},
 };
 use ballast_proxy::{
     AccessLog, Ports, Proxy, ProxyOptions,
@@ -51,7 +51,7 @@ use crate::{
     bootstrap::Bootstrap,
     clock::boottime,
     endpoints,
-    identity::Identity,
+    identity::{Genesis, Identity},
     leases::{self, Membership},
     metrics,
     operations::Node,
@@ -285,18 +285,27 @@ fn access_log(target: &str) -> Result<AccessLog> {
 }
 
 /// Makes the cluster: one voter, and the first entry.
-async fn found(member: &Member, raft: &Handle, genesis: ballast_core::state::InitCluster) -> Result<()> {
+async fn found(member: &Member, raft: &Handle, genesis: Genesis) -> Result<()> {
     match member.found().await {
         Ok(()) | Err(ballast_raft::FoundError::AlreadyMember) => {}
         Err(error) => return Err(error).context("cannot make the cluster"),
     }
-    let applied = raft.propose(Command::InitCluster(Box::new(genesis)), PROPOSE_DEADLINE).await;
-    match applied.map(|applied| applied.outcome) {
+    let author =
+        Author { name: format!("ballastd@{}", genesis.init.first_node.name), message: "ballastd init".to_owned() };
+    let applied = raft.propose(Command::InitCluster(Box::new(genesis.init)), PROPOSE_DEADLINE).await;
+    let began = match applied.map(|applied| applied.outcome) {
         Ok(Outcome::Done | Outcome::Enrolled { .. } | Outcome::Refused(Refusal::AlreadyInitialised)) => Ok(()),
         Ok(Outcome::Refused(refusal)) => Err(anyhow!(refusal).context("the cluster's beginning was refused")),
         Ok(other) => Err(anyhow!("the cluster's beginning was answered with {other:?}")),
         Err(error) => Err(error).context("cannot write the cluster's beginning; start the node again"),
+    };
+    began?;
+    if let Some(user) = genesis.first_admin {
+        let command = Command::IssueUser { user: Box::new(user), author };
+        let recorded = raft.propose(command, PROPOSE_DEADLINE).await;
+        recorded.context("cannot record the first administrator's certificate; start the node again")?;
     }
+    Ok(())
 }
 
 /// Tells the cluster this node's addresses and labels if they differ from what the log says.

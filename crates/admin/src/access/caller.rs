@@ -40,6 +40,8 @@ pub enum Peer {
 pub struct Connection {
     /// Who.
     pub peer: Peer,
+    /// SHA-256 of the certificate that was shown.
+    pub certificate: Option<[u8; 32]>,
     /// From where; `None` over the unix socket.
     pub remote: Option<SocketAddr>,
 }
@@ -53,6 +55,8 @@ pub struct Caller {
     pub role: Option<UserRole>,
     /// Set when a node calls.
     pub node: Option<NodeId>,
+    /// SHA-256 of the certificate of a person or program.
+    pub certificate: Option<[u8; 32]>,
     /// When the answer must be there.
     pub deadline: Instant,
 }

@@ -26,13 +26,16 @@ use crate::{
 /// Header in which a node that passes a call on names who made it. Believed of nodes only.
 pub const ON_BEHALF_OF: &str = "ballast-on-behalf-of";
 
-/// Says whether a node is a member, so that the certificate of one that was removed is worth nothing.
+/// Says whether a node is a member and a user's certificate not revoked: what the certificate itself cannot say.
 pub trait Members: Send + Sync + 'static {
     /// The node's name, if it is a member by what this node knows.
     fn name_of(&self, node: NodeId) -> Option<String>;
 
     /// This node's name.
     fn own_name(&self) -> String;
+
+    /// Whether the certificate of a person or program with this fingerprint was revoked, by what this node knows.
+    fn is_revoked(&self, fingerprint: &[u8; 32]) -> bool;
 }
 
 /// Puts [`Guarded`] in front of all services.
@@ -110,11 +113,17 @@ fn admit(request: &Request<Body>, members: &dyn Members) -> Result<Caller, Statu
 
 fn identify(connection: &Connection, request: &Request<Body>, members: &dyn Members) -> Result<Caller, Status> {
     let deadline = deadline_of(request.headers(), Instant::now());
-    let caller = |name: String, role, node| Caller { name: name.into(), role, node, deadline };
+    let caller = |name: String, role, node| Caller { name: name.into(), role, node, certificate: None, deadline };
     Ok(match &connection.peer {
         Peer::Nobody => caller("nobody".to_owned(), None, None),
         Peer::Root => caller(format!("root@{}", members.own_name()), Some(UserRole::Admin), None),
-        Peer::Certified(Identity::User { name, role }) => caller(name.to_string(), Some(*role), None),
+        Peer::Certified(Identity::User { name, role }) => {
+            let certificate = connection.certificate;
+            if certificate.is_some_and(|fingerprint| members.is_revoked(&fingerprint)) {
+                return Err(error::revoked(name.as_str()).into());
+            }
+            Caller { certificate, ..caller(name.to_string(), Some(*role), None) }
+        }
         Peer::Certified(Identity::Node(node)) => {
             let Some(name) = members.name_of(*node) else {
                 return Err(error::status(

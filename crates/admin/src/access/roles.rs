@@ -61,6 +61,8 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/ballast.admin.v1.EnrolService/Enrol", Access::Open),
     ("/ballast.admin.v1.CertificateService/IssueUser", ADMIN),
     ("/ballast.admin.v1.CertificateService/RenewNode", Access::Node),
+    ("/ballast.admin.v1.CertificateService/ListUsers", VIEWER),
+    ("/ballast.admin.v1.CertificateService/RevokeUser", ADMIN),
     ("/grpc.health.v1.Health/Check", VIEWER),
     ("/grpc.health.v1.Health/Watch", VIEWER),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", VIEWER),

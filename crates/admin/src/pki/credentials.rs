@@ -9,7 +9,7 @@ use std::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
 use super::{
-    CaPin, Identity, PkiError,
+    CaPin, Identity, PkiError, fingerprint_of,
     identity::{cluster_of_ca, parse},
     identity_of, write_private,
 };
@@ -135,6 +135,11 @@ impl Credentials {
     /// When the certificate cannot be read.
     pub fn validity(&self) -> Result<Validity, PkiError> {
         Validity::of(&self.certificate)
+    }
+
+    /// SHA-256 of the certificate, by which the log knows it.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        fingerprint_of(&self.certificate)
     }
 
     /// The certificate and the CA's, as they are sent: a joining node finds its pin in the second.

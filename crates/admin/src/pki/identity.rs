@@ -151,6 +151,11 @@ pub fn identity_of(certificate: &CertificateDer<'_>, cluster_id: &str) -> Result
     Ok(Identity::User { name: subject.name.parse()?, role: subject.unit.parse()? })
 }
 
+/// SHA-256 of a whole certificate, by which the log knows it.
+pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    digest::digest(&digest::SHA256, certificate).as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
 /// The cluster that a CA's certificate belongs to.
 pub(super) fn cluster_of_ca(certificate: &CertificateDer<'_>) -> Result<String, PkiError> {
     let parsed = parse(certificate)?;

@@ -30,7 +30,7 @@ use std::time::{Duration, SystemTime};
 pub use authority::{Authority, CERTIFICATE_LIFE_NODE, CERTIFICATE_LIFE_USER, Key, Request, new_cluster_id};
 pub use credentials::{Credentials, Validity};
 pub use files::write_private;
-pub use identity::{CaPin, Identity, IdentityError, UserName, UserRole, identity_of};
+pub use identity::{CaPin, Identity, IdentityError, UserName, UserRole, fingerprint_of, identity_of};
 pub use seal::{ClusterKey, SealError};
 pub use tls::{admin_server, joining_client, node_client, node_server, server_name, user_client};
 pub use token::{JoinToken, TokenError, TokenSecret};

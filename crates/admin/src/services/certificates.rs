@@ -1,11 +1,17 @@
-//! Certificates of people, and renewals of nodes' own.
+//! Certificates of people, given and taken back, and renewals of nodes' own.
 
 use std::time::{Duration, SystemTime};
 
-use ballast_core::ids::NodeId;
-use ballast_proto::admin::v1::{
-    IssueCertificateResponse, IssueUserRequest, RenewNodeRequest, certificate_service_server::CertificateService,
+use ballast_core::{
+    ids::NodeId,
+    state::{Command, State, UserIdentity},
+    time::LogTime,
 };
+use ballast_proto::admin::v1::{
+    IssueCertificateResponse, IssueUserRequest, ListUsersRequest, ListUsersResponse, RenewNodeRequest,
+    RevokeUserRequest, RevokeUserResponse, certificate_service_server::CertificateService,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
@@ -40,8 +46,49 @@ impl CertificateService for Shared {
         let public = pki::Request::from_pem(&request.csr_pem).map_err(bad_request)?;
         let authority = self.authority()?;
         let certificate = authority.sign_user(&name, role, &public, SystemTime::now(), life).map_err(internal)?;
+        let fingerprint = fingerprint_of_pem(&certificate)?;
+        let not_after = Validity::of_pem(&certificate).map_err(internal)?.not_after;
+        let user = UserIdentity {
+            fingerprint,
+            name: name.to_string(),
+            role: role.to_string(),
+            not_after: LogTime::from_millis(millis_of(not_after)),
+        };
+        // Recorded before it is handed out: what the log does not know, nobody has.
+        let command = Command::IssueUser { user: Box::new(user), author: caller.author(&request.message) };
+        self.propose(&caller, command).await?;
         tracing::info!(author = %caller.name, user = %name, %role, message = request.message, "certificate issued");
-        Ok(Response::new(self.issued(&authority, certificate)?))
+        let issued = self.issued(&authority, certificate)?;
+        Ok(Response::new(IssueCertificateResponse { fingerprint: view::fingerprint_text(&fingerprint), ..issued }))
+    }
+
+    async fn list_users(&self, request: Request<ListUsersRequest>) -> Result<Response<ListUsersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let (header, certificates) = self.read_at(&caller, request.into_inner().consistency, view::users).await?;
+        Ok(Response::new(ListUsersResponse { header: Some(header), certificates }))
+    }
+
+    async fn revoke_user(&self, request: Request<RevokeUserRequest>) -> Result<Response<RevokeUserResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let RevokeUserRequest { user, fingerprint, request_id, message, validate_only } = request.into_inner();
+        // Confirmed, so that a certificate that was issued a moment ago is among them.
+        let (header, found) = self.read_at(&caller, 0, |state| view::find_users(state, &user, &fingerprint)).await?;
+        let fingerprints = found?;
+        let meant: Vec<_> = fingerprints.iter().map(view::fingerprint_text).collect();
+        let certificates = |state: &State| {
+            let mut users = view::users(state);
+            users.retain(|known| meant.contains(&known.fingerprint));
+            users
+        };
+        if validate_only {
+            let certificates = self.read(certificates);
+            return Ok(Response::new(RevokeUserResponse { header: Some(header), certificates, log_index: 0 }));
+        }
+        let command = Command::RevokeUsers { fingerprints, author: caller.author(&message) };
+        let index = self.propose_once(&caller, "RevokeUser", &request_id, command).await?;
+        let certificates = self.read(certificates);
+        let header = Some(self.header());
+        Ok(Response::new(RevokeUserResponse { header, certificates, log_index: index.get() }))
     }
 
     async fn renew_node(
@@ -78,8 +125,23 @@ impl Shared {
             certificate_pem,
             ca_certificate_pem: authority.certificate_pem().to_owned(),
             not_after: Some(not_after.into()),
+            fingerprint: String::new(),
         })
     }
+}
+
+fn fingerprint_of_pem(certificate_pem: &str) -> Result<[u8; 32], ApiError> {
+    let unreadable = |e: rustls_pki_types::pem::Error| {
+        internal(PkiError::Unreadable { what: "the certificate", detail: e.to_string() })
+    };
+    let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(unreadable)?;
+    Ok(pki::fingerprint_of(&certificate))
+}
+
+/// Milliseconds since the Unix epoch.
+fn millis_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn bad_request(error: PkiError) -> ApiError {

@@ -227,6 +227,7 @@ impl ConfigService for Shared {
     type WatchStream = Streamed<WatchConfigResponse>;
 
     async fn watch(&self, request: Request<WatchConfigRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let include_source = request.include_source;
         let look = move |state: &State, after| {
@@ -246,7 +247,7 @@ impl ConfigService for Shared {
                 .collect()
         };
         let history = History { look, whole_after: State::revisions_whole_after };
-        Ok(Response::new(watch(self, request.from_index, history)))
+        Ok(Response::new(watch(self, &caller, request.from_index, history)))
     }
 }
 

@@ -54,6 +54,7 @@ impl EventService for Shared {
     type WatchStream = Streamed<WatchEventsResponse>;
 
     async fn watch(&self, request: Request<WatchEventsRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = Caller::of(&request)?;
         let WatchEventsRequest { from_index, kinds, subject } = request.into_inner();
         let filter = Filter { kinds, subject, author: String::new(), after: LogIndex::new(0) };
         let look = move |state: &State, after| {
@@ -68,6 +69,6 @@ impl EventService for Shared {
                 .collect()
         };
         let history = History { look, whole_after: State::events_whole_after };
-        Ok(Response::new(watch(self, from_index, history)))
+        Ok(Response::new(watch(self, &caller, from_index, history)))
     }
 }

@@ -121,6 +121,10 @@ impl Members for Shared {
         self.read(|state| view::node_name(state, node))
     }
 
+    fn is_revoked(&self, fingerprint: &[u8; 32]) -> bool {
+        self.read(|state| state.is_revoked(fingerprint))
+    }
+
     fn own_name(&self) -> String {
         let node = self.parts.operations.status().node;
         self.name_of(node).unwrap_or_else(|| format!("node-{node}"))

@@ -89,6 +89,7 @@ impl VipService for Shared {
     type WatchStream = Streamed<WatchVipsResponse>;
 
     async fn watch(&self, request: Request<WatchVipsRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = Caller::of(&request)?;
         let WatchVipsRequest { from_index, vip } = request.into_inner();
         if !vip.is_empty() {
             self.read(|state| view::vip(state, &vip))?;
@@ -115,7 +116,7 @@ impl VipService for Shared {
             let wanted = state.vips().filter(|(_, vip)| watched.is_empty() || vip.name == watched);
             wanted.filter_map(|(id, _)| state.tenures_whole_after(id)).max()
         };
-        Ok(Response::new(watch(self, from_index, History { look, whole_after })))
+        Ok(Response::new(watch(self, &caller, from_index, History { look, whole_after })))
     }
 }
 

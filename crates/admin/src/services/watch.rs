@@ -16,6 +16,7 @@ use tonic::Status;
 
 use super::Shared;
 use crate::{
+    access::Caller,
     error::{self, ApiError, ErrorCode},
     node::{Operations, StateAccess, read_state},
     view,
@@ -34,6 +35,7 @@ pub(super) struct History<L, H> {
 
 struct Watch<T, L, H> {
     history: History<L, H>,
+    caller: Caller,
     state: Arc<dyn StateAccess>,
     operations: Arc<dyn Operations>,
     applied: watch::Receiver<LogIndex>,
@@ -44,8 +46,14 @@ struct Watch<T, L, H> {
 }
 
 /// Sends what is found after an index, and again whenever more is applied, until the node stops. Ends with
-/// `OUT_OF_RANGE` when something after that index was forgotten.
-pub(super) fn watch<T, F, L, H>(shared: &Shared, from: Option<u64>, history: History<L, H>) -> Streamed<T>
+/// `OUT_OF_RANGE` when something after that index was forgotten, and with `UNAUTHENTICATED` when the caller's certificate
+/// is revoked meanwhile.
+pub(super) fn watch<T, F, L, H>(
+    shared: &Shared,
+    caller: &Caller,
+    from: Option<u64>,
+    history: History<L, H>,
+) -> Streamed<T>
 where
     T: Send + 'static,
     F: FnOnce(ResponseHeader) -> T,
@@ -58,6 +66,7 @@ where
     applied.mark_changed();
     let start = Watch {
         history,
+        caller: caller.clone(),
         state: parts.state.clone(),
         operations: parts.operations.clone(),
         applied,
@@ -105,7 +114,11 @@ where
     fn look_again(&mut self) -> Result<(), ApiError> {
         let status = self.operations.status();
         let (history, after) = (&self.history, self.after);
+        let caller = &self.caller;
         let (found, seen) = read_state(&*self.state, |state| {
+            if caller.certificate.is_some_and(|fingerprint| state.is_revoked(&fingerprint)) {
+                return Err(error::revoked(&caller.name));
+            }
             if let Some(whole_after) = (history.whole_after)(state).filter(|whole_after| after < *whole_after) {
                 return Err(forgotten(after, whole_after));
             }

@@ -228,6 +228,9 @@ pub enum Command {
     /// The cluster itself
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// People and programs: who has a certificate, and whose is no longer accepted
+    #[command(subcommand)]
+    User(UserCommand),
     /// What was changed, by whom and why
     Events(EventsArgs),
     /// Exit with 0 when the node that is asked is able to serve, with 1 otherwise

@@ -1,6 +1,6 @@
 //! Commands about the things a cluster has: backends, VIPs, bindings, nodes, events.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -318,6 +318,57 @@ pub enum ClusterCommand {
         #[arg(short, long, default_value = "", hide_default_value = true, value_name = "TEXT")]
         message: String,
     },
+}
+
+/// People and programs that have certificates.
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// List certificates: whose, how long, who issued and who revoked them
+    #[command(alias = "ls")]
+    List,
+    /// Make a key here and have the cluster sign a certificate for it
+    ///
+    /// The key never leaves this machine. FOLDER gets ca.pem, NAME.pem and NAME.key.
+    Issue(UserIssueArgs),
+    /// Have every node refuse certificates from now on
+    ///
+    /// Streams that are open end as well. A certificate cannot be taken back into use: issue a new one.
+    Revoke(UserRevokeArgs),
+}
+
+/// For whom.
+#[derive(Debug, Args)]
+pub struct UserIssueArgs {
+    /// Name, as it will appear in the history
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// What it may do
+    #[arg(long, value_parser = ["admin", "operator", "viewer"], value_name = "ROLE")]
+    pub role: String,
+    /// Where key and certificate are written to
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+    /// How long it is good for: 12h, 30d; 365 days by default, 825 days at most
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub ttl: Option<Duration>,
+    /// Why; kept in the history
+    #[arg(short, long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub message: String,
+}
+
+/// Which certificates.
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = false, args = ["user", "fingerprint"])]
+pub struct UserRevokeArgs {
+    /// All certificates of this user
+    #[arg(value_name = "NAME")]
+    pub user: Option<String>,
+    /// The one whose fingerprint begins so; all 64 digits for one that the list does not have
+    #[arg(long, value_name = "HEX")]
+    pub fingerprint: Option<String>,
+    /// What the change says of itself.
+    #[command(flatten)]
+    pub write: WriteArgs,
 }
 
 /// What was changed, by whom and why.

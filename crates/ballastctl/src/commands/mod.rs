@@ -14,6 +14,7 @@ mod events;
 mod follow;
 mod generate;
 mod health;
+mod user;
 mod vip;
 
 use std::{io::Read, path::PathBuf};
@@ -90,6 +91,7 @@ pub async fn dispatch(run: &mut Run<'_>, command: Command) -> Done {
         Command::Explain(args) => config::explain(run, args).await,
         Command::Node(command) => cluster::node(run, command).await,
         Command::Cluster(command) => cluster::cluster(run, command).await,
+        Command::User(command) => user::user(run, command).await,
         Command::Events(args) => events::events(run, args).await,
         Command::Healthcheck(args) => health::check(run, args).await,
         Command::Context(command) => context::context(run, command),

@@ -14,6 +14,7 @@ mod explain;
 mod history;
 #[cfg(test)]
 mod tests;
+mod user;
 mod vip;
 
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use config::{ApplyView, ConfigView, MistakeView, OperatorStateView, PendingV
 pub use diff::{ChangeKind, ChangeLine, DiffView};
 pub use explain::ExplainView;
 pub use history::{EventView, RevisionChange, RevisionDetail, RevisionView, TransitionView};
+pub use user::{IssuedView, RevokedView, UserView};
 pub use vip::VipView;
 
 use crate::output::{Cell, Style, Table};

@@ -11,6 +11,7 @@ use ballast_proto::{
     admin::v1::{
         self as proto,
         backend_service_server::{BackendService, BackendServiceServer},
+        certificate_service_server::{CertificateService, CertificateServiceServer},
         cluster_service_server::{ClusterService, ClusterServiceServer},
         config_service_server::{ConfigService, ConfigServiceServer},
         vip_service_server::{VipService, VipServiceServer},
@@ -55,6 +56,8 @@ pub struct State {
     pub moved: Option<proto::MoveVipRequest>,
     /// The node says that it is ready.
     pub ready: bool,
+    /// What a revocation was asked with.
+    pub revoked: Option<proto::RevokeUserRequest>,
     /// Log indexes from which the configuration was watched.
     pub watched_from: Vec<Option<u64>>,
 }
@@ -102,7 +105,8 @@ impl Fake {
                 .add_service(ConfigServiceServer::new(node.clone()))
                 .add_service(ClusterServiceServer::new(node.clone()))
                 .add_service(BackendServiceServer::new(node.clone()))
-                .add_service(VipServiceServer::new(node))
+                .add_service(VipServiceServer::new(node.clone()))
+                .add_service(CertificateServiceServer::new(node))
                 .serve_with_incoming_shutdown(incoming, async {
                     let _ = stopped.await;
                 })
@@ -488,5 +492,49 @@ fn vip() -> proto::Vip {
         owner_id: 1,
         owner_name: "node-1".to_owned(),
         ..proto::Vip::default()
+    }
+}
+
+fn eves(revoked: bool) -> proto::UserCertificate {
+    proto::UserCertificate {
+        name: "eve".to_owned(),
+        role: "viewer".to_owned(),
+        fingerprint: "0123456789abcdef".repeat(4),
+        expire_time: Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 }),
+        issued: Some(proto::Change { author: "ann".to_owned(), ..proto::Change::default() }),
+        revoked: revoked.then(proto::Change::default),
+    }
+}
+
+#[tonic::async_trait]
+impl CertificateService for Node {
+    async fn issue_user(&self, request: Request<proto::IssueUserRequest>) -> Answer<proto::IssueCertificateResponse> {
+        let request = request.into_inner();
+        if !request.csr_pem.contains("CERTIFICATE REQUEST") {
+            return Err(Status::invalid_argument("no signing request"));
+        }
+        Ok(Response::new(proto::IssueCertificateResponse {
+            header: header(),
+            certificate_pem: format!("certificate of {} as {}", request.name, request.role),
+            ca_certificate_pem: "the CA".to_owned(),
+            fingerprint: eves(false).fingerprint,
+            not_after: eves(false).expire_time,
+        }))
+    }
+
+    async fn renew_node(&self, _: Request<proto::RenewNodeRequest>) -> Answer<proto::IssueCertificateResponse> {
+        Err(Status::unimplemented("for nodes"))
+    }
+
+    async fn list_users(&self, _: Request<proto::ListUsersRequest>) -> Answer<proto::ListUsersResponse> {
+        let certificates = vec![eves(self.state().revoked.is_some())];
+        Ok(Response::new(proto::ListUsersResponse { header: header(), certificates }))
+    }
+
+    async fn revoke_user(&self, request: Request<proto::RevokeUserRequest>) -> Answer<proto::RevokeUserResponse> {
+        let request = request.into_inner();
+        let certificates = vec![eves(!request.validate_only)];
+        self.state().revoked = Some(request);
+        Ok(Response::new(proto::RevokeUserResponse { header: header(), certificates, log_index: 9 }))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::UserIdentity;
 use crate::{
     ids::{BackendId, Boot, LogIndex, NodeId, Revision, ServiceId, VipId},
     persistence::KeyHash,
@@ -182,6 +183,20 @@ pub enum Command {
     RotateCookieKey {
         /// The new key.
         secret: [u8; 32],
+        /// Who and why.
+        author: Author,
+    },
+    /// Records that a person or program was given a certificate. Written before the certificate is handed out.
+    IssueUser {
+        /// What the certificate says.
+        user: Box<UserIdentity>,
+        /// Who and why.
+        author: Author,
+    },
+    /// Has every node refuse certificates from now on.
+    RevokeUsers {
+        /// SHA-256 of each certificate.
+        fingerprints: Vec<[u8; 32]>,
         /// Who and why.
         author: Author,
     },

@@ -58,6 +58,8 @@ pub enum EventKind {
     VipRecorded,
     VipMoved,
     CookieKeyRotated,
+    UserIssued,
+    UserRevoked,
 }
 
 /// What an event is about.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     At, Author, InitCluster, NodeAdmin, NodeInfo, NodeRole, Outcome, Refusal, State,
     events::{EventKind, Said, Subject},
+    users::Users,
 };
 use crate::{
     ids::{LogIndex, NodeId},
@@ -86,12 +87,14 @@ pub struct JoinToken {
     pub author: Author,
 }
 
-/// Nodes and the tokens that let others in.
+/// Nodes, the tokens that let others in, and the people who may command them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Members {
     nodes: BTreeMap<NodeId, Node>,
     tokens: Vec<JoinToken>,
+    #[serde(default, skip_serializing_if = "Users::is_empty")]
+    pub(super) users: Users,
 }
 
 impl State {

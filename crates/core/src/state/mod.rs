@@ -24,6 +24,7 @@ mod part;
 mod registry;
 mod roster;
 mod snapshot;
+mod users;
 mod vips;
 pub(crate) mod wire;
 
@@ -37,6 +38,7 @@ pub use health::{Report, Standing};
 pub use members::{Cluster, JoinToken, Node};
 pub use operator::BackendWish;
 pub use snapshot::StateSnapshot;
+pub use users::{Deed, UserCertificate, UserIdentity};
 pub use vips::{Tenure, VipWish};
 pub use wire::DecodeError;
 
@@ -233,6 +235,8 @@ impl State {
             Command::RecordVip { vip, owner, epoch, cause } => self.record_vip(at, *vip, *owner, *epoch, cause),
             Command::MoveVip { vip, to, author } => self.move_vip(at, *vip, *to, author),
             Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, *secret, author),
+            Command::IssueUser { user, author } => self.issue_user(at, user, author),
+            Command::RevokeUsers { fingerprints, author } => self.revoke_users(at, fingerprints, author),
             Command::Tick => Outcome::Done,
         }
     }

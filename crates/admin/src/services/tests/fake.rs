@@ -159,6 +159,7 @@ pub fn from<T>(name: &str, message: T) -> Request<T> {
         name: name.into(),
         role: Some(UserRole::Admin),
         node: None,
+        certificate: None,
         deadline: Instant::now() + Duration::from_secs(10),
     };
     request.extensions_mut().insert(caller);

@@ -3,8 +3,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 use ballast_core::{ids::NodeId, state::Command};
 use ballast_proto::admin::v1::{
     CreateJoinTokenRequest, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, EnrolRequest, IssueUserRequest,
-    ListNodesRequest, NodeAdmin, NodeInfo, NodeRole, PromoteNodeRequest, ReadConsistency, RemoveNodeRequest,
-    RenewNodeRequest, SnapshotRequest, StatusRequest, TransferLeaderRequest,
+    ListNodesRequest, ListUsersRequest, NodeAdmin, NodeInfo, NodeRole, PromoteNodeRequest, ReadConsistency,
+    RemoveNodeRequest, RenewNodeRequest, RevokeUserRequest, SnapshotRequest, StatusRequest, TransferLeaderRequest,
     certificate_service_server::CertificateService as _, cluster_service_server::ClusterService as _,
     enrol_service_server::EnrolService as _, status_response::Health,
 };
@@ -15,6 +15,7 @@ use crate::{
     access::Caller,
     pki::{Credentials, Identity, JoinToken, Key, UserRole},
     services::Shared,
+    view,
 };
 
 async fn token(shared: &Shared, request_id: &str) -> JoinToken {
@@ -243,6 +244,40 @@ async fn operations_on_the_node_itself_come_back_with_their_failure() {
 }
 
 #[tokio::test]
+async fn certificates_are_revoked_by_user_or_by_fingerprint() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let key = Key::generate().expect("a key");
+    for name in ["eve", "eve", "bob"] {
+        let csr_pem = key.request().expect("a request");
+        let (name, role) = (name.to_owned(), "viewer".to_owned());
+        let request = IssueUserRequest { name, role, csr_pem, ..IssueUserRequest::default() };
+        shared.issue_user(from("anna", request)).await.expect("issued");
+    }
+    let revoke = |user: &str, fingerprint: &str, validate_only| {
+        let (user, fingerprint) = (user.to_owned(), fingerprint.to_owned());
+        let request = RevokeUserRequest { user, fingerprint, validate_only, ..RevokeUserRequest::default() };
+        shared.revoke_user(from("anna", request))
+    };
+    let of_eve = revoke("eve", "", true).await.expect("an answer").into_inner();
+    assert!(of_eve.certificates.len() == 2 && of_eve.certificates.iter().all(|known| known.revoked.is_none()));
+    let of_eve = revoke("eve", "", false).await.expect("revoked").into_inner();
+    assert!(of_eve.certificates.iter().all(|known| known.revoked.is_some()) && of_eve.log_index > 0);
+    let listed = shared.list_users(from("anna", ListUsersRequest::default())).await.expect("listed").into_inner();
+    let bobs = &listed.certificates[0];
+    assert_eq!((bobs.name.as_str(), &bobs.revoked), ("bob", &None));
+    let one = revoke("", &bobs.fingerprint[..10].to_uppercase(), false).await.expect("revoked").into_inner();
+    assert_eq!(one.certificates[0].name, "bob");
+    revoke("", &"ab".repeat(32), false).await.expect("one that nobody recorded, in full");
+    assert!(fake.read(|state| state.is_revoked(&[0xab; 32])));
+    refused(revoke("", &"ac".repeat(16), false).await, Code::NotFound, "BALLAST-A005");
+    refused(revoke("carol", "", false).await, Code::NotFound, "BALLAST-A005");
+    for (user, fingerprint) in [("", ""), ("bob", "0123456789"), ("", "abc"), ("", "not hexadecimal")] {
+        refused(revoke(user, fingerprint, false).await, Code::InvalidArgument, "BALLAST-A002");
+    }
+}
+
+#[tokio::test]
 async fn certificates_are_made_for_people_and_renewed_for_nodes() {
     let fake = Fake::new();
     let shared = fake.shared();
@@ -260,6 +295,14 @@ async fn certificates_are_made_for_people_and_renewed_for_nodes() {
         *credentials.identity(),
         Identity::User { name: "eve".parse().expect("a name"), role: UserRole::Viewer }
     );
+    assert_eq!(issued.fingerprint, view::fingerprint_text(&credentials.fingerprint()));
+    let listed = shared.list_users(from("anna", ListUsersRequest::default())).await.expect("listed").into_inner();
+    let [known] = &listed.certificates[..] else { panic!("one was issued: {listed:?}") };
+    assert_eq!((known.name.as_str(), known.role.as_str(), &known.fingerprint), ("eve", "viewer", &issued.fingerprint));
+    assert_eq!(known.issued.as_ref().map(|change| change.author.as_str()), Some("anna"));
+    fake.cut_off.store(true, Ordering::Relaxed);
+    refused(shared.issue_user(from("anna", request.clone())).await, Code::Unavailable, "BALLAST-A008");
+    fake.cut_off.store(false, Ordering::Relaxed);
     for bad in [
         IssueUserRequest { name: "root@node-1".to_owned(), ..request.clone() },
         IssueUserRequest { role: "owner".to_owned(), ..request.clone() },

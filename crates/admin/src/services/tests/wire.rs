@@ -84,6 +84,28 @@ async fn roles_are_asked_for_and_the_certificates_name_stands_in_the_history() {
 }
 
 #[tokio::test]
+async fn a_revoked_certificate_is_refused_and_its_streams_end() {
+    let served = Served::start().await;
+    let name = "eve".parse().expect("a name");
+    let authority = &served.fake.authority;
+    let credentials =
+        authority.issue_user(&name, UserRole::Admin, SystemTime::now(), CERTIFICATE_LIFE_USER).expect("credentials");
+    let mut eve = ConfigServiceClient::new(served.with(&credentials));
+    eve.apply(apply()).await.expect("applied");
+    let request = WatchConfigRequest { from_index: Some(0), include_source: false };
+    let mut stream = eve.watch(request).await.expect("a stream").into_inner();
+    stream.message().await.expect("no error").expect("a revision");
+    let fingerprints = vec![credentials.fingerprint()];
+    served.fake.apply(Command::RevokeUsers { fingerprints, author: Default::default() });
+    let ended = stream.message().await.expect_err("the stream ends");
+    assert_eq!(ended.code(), Code::Unauthenticated);
+    refused(eve.get(GetConfigRequest::default()).await, Code::Unauthenticated, "BALLAST-A022");
+    let mut other = ConfigServiceClient::new(served.user(UserRole::Viewer));
+    other.get(GetConfigRequest::default()).await.expect("another certificate of the same name is accepted");
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn a_machine_joins_with_a_token_and_nothing_else() {
     let served = Served::start().await;
     let mut admin = ClusterServiceClient::new(served.user(UserRole::Admin));

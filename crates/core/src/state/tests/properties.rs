@@ -351,6 +351,16 @@ fn command() -> impl Strategy<Value = Command> {
             Just(Command::UpdateNode { node: id, info }),
             Just(Command::SetNode { node: id, admin: NodeAdmin::Demoted, author: author() }),
             Just(Command::RemoveNode { node: id, author: author() }),
+            Just(Command::IssueUser {
+                user: Box::new(UserIdentity {
+                    fingerprint: hash,
+                    name: name.clone(),
+                    role: String::new(),
+                    not_after: LogTime::from_millis(node)
+                }),
+                author: author()
+            }),
+            Just(Command::RevokeUsers { fingerprints: vec![hash; 2], author: author() }),
             Just(Command::RecordVip { vip, owner: Some(id), epoch: node, cause: name }),
             Just(Command::MoveVip { vip, to: None, author: author() }),
             Just(Command::RotateCookieKey { secret: hash, author: author() }),
