@@ -156,10 +156,14 @@ impl Bootstrap {
     /// # Errors
     /// See [`BootstrapError`].
     pub fn read(path: &Path) -> Result<Self, BootstrapError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, |name| std::env::var(name).ok())
-            .map_err(|message| BootstrapError::Invalid { path: path.to_owned(), message })
+        let invalid = |message| BootstrapError::Invalid { path: path.to_owned(), message };
+        let bytes = std::fs::read(path).map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            invalid(format!("line {line} is not UTF-8 text; save the file in that encoding"))
+        })?;
+        Self::parse(&text, |name| std::env::var(name).ok()).map_err(invalid)
     }
 
     /// Parses a file's text; `environment` resolves `${NAME}`.

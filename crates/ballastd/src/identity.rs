@@ -25,7 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ballast_admin::pki::{self, Authority, ClusterKey, Credentials, Key, UserRole};
 use ballast_core::{
     ids::NodeId,
-    state::{InitCluster, NodeInfo, UserIdentity},
+    state::{InitCluster, NodeInfo, State, UserIdentity},
     time::LogTime,
 };
 use serde::{Deserialize, Serialize};
@@ -276,6 +276,23 @@ impl Identity {
     }
 }
 
+/// Refuses a cluster key that does not open the secrets in the log: the node could let nobody in and renew no
+/// certificate, and would say so only then. A state that names no cluster yet says nothing.
+///
+/// # Errors
+/// When the key in `folder` is not this cluster's.
+pub fn check_cluster_key(folder: &Path, key: &ClusterKey, state: &State) -> Result<()> {
+    let Some(cluster) = state.cluster() else { return Ok(()) };
+    Authority::open(&cluster.ca_certificate, &cluster.ca_key_sealed, key).map(drop).with_context(|| {
+        format!(
+            "{} does not open the secrets of cluster {}; restore the file, or remove this node with `ballastctl node \
+             remove`, empty its data directory and join it again",
+            folder.join("cluster.key").display(),
+            cluster.id
+        )
+    })
+}
+
 fn read_genesis(bytes: &[u8]) -> Result<Genesis> {
     let file: GenesisFile =
         serde_json::from_slice(bytes).context("genesis.json is damaged; empty the directory and init again")?;
@@ -329,7 +346,12 @@ fn lock(folder: &Path) -> Result<File> {
         .truncate(false)
         .write(true)
         .open(&path)
-        .with_context(|| format!("cannot write to data_dir {}", folder.display()))?;
+        .with_context(|| {
+            format!(
+                "cannot write to data_dir {}; check that it is on a writable disk and belongs to the user that runs ballastd",
+                folder.display()
+            )
+        })?;
     // SAFETY: flock(2) on a descriptor that is open for as long as `file` lives.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
         bail!("another ballastd uses data_dir {}; each node needs its own", folder.display());

@@ -10,7 +10,7 @@
 
 use std::{
     fs::OpenOptions,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +22,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use arc_swap::ArcSwapOption;
 use ballast_admin::{
     client::Peers,
-    pki,
+    pki::{self, ClusterKey},
     serve::{serve_tls, serve_unix},
     services::{Parts, Services},
 };
@@ -51,7 +51,7 @@ use crate::{
     bootstrap::Bootstrap,
     clock::boottime,
     endpoints,
-    identity::{Genesis, Identity},
+    identity::{self, Genesis, Identity},
     leases::{self, Membership},
     metrics,
     operations::Node,
@@ -222,6 +222,8 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     }
     let introduction = introduce(bootstrap.clone(), identity.node, raft.clone(), ending.clone());
     parts.spawn(named("introduction", never_fails(introduction)));
+    let (folder, key) = (bootstrap.data_dir.clone(), identity.cluster_key.clone());
+    parts.spawn(named("check of cluster.key", check_cluster_key(folder, key, raft.clone(), ending.clone())));
 
     if let Some(genesis) = &identity.genesis {
         found(&member, &raft, genesis.clone()).await?;
@@ -343,6 +345,21 @@ async fn introduce(bootstrap: Bootstrap, node: ballast_core::ids::NodeId, raft: 
         tokio::select! { () = sleep(Duration::from_secs(1)) => {}, () = ending.cancelled() => return }
     }
     ending.cancelled().await;
+}
+
+/// Fails once the state shows that the cluster key is another cluster's.
+async fn check_cluster_key(folder: PathBuf, key: ClusterKey, raft: Handle, ending: CancellationToken) -> Result<()> {
+    let mut applied = raft.watch_applied();
+    while raft.with_state(|state| state.cluster().is_none()) {
+        // Both arms are cancel-safe.
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() { break },
+            () = ending.cancelled() => return Ok(()),
+        }
+    }
+    raft.with_state(|state| identity::check_cluster_key(&folder, &key, state))?;
+    ending.cancelled().await;
+    Ok(())
 }
 
 /// The admin services of this node.

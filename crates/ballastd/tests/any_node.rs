@@ -18,9 +18,10 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use ballast_testkit::{
     backend::{Backend, Mode},
-    client::Client,
+    client::{self, Client},
     cluster::Cluster,
-    ports, wait,
+    ports,
+    shop::Shop,
 };
 
 const CLIENTS: usize = 12;
@@ -67,11 +68,10 @@ fn a_client_is_never_sent_to_a_wrong_backend() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
     let backends = (1..=BACKENDS).map(|n| Backend::start(&format!("web{n}"))).collect::<Result<Vec<_>, _>>()?;
     let servers = (0..3).map(|_| ports::free_local()).collect::<Result<Vec<_>>>()?;
-    cluster.apply(0, &document(&servers, &backends))?;
+    let shop = Shop::new(&backends).listen_on_each(&servers).learned_cookie("SHOPID").checked();
+    cluster.apply(0, &shop.to_yaml())?;
     for server in &servers {
-        wait::until("each node to serve", || {
-            Ok(Client::new(*server).get("/healthz").ok().filter(|a| a.status == 200))
-        })?;
+        client::wait_served(*server)?;
     }
 
     let began = Instant::now();
@@ -209,36 +209,4 @@ fn disturb(
         }
     }
     Ok(())
-}
-
-fn document(servers: &[SocketAddr], backends: &[Backend]) -> String {
-    let listeners: String = servers
-        .iter()
-        .enumerate()
-        .map(|(n, server)| {
-            format!(
-                "      - {{ name: web{n}, address: {}, port: {}, nodes: {{ node: node-{} }} }}\n",
-                server.ip(),
-                server.port(),
-                n + 1
-            )
-        })
-        .collect();
-    let backends: String = backends
-        .iter()
-        .map(|b| format!("          - {{ name: {}, address: \"{}\" }}\n", b.name(), b.address()))
-        .collect();
-    format!(
-        "version: 1
-farms:
-  - name: shop
-    listeners:
-{listeners}    services:
-      - name: site
-        persistence:
-          table: {{ key: {{ learned_cookie: SHOPID }} }}
-        health: {{ http: {{ path: /healthz }}, interval: 200ms, timeout: 150ms, rise: 2, fall: 3 }}
-        backends:
-{backends}"
-    )
 }

@@ -2,63 +2,19 @@
 
 use anyhow::{Result, ensure};
 use ballast_testkit::{
-    backend::{Backend, Mode},
-    client::Client,
+    backend::Backend,
+    client::{self, Client},
     cluster::Cluster,
-    ports, wait,
+    ports,
+    shop::Shop,
+    wait,
 };
-
-/// A shop on an address of every node, so that each node can be asked by itself.
-fn shop(port: u16, backends: &[&Backend], persistence: &str) -> String {
-    let backends: String = backends
-        .iter()
-        .map(|b| format!("          - {{ name: {}, address: \"{}\" }}\n", b.name(), b.address()))
-        .collect();
-    format!(
-        "version: 1
-farms:
-  - name: shop
-    listeners:
-      - {{ name: web, address: 127.0.0.1, port: {port} }}
-    services:
-      - name: site
-        {persistence}
-        backends:
-{backends}"
-    )
-}
-
-/// The same shop on a VIP.
-fn shop_on_vip(vip: std::net::SocketAddr, backends: &[&Backend], extra: &str) -> String {
-    let backends: String = backends
-        .iter()
-        .map(|b| format!("          - {{ name: {}, address: \"{}\" }}\n", b.name(), b.address()))
-        .collect();
-    format!(
-        "version: 1
-vips:
-  - {{ name: public, addresses: [{}] }}
-farms:
-  - name: shop
-    listeners:
-      - {{ name: web, vip: public, port: {} }}
-    services:
-      - name: site
-        persistence:
-          table: {{ key: {{ learned_cookie: SHOPID }} }}
-        {extra}
-        backends:
-{backends}",
-        vip.ip(),
-        vip.port()
-    )
-}
 
 #[test]
 fn applies_on_any_node_and_holds_on_all() -> Result<()> {
     let cluster = Cluster::start(3)?;
     let backend = Backend::start("web1")?;
-    let document = shop(ports::free_local()?.port(), &[&backend], "");
+    let document = Shop::new([&backend]).listen_on(ports::free_local()?).to_yaml();
 
     let said = cluster.apply(1, &document)?;
     ensure!(said.contains("revision 1"), "{said}");
@@ -76,9 +32,8 @@ fn applies_on_any_node_and_holds_on_all() -> Result<()> {
     ensure!(revisions.contains(&1) && revisions.contains(&2) && revisions.len() == 2, "{history}");
 
     // A change made from an old revision is refused and nothing is lost.
-    let file = cluster.folder().join("stale.yaml");
-    std::fs::write(&file, &document)?;
-    let said = cluster.ctl(0, &["apply", "-f", &file.display().to_string(), "--expect", "1"])?;
+    let file = cluster.write("stale.yaml", &document)?;
+    let said = cluster.ctl(0, &["apply", "-f", &file, "--expect", "1"])?;
     ensure!(said.code == 4 && said.err.contains("pages"), "exit {} {}{}", said.code, said.out, said.err);
 
     cluster.ctl_ok(0, &["rollback", "1"])?;
@@ -90,13 +45,12 @@ fn applies_on_any_node_and_holds_on_all() -> Result<()> {
 #[test]
 fn refuses_a_wrong_document_with_every_mistake_and_its_line() -> Result<()> {
     let cluster = Cluster::start(1)?;
-    let file = cluster.folder().join("wrong.yaml");
-    std::fs::write(
-        &file,
+    let file = cluster.write(
+        "wrong.yaml",
         "version: 1\nfarms:\n  - name: shop\n    listeners:\n      - { name: web, vip: nowhere, port: 80 }\n    servces: []\n    \
          timeouts: { connect: soon }\n",
     )?;
-    let said = cluster.ctl(0, &["apply", "-f", &file.display().to_string()])?;
+    let said = cluster.ctl(0, &["apply", "-f", &file])?;
     ensure!(said.code == 3, "exit {}: {}", said.code, said.err);
     for part in ["nowhere", "servces", "services", "soon", "wrong.yaml:5", "wrong.yaml:6", "wrong.yaml:7"] {
         ensure!(said.err.contains(part), "{part:?} is not in:\n{}", said.err);
@@ -112,9 +66,9 @@ fn keeps_a_client_on_its_backend_through_every_node_and_explains_why() -> Result
     let mut cluster = Cluster::start(3)?;
     let backends = [Backend::start("web1")?, Backend::start("web2")?, Backend::start("web3")?];
     let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
-    cluster.apply(0, &shop_on_vip(vip, &backends.each_ref(), ""))?;
+    cluster.apply(0, &Shop::new(&backends).on_vip(vip).learned_cookie("SHOPID").to_yaml())?;
     let owner = cluster.wait_owner("public")?;
-    wait::until("the shop to answer", || Ok(Client::new(vip).get("/healthz").ok().filter(|a| a.status == 200)))?;
+    client::wait_served(vip)?;
 
     let mut client = Client::new(vip);
     let first = client.get("/login")?.header("x-backend").unwrap_or_default().to_owned();
@@ -147,38 +101,13 @@ fn keeps_a_client_on_its_backend_through_every_node_and_explains_why() -> Result
 }
 
 #[test]
-fn answers_correctly_when_backends_misbehave() -> Result<()> {
-    let cluster = Cluster::start(1)?;
-    let backend = Backend::start("web1")?;
-    let port = ports::free_local()?;
-    let document = shop(port.port(), &[&backend], "retries_max: 0").replace(
-        "    services:",
-        "    timeouts: { connect: 1s, response_header: 1s, between_bytes: 1s }\n    services:",
-    );
-    cluster.apply(0, &document)?;
-    wait::until("the shop to answer", || Ok(Client::new(port).get("/x").ok().filter(|a| a.status == 200)))?;
-
-    backend.set_mode(Mode::BlackHole);
-    ensure!(Client::new(port).get("/x")?.status == 504);
-    backend.set_mode(Mode::Garbage);
-    ensure!(Client::new(port).get("/x")?.status == 502);
-    backend.set_mode(Mode::ClosesMidBody);
-    ensure!(Client::new(port).get("/x").is_err(), "a truncated body must not look whole");
-    backend.set_mode(Mode::Ok);
-    ensure!(Client::new(port).get("/x")?.status == 200);
-    drop(backend);
-    ensure!(Client::new(port).get("/x")?.status == 503);
-    Ok(())
-}
-
-#[test]
 fn survives_kill_of_all_nodes_at_once() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
     let backends = [Backend::start("web1")?, Backend::start("web2")?, Backend::start("web3")?];
     let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
-    cluster.apply(0, &shop_on_vip(vip, &backends.each_ref(), ""))?;
+    cluster.apply(0, &Shop::new(&backends).on_vip(vip).learned_cookie("SHOPID").to_yaml())?;
     cluster.wait_owner("public")?;
-    wait::until("the shop to answer", || Ok(Client::new(vip).get("/healthz").ok().filter(|a| a.status == 200)))?;
+    client::wait_served(vip)?;
 
     let mut clients = Vec::new();
     for _ in 0..50 {
@@ -206,12 +135,11 @@ fn drains_on_sigterm_without_failing_a_request() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     let backend = Backend::start("web1")?;
     let port = ports::free_local()?;
-    cluster.apply(0, &shop(port.port(), &[&backend], ""))?;
-    let mut client = Client::new(port);
-    wait::until("the shop to answer", || Ok(client.get("/x").ok().filter(|a| a.status == 200)))?;
+    cluster.apply(0, &Shop::new([&backend]).listen_on(port).to_yaml())?;
+    client::wait_served(port)?;
     ensure!(cluster.terminate(0)? == Some(0), "SIGTERM must end in exit code 0");
     cluster.spawn(0)?;
     cluster.wait_ready(0)?;
-    wait::until("the shop to answer again", || Ok(Client::new(port).get("/x").ok().filter(|a| a.status == 200)))?;
+    client::wait_served(port)?;
     Ok(())
 }

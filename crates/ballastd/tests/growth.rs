@@ -5,45 +5,22 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ballast_testkit::{
     backend::Backend,
-    client::Client,
+    client,
     cluster::Cluster,
     ports,
+    shop::Shop,
     visitors::{Behaviour, Visitors, judge},
     wait,
 };
-
-fn document(vip: std::net::SocketAddr, backends: &[Backend]) -> String {
-    let backends: String = backends
-        .iter()
-        .map(|b| format!("          - {{ name: {}, address: \"{}\" }}\n", b.name(), b.address()))
-        .collect();
-    format!(
-        "version: 1
-vips:
-  - {{ name: public, addresses: [{}] }}
-farms:
-  - name: shop
-    listeners:
-      - {{ name: web, vip: public, port: {} }}
-    services:
-      - name: site
-        persistence:
-          table: {{ key: {{ learned_cookie: SHOPID }} }}
-        backends:
-{backends}",
-        vip.ip(),
-        vip.port()
-    )
-}
 
 #[test]
 fn nine_nodes_outlive_the_first_three() -> Result<()> {
     let mut cluster = Cluster::start(9)?;
     let backends = [Backend::start("web1")?, Backend::start("web2")?, Backend::start("web3")?];
     let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
-    cluster.apply(8, &document(vip, &backends))?;
+    cluster.apply(8, &Shop::new(&backends).on_vip(vip).learned_cookie("SHOPID").to_yaml())?;
     cluster.wait_owner("public")?;
-    wait::until("the shop to answer", || Ok(Client::new(vip).get("/healthz").ok().filter(|a| a.status == 200)))?;
+    client::wait_served(vip)?;
 
     let load = Visitors::start(&Behaviour {
         visitors: 12,

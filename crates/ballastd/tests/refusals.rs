@@ -1,18 +1,20 @@
 //! What a node refuses, and that the refusal says what to do.
 
-use std::fs;
+use std::{
+    fs,
+    net::{TcpListener, UdpSocket},
+    os::unix::fs::PermissionsExt,
+};
 
 use anyhow::{Result, ensure};
-use ballast_testkit::cluster::{Cluster, Said};
-
-fn refused(said: &Said, parts: &[&str]) -> Result<()> {
-    ensure!(said.code != 0, "was not refused: {}", said.out);
-    for part in parts {
-        ensure!(said.err.contains(part), "{part:?} is not in:\n{}", said.err);
-    }
-    ensure!(!said.err.contains("panicked"), "{}", said.err);
-    Ok(())
-}
+use ballast_testkit::{
+    backend::Backend,
+    client::{self, Client},
+    cluster::Cluster,
+    ports,
+    shop::Shop,
+    wait,
+};
 
 #[test]
 fn a_join_needs_a_good_token_a_free_name_and_an_empty_directory() -> Result<()> {
@@ -20,24 +22,24 @@ fn a_join_needs_a_good_token_a_free_name_and_an_empty_directory() -> Result<()> 
     let token = cluster.join_token()?;
     let second = cluster.prepare_node()?;
 
-    refused(&cluster.daemon_says(second, &["join", "--token", "hello"])?, &["join token", "node join-token"])?;
+    cluster.daemon_says(second, &["join", "--token", "hello"])?.refused(&["join token", "node join-token"])?;
     let mut damaged = token.clone();
     damaged.pop();
-    refused(&cluster.daemon_says(second, &["join", "--token", &damaged])?, &["damaged"])?;
+    cluster.daemon_says(second, &["join", "--token", &damaged])?.refused(&["damaged"])?;
 
     // A node of the same name.
     let config = cluster.node(second).folder().join("ballastd.toml");
     let text = fs::read_to_string(&config)?;
     fs::write(&config, text.replace("name = \"node-2\"", "name = \"node-1\""))?;
-    refused(&cluster.daemon_says(second, &["join", "--token", &token])?, &["node-1", "name"])?;
+    cluster.daemon_says(second, &["join", "--token", &token])?.refused(&["node-1", "name"])?;
     fs::write(&config, text)?;
 
     // The refusal did not use the token up; joining does.
     cluster.daemon_once(second, &["join", "--token", &token])?;
-    refused(&cluster.daemon_says(second, &["join", "--token", &token])?, &["already holds", "ballastd run"])?;
-    refused(&cluster.daemon_says(second, &["init"])?, &["already holds"])?;
+    cluster.daemon_says(second, &["join", "--token", &token])?.refused(&["already holds", "ballastd run"])?;
+    cluster.daemon_says(second, &["init"])?.refused(&["already holds"])?;
     let third = cluster.prepare_node()?;
-    refused(&cluster.daemon_says(third, &["join", "--token", &token])?, &["token", "node join-token"])?;
+    cluster.daemon_says(third, &["join", "--token", &token])?.refused(&["token", "node join-token"])?;
     Ok(())
 }
 
@@ -49,7 +51,7 @@ fn a_token_of_another_cluster_is_refused_by_its_pin() -> Result<()> {
     // Their token, our cluster's address: the CA pin does not match whoever answers there.
     let token = ours.join_token()?;
     drop(ours);
-    refused(&theirs.daemon_says(stranger, &["join", "--token", &token])?, &["could be reached"])?;
+    theirs.daemon_says(stranger, &["join", "--token", &token])?.refused(&["could be reached"])?;
     Ok(())
 }
 
@@ -57,18 +59,44 @@ fn a_token_of_another_cluster_is_refused_by_its_pin() -> Result<()> {
 fn a_node_does_not_start_without_identity_with_another_name_or_twice() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     let fresh = cluster.prepare_node()?;
-    refused(&cluster.daemon_says(fresh, &["run"])?, &["ballastd init", "ballastd join"])?;
-    refused(&cluster.daemon_says(0, &["run"])?, &["another ballastd", "data_dir"])?;
+    cluster.daemon_says(fresh, &["run"])?.refused(&["ballastd init", "ballastd join"])?;
+    cluster.daemon_says(0, &["run"])?.refused(&["another ballastd", "data_dir"])?;
 
     cluster.kill(0);
     let config = cluster.node(0).folder().join("ballastd.toml");
     let text = fs::read_to_string(&config)?;
     fs::write(&config, text.replace("name = \"node-1\"", "name = \"other\""))?;
-    refused(&cluster.daemon_says(0, &["run"])?, &["node-1", "other"])?;
+    cluster.daemon_says(0, &["run"])?.refused(&["node-1", "other"])?;
     fs::write(&config, text.replace("workers", "wrokers"))?;
-    refused(&cluster.daemon_says(0, &["run"])?, &["wrokers", "workers"])?;
+    cluster.daemon_says(0, &["run"])?.refused(&["wrokers", "workers"])?;
     fs::write(&config, "not toml at all")?;
-    refused(&cluster.daemon_says(0, &["run"])?, &["ballastd.toml"])?;
+    cluster.daemon_says(0, &["run"])?.refused(&["ballastd.toml"])?;
+    Ok(())
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_named() -> Result<()> {
+    let mut cluster = Cluster::start(1)?;
+    cluster.kill(0);
+    let config = cluster.node(0).config();
+    let (place, text) = (config.display().to_string(), fs::read_to_string(&config)?);
+    let says = |words: &[&str]| cluster.daemon_says(0, &["run"])?.refused(words);
+
+    fs::write(&config, [text.as_bytes(), b"# caf\xe9\n"].concat())?;
+    says(&[&place, &format!("line {}", text.lines().count() + 1), "UTF-8"])?;
+    fs::write(&config, text.replace("workers = 1", "workers = \"many\""))?;
+    says(&[&place, "workers = \"many\"", "invalid type", "line"])?;
+    fs::remove_file(&config)?;
+    says(&[&place, "cannot read", "--config", "No such file"])?;
+    fs::create_dir(&config)?;
+    says(&[&place, "cannot read", "Is a directory"])?;
+    fs::remove_dir(&config)?;
+    // For root everything is readable, so only others can try.
+    fs::write(&config, &text)?;
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o000))?;
+    if fs::read(&config).is_err() {
+        says(&[&place, "cannot read", "Permission denied"])?;
+    }
     Ok(())
 }
 
@@ -77,16 +105,40 @@ fn a_log_that_is_gone_stops_the_node_with_a_remedy() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     cluster.kill(0);
     fs::remove_dir_all(cluster.node(0).folder().join("data/log"))?;
-    refused(&cluster.daemon_says(0, &["run"])?, &["is gone", "node remove", "join"])
+    cluster.daemon_says(0, &["run"])?.refused(&["is gone", "node remove", "join"])
 }
 
 #[test]
 fn a_port_in_use_is_named() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     cluster.kill(0);
-    let _taken = std::net::TcpListener::bind(cluster.node(0).admin_address())?;
-    refused(&cluster.daemon_says(0, &["run"])?, &[&cluster.node(0).admin_address().to_string(), "in use"])?;
-    Ok(())
+    let node = cluster.node(0);
+    for (key, address) in
+        [("cluster", node.cluster_address()), ("admin", node.admin_address()), ("metrics", node.metrics_address())]
+    {
+        let _taken = TcpListener::bind(address)?;
+        let key = format!("listen.{key}");
+        cluster.daemon_says(0, &["run"])?.refused(&[&address.to_string(), "in use", "stop whoever has it", &key])?;
+    }
+    let _taken = UdpSocket::bind(node.cluster_address())?;
+    cluster.daemon_says(0, &["run"])?.refused(&["UDP", "in use", "listen.cluster"])
+}
+
+#[test]
+fn a_listener_whose_port_is_in_use_is_told_and_bound_once_it_is_free() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let backend = Backend::start("web1")?;
+    let server = ports::free_local()?;
+    let taken = TcpListener::bind(server)?;
+    cluster.apply(0, &Shop::new([&backend]).listen_on(server).to_yaml())?;
+    let ready = || Client::new(cluster.node(0).metrics_address()).host("localhost").get("/readyz");
+    let told = wait::until("the node to say that it is not ready", || {
+        Ok(Some(ready()?).filter(|answer| answer.status == 503))
+    })?;
+    ensure!(told.text().contains(&server.to_string()) && told.text().contains("in use"), "{}", told.text());
+    drop(taken);
+    client::wait_served(server)?;
+    cluster.wait_ready(0)
 }
 
 #[test]
@@ -113,6 +165,6 @@ fn a_flipped_bit_in_the_log_stops_the_node_with_a_remedy() -> Result<()> {
         }
     }
     ensure!(flipped > 0, "found no log file to damage");
-    refused(&cluster.daemon_says(0, &["run"])?, &["damaged", "Corruption", "join"])?;
+    cluster.daemon_says(0, &["run"])?.refused(&["damaged", "Corruption", "join"])?;
     Ok(())
 }

@@ -5,8 +5,9 @@ use std::{
     collections::HashMap,
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -26,6 +27,8 @@ pub enum Mode {
     ClosesMidBody,
     /// Answers with bytes that are not HTTP.
     Garbage,
+    /// Answers health checks, and anything else when it is in another mode.
+    Held,
 }
 
 /// A running backend. Stops when dropped.
@@ -39,6 +42,8 @@ pub struct Backend {
 struct Shared {
     name: String,
     mode: Mutex<Mode>,
+    mode_changed: Condvar,
+    held: AtomicU64,
     stop: AtomicBool,
     requests: AtomicU64,
     next_session: AtomicU64,
@@ -65,6 +70,8 @@ impl Backend {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             mode: Mutex::new(Mode::Ok),
+            mode_changed: Condvar::new(),
+            held: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             next_session: AtomicU64::new(1),
@@ -92,15 +99,22 @@ impl Backend {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
+    /// Requests that [`Mode::Held`] keeps waiting.
+    pub fn held(&self) -> u64 {
+        self.shared.held.load(Ordering::Relaxed)
+    }
+
     /// Changes how it behaves from the next request on.
     pub fn set_mode(&self, mode: Mode) {
         *self.shared.mode.lock().expect("no panic while held") = mode;
+        self.shared.mode_changed.notify_all();
     }
 }
 
 impl Drop for Backend {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+        self.set_mode(Mode::Failing);
         // Wakes the accepting thread, which sees the flag.
         drop(TcpStream::connect_timeout(&self.address, Duration::from_secs(1)));
         // Once it has ended the port is closed, and whoever connects is refused.
@@ -113,6 +127,57 @@ impl Drop for Backend {
     }
 }
 
+impl Shared {
+    /// How to behave to a request, which is kept waiting for it if need be.
+    fn mode_for(&self, path: &str) -> Mode {
+        let mode = self.mode.lock().expect("no panic while held");
+        if *mode != Mode::Held || path.starts_with("/healthz") {
+            return *mode;
+        }
+        self.held.fetch_add(1, Ordering::Relaxed);
+        let mode = self.mode_changed.wait_while(mode, |mode| *mode == Mode::Held).expect("no panic while held");
+        self.held.fetch_sub(1, Ordering::Relaxed);
+        *mode
+    }
+}
+
+/// An address where connecting takes for ever: somebody listens there, accepts nobody, and the
+/// kernel's queue is full, so that it drops whatever arrives.
+pub struct Deaf {
+    listener: TcpListener,
+    _queue: Vec<TcpStream>,
+}
+
+impl Deaf {
+    /// Finds a port on loopback and fills its queue.
+    ///
+    /// # Errors
+    /// When no port can be bound, or the kernel takes every connection.
+    pub fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        // SAFETY: listen(2) takes no pointers; a second call only sets the length of the queue.
+        if unsafe { libc::listen(listener.as_raw_fd(), 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let address = listener.local_addr()?;
+        let mut queue = Vec::new();
+        // The kernel takes one more than it was told, and may round up.
+        while queue.len() < 64 {
+            match TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+                Ok(stream) => queue.push(stream),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Self { listener, _queue: queue }),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("the kernel takes every connection"))
+    }
+
+    /// Where nobody gets through.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("it is bound")
+    }
+}
+
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     for stream in listener.incoming() {
         if shared.stop.load(Ordering::Relaxed) {
@@ -121,7 +186,12 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok(stream) = stream else { continue };
         let shared = Arc::clone(shared);
         let _ = thread::Builder::new().stack_size(128 << 10).spawn(move || {
+            // A copy is kept to end it from outside, so that dropping it does not close it.
+            let whole = stream.try_clone();
             let _ = serve(stream, &shared);
+            if let Ok(whole) = whole {
+                let _ = whole.shutdown(std::net::Shutdown::Both);
+            }
         });
     }
 }
@@ -169,8 +239,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             }
         }
         let body = if chunked { read_chunked(&mut reader)? } else { read_exactly(&mut reader, length)? };
-        let mode = *shared.mode.lock().expect("no panic while held");
-        match mode {
+        match shared.mode_for(&path) {
             Mode::BlackHole => {
                 // Holds the connection until somebody closes it.
                 let mut rest = Vec::new();
@@ -188,7 +257,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             Mode::Failing => {
                 reader.get_mut().write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")?;
             }
-            Mode::Ok => answer(&mut reader, shared, &method, &path, session, &body)?,
+            Mode::Ok | Mode::Held => answer(&mut reader, shared, &method, &path, session, &body)?,
         }
     }
 }

@@ -150,6 +150,18 @@ impl Client {
     }
 }
 
+/// Waits until a server answers a request with 200.
+///
+/// # Errors
+/// When it does not in time.
+pub fn wait_served(server: SocketAddr) -> anyhow::Result<Response> {
+    crate::wait::until(&format!("{server} to serve"), || {
+        let answer = Client::new(server).get("/healthz")?;
+        anyhow::ensure!(answer.status == 200, "status {} {}", answer.status, answer.text().trim());
+        Ok(Some(answer))
+    })
+}
+
 /// Whether an error means that a kept connection was already gone.
 fn is_stale(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};

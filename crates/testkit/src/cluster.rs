@@ -5,7 +5,9 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -80,7 +82,8 @@ impl Cluster {
         for _ in 0..count {
             cluster.add_node()?;
         }
-        cluster.wait_voters(count.min(3))?;
+        // Voters come in odd numbers: a second one would only be one more whose loss is the quorum's.
+        cluster.wait_voters(if count < 3 { 1 } else { 3 })?;
         Ok(cluster)
     }
 
@@ -90,6 +93,15 @@ impl Cluster {
     /// As [`Cluster::start`].
     pub fn add_node(&mut self) -> Result<usize> {
         let position = self.prepare_node()?;
+        self.enter(position)?;
+        Ok(position)
+    }
+
+    /// Takes a prepared node in: the first makes the cluster, each other joins it.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn enter(&mut self, position: usize) -> Result<()> {
         if position == 0 {
             self.daemon_once(0, &["init"])?;
         } else {
@@ -97,8 +109,33 @@ impl Cluster {
             self.daemon_once(position, &["join", "--token", &token])?;
         }
         self.spawn(position)?;
-        self.wait_ready(position)?;
-        Ok(position)
+        self.wait_ready(position)
+    }
+
+    /// Removes a node that stopped for good, empties its data directory and joins it as a new one.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`], or when it cannot be removed.
+    pub fn replace(&mut self, position: usize) -> Result<()> {
+        self.kill(position);
+        let name = self.nodes[position].name.clone();
+        wait::until(&format!("{name} to be removed"), || {
+            let said = self.ctl_any(&["node", "remove", &name])?;
+            ensure!(said.code == 0, "exit {}: {}", said.code, said.err);
+            Ok(Some(()))
+        })?;
+        fs::remove_dir_all(self.nodes[position].data())?;
+        self.enter(position)
+    }
+
+    /// Changes a node's `ballastd.toml`.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn edit(&self, position: usize, change: impl FnOnce(&str) -> String) -> Result<()> {
+        let file = self.nodes[position].config();
+        let text = fs::read_to_string(&file)?;
+        Ok(fs::write(&file, change(&text))?)
     }
 
     /// Writes a node's folder and `ballastd.toml` without starting anything. Returns its position.
@@ -119,7 +156,7 @@ impl Cluster {
             name,
         };
         fs::write(
-            node.folder.join("ballastd.toml"),
+            node.config(),
             format!(
                 "name = \"{}\"\ndata_dir = \"{}\"\n\n[listen]\ncluster = \"{}\"\nadmin = \"{}\"\nmetrics = \"{}\"\n\n\
                  [log]\naccess = \"{}\"\n\n[proxy]\nworkers = 1\n\n[labels]\nnode = \"{}\"\n\n{}\n",
@@ -164,14 +201,9 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn daemon_says(&self, position: usize, arguments: &[&str]) -> Result<Said> {
-        let output = Command::new(self.bin.join("ballastd"))
-            .args(arguments)
-            .arg("--config")
-            .arg(self.nodes[position].folder.join("ballastd.toml"))
-            .stdin(Stdio::null())
-            .output()
-            .context("start ballastd")?;
-        Ok(Said::from(&output))
+        let mut command = Command::new(self.bin.join("ballastd"));
+        command.args(arguments).arg("--config").arg(self.nodes[position].config());
+        finish(command)
     }
 
     /// Starts a node's daemon (again).
@@ -182,13 +214,7 @@ impl Cluster {
         let node = &mut self.nodes[position];
         let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("ballastd.log"))?;
         let mut command = Command::new(self.bin.join("ballastd"));
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(node.folder.join("ballastd.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.arg("run").arg("--config").arg(node.config()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         die_with_parent(&mut command);
         node.process = Some(command.spawn().context("start ballastd")?);
         Ok(())
@@ -296,16 +322,30 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn ctl(&self, position: usize, arguments: &[&str]) -> Result<Said> {
-        let socket = self.nodes[position].folder.join("data/admin.sock");
-        let output = Command::new(self.bin.join("ballastctl"))
+        let mut command = Command::new(self.bin.join("ballastctl"));
+        command
             .env_remove("BALLAST_CONTEXT")
-            .env("BALLAST_SERVER", format!("unix://{}", socket.display()))
+            .env("BALLAST_SERVER", format!("unix://{}", self.nodes[position].socket().display()))
             .env("NO_COLOR", "1")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .context("start ballastctl")?;
-        Ok(Said::from(&output))
+            .args(arguments);
+        finish(command)
+    }
+
+    /// Runs `ballastctl` against a node's admin address, with `ca.pem`, `admin.pem` and `admin.key` of a folder.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn ctl_as(&self, position: usize, credentials: &Path, arguments: &[&str]) -> Result<Said> {
+        let mut command = Command::new(self.bin.join("ballastctl"));
+        command
+            .env_remove("BALLAST_CONTEXT")
+            .env("BALLAST_SERVER", format!("https://{}", self.nodes[position].admin))
+            .env("BALLAST_CA", credentials.join("ca.pem"))
+            .env("BALLAST_CERT", credentials.join("admin.pem"))
+            .env("BALLAST_KEY", credentials.join("admin.key"))
+            .env("NO_COLOR", "1")
+            .args(arguments);
+        finish(command)
     }
 
     /// Runs `ballastctl` against the first node that runs.
@@ -345,14 +385,23 @@ impl Cluster {
         serde_json::from_str(&out).with_context(|| format!("not JSON: {out}"))
     }
 
+    /// Writes a file of the test into [`Cluster::folder`] and returns its path.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<String> {
+        let file = self.folder.path().join(name);
+        fs::write(&file, text)?;
+        Ok(file.display().to_string())
+    }
+
     /// Writes `document` to a file and applies it at a node, waiting until every node serves it.
     ///
     /// # Errors
     /// When it is refused.
     pub fn apply(&self, position: usize, document: &str) -> Result<String> {
-        let file = self.folder.path().join(format!("apply-{position}.yaml"));
-        fs::write(&file, document)?;
-        self.ctl_ok(position, &["apply", "-f", &file.display().to_string(), "--wait"])
+        let file = self.write(&format!("apply-{position}.yaml"), document)?;
+        self.ctl_ok(position, &["apply", "-f", &file, "--wait"])
     }
 
     /// Folder that lives as long as the cluster, for files of a test.
@@ -450,6 +499,21 @@ impl Node {
         &self.folder
     }
 
+    /// Its `ballastd.toml`.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("ballastd.toml")
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Its admin socket.
+    pub fn socket(&self) -> PathBuf {
+        self.data().join("admin.sock")
+    }
+
     /// Address of `/livez`, `/readyz` and `/metrics`.
     pub fn metrics_address(&self) -> SocketAddr {
         self.metrics
@@ -488,8 +552,23 @@ impl Node {
     }
 }
 
-impl From<&std::process::Output> for Said {
-    fn from(output: &std::process::Output) -> Self {
+impl Said {
+    /// Checks that it failed, did not panic, and that its error says all of `parts`.
+    ///
+    /// # Errors
+    /// Says which is missing, and what was said.
+    pub fn refused(&self, parts: &[&str]) -> Result<()> {
+        ensure!(self.code != 0, "was not refused: {}", self.out);
+        for part in parts {
+            ensure!(self.err.contains(part), "{part:?} is not in (exit {}):\n{}{}", self.code, self.out, self.err);
+        }
+        ensure!(!self.err.contains("panicked"), "{}", self.err);
+        Ok(())
+    }
+}
+
+impl From<&Output> for Said {
+    fn from(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -500,6 +579,25 @@ impl From<&std::process::Output> for Said {
 
 /// How long a node that was told to stop may take before a test calls it stuck.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs a program to its end, which must come in time.
+fn finish(mut command: Command) -> Result<Said> {
+    die_with_parent(&mut command);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.with_context(|| format!("start {command:?}"))?;
+    let id = child.id();
+    let (ended, end) = mpsc::sync_channel(1);
+    let waiting = thread::spawn(move || drop(ended.send(child.wait_with_output())));
+    if let Ok(output) = end.recv_timeout(wait::PATIENCE) {
+        return Ok(Said::from(&output?));
+    }
+    if let Ok(id) = libc::pid_t::try_from(id) {
+        // SAFETY: kill(2) takes no pointers; the thread that would reap the child has not, so the pid is still ours.
+        unsafe { libc::kill(id, libc::SIGKILL) };
+    }
+    let _ = waiting.join();
+    bail!("{command:?} did not end within {:?}", wait::PATIENCE)
+}
 
 fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();

@@ -9,6 +9,9 @@
 pub mod backend;
 pub mod client;
 pub mod cluster;
+pub mod disk;
+pub mod newcomers;
 pub mod ports;
+pub mod shop;
 pub mod visitors;
 pub mod wait;

@@ -486,6 +486,9 @@ fn notes(local: &LocalStatus, node: NodeId, before: NodeAdmin, after: NodeAdmin)
     }
 }
 
+/// A node that was not confirmed by a majority for so long has none: longer than an election takes.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
+
 /// The cluster in one word, and what wants attention.
 fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], voters_wanted: u32) -> (Health, Vec<String>) {
     let mut problems = Vec::new();
@@ -493,6 +496,14 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], voters_wanted:
     if local.leader.is_none() {
         problems.push(
             "no leader is known: nothing can be changed; held VIPs are given up when their leases end".to_owned(),
+        );
+    }
+    // A follower goes on naming the leader that it lost until there is another.
+    let alone = local.confirmed_age.is_none_or(|age| age > CONFIRMED_WITHIN);
+    if alone && local.leader.is_some() {
+        problems.push(
+            "no majority of the voters answers this node: nothing can be changed through it; VIPs that it held are given up"
+                .to_owned(),
         );
     }
     for status in nodes {
@@ -529,10 +540,10 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], voters_wanted:
     if voters < voters_wanted && nodes.len() > local.voters.len() {
         problems.push(format!("{voters} nodes vote, {voters_wanted} are wanted"));
     }
-    let health = match (local.leader, problems.is_empty()) {
-        (None, _) => Health::NoQuorum,
-        (Some(_), true) => Health::Ok,
-        (Some(_), false) => Health::Degraded,
+    let health = match problems.is_empty() {
+        _ if alone || local.leader.is_none() => Health::NoQuorum,
+        true => Health::Ok,
+        false => Health::Degraded,
     };
     (health, problems)
 }

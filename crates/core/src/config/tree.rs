@@ -230,11 +230,16 @@ impl Loader<'_> {
                 Ok(event) => event,
                 Err(error) => {
                     let at = self.position(error.marker());
-                    let _ = self.stop(
-                        at,
-                        format!("this is not YAML: {}", error.info()),
-                        "check indentation, quotes and brackets here and just above",
-                    );
+                    // The scanner reads ahead of the parser, so its own bound may be met before ours.
+                    let _ = if error.info().contains("recursion limit") {
+                        self.too_deep(at)
+                    } else {
+                        self.stop(
+                            at,
+                            format!("this is not YAML: {}", error.info()),
+                            "check indentation, quotes and brackets here and just above",
+                        )
+                    };
                     return None;
                 }
             };
@@ -322,14 +327,14 @@ impl Loader<'_> {
             );
         }
         if self.stack.len() >= DEPTH_MAX {
-            return self.stop(
-                at,
-                format!("nested deeper than {DEPTH_MAX} levels"),
-                "no part of the document nests so deep",
-            );
+            return self.too_deep(at);
         }
         self.stack.push(frame);
         Ok(())
+    }
+
+    fn too_deep(&mut self, at: Position) -> Result<(), Stop> {
+        self.stop(at, format!("nested deeper than {DEPTH_MAX} levels"), "no part of the document nests so deep")
     }
 
     fn close(&mut self) -> Result<(), Stop> {
