@@ -8,9 +8,11 @@
 //! ([`crate::lease`]; it changes without the log).
 
 mod compile;
+mod eligibility;
 mod matching;
 
 pub use compile::compile;
+pub use eligibility::{Eligibility, panics};
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -171,19 +173,9 @@ pub struct BackendPlan {
 }
 
 impl BackendPlan {
-    /// May take clients that are not bound to it.
-    pub fn takes_new(&self) -> bool {
-        self.takes_new_in(false)
-    }
-
-    /// The same, while the service [`panics`] and health is ignored.
-    pub fn takes_new_in(&self, panic: bool) -> bool {
-        self.admin == AdminState::Ready && (panic || self.verdict != Verdict::Down) && self.weight > 0
-    }
-
-    /// May serve clients that are bound to it: up or not yet checked, and not in maintenance.
-    pub fn serves_bound(&self) -> bool {
-        self.admin != AdminState::Maintenance && self.verdict != Verdict::Down
+    /// What decides whether it serves, by the cluster's verdict.
+    pub fn eligibility(&self) -> Eligibility {
+        Eligibility { admin: self.admin, verdict: self.verdict, weight: self.weight, backup: self.backup }
     }
 }
 
@@ -211,18 +203,4 @@ pub enum Verdict {
     Up,
     /// Not served.
     Down,
-}
-
-/// Whether so few of a service's backends are up that health is to be ignored: serving from
-/// suspects is better than sending everything to the last survivor. Backends in maintenance do not
-/// count; `threshold_percent` of zero switches it off.
-pub fn panics(threshold_percent: u8, backends: impl Iterator<Item = (AdminState, Verdict)>) -> bool {
-    let (mut all, mut usable) = (0_usize, 0_usize);
-    for (admin, verdict) in backends {
-        if admin != AdminState::Maintenance {
-            all += 1;
-            usable += usize::from(verdict != Verdict::Down);
-        }
-    }
-    usable * 100 < all * usize::from(threshold_percent)
 }

@@ -15,7 +15,7 @@ use ballast_core::{
     cluster::PassiveHealth,
     config::{ByteSize, Health, VerdictPolicy},
     ids::{BackendId, FarmId, ServiceId},
-    plan::{AdminState, FarmPlan, Plan, ServicePlan, Verdict},
+    plan::{self, BackendPlan, Eligibility, FarmPlan, Plan, ServicePlan, Verdict},
     state::RehomeCause,
 };
 
@@ -162,23 +162,19 @@ impl Service {
 
     /// Why a bound backend must be left, `None` while it serves.
     pub fn must_leave(&self, at: usize, passive: &dyn PassiveHealth) -> Option<RehomeCause> {
-        let backend = &self.plan.backends[at];
-        if backend.admin == AdminState::Maintenance {
-            return Some(RehomeCause::BackendMaintenance);
-        }
-        let down = self.verdict(backend.id, backend.verdict, passive) == Verdict::Down;
-        (down && !self.panics(passive)).then_some(RehomeCause::BackendDown)
+        let eligibility = self.eligibility(&self.plan.backends[at], passive);
+        eligibility.must_leave(!eligibility.is_up() && self.panics(passive))
+    }
+
+    /// What decides about a backend, with the verdict that this node goes by.
+    fn eligibility(&self, backend: &BackendPlan, passive: &dyn PassiveHealth) -> Eligibility {
+        Eligibility { verdict: self.verdict(backend.id, backend.verdict, passive), ..backend.eligibility() }
     }
 
     /// So few primaries are up that the checks are believed no more; then no client is moved by them either.
     fn panics(&self, passive: &dyn PassiveHealth) -> bool {
-        let primaries = self.plan.backends.iter().filter(|b| !b.backup && b.admin == AdminState::Ready && b.weight > 0);
-        let (mut all, mut up) = (0, 0);
-        for backend in primaries {
-            all += 1;
-            up += usize::from(self.verdict(backend.id, backend.verdict, passive) != Verdict::Down);
-        }
-        up * 100 < all * usize::from(self.plan.panic_threshold_percent)
+        let eligibilities = self.plan.backends.iter().map(|backend| self.eligibility(backend, passive));
+        plan::panics(self.plan.panic_threshold_percent, eligibilities)
     }
 
     /// Picks a backend for a client that is not bound, none of `tried`. `key` is what the service balances by,

@@ -33,7 +33,7 @@ use crate::{
     backend::{Backend, Permits},
     buf::BufPool,
     clock::{self, Wall},
-    http::{self, field::Field},
+    http::{self, field::Field, record::TimeText},
     live::{Farm, Kept, Live, ServiceState},
     stats::{ListenerCounters, WorkerCounters},
     ticks::{TICK, Ticks},
@@ -169,6 +169,8 @@ pub struct Worker {
     pub log: Option<LogPort>,
     /// Scratch space for field lines.
     pub fields: RefCell<Vec<Field>>,
+    /// The time as log lines have it.
+    pub log_time: RefCell<TimeText>,
     /// Spare log lines.
     pub lines: RefCell<Vec<Vec<u8>>>,
     /// Connections close after what they are doing.
@@ -193,6 +195,7 @@ impl Worker {
             wall: Wall::new(),
             log,
             fields: RefCell::default(),
+            log_time: RefCell::default(),
             lines: RefCell::default(),
             draining: Cell::new(false),
             live: RefCell::new(Rc::new(Live::new(

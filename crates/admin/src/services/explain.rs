@@ -266,23 +266,17 @@ impl<'a> Story<'a> {
         let panicking = view::panicking(self.state, farm, service);
         if panicking {
             let text =
-                format!("less than {} % of the backends are up: health is ignored", service.panic_threshold_percent);
+                format!("less than {} % of the primaries are up: health is ignored", service.panic_threshold_percent);
             self.step("health", text, None);
         }
         let state = self.state;
-        let names = service.backends.iter().map(|backend| format!("{}/{}/{}", farm.name, service.name, backend.name));
-        names
-            .filter_map(|name| view::backend(state, &name).ok())
-            .map(|(id, shown)| {
-                let admin = state.backend_wish(id).map_or(AdminState::Ready, |wish| wish.admin);
-                let down = state.verdict(id) == Verdict::Down && !panicking;
-                let unusable = match admin {
-                    AdminState::Maintenance => Some(RehomeCause::BackendMaintenance),
-                    AdminState::Ready | AdminState::Drain => down.then_some(RehomeCause::BackendDown),
-                };
-                Candidate { id, shown, unusable }
-            })
-            .collect()
+        let backends = service.backends.iter().filter_map(|backend| {
+            let name = format!("{}/{}/{}", farm.name, service.name, backend.name);
+            let (id, shown) = view::backend(state, &name).ok()?;
+            let unusable = view::eligibility(state, id, backend).must_leave(panicking);
+            Some(Candidate { id, shown, unusable })
+        });
+        backends.collect()
     }
 
     fn cookie(

@@ -3,7 +3,7 @@
 use ballast_core::{
     config::{Backend, Document, Farm, Service},
     ids::{BackendId, ServiceId},
-    plan::{AdminState, Verdict, panics},
+    plan::{AdminState, Eligibility, Verdict, panics},
     state::State,
 };
 use ballast_proto::admin::v1 as proto;
@@ -122,11 +122,7 @@ fn describe(state: &State, farm: &Farm, service: &Service, backend: &Backend) ->
     let name = full(&[&farm.name, &service.name, &backend.name]);
     let id = state.backend_id(&name).unwrap_or_default();
     let wish = state.backend_wish(id);
-    let admin = wish.map_or(AdminState::Ready, |wish| wish.admin);
-    let weight_override = wish.and_then(|wish| wish.weight);
-    let weight = weight_override.unwrap_or(backend.weight);
-    let verdict = state.verdict(id);
-    let down = verdict == Verdict::Down && !panicking(state, farm, service);
+    let eligibility = eligibility(state, id, backend);
     let document_part = serde_json::to_vec(backend).unwrap_or_default();
     let wish_part = wish.map_or(0, |wish| wish.index.get()).to_le_bytes();
     let message = proto::Backend {
@@ -135,8 +131,8 @@ fn describe(state: &State, farm: &Farm, service: &Service, backend: &Backend) ->
         service: service.name.clone(),
         backend: backend.name.clone(),
         address: backend.address.to_string(),
-        admin: admin_of(admin).into(),
-        verdict: verdict_of(verdict).into(),
+        admin: admin_of(eligibility.admin).into(),
+        verdict: verdict_of(eligibility.verdict).into(),
         verdict_time: state.standing(id).map(|standing| timestamp(standing.since)),
         reports: state
             .reports(id)
@@ -148,13 +144,13 @@ fn describe(state: &State, farm: &Farm, service: &Service, backend: &Backend) ->
                 log_time: Some(timestamp(report.at)),
             })
             .collect(),
-        weight,
+        weight: eligibility.weight,
         document_weight: backend.weight,
-        weight_override,
+        weight_override: wish.and_then(|wish| wish.weight),
         backup: backend.backup,
         bindings: state.bindings_of(id),
         connections_max: backend.connections_max,
-        takes_new: admin == AdminState::Ready && !down && weight > 0,
+        takes_new: eligibility.takes_new(panicking(state, farm, service)),
         change: wish.map(|wish| change(wish.index, wish.at, &wish.author)),
         etag: etag(&[name.as_bytes(), &document_part, &wish_part]),
         name,
@@ -162,13 +158,24 @@ fn describe(state: &State, farm: &Farm, service: &Service, backend: &Backend) ->
     (id, message)
 }
 
+/// What decides whether a backend serves.
+pub fn eligibility(state: &State, id: BackendId, backend: &Backend) -> Eligibility {
+    let wish = state.backend_wish(id);
+    Eligibility {
+        admin: wish.map_or(AdminState::Ready, |wish| wish.admin),
+        verdict: state.verdict(id),
+        weight: wish.and_then(|wish| wish.weight).unwrap_or(backend.weight),
+        backup: backend.backup,
+    }
+}
+
 /// So few backends are up that health is ignored.
 pub fn panicking(state: &State, farm: &Farm, service: &Service) -> bool {
-    let states = service.backends.iter().map(|backend| {
+    let eligibilities = service.backends.iter().map(|backend| {
         let id = state.backend_id(&full(&[&farm.name, &service.name, &backend.name])).unwrap_or_default();
-        (state.backend_wish(id).map_or(AdminState::Ready, |wish| wish.admin), state.verdict(id))
+        eligibility(state, id, backend)
     });
-    panics(service.panic_threshold_percent, states)
+    panics(service.panic_threshold_percent, eligibilities)
 }
 
 fn services(document: Option<&Document>) -> impl Iterator<Item = (&Farm, &Service)> {

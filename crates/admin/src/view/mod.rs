@@ -22,7 +22,7 @@ use ballast_core::{
 use ballast_proto::admin::v1::{Change, ResponseHeader};
 use prost_types::Timestamp;
 
-pub use backends::{admin_of, backend, backends, operator_backends, panicking, service_named, verdict_of};
+pub use backends::{admin_of, backend, backends, eligibility, operator_backends, panicking, service_named, verdict_of};
 pub use bindings::{Slot, binding, key_hash_text, parse_key_hash, tables_below};
 pub use config::{Stored, config_etag, diff, in_force, operator_state, revision, revision_of_etag, stored};
 pub use events::{event_place, events, events_after, last_event_about};

@@ -21,7 +21,7 @@ mod turn;
 use crate::{
     config::Balance,
     ids::BackendId,
-    plan::{AdminState, BackendPlan, ServicePlan, Verdict},
+    plan::{BackendPlan, Eligibility, ServicePlan, Verdict, panics},
 };
 
 pub use rendezvous::HashKey;
@@ -262,25 +262,37 @@ struct Tier {
 
 impl Tier {
     fn includes(self, backend: &BackendPlan, verdict: Verdict) -> bool {
-        may_take_new(backend) && backend.backup == self.backups && (self.ignore_verdicts || verdict != Verdict::Down)
+        backend.backup == self.backups
+            && Eligibility { verdict, ..backend.eligibility() }.takes_new(self.ignore_verdicts)
     }
 }
 
-fn may_take_new(backend: &BackendPlan) -> bool {
-    backend.admin == AdminState::Ready && backend.weight > 0
+/// The backends that a client without a binding is given to, by the cluster's verdicts and whatever their load.
+pub fn candidates(plan: &ServicePlan) -> Vec<BackendId> {
+    let ask = Ask { key: HashKey::default(), exclude: &[], now_ms: 0 };
+    let Ok(tier) = tier(plan, &[][..], &ask) else { return Vec::new() };
+    plan.backends.iter().filter(|backend| tier.includes(backend, backend.verdict)).map(|backend| backend.id).collect()
 }
 
 /// Chooses between primaries and backups, and whether to believe the checks. What the caller has
 /// tried counts as lost, but not towards the panic threshold.
 fn tier<L: Load + ?Sized>(plan: &ServicePlan, load: &L, ask: &Ask<'_>) -> Result<Tier, NoPick> {
+    let eligibilities = plan
+        .backends
+        .iter()
+        .enumerate()
+        .map(|(index, backend)| Eligibility { verdict: load.verdict(index, backend.verdict), ..backend.eligibility() });
+    let panic = panics(plan.panic_threshold_percent, eligibilities.clone());
     let mut primaries = Census::default();
     let mut backups = Census::default();
-    for (index, backend) in plan.backends.iter().enumerate().filter(|(_, backend)| may_take_new(backend)) {
+    for (eligibility, backend) in
+        eligibilities.zip(&plan.backends).filter(|(eligibility, _)| eligibility.is_meant_to_serve())
+    {
         let census = if backend.backup { &mut backups } else { &mut primaries };
-        census.count(load.verdict(index, backend.verdict), ask.exclude.contains(&backend.id));
+        census.count(eligibility.is_up(), ask.exclude.contains(&backend.id));
     }
     let believed = Tier { backups: false, ignore_verdicts: false };
-    if primaries.up > 0 && primaries.is_below(plan.panic_threshold_percent) && primaries.left > 0 {
+    if panic && primaries.left > 0 {
         return Ok(Tier { ignore_verdicts: true, ..believed });
     }
     if primaries.up_left > 0 {
@@ -289,7 +301,8 @@ fn tier<L: Load + ?Sized>(plan: &ServicePlan, load: &L, ask: &Ask<'_>) -> Result
     if backups.up_left > 0 {
         return Ok(Tier { backups: true, ..believed });
     }
-    if primaries.up == 0 && primaries.is_below(plan.panic_threshold_percent) && primaries.left > 0 {
+    // The backups that kept the primaries from being asked were tried in vain.
+    if plan.panic_threshold_percent > 0 && primaries.up == 0 && primaries.left > 0 {
         return Ok(Tier { ignore_verdicts: true, ..believed });
     }
     Err(match (primaries.all + backups.all, primaries.up + backups.up) {
@@ -308,16 +321,11 @@ struct Census {
 }
 
 impl Census {
-    fn count(&mut self, verdict: Verdict, excluded: bool) {
-        let up = verdict != Verdict::Down;
+    fn count(&mut self, up: bool, excluded: bool) {
         self.all += 1;
         self.left += usize::from(!excluded);
         self.up += usize::from(up);
         self.up_left += usize::from(up && !excluded);
-    }
-
-    fn is_below(&self, percent: u8) -> bool {
-        self.up * 100 < self.all * usize::from(percent)
     }
 }
 

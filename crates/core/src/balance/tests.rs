@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::{FarmId, ServiceId};
+use crate::plan::AdminState;
 
 fn backend(id: u32, weight: u32) -> BackendPlan {
     BackendPlan {
@@ -288,6 +289,29 @@ proptest! {
         }
     }
 
+    /// What the log and the API say by eligibilities alone is what the balancer does.
+    #[test]
+    fn candidates_are_those_of_the_shared_rule(
+        states in prop::collection::vec((0..3_u32, any::<bool>(), 0..3_u8, 0..3_u8), 0..10),
+        threshold in 0..101_u8,
+    ) {
+        let mut plan = weights(Balance::RoundRobin, &vec![1; states.len()]);
+        plan.panic_threshold_percent = threshold;
+        for (backend, (weight, backup, admin, verdict)) in plan.backends.iter_mut().zip(states) {
+            backend.weight = weight;
+            backend.backup = backup;
+            backend.admin = [AdminState::Ready, AdminState::Drain, AdminState::Maintenance][usize::from(admin)];
+            backend.verdict = [Verdict::Unknown, Verdict::Up, Verdict::Down][usize::from(verdict)];
+        }
+        let panic = panics(threshold, plan.backends.iter().map(BackendPlan::eligibility));
+        let of = |backup: bool| -> Vec<BackendId> {
+            let takes = plan.backends.iter().filter(|b| b.backup == backup && b.eligibility().takes_new(panic));
+            takes.map(|b| b.id).collect()
+        };
+        let expected = if of(false).is_empty() { of(true) } else { of(false) };
+        prop_assert_eq!(candidates(&plan), expected);
+    }
+
     #[test]
     fn a_pick_is_always_one_that_may_be_picked(
         states in prop::collection::vec((0..3_u32, any::<bool>(), 0..3_u8, 0..3_u8, 0..3_u32, 0..4_u32), 0..10),
@@ -320,7 +344,7 @@ proptest! {
                 Pick::No(why) => {
                     let usable = (0..plan.backends.len()).filter(|index| {
                         let backend = &plan.backends[*index];
-                        backend.takes_new() && !backend.backup && !exclude.contains(&backend.id) && !full(*index)
+                        backend.eligibility().takes_new(false) && !backend.backup && !exclude.contains(&backend.id) && !full(*index)
                     });
                     prop_assert_eq!(usable.count(), 0, "{:?}", why);
                 }

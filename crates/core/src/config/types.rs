@@ -178,7 +178,8 @@ pub struct Service {
     /// How long a backend that came back takes to reach its full weight. Zero means at once.
     #[serde(default = "default_slow_start")]
     pub slow_start: Span,
-    /// Below this percentage of backends up, health is ignored and all are used. Zero switches it off.
+    /// Below this percentage of primaries up, health is ignored and all of them are used; with none up, backups that are
+    /// up come first. Only backends that are ready and have weight count. Zero switches it off.
     #[serde(default)]
     #[schemars(range(max = 100))]
     pub panic_threshold_percent: u8,

@@ -162,8 +162,8 @@ mod tests {
                         b.verdict,
                         b.verdict_since_ms,
                         b.backup,
-                        b.takes_new(),
-                        b.serves_bound()
+                        b.eligibility().takes_new(false),
+                        b.eligibility().must_leave(false).is_none()
                     );
                 }
             }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::{Document, Persistence},
     ids::{BackendId, ServiceId},
-    plan::{AdminState, Verdict, panics},
+    plan::{Eligibility, panics},
     state::RehomeCause,
 };
 
@@ -58,19 +58,18 @@ impl Roster {
                 if table {
                     roster.tables.push(*service);
                 }
-                let state = |id: &BackendId| (operator.admin(*id), health.verdict(*id));
-                let panic = panics(config.panic_threshold_percent, backends.iter().map(state));
-                for (b, id) in backends.iter().enumerate() {
-                    let (admin, verdict) = state(id);
-                    let weight = operator.weight(*id).unwrap_or(config.backends[b].weight);
-                    let down = verdict == Verdict::Down && !panic;
+                let eligibilities = config.backends.iter().zip(backends).map(|(backend, id)| Eligibility {
+                    admin: operator.admin(*id),
+                    verdict: health.verdict(*id),
+                    weight: operator.weight(*id).unwrap_or(backend.weight),
+                    backup: backend.backup,
+                });
+                let panic = panics(config.panic_threshold_percent, eligibilities.clone());
+                for (b, (id, eligibility)) in backends.iter().zip(eligibilities).enumerate() {
                     let seat = Seat {
                         service: *service,
-                        takes_new: admin == AdminState::Ready && !down && weight > 0,
-                        unusable: match admin {
-                            AdminState::Maintenance => Some(RehomeCause::BackendMaintenance),
-                            AdminState::Ready | AdminState::Drain => down.then_some(RehomeCause::BackendDown),
-                        },
+                        takes_new: eligibility.takes_new(panic),
+                        unusable: eligibility.must_leave(panic),
                         redispatch: config.redispatch,
                         table,
                         place: (f, s, b),

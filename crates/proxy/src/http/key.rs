@@ -4,11 +4,7 @@
 
 use std::net::IpAddr;
 
-use ballast_core::{
-    config::{SourcePrefix, TableKey},
-    ids::ServiceId,
-    persistence::KeyHash,
-};
+use ballast_core::{config::TableKey, ids::ServiceId, persistence::KeyHash};
 
 use super::{
     cookie,
@@ -28,7 +24,7 @@ pub fn of_request(
 ) -> Option<KeyHash> {
     let hash = |bytes: &[u8]| (!bytes.is_empty()).then(|| KeyHash::of(secret, service, bytes));
     match key {
-        TableKey::Source(prefix) => Some(of_source(secret, service, client, *prefix)),
+        TableKey::Source(prefix) => Some(KeyHash::of_source(secret, service, client, *prefix)),
         TableKey::Header(name) => {
             let named = |f: &&Field| f.name.of(head).eq_ignore_ascii_case(name.as_bytes());
             fields.iter().find(named).and_then(|f| hash(f.value.of(head)))
@@ -61,23 +57,10 @@ pub fn of_response(
     Some(KeyHash::of(secret, service, value))
 }
 
-fn of_source(secret: &[u8; 16], service: ServiceId, client: IpAddr, prefix: SourcePrefix) -> KeyHash {
-    match client.to_canonical() {
-        IpAddr::V4(address) => {
-            let cut = 32 - u32::from(prefix.ipv4_prefix.min(32));
-            let bits = address.to_bits().checked_shr(cut).unwrap_or(0).checked_shl(cut).unwrap_or(0);
-            KeyHash::of(secret, service, &bits.to_be_bytes())
-        }
-        IpAddr::V6(address) => {
-            let cut = 128 - u32::from(prefix.ipv6_prefix.min(128));
-            let bits = address.to_bits().checked_shr(cut).unwrap_or(0).checked_shl(cut).unwrap_or(0);
-            KeyHash::of(secret, service, &bits.to_be_bytes())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ballast_core::config::SourcePrefix;
+
     use super::*;
     use crate::http::request::{self, HeadLimits};
 

@@ -74,27 +74,27 @@ pub fn begin(line: &mut Vec<u8>, method: &[u8], host: &[u8], path: &[u8], http10
 }
 
 /// Completes a line.
-pub fn end(line: &mut Vec<u8>, outcome: &Outcome<'_>) {
+pub fn end(line: &mut Vec<u8>, time: &mut TimeText, outcome: &Outcome<'_>) {
     if line.is_empty() {
         line.push(b'{');
     } else {
         line.push(b',');
     }
     line.extend_from_slice(b"\"time\":\"");
-    write_time(line, outcome.ended_at);
+    time.write(line, outcome.ended_at);
     line.push(b'"');
-    text(line, "node", outcome.node.as_bytes());
+    text(line, b",\"node\":\"", outcome.node.as_bytes());
     if !outcome.vip.is_empty() {
-        text(line, "vip", outcome.vip.as_bytes());
+        text(line, b",\"vip\":\"", outcome.vip.as_bytes());
     }
-    text(line, "farm", outcome.farm.as_bytes());
-    text(line, "listener", outcome.listener.as_bytes());
+    text(line, b",\"farm\":\"", outcome.farm.as_bytes());
+    text(line, b",\"listener\":\"", outcome.listener.as_bytes());
     if !outcome.service.is_empty() {
-        text(line, "service", outcome.service.as_bytes());
+        text(line, b",\"service\":\"", outcome.service.as_bytes());
     }
     if let Some((id, name, address)) = outcome.backend {
-        text(line, "backend", name.as_bytes());
-        number(line, "backend_id", u64::from(id));
+        text(line, b",\"backend\":\"", name.as_bytes());
+        number(line, b",\"backend_id\":", u64::from(id));
         line.extend_from_slice(b",\"backend_address\":\"");
         write_socket(line, address);
         line.push(b'"');
@@ -104,38 +104,40 @@ pub fn end(line: &mut Vec<u8>, outcome: &Outcome<'_>) {
     line.extend_from_slice(b"\",\"real_client\":\"");
     forwarded::write_address(line, outcome.real_client);
     line.push(b'"');
-    number(line, "status", u64::from(outcome.status));
-    number(line, "bytes_in", outcome.bytes_in);
-    number(line, "bytes_out", outcome.bytes_out);
-    for (name, us) in ["tr_ms", "tw_ms", "tc_ms", "td_ms", "ta_ms"].into_iter().zip(outcome.timings_us) {
+    number(line, b",\"status\":", u64::from(outcome.status));
+    number(line, b",\"bytes_in\":", outcome.bytes_in);
+    number(line, b",\"bytes_out\":", outcome.bytes_out);
+    const TIMINGS: [&[u8]; 5] = [b",\"tr_ms\":", b",\"tw_ms\":", b",\"tc_ms\":", b",\"td_ms\":", b",\"ta_ms\":"];
+    for (name, us) in TIMINGS.into_iter().zip(outcome.timings_us) {
         number(line, name, us / 1000);
-        line.push(b'.');
-        line.extend_from_slice(&[b'0' + (us / 100 % 10) as u8, b'0' + (us / 10 % 10) as u8, b'0' + (us % 10) as u8]);
+        line.extend_from_slice(&[
+            b'.',
+            b'0' + (us / 100 % 10) as u8,
+            b'0' + (us / 10 % 10) as u8,
+            b'0' + (us % 10) as u8,
+        ]);
     }
-    text(line, "request_id", outcome.request_id);
-    text(line, "binding", outcome.binding.as_bytes());
+    text(line, b",\"request_id\":\"", outcome.request_id);
+    text(line, b",\"binding\":\"", outcome.binding.as_bytes());
     if !outcome.binding_cause.is_empty() {
-        text(line, "binding_cause", outcome.binding_cause.as_bytes());
+        text(line, b",\"binding_cause\":\"", outcome.binding_cause.as_bytes());
     }
-    text(line, "reason", outcome.reason.as_bytes());
-    number(line, "retries", u64::from(outcome.retries));
+    text(line, b",\"reason\":\"", outcome.reason.as_bytes());
+    number(line, b",\"retries\":", u64::from(outcome.retries));
     line.extend_from_slice(b",\"ended\":\"");
     ending::write_code(line, outcome.ending);
     line.extend_from_slice(b"\"}\n");
 }
 
-fn text(line: &mut Vec<u8>, name: &str, value: &[u8]) {
-    line.extend_from_slice(b",\"");
-    line.extend_from_slice(name.as_bytes());
-    line.extend_from_slice(b"\":\"");
+/// Appends a field; `name` is all that stands before its value.
+fn text(line: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    line.extend_from_slice(name);
     escape(line, value);
     line.push(b'"');
 }
 
-fn number(line: &mut Vec<u8>, name: &str, value: u64) {
-    line.extend_from_slice(b",\"");
-    line.extend_from_slice(name.as_bytes());
-    line.extend_from_slice(b"\":");
+fn number(line: &mut Vec<u8>, name: &[u8], value: u64) {
+    line.extend_from_slice(name);
     forwarded::write_number(line, value);
 }
 
@@ -172,25 +174,39 @@ fn escape(line: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// RFC 3339 in UTC with microseconds.
-fn write_time(line: &mut Vec<u8>, since_epoch: std::time::Duration) {
-    let secs = since_epoch.as_secs();
-    let (year, month, day) = crate::clock::civil(secs / 86_400);
-    let mut padded = |value: u64, width: usize, end: u8| {
-        let start = line.len();
-        forwarded::write_number(line, value);
-        while line.len() - start < width {
-            line.insert(start, b'0');
+/// RFC 3339 in UTC with microseconds. Everything down to the second is written once a second.
+#[derive(Debug)]
+pub struct TimeText {
+    secs: u64,
+    /// As far as the point before the microseconds.
+    text: Vec<u8>,
+}
+
+impl Default for TimeText {
+    fn default() -> Self {
+        Self { secs: u64::MAX, text: Vec::new() }
+    }
+}
+
+impl TimeText {
+    /// Appends the time.
+    pub fn write(&mut self, line: &mut Vec<u8>, since_epoch: std::time::Duration) {
+        let secs = since_epoch.as_secs();
+        if self.secs != secs {
+            self.secs = secs;
+            let (year, month, day) = crate::clock::civil(secs / 86_400);
+            let (hour, minute, second) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
+            self.text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.").into_bytes();
         }
-        line.push(end);
-    };
-    padded(year, 4, b'-');
-    padded(month, 2, b'-');
-    padded(day, 2, b'T');
-    padded(secs / 3600 % 24, 2, b':');
-    padded(secs / 60 % 60, 2, b':');
-    padded(secs % 60, 2, b'.');
-    padded(u64::from(since_epoch.subsec_micros()), 6, b'Z');
+        line.extend_from_slice(&self.text);
+        let mut micros = since_epoch.subsec_micros();
+        let mut digits = *b"000000Z";
+        for digit in digits[..6].iter_mut().rev() {
+            *digit += (micros % 10) as u8;
+            micros /= 10;
+        }
+        line.extend_from_slice(&digits);
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +219,7 @@ mod tests {
         begin(&mut line, b"GET", b"h\"ost", b"/a\\b\x01\xff", true);
         end(
             &mut line,
+            &mut TimeText::default(),
             &Outcome {
                 ended_at: std::time::Duration::new(784_111_777, 42_000),
                 node: "n1",
@@ -234,5 +251,20 @@ mod tests {
         assert_eq!(value["client"], "192.0.2.1:1234");
         assert_eq!(value["backend_address"], "[2001:db8::1]:80");
         assert_eq!(value["ended"], "request:host");
+    }
+
+    #[test]
+    fn times_are_written_in_full() {
+        let mut time = TimeText::default();
+        for (secs, micros, expected) in [
+            (784_111_777, 42, "1994-11-06T08:49:37.000042Z"),
+            (784_111_777, 999_999, "1994-11-06T08:49:37.999999Z"),
+            (784_111_778, 0, "1994-11-06T08:49:38.000000Z"),
+            (0, 7, "1970-01-01T00:00:00.000007Z"),
+        ] {
+            let mut line = Vec::new();
+            time.write(&mut line, std::time::Duration::new(secs, micros * 1000));
+            assert_eq!(String::from_utf8(line).unwrap(), expected);
+        }
     }
 }

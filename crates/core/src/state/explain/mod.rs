@@ -15,6 +15,7 @@ pub use request::Question;
 
 use super::{RehomeCause, RevisionRecord, State};
 use crate::{
+    balance,
     config::Persistence,
     ids::{BackendId, LogIndex, NodeId, ServiceId},
     persistence::{KeyHash, Record},
@@ -142,7 +143,7 @@ pub fn explain(state: &State, node: NodeId, question: &Question<'_>) -> Explanat
         return told.end(Fate::Fallback, "no service takes this request");
     };
     told.service = Some(service.id);
-    told.candidates = candidates(service);
+    told.candidates = balance::candidates(service);
     match &service.persistence {
         None => {
             told.step(Topic::Persistence, "clients do not stay: no persistence", Some(of_revision(revision)));
@@ -273,18 +274,6 @@ fn balanced(mut told: Explanation, service: &ServicePlan, revision: &RevisionRec
         _ => format!("goes to one of {names}"),
     };
     told.end(fate, conclusion)
-}
-
-/// Who may be given a client that is not bound: backups only when no other is left.
-fn candidates(service: &ServicePlan) -> Vec<BackendId> {
-    let states = service.backends.iter().map(|backend| (backend.admin, backend.verdict));
-    let panic = plan::panics(service.panic_threshold_percent, states);
-    let of = |backup: bool| -> Vec<BackendId> {
-        let backends = service.backends.iter().filter(|backend| backend.backup == backup);
-        backends.filter(|backend| backend.takes_new_in(panic)).map(|backend| backend.id).collect()
-    };
-    let regular = of(false);
-    if regular.is_empty() { of(true) } else { regular }
 }
 
 fn of_revision(revision: &RevisionRecord) -> Decision {

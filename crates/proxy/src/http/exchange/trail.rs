@@ -104,7 +104,7 @@ impl Trail {
             retries: self.retries,
             ending,
         };
-        record::end(&mut self.line, &outcome);
+        record::end(&mut self.line, &mut worker.log_time.borrow_mut(), &outcome);
         log.line(&self.line, &worker.counters);
         self.line.clear();
         worker.lines.borrow_mut().push(self.line);
