@@ -160,6 +160,7 @@ async fn configure(handle: &Handle) -> Result<ServiceId> {
     let apply = ApplyConfig {
         document: DOCUMENT.to_owned(),
         source: DOCUMENT.to_owned(),
+        rules: ballast_core::config::rules::RULES,
         expect: None,
         request_id: "churn".to_owned(),
         author: Author::default(),

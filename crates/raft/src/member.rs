@@ -21,9 +21,11 @@ use ballast_storage::{
     log::{LogOptions, SyncStats},
     snapshot::SnapshotFolder,
 };
+use ballast_telemetry::trace;
 use openraft::errors::{Fatal, InitializeError, RaftError};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
+use tracing::{Span, field::Empty};
 
 use crate::{
     clocks::{Clocks, WallTime, boottime},
@@ -266,13 +268,19 @@ impl Shared {
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
         let (raft, patience) = (self.raft.clone(), self.quorum_patience);
         let (proposed, began) = (Arc::clone(&self.proposed), Instant::now());
-        let outcome = self.queue.propose(command, deadline, move || {
+        let span = match trace::current() {
+            Some(_) => tracing::info_span!("propose", otel.name = "raft.propose", ballast.log_index = Empty),
+            None => Span::none(),
+        };
+        let why = move || {
             use openraft::async_runtime::watch::WatchReceiver;
             why_no_quorum(&Status::of(&raft.metrics().borrow_watched()), patience)
-        });
+        };
+        let outcome = span.in_scope(|| self.queue.propose(command, deadline, why));
         async move {
             let outcome = outcome.await;
-            if outcome.is_ok() {
+            if let Ok(applied) = &outcome {
+                span.record("ballast.log_index", applied.index.get());
                 proposed.lock().record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
             }
             outcome

@@ -335,12 +335,13 @@ impl Leader for Service {
 
 fn hand_in(from: NodeId, frame: pb::Frame, inlet: &Inlet) -> Result<(), Status> {
     let bytes = frame.entry.len();
+    let trace = Some(frame.traceparent).filter(|trace| !trace.is_empty());
     let entry = codec::decode_entry(&frame.entry).map_err(|error| Status::invalid_argument(error.to_string()))?;
     for one in entry.frames {
         if one.origin.node != from || one.seq != frame.seq {
             return Err(Status::permission_denied("a node hands in its own frames only, each under its number"));
         }
-        inlet.hand_in(one, bytes);
+        inlet.hand_in(one, bytes, trace.clone());
     }
     Ok(())
 }

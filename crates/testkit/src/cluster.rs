@@ -40,6 +40,7 @@ pub struct Cluster {
     bin: PathBuf,
     folder: TempDir,
     extra: String,
+    environment: Vec<(String, String)>,
 }
 
 /// One node of a [`Cluster`].
@@ -77,8 +78,17 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub fn start_with(count: usize, extra: &str) -> Result<Self> {
+        Self::start_in(count, extra, &[])
+    }
+
+    /// As [`Cluster::start_with`], with these variables in the environment of `ballastd` and `ballastctl`.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_in(count: usize, extra: &str, environment: &[(&str, &str)]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ballast-").tempdir()?;
-        let mut cluster = Self { nodes: Vec::new(), bin: bin_dir()?, folder, extra: extra.to_owned() };
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut cluster = Self { nodes: Vec::new(), bin: bin_dir()?, folder, extra: extra.to_owned(), environment };
         for _ in 0..count {
             cluster.add_node()?;
         }
@@ -215,6 +225,7 @@ impl Cluster {
         let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("ballastd.log"))?;
         let mut command = Command::new(self.bin.join("ballastd"));
         command.arg("run").arg("--config").arg(node.config()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         die_with_parent(&mut command);
         node.process = Some(command.spawn().context("start ballastd")?);
         Ok(())
@@ -327,6 +338,7 @@ impl Cluster {
             .env_remove("BALLAST_CONTEXT")
             .env("BALLAST_SERVER", format!("unix://{}", self.nodes[position].socket().display()))
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(arguments);
         finish(command)
     }

@@ -48,6 +48,8 @@ pub(crate) struct Departing {
     pub(crate) commands: Vec<Command>,
     /// What they take in an entry.
     pub(crate) bytes: usize,
+    /// The trace of the first command that is part of one.
+    pub(crate) trace: Option<String>,
 }
 
 impl Flight {
@@ -152,6 +154,7 @@ impl Flying {
             seq: self.seq,
             commands: self.items.iter().map(|item| item.command.clone()).collect(),
             bytes: self.items.iter().map(|item| item.bytes).sum(),
+            trace: self.items.iter().find_map(|item| item.trace.clone()),
         }
     }
 }

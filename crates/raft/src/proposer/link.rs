@@ -143,18 +143,18 @@ impl LinkOptions {
 impl Sink {
     /// False when the other side is gone.
     async fn send(&self, origin: Origin, departing: Departing) -> bool {
-        let Departing { seq, commands, bytes } = departing;
+        let Departing { seq, commands, bytes, trace } = departing;
         let frame = Frame { origin, seq, commands };
         match self {
             Self::Here(inlet) => {
-                inlet.hand_in(frame, bytes);
+                inlet.hand_in(frame, bytes, trace);
                 true
             }
             Self::There(frames) => {
                 // The leader stamps the time of the entry that this frame becomes part of.
                 let entry = Entry { log_time: LogTime::default(), frames: vec![frame] };
                 let entry = Bytes::from(codec::encode_entry(&entry));
-                frames.send(pb::Frame { seq, entry }).await.is_ok()
+                frames.send(pb::Frame { seq, entry, traceparent: trace.unwrap_or_default() }).await.is_ok()
             }
         }
     }

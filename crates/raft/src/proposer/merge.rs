@@ -25,10 +25,12 @@ use ballast_core::{
     state::{Entry, Frame, codec},
     time::LogTime,
 };
+use ballast_telemetry::trace;
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, RaftError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{BYTES_MAX, COMMANDS_MAX, FRAMES_IN_FLIGHT};
 use crate::{
@@ -86,9 +88,9 @@ pub(crate) struct Inlet {
 }
 
 impl Inlet {
-    /// Hands a frame in. `bytes` is its size in an entry.
-    pub(crate) fn hand_in(&self, frame: Frame, bytes: usize) {
-        self.merger.hand_in(frame, bytes, &self.source);
+    /// Hands a frame in. `bytes` is its size in an entry, `trace` what it is part of.
+    pub(crate) fn hand_in(&self, frame: Frame, bytes: usize, trace: Option<String>) {
+        self.merger.hand_in(Arrived { frame, bytes, trace, source: Arc::clone(&self.source) });
     }
 }
 
@@ -103,6 +105,7 @@ impl Drop for Inlet {
 struct Arrived {
     frame: Frame,
     bytes: usize,
+    trace: Option<String>,
     source: Arc<Source>,
 }
 
@@ -120,7 +123,8 @@ impl Merger {
         (Inlet { merger: Arc::clone(self), source }, refusals)
     }
 
-    fn hand_in(&self, frame: Frame, bytes: usize, source: &Arc<Source>) {
+    fn hand_in(&self, next: Arrived) {
+        let source = &next.source;
         let mut arrived = self.arrived.lock();
         if source.is_refused() {
             return;
@@ -136,7 +140,7 @@ impl Merger {
             arrived.retain(|arrived| !Arc::ptr_eq(&arrived.source, source));
             return;
         }
-        arrived.push_back(Arrived { frame, bytes, source: Arc::clone(source) });
+        arrived.push_back(next);
         drop(arrived);
         self.wake.notify_one();
     }
@@ -155,9 +159,17 @@ impl Merger {
                 self.wake.notified().await;
                 continue;
             }
+            let span = span_of(&batch);
             let (sources, frames): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(|arrived| ((arrived.source, arrived.frame.seq), arrived.frame)).unzip();
-            let Err(failed) = propose_entry(&raft, &replica, &clocks, frames).await else { continue };
+            let committing = propose_entry(&raft, &replica, &clocks, frames).instrument(span.clone());
+            let failed = match committing.await {
+                Ok(index) => {
+                    span.record("ballast.log_index", index.get());
+                    continue;
+                }
+                Err(failed) => failed,
+            };
             for (source, from_seq) in sources {
                 source.refuse(Refused { from_seq, certain: failed.certain, reason: failed.reason.clone() });
             }
@@ -187,6 +199,20 @@ impl Merger {
         }
         taken
     }
+}
+
+/// Links in one span; an entry may carry thousands of commands.
+const LINKS_MAX: usize = 16;
+
+/// The span of an entry: a child of the first trace that it carries a change of, linked to the others.
+fn span_of(batch: &[Arrived]) -> Span {
+    let mut traces = batch.iter().filter_map(|arrived| arrived.trace.as_deref());
+    let Some(first) = traces.next() else { return Span::none() };
+    let span =
+        tracing::info_span!("commit", otel.name = "raft.commit", ballast.log_index = Empty, frames = batch.len());
+    trace::continue_from(&span, first);
+    traces.take(LINKS_MAX).for_each(|other| trace::link(&span, other));
+    span
 }
 
 /// An entry was not proposed, or is not known to be committed.
@@ -264,12 +290,12 @@ mod tests {
         let merger = Arc::new(Merger::default());
         let (inlet, _refusals) = merger.open();
         for node in 1..4 {
-            inlet.hand_in(frame(node, 1, 10), 100);
+            inlet.hand_in(frame(node, 1, 10), 100, None);
         }
         assert_eq!(taken(&merger), [(1, 1), (2, 1), (3, 1)]);
-        inlet.hand_in(frame(1, 2, COMMANDS_MAX - 1), 100);
-        inlet.hand_in(frame(2, 2, 2), 100);
-        inlet.hand_in(frame(3, 2, 1), BYTES_MAX);
+        inlet.hand_in(frame(1, 2, COMMANDS_MAX - 1), 100, None);
+        inlet.hand_in(frame(2, 2, 2), 100, None);
+        inlet.hand_in(frame(3, 2, 1), BYTES_MAX, None);
         assert_eq!(taken(&merger), [(1, 2)]);
         assert_eq!(taken(&merger), [(2, 2)]);
         assert_eq!(taken(&merger), [(3, 2)]);
@@ -281,13 +307,13 @@ mod tests {
         let merger = Arc::new(Merger::default());
         let (refused, mut refusals) = merger.open();
         let (other, _refusals) = merger.open();
-        refused.hand_in(frame(1, 1, 1), 10);
-        other.hand_in(frame(2, 1, 1), 10);
-        refused.hand_in(frame(1, 2, 1), 10);
+        refused.hand_in(frame(1, 1, 1), 10, None);
+        other.hand_in(frame(2, 1, 1), 10, None);
+        refused.hand_in(frame(1, 2, 1), 10, None);
         let refusal = Refused { from_seq: 1, certain: true, reason: "not the leader".to_owned() };
         refused.source.refuse(refusal.clone());
         refused.source.refuse(Refused { from_seq: 2, ..refusal.clone() });
-        refused.hand_in(frame(1, 3, 1), 10);
+        refused.hand_in(frame(1, 3, 1), 10, None);
         assert_eq!(taken(&merger), [(2, 1)]);
         assert_eq!(refusals.try_recv().ok(), Some(refusal));
         assert!(refusals.try_recv().is_err(), "told once");
@@ -297,18 +323,18 @@ mod tests {
     fn what_waits_is_bounded_while_nothing_is_committed() {
         let merger = Arc::new(Merger::default());
         let (other, _refusals) = merger.open();
-        other.hand_in(frame(9, 1, 1), 10);
+        other.hand_in(frame(9, 1, 1), 10, None);
         // As of a node that gives each link up after a while and sends everything again on the next.
         for _ in 0..1000 {
             let (link, _refusals) = merger.open();
-            link.hand_in(frame(1, 1, 10), 100);
-            link.hand_in(frame(1, 2, 10), 100);
+            link.hand_in(frame(1, 1, 10), 100, None);
+            link.hand_in(frame(1, 2, 10), 100, None);
             assert_eq!(waiting(&merger), 3);
         }
         assert_eq!(taken(&merger), [(9, 1)], "the frames of streams that ended are gone");
         let (link, _refusals) = merger.open();
-        link.hand_in(frame(1, 1, 10), 100);
-        link.hand_in(frame(1, 2, 10), 100);
+        link.hand_in(frame(1, 1, 10), 100, None);
+        link.hand_in(frame(1, 2, 10), 100, None);
         assert_eq!(taken(&merger), [(1, 1), (1, 2)]);
     }
 
@@ -317,9 +343,9 @@ mod tests {
         let merger = Arc::new(Merger::default());
         let (greedy, mut refusals) = merger.open();
         let (other, _refusals) = merger.open();
-        other.hand_in(frame(2, 1, 1), 10);
+        other.hand_in(frame(2, 1, 1), 10, None);
         for seq in 7..1000 {
-            greedy.hand_in(frame(1, seq, 10), 100);
+            greedy.hand_in(frame(1, seq, 10), 100, None);
             assert!(waiting(&merger) <= SOURCE_FRAMES_MAX + 1);
         }
         let Refused { from_seq, certain, .. } = refusals.try_recv().expect("refused");

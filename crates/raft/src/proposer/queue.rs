@@ -14,6 +14,7 @@ use ballast_core::{
     cluster::{Applied, ProposeError},
     state::{Command, codec},
 };
+use ballast_telemetry::trace;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -32,6 +33,8 @@ pub(crate) struct Queued {
     pub(crate) command: Command,
     /// What it takes in an entry.
     pub(super) bytes: usize,
+    /// The trace that it is a part of, as a `traceparent`.
+    pub(super) trace: Option<String>,
     state: Arc<AtomicU8>,
     answer: oneshot::Sender<Result<Applied, ProposeError>>,
     since: Instant,
@@ -101,7 +104,14 @@ impl Proposals {
         let (answer, answered) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(WAITING));
         let bytes = codec::encoded_len(&command);
-        let queued = Queued { command, bytes, state: Arc::clone(&state), answer, since: Instant::now() };
+        let queued = Queued {
+            command,
+            bytes,
+            trace: trace::current(),
+            state: Arc::clone(&state),
+            answer,
+            since: Instant::now(),
+        };
         let refused = self.push(queued).err();
         let queue = Arc::clone(self);
         async move {
@@ -265,6 +275,7 @@ mod tests {
         Command::ApplyConfig(Box::new(ApplyConfig {
             document: "x".repeat(bytes),
             source: String::new(),
+            rules: ballast_core::config::rules::RULES,
             expect: None,
             request_id: String::new(),
             author: Author::default(),
