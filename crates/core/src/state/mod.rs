@@ -15,7 +15,6 @@ pub mod codec;
 mod command;
 mod configuration;
 mod events;
-pub mod explain;
 mod health;
 mod members;
 mod operator;

@@ -11,10 +11,7 @@ use crate::{
     ids::{LogIndex, NodeId, Revision},
     persistence::KeyHash,
     plan::{self, Verdict},
-    state::{
-        explain::{Question, explain},
-        *,
-    },
+    state::*,
     time::BootNanos,
 };
 
@@ -144,17 +141,6 @@ fn use_it(s: &mut Scenario) {
             let ask = Ask { key: HashKey::from_u64(3), exclude: &[], now_ms: s.now.as_millis() };
             let _ = balancer.pick(service, &Busy, &ask);
         }
-        let question = Question {
-            farm: &farm.name,
-            listener: None,
-            host: "shop.test",
-            target: "/v1/a?b=c",
-            client: Some([192, 0, 2, 1].into()),
-            headers: &[],
-            cookies: &[],
-            signed: &|_, _, _| None,
-        };
-        assert!(!explain(&s.state, NODE, &question).conclusion.is_empty());
     }
     s.wait(60_000);
 }

@@ -1,0 +1,92 @@
+//! The metrics page and its reference say the same.
+
+use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+use ballast_testkit::{
+    backend::Backend,
+    client::{self, Client},
+    cluster::Cluster,
+    ports,
+    shop::Shop,
+    wait,
+};
+
+/// Kind, labels and meaning of a family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Family {
+    kind: String,
+    labels: String,
+    help: String,
+}
+
+fn families(page: &str) -> BTreeMap<String, Family> {
+    let mut all: BTreeMap<String, Family> = BTreeMap::new();
+    let mut current = String::new();
+    for line in page.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            name.clone_into(&mut current);
+            all.entry(current.clone()).or_default().help = help.trim_end_matches('.').to_owned();
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            all.entry(name.to_owned()).or_default().kind = kind.to_owned();
+        } else if let Some((_, labels)) = line.split_once('{')
+            && let Some(family) = all.get_mut(&current)
+            && family.labels.is_empty()
+        {
+            let labels = labels.split_once('}').map_or("", |(labels, _)| labels);
+            let names = labels.split("\",").filter_map(|pair| pair.split_once('=')).map(|(name, _)| name);
+            family.labels = names.filter(|name| *name != "le").collect::<Vec<_>>().join(", ");
+        }
+    }
+    all
+}
+
+fn reference(families: &BTreeMap<String, Family>) -> String {
+    let mut text = "# Metrics\n\nWhat `/metrics` of a node says, as OpenMetrics. A counter's series end in `_total`, a histogram's in \
+                    `_bucket`, `_sum` and `_count`; durations are in\nseconds, sizes in bytes. A family without series is left out. \
+                    Counters begin at zero with each start of the process, except those of the replicated state.\n\n\
+                    | family | kind | labels | meaning |\n|---|---|---|---|\n"
+        .to_owned();
+    for (name, Family { kind, labels, help }) in families {
+        writeln!(text, "| `{name}` | {kind} | {labels} | {help} |").expect("writing to a String does not fail");
+    }
+    text
+}
+
+/// Run with `BALLAST_ACCEPT=1` to write the reference anew.
+#[test]
+fn every_family_is_in_the_reference() -> Result<()> {
+    let cluster = Cluster::start(3)?;
+    let backends = [Backend::start("web1")?, Backend::start("web2")?];
+    let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
+    cluster.apply(0, &Shop::new(&backends).on_vip(vip).persistence_header("x-visitor").checked().to_yaml())?;
+    let owner = cluster.wait_owner("public")?;
+    client::wait_served(vip)?;
+
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/metrics.md");
+    let accept = env::var_os("BALLAST_ACCEPT").is_some();
+    let written = if accept { String::new() } else { fs::read_to_string(&path).context("docs/reference/metrics.md")? };
+    let scrape = Client::new(cluster.node(owner).metrics_address());
+    let mut scrape = scrape.host("localhost");
+    // Some families come with the first check, request or comparison of clocks.
+    let text = wait::until("the page and its reference to say the same", || {
+        Client::new(vip).request("GET", "/", &[("x-visitor", "one")], b"")?;
+        let page = scrape.get("/metrics")?;
+        ensure!(page.status == 200, "metrics answered {}", page.status);
+        let found = families(&page.text());
+        ensure!(found.contains_key("ballast_clock_offset_seconds"), "clocks were not compared yet");
+        ensure!(found.contains_key("ballast_vip_transitions"), "the VIP's gain was not counted yet");
+        ensure!(found.contains_key("ballast_healthcheck_duration_seconds"), "nothing was checked yet");
+        let text = reference(&found);
+        if !accept && text != written {
+            let differing: Vec<_> = text.lines().filter(|line| !written.contains(line)).collect();
+            let gone: Vec<_> = written.lines().filter(|line| !text.contains(line)).collect();
+            bail!("not in the reference: {differing:#?}\nonly in the reference: {gone:#?}");
+        }
+        Ok(Some(text))
+    })?;
+    if accept {
+        fs::write(path, text)?;
+    }
+    Ok(())
+}
