@@ -188,7 +188,8 @@ impl Balancer {
     }
 
     fn take_turns(&mut self) -> Option<usize> {
-        turn::next(self.slots.iter_mut().map(|slot| (&mut slot.turn, slot.weight)))
+        let total = self.slots.iter().map(|slot| slot.weight).sum();
+        turn::next(total, self.slots.iter_mut().map(|slot| (&mut slot.turn, slot.weight)))
     }
 
     /// Leaves only those candidates that have the fewest requests for their weight.

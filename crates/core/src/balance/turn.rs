@@ -19,16 +19,18 @@ impl Turn {
 }
 
 /// Picks whose turn it is; `None` when no candidate has weight. Those without weight keep what they have.
-pub(super) fn next<'t>(candidates: impl Iterator<Item = (&'t mut Turn, u64)>) -> Option<usize> {
-    let mut total: i64 = 0;
+///
+/// `total` is the sum of the candidates' weights. Credit saved up under greater weights is cut to it: otherwise
+/// a candidate could be owed more turns than the new weights give away in a long time.
+pub(super) fn next<'t>(total: u64, candidates: impl Iterator<Item = (&'t mut Turn, u64)>) -> Option<usize> {
+    let total = i64::try_from(total).unwrap_or(i64::MAX);
     let mut richest: Option<(usize, &'t mut Turn)> = None;
     for (index, (turn, weight)) in candidates.enumerate() {
         if weight == 0 {
             continue;
         }
         let weight = i64::try_from(weight).unwrap_or(i64::MAX >> 16);
-        turn.credit = turn.credit.saturating_add(weight);
-        total = total.saturating_add(weight);
+        turn.credit = turn.credit.clamp(-total, total).saturating_add(weight);
         if richest.as_ref().is_none_or(|(_, best)| turn.credit > best.credit) {
             richest = Some((index, turn));
         }
@@ -47,7 +49,12 @@ mod tests {
 
     fn run(weights: &[u64], picks: usize) -> Vec<usize> {
         let mut turns = vec![Turn::default(); weights.len()];
-        (0..picks).filter_map(|_| next(turns.iter_mut().zip(weights.iter().copied()))).collect()
+        go_on(&mut turns, weights, picks)
+    }
+
+    fn go_on(turns: &mut [Turn], weights: &[u64], picks: usize) -> Vec<usize> {
+        let total = weights.iter().sum();
+        (0..picks).filter_map(|_| next(total, turns.iter_mut().zip(weights.iter().copied()))).collect()
     }
 
     #[test]
@@ -56,6 +63,13 @@ mod tests {
         assert_eq!(run(&[1, 1, 1], 6), [0, 1, 2, 0, 1, 2]);
         assert_eq!(run(&[0, 3, 0], 2), [1, 1]);
         assert!(run(&[0, 0], 2).is_empty());
+    }
+
+    #[test]
+    fn credit_from_greater_weights_is_no_claim_on_smaller_ones() {
+        let mut turns = vec![Turn::default(); 2];
+        assert_eq!(go_on(&mut turns, &[100_000, 100_000], 1), [0]);
+        assert_eq!(go_on(&mut turns, &[2, 1], 6), [1, 1, 0, 0, 1, 0]);
     }
 
     proptest! {
