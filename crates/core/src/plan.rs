@@ -56,6 +56,14 @@ pub struct CookieKey {
     pub id: u8,
     /// BLAKE3 key.
     pub secret: [u8; 32],
+    /// Seconds since the Unix epoch from when on it signs. Until then it only verifies, so that every
+    /// node knows it before a client shows a cookie of it.
+    pub signs_from_s: u64,
+}
+
+/// Position of the key that signs at `now_s`: the newest whose time has come. `keys` are newest first.
+pub fn signing_key(keys: &[CookieKey], now_s: u64) -> Option<usize> {
+    keys.iter().position(|key| key.signs_from_s <= now_s).or_else(|| keys.len().checked_sub(1))
 }
 
 impl std::fmt::Debug for CookieKey {

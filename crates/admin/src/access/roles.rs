@@ -39,6 +39,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/ballast.admin.v1.ClusterService/DemoteNode", ADMIN),
     ("/ballast.admin.v1.ClusterService/RemoveNode", ADMIN),
     ("/ballast.admin.v1.ClusterService/TransferLeader", ADMIN),
+    ("/ballast.admin.v1.ClusterService/RotateCookieKey", ADMIN),
     ("/ballast.admin.v1.ClusterService/Snapshot", ADMIN),
     ("/ballast.admin.v1.BackendService/List", VIEWER),
     ("/ballast.admin.v1.BackendService/Get", VIEWER),

@@ -31,7 +31,7 @@ pub use authority::{Authority, CERTIFICATE_LIFE_NODE, CERTIFICATE_LIFE_USER, Key
 pub use credentials::{Credentials, Validity};
 pub use files::write_private;
 pub use identity::{CaPin, Identity, IdentityError, UserName, UserRole, fingerprint_of, identity_of};
-pub use seal::{ClusterKey, SealError};
+pub use seal::{ClusterKey, SealError, random_secret};
 pub use tls::{admin_server, joining_client, node_client, node_server, server_name, user_client};
 pub use token::{JoinToken, TokenError, TokenSecret};
 

@@ -43,12 +43,20 @@ pub enum SealError {
     NotAKey,
 }
 
+/// 32 bytes that nobody can guess.
+///
+/// # Panics
+/// When the system has no random generator that works: nothing could be kept secret then.
+pub fn random_secret() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
+    bytes
+}
+
 impl ClusterKey {
     /// A random key.
     pub fn generate() -> Self {
-        let mut bytes = [0; 32];
-        aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator works");
-        Self(bytes)
+        Self(random_secret())
     }
 
     /// Wraps 32 bytes that came from another node.

@@ -9,7 +9,7 @@ use ballast_core::{
 use ballast_proto::admin::v1::{
     CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest,
     GetNodeStatusRequest, GetNodeStatusResponse, HeldVip, ListNodesRequest, ListNodesResponse, Node,
-    NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest, SnapshotRequest, SnapshotResponse,
+    NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest, RotateCookieKeyRequest, RotateCookieKeyResponse, SnapshotRequest, SnapshotResponse,
     StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse, Vip,
     cluster_service_client::ClusterServiceClient, cluster_service_server::ClusterService, status_response::Health,
 };
@@ -162,6 +162,18 @@ impl ClusterService for Shared {
                 Err(error::status(ErrorCode::NoQuorum, "no leader is known here right now", "leadership").into())
             }
         }
+    }
+
+    async fn rotate_cookie_key(
+        &self,
+        request: Request<RotateCookieKeyRequest>,
+    ) -> Result<Response<RotateCookieKeyResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let RotateCookieKeyRequest { request_id, message } = request.into_inner();
+        let secret = pki::random_secret();
+        let command = Command::RotateCookieKey { secret, author: caller.author(&message) };
+        let index = self.propose_once(&caller, "RotateCookieKey", &request_id, command).await?;
+        Ok(Response::new(RotateCookieKeyResponse { header: Some(self.header()), log_index: index.get() }))
     }
 
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<SnapshotResponse>, Status> {

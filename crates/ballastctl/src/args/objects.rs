@@ -309,6 +309,15 @@ pub enum ClusterCommand {
         #[arg(long, value_name = "NODE")]
         node: Option<String>,
     },
+    /// Sign persistence cookies with a new key
+    ///
+    /// It signs ten seconds later, when every node knows it. Cookies signed by the fifteen keys before it stay valid and
+    /// are signed anew when they are seen.
+    RotateCookieKey {
+        /// Why; kept in the history
+        #[arg(short, long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+        message: String,
+    },
     /// Hand the leadership over
     TransferLeader {
         /// Name or id of the next leader; the most suitable voter by default

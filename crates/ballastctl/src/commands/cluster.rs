@@ -2,7 +2,7 @@
 
 use ballast_proto::admin::v1::{
     CreateJoinTokenRequest, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, NodeRole, PromoteNodeRequest,
-    ReadConsistency, RemoveNodeRequest, SnapshotRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
+    ReadConsistency, RemoveNodeRequest, RotateCookieKeyRequest, SnapshotRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
 };
 
 use super::{Done, Run};
@@ -10,7 +10,7 @@ use crate::{
     args::{ClusterCommand, JoinTokenArgs, NodeArgs, NodeCommand},
     client::Client,
     failure::{Exit, Failure},
-    view::{List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView},
+    view::{CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView},
 };
 
 pub(super) async fn cluster(run: &mut Run<'_>, command: ClusterCommand) -> Done {
@@ -25,6 +25,13 @@ pub(super) async fn cluster(run: &mut Run<'_>, command: ClusterCommand) -> Done 
             let request = SnapshotRequest { node: node.unwrap_or_default(), request_id: request_id.clone() };
             let response = client.write(&request_id, client.cluster().snapshot(client.request(request))).await?;
             run.screen.show(&SnapshotView::from(&response))?;
+        }
+        ClusterCommand::RotateCookieKey { message } => {
+            let request_id = uuid::Uuid::new_v4().to_string();
+            let request = RotateCookieKeyRequest { request_id: request_id.clone(), message };
+            let response =
+                client.write(&request_id, client.cluster().rotate_cookie_key(client.request(request))).await?;
+            run.screen.show(&CookieKeyView::from(&response))?;
         }
         ClusterCommand::TransferLeader { to, message } => {
             let request_id = uuid::Uuid::new_v4().to_string();

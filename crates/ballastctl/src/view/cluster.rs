@@ -432,6 +432,25 @@ impl View for SnapshotView {
     }
 }
 
+/// Cookies get a new key.
+#[derive(Clone, Debug, Serialize)]
+pub struct CookieKeyView {
+    /// Log index of the change.
+    pub log_index: u64,
+}
+
+impl From<&proto::RotateCookieKeyResponse> for CookieKeyView {
+    fn from(response: &proto::RotateCookieKeyResponse) -> Self {
+        Self { log_index: response.log_index }
+    }
+}
+
+impl View for CookieKeyView {
+    fn text(&self, _: Style) -> String {
+        format!("cookies are signed with a new key ten seconds from now (log index {})\n", self.log_index)
+    }
+}
+
 /// The leadership moved.
 #[derive(Clone, Debug, Serialize)]
 pub struct TransferView {

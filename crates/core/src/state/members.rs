@@ -18,6 +18,9 @@ use crate::{
 /// Cookie keys that are kept. Arbitrary: more rotations than this within a cookie's life are not rotation.
 const COOKIE_KEYS_MAX: usize = 16;
 
+/// A new key of cookies is known for so long before it signs. A node that lags further has lost its quorum.
+const COOKIE_KEY_NOTICE_S: u64 = 10;
+
 /// Join tokens that may be open at once. Arbitrary, and harmless.
 const TOKENS_MAX: usize = 1000;
 
@@ -134,7 +137,7 @@ impl State {
             ca_key_sealed: init.ca_key_sealed.clone(),
             table_secret: init.table_secret,
             lease_secret: init.lease_secret,
-            cookie_keys: vec![CookieKey { id: 1, secret: init.cookie_secret }],
+            cookie_keys: vec![CookieKey { id: 1, secret: init.cookie_secret, signs_from_s: 0 }],
         });
         let author = Author { name: format!("root@{}", init.first_node.name), message: "init".to_owned() };
         self.record(at, &author, Said::new(EventKind::ClusterInitialised, Subject::Cluster, "cluster made"));
@@ -230,9 +233,10 @@ impl State {
         let Some(cluster) = self.parts.cluster.edit() else { return not_initialised() };
         let newest = cluster.cookie_keys.first().map_or(0, |key| key.id);
         let id = newest.wrapping_add(1);
-        cluster.cookie_keys.insert(0, CookieKey { id, secret });
+        let signs_from_s = at.now.as_millis() / 1000 + COOKIE_KEY_NOTICE_S;
+        cluster.cookie_keys.insert(0, CookieKey { id, secret, signs_from_s });
         cluster.cookie_keys.truncate(COOKIE_KEYS_MAX);
-        let what = format!("cookies are signed with key {id}");
+        let what = format!("cookies are signed with key {id} in {COOKIE_KEY_NOTICE_S} s");
         self.record(at, author, Said::new(EventKind::CookieKeyRotated, Subject::Cluster, what));
         self.plan_changed();
         Outcome::Done
@@ -292,11 +296,11 @@ mod cookie_keys {
     use crate::plan::CookieKey;
 
     pub(super) fn serialize<S: Serializer>(keys: &[CookieKey], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(keys.iter().map(|key| (key.id, key.secret)))
+        to.collect_seq(keys.iter().map(|key| (key.id, key.secret, key.signs_from_s)))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<CookieKey>, D::Error> {
-        let keys = Vec::<(u8, [u8; 32])>::deserialize(from)?;
-        Ok(keys.into_iter().map(|(id, secret)| CookieKey { id, secret }).collect())
+        let keys = Vec::<(u8, [u8; 32], u64)>::deserialize(from)?;
+        Ok(keys.into_iter().map(|(id, secret, signs_from_s)| CookieKey { id, secret, signs_from_s }).collect())
     }
 }

@@ -10,7 +10,7 @@
 use ballast_core::{
     config::{CookiePersistence, SameSite},
     ids::{BackendId, ServiceId},
-    plan::CookieKey,
+    plan::{CookieKey, signing_key},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -83,7 +83,8 @@ pub fn verify(value: &[u8], keys: &[CookieKey], service: ServiceId, ttl_secs: Op
         Some(ttl) => expires == 0 || expires - now < ttl / 2,
         None => expires != 0,
     };
-    Some(Named { backend, renew: at > 0 || late })
+        let old = signing_key(keys, now).is_some_and(|signing| at > signing);
+    Some(Named { backend, renew: old || late })
 }
 
 /// Appends the whole `Set-Cookie` line that names `backend`. Writes nothing when there is no key.
@@ -95,7 +96,7 @@ pub fn write_set_cookie(
     backend: BackendId,
     now: u64,
 ) {
-    let Some(key) = keys.first() else { return };
+    let Some(key) = signing_key(keys, now).and_then(|at| keys.get(at)) else { return };
     let ttl = config.ttl.map(|ttl| ttl.as_millis().div_ceil(1000));
     let mut bytes = [0u8; COOKIE_BYTES];
     bytes[0] = FORMAT;
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
 
     fn keys(ids: &[u8]) -> Vec<CookieKey> {
-        ids.iter().map(|id| CookieKey { id: *id, secret: [*id; 32] }).collect()
+        ids.iter().map(|id| CookieKey { id: *id, secret: [*id; 32], signs_from_s: 0 }).collect()
     }
 
     fn signed(config: &CookiePersistence, keys: &[CookieKey], now: u64) -> String {
@@ -187,6 +188,20 @@ mod tests {
             assert_eq!(check(&good[..at], &keys(&[1]), 7), None);
         }
         assert_eq!(check(b"", &keys(&[1]), 7), None);
+    }
+
+    #[test]
+    fn a_new_key_verifies_at_once_and_signs_when_every_node_knows_it() {
+        let (config, service) = (CookiePersistence::default(), ServiceId::new(7));
+        let mut both = keys(&[2, 1]);
+        both[0].signs_from_s = 100;
+        let (before, after) = (signed(&config, &both, 99), signed(&config, &both, 100));
+        let check = |line, keys: &[CookieKey], now| verify(value(line), keys, service, None, now).map(|n| n.renew);
+        assert_eq!(check(&before, &keys(&[1]), 99), Some(false), "a node that does not know the new key can read it");
+        assert_eq!(check(&before, &both, 99), Some(false), "it is not renewed before there is something newer");
+        assert_eq!(check(&before, &both, 100), Some(true));
+        assert_eq!(check(&after, &both, 99), Some(false), "of a node whose clock is ahead");
+        assert_eq!(check(&after, &keys(&[1]), 100), None);
     }
 
     #[test]

@@ -311,7 +311,7 @@ fn a_signed_cookie_names_the_backend() {
     let mut app = service(vec![backend(1, b1.address), backend(2, b2.address)]);
     app.persistence = Some(Persistence::Cookie(CookiePersistence::default()));
     let mut rotated = plan(vec![farm(vec![app.clone()])]);
-    rotated.cookie_keys = vec![CookieKey { id: 2, secret: [2; 32] }, CookieKey { id: 1, secret: [1; 32] }].into();
+    rotated.cookie_keys = [2, 1].map(|id| CookieKey { id, secret: [id; 32], signs_from_s: 0 }).into();
     site.world.publish(rotated);
     let renewed = with(&cookie);
     assert_eq!(renewed.text(), first.text());
