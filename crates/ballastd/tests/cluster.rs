@@ -14,7 +14,8 @@ use ballast_testkit::{
 fn applies_on_any_node_and_holds_on_all() -> Result<()> {
     let cluster = Cluster::start(3)?;
     let backend = Backend::start("web1")?;
-    let document = Shop::new([&backend]).listen_on(ports::free_local()?).to_yaml();
+    let addresses = (0..3).map(|_| ports::free_local()).collect::<Result<Vec<_>>>()?;
+    let document = Shop::new([&backend]).listen_on_each(&addresses).to_yaml();
 
     let said = cluster.apply(1, &document)?;
     ensure!(said.contains("revision 1"), "{said}");

@@ -65,7 +65,8 @@ fn every_family_is_in_the_reference() -> Result<()> {
 
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/metrics.md");
     let accept = env::var_os("BALLAST_ACCEPT").is_some();
-    let written = if accept { String::new() } else { fs::read_to_string(&path).context("docs/reference/metrics.md")? };
+    let written =
+        if accept { String::new() } else { fs::read_to_string(&path).context("docs/reference/metrics.md")? };
     let scrape = Client::new(cluster.node(owner).metrics_address());
     let mut scrape = scrape.host("localhost");
     // Some families come with the first check, request or comparison of clocks.

@@ -130,7 +130,10 @@ fn a_listener_whose_port_is_in_use_is_told_and_bound_once_it_is_free() -> Result
     let backend = Backend::start("web1")?;
     let server = ports::free_local()?;
     let taken = TcpListener::bind(server)?;
-    cluster.apply(0, &Shop::new([&backend]).listen_on(server).to_yaml())?;
+    let file = cluster.write("shop.yaml", &Shop::new([&backend]).listen_on(server).to_yaml())?;
+    let said = cluster.ctl(0, &["apply", "-f", &file, "--wait"])?;
+    ensure!(said.code == 1, "exit {}: {}{}", said.code, said.out, said.err);
+    said.refused(&["revision 1 is committed", &server.to_string(), "in use", "free the address"])?;
     let ready = || Client::new(cluster.node(0).metrics_address()).host("localhost").get("/readyz");
     let told = wait::until("the node to say that it is not ready", || {
         Ok(Some(ready()?).filter(|answer| answer.status == 503))

@@ -95,8 +95,9 @@ fn a_change_is_one_trace_over_the_nodes_that_carry_it_out() -> Result<()> {
     let cluster = Cluster::start_in(3, "", &environment)?;
     let leader = cluster.wait_leader()?;
     let follower = (0..3).find(|position| *position != leader).context("a follower")?;
-    let backend = Backend::start("b1")?;
-    cluster.apply(follower, &Shop::new([&backend]).listen_on(ports::free_local()?).to_yaml())?;
+    let backend = Backend::start("web1")?;
+    let addresses = (0..3).map(|_| ports::free_local()).collect::<Result<Vec<_>>>()?;
+    cluster.apply(follower, &Shop::new([&backend]).listen_on_each(&addresses).to_yaml())?;
 
     let apply = "ballast.admin.v1.ConfigService/Apply";
     let spans = wait::until("the trace", || Ok(collector.of_trace(&[apply, "raft.propose", "raft.commit"])))?;

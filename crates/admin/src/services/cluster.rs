@@ -9,9 +9,10 @@ use ballast_core::{
 use ballast_proto::admin::v1::{
     CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest,
     GetNodeStatusRequest, GetNodeStatusResponse, HeldVip, ListNodesRequest, ListNodesResponse, Node,
-    NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest, RotateCookieKeyRequest, RotateCookieKeyResponse, SnapshotRequest, SnapshotResponse,
-    StatusRequest, StatusResponse, TransferLeaderRequest, TransferLeaderResponse, Vip,
-    cluster_service_client::ClusterServiceClient, cluster_service_server::ClusterService, status_response::Health,
+    NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest, RotateCookieKeyRequest,
+    RotateCookieKeyResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse, Vip, cluster_service_client::ClusterServiceClient, cluster_service_server::ClusterService,
+    status_response::Health,
 };
 use ballast_telemetry::trace;
 use futures_util::future::join_all;
@@ -23,7 +24,7 @@ use crate::{
     access::{Caller, ON_BEHALF_OF},
     error::{self, ApiError, ErrorCode},
     node::{LocalStatus, OperationError},
-    pki::{JoinToken, TokenSecret},
+    pki::{JoinToken, TokenSecret, random_secret},
     view,
 };
 
@@ -170,7 +171,7 @@ impl ClusterService for Shared {
     ) -> Result<Response<RotateCookieKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
         let RotateCookieKeyRequest { request_id, message } = request.into_inner();
-        let secret = pki::random_secret();
+        let secret = random_secret();
         let command = Command::RotateCookieKey { secret, author: caller.author(&message) };
         let index = self.propose_once(&caller, "RotateCookieKey", &request_id, command).await?;
         Ok(Response::new(RotateCookieKeyResponse { header: Some(self.header()), log_index: index.get() }))

@@ -2,7 +2,8 @@
 
 use ballast_proto::admin::v1::{
     CreateJoinTokenRequest, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, NodeRole, PromoteNodeRequest,
-    ReadConsistency, RemoveNodeRequest, RotateCookieKeyRequest, SnapshotRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
+    ReadConsistency, RemoveNodeRequest, RotateCookieKeyRequest, SnapshotRequest, StatusRequest, StatusResponse,
+    TransferLeaderRequest,
 };
 
 use super::{Done, Run};

@@ -25,7 +25,9 @@ use serde::Serialize;
 
 pub use backend::{BackendDetail, BackendView};
 pub use binding::BindingView;
-pub use cluster::{CookieKeyView, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView, VipBrief};
+pub use cluster::{
+    CookieKeyView, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView, VipBrief,
+};
 pub use config::{ApplyView, ConfigView, MistakeView, OperatorStateView, PendingView, ValidateView};
 pub use diff::{ChangeKind, ChangeLine, DiffView};
 pub use explain::ExplainView;

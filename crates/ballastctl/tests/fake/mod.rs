@@ -415,6 +415,13 @@ impl ClusterService for Node {
         not_played()
     }
 
+    async fn rotate_cookie_key(
+        &self,
+        _: Request<proto::RotateCookieKeyRequest>,
+    ) -> Answer<proto::RotateCookieKeyResponse> {
+        not_played()
+    }
+
     async fn snapshot(&self, _: Request<proto::SnapshotRequest>) -> Answer<proto::SnapshotResponse> {
         not_played()
     }

@@ -41,8 +41,6 @@ pub use users::{Deed, UserCertificate, UserIdentity};
 pub use vips::{Tenure, VipWish};
 pub use wire::DecodeError;
 
-pub(crate) use health::verdict_word;
-pub(crate) use operator::admin_word;
 pub(crate) use registry::FarmNumbers;
 
 use bindings::{Bind, SetBinding};

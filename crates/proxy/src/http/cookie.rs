@@ -83,7 +83,7 @@ pub fn verify(value: &[u8], keys: &[CookieKey], service: ServiceId, ttl_secs: Op
         Some(ttl) => expires == 0 || expires - now < ttl / 2,
         None => expires != 0,
     };
-        let old = signing_key(keys, now).is_some_and(|signing| at > signing);
+    let old = signing_key(keys, now).is_some_and(|signing| at > signing);
     Some(Named { backend, renew: old || late })
 }
 
