@@ -92,7 +92,7 @@ pub async fn serve_tls(
                     }
                     None => Peer::Nobody,
                 };
-                let certificate = certificate.map(fingerprint_of);
+                let certificate = certificate.map(fingerprint_of).transpose().map_err(io::Error::other)?;
                 Ok(Accepted { io: stream, connection: Connection { peer, certificate, remote: Some(remote) } })
             })
         }

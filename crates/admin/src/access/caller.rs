@@ -40,7 +40,7 @@ pub enum Peer {
 pub struct Connection {
     /// Who.
     pub peer: Peer,
-    /// SHA-256 of the certificate that was shown.
+    /// Fingerprint of the certificate that was shown.
     pub certificate: Option<[u8; 32]>,
     /// From where; `None` over the unix socket.
     pub remote: Option<SocketAddr>,
@@ -55,7 +55,7 @@ pub struct Caller {
     pub role: Option<UserRole>,
     /// Set when a node calls.
     pub node: Option<NodeId>,
-    /// SHA-256 of the certificate of a person or program.
+    /// Fingerprint of the certificate of a person or program, see [`crate::pki::fingerprint_of`].
     pub certificate: Option<[u8; 32]>,
     /// When the answer must be there.
     pub deadline: Instant,

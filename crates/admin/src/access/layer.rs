@@ -34,7 +34,8 @@ pub trait Members: Send + Sync + 'static {
     /// This node's name.
     fn own_name(&self) -> String;
 
-    /// Whether the certificate of a person or program with this fingerprint was revoked, by what this node knows.
+    /// Whether the certificate of a person or program with this fingerprint ([`crate::pki::fingerprint_of`]) was
+    /// revoked, by what this node knows.
     fn is_revoked(&self, fingerprint: &[u8; 32]) -> bool;
 }
 

@@ -25,6 +25,7 @@ pub struct Credentials {
     key: PrivateKeyDer<'static>,
     cluster_id: String,
     identity: Identity,
+    fingerprint: [u8; 32],
 }
 
 impl Credentials {
@@ -39,9 +40,10 @@ impl Credentials {
             .map_err(|e| PkiError::Unreadable { what: "the private key", detail: e.to_string() })?;
         let cluster_id = cluster_of_ca(&ca)?;
         let identity = identity_of(&certificate, &cluster_id)?;
+        let fingerprint = fingerprint_of(&certificate)?;
         let [certificate_pem, ca_pem, key_pem] =
             [certificate_pem, ca_pem, key_pem].map(|pem| pem.trim().to_owned() + "\n");
-        Ok(Self { certificate_pem, ca_pem, key_pem, certificate, ca, key, cluster_id, identity })
+        Ok(Self { certificate_pem, ca_pem, key_pem, certificate, ca, key, cluster_id, identity, fingerprint })
     }
 
     /// Reads what [`Credentials::to_pem`] made: the key, the certificate, the CA's certificate.
@@ -137,9 +139,9 @@ impl Credentials {
         Validity::of(&self.certificate)
     }
 
-    /// SHA-256 of the certificate, by which the log knows it.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        fingerprint_of(&self.certificate)
+    /// The certificate's fingerprint, by which the log knows it: SHA-256 of what the CA signed, see [`fingerprint_of`].
+    pub const fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
     }
 
     /// The certificate and the CA's, as they are sent: a joining node finds its pin in the second.

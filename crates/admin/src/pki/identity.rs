@@ -151,9 +151,19 @@ pub fn identity_of(certificate: &CertificateDer<'_>, cluster_id: &str) -> Result
     Ok(Identity::User { name: subject.name.parse()?, role: subject.unit.parse()? })
 }
 
-/// SHA-256 of a whole certificate, by which the log knows it.
-pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> [u8; 32] {
-    digest::digest(&digest::SHA256, certificate).as_ref().try_into().expect("SHA-256 has 32 bytes")
+/// A certificate's fingerprint, by which the log knows it: SHA-256 of what the CA signed (the DER of the
+/// TBSCertificate, RFC 5280 section 4.1.1.1), not of the whole.
+///
+/// The signature stands outside of what is signed, and of an ECDSA signature `(r, s)` anybody can make another valid
+/// one, `(r, n - s)`. A hash of the whole would let the holder of a revoked certificate change it into one that the log
+/// does not know and that still verifies.
+///
+/// # Errors
+/// When the certificate cannot be read.
+pub fn fingerprint_of(certificate: &CertificateDer<'_>) -> Result<[u8; 32], PkiError> {
+    let parsed = parse(certificate)?;
+    let hash = digest::digest(&digest::SHA256, parsed.tbs_certificate.as_ref());
+    Ok(hash.as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
 /// The cluster that a CA's certificate belongs to.

@@ -21,7 +21,7 @@ mod files;
 mod identity;
 mod seal;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod token;
 

@@ -212,6 +212,81 @@ fn of_a_request_only_the_public_key_is_used() {
     assert_eq!(names.value.general_names.len(), 3);
 }
 
+/// The order of the curve P-256 (SEC 2, section 2.4.2).
+const P256_ORDER: [u8; 32] = [
+    0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
+    0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+];
+
+/// The same key and certificate with the CA's signature `(r, s)` replaced by `(r, n - s)`, which verifies as well and
+/// which anybody can make.
+pub(crate) fn resigned(credentials: &Credentials) -> Credentials {
+    let der = credentials.chain()[0].clone();
+    let parsed = identity::parse(&der).unwrap();
+    let (r, s) = integers(&parsed.signature_value.data);
+    let mut padded = [0; 32];
+    padded[32 - s.len()..].copy_from_slice(s);
+    let mut negated = [0; 32];
+    let mut borrow = 0;
+    for at in (0..32).rev() {
+        let difference = i16::from(P256_ORDER[at]) - i16::from(padded[at]) - borrow;
+        borrow = i16::from(difference < 0);
+        negated[at] = u8::try_from(difference + 256 * borrow).unwrap();
+    }
+    let mut signature = vec![0];
+    signature.extend(tlv(0x30, &[integer(r), integer(&negated)].concat()));
+    let algorithm = tlv(0x30, &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]);
+    let parts = [parsed.tbs_certificate.as_ref(), &algorithm, &tlv(0x03, &signature)].concat();
+    let pem = format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        base64::Engine::encode(&base64::prelude::BASE64_STANDARD, tlv(0x30, &parts))
+    );
+    Credentials::new(&pem, credentials.ca_pem(), credentials.key_pem()).unwrap()
+}
+
+/// The two numbers of a DER `SEQUENCE`, without leading zeroes.
+fn integers(sequence: &[u8]) -> (&[u8], &[u8]) {
+    let strip = |number: &[u8]| number.iter().take_while(|byte| **byte == 0).count();
+    let (first, rest) = sequence[4..].split_at(usize::from(sequence[3]));
+    let second = &rest[2..];
+    (&first[strip(first)..], &second[strip(second)..])
+}
+
+/// A DER `INTEGER` of these bytes, which are not negative.
+fn integer(bytes: &[u8]) -> Vec<u8> {
+    let zeroes = bytes.iter().take_while(|byte| **byte == 0).count();
+    let sign: &[u8] = if bytes[zeroes] >= 0x80 { &[0] } else { &[] };
+    tlv(0x02, &[sign, &bytes[zeroes..]].concat())
+}
+
+/// A DER value of less than 128 bytes or more than 255.
+fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
+    let length = value.len();
+    let mut out = vec![tag];
+    match u8::try_from(length) {
+        Ok(short) if short < 0x80 => out.push(short),
+        _ => out.extend([&[0x82][..], &u16::try_from(length).unwrap().to_be_bytes()].concat()),
+    }
+    [out, value.to_vec()].concat()
+}
+
+#[test]
+fn another_signature_on_the_same_certificate_does_not_change_its_fingerprint() {
+    let cluster = Cluster::new();
+    let anna = cluster.user(UserRole::Operator);
+    let other = resigned(&anna);
+    assert_ne!(anna.chain()[0], other.chain()[0]);
+    let seen = check(
+        user_client(&other).unwrap(),
+        admin_server(&cluster.node(1)).unwrap(),
+        cluster.name(None),
+        cluster.authority.cluster_id(),
+    );
+    assert_eq!(seen.as_ref(), Ok(&Some(anna.identity().clone())), "it verifies");
+    assert_eq!(other.fingerprint(), anna.fingerprint());
+    assert_ne!(cluster.user(UserRole::Operator).fingerprint(), anna.fingerprint());
+}
+
 #[test]
 fn requests_that_prove_nothing_are_refused() {
     let key = Key::generate().unwrap();

@@ -135,7 +135,7 @@ fn fingerprint_of_pem(certificate_pem: &str) -> Result<[u8; 32], ApiError> {
         internal(PkiError::Unreadable { what: "the certificate", detail: e.to_string() })
     };
     let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(unreadable)?;
-    Ok(pki::fingerprint_of(&certificate))
+    pki::fingerprint_of(&certificate).map_err(internal)
 }
 
 /// Milliseconds since the Unix epoch.

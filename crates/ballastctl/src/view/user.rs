@@ -13,7 +13,7 @@ pub struct UserView {
     pub name: String,
     /// `admin`, `operator` or `viewer`; empty when that is not known.
     pub role: String,
-    /// SHA-256 of the certificate.
+    /// SHA-256 of what the CA signed of the certificate, hexadecimal.
     pub fingerprint: String,
     /// When it ends.
     pub expire_time: Option<String>,
@@ -75,7 +75,7 @@ impl Row for UserView {
 pub struct IssuedView {
     /// Whose.
     pub name: String,
-    /// SHA-256 of the certificate.
+    /// SHA-256 of what the CA signed of the certificate, hexadecimal.
     pub fingerprint: String,
     /// When it ends.
     pub expire_time: Option<String>,

@@ -195,7 +195,7 @@ pub enum Command {
     },
     /// Has every node refuse certificates from now on.
     RevokeUsers {
-        /// SHA-256 of each certificate.
+        /// The certificates, see [`UserIdentity`].
         fingerprints: Vec<[u8; 32]>,
         /// Who and why.
         author: Author,

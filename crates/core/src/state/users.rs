@@ -29,7 +29,8 @@ const DAY_MS: u64 = 24 * 3_600_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserIdentity {
-    /// SHA-256 of the whole certificate.
+    /// SHA-256 of what the CA signed (the TBSCertificate). A signature can be changed into another valid one by
+    /// anybody, so a hash of the whole would not identify the certificate.
     pub fingerprint: [u8; 32],
     /// Whose it is; empty when that is not known.
     pub name: String,
@@ -91,7 +92,7 @@ impl State {
         self.parts.members.users.0.iter()
     }
 
-    /// Whether the certificate with this fingerprint (SHA-256 of the whole) is refused.
+    /// Whether the certificate with this fingerprint (see [`UserIdentity`]) is refused.
     pub fn is_revoked(&self, fingerprint: &[u8; 32]) -> bool {
         let users = &self.parts.members.users;
         users.find(fingerprint).is_some_and(|at| users.0[at].revoked.is_some())

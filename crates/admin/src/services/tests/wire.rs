@@ -106,6 +106,21 @@ async fn a_revoked_certificate_is_refused_and_its_streams_end() {
 }
 
 #[tokio::test]
+async fn a_revoked_certificate_with_another_signature_is_refused_too() {
+    let served = Served::start().await;
+    let name = "eve".parse().expect("a name");
+    let authority = &served.fake.authority;
+    let credentials =
+        authority.issue_user(&name, UserRole::Admin, SystemTime::now(), CERTIFICATE_LIFE_USER).expect("credentials");
+    let mut eve = ConfigServiceClient::new(served.with(&pki::tests::resigned(&credentials)));
+    eve.apply(apply()).await.expect("the other signature verifies");
+    let fingerprints = vec![credentials.fingerprint()];
+    served.fake.apply(Command::RevokeUsers { fingerprints, author: Default::default() });
+    refused(eve.get(GetConfigRequest::default()).await, Code::Unauthenticated, "BALLAST-A022");
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn a_machine_joins_with_a_token_and_nothing_else() {
     let served = Served::start().await;
     let mut admin = ClusterServiceClient::new(served.user(UserRole::Admin));
