@@ -1,7 +1,8 @@
 //! The node-to-node gRPC services of this member.
 //!
 //! Whoever mounts them authenticates the connection and puts [`PeerNode`] into the request's
-//! extensions; a caller that claims to be another node than it proved to be is refused.
+//! extensions; a caller that proved nothing, or claims to be another node than it proved to be, is
+//! refused.
 
 use std::{
     collections::BTreeMap,
@@ -89,21 +90,25 @@ impl Service {
             let me = self.replica.node();
             return Err(Status::failed_precondition(format!("this is node {me}, the call was for node {to}")));
         }
+        match request.extensions().get::<PeerNode>() {
+            Some(PeerNode(proved)) if *proved == from => {}
+            Some(PeerNode(proved)) => {
+                return Err(Status::permission_denied(format!(
+                    "the certificate is of node {proved}, the call claims to be from node {from}"
+                )));
+            }
+            None => return Err(Status::unauthenticated("the connection was not proved to come from any node")),
+        }
         if self.replica.was_removed(from) {
             return Err(Status::permission_denied(format!("node {from} was removed from the cluster")));
         }
-        match request.extensions().get::<PeerNode>() {
-            Some(PeerNode(proved)) if *proved != from => Err(Status::permission_denied(format!(
-                "the certificate is of node {proved}, the call claims to be from node {from}"
-            ))),
-            _ if self.shared.peers.acknowledged.is_reverted(from) => Err(Status::failed_precondition(format!(
+        if self.shared.peers.acknowledged.is_reverted(from) {
+            return Err(Status::failed_precondition(format!(
                 "node {from} has lost entries that it acknowledged; it must be removed and join again as a new node"
-            ))),
-            _ => {
-                self.shared.peers.clocks.hear(from, request.metadata());
-                Ok(from)
-            }
+            )));
         }
+        self.shared.peers.clocks.hear(from, request.metadata());
+        Ok(from)
     }
 
     async fn receive(&self, parts: &mut Streaming<pb::SnapshotPart>) -> Result<(Vote, SnapshotMeta, Received), Status> {

@@ -9,8 +9,10 @@ use ballast_core::{
     ids::{LogIndex, NodeId},
     state::{Author, Command, Outcome},
 };
-use ballast_raft::{LogBounds, MemberFailure, Role};
+use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
+use ballast_raft::{LogBounds, MemberFailure, PeerNode, Role};
 use support::{Cluster, PATIENCE, propose, see, token};
+use tonic::{Code, Request};
 
 type Test = Result<(), Box<dyn std::error::Error>>;
 
@@ -314,5 +316,26 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<
             std::fs::copy(entry.path(), target)?;
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_call_is_refused_unless_its_connection_was_proved_to_be_of_the_node_that_it_names() -> Test {
+    let cluster = Cluster::of_one().await;
+    let ask = |proved: Option<u64>| {
+        let mut client = LeaderClient::new(cluster.service(NodeId::new(1)));
+        let mut request = Request::new(ReadIndexRequest::default());
+        for key in ["ballast-from", "ballast-to"] {
+            request.metadata_mut().insert(key, 1_u64.into());
+        }
+        if let Some(proved) = proved {
+            request.extensions_mut().insert(PeerNode(NodeId::new(proved)));
+        }
+        async move { client.read_index(request).await.map_err(|status| status.code()) }
+    };
+    assert_eq!(ask(None).await.err(), Some(Code::Unauthenticated));
+    assert_eq!(ask(Some(2)).await.err(), Some(Code::PermissionDenied));
+    assert!(ask(Some(1)).await.is_ok());
+    cluster.end().await;
     Ok(())
 }
