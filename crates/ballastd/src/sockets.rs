@@ -42,6 +42,11 @@ const BACKLOG: usize = 64;
 /// Handshakes at once: more than any cluster has nodes, and far fewer than a process has descriptors.
 const HANDSHAKES_MAX: usize = 64;
 
+/// A node is asked for a sign of life this often, and has as long to give it, so that the connections of one that lost its
+/// power end. Longer than the second within which the callers themselves find that out: who is only busy should be given
+/// up by the one side that can call again.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
 /// Every socket of the node itself (not of its farms).
 pub struct Sockets {
     /// Node-to-node gRPC.
@@ -129,6 +134,8 @@ pub async fn serve_cluster(
     .map(Ok::<_, io::Error>);
     let serving = Server::builder()
         .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
         .layer(TraceLayer::continued())

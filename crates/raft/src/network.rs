@@ -43,8 +43,10 @@ const APPEND_STALL: Duration = Duration::from_secs(2);
 /// Least time to open a stream, connecting included; openraft's own limit is made for answers.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 const SNAPSHOT_CHUNK_BYTES: usize = 512 << 10;
-/// A receiver that takes no chunk for this long is given up.
-const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
+/// A receiver that takes no chunk for this long is given up, and so is a sender that sends none: between two chunks lies
+/// half a megabyte's read or write on a disk that may be busy, far less than this. A leader that lost its power would
+/// otherwise leave a task, a connection and a part of a file with the receiver.
+pub(crate) const SNAPSHOT_STALL: Duration = Duration::from_secs(30);
 /// After the last chunk the receiver checks and loads the whole state.
 const SNAPSHOT_INSTALL: Duration = Duration::from_secs(300);
 

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use ballast_core::{
@@ -23,6 +24,7 @@ use ballast_proto::cluster::v1::{
 use futures_util::{Stream, StreamExt, stream};
 use openraft::raft::{AppendEntriesResponse, StreamAppendError};
 use parking_lot::Mutex;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -31,6 +33,7 @@ use crate::{
     compare::{Finding, Ledger},
     machine::{Image, Received, Replica},
     member::Shared,
+    network::SNAPSHOT_STALL,
     peers::{FROM, MESSAGE_BYTES_MAX, TO},
     proposer::{Inlet, Merger, Refused},
     reads::read_index,
@@ -112,7 +115,7 @@ impl Service {
     }
 
     async fn receive(&self, parts: &mut Streaming<pb::SnapshotPart>) -> Result<(Vote, SnapshotMeta, Received), Status> {
-        let Some(Part::Header(header)) = next_part(parts).await? else {
+        let Some(Part::Header(header)) = next_part(parts, SNAPSHOT_STALL).await? else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
         if header.format != ballast_storage::snapshot::FORMAT {
@@ -127,7 +130,7 @@ impl Service {
         let mut incoming = self.replica.folder.receive().map_err(|error| broken(&error))?;
         let (mut offset, mut chunks) = (0u64, 0u64);
         loop {
-            match next_part(parts).await? {
+            match next_part(parts, SNAPSHOT_STALL).await? {
                 Some(Part::Chunk(chunk)) => {
                     if chunk.offset != offset || crc32c::crc32c(&chunk.data) != chunk.crc32c {
                         return Err(Status::data_loss(format!("the chunk of the snapshot at {offset} is damaged")));
@@ -149,8 +152,15 @@ impl Service {
     }
 }
 
-async fn next_part(parts: &mut Streaming<pb::SnapshotPart>) -> Result<Option<Part>, Status> {
-    Ok(parts.message().await?.and_then(|part| part.part))
+/// The next part of a snapshot, if it arrives within `stall`; `None` at the end of the stream.
+async fn next_part(
+    parts: &mut (impl Stream<Item = Result<pb::SnapshotPart, Status>> + Unpin),
+    stall: Duration,
+) -> Result<Option<Part>, Status> {
+    match timeout(stall, parts.next()).await {
+        Ok(part) => Ok(part.transpose()?.and_then(|part| part.part)),
+        Err(_) => Err(Status::deadline_exceeded(format!("the sender sent nothing of the snapshot for {stall:?}"))),
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -349,4 +359,30 @@ fn hand_in(from: NodeId, frame: pb::Frame, inlet: &Inlet) -> Result<(), Status> 
         inlet.hand_in(one, bytes, trace.clone());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trailer() -> pb::SnapshotPart {
+        pb::SnapshotPart { part: Some(Part::Trailer(pb::SnapshotTrailer { chunks: 1 })) }
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_falls_silent_within_a_snapshot_is_given_up() {
+        let mut parts = stream::iter([Ok(trailer())]).chain(stream::pending());
+        let part = next_part(&mut parts, SNAPSHOT_STALL).await.expect("it is there");
+        assert!(matches!(part, Some(Part::Trailer(_))));
+        let status = next_part(&mut parts, Duration::from_millis(1)).await.expect_err("given up");
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_snapshot_and_what_broke_it_are_passed_on() {
+        let mut parts = stream::iter([Err(Status::aborted("broken"))]);
+        let status = next_part(&mut parts, SNAPSHOT_STALL).await.expect_err("broken");
+        assert_eq!(status.code(), tonic::Code::Aborted);
+        assert!(next_part(&mut parts, SNAPSHOT_STALL).await.expect("the end").is_none());
+    }
 }
