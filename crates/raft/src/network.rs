@@ -33,6 +33,7 @@ use crate::{
     acked::Asked,
     machine::Image,
     peers::{MESSAGE_BYTES_MAX, Peers, Traffic},
+    tasks::Tasks,
     types::{LogId, Types, Vote},
     wire,
 };
@@ -53,11 +54,13 @@ const SNAPSHOT_INSTALL: Duration = Duration::from_secs(300);
 /// Makes clients for openraft.
 pub(crate) struct Network {
     pub(crate) peers: Arc<Peers>,
+    pub(crate) tasks: Arc<Tasks>,
 }
 
 impl Network {
     fn client(&self, target: u64, traffic: Traffic) -> PeerClient {
-        PeerClient { peers: Arc::clone(&self.peers), target: NodeId::new(target), traffic }
+        let (peers, tasks) = (Arc::clone(&self.peers), Arc::clone(&self.tasks));
+        PeerClient { peers, tasks, target: NodeId::new(target), traffic }
     }
 }
 
@@ -81,6 +84,7 @@ impl RaftNetworkFactory<Types> for Network {
 #[derive(Clone)]
 pub(crate) struct PeerClient {
     peers: Arc<Peers>,
+    tasks: Arc<Tasks>,
     target: NodeId,
     traffic: Traffic,
 }
@@ -182,7 +186,7 @@ impl PeerClient {
         );
         let request = self.request(pb::LogRevertedRequest { acknowledged: acknowledged.get() });
         let mut client = self.client(Traffic::Liveness);
-        tokio::spawn(async move {
+        self.tasks.spawn("word of lost entries", async move {
             if let Ok(Err(status)) = timeout(OPEN_TIMEOUT, client.log_reverted(request)).await {
                 tracing::debug!(%status, "a node was not told that it lost entries");
             }
@@ -309,21 +313,17 @@ impl RaftNetworkV2<Types> for PeerClient {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (parts, outbound) = mpsc::channel(4);
-        // Started before the answer is awaited: the receiver answers only after the last chunk.
-        let mut sender = tokio::spawn(send_parts(vote, snapshot, parts));
+        let sending = send_parts(vote, snapshot, parts);
         let request = self.request(ReceiverStream::new(outbound));
         let mut client = self.client(Traffic::Snapshots);
         let answer = async {
             let call = client.install_snapshot(request);
             tokio::pin!(call);
+            // Both at once: the receiver answers only after the last chunk.
             tokio::select! {
                 answer = &mut call => return answer,
                 // Stalled or broken while sending; the call ends with the stream of parts.
-                sent = &mut sender => match sent {
-                    Ok(Ok(())) => {}
-                    Ok(Err(why)) => return Err(Status::aborted(why)),
-                    Err(_) => return Err(Status::internal("the task that sends a snapshot panicked")),
-                },
+                sent = sending => sent.map_err(Status::aborted)?,
             }
             timeout(SNAPSHOT_INSTALL, call)
                 .await
@@ -331,12 +331,8 @@ impl RaftNetworkV2<Types> for PeerClient {
         };
         let answer = tokio::select! {
             answer = answer => answer,
-            closed = cancel => {
-                sender.abort();
-                return Err(StreamingError::Closed(closed));
-            }
+            closed = cancel => return Err(StreamingError::Closed(closed)),
         };
-        sender.abort();
         let reply = answer.map_err(|status| StreamingError::Unreachable(Unreachable::new(&status)))?.into_inner();
         let vote = wire::from_vote(reply.vote.as_ref())
             .map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;

@@ -1,0 +1,171 @@
+//! What all parts of a member share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ballast_core::{
+    cluster::{Applied, ProposeError},
+    durations::Durations,
+    ids::{LogIndex, NodeId},
+    state::Command,
+};
+use ballast_telemetry::trace;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tracing::{Span, field::Empty};
+
+use super::MemberFailure;
+use crate::{
+    clocks::{WallTime, boottime},
+    log_store::LogStore,
+    machine::Replica,
+    peers::Peers,
+    proposer::{Merger, Proposals},
+    reads::Reads,
+    status::{Role, Status},
+    tasks::Tasks,
+    types::Raft,
+    words,
+};
+
+/// When something last happened, without a lock.
+#[derive(Debug)]
+pub(crate) struct LastHeard {
+    start: Instant,
+    /// Milliseconds after the start, plus one; zero for never.
+    at: AtomicU64,
+}
+
+impl Default for LastHeard {
+    fn default() -> Self {
+        Self { start: Instant::now(), at: AtomicU64::new(0) }
+    }
+}
+
+impl LastHeard {
+    pub(crate) fn now(&self) {
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.at.store(millis + 1, Ordering::Release);
+    }
+
+    fn ago(&self) -> Option<Duration> {
+        let at = self.at.load(Ordering::Acquire).checked_sub(1)?;
+        Some(self.start.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
+}
+
+/// What all parts of a member share.
+pub(crate) struct Shared {
+    pub(crate) raft: Raft,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) merger: Arc<Merger>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) tasks: Arc<Tasks>,
+    pub(crate) divergences: AtomicU64,
+    /// How often another node came to lead, as this node saw it.
+    pub(crate) leader_changes: AtomicU64,
+    /// How long proposals of this node took that were applied.
+    pub(super) proposed: Arc<Mutex<Durations>>,
+    /// When this node last took entries or a heartbeat from the leader.
+    pub(crate) heard: LastHeard,
+    pub(super) quorum_patience: Duration,
+    pub(super) queue: Arc<Proposals>,
+    pub(super) reads: Arc<Reads>,
+    pub(super) leader: watch::Receiver<Option<NodeId>>,
+    pub(super) status: watch::Receiver<Status>,
+    /// Why this node must not go on, if others found that.
+    pub(super) condemned: watch::Sender<Option<MemberFailure>>,
+    pub(super) last_index: Arc<AtomicU64>,
+    pub(super) log: Mutex<Option<LogStore>>,
+}
+
+impl Shared {
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        *self.leader.borrow()
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.leader() == Some(self.replica.node())
+    }
+
+    /// The latest time that the clocks of a majority of the voters have reached, if enough are known.
+    pub(crate) fn voters_time(&self) -> Option<WallTime> {
+        use openraft::async_runtime::watch::WatchReceiver;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        self.peers.clocks.voters_time(metrics.membership_config.membership().get_joint_config(), boottime())
+    }
+
+    /// What this member knows now.
+    pub(crate) fn status(&self) -> Status {
+        use openraft::async_runtime::watch::WatchReceiver;
+        let status = Status::of(&self.raft.metrics().borrow_watched());
+        Status { clock_offset_micros: self.peers.clocks.offset_micros(), ..status }
+    }
+
+    /// Whether a node with this status has lately been in touch with a quorum.
+    pub(crate) fn has_quorum(&self, status: &Status) -> bool {
+        let silent_for = match status.role {
+            Role::Leader if status.voters == [status.node] => return true,
+            Role::Leader => status.quorum_silent_for,
+            Role::Learner | Role::Follower | Role::Candidate => self.heard.ago(),
+            Role::Starting | Role::Stopped => None,
+        };
+        silent_for.is_some_and(|silent| silent < self.quorum_patience)
+    }
+
+    /// Why nothing can be agreed on just now, in words.
+    pub(crate) fn why_no_quorum(&self, status: &Status) -> String {
+        why_no_quorum(status, self.quorum_patience)
+    }
+
+    pub(crate) fn diverged(&self, index: LogIndex) {
+        self.condemned.send_replace(Some(MemberFailure::Diverged(index)));
+    }
+
+    pub(crate) fn reverted(&self, last: LogIndex, acknowledged: LogIndex) {
+        self.condemned.send_replace(Some(MemberFailure::Reverted { last, acknowledged }));
+    }
+
+    pub(crate) fn last_log(&self) -> LogIndex {
+        LogIndex::new(self.last_index.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn propose(
+        &self,
+        command: Command,
+        deadline: Duration,
+    ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
+        let (raft, patience) = (self.raft.clone(), self.quorum_patience);
+        let (proposed, began) = (Arc::clone(&self.proposed), Instant::now());
+        let span = match trace::current() {
+            Some(_) => tracing::info_span!("propose", otel.name = "raft.propose", ballast.log_index = Empty),
+            None => Span::none(),
+        };
+        let why = move || {
+            use openraft::async_runtime::watch::WatchReceiver;
+            why_no_quorum(&Status::of(&raft.metrics().borrow_watched()), patience)
+        };
+        let outcome = span.in_scope(|| self.queue.propose(command, deadline, why));
+        async move {
+            let outcome = outcome.await;
+            if let Ok(applied) = &outcome {
+                span.record("ballast.log_index", applied.index.get());
+                proposed.lock().record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            }
+            outcome
+        }
+    }
+}
+
+fn why_no_quorum(status: &Status, patience: Duration) -> String {
+    words::no_quorum(status, |node| {
+        let peer = status.peers.get(&node);
+        peer.and_then(|peer| peer.silent_for).is_some_and(|silent| silent < patience)
+    })
+}
