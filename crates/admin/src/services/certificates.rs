@@ -19,7 +19,7 @@ use crate::{
     access::Caller,
     error::{self, ApiError, ErrorCode},
     pki::{self, Authority, CERTIFICATE_LIFE_USER, PkiError, UserName, UserRole, Validity},
-    view,
+    view::{self, FoundUsers},
 };
 
 /// The longest that browsers and auditors still accept.
@@ -71,20 +71,28 @@ impl CertificateService for Shared {
     async fn revoke_user(&self, request: Request<RevokeUserRequest>) -> Result<Response<RevokeUserResponse>, Status> {
         let caller = Caller::of(&request)?;
         let RevokeUserRequest { user, fingerprint, request_id, message, validate_only } = request.into_inner();
-        // Confirmed, so that a certificate that was issued a moment ago is among them.
+        // Confirmed, so that a certificate that was issued a moment ago is not said to be unknown.
         let (header, found) = self.read_at(&caller, 0, |state| view::find_users(state, &user, &fingerprint)).await?;
-        let fingerprints = found?;
-        let meant: Vec<_> = fingerprints.iter().map(view::fingerprint_text).collect();
+        let found = found?;
         let certificates = |state: &State| {
             let mut users = view::users(state);
-            users.retain(|known| meant.contains(&known.fingerprint));
+            users.retain(|known| match &found {
+                FoundUsers::Named(name) => known.name == *name,
+                FoundUsers::One(fingerprint) => known.fingerprint == view::fingerprint_text(fingerprint),
+            });
             users
         };
         if validate_only {
             let certificates = self.read(certificates);
             return Ok(Response::new(RevokeUserResponse { header: Some(header), certificates, log_index: 0 }));
         }
-        let command = Command::RevokeUsers { fingerprints, author: caller.author(&message) };
+        // A name goes into the log as such: which certificates it has is decided where all issues and revocations are in
+        // one order, so that one that is issued just now does not escape.
+        let (fingerprints, names) = match &found {
+            FoundUsers::Named(name) => (Vec::new(), vec![name.clone()]),
+            FoundUsers::One(fingerprint) => (vec![*fingerprint], Vec::new()),
+        };
+        let command = Command::RevokeUsers { fingerprints, author: caller.author(&message), names };
         let index = self.propose_once(&caller, "RevokeUser", &request_id, command).await?;
         let certificates = self.read(certificates);
         let header = Some(self.header());

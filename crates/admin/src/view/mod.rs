@@ -28,7 +28,7 @@ pub use config::{Stored, config_etag, diff, in_force, operator_state, revision, 
 pub use events::{event_place, events, events_after, last_event_about};
 pub use members::{find_node, listener_problem, node, node_info, node_name, nodes, role_from};
 pub use page::Page;
-pub use users::{find_users, fingerprint_text, users};
+pub use users::{FoundUsers, find_users, fingerprint_text, users};
 pub use vips::{transitions, vip, vips};
 
 use crate::{

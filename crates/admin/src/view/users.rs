@@ -33,21 +33,29 @@ fn user(known: &UserCertificate) -> proto::UserCertificate {
     }
 }
 
-/// The fingerprints that a caller means: all certificates of a user, or the one that begins with these digits.
+/// The certificates that a caller means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoundUsers {
+    /// All of this user, who has at least one.
+    Named(String),
+    /// The one with this fingerprint.
+    One([u8; 32]),
+}
+
+/// The certificates that a caller means: all of a user, or the one whose fingerprint begins with these digits.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` when neither or both are named, `NOT_FOUND` when there is none, or several begin so.
-pub fn find_users(state: &State, name: &str, digits: &str) -> Result<Vec<[u8; 32]>, ApiError> {
+pub fn find_users(state: &State, name: &str, digits: &str) -> Result<FoundUsers, ApiError> {
     let all = || state.user_certificates().map(|known| &known.user);
     match (name, digits) {
         ("", "") => Err(error::invalid("user", "no user and no fingerprint is named", "name one of them")),
         (name, "") => {
-            let found: Vec<_> = all().filter(|user| user.name == name).map(|user| user.fingerprint).collect();
-            if found.is_empty() {
+            if all().all(|user| user.name != name) {
                 let known: std::collections::BTreeSet<_> = all().map(|user| user.name.as_str()).collect();
                 return Err(error::not_found("a certificate of user", name, known));
             }
-            Ok(found)
+            Ok(FoundUsers::Named(name.to_owned()))
         }
         ("", digits) => {
             let digits: String = digits.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
@@ -58,11 +66,11 @@ pub fn find_users(state: &State, name: &str, digits: &str) -> Result<Vec<[u8; 32
             }
             let begins = |fingerprint: &[u8; 32]| fingerprint_text(fingerprint).starts_with(&digits);
             let found: Vec<_> = all().map(|user| user.fingerprint).filter(begins).collect();
-            match (found.len(), parse_fingerprint(&digits)) {
-                (1, _) => Ok(found),
+            match (&found[..], parse_fingerprint(&digits)) {
+                ([one], _) => Ok(FoundUsers::One(*one)),
                 // One that was never recorded can only be named in full.
-                (0, Some(whole)) => Ok(vec![whole]),
-                (0, None) => Err(error::not_found("certificate", &digits, [])
+                ([], Some(whole)) => Ok(FoundUsers::One(whole)),
+                ([], None) => Err(error::not_found("certificate", &digits, [])
                     .remedy("one that is not in `ballastctl user list` has to be named by all 64 digits")),
                 _ => Err(error::not_found("certificate", &digits, []).remedy("several begin so; write more digits")),
             }

@@ -195,10 +195,14 @@ pub enum Command {
     },
     /// Has every node refuse certificates from now on.
     RevokeUsers {
-        /// The certificates, see [`UserIdentity`].
+        /// These certificates, see [`UserIdentity`].
         fingerprints: Vec<[u8; 32]>,
         /// Who and why.
         author: Author,
+        /// And all certificates that these people and programs have when this is applied, so that one that is issued
+        /// while somebody asks for the others is among them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        names: Vec<String>,
     },
     /// Carries log time forward so that lifetimes end in an idle cluster. Proposed by the leader.
     Tick,

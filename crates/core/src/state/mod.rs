@@ -233,7 +233,7 @@ impl State {
             Command::MoveVip { vip, to, author } => self.move_vip(at, *vip, *to, author),
             Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, *secret, author),
             Command::IssueUser { user, author } => self.issue_user(at, user, author),
-            Command::RevokeUsers { fingerprints, author } => self.revoke_users(at, fingerprints, author),
+            Command::RevokeUsers { fingerprints, author, names } => self.revoke_users(at, fingerprints, names, author),
             Command::Tick => Outcome::Done,
         }
     }

@@ -79,6 +79,11 @@ impl Users {
         self.0.iter().position(|known| known.user.fingerprint == *fingerprint)
     }
 
+    /// The certificates that bear one of these names.
+    fn of(&self, names: &[String]) -> impl Iterator<Item = [u8; 32]> {
+        self.0.iter().map(|known| &known.user).filter(move |user| names.contains(&user.name)).map(|user| user.fingerprint)
+    }
+
     /// Forgets what ended long ago, and says whether one more fits.
     fn make_room(&mut self, now: LogTime) -> bool {
         self.0.retain(|known| known.user.not_after.plus_millis(MEMORY_MS) > now);
@@ -119,13 +124,20 @@ impl State {
         Outcome::Done
     }
 
-    pub(super) fn revoke_users(&mut self, at: At, fingerprints: &[[u8; 32]], author: &Author) -> Outcome {
+    pub(super) fn revoke_users(
+        &mut self,
+        at: At,
+        fingerprints: &[[u8; 32]],
+        names: &[String],
+        author: &Author,
+    ) -> Outcome {
+        let users = &mut self.parts.members.edit().users;
+        let fingerprints: Vec<_> = users.of(names).chain(fingerprints.iter().copied()).collect();
         if fingerprints.is_empty() {
             return not_found("certificate".to_owned());
         }
-        let users = &mut self.parts.members.edit().users;
         let mut revoked = Vec::new();
-        for fingerprint in fingerprints {
+        for fingerprint in &fingerprints {
             let known = match users.find(fingerprint) {
                 Some(known) => known,
                 None if !users.make_room(at.now) => return too_many(),
@@ -194,7 +206,11 @@ mod tests {
     }
 
     fn revoke(fingerprint: [u8; 32]) -> Command {
-        Command::RevokeUsers { fingerprints: vec![fingerprint], author: author() }
+        Command::RevokeUsers { fingerprints: vec![fingerprint], names: Vec::new(), author: author() }
+    }
+
+    fn revoke_all_of(name: &str) -> Command {
+        Command::RevokeUsers { fingerprints: Vec::new(), names: vec![name.to_owned()], author: author() }
     }
 
     #[test]
@@ -228,6 +244,38 @@ mod tests {
         let known = s.state.user_certificates().next().expect("it is known");
         assert_eq!(known.issued.as_ref().map(|deed| &deed.author), Some(&author()));
         assert_eq!(s.reread().hash(), s.state.hash());
+    }
+
+    #[test]
+    fn all_certificates_that_somebody_has_when_it_is_applied_are_revoked_by_name() {
+        let mut s = Scenario::founded();
+        let asked = revoke_all_of("bob");
+        assert_eq!(s.run(asked.clone()), not_found("certificate".to_owned()), "there is none yet");
+        s.run(revoke([9; 32]));
+        for fingerprint in [[1; 32], [2; 32]] {
+            let command = issue(&s, fingerprint, 30);
+            s.run(command);
+        }
+        let not_after = s.now.plus_millis(DAY_MS);
+        let (name, role) = ("carol".to_owned(), "operator".to_owned());
+        let carols = Box::new(UserIdentity { fingerprint: [3; 32], name, role, not_after });
+        s.run(Command::IssueUser { user: carols, author: author() });
+        assert_eq!(s.run(asked.clone()), Outcome::Done);
+        assert_eq!([1, 2, 3].map(|n| s.state.is_revoked(&[n; 32])), [true, true, false]);
+        let command = issue(&s, [4; 32], 30);
+        s.run(command);
+        assert!(!s.state.is_revoked(&[4; 32]), "one that is issued afterwards is accepted");
+        assert_eq!(s.run(asked), Outcome::Done);
+        assert!(s.state.is_revoked(&[4; 32]));
+        assert_eq!(s.reread().hash(), s.state.hash());
+    }
+
+    #[test]
+    fn a_revocation_without_names_is_written_and_read_as_before_there_were_any() {
+        let before = revoke([1; 32]);
+        let text = serde_json::to_string(&before).expect("JSON");
+        assert!(!text.contains("names"), "{text}");
+        assert_eq!(serde_json::from_str::<Command>(&text).expect("a command"), before);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Fake {
     /// Proposals are applied, and their answers are lost.
     pub loses_answers: AtomicBool,
     pub confirms: AtomicU64,
+    /// Applied just before the next proposal, as if another node had proposed it.
+    pub overtaken_by: Mutex<Option<Command>>,
     /// Listeners that this node says it cannot bind.
     pub listener_problems: Mutex<Vec<ListenerProblem>>,
     pub authority: Authority,
@@ -81,6 +83,7 @@ impl Fake {
             cut_off: AtomicBool::new(false),
             loses_answers: AtomicBool::new(false),
             confirms: AtomicU64::new(0),
+            overtaken_by: Mutex::new(None),
             listener_problems: Mutex::new(Vec::new()),
             authority,
             cluster_key,
@@ -171,6 +174,9 @@ impl Propose for Fake {
         let result = if self.cut_off.load(Ordering::Relaxed) {
             Err(ProposeError::NoQuorum { detail: "nobody answers".to_owned() })
         } else {
+            if let Some(earlier) = self.overtaken_by.lock().take() {
+                self.apply(earlier);
+            }
             let applied = self.apply(command);
             match self.loses_answers.load(Ordering::Relaxed) {
                 true => Err(ProposeError::OutcomeUnknown { waited: deadline }),

@@ -1,6 +1,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
-use ballast_core::{ids::NodeId, state::Command};
+use ballast_core::{
+    ids::NodeId,
+    state::{Author, Command, UserIdentity},
+    time::LogTime,
+};
 use ballast_proto::admin::v1::{
     CreateJoinTokenRequest, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, EnrolRequest, IssueUserRequest,
     ListNodesRequest, ListUsersRequest, NodeAdmin, NodeInfo, NodeRole, PromoteNodeRequest, ReadConsistency,
@@ -275,6 +279,24 @@ async fn certificates_are_revoked_by_user_or_by_fingerprint() {
     for (user, fingerprint) in [("", ""), ("bob", "0123456789"), ("", "abc"), ("", "not hexadecimal")] {
         refused(revoke(user, fingerprint, false).await, Code::InvalidArgument, "BALLAST-A002");
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_issued_while_its_user_is_revoked_is_revoked_too() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let issue = |fingerprint| {
+        let (name, role) = ("bob".to_owned(), "viewer".to_owned());
+        let not_after = LogTime::from_millis(u64::MAX / 2);
+        let user = Box::new(UserIdentity { fingerprint, name, role, not_after });
+        Command::IssueUser { user, author: Author::default() }
+    };
+    fake.apply(issue([1; 32]));
+    *fake.overtaken_by.lock() = Some(issue([2; 32]));
+    let request = RevokeUserRequest { user: "bob".to_owned(), ..RevokeUserRequest::default() };
+    let answer = shared.revoke_user(from("anna", request)).await.expect("revoked").into_inner();
+    assert!(answer.certificates.len() == 2 && answer.certificates.iter().all(|known| known.revoked.is_some()));
+    assert!(fake.read(|state| state.is_revoked(&[1; 32]) && state.is_revoked(&[2; 32])));
 }
 
 #[tokio::test]

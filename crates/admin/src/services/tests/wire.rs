@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use ballast_core::{ids::NodeId, state::Command};
+use ballast_core::{
+    ids::NodeId,
+    state::{Author, Command},
+};
 use ballast_proto::admin::v1::{
     ApplyRequest, CreateJoinTokenRequest, EnrolRequest, GetConfigRequest, GetNodeStatusRequest, ListNodesRequest,
     NodeInfo, StatusRequest, WatchConfigRequest, cluster_service_client::ClusterServiceClient,
@@ -83,6 +86,11 @@ async fn roles_are_asked_for_and_the_certificates_name_stands_in_the_history() {
     served.stop().await;
 }
 
+fn revoke(served: &Served, credentials: &Credentials) {
+    let (fingerprints, names, author) = (vec![credentials.fingerprint()], Vec::new(), Author::default());
+    served.fake.apply(Command::RevokeUsers { fingerprints, author, names });
+}
+
 #[tokio::test]
 async fn a_revoked_certificate_is_refused_and_its_streams_end() {
     let served = Served::start().await;
@@ -95,8 +103,7 @@ async fn a_revoked_certificate_is_refused_and_its_streams_end() {
     let request = WatchConfigRequest { from_index: Some(0), include_source: false };
     let mut stream = eve.watch(request).await.expect("a stream").into_inner();
     stream.message().await.expect("no error").expect("a revision");
-    let fingerprints = vec![credentials.fingerprint()];
-    served.fake.apply(Command::RevokeUsers { fingerprints, author: Default::default() });
+    revoke(&served, &credentials);
     let ended = stream.message().await.expect_err("the stream ends");
     assert_eq!(ended.code(), Code::Unauthenticated);
     refused(eve.get(GetConfigRequest::default()).await, Code::Unauthenticated, "BALLAST-A022");
@@ -114,8 +121,7 @@ async fn a_revoked_certificate_with_another_signature_is_refused_too() {
         authority.issue_user(&name, UserRole::Admin, SystemTime::now(), CERTIFICATE_LIFE_USER).expect("credentials");
     let mut eve = ConfigServiceClient::new(served.with(&pki::tests::resigned(&credentials)));
     eve.apply(apply()).await.expect("the other signature verifies");
-    let fingerprints = vec![credentials.fingerprint()];
-    served.fake.apply(Command::RevokeUsers { fingerprints, author: Default::default() });
+    revoke(&served, &credentials);
     refused(eve.get(GetConfigRequest::default()).await, Code::Unauthenticated, "BALLAST-A022");
     served.stop().await;
 }

@@ -360,7 +360,11 @@ fn command() -> impl Strategy<Value = Command> {
                 }),
                 author: author()
             }),
-            Just(Command::RevokeUsers { fingerprints: vec![hash; 2], author: author() }),
+            Just(Command::RevokeUsers {
+                fingerprints: vec![hash; 2],
+                names: vec![String::new(), name.clone()],
+                author: author()
+            }),
             Just(Command::RecordVip { vip, owner: Some(id), epoch: node, cause: name }),
             Just(Command::MoveVip { vip, to: None, author: author() }),
             Just(Command::RotateCookieKey { secret: hash, author: author() }),
