@@ -13,7 +13,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use ballast_admin::pki::{Identity as PeerIdentity, identity_of};
+use ballast_admin::{
+    pki::{Identity as PeerIdentity, identity_of},
+    serve::{Place, Places},
+};
+use ballast_core::ids::NodeId;
 use ballast_raft::PeerNode;
 use ballast_telemetry::trace::TraceLayer;
 use futures_util::{StreamExt, stream};
@@ -41,6 +45,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKLOG: usize = 64;
 /// Handshakes at once: more than any cluster has nodes, and far fewer than a process has descriptors.
 const HANDSHAKES_MAX: usize = 64;
+
+/// Connections of nodes at once: each costs a descriptor.
+const CONNECTIONS_MAX: usize = 512;
+/// Connections at once of one node, which may have been removed long ago. It has one for each of four kinds of traffic;
+/// on a bad line it makes them anew every second, while the old ones last for up to twice [`KEEP_ALIVE`].
+const CONNECTIONS_EACH_MAX: usize = 64;
 
 /// A node is asked for a sign of life this often, and has as long to give it, so that the connections of one that lost its
 /// power end. Longer than the second within which the callers themselves find that out: who is only busy should be given
@@ -159,10 +169,11 @@ async fn accept(
     ready: mpsc::Sender<NodeConnection>,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let places = Arc::new(Places::new(CONNECTIONS_MAX));
     loop {
-        // Never closed, so a place is always had in the end.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        // Never closed, so a turn is always had in the end.
+        let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let (stream, remote) = tokio::select! {
             // Cancel-safe: a connection that is not returned yet stays with the kernel.
             accepted = listener.accept() => match accepted {
@@ -176,10 +187,11 @@ async fn accept(
             () = stop.cancelled() => return,
         };
         let (acceptor, cluster_id, ready, stop) = (acceptor.clone(), cluster_id.clone(), ready.clone(), stop.clone());
+        let places = Arc::clone(&places);
         tokio::spawn(async move {
-            let _place = place;
+            let _turn = turn;
             let handshake = async {
-                match timeout(HANDSHAKE_TIMEOUT, handshake(stream, &acceptor, &cluster_id)).await {
+                match timeout(HANDSHAKE_TIMEOUT, handshake(stream, &acceptor, &cluster_id, &places)).await {
                     Ok(Ok(connection)) => drop(ready.send(connection).await),
                     Ok(Err(error)) => info!(%remote, error = format!("{error:#}"), "refused a node's connection"),
                     Err(_) => debug!(%remote, "a node's handshake took too long"),
@@ -190,13 +202,21 @@ async fn accept(
     }
 }
 
-async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor, cluster_id: &str) -> Result<NodeConnection> {
+async fn handshake(
+    stream: TcpStream,
+    acceptor: &TlsAcceptor,
+    cluster_id: &str,
+    places: &Places<NodeId>,
+) -> Result<NodeConnection> {
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
     let certificate =
         stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("the other side has no certificate")?;
     match identity_of(certificate, cluster_id)? {
-        PeerIdentity::Node(node) => Ok(NodeConnection { stream, peer: PeerNode(node) }),
+        PeerIdentity::Node(node) => {
+            let place = places.take(node, CONNECTIONS_EACH_MAX)?;
+            Ok(NodeConnection { stream, peer: PeerNode(node), _place: place })
+        }
         PeerIdentity::User { .. } => anyhow::bail!("the other side is no node"),
     }
 }
@@ -205,6 +225,7 @@ async fn handshake(stream: TcpStream, acceptor: &TlsAcceptor, cluster_id: &str) 
 struct NodeConnection {
     stream: TlsStream<TcpStream>,
     peer: PeerNode,
+    _place: Place<NodeId>,
 }
 
 impl Connected for NodeConnection {

@@ -81,7 +81,11 @@ impl Users {
 
     /// The certificates that bear one of these names.
     fn of(&self, names: &[String]) -> impl Iterator<Item = [u8; 32]> {
-        self.0.iter().map(|known| &known.user).filter(move |user| names.contains(&user.name)).map(|user| user.fingerprint)
+        self.0
+            .iter()
+            .map(|known| &known.user)
+            .filter(move |user| names.contains(&user.name))
+            .map(|user| user.fingerprint)
     }
 
     /// Forgets what ended long ago, and says whether one more fits.

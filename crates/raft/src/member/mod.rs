@@ -17,13 +17,13 @@ use openraft::errors::{InitializeError, RaftError};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
+use self::shared::LastHeard;
 pub(crate) use self::shared::Shared;
 pub use self::{
     failure::{FoundError, MemberFailure, StartError},
     handle::Handle,
     options::MemberOptions,
 };
-use self::shared::LastHeard;
 use crate::{
     clocks::Clocks,
     duties,
@@ -189,7 +189,6 @@ impl Member {
 /// A hand-over is two round trips and a sync; if it takes longer, an election does it.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
 
 async fn claim(log: &LogStore, options: &MemberOptions) -> Result<(), StartError> {
     let expected = format!("node {} of cluster {}", options.node, options.cluster);

@@ -23,7 +23,7 @@ use super::{Fake, SHOP, fake, refused};
 use crate::{
     client::Target,
     pki::{self, Authority, CERTIFICATE_LIFE_USER, Credentials, JoinToken, Key, UserRole, server_name},
-    serve::{ServeError, serve_tls, serve_unix},
+    serve::{STRANGERS_MAX, ServeError, serve_tls, serve_unix},
 };
 
 /// A fake cluster behind a real socket.
@@ -175,6 +175,31 @@ async fn strangers_do_not_get_through_the_handshake() {
     let wrong_pin = Arc::new(pki::joining_client(other.pin()).expect("TLS"));
     let target = Target::Tls { address: served.address.clone(), config: wrong_pin, name: server_name("unknown", None) };
     assert!(target.connect().await.is_err());
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_have_few_places_and_take_nobody_elses() {
+    let served = Served::start().await;
+    let config = Arc::new(pki::joining_client(served.fake.authority.pin()).expect("TLS"));
+    let target = Target::Tls { address: served.address.clone(), config, name: server_name("unknown", None) };
+    // Whoever is let in is told that it needs a certificate; a connection without a place is dropped.
+    let code = |channel: Channel| async move {
+        let asked = ClusterServiceClient::new(channel).list_nodes(ListNodesRequest::default()).await;
+        asked.expect_err("nobody may ask that").code()
+    };
+    let mut let_in = Vec::new();
+    for _ in 0..STRANGERS_MAX {
+        let channel = target.channel();
+        assert_eq!(code(channel.clone()).await, Code::Unauthenticated);
+        let_in.push(channel);
+    }
+    assert_ne!(code(target.channel()).await, Code::Unauthenticated);
+    let nodes = ClusterServiceClient::new(served.user(UserRole::Viewer)).list_nodes(ListNodesRequest::default()).await;
+    nodes.expect("who has a certificate is let in");
+    let_in.pop();
+    // The server hears in its own time that the connection is closed.
+    while code(target.channel()).await != Code::Unauthenticated {}
     served.stop().await;
 }
 

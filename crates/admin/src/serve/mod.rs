@@ -1,18 +1,15 @@
 //! Listening: TLS over TCP, and the unix socket.
 //!
 //! Handshakes run beside each other and each has a deadline, so one client that connects and says
-//! nothing keeps nobody out.
+//! nothing keeps nobody out. Connections have places ([`Places`]), few of them for those who have no
+//! certificate, because they only enrol.
 //!
 //! Not here: who may call what ([`crate::access`]), what the calls do ([`crate::services`]).
 
-use std::{
-    future::Future,
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod accepted;
+mod places;
+
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use ballast_telemetry::trace::TraceLayer;
 use futures_util::{
@@ -22,7 +19,7 @@ use futures_util::{
 };
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::watch,
     time::{sleep, timeout},
@@ -34,6 +31,8 @@ use tonic::{
     transport::{Server, server::Connected},
 };
 
+use self::accepted::Accepted;
+pub use self::places::{NoPlace, Place, Places};
 use crate::{
     access::{AccessLayer, Connection, Peer},
     pki::{fingerprint_of, identity_of},
@@ -44,6 +43,19 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Handshakes at once. More wait in the listen queue. Arbitrary: several seconds of CPU time.
 const HANDSHAKES_MAX: usize = 256;
+
+/// Connections over TLS at once. Each costs a descriptor, of which a process often has 1024, and the farms need theirs.
+const CONNECTIONS_MAX: usize = 512;
+
+/// Connections at once that show the same certificate: far more than one person or node needs, and few enough that one
+/// certificate, which may have been revoked, does not keep the others out.
+const CONNECTIONS_EACH_MAX: usize = 64;
+
+/// Connections at once that show none. They are of machines that enrol, one call each; the rest are strangers.
+pub(crate) const STRANGERS_MAX: usize = 32;
+
+/// How long a connection without a certificate lasts. Twice of what a machine that enrols waits for its answer.
+const STRANGER_LIFE: Duration = Duration::from_secs(30);
 
 /// How long calls that are under way may take to finish once the server stops. Watches end at once.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -76,9 +88,9 @@ pub async fn serve_tls(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_or_else(|_| "TCP".to_owned(), |address| address.to_string());
-    let listener = Arc::new(listener);
+    let (listener, places) = (Arc::new(listener), Arc::new(Places::new(CONNECTIONS_MAX)));
     let accept = move || {
-        let (listener, tls, cluster_id) = (listener.clone(), tls.clone(), cluster_id.clone());
+        let (listener, tls, cluster_id, places) = (listener.clone(), tls.clone(), cluster_id.clone(), places.clone());
         async move {
             let (stream, remote) = listener.accept().await?;
             Ok(async move {
@@ -93,7 +105,11 @@ pub async fn serve_tls(
                     None => Peer::Nobody,
                 };
                 let certificate = certificate.map(fingerprint_of).transpose().map_err(io::Error::other)?;
-                Ok(Accepted { io: stream, connection: Connection { peer, certificate, remote: Some(remote) } })
+                let max = if certificate.is_some() { CONNECTIONS_EACH_MAX } else { STRANGERS_MAX };
+                let place = places.take(certificate, max).map_err(io::Error::other)?;
+                let connection = Connection { peer, certificate, remote: Some(remote) };
+                let accepted = Accepted::new(stream, connection, Some(place));
+                Ok(if certificate.is_some() { accepted } else { accepted.ending_after(STRANGER_LIFE) })
             })
         }
     };
@@ -122,10 +138,8 @@ pub async fn serve_unix(
                 if user != 0 && user != own {
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {user} is not root")));
                 }
-                Ok(Accepted {
-                    io: stream,
-                    connection: Connection { peer: Peer::Root, certificate: None, remote: None },
-                })
+                // Root is not counted: it could end the process just as well.
+                Ok(Accepted::new(stream, Connection { peer: Peer::Root, certificate: None, remote: None }, None))
             })
         }
     };
@@ -199,50 +213,4 @@ where
 
 async fn bounded<IO>(handshake: impl Future<Output = io::Result<IO>>) -> io::Result<IO> {
     timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-}
-
-/// A connection that knows who is at its other end.
-struct Accepted<IO> {
-    io: IO,
-    connection: Connection,
-}
-
-impl<IO> Connected for Accepted<IO> {
-    type ConnectInfo = Connection;
-
-    fn connect_info(&self) -> Connection {
-        self.connection.clone()
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Accepted<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Accepted<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
 }
