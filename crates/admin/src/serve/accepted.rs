@@ -41,12 +41,12 @@ impl<IO> Accepted<IO> {
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match &mut self.end {
-            Some(end) if end.as_mut().poll(cx).is_ready() => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "the connection has lasted as long as it may"))
-            }
-            _ => Ok(()),
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the connection has lasted as long as it may"));
         }
+        Ok(())
     }
 }
 
