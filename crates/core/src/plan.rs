@@ -24,6 +24,7 @@ use crate::{
         Balance, Fallback, Health, Isolated, Limits, Persistence, Protocol, RequestMatch, Timeouts, TrustedProxies,
     },
     ids::{BackendId, FarmId, LogIndex, NodeId, Revision, ServiceId, VipId},
+    secret::Secret,
 };
 
 /// All that a node's data plane serves, at one log index.
@@ -42,7 +43,7 @@ pub struct Plan {
     /// Keys that sign persistence cookies, newest first. A cookie is valid under any of them.
     pub cookie_keys: Arc<[CookieKey]>,
     /// Secret of the table key hash, the same on all nodes ([`crate::persistence::KeyHash`]).
-    pub table_secret: [u8; 16],
+    pub table_secret: Secret<16>,
     /// Farms in document order.
     pub farms: Vec<Arc<FarmPlan>>,
     /// This node takes no new work (`ballastctl node drain`, or shutting down).

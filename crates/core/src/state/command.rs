@@ -9,6 +9,7 @@ use crate::{
     ids::{BackendId, Boot, LogIndex, NodeId, Revision, ServiceId, VipId},
     persistence::KeyHash,
     plan::{AdminState, Verdict},
+    secret::Secret,
     time::LogTime,
 };
 
@@ -182,7 +183,7 @@ pub enum Command {
     /// Rotates the key that signs persistence cookies; earlier keys stay valid.
     RotateCookieKey {
         /// The new key.
-        secret: [u8; 32],
+        secret: Secret<32>,
         /// Who and why.
         author: Author,
     },
@@ -219,11 +220,11 @@ pub struct InitCluster {
     /// SHA-256 fingerprint of the first node's public key.
     pub first_node_key_fingerprint: [u8; 32],
     /// Secret of the table key hash.
-    pub table_secret: [u8; 16],
+    pub table_secret: Secret<16>,
     /// First key that signs persistence cookies.
-    pub cookie_secret: [u8; 32],
+    pub cookie_secret: Secret<32>,
     /// Key that authenticates lease datagrams.
-    pub lease_secret: [u8; 32],
+    pub lease_secret: Secret<32>,
 }
 
 /// A new configuration document.

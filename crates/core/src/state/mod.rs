@@ -231,7 +231,7 @@ impl State {
             Command::RemoveNode { node, author } => self.remove_node(at, *node, author),
             Command::RecordVip { vip, owner, epoch, cause } => self.record_vip(at, *vip, *owner, *epoch, cause),
             Command::MoveVip { vip, to, author } => self.move_vip(at, *vip, *to, author),
-            Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, *secret, author),
+            Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, **secret, author),
             Command::IssueUser { user, author } => self.issue_user(at, user, author),
             Command::RevokeUsers { fingerprints, author } => self.revoke_users(at, fingerprints, author),
             Command::Tick => Outcome::Done,

@@ -216,7 +216,7 @@ pub fn plan(farms: Vec<FarmPlan>) -> Plan {
         node: NodeId::new(1),
         node_name: "n1".into(),
         cookie_keys: vec![CookieKey { id: 1, secret: [1; 32], signs_from_s: 0 }].into(),
-        table_secret: [7; 16],
+        table_secret: [7; 16].into(),
         farms: farms.into_iter().map(Arc::new).collect(),
         draining: false,
     }

@@ -363,7 +363,7 @@ fn command() -> impl Strategy<Value = Command> {
             Just(Command::RevokeUsers { fingerprints: vec![hash; 2], author: author() }),
             Just(Command::RecordVip { vip, owner: Some(id), epoch: node, cause: name }),
             Just(Command::MoveVip { vip, to: None, author: author() }),
-            Just(Command::RotateCookieKey { secret: hash, author: author() }),
+            Just(Command::RotateCookieKey { secret: hash.into(), author: author() }),
             Just(Command::CreateJoinToken {
                 hash,
                 expires: LogTime::from_millis(node),

@@ -4,7 +4,7 @@ use super::scenario::*;
 use crate::{
     ids::{BackendId, LogIndex, NodeId, Revision, ServiceId},
     persistence::{KeyHash, Provenance},
-    plan::{AdminState, Verdict},
+    plan::{self, AdminState, Verdict},
     state::*,
 };
 
@@ -48,6 +48,20 @@ fn nothing_but_init_is_accepted_first_and_init_only_once() {
     assert!(matches!(s.run(Command::Tick), Outcome::Refused(Refusal::Invalid { .. })));
     assert_eq!(s.run(init()), Outcome::Enrolled { node: NodeId::new(1) });
     assert_eq!(s.run(init()), Outcome::Refused(Refusal::AlreadyInitialised));
+}
+
+#[test]
+fn no_command_and_no_plan_shows_a_secret() {
+    let mut s = Scenario::empty();
+    let rotate = Command::RotateCookieKey { secret: [201; 32].into(), author: author() };
+    let Command::InitCluster(mut init) = init() else { unreachable!("it is one") };
+    (init.table_secret, init.cookie_secret, init.lease_secret) = ([202; 16].into(), [203; 32].into(), [204; 32].into());
+    let entry = s.entry(vec![Command::InitCluster(init), rotate]);
+    s.state.apply(LogIndex::new(1), &entry, &mut Vec::new());
+    let shown = format!("{entry:?} {:?} {:?}", plan::compile(&s.state, NodeId::new(1), 1), s.state.snapshot());
+    for secret in ["201", "202", "203", "204"] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
 }
 
 #[test]
@@ -361,7 +375,7 @@ fn everything_outlives_a_snapshot() {
     s.run(bind(A));
     s.run(admin(B, AdminState::Drain));
     s.run(report(1, C, Verdict::Down));
-    s.run(Command::RotateCookieKey { secret: [3; 32], author: author() });
+    s.run(Command::RotateCookieKey { secret: [3; 32].into(), author: author() });
     let mut other = s.reread();
     assert_eq!(other.hash(), s.state.hash());
     assert_eq!(s.state.snapshot().hash(), s.state.hash());
