@@ -248,7 +248,7 @@ pub struct ApplyConfig {
 }
 
 /// Entries without a number were proposed under the first rules.
-const fn first_rules() -> u32 {
+pub(super) const fn first_rules() -> u32 {
     1
 }
 
