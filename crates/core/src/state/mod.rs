@@ -6,7 +6,8 @@
 //! [`State::hash`]. A command that cannot be carried out is *refused*: a value the log agrees on.
 //!
 //! Each entry carries frames, each frame the commands that one node proposed together. A frame
-//! that arrives twice (its node sent it again to a new leader) is applied once.
+//! that arrives twice (its node sent it again to a new leader) is applied once, and one of a node
+//! that is no member (any more) not at all.
 //!
 //! Not here: the log (`ballast-raft`), what a node does with the state ([`crate::plan`]).
 
@@ -121,7 +122,8 @@ impl State {
     }
 
     /// Applies the entry at `index` and adds what its frames came to. An entry that was applied
-    /// already changes nothing; a frame that was applied already is skipped and has no outcome.
+    /// already changes nothing; a frame that was applied already, or whose node is no member of the cluster (any
+    /// more), is skipped and has no outcome.
     pub fn apply(&mut self, index: LogIndex, entry: &Entry, out: &mut Vec<FrameOutcomes>) {
         if index <= self.applied {
             return;
@@ -131,7 +133,7 @@ impl State {
         self.log_time = before.max(entry.log_time);
         let at = At { index, now: self.log_time };
         for frame in &entry.frames {
-            if self.parts.origins.knows(frame.origin, frame.seq) {
+            if self.is_foreign(frame.origin) || self.parts.origins.knows(frame.origin, frame.seq) {
                 continue;
             }
             self.parts.origins.edit().note(frame.origin, frame.seq);
@@ -198,6 +200,13 @@ impl State {
     /// The numbers of everything that the document in force names.
     pub(crate) fn numbers(&self) -> &Numbers {
         &self.roster.numbers
+    }
+
+    /// Whether a node may change nothing: there is a cluster and it is no member. Which frames of a removed node were
+    /// applied is forgotten, so none of them may be taken for a new one; and a node that is out has no say. Before
+    /// there is a cluster, nobody is a member.
+    fn is_foreign(&self, origin: Origin) -> bool {
+        self.parts.cluster.is_some() && self.node(origin.node).is_none()
     }
 
     fn carry_out(&mut self, at: At, command: &Command) -> Outcome {

@@ -232,6 +232,32 @@ fn a_frame_is_applied_once_and_each_life_counts_for_itself() {
 }
 
 #[test]
+fn a_removed_node_changes_nothing_any_more() {
+    let mut s = Scenario::shop();
+    let Outcome::Enrolled { node } = join(&mut s, "n2", 2) else { panic!("not enrolled") };
+    let origin = Origin { node, boot: crate::ids::Boot(9) };
+    let frame = |seq, commands| Frame { origin, seq, commands };
+    let apply = |s: &mut Scenario, frames| {
+        let entry = Entry { log_time: s.now, frames };
+        let mut out = Vec::new();
+        s.state.apply(LogIndex::new(s.state.applied().get() + 1), &entry, &mut out);
+        out.len()
+    };
+    let seventh = frame(7, vec![pin(Some(A), false)]);
+    assert_eq!(apply(&mut s, vec![seventh.clone()]), 1);
+    s.run(pin(Some(B), false));
+    // The node sent its frame again, and its removal overtakes it: in the entries before, or in the same.
+    let remove = s.entry(vec![Command::RemoveNode { node, author: author() }]).frames.remove(0);
+    assert_eq!(apply(&mut s, vec![remove, seventh.clone(), frame(8, vec![pin(Some(C), false)])]), 1);
+    assert_eq!(apply(&mut s, vec![seventh, frame(9, vec![pin(None, false)])]), 0);
+    assert_eq!(s.state.binding(WEB, KEY).map(|record| record.backend), Some(B), "the newer change stands");
+    assert_eq!(s.reread().hash(), s.state.hash());
+    let stranger =
+        Frame { origin: Origin { node: NodeId::new(99), ..origin }, seq: 1, commands: vec![pin(None, false)] };
+    assert_eq!(apply(&mut s, vec![stranger]), 0, "a node that never was a member neither");
+}
+
+#[test]
 fn apply_is_compare_and_set_with_one_answer_for_each_request() {
     let mut s = Scenario::shop();
     let two = apply_config(document(&["a"], ""), "r2", Some(1));
