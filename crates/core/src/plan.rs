@@ -15,6 +15,7 @@ pub use compile::compile;
 pub use eligibility::{Eligibility, panics};
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -48,6 +49,10 @@ pub struct Plan {
     pub farms: Vec<Arc<FarmPlan>>,
     /// This node takes no new work (`ballastctl node drain`, or shutting down).
     pub draining: bool,
+    /// What this node found about backends, as the log held it at `index`. A backend is missing if the log holds no
+    /// finding of this node: there was none, or it lapsed. A plan is made anew when findings lapse, and not for each
+    /// that is reported.
+    pub findings: BTreeMap<BackendId, Verdict>,
 }
 
 /// A key that signs persistence cookies.

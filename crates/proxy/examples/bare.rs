@@ -136,6 +136,7 @@ fn plan(listen: SocketAddr, backend: SocketAddr, table: bool) -> Plan {
             isolated: Isolated::LastKnown,
         })],
         draining: false,
+        findings: std::collections::BTreeMap::new(),
     }
 }
 

@@ -30,6 +30,7 @@ pub fn compile(state: &State, node: NodeId, generation: u64) -> Plan {
         table_secret: cluster.map_or([0; 16], |cluster| cluster.table_secret).into(),
         farms,
         draining: member.is_some_and(|member| member.admin == NodeAdmin::Drain),
+        findings: state.findings_of(node).collect(),
     }
 }
 

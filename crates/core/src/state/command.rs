@@ -201,6 +201,12 @@ pub enum Command {
         /// Who and why.
         author: Author,
     },
+    /// Drops what a node found about backends, because it has been silent for too long: a node that is dead must not
+    /// vote on verdicts for ever. Proposed by the leader; the node reports anew when it is back.
+    LapseFindings {
+        /// Which node.
+        node: NodeId,
+    },
     /// Carries log time forward so that lifetimes end in an idle cluster. Proposed by the leader.
     Tick,
 }

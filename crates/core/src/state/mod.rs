@@ -243,6 +243,7 @@ impl State {
             Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, **secret, author),
             Command::IssueUser { user, author } => self.issue_user(at, user, author),
             Command::RevokeUsers { fingerprints, author } => self.revoke_users(at, fingerprints, author),
+            Command::LapseFindings { node } => self.lapse_findings(at, *node),
             Command::Tick => Outcome::Done,
         }
     }

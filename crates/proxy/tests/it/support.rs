@@ -1,7 +1,7 @@
 //! A proxy with fakes around it: what it is told is in the test's hand, what it did is recorded.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -219,6 +219,7 @@ pub fn plan(farms: Vec<FarmPlan>) -> Plan {
         table_secret: [7; 16].into(),
         farms: farms.into_iter().map(Arc::new).collect(),
         draining: false,
+        findings: BTreeMap::new(),
     }
 }
 

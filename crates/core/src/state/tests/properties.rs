@@ -361,6 +361,7 @@ fn command() -> impl Strategy<Value = Command> {
                 author: author()
             }),
             Just(Command::RevokeUsers { fingerprints: vec![hash; 2], author: author() }),
+            Just(Command::LapseFindings { node: id }),
             Just(Command::RecordVip { vip, owner: Some(id), epoch: node, cause: name }),
             Just(Command::MoveVip { vip, to: None, author: author() }),
             Just(Command::RotateCookieKey { secret: hash.into(), author: author() }),

@@ -347,6 +347,37 @@ fn the_verdict_is_the_majoritys_and_follows_membership() {
 }
 
 #[test]
+fn the_findings_of_a_silent_node_lapse() {
+    let mut s = Scenario::shop();
+    let Outcome::Enrolled { node: two } = join(&mut s, "n2", 2) else { panic!("not enrolled") };
+    s.run(report(two.get(), A, Verdict::Up));
+    s.run(report(two.get(), B, Verdict::Up));
+    s.run(report(1, A, Verdict::Down));
+    assert_eq!(s.state.verdict(A), Verdict::Up, "one of two is no majority");
+    assert_eq!(plan::compile(&s.state, two, 1).findings, [(A, Verdict::Up), (B, Verdict::Up)].into());
+    let version = s.state.plan_version();
+    let lapse = |node| Command::LapseFindings { node };
+    assert_eq!(s.run(lapse(two)), Outcome::Done);
+    assert_eq!((s.state.verdict(A), s.state.verdict(B)), (Verdict::Down, Verdict::Unknown));
+    assert_eq!(plan::compile(&s.state, two, 1).findings, [].into());
+    assert_eq!(plan::compile(&s.state, NodeId::new(1), 1).findings, [(A, Verdict::Down)].into());
+    assert!(s.state.plan_version() > version);
+    let told: Vec<_> = s.state.events().take(2).map(|event| (event.what.as_str(), event.cause.as_str())).collect();
+    let cause = "node n2 is silent and its findings lapsed";
+    assert_eq!(told, [("backend shop/web/b: up to unknown", cause), ("backend shop/web/a: up to down", cause)]);
+
+    let (version, events) = (s.state.plan_version(), s.state.events().count());
+    assert_eq!(s.run(lapse(two)), Outcome::Done, "there is nothing left");
+    assert_eq!((s.state.plan_version(), s.state.events().count()), (version, events));
+    s.run(report(two.get(), A, Verdict::Down));
+    assert_eq!(s.run(lapse(two)), Outcome::Done);
+    assert_eq!(s.state.events().count(), events, "no verdict changed");
+    assert!(s.state.plan_version() > version, "its node must see it all the same");
+    assert!(matches!(s.run(lapse(NodeId::new(99))), Outcome::Refused(Refusal::NotFound { .. })));
+    assert_eq!(s.reread().hash(), s.state.hash());
+}
+
+#[test]
 fn a_flapping_backend_is_kept_down_for_a_while() {
     let mut s = Scenario::shop();
     for _ in 0..3 {
