@@ -302,9 +302,9 @@ fn read_genesis(bytes: &[u8]) -> Result<Genesis> {
         ca_key_sealed: file.ca_key_sealed,
         first_node: file.first_node,
         first_node_key_fingerprint: file.first_node_key_fingerprint,
-        table_secret: file.table_secret,
-        cookie_secret: file.cookie_secret,
-        lease_secret: file.lease_secret,
+        table_secret: file.table_secret.into(),
+        cookie_secret: file.cookie_secret.into(),
+        lease_secret: file.lease_secret.into(),
     };
     Ok(Genesis { init, first_admin: file.first_admin })
 }

@@ -109,9 +109,9 @@ fn setup() -> Vec<Command> {
         ca_key_sealed: Vec::new(),
         first_node: NodeInfo { name: "n1".to_owned(), ..NodeInfo::default() },
         first_node_key_fingerprint: [0; 32],
-        table_secret: [1; 16],
-        cookie_secret: [0; 32],
-        lease_secret: [0; 32],
+        table_secret: [1; 16].into(),
+        cookie_secret: [0; 32].into(),
+        lease_secret: [0; 32].into(),
     };
     let apply = ApplyConfig {
         document: document.to_owned(),

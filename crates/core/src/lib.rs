@@ -17,5 +17,6 @@ pub mod ids;
 pub mod lease;
 pub mod persistence;
 pub mod plan;
+pub mod secret;
 pub mod state;
 pub mod time;

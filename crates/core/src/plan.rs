@@ -15,6 +15,7 @@ pub use compile::compile;
 pub use eligibility::{Eligibility, panics};
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -24,6 +25,7 @@ use crate::{
         Balance, Fallback, Health, Isolated, Limits, Persistence, Protocol, RequestMatch, Timeouts, TrustedProxies,
     },
     ids::{BackendId, FarmId, LogIndex, NodeId, Revision, ServiceId, VipId},
+    secret::Secret,
 };
 
 /// All that a node's data plane serves, at one log index.
@@ -42,11 +44,15 @@ pub struct Plan {
     /// Keys that sign persistence cookies, newest first. A cookie is valid under any of them.
     pub cookie_keys: Arc<[CookieKey]>,
     /// Secret of the table key hash, the same on all nodes ([`crate::persistence::KeyHash`]).
-    pub table_secret: [u8; 16],
+    pub table_secret: Secret<16>,
     /// Farms in document order.
     pub farms: Vec<Arc<FarmPlan>>,
     /// This node takes no new work (`ballastctl node drain`, or shutting down).
     pub draining: bool,
+    /// What this node found about backends, as the log held it at `index`. A backend is missing if the log holds no
+    /// finding of this node: there was none, or it lapsed. A plan is made anew when findings lapse, and not for each
+    /// that is reported.
+    pub findings: BTreeMap<BackendId, Verdict>,
 }
 
 /// A key that signs persistence cookies.

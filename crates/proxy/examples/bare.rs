@@ -123,7 +123,7 @@ fn plan(listen: SocketAddr, backend: SocketAddr, table: bool) -> Plan {
         node: NodeId::new(1),
         node_name: "alone".into(),
         cookie_keys: Arc::new([]),
-        table_secret: [1; 16],
+        table_secret: [1; 16].into(),
         farms: vec![Arc::new(FarmPlan {
             id: farm,
             name: "bare".into(),
@@ -136,6 +136,7 @@ fn plan(listen: SocketAddr, backend: SocketAddr, table: bool) -> Plan {
             isolated: Isolated::LastKnown,
         })],
         draining: false,
+        findings: std::collections::BTreeMap::new(),
     }
 }
 

@@ -206,7 +206,7 @@ impl Writer {
     /// False if the outcome is unknown.
     async fn write(&self, seq: u64, command: Command) -> Result<bool> {
         if self.mode == Mode::Alone {
-            let origin = Origin { node: NodeId::new(1_000_000 + self.number), boot: Boot(1) };
+            let origin = Origin { node: self.handle.node(), boot: Boot(1_000_000 + self.number) };
             return Ok(self.handle.propose_alone(Frame { origin, seq, commands: vec![command] }).await.is_ok());
         }
         match propose(&self.handle, command).await {

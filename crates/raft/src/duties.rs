@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ballast_core::{ids::NodeId, state::Command};
+use ballast_core::{health::silent, ids::NodeId, state::Command};
 use ballast_proto::cluster::v1::{self as pb, leader_client::LeaderClient};
 use tokio::{
     sync::watch,
@@ -37,6 +37,9 @@ const QUORUM_EVERY: Duration = Duration::from_millis(500);
 
 /// How often this node looks whether its wall clock is right.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the leader looks who is silent.
+const SILENCE_EVERY: Duration = Duration::from_secs(1);
 
 /// Least time between two updates of the status, which every entry changes.
 const STATUS_PAUSE: Duration = Duration::from_millis(20);
@@ -72,6 +75,31 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
         // A failed one is followed by the next.
         if let Err(error) = shared.propose(Command::Tick, TICK_EVERY).await {
             tracing::debug!(%error, "log time did not move");
+        }
+    }
+}
+
+/// Has the findings of nodes lapse that are silent for too long, while this node leads.
+pub(crate) async fn lapse_findings(shared: Arc<Shared>) {
+    let mut leads_since = None;
+    loop {
+        sleep(SILENCE_EVERY).await;
+        if !shared.leads() {
+            leads_since = None;
+            continue;
+        }
+        let leading_for = leads_since.get_or_insert_with(Instant::now).elapsed();
+        let peers = shared.status().peers.into_iter().map(|(node, peer)| (node, peer.silent_for));
+        let lapsed: Vec<NodeId> = {
+            let state = shared.replica.state.read();
+            silent(leading_for, peers).filter(|node| state.findings_of(*node).next().is_some()).collect()
+        };
+        for node in lapsed {
+            tracing::info!(%node, "the node is silent; what it found about backends does not count until it is back");
+            // A failed one is followed by the next.
+            if let Err(error) = shared.propose(Command::LapseFindings { node }, SILENCE_EVERY).await {
+                tracing::debug!(%node, %error, "its findings did not lapse");
+            }
         }
     }
 }

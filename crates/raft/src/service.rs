@@ -103,7 +103,7 @@ impl Service {
             None => return Err(Status::unauthenticated("the connection was not proved to come from any node")),
         }
         if self.replica.was_removed(from) {
-            return Err(Status::permission_denied(format!("node {from} was removed from the cluster")));
+            return Err(removed(from));
         }
         if self.shared.peers.acknowledged.is_reverted(from) {
             return Err(Status::failed_precondition(format!(
@@ -285,13 +285,14 @@ impl Leader for Service {
         let (inlet, mut refusals) = self.merger.open();
         let (sender, replies) = tokio::sync::mpsc::channel(1);
         let mut inbound = request.into_inner();
+        let replica = Arc::clone(&self.replica);
         self.shared.tasks.spawn("frames of a peer", async move {
             let end = loop {
                 tokio::select! {
                     // Cancel-safe: a part of a message stays in the decoder.
                     frame = inbound.message() => match frame {
                         Ok(Some(frame)) => {
-                            if let Err(status) = hand_in(from, frame, &inlet) {
+                            if let Err(status) = hand_in(&replica, from, frame, &inlet) {
                                 break Some(Err(status));
                             }
                         }
@@ -348,7 +349,15 @@ impl Leader for Service {
     }
 }
 
-fn hand_in(from: NodeId, frame: pb::Frame, inlet: &Inlet) -> Result<(), Status> {
+fn removed(node: NodeId) -> Status {
+    Status::permission_denied(format!("node {node} was removed from the cluster"))
+}
+
+/// Hands one frame of an open stream in. The stream may be older than the removal of its node, so each frame asks.
+fn hand_in(replica: &Replica, from: NodeId, frame: pb::Frame, inlet: &Inlet) -> Result<(), Status> {
+    if replica.was_removed(from) {
+        return Err(removed(from));
+    }
     let bytes = frame.entry.len();
     let trace = Some(frame.traceparent).filter(|trace| !trace.is_empty());
     let entry = codec::decode_entry(&frame.entry).map_err(|error| Status::invalid_argument(error.to_string()))?;

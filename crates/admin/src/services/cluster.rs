@@ -171,7 +171,7 @@ impl ClusterService for Shared {
     ) -> Result<Response<RotateCookieKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
         let RotateCookieKeyRequest { request_id, message } = request.into_inner();
-        let secret = random_secret();
+        let secret = random_secret().into();
         let command = Command::RotateCookieKey { secret, author: caller.author(&message) };
         let index = self.propose_once(&caller, "RotateCookieKey", &request_id, command).await?;
         Ok(Response::new(RotateCookieKeyResponse { header: Some(self.header()), log_index: index.get() }))

@@ -4,33 +4,32 @@ use crate::{config::VerdictPolicy, plan::Verdict};
 
 /// The verdict of the cluster on one backend.
 ///
-/// `reports` are the last findings of the nodes that check it, one each; `nodes_total` says how many
-/// nodes there are that should. Pure and integer, because the replicated state depends on it.
+/// `findings` are the last findings of the members that have one, one each. Pure and integer, because the replicated
+/// state depends on it.
 ///
-/// - `majority`: down when more than half of all nodes say so. Nodes that have not reported do not
-///   count as down, so a cluster that is half gone does not take its backends with it.
+/// - `majority`: down when more of them say so than say up. A node without a finding has no vote, so that a backend
+///   that few nodes check can go down; the findings of a node that is [silent](super::silent) lapse.
 /// - `any`: down when one node says so.
-/// - `local`: always unknown; each node goes by its own finding, and the log has no opinion.
+/// - `local`: each node serves by its own finding; bindings, which all nodes must move alike, go by the majority's.
 ///
-/// What is not down is up as soon as one node says so.
-pub fn verdict(policy: VerdictPolicy, reports: impl Iterator<Item = Verdict>, nodes_total: usize) -> Verdict {
+/// Without any finding it is unknown, and what is not down is up.
+pub fn verdict(policy: VerdictPolicy, findings: impl Iterator<Item = Verdict>) -> Verdict {
     let (mut up, mut down) = (0_usize, 0_usize);
-    for report in reports {
-        match report {
+    for finding in findings {
+        match finding {
             Verdict::Up => up += 1,
             Verdict::Down => down += 1,
             Verdict::Unknown => {}
         }
     }
     let is_down = match policy {
-        VerdictPolicy::Majority => down > nodes_total / 2,
         VerdictPolicy::Any => down > 0,
-        VerdictPolicy::Local => return Verdict::Unknown,
+        VerdictPolicy::Majority | VerdictPolicy::Local => down > up,
     };
-    match (is_down, up) {
-        (true, _) => Verdict::Down,
-        (false, 0) => Verdict::Unknown,
-        (false, _) => Verdict::Up,
+    match (up + down, is_down) {
+        (0, _) => Verdict::Unknown,
+        (_, true) => Verdict::Down,
+        (_, false) => Verdict::Up,
     }
 }
 
@@ -38,34 +37,33 @@ pub fn verdict(policy: VerdictPolicy, reports: impl Iterator<Item = Verdict>, no
 mod tests {
     use super::*;
 
-    fn check(policy: VerdictPolicy, reports: &str, nodes_total: usize, expected: Verdict) {
-        let reports = reports.chars().map(|report| match report {
+    fn check(policy: VerdictPolicy, findings: &str, expected: Verdict) {
+        let all = findings.chars().map(|finding| match finding {
             'u' => Verdict::Up,
             'd' => Verdict::Down,
             _ => Verdict::Unknown,
         });
-        assert_eq!(verdict(policy, reports, nodes_total), expected);
+        assert_eq!(verdict(policy, all), expected, "{policy:?} of {findings:?}");
     }
 
     #[test]
-    fn majority_of_all_nodes() {
-        use VerdictPolicy::Majority;
-        check(Majority, "", 3, Verdict::Unknown);
-        check(Majority, "u", 3, Verdict::Up);
-        check(Majority, "d", 3, Verdict::Unknown);
-        check(Majority, "du", 2, Verdict::Up);
-        check(Majority, "dd", 2, Verdict::Down);
-        check(Majority, "ddu", 3, Verdict::Down);
-        check(Majority, "dd", 4, Verdict::Unknown);
-        check(Majority, "d", 1, Verdict::Down);
-        check(Majority, "??d", 3, Verdict::Unknown);
+    fn most_of_those_that_have_a_finding_decide() {
+        for policy in [VerdictPolicy::Majority, VerdictPolicy::Local] {
+            check(policy, "", Verdict::Unknown);
+            check(policy, "??", Verdict::Unknown);
+            check(policy, "u", Verdict::Up);
+            check(policy, "d", Verdict::Down);
+            check(policy, "du", Verdict::Up);
+            check(policy, "ddu", Verdict::Down);
+            check(policy, "??d", Verdict::Down);
+            check(policy, "ddd?uuu", Verdict::Up);
+        }
     }
 
     #[test]
-    fn any_and_local() {
-        check(VerdictPolicy::Any, "uud", 3, Verdict::Down);
-        check(VerdictPolicy::Any, "u??", 3, Verdict::Up);
-        check(VerdictPolicy::Any, "???", 3, Verdict::Unknown);
-        check(VerdictPolicy::Local, "ddd", 3, Verdict::Unknown);
+    fn any_finding_of_down_is_enough_for_any() {
+        check(VerdictPolicy::Any, "uud", Verdict::Down);
+        check(VerdictPolicy::Any, "u??", Verdict::Up);
+        check(VerdictPolicy::Any, "???", Verdict::Unknown);
     }
 }

@@ -27,9 +27,10 @@ pub fn compile(state: &State, node: NodeId, generation: u64) -> Plan {
         node,
         node_name: member.map_or_else(|| "".into(), |member| member.info.name.as_str().into()),
         cookie_keys: cluster.map_or_else(|| [].into(), |cluster| cluster.cookie_keys.as_slice().into()),
-        table_secret: cluster.map_or([0; 16], |cluster| cluster.table_secret),
+        table_secret: cluster.map_or([0; 16], |cluster| cluster.table_secret).into(),
         farms,
         draining: member.is_some_and(|member| member.admin == NodeAdmin::Drain),
+        findings: state.findings_of(node).collect(),
     }
 }
 
@@ -193,7 +194,7 @@ f1 shop
         let plan = compile(&s.state, FIRST, 7);
         assert_eq!(outline(&plan), expected);
         assert_eq!((plan.generation, plan.revision, plan.index), (7, s.state.revision(), s.state.applied()));
-        assert_eq!((plan.cookie_keys.len(), plan.table_secret), (1, [9; 16]));
+        assert_eq!((plan.cookie_keys.len(), *plan.table_secret), (1, [9; 16]));
         assert_eq!(plan, compile(&s.state, FIRST, 7));
     }
 
@@ -237,7 +238,7 @@ f1 shop
         s.run(Command::Renew { service, key });
         s.wait(1000);
         assert_eq!(s.state.plan_version(), version);
-        s.run(Command::RotateCookieKey { secret: [1; 32], author: author() });
+        s.run(Command::RotateCookieKey { secret: [1; 32].into(), author: author() });
         assert!(s.state.plan_version() > version);
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     ids::{BackendId, Boot, LogIndex, NodeId, Revision, ServiceId, VipId},
     persistence::KeyHash,
     plan::{AdminState, Verdict},
+    secret::Secret,
     time::LogTime,
 };
 
@@ -182,7 +183,7 @@ pub enum Command {
     /// Rotates the key that signs persistence cookies; earlier keys stay valid.
     RotateCookieKey {
         /// The new key.
-        secret: [u8; 32],
+        secret: Secret<32>,
         /// Who and why.
         author: Author,
     },
@@ -204,6 +205,12 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         names: Vec<String>,
     },
+    /// Drops what a node found about backends, because it has been silent for too long: a node that is dead must not
+    /// vote on verdicts for ever. Proposed by the leader; the node reports anew when it is back.
+    LapseFindings {
+        /// Which node.
+        node: NodeId,
+    },
     /// Carries log time forward so that lifetimes end in an idle cluster. Proposed by the leader.
     Tick,
 }
@@ -223,11 +230,11 @@ pub struct InitCluster {
     /// SHA-256 fingerprint of the first node's public key.
     pub first_node_key_fingerprint: [u8; 32],
     /// Secret of the table key hash.
-    pub table_secret: [u8; 16],
+    pub table_secret: Secret<16>,
     /// First key that signs persistence cookies.
-    pub cookie_secret: [u8; 32],
+    pub cookie_secret: Secret<32>,
     /// Key that authenticates lease datagrams.
-    pub lease_secret: [u8; 32],
+    pub lease_secret: Secret<32>,
 }
 
 /// A new configuration document.
@@ -251,7 +258,7 @@ pub struct ApplyConfig {
 }
 
 /// Entries without a number were proposed under the first rules.
-const fn first_rules() -> u32 {
+pub(super) const fn first_rules() -> u32 {
     1
 }
 

@@ -5,7 +5,8 @@ use std::{collections::VecDeque, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApplyConfig, At, Author, Outcome, Refusal, State,
+    ApplyConfig, At, Author, DecodeError, Outcome, Refusal, State,
+    command::first_rules,
     events::{EventKind, Said, Subject},
     members::invalid,
     part::Shared,
@@ -40,8 +41,17 @@ pub struct RevisionRecord {
     pub author: Author,
     /// The document as canonical JSON.
     pub document: String,
+    /// The rules that it was read by, and is read by for ever ([`crate::config::rules`]). The first ones are left out, as
+    /// they were before there were others.
+    #[serde(default = "first_rules", skip_serializing_if = "is_first")]
+    pub rules: u32,
     /// The text as its author wrote it.
     pub source: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_first(rules: &u32) -> bool {
+    *rules == first_rules()
 }
 
 impl RevisionRecord {
@@ -61,10 +71,15 @@ pub(crate) struct Configuration {
 }
 
 impl Configuration {
-    /// Reads the document in force again, after the rest was decoded.
-    pub(super) fn restore(&mut self) -> Result<(), serde_json::Error> {
+    /// Reads the document in force again, after the rest was decoded, as it was read when it was applied.
+    pub(super) fn restore(&mut self) -> Result<(), DecodeError> {
+        let what = "a configuration document";
         if let Some(last) = self.history.back() {
-            self.document = Some(Arc::new(serde_json::from_str(&last.document)?));
+            if !rules::knows(last.rules) {
+                return Err(DecodeError::Version { what, found: last.rules, known: rules::RULES });
+            }
+            let document = rules::decode_committed(last.rules, &last.document);
+            self.document = Some(Arc::new(document.map_err(|detail| DecodeError::Value { what, detail })?));
         }
         Ok(())
     }
@@ -180,6 +195,7 @@ impl State {
             at: at.now,
             author: command.author.clone(),
             document: command.document.clone(),
+            rules: command.rules,
             source: command.source.clone(),
         };
         let config = self.parts.config.edit();
@@ -190,5 +206,50 @@ impl State {
         self.forget_outdated_reports(before.as_deref());
         self.plan_changed();
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Revision 1 with a backend of this weight, as a snapshot has it, with more fields.
+    fn stored(weight: u32, fields: &str) -> String {
+        let document = format!(
+            r#"{{"version":1,"farms":[{{"name":"shop","listeners":[],"services":[{{"name":"web",
+            "backends":[{{"name":"a","address":"127.0.0.1:1","weight":{weight}}}]}}]}}]}}"#
+        );
+        let document = serde_json::Value::from(document);
+        format!(
+            r#"{{"history":[{{"revision":1,"index":2,"at":3,"author":{{"name":"","message":""}},"document":{document}{fields},"source":""}}],"requests":[]}}"#
+        )
+    }
+
+    fn restored(stored: &str) -> Result<Configuration, DecodeError> {
+        let mut config: Configuration = serde_json::from_str(stored).expect("the form is right");
+        config.restore().map(|()| config)
+    }
+
+    #[test]
+    fn a_snapshot_is_read_by_the_rules_that_its_document_was_applied_under() {
+        let config = restored(&stored(7, "")).expect("a revision from before there were numbers");
+        assert_eq!(config.history[0].rules, 1);
+        assert!(config.document.is_some());
+        let again = serde_json::to_string(&config).expect("it has a form");
+        assert_eq!(again, stored(7, ""), "states of the first rules hash as they did");
+        assert!(restored(&stored(7, r#","rules":1"#)).is_ok());
+        let error = restored(&stored(7, r#","rules":2"#)).expect_err("nobody knows them").to_string();
+        assert!(error.contains("upgrade this node"), "{error}");
+        let error = restored(&stored(1001, "")).expect_err("apply would have refused it").to_string();
+        assert!(error.contains("1001"), "{error}");
+    }
+
+    #[test]
+    fn the_number_of_the_rules_stays_with_the_revision() {
+        let mut config = restored(&stored(7, "")).expect("right");
+        let record = RevisionRecord { rules: 2, ..(*config.history[0]).clone() };
+        config.history[0] = Shared::new(record);
+        let kept = serde_json::to_string(&config).expect("it has a form");
+        assert_eq!(kept, stored(7, r#","rules":2"#));
     }
 }

@@ -1,11 +1,12 @@
 //! What the nodes found about backends, and the cluster's one verdict on each.
 //!
-//! A verdict is judged from the last finding of every member that has one. A backend goes down at
-//! once; one that went down often lately is kept down for a while (flap damping), because each
-//! return and fall moves clients. All of it by log time, so that all nodes move the same clients
-//! at the same index.
+//! A verdict is judged ([`crate::health::verdict`]) from the last finding of every member that has
+//! one; those of a member that has been silent for too long lapse. A backend goes down at once; one
+//! that went down often lately is kept down for a while (flap damping), because each return and
+//! fall moves clients. All of it by log time, so that all nodes move the same clients at the same
+//! index.
 //!
-//! Not here: probing, rise and fall ([`crate::health`]).
+//! Not here: probing, rise and fall, and the rule itself ([`crate::health`]).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     config::{Document, VerdictPolicy},
+    health::verdict,
     ids::{BackendId, LogIndex, NodeId},
     plan::Verdict,
     time::LogTime,
@@ -85,19 +87,19 @@ impl Health {
     }
 
     fn judge(&self, id: BackendId, policy: VerdictPolicy) -> Verdict {
-        let Some(reports) = self.reports.get(&id) else { return Verdict::Unknown };
-        let count = |verdict| reports.values().filter(|report| report.verdict == verdict).count();
-        let (up, down) = (count(Verdict::Up), count(Verdict::Down));
-        let is_down = match policy {
-            VerdictPolicy::Any => down > 0,
-            // Under `local` each node serves by its own checks; bindings move by the majority's.
-            VerdictPolicy::Majority | VerdictPolicy::Local => down > up,
-        };
-        match (up + down, is_down) {
-            (0, _) => Verdict::Unknown,
-            (_, true) => Verdict::Down,
-            (_, false) => Verdict::Up,
+        let reports = self.reports.get(&id).into_iter().flat_map(BTreeMap::values);
+        verdict(policy, reports.map(|report| report.verdict))
+    }
+
+    /// Drops what a node found; returns about which backends.
+    fn forget(&mut self, node: NodeId) -> Vec<BackendId> {
+        let mut of = Vec::new();
+        for (backend, by) in &mut self.reports {
+            if by.remove(&node).is_some() {
+                of.push(*backend);
+            }
         }
+        of
     }
 }
 
@@ -117,6 +119,11 @@ impl State {
         self.parts.health.reports.get(&id).into_iter().flatten().map(|(node, report)| (*node, report))
     }
 
+    /// What a node found last about each backend, as far as the log holds a finding of it.
+    pub fn findings_of(&self, node: NodeId) -> impl Iterator<Item = (BackendId, Verdict)> {
+        self.parts.health.reports.iter().filter_map(move |(id, by)| Some((*id, by.get(&node)?.verdict)))
+    }
+
     pub(super) fn report_health(
         &mut self,
         at: At,
@@ -133,7 +140,7 @@ impl State {
         }
         let report = Report { verdict, detail: detail.to_owned(), at: at.now, index: at.index };
         self.parts.health.edit().reports.entry(backend).or_default().insert(node, report);
-        self.judge(at, backend);
+        self.judge(at, backend, None);
         Outcome::Done
     }
 
@@ -143,20 +150,29 @@ impl State {
         let due = |standing: &Standing| standing.held_until.is_some_and(|until| until <= at.now);
         let due: Vec<_> = standings.iter().filter(|(_, standing)| due(standing)).map(|(id, _)| *id).collect();
         for id in due {
-            self.judge(at, id);
+            self.judge(at, id, None);
         }
     }
 
     /// Drops the findings of a node that is no longer a member.
     pub(super) fn forget_reports_of(&mut self, at: At, node: NodeId) {
-        let reports = &self.parts.health.reports;
-        let of: Vec<_> = reports.iter().filter(|(_, by)| by.contains_key(&node)).map(|(id, _)| *id).collect();
-        for id in of {
-            if let Some(by) = self.parts.health.edit().reports.get_mut(&id) {
-                by.remove(&node);
-            }
-            self.judge(at, id);
+        for id in self.parts.health.edit().forget(node) {
+            self.judge(at, id, None);
         }
+    }
+
+    /// Drops the findings of a member that is silent. It reads in its plan that the log has them no more.
+    pub(super) fn lapse_findings(&mut self, at: At, node: NodeId) -> Outcome {
+        let Some(member) = self.node(node) else { return no_node(node) };
+        if self.findings_of(node).next().is_none() {
+            return Outcome::Done;
+        }
+        let cause = format!("node {} is silent and its findings lapsed", member.info.name);
+        for id in self.parts.health.edit().forget(node) {
+            self.judge(at, id, Some(&cause));
+        }
+        self.plan_changed();
+        Outcome::Done
     }
 
     /// Drops findings about backends that are gone, are not checked any more, or are elsewhere now.
@@ -199,7 +215,8 @@ impl State {
         Some(service.health.as_ref()?.policy)
     }
 
-    fn judge(&mut self, at: At, backend: BackendId) {
+    /// Judges anew. `cause` says why if it is no finding.
+    fn judge(&mut self, at: At, backend: BackendId, cause: Option<&str>) {
         let Some(policy) = self.policy(backend) else { return };
         let verdict = self.parts.health.judge(backend, policy);
         let standing = self.parts.health.edit().standings.entry(backend).or_default();
@@ -224,14 +241,15 @@ impl State {
         standing.verdict = verdict;
         standing.since = at.now;
         standing.index = at.index;
-        self.verdict_changed(at, backend, old, verdict);
+        self.verdict_changed(at, backend, (old, verdict), cause);
     }
 
-    fn verdict_changed(&mut self, at: At, backend: BackendId, old: Verdict, new: Verdict) {
+    fn verdict_changed(&mut self, at: At, backend: BackendId, (old, new): (Verdict, Verdict), cause: Option<&str>) {
         let newest = self.reports(backend).max_by_key(|(node, report)| (report.index, *node));
-        let (author, cause) = match newest {
-            Some((node, report)) => (self.daemon(node), report.detail.clone()),
-            None => (super::Author::default(), "no node has a finding".to_owned()),
+        let (author, cause) = match (cause, newest) {
+            (Some(cause), _) => (super::Author::default(), cause.to_owned()),
+            (None, Some((node, report))) => (self.daemon(node), report.detail.clone()),
+            (None, None) => (super::Author::default(), "no node has a finding".to_owned()),
         };
         let name = self.backend_name(backend).unwrap_or_default();
         let what = format!("backend {name}: {} to {}", verdict_word(old), verdict_word(new));

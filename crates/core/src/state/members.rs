@@ -135,9 +135,9 @@ impl State {
             created: at.now,
             ca_certificate: init.ca_certificate.clone(),
             ca_key_sealed: init.ca_key_sealed.clone(),
-            table_secret: init.table_secret,
-            lease_secret: init.lease_secret,
-            cookie_keys: vec![CookieKey { id: 1, secret: init.cookie_secret, signs_from_s: 0 }],
+            table_secret: *init.table_secret,
+            lease_secret: *init.lease_secret,
+            cookie_keys: vec![CookieKey { id: 1, secret: *init.cookie_secret, signs_from_s: 0 }],
         });
         let author = Author { name: format!("root@{}", init.first_node.name), message: "init".to_owned() };
         self.record(at, &author, Said::new(EventKind::ClusterInitialised, Subject::Cluster, "cluster made"));

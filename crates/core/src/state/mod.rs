@@ -6,7 +6,8 @@
 //! [`State::hash`]. A command that cannot be carried out is *refused*: a value the log agrees on.
 //!
 //! Each entry carries frames, each frame the commands that one node proposed together. A frame
-//! that arrives twice (its node sent it again to a new leader) is applied once.
+//! that arrives twice (its node sent it again to a new leader) is applied once, and one of a node
+//! that is no member (any more) not at all.
 //!
 //! Not here: the log (`ballast-raft`), what a node does with the state ([`crate::plan`]).
 
@@ -121,7 +122,8 @@ impl State {
     }
 
     /// Applies the entry at `index` and adds what its frames came to. An entry that was applied
-    /// already changes nothing; a frame that was applied already is skipped and has no outcome.
+    /// already changes nothing; a frame that was applied already, or whose node is no member of the cluster (any
+    /// more), is skipped and has no outcome.
     pub fn apply(&mut self, index: LogIndex, entry: &Entry, out: &mut Vec<FrameOutcomes>) {
         if index <= self.applied {
             return;
@@ -131,7 +133,7 @@ impl State {
         self.log_time = before.max(entry.log_time);
         let at = At { index, now: self.log_time };
         for frame in &entry.frames {
-            if self.parts.origins.knows(frame.origin, frame.seq) {
+            if self.is_foreign(frame.origin) || self.parts.origins.knows(frame.origin, frame.seq) {
                 continue;
             }
             self.parts.origins.edit().note(frame.origin, frame.seq);
@@ -200,6 +202,13 @@ impl State {
         &self.roster.numbers
     }
 
+    /// Whether a node may change nothing: there is a cluster and it is no member. Which frames of a removed node were
+    /// applied is forgotten, so none of them may be taken for a new one; and a node that is out has no say. Before
+    /// there is a cluster, nobody is a member.
+    fn is_foreign(&self, origin: Origin) -> bool {
+        self.parts.cluster.is_some() && self.node(origin.node).is_none()
+    }
+
     fn carry_out(&mut self, at: At, command: &Command) -> Outcome {
         match command {
             Command::InitCluster(init) => self.init_cluster(at, init),
@@ -231,9 +240,10 @@ impl State {
             Command::RemoveNode { node, author } => self.remove_node(at, *node, author),
             Command::RecordVip { vip, owner, epoch, cause } => self.record_vip(at, *vip, *owner, *epoch, cause),
             Command::MoveVip { vip, to, author } => self.move_vip(at, *vip, *to, author),
-            Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, *secret, author),
+            Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, **secret, author),
             Command::IssueUser { user, author } => self.issue_user(at, user, author),
             Command::RevokeUsers { fingerprints, author, names } => self.revoke_users(at, fingerprints, names, author),
+            Command::LapseFindings { node } => self.lapse_findings(at, *node),
             Command::Tick => Outcome::Done,
         }
     }

@@ -42,7 +42,7 @@ impl Origins {
         boots.is_some_and(|boots| boots.iter().any(|(boot, last)| *boot == origin.boot && *last >= seq))
     }
 
-    /// Forgets a node that was removed.
+    /// Forgets a node that was removed. Its frames are foreign from now on, so none needs to be known again.
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.0.remove(&node);
     }

@@ -219,8 +219,7 @@ macro_rules! parts {
                     self.$field = Part::decode(&body)
                         .map_err(|error| DecodeError::Value { what: $what, detail: error.to_string() })?;
                 )*
-                let restored = self.config.edit().restore();
-                restored.map_err(|error| DecodeError::Value { what: "configuration", detail: error.to_string() })
+                self.config.edit().restore()
             }
         }
     };

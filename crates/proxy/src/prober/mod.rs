@@ -2,8 +2,9 @@
 //!
 //! One task for each backend that is checked. It waits for the next check, for requests that
 //! failed in a row, or for its end; the arithmetic of rise, fall and damping is
-//! [`ballast_core::health`]'s. A finding is proposed until the log has it; what the cluster makes of
-//! the findings of its nodes comes back in the plan.
+//! [`ballast_core::health`]'s. A finding is proposed until the log has it, and again when a plan shows
+//! that the log has it no more; what the cluster makes of the findings of its nodes comes back in the
+//! plan too.
 //!
 //! Not here: the verdict of the cluster (`ballast_core::state`), what a worker does with it.
 
@@ -33,6 +34,14 @@ struct Watched {
     health: Health,
 }
 
+/// A watch that runs.
+struct Running {
+    watched: Watched,
+    /// Tells it what the log holds of its finding.
+    logged: changes::Sender<watch::Logged>,
+    task: AbortHandle,
+}
+
 /// Checks all backends of the plan until `stop`, following each change of the plan that
 /// `generations` tells. Call it once, within a tokio runtime; dropping the future ends all checks.
 pub async fn run(
@@ -43,7 +52,7 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
-    let mut running: BTreeMap<BackendId, (Watched, AbortHandle)> = BTreeMap::new();
+    let mut running: BTreeMap<BackendId, Running> = BTreeMap::new();
     loop {
         let plan = view.plan();
         let mut wanted: BTreeMap<BackendId, Watched> = BTreeMap::new();
@@ -53,10 +62,13 @@ pub async fn run(
                 wanted.insert(backend.id, Watched { address: backend.address, health: health.clone() });
             }
         }
-        running.retain(|id, (watched, task)| {
-            let keep = wanted.get(id) == Some(watched);
-            if !keep {
-                task.abort();
+        let logged = |id: &BackendId| watch::Logged { index: plan.index, verdict: plan.findings.get(id).copied() };
+        running.retain(|id, watch| {
+            let keep = wanted.get(id) == Some(&watch.watched);
+            if keep {
+                watch.logged.send_replace(logged(id));
+            } else {
+                watch.task.abort();
             }
             keep
         });
@@ -74,7 +86,8 @@ pub async fn run(
                 cell,
                 cluster: Arc::clone(&cluster),
             };
-            running.insert(id, (watched, tasks.spawn(watch.run())));
+            let (logged, held) = changes::channel(logged(&id));
+            running.insert(id, Running { watched, logged, task: tasks.spawn(watch.run(held)) });
         }
         // Each arm is cancel-safe: a change not taken now is still marked, a task not reaped stays.
         tokio::select! {

@@ -1,4 +1,7 @@
 //! The watch over one backend: checks when due, counts, reports.
+//!
+//! A finding is reported when it changed, and again when the log is seen to hold none or another one: the findings of
+//! a node that was silent for a while lapse, and nobody but the node itself can bring them back.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,11 +9,14 @@ use ballast_core::{
     cluster::Propose,
     config::Health,
     health::{Machine, Schedule, Transition},
-    ids::{BackendId, NodeId},
+    ids::{BackendId, LogIndex, NodeId},
     plan::Verdict,
     state::Command,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch as changes,
+    time::{Instant, sleep},
+};
 use tracing::info;
 
 use super::{check, findings::Cell};
@@ -32,15 +38,29 @@ pub(super) struct Watch {
     pub(super) cluster: Arc<dyn Propose>,
 }
 
+/// What the log held of this node's finding about the backend at an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Logged {
+    pub(super) index: LogIndex,
+    pub(super) verdict: Option<Verdict>,
+}
+
+/// The last report that got through, and its place in the log.
+#[derive(Clone, Copy, Debug)]
+struct Reported {
+    index: LogIndex,
+    verdict: Verdict,
+}
+
 impl Watch {
-    /// Runs until it is aborted.
-    pub(super) async fn run(self) {
-        let (findings, told) = tokio::sync::watch::channel(None::<(Verdict, String)>);
+    /// Runs until it is aborted. `logged` is told with each plan.
+    pub(super) async fn run(self, logged: changes::Receiver<Logged>) {
+        let (findings, told) = changes::channel(None::<(Verdict, String)>);
         // Polled beside the checks, so that a report that waits for a leader delays none of them.
-        tokio::join!(self.check_on(findings), self.report(told));
+        tokio::join!(self.check_on(findings), self.report(told, logged));
     }
 
-    async fn check_on(&self, findings: tokio::sync::watch::Sender<Option<(Verdict, String)>>) {
+    async fn check_on(&self, findings: changes::Sender<Option<(Verdict, String)>>) {
         let mut machine = Machine::new(&self.health);
         let mut schedule = Schedule::new(&self.health, rand::random(), boot_now());
         let limit = self.health.passive_failures.unwrap_or(0);
@@ -67,17 +87,131 @@ impl Watch {
         }
     }
 
-    /// Proposes the newest finding until the log has it.
-    async fn report(&self, mut told: tokio::sync::watch::Receiver<Option<(Verdict, String)>>) {
-        while told.changed().await.is_ok() {
-            loop {
-                let Some((verdict, detail)) = told.borrow_and_update().clone() else { break };
-                let command = Command::ReportHealth { node: self.node, backend: self.backend, verdict, detail };
-                match self.cluster.propose(command, REPORT_DEADLINE).await {
-                    Ok(_) => break,
-                    Err(_) => sleep(REPORT_PAUSE).await,
+    /// Keeps the newest finding in the log.
+    async fn report(
+        &self,
+        mut told: changes::Receiver<Option<(Verdict, String)>>,
+        mut logged: changes::Receiver<Logged>,
+    ) {
+        let mut reported = None;
+        loop {
+            let held = *logged.borrow_and_update();
+            let finding = told.borrow_and_update().clone();
+            let Some((verdict, detail)) = finding.filter(|(verdict, _)| must_report(*verdict, reported, held)) else {
+                // Cancel-safe: a change that is not taken now stays marked.
+                let changed = tokio::select! {
+                    changed = told.changed() => changed,
+                    changed = logged.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
                 }
-            }
+                continue;
+            };
+            let command = Command::ReportHealth { node: self.node, backend: self.backend, verdict, detail };
+            reported = match self.cluster.propose(command, REPORT_DEADLINE).await {
+                Ok(applied) => Some(Reported { index: applied.index, verdict }),
+                Err(_) => {
+                    sleep(REPORT_PAUSE).await;
+                    None
+                }
+            };
         }
+    }
+}
+
+/// Whether the log has to be told a finding. What it held before the last report was applied says nothing of that one.
+fn must_report(finding: Verdict, reported: Option<Reported>, logged: Logged) -> bool {
+    match reported {
+        Some(reported) if reported.verdict == finding => {
+            logged.index >= reported.index && logged.verdict != Some(finding)
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicU64, Ordering},
+    };
+
+    use ballast_core::{
+        cluster::{Applied, BoxFuture, ProposeError},
+        state::Outcome,
+    };
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::prober::Findings;
+
+    /// A log that takes everything but what comes first, with other entries between.
+    struct Log {
+        proposed: mpsc::UnboundedSender<Command>,
+        last: AtomicU64,
+    }
+
+    impl Propose for Log {
+        fn propose(&self, command: Command, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+            self.proposed.send(command).expect("the test listens");
+            let before = self.last.fetch_add(10, Ordering::Relaxed);
+            let applied = Applied { index: LogIndex::new(before + 10), outcome: Outcome::Done };
+            let outcome = if before == 0 { Err(ProposeError::NoQuorum { detail: String::new() }) } else { Ok(applied) };
+            Box::pin(async { outcome })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_finding_is_reported_until_the_log_has_it_and_again_when_it_has_it_no_more() {
+        let backend = BackendId::new(1);
+        let findings = Findings::default();
+        findings.keep(&BTreeMap::from([(backend, None)]));
+        let (proposed, mut proposals) = mpsc::unbounded_channel();
+        let watch = Watch {
+            node: NodeId::new(1),
+            backend,
+            address: SocketAddr::from(([127, 0, 0, 1], 9)),
+            health: Health::default(),
+            cell: findings.cell(backend).expect("kept"),
+            cluster: Arc::new(Log { proposed, last: AtomicU64::new(0) }),
+        };
+        let (found, told) = changes::channel(None);
+        let (plan, logged) = changes::channel(Logged { index: LogIndex::new(0), verdict: None });
+        let reporting = tokio::spawn(async move { watch.report(told, logged).await });
+        let mut next = async || match proposals.recv().await {
+            Some(Command::ReportHealth { verdict, detail, .. }) => (verdict, detail),
+            other => panic!("{other:?}"),
+        };
+        let up = (Verdict::Up, "http 200".to_owned());
+        found.send_replace(Some(up.clone()));
+        assert_eq!(next().await, up);
+        assert_eq!(next().await, up, "the first did not get through");
+        // A plan from before the report, and one that has it; then it lapsed.
+        for (index, verdict) in [(11, None), (20, Some(Verdict::Up))] {
+            plan.send_replace(Logged { index: LogIndex::new(index), verdict });
+            tokio::task::yield_now().await;
+        }
+        plan.send_replace(Logged { index: LogIndex::new(25), verdict: None });
+        assert_eq!(next().await, up, "the log has it no more");
+        let down = (Verdict::Down, "connect: refused".to_owned());
+        found.send_replace(Some(down.clone()));
+        assert_eq!(next().await, down, "and nothing between");
+        drop(plan);
+        reporting.await.expect("ends");
+        assert!(proposals.recv().await.is_none(), "nothing was reported twice");
+    }
+
+    #[test]
+    fn a_plan_from_before_a_report_says_nothing_of_it() {
+        let logged = |index, verdict| Logged { index: LogIndex::new(index), verdict };
+        let reported = |index, verdict| Some(Reported { index: LogIndex::new(index), verdict });
+        let up = Verdict::Up;
+        assert!(must_report(up, None, logged(9, Some(up))), "a life that has just begun says what it finds");
+        assert!(must_report(up, reported(5, Verdict::Down), logged(9, Some(up))));
+        assert!(!must_report(up, reported(5, up), logged(4, None)));
+        assert!(!must_report(up, reported(5, up), logged(5, Some(up))));
+        assert!(must_report(up, reported(5, up), logged(5, None)));
+        assert!(must_report(up, reported(5, up), logged(6, Some(Verdict::Down))));
     }
 }

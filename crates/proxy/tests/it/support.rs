@@ -1,7 +1,7 @@
 //! A proxy with fakes around it: what it is told is in the test's hand, what it did is recorded.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -216,9 +216,10 @@ pub fn plan(farms: Vec<FarmPlan>) -> Plan {
         node: NodeId::new(1),
         node_name: "n1".into(),
         cookie_keys: vec![CookieKey { id: 1, secret: [1; 32], signs_from_s: 0 }].into(),
-        table_secret: [7; 16],
+        table_secret: [7; 16].into(),
         farms: farms.into_iter().map(Arc::new).collect(),
         draining: false,
+        findings: BTreeMap::new(),
     }
 }
 

@@ -236,6 +236,7 @@ fn spawn(
     tasks.spawn("upkeep of the log", upkeep::run(raft, log, bounds));
     tasks.spawn("membership", duties::keep_membership(Arc::clone(shared)));
     tasks.spawn("log time", duties::keep_time(Arc::clone(shared)));
+    tasks.spawn("silent nodes", duties::lapse_findings(Arc::clone(shared)));
     tasks.spawn("comparison of states", duties::compare_state(Arc::clone(shared)));
     tasks.spawn("quorum", duties::watch_quorum(Arc::clone(shared)));
     tasks.spawn("wall clock", duties::watch_clock(Arc::clone(shared)));

@@ -204,9 +204,9 @@ impl Cluster {
             ca_key_sealed: vec![1],
             first_node: info(1, node.address),
             first_node_key_fingerprint: [1; 32],
-            table_secret: [7; 16],
-            cookie_secret: [8; 32],
-            lease_secret: [9; 32],
+            table_secret: [7; 16].into(),
+            cookie_secret: [8; 32].into(),
+            lease_secret: [9; 32].into(),
         }));
         let applied = propose(&node.handle, init).await.expect("initialised");
         assert!(!matches!(applied.outcome, Outcome::Refused(_)), "{applied:?}");

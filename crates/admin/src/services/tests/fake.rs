@@ -71,9 +71,9 @@ impl Fake {
             ca_key_sealed: authority.seal_key(&cluster_key).unwrap(),
             first_node: info("node-1", "127.0.0.1:1"),
             first_node_key_fingerprint: key.public().fingerprint(),
-            table_secret: [5; 16],
-            cookie_secret: [6; 32],
-            lease_secret: [7; 32],
+            table_secret: [5; 16].into(),
+            cookie_secret: [6; 32].into(),
+            lease_secret: [7; 32].into(),
         };
         let fake = Arc::new(Self {
             state: Mutex::new(State::new()),

@@ -365,9 +365,10 @@ fn command() -> impl Strategy<Value = Command> {
                 names: vec![String::new(), name.clone()],
                 author: author()
             }),
+            Just(Command::LapseFindings { node: id }),
             Just(Command::RecordVip { vip, owner: Some(id), epoch: node, cause: name }),
             Just(Command::MoveVip { vip, to: None, author: author() }),
-            Just(Command::RotateCookieKey { secret: hash, author: author() }),
+            Just(Command::RotateCookieKey { secret: hash.into(), author: author() }),
             Just(Command::CreateJoinToken {
                 hash,
                 expires: LogTime::from_millis(node),

@@ -34,9 +34,9 @@ pub(super) fn init() -> Command {
         ca_key_sealed: vec![1, 2, 3],
         first_node: node_info("n1"),
         first_node_key_fingerprint: [1; 32],
-        table_secret: [9; 16],
-        cookie_secret: [8; 32],
-        lease_secret: [7; 32],
+        table_secret: [9; 16].into(),
+        cookie_secret: [8; 32].into(),
+        lease_secret: [7; 32].into(),
     }))
 }
 

@@ -4,7 +4,7 @@ use super::scenario::*;
 use crate::{
     ids::{BackendId, LogIndex, NodeId, Revision, ServiceId},
     persistence::{KeyHash, Provenance},
-    plan::{AdminState, Verdict},
+    plan::{self, AdminState, Verdict},
     state::*,
 };
 
@@ -48,6 +48,20 @@ fn nothing_but_init_is_accepted_first_and_init_only_once() {
     assert!(matches!(s.run(Command::Tick), Outcome::Refused(Refusal::Invalid { .. })));
     assert_eq!(s.run(init()), Outcome::Enrolled { node: NodeId::new(1) });
     assert_eq!(s.run(init()), Outcome::Refused(Refusal::AlreadyInitialised));
+}
+
+#[test]
+fn no_command_and_no_plan_shows_a_secret() {
+    let mut s = Scenario::empty();
+    let rotate = Command::RotateCookieKey { secret: [201; 32].into(), author: author() };
+    let Command::InitCluster(mut init) = init() else { unreachable!("it is one") };
+    (init.table_secret, init.cookie_secret, init.lease_secret) = ([202; 16].into(), [203; 32].into(), [204; 32].into());
+    let entry = s.entry(vec![Command::InitCluster(init), rotate]);
+    s.state.apply(LogIndex::new(1), &entry, &mut Vec::new());
+    let shown = format!("{entry:?} {:?} {:?}", plan::compile(&s.state, NodeId::new(1), 1), s.state.snapshot());
+    for secret in ["201", "202", "203", "204"] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
 }
 
 #[test]
@@ -218,6 +232,32 @@ fn a_frame_is_applied_once_and_each_life_counts_for_itself() {
 }
 
 #[test]
+fn a_removed_node_changes_nothing_any_more() {
+    let mut s = Scenario::shop();
+    let Outcome::Enrolled { node } = join(&mut s, "n2", 2) else { panic!("not enrolled") };
+    let origin = Origin { node, boot: crate::ids::Boot(9) };
+    let frame = |seq, commands| Frame { origin, seq, commands };
+    let apply = |s: &mut Scenario, frames| {
+        let entry = Entry { log_time: s.now, frames };
+        let mut out = Vec::new();
+        s.state.apply(LogIndex::new(s.state.applied().get() + 1), &entry, &mut out);
+        out.len()
+    };
+    let seventh = frame(7, vec![pin(Some(A), false)]);
+    assert_eq!(apply(&mut s, vec![seventh.clone()]), 1);
+    s.run(pin(Some(B), false));
+    // The node sent its frame again, and its removal overtakes it: in the entries before, or in the same.
+    let remove = s.entry(vec![Command::RemoveNode { node, author: author() }]).frames.remove(0);
+    assert_eq!(apply(&mut s, vec![remove, seventh.clone(), frame(8, vec![pin(Some(C), false)])]), 1);
+    assert_eq!(apply(&mut s, vec![seventh, frame(9, vec![pin(None, false)])]), 0);
+    assert_eq!(s.state.binding(WEB, KEY).map(|record| record.backend), Some(B), "the newer change stands");
+    assert_eq!(s.reread().hash(), s.state.hash());
+    let stranger =
+        Frame { origin: Origin { node: NodeId::new(99), ..origin }, seq: 1, commands: vec![pin(None, false)] };
+    assert_eq!(apply(&mut s, vec![stranger]), 0, "a node that never was a member neither");
+}
+
+#[test]
 fn apply_is_compare_and_set_with_one_answer_for_each_request() {
     let mut s = Scenario::shop();
     let two = apply_config(document(&["a"], ""), "r2", Some(1));
@@ -307,6 +347,37 @@ fn the_verdict_is_the_majoritys_and_follows_membership() {
 }
 
 #[test]
+fn the_findings_of_a_silent_node_lapse() {
+    let mut s = Scenario::shop();
+    let Outcome::Enrolled { node: two } = join(&mut s, "n2", 2) else { panic!("not enrolled") };
+    s.run(report(two.get(), A, Verdict::Up));
+    s.run(report(two.get(), B, Verdict::Up));
+    s.run(report(1, A, Verdict::Down));
+    assert_eq!(s.state.verdict(A), Verdict::Up, "one of two is no majority");
+    assert_eq!(plan::compile(&s.state, two, 1).findings, [(A, Verdict::Up), (B, Verdict::Up)].into());
+    let version = s.state.plan_version();
+    let lapse = |node| Command::LapseFindings { node };
+    assert_eq!(s.run(lapse(two)), Outcome::Done);
+    assert_eq!((s.state.verdict(A), s.state.verdict(B)), (Verdict::Down, Verdict::Unknown));
+    assert_eq!(plan::compile(&s.state, two, 1).findings, [].into());
+    assert_eq!(plan::compile(&s.state, NodeId::new(1), 1).findings, [(A, Verdict::Down)].into());
+    assert!(s.state.plan_version() > version);
+    let told: Vec<_> = s.state.events().take(2).map(|event| (event.what.as_str(), event.cause.as_str())).collect();
+    let cause = "node n2 is silent and its findings lapsed";
+    assert_eq!(told, [("backend shop/web/b: up to unknown", cause), ("backend shop/web/a: up to down", cause)]);
+
+    let (version, events) = (s.state.plan_version(), s.state.events().count());
+    assert_eq!(s.run(lapse(two)), Outcome::Done, "there is nothing left");
+    assert_eq!((s.state.plan_version(), s.state.events().count()), (version, events));
+    s.run(report(two.get(), A, Verdict::Down));
+    assert_eq!(s.run(lapse(two)), Outcome::Done);
+    assert_eq!(s.state.events().count(), events, "no verdict changed");
+    assert!(s.state.plan_version() > version, "its node must see it all the same");
+    assert!(matches!(s.run(lapse(NodeId::new(99))), Outcome::Refused(Refusal::NotFound { .. })));
+    assert_eq!(s.reread().hash(), s.state.hash());
+}
+
+#[test]
 fn a_flapping_backend_is_kept_down_for_a_while() {
     let mut s = Scenario::shop();
     for _ in 0..3 {
@@ -361,7 +432,7 @@ fn everything_outlives_a_snapshot() {
     s.run(bind(A));
     s.run(admin(B, AdminState::Drain));
     s.run(report(1, C, Verdict::Down));
-    s.run(Command::RotateCookieKey { secret: [3; 32], author: author() });
+    s.run(Command::RotateCookieKey { secret: [3; 32].into(), author: author() });
     let mut other = s.reread();
     assert_eq!(other.hash(), s.state.hash());
     assert_eq!(s.state.snapshot().hash(), s.state.hash());
