@@ -7,6 +7,8 @@ mod bindings;
 mod bootstrap;
 mod clock;
 mod endpoints;
+#[cfg(test)]
+mod fixture;
 mod freshness;
 mod identity;
 mod join;
