@@ -12,6 +12,7 @@ mod fixture;
 mod freshness;
 mod identity;
 mod join;
+mod leaps;
 mod leases;
 mod metrics;
 mod node;
