@@ -14,7 +14,7 @@ use ballast_core::{
     persistence::KeyHash,
     state::{BindingChange, Command, Outcome, Refusal},
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::{clock::boottime, view::View};
 
@@ -27,6 +27,10 @@ const BIND_DEADLINE: Duration = Duration::from_secs(4);
 
 /// Longest that a hit waits to be confirmed before the farm's `isolated` decides.
 const CONFIRM_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// Longest that a hit waits until whatever moved has settled, which takes 1.3 s at most unless everything begins to
+/// settle anew meanwhile.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How often something that settles is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -104,6 +108,7 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
         let proposal = self.cluster.propose(Command::Bind { service, key, choice, replaces }, BIND_DEADLINE);
         let view = Arc::clone(&self.view);
         Box::pin(async move {
+            let give_up = Instant::now() + BIND_DEADLINE;
             let applied = proposal.await?;
             let (backend, how) = match applied.outcome {
                 Outcome::Bound { backend, how } => (backend, how),
@@ -112,14 +117,16 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
                 // The state machine answers a Bind with nothing else.
                 _ => return Err(BindError::Propose(ProposeError::OutcomeUnknown { waited: BIND_DEADLINE })),
             };
-            settle(&view, service, key).await;
+            let settled = settle(&view, service, key, give_up).await?;
             let how = match how {
+                // A later entry moved it while it settled.
+                _ if settled.is_some_and(|settled| settled != backend) => BoundHow::Existing,
                 // For the client its key was free either way; that the new binding settles was seen to above.
                 BindingChange::Created | BindingChange::Replaced { .. } => BoundHow::Created,
                 BindingChange::Existing => BoundHow::Existing,
                 BindingChange::Rehomed(cause) => BoundHow::Rehomed(cause),
             };
-            Ok(Bound { backend, index: applied.index, how })
+            Ok(Bound { backend: settled.unwrap_or(backend), index: applied.index, how })
         })
     }
 
@@ -138,7 +145,12 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
         Box::pin(async move {
             // The caller does not say which key; whatever moved has settled after this.
             let moved = view.settling.last_moved();
+            let give_up = Instant::now() + SETTLE_DEADLINE;
             while !view.settling.quiet_up_to(moved, boottime()) {
+                if Instant::now() >= give_up {
+                    let detail = format!("bindings that moved have not settled within {SETTLE_DEADLINE:?}");
+                    return Err(NotConfirmed { detail });
+                }
                 sleep(LOOK_AGAIN).await;
                 view.settling.applied(view.applied_index(), boottime(), view.settle());
             }
@@ -150,15 +162,142 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
     }
 }
 
-/// Waits until the binding of `key` may be forwarded on.
-async fn settle(view: &View, service: ServiceId, key: KeyHash) {
+/// Waits until the binding of `key` may be forwarded on, and returns the backend of just that binding: it need not be
+/// the one that the caller's own entry made. `None` if the key is not bound any more, or is about to end.
+///
+/// # Errors
+/// When it has not settled at `give_up`.
+async fn settle(
+    view: &View,
+    service: ServiceId,
+    key: KeyHash,
+    give_up: Instant,
+) -> Result<Option<BackendId>, ProposeError> {
     loop {
         let log_time = view.log_time();
         let binding = view.tables().and_then(|tables| tables.lookup(service, key, log_time));
-        if binding.is_none_or(|binding| view.settling.has_settled(&binding, log_time, boottime())) {
-            return;
+        match binding {
+            None => return Ok(None),
+            Some(binding) if view.settling.has_settled(&binding, log_time, boottime()) => {
+                return Ok(Some(binding.backend));
+            }
+            Some(_) if Instant::now() >= give_up => {
+                return Err(ProposeError::OutcomeUnknown { waited: BIND_DEADLINE });
+            }
+            Some(_) => {}
         }
         sleep(LOOK_AGAIN).await;
         view.settling.applied(view.applied_index(), boottime(), view.settle());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_core::{
+        cluster::Applied,
+        ids::{LogIndex, NodeId},
+        state::{Author, State},
+    };
+    use ballast_raft::Observer as _;
+
+    use super::*;
+    use crate::fixture::{START, founded, pass};
+
+    const A: BackendId = BackendId::new(1);
+    const B: BackendId = BackendId::new(2);
+    const WEB: ServiceId = ServiceId::new(1);
+    const KEY: KeyHash = KeyHash::from_u128(7);
+    const OTHER: KeyHash = KeyHash::from_u128(8);
+    const SHOP: &str = r#"{"version":1,"cluster":{"freshness":"10ms"},"vips":[{"name":"v","addresses":["127.0.0.10"]}],
+        "farms":[{"name":"shop","listeners":[{"name":"http","vip":"v","port":8080}],"services":[{"name":"web",
+        "backends":[{"name":"a","address":"127.0.0.1:9000"},{"name":"b","address":"127.0.0.1:9001"}],"health":{},
+        "persistence":{"table":{"key":{"header":"x-user"}}}}]}]}"#;
+
+    /// Answers each proposal as it is told to, and confirms everything.
+    #[derive(Clone)]
+    struct Answers(Outcome);
+
+    impl Propose for Answers {
+        fn propose(&self, _: Command, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+            let outcome = self.0.clone();
+            Box::pin(async { Ok(Applied { index: LogIndex::new(1), outcome }) })
+        }
+    }
+
+    impl ReadIndex for Answers {
+        fn confirm(&self, _: Duration) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
+            Box::pin(async { Ok(LogIndex::new(0)) })
+        }
+    }
+
+    /// Applies an entry, and shows it.
+    fn show(view: &View, state: &mut State, command: Command) {
+        let (entry, outcomes) = pass(state, START, command);
+        view.entry(state.applied(), &entry, &outcomes);
+        view.applied(state, state.applied());
+    }
+
+    fn bind(key: KeyHash, choice: BackendId) -> Command {
+        Command::Bind { service: WEB, key, choice, replaces: None }
+    }
+
+    fn set(to: Option<BackendId>) -> Command {
+        Command::SetBinding { service: WEB, key: KEY, to, pinned: false, author: Author::default() }
+    }
+
+    /// A node in touch with the others, its state, and its tables.
+    fn node() -> (Arc<View>, State, NodeBindings<Answers>) {
+        let view = Arc::new(View::new(NodeId::new(1)));
+        let state = founded(SHOP);
+        view.applied(&state, state.applied());
+        view.freshness.confirm(boottime(), LogIndex::new(0), LogIndex::new(0));
+        let outcome = Outcome::Bound { backend: A, how: BindingChange::Existing };
+        let runtime = tokio::runtime::Handle::current();
+        let bindings = NodeBindings::new(Arc::clone(&view), Answers(outcome), || None, runtime);
+        (view, state, bindings)
+    }
+
+    #[tokio::test]
+    async fn bind_returns_the_binding_that_settled_and_not_one_that_a_later_entry_moved() {
+        let (view, mut state, bindings) = node();
+        show(&view, &mut state, bind(KEY, A));
+        show(&view, &mut state, set(Some(B)));
+        let bound = bindings.bind(BindRequest { service: WEB, key: KEY, choice: A, replaces: None }).await;
+        assert_eq!(bound.map(|bound| (bound.backend, bound.how)), Ok((B, BoundHow::Existing)));
+    }
+
+    #[tokio::test]
+    async fn deleting_a_binding_makes_only_its_own_key_wait() {
+        let (view, mut state, _) = node();
+        show(&view, &mut state, bind(KEY, A));
+        show(&view, &mut state, bind(OTHER, A));
+        show(&view, &mut state, set(None));
+        let settled = |key| {
+            let binding = state.tables().lookup(WEB, key, START).expect("bound");
+            view.settling.has_settled(&binding, START, boottime())
+        };
+        assert!(state.tables().lookup(WEB, KEY, START).is_none());
+        assert!(settled(OTHER));
+        view.settling.all_moved(boottime().plus(3_600_000_000_000));
+        assert!(!settled(OTHER), "what is asked is whether everything settles");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_bound_again_after_its_deletion_settles() {
+        let (view, mut state, _) = node();
+        show(&view, &mut state, bind(KEY, A));
+        show(&view, &mut state, set(None));
+        show(&view, &mut state, bind(KEY, B));
+        let binding = state.tables().lookup(WEB, KEY, START).expect("bound");
+        let before_anything_settled = ballast_core::time::BootNanos::new(0);
+        assert!(!view.settling.has_settled(&binding, START, before_anything_settled));
+        assert_eq!(view.settling.last_moved(), state.applied());
+    }
+
+    #[tokio::test]
+    async fn a_hit_does_not_wait_for_ever_until_things_have_settled() {
+        let (view, _, bindings) = node();
+        view.settling.all_moved(boottime().plus(3_600_000_000_000));
+        assert!(bindings.confirm().await.is_err());
     }
 }

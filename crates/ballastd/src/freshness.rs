@@ -14,6 +14,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ballast_core::{ids::LogIndex, time::BootNanos};
+use parking_lot::Mutex;
+
+use crate::settling::settle_nanos;
 
 /// The newest confirmation that counts, and how long one counts.
 #[derive(Debug)]
@@ -22,8 +25,8 @@ pub struct Freshness {
     confirmed: AtomicU64,
     /// Nanoseconds.
     span: AtomicU64,
-    /// The span before, which other nodes may still count by.
-    span_before: AtomicU64,
+    /// Spans that were replaced, with the time until which other nodes may still count by them.
+    replaced: Mutex<Vec<(u64, BootNanos)>>,
     /// The state is not to be trusted any more.
     void: AtomicBool,
 }
@@ -34,22 +37,30 @@ impl Freshness {
         Self {
             confirmed: AtomicU64::new(0),
             span: AtomicU64::new(span),
-            span_before: AtomicU64::new(0),
+            replaced: Mutex::new(Vec::new()),
             void: AtomicBool::new(false),
         }
     }
 
-    /// Changes how long a confirmation counts.
-    pub fn set_span(&self, span: u64) {
+    /// Changes how long a confirmation counts. `now` is when this node applied the change.
+    ///
+    /// A node that has not heard of it counts by the span before for as long as a confirmation lasts that it asked
+    /// for before the change was committed.
+    pub fn set_span(&self, span: u64, now: BootNanos) {
+        let mut replaced = self.replaced.lock();
         let before = self.span.swap(span, Ordering::Relaxed);
         if before != span {
-            self.span_before.store(before, Ordering::Relaxed);
+            replaced.retain(|(_, until)| *until > now);
+            replaced.push((before, now.plus(settle_nanos(before))));
         }
     }
 
-    /// The longest that a confirmation may count on any node: the span, or the one before if that was longer.
-    pub fn longest_span(&self) -> u64 {
-        self.span().max(self.span_before.load(Ordering::Relaxed))
+    /// The longest that a confirmation may count on any node at `now`: the span, or a replaced one that was longer and
+    /// has not run out.
+    pub fn longest_span(&self, now: BootNanos) -> u64 {
+        let replaced = self.replaced.lock();
+        let counting = replaced.iter().filter(|(_, until)| *until > now).map(|(span, _)| *span);
+        counting.max().unwrap_or(0).max(self.span())
     }
 
     /// Nothing is confirmed from now on: this node's state is not to be trusted.
@@ -97,6 +108,20 @@ mod tests {
         fresh.confirm(BootNanos::new(1000 * MS), LogIndex::new(7), LogIndex::new(7));
         assert!(fresh.holds(BootNanos::new(1099 * MS)));
         assert!(!fresh.holds(BootNanos::new(1100 * MS)));
+    }
+
+    #[test]
+    fn a_replaced_span_counts_until_it_has_run_out_everywhere() {
+        let at = |millis: u64| BootNanos::new(millis * MS);
+        let fresh = Freshness::new(1000 * MS);
+        fresh.set_span(500 * MS, at(10_000));
+        fresh.set_span(100 * MS, at(10_100));
+        fresh.set_span(100 * MS, at(10_900));
+        assert_eq!(fresh.span(), 100 * MS);
+        assert_eq!(fresh.longest_span(at(11_222)), 1000 * MS, "a node that was cut off before the first change");
+        assert_eq!(fresh.longest_span(at(11_223)), 100 * MS);
+        fresh.set_span(200 * MS, at(20_000));
+        assert_eq!(fresh.longest_span(at(20_000)), 200 * MS);
     }
 
     #[test]

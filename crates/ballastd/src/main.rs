@@ -7,9 +7,12 @@ mod bindings;
 mod bootstrap;
 mod clock;
 mod endpoints;
+#[cfg(test)]
+mod fixture;
 mod freshness;
 mod identity;
 mod join;
+mod leaps;
 mod leases;
 mod metrics;
 mod node;

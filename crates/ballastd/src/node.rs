@@ -52,7 +52,7 @@ use crate::{
     clock::boottime,
     endpoints,
     identity::{self, Genesis, Identity},
-    leases::{self, Membership},
+    leases::{self, Leases, Membership},
     metrics,
     operations::Node,
     sockets::{Sockets, serve_cluster},
@@ -420,7 +420,8 @@ impl Publisher {
         let mut plans = self.node.view.plan_changes();
         let mut applied = self.node.view.applied_changes();
         let mut status = self.node.raft.watch_status();
-        let mut published: Option<(u64, Membership, bool)> = None;
+        let mut published: Option<(u64, Membership, bool, u64)> = None;
+        let mut past = Leases::default();
         let mut seen_generation = 0;
         let mut member = false;
         loop {
@@ -447,6 +448,7 @@ impl Publisher {
             let generation = self.node.view.generation();
             if generation != seen_generation {
                 seen_generation = generation;
+                self.node.raft.with_state(|state| past.learn(state, boottime()));
                 if let Some(proxy) = &self.node.proxy {
                     proxy.plan_changed();
                 }
@@ -459,11 +461,12 @@ impl Publisher {
                     voters: status.voter_sets.iter().map(|set| set.iter().copied().collect()).collect(),
                 }
             };
-            let now = (generation, membership, fit);
+            let longest = past.longest(boottime());
+            let now = (generation, membership, fit, longest);
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.
             if reached >= self.log_end && published.as_ref() != Some(&now) {
-                let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, fit));
+                let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, fit, longest));
                 if let Some(view) = view {
                     self.lease_view.store(Some(Arc::new(view)));
                     self.leases.wake();

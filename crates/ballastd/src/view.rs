@@ -17,15 +17,17 @@ use ballast_core::{
     ids::{LogIndex, NodeId},
     persistence::Tables,
     plan::{self, Plan},
-    state::{BindingChange, Command, Entry, FrameOutcomes, Outcome, State},
+    state::{BindingChange, Entry, FrameOutcomes, Outcome, State},
     time::LogTime,
 };
 use ballast_raft::Observer;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
     clock::boottime,
     freshness::Freshness,
+    leaps::Leaps,
     settling::{Settling, settle_nanos},
 };
 
@@ -44,6 +46,7 @@ pub struct View {
     /// Log time less `CLOCK_BOOTTIME` at that moment, in milliseconds: one number, so that a reader never
     /// sees half of a change.
     log_time_ahead: AtomicI64,
+    leaps: Mutex<Leaps>,
     tables: OnceLock<Arc<Tables>>,
     /// How recently the state was confirmed.
     pub freshness: Freshness,
@@ -65,6 +68,7 @@ impl View {
             applied_index: AtomicU64::new(0),
             log_time: AtomicU64::new(0),
             log_time_ahead: AtomicI64::new(0),
+            leaps: Mutex::default(),
             tables: OnceLock::new(),
             freshness: Freshness::new(100_000_000),
             settling: Settling::default(),
@@ -99,6 +103,11 @@ impl View {
 
     fn show(&self, state: &State, index: LogIndex) {
         self.tables.get_or_init(|| Arc::clone(state.tables()));
+        self.learn_span(state);
+        // Before anybody reads the new log time: what moved long ago by it may have moved just now.
+        if self.leaps.lock().leapt(state.log_time(), boottime()) {
+            self.settling.all_moved(boottime().plus(self.settle()));
+        }
         let log_time = state.log_time().as_millis();
         if log_time > self.log_time.load(Ordering::Acquire) {
             let ahead = log_time.cast_signed() - (boottime().get() / 1_000_000).cast_signed();
@@ -116,15 +125,19 @@ impl View {
 
     /// How long a moved binding settles now, in nanoseconds.
     pub fn settle(&self) -> u64 {
-        settle_nanos(self.freshness.longest_span())
+        settle_nanos(self.freshness.longest_span(boottime()))
+    }
+
+    /// Takes over how long a confirmation counts.
+    fn learn_span(&self, state: &State) {
+        if let Some(document) = state.document() {
+            self.freshness.set_span(document.cluster.freshness.as_millis() * 1_000_000, boottime());
+        }
     }
 
     fn compile(&self, state: &State) {
         let generation = self.generation.load(Ordering::Acquire) + 1;
         self.plan.store(Arc::new(plan::compile(state, self.node, generation)));
-        if let Some(document) = state.document() {
-            self.freshness.set_span(document.cluster.freshness.as_millis() * 1_000_000);
-        }
         self.compiled.store(state.plan_version(), Ordering::Release);
         self.generation.store(generation, Ordering::Release);
         self.plan_changed.send_replace(generation);
@@ -132,22 +145,17 @@ impl View {
 }
 
 impl Observer for View {
-    fn entry(&self, index: LogIndex, entry: &Entry, outcomes: &[FrameOutcomes]) {
+    fn entry(&self, index: LogIndex, _: &Entry, outcomes: &[FrameOutcomes]) {
         for done in outcomes {
-            let Some(frame) = entry.frames.iter().find(|f| f.origin == done.origin && f.seq == done.seq) else {
-                continue;
+            // A deleted binding needs nothing here: whatever takes its place while its trace is kept is replaced.
+            let moves = |outcome: &Outcome| {
+                matches!(
+                    outcome,
+                    Outcome::Bound { how: BindingChange::Rehomed(_) | BindingChange::Replaced { .. }, .. }
+                )
             };
-            for (command, outcome) in frame.commands.iter().zip(&done.outcomes) {
-                match (command, outcome) {
-                    (_, Outcome::Bound { how: BindingChange::Rehomed(_) | BindingChange::Replaced { .. }, .. }) => {
-                        self.settling.moved(index)
-                    }
-                    // A deletion leaves nothing behind that could say when it was.
-                    (Command::SetBinding { to: None, .. }, Outcome::Done) => {
-                        self.settling.all_moved(boottime().plus(self.settle()));
-                    }
-                    _ => {}
-                }
+            if done.outcomes.iter().any(moves) {
+                self.settling.moved(index);
             }
         }
     }
@@ -157,7 +165,8 @@ impl Observer for View {
     }
 
     fn installed(&self, state: &State) {
-        // Which bindings moved on the way here is not known, so all of them settle.
+        // Which bindings moved on the way here is not known, so all of them settle, by the freshness that is in force.
+        self.learn_span(state);
         self.settling.all_moved(boottime().plus(self.settle()));
         self.show(state, state.applied());
     }
@@ -174,5 +183,52 @@ impl ClusterView for View {
 
     fn node(&self) -> NodeId {
         self.node
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_core::{
+        ids::BackendId,
+        persistence::{BindingView, Provenance},
+        state::{Command, RehomeCause},
+    };
+
+    use super::*;
+    use crate::fixture::{START, founded, pass};
+
+    const NODE: NodeId = NodeId::new(1);
+    const SLOW: &str = r#"{"version":1,"cluster":{"freshness":"1s"}}"#;
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_snapshot_settles_by_the_freshness_that_it_brings() {
+        let view = View::new(NODE);
+        let before = boottime();
+        view.installed(&founded(SLOW));
+        let still = before.plus(settle_nanos(SECOND) - 1);
+        assert!(!view.settling.quiet_up_to(LogIndex::new(0), still));
+    }
+
+    #[test]
+    fn a_leap_of_log_time_makes_a_binding_that_just_moved_no_older() {
+        let view = View::new(NODE);
+        let mut state = founded(SLOW);
+        view.applied(&state, state.applied());
+        let moved = BindingView {
+            backend: BackendId::new(1),
+            pinned: false,
+            provenance: Provenance::Rehomed(RehomeCause::BackendDown),
+            index_low: 1_000_000,
+            last_used: START,
+            created: START,
+            renew_due: false,
+        };
+        let before = boottime();
+        pass(&mut state, START.plus_millis(61_000), Command::Tick);
+        view.applied(&state, state.applied());
+        assert!(view.log_time() >= START.plus_millis(61_000));
+        let soon = before.plus(settle_nanos(SECOND) - 1);
+        assert!(!view.settling.has_settled(&moved, view.log_time(), soon));
     }
 }

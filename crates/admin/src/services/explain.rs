@@ -330,8 +330,11 @@ impl<'a> Story<'a> {
         };
         self.step("persistence", format!("{by}; its hash is {}", view::key_hash_text(key)), None);
         let Some(record) = self.state.binding(slot.service, key) else {
-            let ended = self.state.binding_or_ended(slot.service, key).is_some();
-            let text = if ended { "its binding ended and was not renewed" } else { "it is not bound" };
+            let text = match self.state.binding_or_ended(slot.service, key) {
+                Some(record) if record.is_deleted() => "its binding was deleted",
+                Some(_) => "its binding ended and was not renewed",
+                None => "it is not bound",
+            };
             self.step("binding", text, None);
             return self.balance(farm, service, candidates, Fate::NewBinding);
         };
@@ -339,6 +342,7 @@ impl<'a> Story<'a> {
         let how = match record.provenance {
             Provenance::Created => "its first request",
             Provenance::Replaced => "its first request after its earlier binding had ended",
+            Provenance::Deleted => "an operator who deleted it",
             Provenance::Rehomed(cause) => rehome_words(cause),
         };
         let index = record.index(self.state.applied());

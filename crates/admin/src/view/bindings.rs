@@ -63,7 +63,7 @@ pub fn binding(state: &State, slot: &Slot, key: KeyHash, record: &Record) -> pro
         renew_time: Some(seconds(record.last_used_s)),
         expire_time: expires.map(timestamp),
         rehome_cause: match record.provenance {
-            Provenance::Created | Provenance::Replaced => String::new(),
+            Provenance::Created | Provenance::Replaced | Provenance::Deleted => String::new(),
             Provenance::Rehomed(cause) => cause_word(cause).to_owned(),
         },
     }

@@ -38,7 +38,7 @@ pub struct Cluster {
     pub voters: u8,
     /// How long a node owns a VIP without renewing: 50ms to 10s.
     pub lease: Span,
-    /// How recently a node must have confirmed its state with a quorum to serve bindings from its own table: 10ms to 10s.
+    /// How recently a node must have confirmed its state with a quorum to serve bindings from its own table: 10ms to 1s.
     pub freshness: Span,
     /// After how long a voter that is gone is replaced by a learner: 1s to 30d.
     pub replace_voter_after: Span,

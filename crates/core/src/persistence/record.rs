@@ -15,8 +15,12 @@ pub enum Provenance {
     Created,
     /// The key was moved here from another backend.
     Rehomed(RehomeCause),
-    /// The key's binding to another backend had ended, and was bound here by a request before its record was swept.
+    /// The key's binding had ended, at another backend or because an operator deleted it, and the key was bound here
+    /// by a request before that record was swept.
     Replaced,
+    /// An operator deleted it. It counts for nothing; the record only tells, until it is swept, that nodes which have
+    /// not heard of it yet still forward on it. Its times say when it was deleted.
+    Deleted,
 }
 
 impl Provenance {
@@ -29,6 +33,7 @@ impl Provenance {
             Self::Rehomed(RehomeCause::ConnectFailed) => 4,
             Self::Rehomed(RehomeCause::Operator) => 5,
             Self::Replaced => 6,
+            Self::Deleted => 7,
         }
     }
 
@@ -41,6 +46,7 @@ impl Provenance {
             4 => Self::Rehomed(RehomeCause::ConnectFailed),
             5 => Self::Rehomed(RehomeCause::Operator),
             6 => Self::Replaced,
+            7 => Self::Deleted,
             _ => return None,
         })
     }
@@ -70,6 +76,11 @@ impl Record {
     pub fn index(&self, applied: LogIndex) -> LogIndex {
         let age = (applied.get() as u32).wrapping_sub(self.index_low);
         LogIndex::new(applied.get().saturating_sub(u64::from(age)))
+    }
+
+    /// Whether only the trace of a deleted binding is left.
+    pub fn is_deleted(&self) -> bool {
+        self.provenance == Provenance::Deleted
     }
 
     /// The two words that are kept. The first is never zero in its low 28 bits.

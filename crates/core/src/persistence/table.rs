@@ -57,6 +57,9 @@ impl From<&TablePersistence> for TableConfig {
 impl TableConfig {
     /// Log time from which the binding no longer counts; `None` for a pinned one.
     pub fn deadline(&self, record: &Record) -> Option<LogTime> {
+        if record.is_deleted() {
+            return Some(seconds(record.last_used_s));
+        }
         if record.pinned {
             return None;
         }
@@ -73,9 +76,14 @@ impl TableConfig {
         self.idle_ms > other.idle_ms || absolute(self) > absolute(&other)
     }
 
-    /// Whether the binding counts at `now`.
+    /// Whether the binding counts at `now`. A deleted one never does, also for a reader whose `now` is behind.
     pub fn is_live(&self, record: &Record, now: LogTime) -> bool {
-        self.deadline(record).is_none_or(|deadline| now < deadline)
+        !record.is_deleted() && self.ends_after(record, now)
+    }
+
+    /// Whether the binding's end is later than `at`.
+    fn ends_after(&self, record: &Record, at: LogTime) -> bool {
+        self.deadline(record).is_none_or(|deadline| at < deadline)
     }
 }
 
@@ -255,16 +263,6 @@ impl TableWriter {
         }
     }
 
-    /// Deletes a binding; says whether there was one.
-    pub(crate) fn remove(&mut self, key: KeyHash) -> bool {
-        let Some(old) = self.table.get(key) else { return false };
-        self.account(key, Some(old), None);
-        let shard = shard_of(key.as_u128());
-        self.writable(shard).remove(key.as_u128());
-        self.lens[shard] -= 1;
-        true
-    }
-
     /// Takes the bindings out of a shard that ended at or before `by`; says how many.
     pub(super) fn expire_shard(&mut self, shard: usize, by: LogTime) -> u64 {
         if self.lens[shard] == 0 {
@@ -273,7 +271,7 @@ impl TableWriter {
         let slots = self.table.shards[shard].load_full();
         let (mut dead, mut alive) = (Vec::new(), 0_usize);
         for (key, record) in slots.iter_from(0) {
-            if self.config.is_live(&record, by) { alive += 1 } else { dead.push((key, record)) }
+            if self.config.ends_after(&record, by) { alive += 1 } else { dead.push((key, record)) }
         }
         if dead.is_empty() {
             return 0;
@@ -282,7 +280,7 @@ impl TableWriter {
             self.account(KeyHash::from_u128(*key), Some(*record), None);
         }
         if dead.len() * 16 > alive {
-            let left: Vec<_> = slots.iter_from(0).filter(|(_, record)| self.config.is_live(record, by)).collect();
+            let left: Vec<_> = slots.iter_from(0).filter(|(_, record)| self.config.ends_after(record, by)).collect();
             self.table.shards[shard].store(Arc::new(Slots::build(&left, 0)));
         } else {
             drop(slots);
@@ -292,7 +290,7 @@ impl TableWriter {
             }
         }
         self.lens[shard] = alive as u32;
-        self.totals.expired += dead.len() as u64;
+        self.totals.expired += dead.iter().filter(|(_, record)| !record.is_deleted()).count() as u64;
         dead.len() as u64
     }
 
@@ -334,7 +332,7 @@ impl TableWriter {
         self.len
     }
 
-    /// Bindings of one backend.
+    /// Bindings of one backend, without deleted ones.
     pub(crate) fn len_of(&self, backend: BackendId) -> u64 {
         self.by_backend.get(&backend).copied().unwrap_or(0)
     }
@@ -367,16 +365,20 @@ impl TableWriter {
         if let Some(old) = old {
             self.digest = self.digest.wrapping_sub(self.hash_of(key, old));
             self.len -= 1;
-            let count = self.by_backend.get_mut(&old.backend).expect("each binding was counted when it was put");
-            *count -= 1;
-            if *count == 0 {
-                self.by_backend.remove(&old.backend);
+            if !old.is_deleted() {
+                let count = self.by_backend.get_mut(&old.backend).expect("each binding was counted when it was put");
+                *count -= 1;
+                if *count == 0 {
+                    self.by_backend.remove(&old.backend);
+                }
             }
         }
         if let Some(new) = new {
             self.digest = self.digest.wrapping_add(self.hash_of(key, new));
             self.len += 1;
-            *self.by_backend.entry(new.backend).or_insert(0) += 1;
+            if !new.is_deleted() {
+                *self.by_backend.entry(new.backend).or_insert(0) += 1;
+            }
         }
     }
 

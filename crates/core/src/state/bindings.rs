@@ -41,7 +41,7 @@ pub struct TableInfo {
     pub service: ServiceId,
     /// Lifetimes and bound; the last ones, if the service has no table any more.
     pub config: TableConfig,
-    /// Bindings, ended ones included until they are swept.
+    /// Bindings, ended and deleted ones included until they are swept.
     pub bindings: u64,
     /// What happened so far.
     pub totals: Totals,
@@ -77,7 +77,7 @@ impl State {
         table.get(key).filter(|record| table.config().is_live(record, self.log_time))
     }
 
-    /// A binding, whether it has ended or not.
+    /// A binding, whether it has ended, or was deleted, or not.
     pub fn binding_or_ended(&self, service: ServiceId, key: KeyHash) -> Option<Record> {
         self.store.get(service)?.get(key)
     }
@@ -142,7 +142,7 @@ impl State {
             (None, None) => (Provenance::Created, BindingChange::Created),
         };
         let record = fresh(bind.choice, provenance, false, at.now, at.index.get() as u32);
-        table.put(bind.key, Put { record, over_expired: known.is_some() && current.is_none() });
+        table.put(bind.key, Put { record, over_expired: expired(known, current) });
         match cause {
             Some(cause) => *table.totals.rehomed_mut(cause) += 1,
             None => table.totals.created += 1,
@@ -172,7 +172,9 @@ impl State {
         let current = known.filter(|record| table.config().is_live(record, at.now));
         let Some(to) = to else {
             let Some(record) = current else { return not_found("binding".to_owned()) };
-            table.remove(key);
+            // The record stays for as long as other ended ones do: whoever binds the key anew has to know of it.
+            let deleted = fresh(record.backend, Provenance::Deleted, false, at.now, at.index.get() as u32);
+            table.put(key, Put { record: deleted, over_expired: false });
             table.totals.deleted += 1;
             let what = format!("binding to {} deleted", self.backend_name(record.backend).unwrap_or_default());
             self.record(at, author, Said::new(EventKind::BindingSet, Subject::Binding(service, key), what));
@@ -202,7 +204,7 @@ impl State {
                 fresh(to, provenance, pinned, at.now, at.index.get() as u32)
             }
         };
-        table.put(key, Put { record, over_expired: known.is_some() && current.is_none() });
+        table.put(key, Put { record, over_expired: expired(known, current) });
         match how {
             BindingChange::Created | BindingChange::Replaced { .. } => table.totals.created += 1,
             BindingChange::Rehomed(cause) => *table.totals.rehomed_mut(cause) += 1,
@@ -215,7 +217,13 @@ impl State {
     }
 }
 
-/// The backend of a record that has ended, if the key now goes to another one. Ask only when no binding counts.
+/// The backend of a record that has ended, if nodes may still forward the key elsewhere than to `to`. Ask only when no
+/// binding counts. Nobody knows whether a deleted binding had settled: at its own backend, too, the next one has to.
 fn ended_elsewhere(ended: Option<Record>, to: BackendId) -> Option<BackendId> {
-    ended.map(|record| record.backend).filter(|old| *old != to)
+    ended.filter(|record| record.backend != to || record.is_deleted()).map(|record| record.backend)
+}
+
+/// Whether a key that is bound now had a binding whose lifetime ended.
+fn expired(known: Option<Record>, current: Option<Record>) -> bool {
+    current.is_none() && known.is_some_and(|record| !record.is_deleted())
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::scenario::*;
 use crate::{
     ids::{BackendId, Boot, LogIndex, NodeId, ServiceId, VipId},
-    persistence::KeyHash,
+    persistence::{KeyHash, Record},
     plan::{AdminState, Verdict},
     state::*,
     time::LogTime,
@@ -103,11 +103,11 @@ impl Model {
         self.bindings.insert(key, bound);
     }
 
-    /// The outcome. `full` and `kept`, the backend of the key's record, ended or not, are what only the state can
-    /// know: what is not swept yet.
-    fn carry_out(&mut self, now: u64, command: &Command, full: bool, kept: Option<BackendId>) -> Outcome {
-        let created = |to: BackendId| match kept.filter(|old| *old != to) {
-            Some(old) => BindingChange::Replaced { old },
+    /// The outcome. `full` and `kept`, the key's record, ended or not, are what only the state can know: what is not
+    /// swept yet.
+    fn carry_out(&mut self, now: u64, command: &Command, full: bool, kept: Option<Record>) -> Outcome {
+        let created = |to: BackendId| match kept.filter(|old| old.backend != to || old.is_deleted()) {
+            Some(old) => BindingChange::Replaced { old: old.backend },
             None => BindingChange::Created,
         };
         let seconds = now.div_ceil(1000) * 1000;
@@ -213,7 +213,7 @@ proptest! {
                     };
                     let kept = match &command {
                         Command::Bind { key, .. } | Command::SetBinding { key, .. } => {
-                            s.state.binding_or_ended(WEB, *key).map(|record| record.backend)
+                            s.state.binding_or_ended(WEB, *key)
                         }
                         _ => None,
                     };
@@ -229,7 +229,7 @@ proptest! {
                 if let Some(view) = s.state.tables().lookup(WEB, *key, s.now) {
                     prop_assert_eq!(Some(view.backend), expected.map(|b| b.backend), "a reader is never ahead");
                 }
-                if let Some(record) = s.state.binding_or_ended(WEB, *key) {
+                if let Some(record) = s.state.binding_or_ended(WEB, *key).filter(|record| !record.is_deleted()) {
                     *counts.entry(record.backend).or_insert(0) += 1;
                 }
             }

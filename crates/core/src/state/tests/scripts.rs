@@ -6,6 +6,7 @@ use crate::{
     persistence::{KeyHash, Provenance},
     plan::{self, AdminState, Verdict},
     state::*,
+    time::LogTime,
 };
 
 const A: BackendId = BackendId::new(1);
@@ -165,6 +166,35 @@ fn a_key_whose_record_ended_is_replaced_only_at_another_backend() {
     let reread = s.reread();
     assert_eq!(reread.binding(WEB, KEY).expect("bound").provenance, Provenance::Replaced);
     assert_eq!(reread.hash(), s.state.hash());
+}
+
+#[test]
+fn a_key_whose_binding_was_deleted_is_replaced_at_any_backend_until_the_trace_is_swept() {
+    let mut s = Scenario::shop();
+    let figures = |s: &Scenario| {
+        let info = s.state.table_info(WEB).expect("configured");
+        (info.bindings, info.totals.deleted, info.totals.expired)
+    };
+    s.run(bind(A));
+    assert_eq!(s.run(pin(None, false)), Outcome::Done);
+    assert_eq!(s.state.binding(WEB, KEY), None);
+    assert!(s.state.bindings_page(WEB, None, 10).is_empty());
+    assert!(s.state.tables().lookup(WEB, KEY, LogTime::from_millis(0)).is_none(), "also by a clock far behind");
+    assert_eq!((s.state.bindings_of(A), figures(&s)), (0, (1, 1, 0)));
+    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Replaced { old: A }), "nodes may still forward to a");
+    s.run(pin(None, false));
+    let reread = s.reread();
+    assert_eq!(reread.hash(), s.state.hash());
+    assert!(reread.binding_or_ended(WEB, KEY).expect("a trace is left").is_deleted());
+    assert_eq!(s.run(bind(B)), bound(B, BindingChange::Replaced { old: B }), "b itself may not have settled");
+    assert_eq!(s.state.binding(WEB, KEY).expect("bound").provenance, Provenance::Replaced);
+    s.run(pin(None, false));
+    // Longer than the grace and a round of the sweep.
+    for _ in 0..200 {
+        s.wait(100);
+    }
+    assert_eq!(figures(&s), (0, 3, 0));
+    assert_eq!(s.run(bind(A)), bound(A, BindingChange::Created));
 }
 
 #[test]
