@@ -18,9 +18,9 @@ pub fn founded(document: &str) -> State {
         ca_key_sealed: Vec::new(),
         first_node: NodeInfo { name: "n1".to_owned(), ..NodeInfo::default() },
         first_node_key_fingerprint: [1; 32],
-        table_secret: [0; 16],
-        cookie_secret: [0; 32],
-        lease_secret: [0; 32],
+        table_secret: [0; 16].into(),
+        cookie_secret: [0; 32].into(),
+        lease_secret: [0; 32].into(),
     };
     pass(&mut state, START, Command::InitCluster(Box::new(init)));
     configure(&mut state, START, document);
