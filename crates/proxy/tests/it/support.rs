@@ -464,6 +464,9 @@ pub struct Backend {
     pub address: SocketAddr,
     shared: Arc<BackendShared>,
     accepting: Option<JoinHandle<()>>,
+    /// Bound and not listening: holds the port of [`Backend::nowhere`].
+    #[expect(dead_code, reason = "held for its port")]
+    reserved: Option<socket2::Socket>,
 }
 
 #[derive(Default)]
@@ -556,7 +559,7 @@ impl Backend {
                 held.threads.lock().unwrap().push(thread);
             }
         });
-        Self { address, shared, accepting: Some(accepting) }
+        Self { address, shared, accepting: Some(accepting), reserved: None }
     }
 
     /// Answers every request with 200 and its name.
@@ -578,11 +581,14 @@ impl Backend {
         })
     }
 
-    /// An address that nobody listens on.
+    /// An address that nobody listens on, and that nobody gets while this lives: a port that was given back would be
+    /// some other test's soon.
     pub fn nowhere() -> Self {
-        let mut backend = Self::named("nowhere");
-        backend.stop();
-        backend
+        let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        reserved.bind(&any.into()).unwrap();
+        let address = reserved.local_addr().unwrap().as_socket().unwrap();
+        Self { address, shared: Arc::default(), accepting: None, reserved: Some(reserved) }
     }
 
     pub fn requests(&self) -> Vec<String> {
