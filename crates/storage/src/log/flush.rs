@@ -123,10 +123,11 @@ fn sync(shared: &Shared, db: &DB, mark: &Mark, path: &std::path::Path, writes: u
     let began = Instant::now();
     // Read before the sync, so that it names only writes that the sync covers.
     let number = db.latest_sequence_number();
-    db.flush_wal(true).map_err(|error| SyncError { path: path.to_owned(), detail: error.to_string().into() })?;
-    if let Err(error) = mark.write(number) {
-        tracing::warn!(%error, path = %path.display(), "cannot note how far the log was acknowledged");
-    }
+    let failed = |detail: String| SyncError { path: path.to_owned(), detail: detail.into() };
+    db.flush_wal(true).map_err(|error| failed(error.to_string()))?;
+    // A file system that was made read-only by an error in this moment may confirm a sync that it did not
+    // carry out. It refuses this write, and then nothing is acknowledged.
+    mark.write(number).map_err(|error| failed(format!("cannot note how far it was written: {error}")))?;
     let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
     shared.syncs.fetch_add(1, Ordering::Relaxed);
     shared.writes.fetch_add(writes, Ordering::Relaxed);
