@@ -79,7 +79,7 @@ pub enum Failback {
     /// It stays where it is until the holder fails or an operator moves it.
     #[default]
     Never,
-    /// It returns once the better node has been stable for a while.
+    /// It returns as soon as the better node is ready to take it. A node that comes and goes takes it each time.
     Automatic,
 }
 
