@@ -15,18 +15,21 @@ use ballast_core::{
     state::{BindingChange, Command, Outcome, Refusal},
 };
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::{clock::boottime, view::View};
-
-/// Without a confirmation for so long this node counts as isolated: it goes by its own checks, and clients do not
-/// wait for a log that does not answer.
-pub const ISOLATED_AFTER: Duration = Duration::from_secs(2);
 
 /// Longest that a client's request waits for its binding: an election and a retry fit in.
 const BIND_DEADLINE: Duration = Duration::from_secs(4);
 
 /// Longest that a hit waits to be confirmed before the farm's `isolated` decides.
 const CONFIRM_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// The same for a node that has just started, whose table may be old: a start of all nodes at once fits in.
+const FIRST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How old a confirmation is when this node asks by itself. With a quorum the lease protocol's rounds are far quicker.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Longest that a hit waits until whatever moved has settled, which takes 1.3 s at most unless everything begins to
 /// settle anew meanwhile.
@@ -60,8 +63,7 @@ impl<C: Propose + ReadIndex + Clone> NodeBindings<C> {
 
     /// Whether no majority has answered this node for so long that asking again only costs time.
     fn isolated(&self) -> bool {
-        let age = self.view.freshness.age(boottime()).map(Duration::from_nanos);
-        age.is_none_or(|age| age > ISOLATED_AFTER)
+        self.view.freshness.isolated(boottime())
     }
 
     /// Whether the table may be served from right now.
@@ -154,11 +156,44 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
                 sleep(LOOK_AGAIN).await;
                 view.settling.applied(view.applied_index(), boottime(), view.settle());
             }
-            let asked_at = boottime();
-            let index = cluster.confirm(CONFIRM_DEADLINE).await?;
-            view.freshness.confirm(asked_at, index, view.applied_index());
-            Ok(())
+            ask(&view, &cluster).await
         })
+    }
+}
+
+/// Asks a majority whether the state here is current, until it answers or an attempt fails in which this process ran
+/// all the while.
+///
+/// # Errors
+/// When nobody answered in time.
+async fn ask(view: &View, cluster: &impl ReadIndex) -> Result<(), NotConfirmed> {
+    loop {
+        let asked_at = boottime();
+        let deadline = if view.freshness.age(asked_at).is_some() { CONFIRM_DEADLINE } else { FIRST_DEADLINE };
+        match cluster.confirm(deadline).await {
+            Ok(index) => {
+                view.freshness.confirm(asked_at, index, view.applied_index());
+                return Ok(());
+            }
+            Err(error) if view.freshness.failed(asked_at, deadline, boottime()) => return Err(error),
+            // It stood still while it asked.
+            Err(_) => sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+/// Keeps asking while the lease protocol's rounds confirm nothing, so that a node without a quorum knows that, and one
+/// that has it again, too. Ends with `until`.
+pub async fn keep_asking(view: Arc<View>, cluster: impl ReadIndex, until: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = sleep(ASK_EVERY) => {}
+            () = until.cancelled() => return,
+        }
+        let silent = view.freshness.age(boottime()).is_none_or(|age| Duration::from_nanos(age) > ASK_EVERY);
+        if silent && let Err(error) = ask(&view, &cluster).await {
+            tracing::debug!(%error, "the state is not confirmed");
+        }
     }
 }
 

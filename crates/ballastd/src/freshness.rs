@@ -11,7 +11,10 @@
 //!
 //! Not here: what a moved binding waits for ([`crate::settling`]).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use ballast_core::{ids::LogIndex, time::BootNanos};
 use parking_lot::Mutex;
@@ -27,9 +30,19 @@ pub struct Freshness {
     span: AtomicU64,
     /// Spans that were replaced, with the time until which other nodes may still count by them.
     replaced: Mutex<Vec<(u64, BootNanos)>>,
+    /// When an attempt to confirm the state last failed although this process ran all the while. Zero for never.
+    unanswered: AtomicU64,
     /// The state is not to be trusted any more.
     void: AtomicBool,
 }
+
+/// Without a confirmation for so long, and asking in vain, this node counts as isolated: it goes by its own checks,
+/// and clients do not wait for a log that does not answer.
+const ISOLATED_AFTER_NANOS: u64 = 2_000_000_000;
+
+/// An attempt that failed counts for so long. More than the time from one attempt to the end of the next; a process
+/// that was frozen for longer asks before it believes that it is alone.
+const UNANSWERED_COUNTS_NANOS: u64 = 6_000_000_000;
 
 impl Freshness {
     /// Never confirmed; a confirmation will count for `span` nanoseconds.
@@ -38,8 +51,29 @@ impl Freshness {
             confirmed: AtomicU64::new(0),
             span: AtomicU64::new(span),
             replaced: Mutex::new(Vec::new()),
+            unanswered: AtomicU64::new(0),
             void: AtomicBool::new(false),
         }
+    }
+
+    /// An attempt to confirm that began at `asked_at` has failed at `now`, after `deadline` of this process' own time.
+    /// Returns false, and forgets it, if much more time than that has passed: then this process stood still, and
+    /// whether anybody would have answered is not known.
+    pub fn failed(&self, asked_at: BootNanos, deadline: Duration, now: BootNanos) -> bool {
+        let ran = Duration::from_nanos(now.since(asked_at)) < deadline * 4 / 3;
+        if ran {
+            self.unanswered.fetch_max(now.get(), Ordering::AcqRel);
+        }
+        ran
+    }
+
+    /// Whether no majority answers this node. An old confirmation alone does not say so: a process that has just
+    /// started, or was frozen, has not asked yet, and its table may be older than what others serve by.
+    pub fn isolated(&self, now: BootNanos) -> bool {
+        let unanswered = self.unanswered.load(Ordering::Acquire);
+        unanswered > self.confirmed.load(Ordering::Acquire)
+            && now.since(BootNanos::new(unanswered)) < UNANSWERED_COUNTS_NANOS
+            && self.age(now).is_none_or(|age| age > ISOLATED_AFTER_NANOS)
     }
 
     /// Changes how long a confirmation counts. `now` is when this node applied the change.
@@ -122,6 +156,24 @@ mod tests {
         assert_eq!(fresh.longest_span(at(11_223)), 100 * MS);
         fresh.set_span(200 * MS, at(20_000));
         assert_eq!(fresh.longest_span(at(20_000)), 200 * MS);
+    }
+
+    #[test]
+    fn only_who_asked_in_vain_is_isolated() {
+        let at = |millis: u64| BootNanos::new(millis * MS);
+        let fresh = Freshness::new(100 * MS);
+        assert!(!fresh.isolated(at(60_000)), "it has only just started");
+        assert!(fresh.failed(at(60_000), Duration::from_secs(5), at(65_000)));
+        assert!(fresh.isolated(at(65_000)), "it was never confirmed, and nobody answers");
+
+        fresh.confirm(at(66_000), LogIndex::new(1), LogIndex::new(1));
+        assert!(!fresh.isolated(at(66_100)));
+        assert!(!fresh.isolated(at(90_000)), "it was frozen, and has not asked since");
+        assert!(!fresh.failed(at(66_050), Duration::from_millis(1500), at(90_000)), "it was frozen while it asked");
+        assert!(!fresh.isolated(at(90_000)));
+        assert!(fresh.failed(at(90_000), Duration::from_millis(1500), at(91_510)));
+        assert!(fresh.isolated(at(91_510)));
+        assert!(!fresh.isolated(at(98_000)), "it was frozen while it was isolated");
     }
 
     #[test]

@@ -47,7 +47,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    bindings::NodeBindings,
+    bindings::{self, NodeBindings},
     bootstrap::Bootstrap,
     clock::boottime,
     endpoints,
@@ -192,6 +192,8 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         log_end: status.last_log,
     };
     parts.spawn(named("publisher", publisher.run(ending.clone())));
+    let asking = bindings::keep_asking(Arc::clone(&view), raft.clone(), ending.clone());
+    parts.spawn(named("confirmation of the state", never_fails(asking)));
     if proxy.is_some() {
         let checks = prober::run(
             Arc::clone(&view) as _,
@@ -443,7 +445,7 @@ impl Publisher {
                 self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
             }
             let age = self.node.view.freshness.age(boottime()).map(Duration::from_nanos);
-            self.findings.set_isolated(age.is_none_or(|age| age > crate::bindings::ISOLATED_AFTER));
+            self.findings.set_isolated(self.node.view.freshness.isolated(boottime()));
 
             let generation = self.node.view.generation();
             if generation != seen_generation {
