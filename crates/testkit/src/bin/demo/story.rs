@@ -90,8 +90,14 @@ impl Shop {
         let owner = self.cluster.wait_owner("public")?;
         let killed_owner = self.kill(&load, owner, "the owner of the VIP")?;
         let leader = self.cluster.wait_leader()?;
-        let killed_leader = self.kill(&load, leader, "the Raft leader")?;
+        let role = if self.cluster.wait_owner("public")? == leader {
+            "the Raft leader, which owns the VIP now"
+        } else {
+            "the Raft leader"
+        };
+        let killed_leader = self.kill(&load, leader, role)?;
 
+        let load_ended = load.elapsed();
         let seen = load.stop();
         say("What the visitors saw:");
         let verdict = judge(&seen);
@@ -101,8 +107,9 @@ impl Shop {
             seen.len() - verdict.served,
             verdict.failed
         ));
-        for (what, at) in [("owner of the VIP", killed_owner), ("Raft leader", killed_leader)] {
-            detail(&format!("kill of the {what}: {}", around(&seen, at)));
+        let ends = [killed_leader, load_ended];
+        for ((what, at), end) in [("the owner of the VIP", killed_owner), (role, killed_leader)].into_iter().zip(ends) {
+            detail(&format!("kill of {what}: {}", between(&seen, at, end)));
         }
         let moved = verdict.moved.len();
         if moved == 0 {
@@ -201,10 +208,9 @@ farms:
     )
 }
 
-/// What visitors noticed within three seconds after `at`.
-fn around(seen: &[Seen], at: Duration) -> String {
-    let window: Vec<_> =
-        seen.iter().filter(|s| s.started + s.took >= at && s.started < at + Duration::from_secs(3)).collect();
+/// What visitors noticed from `at` until `end`. A request belongs to the time in which it ended.
+fn between(seen: &[Seen], at: Duration, end: Duration) -> String {
+    let window: Vec<_> = seen.iter().filter(|s| (at..end).contains(&(s.started + s.took))).collect();
     let failed: Vec<_> = window.iter().filter(|s| s.result.is_err()).collect();
     let mut ends: Vec<_> = window.iter().filter(|s| s.result.is_ok()).map(|s| s.started + s.took).collect();
     ends.push(at);
