@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{
         BindError, BindRequest, Bindings, Bound, BoundHow, BoxFuture, Lookup, NotConfirmed, Propose, ProposeError,
@@ -17,7 +18,7 @@ use ballast_core::{
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::boottime, view::View};
+use crate::view::View;
 
 /// Longest that a client's request waits for its binding: an election and a retry fit in.
 const BIND_DEADLINE: Duration = Duration::from_secs(4);
@@ -63,12 +64,12 @@ impl<C: Propose + ReadIndex + Clone> NodeBindings<C> {
 
     /// Whether no majority has answered this node for so long that asking again only costs time.
     fn isolated(&self) -> bool {
-        self.view.freshness.isolated(boottime())
+        self.view.freshness.isolated(boot_now())
     }
 
     /// Whether the table may be served from right now.
     fn fresh(&self) -> bool {
-        let now = boottime();
+        let now = boot_now();
         if self.view.freshness.holds(now) {
             // Cheap path first; rounds are taken into account before the last one runs out, below.
             let half = self.view.freshness.span() / 2;
@@ -79,7 +80,7 @@ impl<C: Propose + ReadIndex + Clone> NodeBindings<C> {
         if let Some(round) = (self.confirmed)() {
             self.view.freshness.confirm(round.asked_at, round.index, self.view.applied_index());
         }
-        self.view.freshness.holds(boottime())
+        self.view.freshness.holds(boot_now())
     }
 }
 
@@ -91,7 +92,7 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
         let log_time = self.view.log_time();
         match tables.lookup(service, key, log_time) {
             None => Lookup::Miss,
-            Some(binding) if !fresh || !self.view.settling.has_settled(&binding, log_time, boottime()) => Lookup::Stale,
+            Some(binding) if !fresh || !self.view.settling.has_settled(&binding, log_time, boot_now()) => Lookup::Stale,
             Some(binding) => Lookup::Hit { backend: binding.backend, renew: binding.renew_due },
         }
     }
@@ -148,13 +149,13 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
             // The caller does not say which key; whatever moved has settled after this.
             let moved = view.settling.last_moved();
             let give_up = Instant::now() + SETTLE_DEADLINE;
-            while !view.settling.quiet_up_to(moved, boottime()) {
+            while !view.settling.quiet_up_to(moved, boot_now()) {
                 if Instant::now() >= give_up {
                     let detail = format!("bindings that moved have not settled within {SETTLE_DEADLINE:?}");
                     return Err(NotConfirmed { detail });
                 }
                 sleep(LOOK_AGAIN).await;
-                view.settling.applied(view.applied_index(), boottime(), view.settle());
+                view.settling.applied(view.applied_index(), boot_now(), view.settle());
             }
             ask(&view, &cluster).await
         })
@@ -168,14 +169,14 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
 /// When nobody answered in time.
 async fn ask(view: &View, cluster: &impl ReadIndex) -> Result<(), NotConfirmed> {
     loop {
-        let asked_at = boottime();
+        let asked_at = boot_now();
         let deadline = if view.freshness.age(asked_at).is_some() { CONFIRM_DEADLINE } else { FIRST_DEADLINE };
         match cluster.confirm(deadline).await {
             Ok(index) => {
                 view.freshness.confirm(asked_at, index, view.applied_index());
                 return Ok(());
             }
-            Err(error) if view.freshness.failed(asked_at, deadline, boottime()) => return Err(error),
+            Err(error) if view.freshness.failed(asked_at, deadline, boot_now()) => return Err(error),
             // It stood still while it asked.
             Err(_) => sleep(LOOK_AGAIN).await,
         }
@@ -190,7 +191,7 @@ pub async fn keep_asking(view: Arc<View>, cluster: impl ReadIndex, until: Cancel
             () = sleep(ASK_EVERY) => {}
             () = until.cancelled() => return,
         }
-        let silent = view.freshness.age(boottime()).is_none_or(|age| Duration::from_nanos(age) > ASK_EVERY);
+        let silent = view.freshness.age(boot_now()).is_none_or(|age| Duration::from_nanos(age) > ASK_EVERY);
         if silent && let Err(error) = ask(&view, &cluster).await {
             tracing::debug!(%error, "the state is not confirmed");
         }
@@ -213,7 +214,7 @@ async fn settle(
         let binding = view.tables().and_then(|tables| tables.lookup(service, key, log_time));
         match binding {
             None => return Ok(None),
-            Some(binding) if view.settling.has_settled(&binding, log_time, boottime()) => {
+            Some(binding) if view.settling.has_settled(&binding, log_time, boot_now()) => {
                 return Ok(Some(binding.backend));
             }
             Some(_) if Instant::now() >= give_up => {
@@ -222,7 +223,7 @@ async fn settle(
             Some(_) => {}
         }
         sleep(LOOK_AGAIN).await;
-        view.settling.applied(view.applied_index(), boottime(), view.settle());
+        view.settling.applied(view.applied_index(), boot_now(), view.settle());
     }
 }
 
@@ -285,7 +286,7 @@ mod tests {
         let view = Arc::new(View::new(NodeId::new(1)));
         let state = founded(SHOP);
         view.applied(&state, state.applied());
-        view.freshness.confirm(boottime(), LogIndex::new(0), LogIndex::new(0));
+        view.freshness.confirm(boot_now(), LogIndex::new(0), LogIndex::new(0));
         let outcome = Outcome::Bound { backend: A, how: BindingChange::Existing };
         let runtime = tokio::runtime::Handle::current();
         let bindings = NodeBindings::new(Arc::clone(&view), Answers(outcome), || None, runtime);
@@ -309,11 +310,11 @@ mod tests {
         show(&view, &mut state, set(None));
         let settled = |key| {
             let binding = state.tables().lookup(WEB, key, START).expect("bound");
-            view.settling.has_settled(&binding, START, boottime())
+            view.settling.has_settled(&binding, START, boot_now())
         };
         assert!(state.tables().lookup(WEB, KEY, START).is_none());
         assert!(settled(OTHER));
-        view.settling.all_moved(boottime().plus(3_600_000_000_000));
+        view.settling.all_moved(boot_now().plus(3_600_000_000_000));
         assert!(!settled(OTHER), "what is asked is whether everything settles");
     }
 
@@ -332,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn a_hit_does_not_wait_for_ever_until_things_have_settled() {
         let (view, _, bindings) = node();
-        view.settling.all_moved(boottime().plus(3_600_000_000_000));
+        view.settling.all_moved(boot_now().plus(3_600_000_000_000));
         assert!(bindings.confirm().await.is_err());
     }
 }

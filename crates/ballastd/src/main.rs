@@ -5,7 +5,6 @@
 
 mod bindings;
 mod bootstrap;
-mod clock;
 mod endpoints;
 #[cfg(test)]
 mod fixture;

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::UNIX_EPOCH};
 
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::ClusterView,
     durations::{BOUNDS_US, Durations},
@@ -12,7 +13,7 @@ use ballast_core::{
 use ballast_raft::Role;
 use ballast_telemetry::metrics::{self, Distribution, Family};
 
-use crate::{clock::boottime, operations::Node};
+use crate::operations::Node;
 
 /// All causes for which a binding moves, with their label.
 const CAUSES: [(RehomeCause, &str); 5] = [
@@ -112,7 +113,7 @@ fn raft(node: &Node, families: &mut Vec<Family>) {
             seconds,
         ));
     }
-    if let Some(age) = node.view.freshness.age(boottime()) {
+    if let Some(age) = node.view.freshness.age(boot_now()) {
         families.push(gauge(
             "ballast_state_confirmed_age_seconds",
             "Time since the state was confirmed with a quorum",
@@ -128,7 +129,7 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
     let mut owner = Family::gauge("ballast_vip_owner", "Whether this node owns the VIP");
     let mut epoch = Family::gauge("ballast_vip_epoch", "Epoch of the VIP's lease");
     let mut remaining = Family::gauge("ballast_vip_lease_remaining_seconds", "What is left of this node's lease");
-    let now = boottime();
+    let now = boot_now();
     for vip in leases.status().iter() {
         let Some(name) = names.get(&vip.vip) else { continue };
         let labels = [("vip", name.as_str())];

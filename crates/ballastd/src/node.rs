@@ -26,6 +26,7 @@ use ballast_admin::{
     serve::{serve_tls, serve_unix},
     services::{Parts, Services},
 };
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{ClusterView, Ownership, Propose},
     ids::{Boot, LogIndex},
@@ -49,7 +50,6 @@ use tracing::{error, info, warn};
 use crate::{
     bindings::{self, NodeBindings},
     bootstrap::Bootstrap,
-    clock::boottime,
     endpoints,
     identity::{self, Genesis, Identity},
     leases::{self, Leases, Membership},
@@ -440,17 +440,17 @@ impl Publisher {
             }
             let reached = self.node.view.applied_index();
             self.marks.set_applied(reached);
-            self.node.view.settling.applied(reached, boottime(), self.node.view.settle());
+            self.node.view.settling.applied(reached, boot_now(), self.node.view.settle());
             if let Some(round) = self.leases.confirmed() {
                 self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
             }
-            let age = self.node.view.freshness.age(boottime()).map(Duration::from_nanos);
-            self.findings.set_isolated(self.node.view.freshness.isolated(boottime()));
+            let age = self.node.view.freshness.age(boot_now()).map(Duration::from_nanos);
+            self.findings.set_isolated(self.node.view.freshness.isolated(boot_now()));
 
             let generation = self.node.view.generation();
             if generation != seen_generation {
                 seen_generation = generation;
-                self.node.raft.with_state(|state| past.learn(state, boottime()));
+                self.node.raft.with_state(|state| past.learn(state, boot_now()));
                 if let Some(proxy) = &self.node.proxy {
                     proxy.plan_changed();
                 }
@@ -463,7 +463,7 @@ impl Publisher {
                     voters: status.voter_sets.iter().map(|set| set.iter().copied().collect()).collect(),
                 }
             };
-            let longest = past.longest(boottime());
+            let longest = past.longest(boot_now());
             let now = (generation, membership, fit, longest);
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.

@@ -11,6 +11,7 @@ use std::{
 use ballast_admin::node::{
     HeldVip, ListenerProblem, LocalStatus, OperationError, Operations, SnapshotMade, StateAccess,
 };
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{BoxFuture, ClusterView},
     ids::{LogIndex, NodeId},
@@ -23,7 +24,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{clock::boottime, leases::TransitionCounts, view::View};
+use crate::{leases::TransitionCounts, view::View};
 
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -68,7 +69,7 @@ impl Node {
         if status.leader.is_none() {
             reasons.push("no leader is known".to_owned());
         }
-        match self.view.freshness.age(boottime()) {
+        match self.view.freshness.age(boot_now()) {
             None => reasons.push("the state was never confirmed with a quorum".to_owned()),
             Some(age) if Duration::from_nanos(age) > CONFIRMED_WITHIN => {
                 reasons.push(format!("the state was last confirmed with a quorum {} s ago", age / 1_000_000_000));
@@ -91,7 +92,7 @@ impl Node {
 
     fn held(&self) -> Vec<HeldVip> {
         let Some(leases) = self.leases.get() else { return Vec::new() };
-        let now = boottime();
+        let now = boot_now();
         leases
             .status()
             .iter()
@@ -143,7 +144,7 @@ impl Operations for Node {
             applied: self.view.applied_index(),
             snapshot: raft.snapshot,
             purged: raft.purged,
-            confirmed_age: self.view.freshness.age(boottime()).map(Duration::from_nanos),
+            confirmed_age: self.view.freshness.age(boot_now()).map(Duration::from_nanos),
             serving,
             listener_problems: failed.into_iter().filter_map(listener_problem).collect(),
             held: self.held(),

@@ -12,6 +12,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::ClusterView,
     ids::{LogIndex, NodeId},
@@ -25,7 +26,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    clock::boottime,
     freshness::Freshness,
     leaps::Leaps,
     settling::{Settling, settle_nanos},
@@ -93,7 +93,7 @@ impl View {
     /// Log time now, as far as this node can tell: what it last applied, and the time since.
     pub fn log_time(&self) -> LogTime {
         let ahead = self.log_time_ahead.load(Ordering::Acquire);
-        LogTime::from_millis((boottime().get() / 1_000_000).saturating_add_signed(ahead))
+        LogTime::from_millis((boot_now().get() / 1_000_000).saturating_add_signed(ahead))
     }
 
     /// The binding tables, once the state exists.
@@ -105,19 +105,19 @@ impl View {
         self.tables.get_or_init(|| Arc::clone(state.tables()));
         self.learn_span(state);
         // Before anybody reads the new log time: what moved long ago by it may have moved just now.
-        if self.leaps.lock().leapt(state.log_time(), boottime()) {
-            self.settling.all_moved(boottime().plus(self.settle()));
+        if self.leaps.lock().leapt(state.log_time(), boot_now()) {
+            self.settling.all_moved(boot_now().plus(self.settle()));
         }
         let log_time = state.log_time().as_millis();
         if log_time > self.log_time.load(Ordering::Acquire) {
-            let ahead = log_time.cast_signed() - (boottime().get() / 1_000_000).cast_signed();
+            let ahead = log_time.cast_signed() - (boot_now().get() / 1_000_000).cast_signed();
             self.log_time_ahead.store(ahead, Ordering::Release);
             self.log_time.store(log_time, Ordering::Release);
         }
         if state.plan_version() != self.compiled.load(Ordering::Acquire) {
             self.compile(state);
         }
-        self.settling.applied(index, boottime(), self.settle());
+        self.settling.applied(index, boot_now(), self.settle());
         // Last, so that whoever waits for the index finds everything else in place.
         self.applied_index.store(index.get(), Ordering::Release);
         self.applied.send_replace(index);
@@ -125,13 +125,13 @@ impl View {
 
     /// How long a moved binding settles now, in nanoseconds.
     pub fn settle(&self) -> u64 {
-        settle_nanos(self.freshness.longest_span(boottime()))
+        settle_nanos(self.freshness.longest_span(boot_now()))
     }
 
     /// Takes over how long a confirmation counts.
     fn learn_span(&self, state: &State) {
         if let Some(document) = state.document() {
-            self.freshness.set_span(document.cluster.freshness.as_millis() * 1_000_000, boottime());
+            self.freshness.set_span(document.cluster.freshness.as_millis() * 1_000_000, boot_now());
         }
     }
 
@@ -167,7 +167,7 @@ impl Observer for View {
     fn installed(&self, state: &State) {
         // Which bindings moved on the way here is not known, so all of them settle, by the freshness that is in force.
         self.learn_span(state);
-        self.settling.all_moved(boottime().plus(self.settle()));
+        self.settling.all_moved(boot_now().plus(self.settle()));
         self.show(state, state.applied());
     }
 }
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_snapshot_settles_by_the_freshness_that_it_brings() {
         let view = View::new(NODE);
-        let before = boottime();
+        let before = boot_now();
         view.installed(&founded(SLOW));
         let still = before.plus(settle_nanos(SECOND) - 1);
         assert!(!view.settling.quiet_up_to(LogIndex::new(0), still));
@@ -224,7 +224,7 @@ mod tests {
             created: START,
             renew_due: false,
         };
-        let before = boottime();
+        let before = boot_now();
         pass(&mut state, START.plus_millis(61_000), Command::Tick);
         view.applied(&state, state.applied());
         assert!(view.log_time() >= START.plus_millis(61_000));

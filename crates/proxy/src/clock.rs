@@ -1,24 +1,13 @@
 //! The clocks of the data plane.
 //!
-//! `CLOCK_BOOTTIME` for what must never jump (leases, durations), the wall clock only for what is
-//! shown or sent (`Date`, logs, a cookie's end of life).
+//! The wall clock, for what is shown or sent (`Date`, logs, a cookie's end of life).
 //!
-//! Not here: deadlines ([`crate::ticks`]).
+//! Not here: the clock of leases and durations (`ballast-clock`), deadlines ([`crate::ticks`]).
 
 use std::{
     cell::{Cell, RefCell},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-use ballast_core::time::BootNanos;
-
-/// Now, on the clock that leases are measured with.
-pub fn boot_now() -> BootNanos {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a valid timespec to write to, and the clock exists on every Linux since 2.6.39.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) };
-    BootNanos::new(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
-}
 
 /// Time since the Unix epoch, zero if the clock is set before it.
 pub fn wall_now() -> Duration {

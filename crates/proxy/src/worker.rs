@@ -16,6 +16,7 @@ use std::{
     },
 };
 
+use ballast_clock::boot_now;
 use ballast_core::{
     ids::{BackendId, FarmId, ServiceId},
     lease::VipGate,
@@ -32,7 +33,7 @@ use crate::{
     accesslog::LogPort,
     backend::{Backend, Permits},
     buf::BufPool,
-    clock::{self, Wall},
+    clock::Wall,
     http::{self, field::Field, record::TimeText},
     live::{Farm, Kept, Live, ServiceState},
     stats::{ListenerCounters, WorkerCounters},
@@ -147,7 +148,7 @@ pub struct Listener {
 impl Listener {
     /// Whether this node may serve it right now.
     pub fn may_serve(&self) -> bool {
-        self.identity.vip.as_ref().is_none_or(|vip| vip.gate.is_open(clock::boot_now()))
+        self.identity.vip.as_ref().is_none_or(|vip| vip.gate.is_open(boot_now()))
     }
 }
 
@@ -190,7 +191,7 @@ impl Worker {
         let worker = Rc::new(Self {
             index,
             counters: shared.counters[index].clone(),
-            ticks: Ticks::new(clock::boot_now().get() / 1_000_000),
+            ticks: Ticks::new(boot_now().get() / 1_000_000),
             pool: BufPool::default(),
             wall: Wall::new(),
             log,
@@ -248,7 +249,7 @@ impl Worker {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
-            let now_ms = clock::boot_now().get() / 1_000_000;
+            let now_ms = boot_now().get() / 1_000_000;
             self.ticks.advance(now_ms);
             self.wall.refresh();
             if let Some(log) = &self.log {

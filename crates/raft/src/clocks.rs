@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use ballast_clock::boot_now;
 use ballast_core::{
     ids::NodeId,
     time::{BootNanos, LogTime},
@@ -75,15 +76,6 @@ impl From<SystemTime> for WallTime {
     }
 }
 
-/// `CLOCK_BOOTTIME` now: never set, counts through suspend.
-pub(crate) fn boottime() -> BootNanos {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes one timespec to a valid place; this clock always exists on Linux.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
-    assert_eq!(result, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
-    BootNanos::new(u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0))
-}
-
 /// The latest time that the clocks of a majority of every voter set have reached, or `None` when
 /// not enough of them are known.
 ///
@@ -133,7 +125,7 @@ impl Clocks {
     pub(crate) fn hear(&self, from: NodeId, metadata: &MetadataMap) {
         let told = metadata.get(CLOCK).and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(micros) = told {
-            self.note(from, WallTime::from_micros(micros), boottime());
+            self.note(from, WallTime::from_micros(micros), boot_now());
         }
     }
 
@@ -163,13 +155,13 @@ impl Clocks {
 
     /// Keeps by how much `own` was ahead of the voters' time.
     pub(crate) fn compared(&self, own: WallTime, voters: WallTime) {
-        *self.offset.lock() = Some((own.ahead_of(voters), boottime()));
+        *self.offset.lock() = Some((own.ahead_of(voters), boot_now()));
     }
 
     /// By how many microseconds this node's wall clock is ahead of the voters' time, if it was compared lately.
     pub(crate) fn offset_micros(&self) -> Option<i64> {
         let (offset, at) = (*self.offset.lock())?;
-        (boottime().since(at) < OFFSET_FRESH_NANOS).then_some(offset)
+        (boot_now().since(at) < OFFSET_FRESH_NANOS).then_some(offset)
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
     },
 };
 
+use ballast_clock::boot_now;
 use ballast_core::{
     ids::{LogIndex, NodeId},
     state::{Command, Entry, FrameOutcomes, Origin, State, StateSnapshot, codec},
@@ -32,7 +33,6 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::{
-    clocks::boottime,
     compare::HashRing,
     peers::AddressBook,
     proposer::{Flight, LogClock},
@@ -126,7 +126,7 @@ impl Replica {
 
     fn observe_time(&self, state: &State) {
         self.log_time.fetch_max(state.log_time().as_millis(), Ordering::AcqRel);
-        self.log_clock.lock().observe(boottime(), state.log_time());
+        self.log_clock.lock().observe(boot_now(), state.log_time());
     }
 }
 

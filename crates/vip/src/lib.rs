@@ -8,7 +8,6 @@
 //!
 //! Not here: the protocol (`ballast_core::lease`), which is pure and is tested by simulation.
 
-mod clock;
 mod driver;
 mod gates;
 mod handle;
@@ -16,7 +15,6 @@ mod marks;
 mod priority;
 mod thread;
 
-pub use clock::boot_now;
 pub use driver::{Driver, ListenerChange, LoopbackDriver};
 pub use gates::Gates;
 pub use handle::{Counters, Handle};

@@ -12,6 +12,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
     ids::{Boot, NodeId, VipId},
@@ -20,7 +21,7 @@ use ballast_core::{
 };
 
 use crate::{
-    Driver, Gates, Handle, LogMarks, boot_now,
+    Driver, Gates, Handle, LogMarks,
     handle::{Shared, Wish},
     priority,
 };

@@ -5,12 +5,13 @@ mod support;
 
 use std::{net::UdpSocket, sync::Arc, time::Duration};
 
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
     ids::{LogIndex, NodeId},
     lease::{Change, GainCause, LossCause},
 };
-use ballast_vip::{Driver as _, ListenerChange, LoopbackDriver, boot_now};
+use ballast_vip::{Driver as _, ListenerChange, LoopbackDriver};
 use support::{Cluster, VIP};
 
 /// Three times the default, so that a busy machine without real-time scheduling starves no renewal.

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use ballast_clock::boot_now;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncWrite, Interest},
@@ -30,7 +31,6 @@ use super::{
 };
 use crate::{
     buf::Buf,
-    clock,
     live::Farm,
     ticks::{Elapsed, Timer},
     worker::{Held, Listener, Worker},
@@ -156,7 +156,7 @@ impl Client {
         let (mut line_checked, mut blank_skipped) = (false, false);
         let mut begun = !self.buf.is_empty();
         if begun {
-            self.began_ns = clock::boot_now().get();
+            self.began_ns = boot_now().get();
         }
         self.timer
             .arm(if begun || self.requests == 0 { timeouts.client_header } else { timeouts.client_idle }.as_millis());
@@ -183,7 +183,7 @@ impl Client {
                     self.listener().counters.bytes_in_total.add(count as u64);
                     if !begun {
                         begun = true;
-                        self.began_ns = clock::boot_now().get();
+                        self.began_ns = boot_now().get();
                         self.timer.arm(timeouts.client_header.as_millis());
                     }
                 }

@@ -20,7 +20,7 @@ use tokio::{
 use tracing::info;
 
 use super::{check, findings::Cell};
-use crate::clock::boot_now;
+use ballast_clock::boot_now;
 
 /// How long one try to report may take.
 const REPORT_DEADLINE: Duration = Duration::from_secs(3);

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{Applied, ProposeError},
     durations::Durations,
@@ -21,7 +22,7 @@ use tracing::{Span, field::Empty};
 
 use super::MemberFailure;
 use crate::{
-    clocks::{WallTime, boottime},
+    clocks::WallTime,
     log_store::LogStore,
     machine::Replica,
     peers::Peers,
@@ -98,7 +99,7 @@ impl Shared {
         use openraft::async_runtime::watch::WatchReceiver;
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        self.peers.clocks.voters_time(metrics.membership_config.membership().get_joint_config(), boottime())
+        self.peers.clocks.voters_time(metrics.membership_config.membership().get_joint_config(), boot_now())
     }
 
     /// What this member knows now.

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use ballast_clock::boot_now;
 use ballast_core::{
     ids::LogIndex,
     state::{Entry, Frame, codec},
@@ -34,7 +35,7 @@ use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{BYTES_MAX, COMMANDS_MAX, FRAMES_IN_FLIGHT};
 use crate::{
-    clocks::{Clocks, boottime},
+    clocks::Clocks,
     machine::Replica,
     types::{Commands, Raft},
     words,
@@ -252,7 +253,7 @@ pub(crate) async fn propose_entry(
 /// The log time of the next entry.
 fn stamp(raft: &Raft, replica: &Replica, clocks: &Clocks) -> LogTime {
     use openraft::async_runtime::watch::WatchReceiver;
-    let now = boottime();
+    let now = boot_now();
     let metrics = raft.metrics();
     let voters = clocks.voters_time(metrics.borrow_watched().membership_config.membership().get_joint_config(), now);
     let stamp = replica.log_clock.lock().stamp(now, voters);

@@ -11,13 +11,14 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use ballast_clock::boot_now;
 use ballast_core::{
     config::Failback,
     ids::{Boot, LogIndex, NodeId, VipId},
     lease::{Change, Epoch, LeaseMember, LeaseView, LeaseVip, LogFacts, Timing, Transition, VoterSets},
     time::BootNanos,
 };
-use ballast_vip::{Driver, Gates, Handle, Inputs, LeaseThread, LogMarks, Options, boot_now};
+use ballast_vip::{Driver, Gates, Handle, Inputs, LeaseThread, LogMarks, Options};
 
 pub const VIP: VipId = VipId::new(7);
 

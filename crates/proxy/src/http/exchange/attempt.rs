@@ -7,13 +7,13 @@
 
 use std::rc::Rc;
 
+use ballast_clock::boot_now;
 use ballast_core::{balance::HashKey, config::Persistence, ids::BackendId};
 
 use super::{After, job::Job, sending::Sent, trail::Trail};
 use crate::{
     backend::{Backend, Link},
     buf::Buf,
-    clock,
     http::{
         client::Client,
         ending::Ending,
@@ -69,7 +69,7 @@ impl Attempt<'_> {
     ) -> Result<(Ending, After, bool), Attempted> {
         let mut sent = Sent::Going;
         let head_len = self.await_response(client, link, input, &mut sent).await?;
-        self.trail.first_ns = clock::boot_now().get();
+        self.trail.first_ns = boot_now().get();
         let mut reply = self
             .rewrite(client, input, head_len, sent, set_cookie)
             .map_err(|ending| Attempted::Over(ending, After::Linger))?;

@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 
+use ballast_clock::boot_now;
 use ballast_core::ids::BackendId;
 use smallvec::SmallVec;
 
@@ -16,7 +17,6 @@ use super::{
     trail::Trail,
 };
 use crate::{
-    clock,
     http::{client::Client, ending::Ending, stick::Chooser},
     live::{Farm, Service},
 };
@@ -51,7 +51,7 @@ pub(super) async fn attempts(
         if trail.binding == "none" || choice.binding != "hit" {
             trail.binding = choice.binding;
         }
-        trail.chosen_ns = clock::boot_now().get();
+        trail.chosen_ns = boot_now().get();
         let link = match acquire(client, farm, service, &backend, fresh).await {
             Ok(link) => link,
             Err(Ending::ConnectFailed) => {
@@ -67,7 +67,7 @@ pub(super) async fn attempts(
             }
             Err(ending) => return fail(client, farm, service, job, trail, ending).await,
         };
-        trail.connected_ns = clock::boot_now().get();
+        trail.connected_ns = boot_now().get();
         // The last look before a backend is touched: the VIP may have been lost while waiting.
         if !client.listener().may_serve() {
             backend.put(link, client.timer.now_ms());

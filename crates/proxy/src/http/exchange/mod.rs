@@ -26,8 +26,10 @@ mod trail;
 
 use std::rc::Rc;
 
+use ballast_clock::boot_now;
+
 use super::{client::Client, ending::Ending};
-use crate::{clock, live::Farm};
+use crate::live::Farm;
 use answer::{answer, answer_final};
 use attempts::attempts;
 use job::{Prepared, prepare};
@@ -49,7 +51,7 @@ pub enum After {
 /// Serves the request whose head fills the first `head_len` bytes of the buffer.
 pub async fn run(client: &mut Client, farm: Rc<Farm>, head_len: usize) -> After {
     client.requests = client.requests.saturating_add(1);
-    let mut trail = Trail::new(client, clock::boot_now().get());
+    let mut trail = Trail::new(client, boot_now().get());
     let (service, mut job) = match prepare(client, &farm, head_len, &mut trail) {
         Ok(Prepared::Forward(service, job)) => (service, job),
         Ok(Prepared::Answer { body, keep }) => {
@@ -81,7 +83,7 @@ pub async fn run(client: &mut Client, farm: Rc<Farm>, head_len: usize) -> After 
 /// Answers a client whose head never became a request.
 pub async fn reject(client: &mut Client, farm: &Rc<Farm>, ending: Ending) -> After {
     client.listener().counters.rejected_total.up();
-    let mut trail = Trail::new(client, clock::boot_now().get());
+    let mut trail = Trail::new(client, boot_now().get());
     let after = answer(client, farm, None, &mut trail, ending).await;
     trail.finish(client, farm, ending);
     after

@@ -4,6 +4,7 @@
 
 use std::{net::IpAddr, rc::Rc};
 
+use ballast_clock::boot_now;
 use smallvec::SmallVec;
 
 use super::job::REQUEST_ID_MAX;
@@ -64,7 +65,7 @@ impl Trail {
     /// Counts the request and writes its line.
     pub(super) fn finish(mut self, client: &Client, farm: &Farm, ending: Ending) {
         let worker = client.worker();
-        let now_ns = clock::boot_now().get();
+        let now_ns = boot_now().get();
         if let Some(service) = &self.service {
             service.state.durations.record(now_ns.saturating_sub(self.began_ns) / 1000);
         }
