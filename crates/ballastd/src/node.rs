@@ -34,7 +34,7 @@ use ballast_core::{
     state::{Author, Command, NodeAdmin, NodeRole, Outcome, Refusal},
 };
 use ballast_proxy::{
-    AccessLog, Ports, Proxy, ProxyOptions,
+    AccessLog, BindVips, Ports, Proxy, ProxyOptions,
     prober::{self, Findings},
 };
 use ballast_raft::{Handle, Member, MemberOptions, TlsConnect};
@@ -122,6 +122,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
                 workers: bootstrap.proxy.workers,
                 cpu_pinning: false,
                 access_log: access_log(&bootstrap.log.access)?,
+                bind_vips: BindVips::WhileHeld,
             };
             Some(Arc::new(Proxy::start(options, ports).context("cannot start the data plane")?))
         }

@@ -157,7 +157,8 @@ fn main() -> anyhow::Result<()> {
     };
     let alone = Arc::new(Alone { plan: Arc::new(plan(address(0)?, address(1)?, table)), table: RwLock::default() });
     let ports = Ports { view: alone.clone(), bindings: alone.clone(), ownership: alone.clone(), passive: alone };
-    let proxy = Proxy::start(ProxyOptions { workers: 1, cpu_pinning: false, access_log }, ports)?;
+    let proxy =
+        Proxy::start(ProxyOptions { workers: 1, cpu_pinning: false, access_log, ..ProxyOptions::default() }, ports)?;
     for listener in proxy.listeners() {
         println!("{} {}", listener.address, listener.error.as_deref().unwrap_or("listening"));
     }

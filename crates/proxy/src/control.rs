@@ -2,8 +2,9 @@
 //!
 //! One thread owns the sockets and gives each worker its own: `SO_REUSEPORT` sockets for addresses
 //! of the node, so that the kernel spreads connections; one exclusive socket, duplicated, for a VIP,
-//! so that two processes on one machine can never both have it. Reconciled by difference: a
-//! listener that did not change is not touched.
+//! so that two processes on one machine can never both have it (where VIPs are fenced by the kernel, their sockets are
+//! like any other, bound whether the VIP is held or not). Reconciled by difference: a listener that did not change is
+//! not touched.
 //!
 //! A listener that cannot be bound is tried again, and said to be failing meanwhile.
 //!
@@ -27,7 +28,10 @@ use ballast_core::{
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::worker::{Identity, Listen, Order, Shared, VipIdentity};
+use crate::{
+    proxy::BindVips,
+    worker::{Identity, Listen, Order, Shared, VipIdentity},
+};
 
 /// How soon a bind that failed is tried again: a VIP's former owner lets go within milliseconds.
 const RETRY: Duration = Duration::from_millis(20);
@@ -78,10 +82,13 @@ pub type Published = Arc<Mutex<Listening>>;
 pub struct Control {
     shared: Arc<Shared>,
     published: Published,
+    bind_vips: BindVips,
     held: BTreeSet<VipId>,
     sockets: BTreeMap<Key, Bound>,
     next_id: u64,
     draining: bool,
+    /// False once it ends.
+    serving: bool,
 }
 
 /// What tells listeners apart. The name is part of it, so that two listeners with an ephemeral port differ.
@@ -105,8 +112,17 @@ struct Sockets {
 
 impl Control {
     /// Nothing bound yet.
-    pub fn new(shared: Arc<Shared>, published: Published) -> Self {
-        Self { shared, published, held: BTreeSet::new(), sockets: BTreeMap::new(), next_id: 1, draining: false }
+    pub fn new(shared: Arc<Shared>, published: Published, bind_vips: BindVips) -> Self {
+        Self {
+            shared,
+            published,
+            bind_vips,
+            held: BTreeSet::new(),
+            sockets: BTreeMap::new(),
+            next_id: 1,
+            draining: false,
+            serving: true,
+        }
     }
 
     /// Carries out notices until told to stop.
@@ -147,6 +163,7 @@ impl Control {
         }
         self.held.clear();
         self.draining = true;
+        self.serving = false;
         self.reconcile();
         self.tell_all(|| Order::Stop);
     }
@@ -161,7 +178,11 @@ impl Control {
     /// Brings what is bound in line with what is wanted.
     fn reconcile(&mut self) {
         let plan = self.shared.ports.view.plan();
-        let wanted = if self.draining { BTreeMap::new() } else { self.wanted(&plan) };
+        let mut wanted = self.wanted(&plan);
+        if self.draining {
+            // Fenced listeners get nothing new from a VIP that was given up, only what the kernel took before.
+            wanted.retain(|_, wanted| self.serving && self.bind_vips == BindVips::Always && wanted.vip.is_some());
+        }
         let gone: Vec<Key> = self.sockets.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         for key in gone {
             if let Some(Bound { state: Ok(sockets), .. }) = self.sockets.remove(&key) {
@@ -196,7 +217,9 @@ impl Control {
         for farm in &plan.farms {
             for listener in &farm.listeners {
                 let (vip, addresses) = match &listener.bind {
-                    Bind::Vip { id, .. } if !self.held.contains(id) => continue,
+                    Bind::Vip { id, .. } if self.bind_vips == BindVips::WhileHeld && !self.held.contains(id) => {
+                        continue;
+                    }
                     Bind::Vip { id, name, addresses } => (Some((*id, name.clone())), addresses.clone()),
                     Bind::Address(address) => (None, vec![*address]),
                 };
@@ -211,17 +234,23 @@ impl Control {
 
     fn open(&mut self, (farm, name, address): &Key, wanted: &Wanted) -> io::Result<Sockets> {
         let workers = self.shared.orders.len();
-        let listeners = if wanted.vip.is_some() {
+        let spread = match (&wanted.vip, self.bind_vips) {
+            (Some(_), BindVips::WhileHeld) => None,
+            (Some(_), BindVips::Always) => Some(Sharing::SpreadAhead),
+            (None, _) => Some(Sharing::Spread),
+        };
+        let listeners = if let Some(spread) = spread {
+            // Found out without SO_REUSEPORT, which would share the port with any process of the same user.
+            let alone = if spread == Sharing::SpreadAhead { Sharing::Ahead } else { Sharing::Exclusive };
+            drop(bind(*address, alone)?);
+            let first = listen(*address, spread)?;
+            let real = first.local_addr()?;
+            let more = (1..workers).map(|_| listen(real, spread)).collect::<io::Result<Vec<_>>>()?;
+            std::iter::once(first).chain(more).collect()
+        } else {
             let first = listen(*address, Sharing::Exclusive)?;
             let copies = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
             std::iter::once(first).chain(copies).collect::<Vec<_>>()
-        } else {
-            // Found out without SO_REUSEPORT, which would share the port with any process of the same user.
-            drop(bind(*address, Sharing::Exclusive)?);
-            let first = listen(*address, Sharing::Spread)?;
-            let real = first.local_addr()?;
-            let more = (1..workers).map(|_| listen(real, Sharing::Spread)).collect::<io::Result<Vec<_>>>()?;
-            std::iter::once(first).chain(more).collect()
         };
         let address = listeners[0].local_addr()?;
         let id = self.next_id;
@@ -266,19 +295,27 @@ impl Control {
 enum Sharing {
     /// Nobody else may have the address.
     Exclusive,
+    /// The same, and the address need not be there yet.
+    Ahead,
     /// One socket a worker.
     Spread,
+    /// One socket a worker, and the address need not be there yet.
+    SpreadAhead,
 }
 
 fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    if sharing == Sharing::Spread {
+    if matches!(sharing, Sharing::Spread | Sharing::SpreadAhead) {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
         // `::` is not `0.0.0.0`: each is configured on its own.
         socket.set_only_v6(true)?;
+    }
+    if matches!(sharing, Sharing::Ahead | Sharing::SpreadAhead) {
+        // ip(7), IP_FREEBIND.
+        if address.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
     }
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;

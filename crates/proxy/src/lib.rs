@@ -22,4 +22,4 @@ mod worker;
 
 pub use accesslog::AccessLog;
 pub use control::ListenerState;
-pub use proxy::{Ports, Proxy, ProxyOptions};
+pub use proxy::{BindVips, Ports, Proxy, ProxyOptions};

@@ -26,6 +26,17 @@ use crate::{
     worker::{self, Shared},
 };
 
+/// When the listeners of a VIP are bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BindVips {
+    /// Only while this node owns the VIP: the sockets are what decides who is reached.
+    #[default]
+    WhileHeld,
+    /// Always: something else keeps packets from the sockets of a node that does not own the VIP, and taking over does
+    /// not wait for a bind.
+    Always,
+}
+
 /// What is decided once, at the start.
 #[derive(Debug)]
 pub struct ProxyOptions {
@@ -35,11 +46,13 @@ pub struct ProxyOptions {
     pub cpu_pinning: bool,
     /// Where the access log goes.
     pub access_log: AccessLog,
+    /// When the listeners of VIPs are bound.
+    pub bind_vips: BindVips,
 }
 
 impl Default for ProxyOptions {
     fn default() -> Self {
-        Self { workers: 0, cpu_pinning: false, access_log: AccessLog::Off }
+        Self { workers: 0, cpu_pinning: false, access_log: AccessLog::Off, bind_vips: BindVips::default() }
     }
 }
 
@@ -105,7 +118,7 @@ impl Proxy {
         drop(ready);
         // Ends when every worker has said its word.
         started.iter().collect::<io::Result<()>>()?;
-        let control = Control::new(proxy.shared.clone(), proxy.published.clone());
+        let control = Control::new(proxy.shared.clone(), proxy.published.clone(), options.bind_vips);
         let run = move || control.run(&inbox);
         proxy.threads.push(std::thread::Builder::new().name("proxy-control".to_owned()).spawn(run)?);
         proxy.settle();
@@ -117,13 +130,13 @@ impl Proxy {
         self.tell(Notice::PlanChanged);
     }
 
-    /// This node owns the VIP now: its listeners are bound. Returns at once.
+    /// This node owns the VIP now: its listeners are bound. Returns at once. Needed with [`BindVips::WhileHeld`] only.
     pub fn vip_acquired(&self, vip: VipId) {
         self.tell(Notice::Vip(vip, true));
     }
 
     /// This node does not own the VIP any more: its listeners are closed, its connections end after
-    /// what they are doing. Returns once nothing new is accepted.
+    /// what they are doing. Returns once nothing new is accepted. Needed with [`BindVips::WhileHeld`] only.
     pub fn vip_released(&self, vip: VipId) {
         self.tell(Notice::Vip(vip, false));
         self.settle();

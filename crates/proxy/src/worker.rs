@@ -40,6 +40,10 @@ use crate::{
     ticks::{TICK, Ticks},
 };
 
+/// How long an idle connection stays open once a drain has begun, so that a request that is on its way is answered and
+/// its client told to leave, instead of meeting a reset. Clients that reuse connections do so within less.
+const IDLE_GRACE_MS: u64 = 1000;
+
 /// Work that a worker is told to do.
 #[derive(Debug)]
 pub enum Order {
@@ -141,15 +145,43 @@ pub struct Listener {
     pub counters: Arc<ListenerCounters>,
     /// It is gone: connections close after what they are doing.
     pub closed: Cell<bool>,
+    /// Connections were taken on it.
+    used: Cell<bool>,
     id: u64,
     open: Arc<AtomicU32>,
 }
 
 impl Listener {
-    /// Whether this node may serve it right now.
+    /// Whether this node may serve its connections right now. Those that the kernel took while the VIP was held may be
+    /// finished after it was handed over; nobody but the kernel of the owner takes new ones.
     pub fn may_serve(&self) -> bool {
-        self.identity.vip.as_ref().is_none_or(|vip| vip.gate.is_open(boot_now()))
+        self.identity.vip.as_ref().is_none_or(|vip| vip.gate.may_finish(boot_now()))
     }
+
+    /// The same listener for connections that come later.
+    fn renewed(&self) -> Self {
+        Self {
+            identity: self.identity.clone(),
+            counters: self.counters.clone(),
+            closed: Cell::new(false),
+            used: Cell::new(false),
+            id: self.id,
+            open: self.open.clone(),
+        }
+    }
+
+    /// Whether connections should end with what they are doing.
+    pub fn is_ending(&self) -> bool {
+        self.closed.get() || self.identity.vip.as_ref().is_some_and(|vip| vip.gate.is_leaving())
+    }
+}
+
+/// A listener that is accepted on.
+struct Accepting {
+    /// What connections get that are accepted from now on. Another one after each loss of its VIP, so that those of an
+    /// earlier tenure can be told to close.
+    current: Rc<RefCell<Rc<Listener>>>,
+    task: AbortHandle,
 }
 
 /// One worker.
@@ -176,10 +208,14 @@ pub struct Worker {
     pub lines: RefCell<Vec<Vec<u8>>>,
     /// Connections close after what they are doing.
     pub draining: Cell<bool>,
+    /// Idle connections close too.
+    pub closing_idle: Cell<bool>,
+    /// When the drain began, in milliseconds.
+    drain_began_ms: Cell<u64>,
     live: RefCell<Rc<Live>>,
     generation: Cell<u64>,
     kept: Kept,
-    listeners: RefCell<HashMap<u64, (Rc<Listener>, AbortHandle)>>,
+    listeners: RefCell<HashMap<u64, Accepting>>,
     random: Cell<u64>,
 }
 
@@ -199,6 +235,8 @@ impl Worker {
             log_time: RefCell::default(),
             lines: RefCell::default(),
             draining: Cell::new(false),
+            closing_idle: Cell::new(false),
+            drain_began_ms: Cell::new(0),
             live: RefCell::new(Rc::new(Live::new(
                 plan.clone(),
                 |id| Rc::new(Backend::new(id, index, Arc::default(), Arc::default())),
@@ -232,13 +270,13 @@ impl Worker {
                 }
                 Order::Drain => {
                     self.draining.set(true);
-                    self.ticks.wake_all();
+                    self.drain_began_ms.set(boot_now().get() / 1_000_000);
                 }
                 Order::Stop => break,
             }
         }
         ticking.abort();
-        self.listeners.borrow_mut().drain().for_each(|(_, (_, accepting))| accepting.abort());
+        self.listeners.borrow_mut().drain().for_each(|(_, accepting)| accepting.task.abort());
         if let Some(log) = &self.log {
             log.flush();
         }
@@ -252,6 +290,11 @@ impl Worker {
             let now_ms = boot_now().get() / 1_000_000;
             self.ticks.advance(now_ms);
             self.wall.refresh();
+            self.retire();
+            if self.draining.get() && !self.closing_idle.get() && now_ms >= self.drain_began_ms.get() + IDLE_GRACE_MS {
+                self.closing_idle.set(true);
+                self.ticks.wake_all();
+            }
             if let Some(log) = &self.log {
                 log.flush();
             }
@@ -304,6 +347,7 @@ impl Worker {
             counters: self.counters.listener(listen.identity.farm, &listen.identity.name),
             identity: listen.identity,
             closed: Cell::new(false),
+            used: Cell::new(false),
             id: listen.id,
             open: listen.open,
         });
@@ -314,21 +358,42 @@ impl Worker {
                 return;
             }
         };
-        let accepting = tokio::task::spawn_local(self.clone().accept(listener.clone(), socket)).abort_handle();
-        self.listeners.borrow_mut().insert(listener.id, (listener, accepting));
+        let id = listener.id;
+        let current = Rc::new(RefCell::new(listener));
+        let task = tokio::task::spawn_local(self.clone().accept(current.clone(), socket)).abort_handle();
+        self.listeners.borrow_mut().insert(id, Accepting { current, task });
     }
 
-    fn unlisten(&self, id: u64) {
-        if let Some((listener, accepting)) = self.listeners.borrow_mut().remove(&id) {
-            accepting.abort();
-            listener.closed.set(true);
+    /// Closes the connections of listeners whose VIP was lost since the last look, or was handed over so long ago that
+    /// what clients had begun is over.
+    fn retire(&self) {
+        let mut retired = false;
+        for accepting in self.listeners.borrow().values() {
+            let before = accepting.current.borrow().clone();
+            if before.used.get() && !before.may_serve() {
+                before.closed.set(true);
+                *accepting.current.borrow_mut() = Rc::new(before.renewed());
+                retired = true;
+            }
+        }
+        if retired {
             self.ticks.wake_all();
         }
     }
 
-    async fn accept(self: Rc<Self>, listener: Rc<Listener>, socket: TcpListener) {
+    fn unlisten(&self, id: u64) {
+        if let Some(accepting) = self.listeners.borrow_mut().remove(&id) {
+            accepting.task.abort();
+            accepting.current.borrow().closed.set(true);
+            self.ticks.wake_all();
+        }
+    }
+
+    async fn accept(self: Rc<Self>, current: Rc<RefCell<Rc<Listener>>>, socket: TcpListener) {
         loop {
-            match socket.accept().await {
+            let accepted = socket.accept().await;
+            let listener = current.borrow().clone();
+            match accepted {
                 Ok((stream, peer)) => self.admit(&listener, stream, peer),
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
@@ -342,9 +407,11 @@ impl Worker {
 
     fn admit(self: &Rc<Self>, listener: &Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
         let Some(farm) = self.farm(listener.identity.farm) else { return };
-        if !listener.may_serve() || self.draining.get() {
+        // What the kernel took before a VIP was handed over is not lost because the accepting was late.
+        if !listener.may_serve() || self.draining.get() && !listener.is_ending() {
             return;
         }
+        listener.used.set(true);
         let limits = &farm.plan.limits;
         let held = Held::new(self.clone(), listener.clone());
         if listener.open.load(Ordering::Relaxed) > limits.connections_max {

@@ -1,21 +1,43 @@
 //! What owning a VIP means on this machine.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, os::fd::RawFd, sync::Arc};
 
-use ballast_core::{ids::VipId, lease::Epoch, time::BootNanos};
+use ballast_core::{
+    ids::{NodeId, VipId},
+    lease::{Epoch, LeaseView},
+    time::BootNanos,
+};
 
 /// Carries out ownership. Called on the lease thread, which waits for nothing: every call has to
 /// return within a millisecond or so.
 pub trait Driver: Send + 'static {
-    /// This node owns the VIP from now on. Its gate is open.
-    fn acquired(&mut self, vip: VipId, addresses: &[IpAddr], epoch: Epoch);
+    /// The agreed state changed. Called before anything that follows from it.
+    fn view(&mut self, view: &Arc<LeaseView>);
+
+    /// This node has agreed to take the VIP over and will be asked to within a round trip, or never.
+    fn prepare(&mut self, vip: VipId);
+
+    /// This node owns the VIP from now on, until `until` unless it is renewed. `predecessor` handed it over and may
+    /// still be finishing what clients have begun there.
+    fn acquired(&mut self, vip: VipId, epoch: Epoch, until: BootNanos, predecessor: Option<NodeId>);
 
     /// The right was extended to `until`.
     fn renewed(&mut self, vip: VipId, epoch: Epoch, until: BootNanos);
 
-    /// This node owns the VIP no longer. Its gate is closed; the successor is told as soon as this
-    /// returns, so nothing may be accepted on the VIP's addresses after that.
-    fn released(&mut self, vip: VipId);
+    /// Until when connections may be finished here that clients have begun before `successor` takes over; nothing when
+    /// they end with the ownership.
+    fn finish_until(&self, vip: VipId, successor: NodeId, now: BootNanos) -> Option<BootNanos>;
+
+    /// This node owns the VIP no longer. Its gate is closed; the successor is told as soon as this returns, so nothing
+    /// new may be accepted on the VIP's addresses after that. `finishing` is the successor with what
+    /// [`Driver::finish_until`] said.
+    fn released(&mut self, vip: VipId, finishing: Option<(NodeId, BootNanos)>);
+
+    /// Does what is due, once a turn and after everything above. Returns when there is something to do next.
+    fn turn(&mut self, now: BootNanos) -> Option<BootNanos>;
+
+    /// What else the thread should wake up for: [`Driver::turn`] follows when one of them can be read.
+    fn descriptors(&self) -> &[RawFd];
 }
 
 /// What the listener manager has to do.
@@ -40,6 +62,7 @@ pub enum ListenerChange {
 /// No privileges: the owner alone binds the VIP's listeners (127.x.y.z). For the demo and tests.
 pub struct LoopbackDriver {
     change: Box<dyn FnMut(ListenerChange) + Send>,
+    view: Option<Arc<LeaseView>>,
 }
 
 impl LoopbackDriver {
@@ -47,18 +70,39 @@ impl LoopbackDriver {
     /// not accept any more: asking the gate before each accepted connection is enough for that, and
     /// closing them may follow.
     pub fn new(change: impl FnMut(ListenerChange) + Send + 'static) -> Self {
-        Self { change: Box::new(change) }
+        Self { change: Box::new(change), view: None }
     }
 }
 
 impl Driver for LoopbackDriver {
-    fn acquired(&mut self, vip: VipId, addresses: &[IpAddr], epoch: Epoch) {
-        (self.change)(ListenerChange::Bind { vip, addresses: addresses.to_vec(), epoch });
+    fn view(&mut self, view: &Arc<LeaseView>) {
+        self.view = Some(Arc::clone(view));
+    }
+
+    fn prepare(&mut self, _vip: VipId) {}
+
+    fn acquired(&mut self, vip: VipId, epoch: Epoch, _until: BootNanos, _predecessor: Option<NodeId>) {
+        let known = self.view.as_ref().and_then(|view| view.vips.iter().find(|known| known.id == vip));
+        let addresses = known.map_or_else(Vec::new, |known| known.addresses.clone());
+        (self.change)(ListenerChange::Bind { vip, addresses, epoch });
     }
 
     fn renewed(&mut self, _vip: VipId, _epoch: Epoch, _until: BootNanos) {}
 
-    fn released(&mut self, vip: VipId) {
+    /// Connections belong to the sockets of this process, and no other process can hand packets on to it.
+    fn finish_until(&self, _vip: VipId, _successor: NodeId, _now: BootNanos) -> Option<BootNanos> {
+        None
+    }
+
+    fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) {
         (self.change)(ListenerChange::Unbind { vip });
+    }
+
+    fn turn(&mut self, _now: BootNanos) -> Option<BootNanos> {
+        None
+    }
+
+    fn descriptors(&self) -> &[RawFd] {
+        &[]
     }
 }

@@ -19,6 +19,7 @@ use ballast_core::{
     lease::{Action, Actions, Dropped, LeaseNode, LeaseView, Transition, VipGate},
     time::BootNanos,
 };
+use smallvec::{SmallVec, smallvec};
 
 use crate::{
     Driver, Gates, Handle, LogMarks,
@@ -154,7 +155,9 @@ impl Runner {
             let now = boot_now();
             self.publish(now, false);
             self.shared.drained.store(wish == Wish::Drain as u8 && self.node.idle(), Ordering::Release);
+            let due = self.inputs.driver.turn(now);
             let deadline = self.node.next_deadline(now, self.inputs.marks.get());
+            let deadline = due.map_or(deadline, |due| due.min(deadline));
             self.wait(deadline.since(boot_now()));
         }
     }
@@ -167,6 +170,7 @@ impl Runner {
         }
         let view = Arc::clone(view);
         self.seen = Some(Arc::clone(&view));
+        self.inputs.driver.view(&view);
         self.node.set_view(boot_now(), self.inputs.marks.get(), view, &mut self.actions);
         self.perform();
         self.publish(boot_now(), true);
@@ -202,14 +206,21 @@ impl Runner {
     fn perform(&mut self) {
         for action in std::mem::take(&mut self.actions) {
             match action {
-                Action::Close { vip } => {
+                Action::Prepare { vip } => self.inputs.driver.prepare(vip),
+                Action::Close { vip, successor } => {
                     if let Some(at) = self.held.iter().position(|(held, _)| *held == vip) {
                         let (_, gate) = self.held.swap_remove(at);
-                        gate.close();
-                        self.inputs.driver.released(vip);
+                        let driver = &mut self.inputs.driver;
+                        let finishing =
+                            successor.and_then(|node| Some((node, driver.finish_until(vip, node, boot_now())?)));
+                        match finishing {
+                            Some((_, until)) => gate.hand_over(until),
+                            None => gate.close(),
+                        }
+                        driver.released(vip, finishing);
                     }
                 }
-                Action::Open { vip, epoch, until } => {
+                Action::Open { vip, epoch, until, predecessor } => {
                     if let Some((_, gate)) = self.held.iter().find(|(held, _)| *held == vip) {
                         gate.hold(epoch.get(), until);
                         self.inputs.driver.renewed(vip, epoch, until);
@@ -217,9 +228,7 @@ impl Runner {
                         let gate = self.inputs.gates.gate(vip);
                         gate.hold(epoch.get(), until);
                         self.held.push((vip, gate));
-                        let view = self.seen.as_ref();
-                        let known = view.and_then(|view| view.vips.iter().find(|known| known.id == vip));
-                        self.inputs.driver.acquired(vip, known.map_or(&[], |known| &known.addresses), epoch);
+                        self.inputs.driver.acquired(vip, epoch, until, predecessor);
                     }
                 }
                 Action::Send { to, bytes } => self.send(to, &bytes),
@@ -262,7 +271,9 @@ impl Runner {
     /// Sleeps until a datagram, a wake or the deadline.
     fn wait(&self, nanos: u64) {
         let poll = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds = [poll(self.socket.as_raw_fd()), poll(self.shared.wake_fd())];
+        let mut fds: SmallVec<[libc::pollfd; 16]> =
+            smallvec![poll(self.socket.as_raw_fd()), poll(self.shared.wake_fd())];
+        fds.extend(self.inputs.driver.descriptors().iter().map(|fd| poll(*fd)));
         let nanos = nanos.min(WAIT_NANOS_MAX);
         let timeout =
             libc::timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 };

@@ -168,11 +168,14 @@ fn every_node_learns_how_fresh_it_is_without_a_leader() {
 fn the_loopback_driver_passes_gains_and_losses_on() {
     let (sender, changes) = std::sync::mpsc::channel();
     let mut driver = LoopbackDriver::new(move |change| sender.send(change).expect("somebody listens"));
-    let addresses = vec!["127.0.100.1".parse().expect("a literal")];
+    let cluster = Cluster::start(LEASE);
+    let addresses = cluster.view.vips[0].addresses.clone();
     let epoch = ballast_core::lease::Epoch::new(5);
-    driver.acquired(VIP, &addresses, epoch);
+    driver.view(&std::sync::Arc::new(cluster.view.clone()));
+    driver.acquired(VIP, epoch, boot_now(), None);
     driver.renewed(VIP, epoch, boot_now());
-    driver.released(VIP);
+    driver.released(VIP, None);
+    cluster.finish();
     let changes: Vec<ListenerChange> = changes.try_iter().collect();
     assert_eq!(changes, [ListenerChange::Bind { vip: VIP, addresses, epoch }, ListenerChange::Unbind { vip: VIP }]);
 }

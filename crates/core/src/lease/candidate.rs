@@ -44,10 +44,13 @@ pub(super) struct Context<'a> {
 
 /// What a candidate wants done. The engine carries them out in this order.
 pub(super) enum Effect {
-    Close,
+    Close {
+        successor: Option<NodeId>,
+    },
     Open {
         epoch: Epoch,
         until: BootNanos,
+        predecessor: Option<NodeId>,
     },
     Gained {
         epoch: Epoch,
@@ -301,12 +304,12 @@ impl Candidate {
                 let (epoch, armed) = (*epoch, *armed);
                 if let Some((_, cause)) = told.filter(|(at, _)| ctx.now >= *at) {
                     self.closed(epoch);
-                    out.push(Effect::Close);
+                    out.push(Effect::Close { successor: None });
                     out.push(Effect::Lost { epoch: armed, cause });
                 } else if ctx.now >= *until {
                     self.closed(epoch);
                     self.known = None;
-                    out.push(Effect::Close);
+                    out.push(Effect::Close { successor: None });
                     out.push(Effect::Lost { epoch: armed, cause: LossCause::NotRenewed });
                 } else {
                     self.leave(ctx, out);
@@ -530,7 +533,11 @@ impl Candidate {
                 };
                 self.words.clear();
                 self.known = None;
-                out.push(Effect::Open { epoch, until: new_until });
+                let predecessor = match cause {
+                    GainCause::HandedOver { from } => Some(from),
+                    GainCause::Vacant | GainCause::Expired { .. } | GainCause::Released { .. } => None,
+                };
+                out.push(Effect::Open { epoch, until: new_until, predecessor });
                 out.push(Effect::Gained { epoch, cause });
             }
             Hold::Held { armed, until, sets, fresh, .. } => {
@@ -539,7 +546,7 @@ impl Candidate {
                     *sets = required;
                     *fresh = now_fresh;
                     *armed = agreed.max(*armed);
-                    out.push(Effect::Open { epoch: *armed, until: new_until });
+                    out.push(Effect::Open { epoch: *armed, until: new_until, predecessor: None });
                 }
             }
         }
@@ -587,7 +594,7 @@ impl Candidate {
         self.back_off_until = ctx.now.plus(2 * ctx.view.timing.renew());
         if ctx.rules.keep(Rule::CloseBeforeTelling) {
             self.closed(epoch);
-            out.push(Effect::Close);
+            out.push(Effect::Close { successor });
             out.push(Effect::Lost { epoch: armed, cause });
             out.push(Effect::TellAll(release));
         } else {
@@ -649,7 +656,7 @@ impl Candidate {
         {
             grants.add(ctx.now, ctx.rules, *epoch, said);
             if let Some(agreed) = grants.agreed(&ctx.view.voters).filter(|a| a.until > ctx.now) {
-                out.push(Effect::Open { epoch: *epoch, until: agreed.until });
+                out.push(Effect::Open { epoch: *epoch, until: agreed.until, predecessor: None });
             }
         }
     }

@@ -289,8 +289,10 @@ impl LeaseNode {
 
     fn carry_out(&mut self, now: BootNanos, view: &LeaseView, vip: VipId, effect: Effect, out: &mut Actions) {
         match effect {
-            Effect::Close => out.push(Action::Close { vip }),
-            Effect::Open { epoch, until } => out.push(Action::Open { vip, epoch, until }),
+            Effect::Close { successor } => out.push(Action::Close { vip, successor }),
+            Effect::Open { epoch, until, predecessor } => {
+                out.push(Action::Open { vip, epoch, until, predecessor });
+            }
             Effect::Gained { epoch, cause } => {
                 out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Gained(cause) }));
             }
@@ -303,7 +305,10 @@ impl LeaseNode {
                 self.send_all(view, &Message::Release(vec![release]), out);
             }
             Effect::Offer(to, offer) => self.send(to, &Message::Offer(vec![offer]), out),
-            Effect::Accept(to, offer) => self.send(to, &Message::Accept(vec![offer]), out),
+            Effect::Accept(to, offer) => {
+                out.push(Action::Prepare { vip });
+                self.send(to, &Message::Accept(vec![offer]), out);
+            }
             Effect::AskNow => {
                 self.ask_now.insert(vip);
             }

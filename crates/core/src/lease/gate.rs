@@ -10,28 +10,50 @@ use crate::time::BootNanos;
 pub struct VipGate {
     until: AtomicU64,
     epoch: AtomicU64,
+    /// Zero, or until when connections may be finished that began before the VIP was handed over.
+    finish_until: AtomicU64,
 }
 
 impl VipGate {
     /// A closed gate.
     pub const fn closed() -> Self {
-        Self { until: AtomicU64::new(0), epoch: AtomicU64::new(0) }
+        Self { until: AtomicU64::new(0), epoch: AtomicU64::new(0), finish_until: AtomicU64::new(0) }
     }
 
     /// Opens the gate until `until`, or moves the deadline on.
     pub fn hold(&self, epoch: u64, until: BootNanos) {
         self.epoch.store(epoch, Ordering::Relaxed);
+        self.finish_until.store(0, Ordering::Relaxed);
         self.until.store(until.get(), Ordering::Release);
     }
 
     /// Closes the gate at once.
     pub fn close(&self) {
+        self.finish_until.store(0, Ordering::Relaxed);
+        self.until.store(0, Ordering::Release);
+    }
+
+    /// Closes the gate to what is new, and lets connections that this node has accepted finish until `finish_until`:
+    /// the successor sends their packets here.
+    pub fn hand_over(&self, finish_until: BootNanos) {
+        self.finish_until.store(finish_until.get(), Ordering::Relaxed);
         self.until.store(0, Ordering::Release);
     }
 
     /// Whether this node may serve the VIP at `now`.
     pub fn is_open(&self, now: BootNanos) -> bool {
         now.get() < self.until.load(Ordering::Acquire)
+    }
+
+    /// Whether connections accepted under the lease may still be served at `now`: it is held, or it was handed over and
+    /// they are being finished.
+    pub fn may_finish(&self, now: BootNanos) -> bool {
+        self.is_open(now) || now.get() < self.finish_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether the VIP was handed over and what is left here should come to its end.
+    pub fn is_leaving(&self) -> bool {
+        self.finish_until.load(Ordering::Relaxed) != 0
     }
 
     /// End of the right to serve; zero when closed.
@@ -42,5 +64,30 @@ impl VipGate {
     /// Epoch of the lease last held.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(nanos: u64) -> BootNanos {
+        BootNanos::new(nanos)
+    }
+
+    #[test]
+    fn what_began_before_a_hand_over_may_finish_and_nothing_else_may_begin() {
+        let gate = VipGate::closed();
+        assert!(!gate.may_finish(at(0)));
+        gate.hold(7, at(100));
+        assert!(gate.is_open(at(99)) && gate.may_finish(at(99)) && !gate.is_leaving());
+        assert!(!gate.may_finish(at(100)), "a lease that ran out finishes nothing");
+        gate.hand_over(at(500));
+        assert!(!gate.is_open(at(50)) && gate.may_finish(at(499)) && !gate.may_finish(at(500)) && gate.is_leaving());
+        gate.hold(9, at(900));
+        assert!(!gate.is_leaving() && !gate.may_finish(at(900)), "it came back");
+        gate.hand_over(at(2000));
+        gate.close();
+        assert!(!gate.may_finish(at(50)) && !gate.is_leaving());
     }
 }

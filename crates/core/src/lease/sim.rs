@@ -453,7 +453,8 @@ impl World {
     fn perform(&mut self, at: usize, actions: Actions) -> Result<(), String> {
         for action in actions {
             match action {
-                Action::Close { vip } => {
+                Action::Prepare { .. } => {}
+                Action::Close { vip, .. } => {
                     self.nodes[at].gates.remove(&vip);
                 }
                 Action::Open { vip, until, .. } => {

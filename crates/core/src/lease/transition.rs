@@ -13,10 +13,18 @@ use crate::{
 /// datagram that tells of it leaves, and opened before the acquisition is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// This node has agreed to take the VIP over: whatever makes taking over quick may be done now.
+    /// Nothing may be answered for it yet, and perhaps it never comes.
+    Prepare {
+        /// The VIP.
+        vip: VipId,
+    },
     /// Close the VIP's gate at once.
     Close {
         /// The VIP.
         vip: VipId,
+        /// Who has agreed to take over; what clients have begun here may be finished beside it.
+        successor: Option<NodeId>,
     },
     /// Open the VIP's gate, or move its deadline on.
     Open {
@@ -26,6 +34,8 @@ pub enum Action {
         epoch: Epoch,
         /// Until then, on this node's clock.
         until: BootNanos,
+        /// At the first opening: who handed the VIP over and may still be finishing what clients have begun there.
+        predecessor: Option<NodeId>,
     },
     /// Send a datagram. Losing it costs time, never safety.
     Send {

@@ -147,7 +147,7 @@ impl Client {
 
     /// Whether the connection must end after what it is doing.
     pub fn must_end(&self) -> bool {
-        self.held.listener.closed.get() || self.held.worker.draining.get()
+        self.held.listener.is_ending() || self.held.worker.draining.get()
     }
 
     async fn next_head(&mut self, farm: &Farm) -> Next {
@@ -248,7 +248,7 @@ impl Client {
                 Poll::Ready(result) => Poll::Ready(Ok(result)),
                 Poll::Pending => {
                     held.worker.pool.reclaim(buf);
-                    let ends = buf.is_empty() && (held.listener.closed.get() || held.worker.draining.get());
+                    let ends = buf.is_empty() && (held.listener.closed.get() || held.worker.closing_idle.get());
                     if ends || timer.is_over() { Poll::Ready(Err(Elapsed)) } else { Poll::Pending }
                 }
             }

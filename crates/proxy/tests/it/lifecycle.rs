@@ -12,6 +12,9 @@ use ballast_core::{
     time::BootNanos,
 };
 
+use ballast_clock::boot_now;
+use ballast_proxy::BindVips;
+
 use crate::support::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -86,6 +89,55 @@ fn a_closed_gate_keeps_requests_from_backends() {
     // And no new connection is served.
     site.client().closed();
     assert_eq!(b1.requests().len(), 1);
+}
+
+#[test]
+fn a_fenced_vip_is_listened_on_always_and_served_only_while_held() {
+    let b1 = Backend::named("b1");
+    let world = Arc::new(World::default());
+    world.publish(plan(vec![vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 4), 0)]));
+    let site = Site::bound(world, 2, BindVips::Always);
+    assert_eq!(site.proxy.listeners().len(), 1);
+    site.client().closed();
+    let gate = site.world.gates.lock().unwrap().entry(VIP).or_default().clone();
+    gate.hold(1, FOREVER);
+    let mut kept = site.client();
+    kept.send(GET);
+    assert_eq!(kept.response().text(), "b1");
+    // Lost: the idle connection is closed, nothing new is served, the socket stays.
+    gate.close();
+    kept.closed();
+    site.client().closed();
+    gate.hold(2, FOREVER);
+    assert_eq!(site.get(GET).text(), "b1");
+    assert_eq!(b1.requests().len(), 2);
+}
+
+#[test]
+fn a_handed_over_vip_is_finished_and_its_clients_asked_to_leave() {
+    let b1 = Backend::named("b1");
+    let world = Arc::new(World::default());
+    world.publish(plan(vec![vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 5), 0)]));
+    let site = Site::bound(world, 1, BindVips::Always);
+    let gate = site.world.gates.lock().unwrap().entry(VIP).or_default().clone();
+    gate.hold(1, FOREVER);
+    let (mut early, mut idle) = (site.client(), site.client());
+    idle.send(GET);
+    assert_eq!(idle.response().header("connection"), None);
+    gate.hand_over(FOREVER);
+    early.send(GET);
+    let response = early.response();
+    assert_eq!((response.text(), response.header("connection")), ("b1", Some("close")));
+    early.closed();
+    // The same for what the kernel took before, however late it is accepted, and while the node drains.
+    assert_eq!(drain(&site, Duration::from_millis(1)), 1);
+    let mut late = site.client();
+    late.send(GET);
+    assert_eq!(late.response().header("connection"), Some("close"));
+    // The end of the time for that ends what is idle.
+    gate.hand_over(boot_now());
+    idle.closed();
+    assert_eq!(b1.requests().len(), 3);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use ballast_core::{
     persistence::KeyHash,
     plan::{AdminState, BackendPlan, Bind, CookieKey, FarmPlan, ListenerPlan, Plan, ServicePlan, Verdict},
 };
-use ballast_proxy::{AccessLog, Ports, Proxy, ProxyOptions};
+use ballast_proxy::{AccessLog, BindVips, Ports, Proxy, ProxyOptions};
 
 /// Longer than anything takes on a busy machine; reached only by a bug.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -258,10 +258,19 @@ impl Site {
     }
 
     pub fn in_world(world: Arc<World>, workers: usize) -> Self {
+        Self::bound(world, workers, BindVips::WhileHeld)
+    }
+
+    pub fn bound(world: Arc<World>, workers: usize, bind_vips: BindVips) -> Self {
         let view = Arc::new(View(world.clone()));
         let ports = Ports { view: view.clone(), bindings: view.clone(), ownership: view.clone(), passive: view };
         let log = Log::default();
-        let options = ProxyOptions { workers, cpu_pinning: false, access_log: AccessLog::To(Box::new(log.clone())) };
+        let options = ProxyOptions {
+            workers,
+            access_log: AccessLog::To(Box::new(log.clone())),
+            bind_vips,
+            ..ProxyOptions::default()
+        };
         let proxy = Proxy::start(options, ports).unwrap();
         Self { world, proxy, log }
     }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{SocketAddr, UdpSocket},
+    os::fd::RawFd,
     sync::{
         Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -41,9 +42,14 @@ struct Whistle {
 }
 
 impl Driver for Whistle {
-    fn acquired(&mut self, vip: VipId, addresses: &[IpAddr], epoch: Epoch) {
+    fn view(&mut self, _view: &Arc<LeaseView>) {}
+
+    fn prepare(&mut self, _vip: VipId) {}
+
+    fn acquired(&mut self, vip: VipId, epoch: Epoch, until: BootNanos, _predecessor: Option<NodeId>) {
         let now = boot_now();
-        let until = ballast_core::cluster::Ownership::gate(&*self.gates, vip).until();
+        let shown = ballast_core::cluster::Ownership::gate(&*self.gates, vip).until();
+        assert_eq!(shown, until, "the gate is open before the driver is told");
         if until <= now {
             // This thread was held up until its right was over again.
             return;
@@ -57,9 +63,6 @@ impl Driver for Whistle {
             referee
                 .fouls
                 .push(format!("{vip}: {} took epoch {epoch} {early} ns before {owner} had lost it", self.node));
-        }
-        if addresses.len() != 1 {
-            referee.fouls.push(format!("{vip} came with addresses {addresses:?}"));
         }
     }
 
@@ -75,11 +78,23 @@ impl Driver for Whistle {
         }
     }
 
-    fn released(&mut self, vip: VipId) {
+    fn finish_until(&self, _vip: VipId, _successor: NodeId, _now: BootNanos) -> Option<BootNanos> {
+        None
+    }
+
+    fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) {
         let mut referee = self.referee.lock().expect("no panic in the referee");
         if referee.owners.get(&vip).is_some_and(|(owner, _)| *owner == self.node) {
             referee.owners.remove(&vip);
         }
+    }
+
+    fn turn(&mut self, _now: BootNanos) -> Option<BootNanos> {
+        None
+    }
+
+    fn descriptors(&self) -> &[RawFd] {
+        &[]
     }
 }
 
