@@ -12,6 +12,7 @@ mod driver;
 mod gates;
 mod handle;
 mod marks;
+pub mod net;
 mod priority;
 mod thread;
 

@@ -1,0 +1,197 @@
+//! Notices on the link that somebody else claims a VIP. Pure.
+//!
+//! A conflict never makes this node give a VIP up: who owns it is decided by the lease, and a host
+//! that is told by a frame to leave can be told so by anybody. It is reported, and the owner
+//! announces again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ballast_core::{ids::VipId, time::BootNanos};
+
+use super::{Claim, Mac};
+
+/// RFC 5227 section 1.1, `DEFEND_INTERVAL`: two that defend one address must not answer each
+/// other's announcements faster than this.
+const REPORT_NANOS: u64 = 10_000_000_000;
+
+/// Pairs of address and MAC remembered. Somebody who invents MACs gets this many reports in ten
+/// seconds, and the others are counted.
+const PAIRS_MAX: usize = 256;
+
+/// Somebody claims a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// Neither this node nor a member: a host was configured with the VIP's address.
+    Stranger {
+        /// The VIP.
+        vip: VipId,
+        /// Its address.
+        address: IpAddr,
+        /// Who claims it.
+        mac: Mac,
+    },
+    /// A member, while this node holds it: a node without a fence, or a frame that was on its way
+    /// while the VIP moved. Announcing again puts it right.
+    Peer {
+        /// The VIP.
+        vip: VipId,
+        /// Its address.
+        address: IpAddr,
+        /// Who claims it.
+        mac: Mac,
+    },
+}
+
+/// Judges what was heard on the link.
+#[derive(Debug, Default)]
+pub struct Conflicts {
+    ours: BTreeSet<Mac>,
+    members: BTreeSet<Mac>,
+    vips: BTreeMap<IpAddr, VipId>,
+    held: BTreeSet<VipId>,
+    reported: Vec<(IpAddr, Mac, BootNanos)>,
+    unreported: u64,
+}
+
+impl Conflicts {
+    /// Knows nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The MACs of this machine's interfaces.
+    pub fn set_ours(&mut self, macs: impl IntoIterator<Item = Mac>) {
+        self.ours = macs.into_iter().collect();
+    }
+
+    /// The MACs of the other members' interfaces.
+    pub fn set_members(&mut self, macs: impl IntoIterator<Item = Mac>) {
+        self.members = macs.into_iter().collect();
+    }
+
+    /// The addresses of all VIPs.
+    pub fn set_vips(&mut self, addresses: impl IntoIterator<Item = (IpAddr, VipId)>) {
+        self.vips = addresses.into_iter().collect();
+    }
+
+    /// Whether this node holds the VIP.
+    pub fn set_held(&mut self, vip: VipId, held: bool) {
+        if held {
+            self.held.insert(vip);
+        } else {
+            self.held.remove(&vip);
+        }
+    }
+
+    /// A conflict to report, at most one each ten seconds for an address and a MAC.
+    pub fn heard(&mut self, now: BootNanos, claim: &Claim) -> Option<Conflict> {
+        let Claim { address, mac, .. } = *claim;
+        let vip = *self.vips.get(&address)?;
+        if self.ours.contains(&mac) {
+            return None;
+        }
+        let conflict = if !self.members.contains(&mac) {
+            Conflict::Stranger { vip, address, mac }
+        } else if self.held.contains(&vip) {
+            Conflict::Peer { vip, address, mac }
+        } else {
+            return None;
+        };
+        self.may_report(now, address, mac).then_some(conflict)
+    }
+
+    /// Conflicts that were not reported, because of the limits.
+    pub fn unreported(&self) -> u64 {
+        self.unreported
+    }
+
+    fn may_report(&mut self, now: BootNanos, address: IpAddr, mac: Mac) -> bool {
+        self.reported.retain(|(_, _, at)| now.since(*at) < REPORT_NANOS);
+        let known = self.reported.iter().any(|(of, by, _)| (*of, *by) == (address, mac));
+        if known || self.reported.len() >= PAIRS_MAX {
+            self.unreported += 1;
+            return false;
+        }
+        self.reported.push((address, mac, now));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Mac = Mac::new([2, 0, 0, 0, 1, 1]);
+    const MEMBER: Mac = Mac::new([2, 0, 0, 0, 1, 2]);
+    const STRANGER: Mac = Mac::new([2, 0, 0, 0, 9, 9]);
+    const VIP: VipId = VipId::new(1);
+    const SECOND: u64 = 1_000_000_000;
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    fn conflicts() -> Conflicts {
+        let mut conflicts = Conflicts::new();
+        conflicts.set_ours([OURS]);
+        conflicts.set_members([MEMBER]);
+        conflicts.set_vips([(address(5), VIP), (address(6), VIP)]);
+        conflicts
+    }
+
+    fn heard(conflicts: &mut Conflicts, second: u64, last: u8, mac: Mac) -> Option<Conflict> {
+        conflicts.heard(BootNanos::new(second * SECOND), &Claim { address: address(last), mac, answer: false })
+    }
+
+    #[test]
+    fn a_stranger_is_reported_whether_the_vip_is_held_or_not() {
+        let expected = Some(Conflict::Stranger { vip: VIP, address: address(5), mac: STRANGER });
+        for held in [false, true] {
+            let mut conflicts = conflicts();
+            conflicts.set_held(VIP, held);
+            assert_eq!(heard(&mut conflicts, 1, 5, STRANGER), expected);
+        }
+    }
+
+    #[test]
+    fn a_member_is_reported_only_while_this_node_holds_the_vip() {
+        let mut conflicts = conflicts();
+        assert_eq!(heard(&mut conflicts, 1, 5, MEMBER), None);
+        conflicts.set_held(VIP, true);
+        let expected = Some(Conflict::Peer { vip: VIP, address: address(5), mac: MEMBER });
+        assert_eq!(heard(&mut conflicts, 1, 5, MEMBER), expected);
+        conflicts.set_held(VIP, false);
+        assert_eq!(heard(&mut conflicts, 20, 5, MEMBER), None);
+    }
+
+    #[test]
+    fn this_node_and_other_addresses_are_no_conflict() {
+        let mut conflicts = conflicts();
+        conflicts.set_held(VIP, true);
+        assert_eq!(heard(&mut conflicts, 1, 5, OURS), None);
+        assert_eq!(heard(&mut conflicts, 1, 7, STRANGER), None);
+        assert_eq!(conflicts.unreported(), 0);
+    }
+
+    #[test]
+    fn each_pair_is_reported_once_in_ten_seconds() {
+        let mut conflicts = conflicts();
+        let reports: Vec<u64> =
+            (0..25).filter(|&second| heard(&mut conflicts, second, 5, STRANGER).is_some()).collect();
+        assert_eq!(reports, [0, 10, 20]);
+        assert_eq!(conflicts.unreported(), 22);
+        assert!(heard(&mut conflicts, 25, 6, STRANGER).is_some(), "another address");
+    }
+
+    #[test]
+    fn invented_macs_are_bounded() {
+        let mut conflicts = conflicts();
+        let invented = |n: u16| Mac::new([6, 0, 0, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]);
+        let reports = (0..1000).filter(|&n| heard(&mut conflicts, 1, 5, invented(n)).is_some()).count();
+        assert_eq!((reports, conflicts.unreported()), (PAIRS_MAX, 1000 - PAIRS_MAX as u64));
+        assert!(heard(&mut conflicts, 11, 5, invented(1)).is_some());
+    }
+}

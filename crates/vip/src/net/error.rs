@@ -1,0 +1,47 @@
+//! What can keep the network from being read or changed.
+
+use std::io;
+
+/// The link could not be read or used.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The configured interface is not there.
+    #[error("no interface {name} on this machine; there are: {present}; correct vip.interface in ballastd.toml")]
+    NoInterface {
+        /// What was asked for.
+        name: String,
+        /// What there is, separated by commas.
+        present: String,
+    },
+    /// The interface has no six-byte address (a tunnel, say), so nothing can be announced on it.
+    #[error(
+        "interface {name} is not an Ethernet interface; set vip.interface in ballastd.toml to one that has a MAC address"
+    )]
+    NotEthernet {
+        /// The interface.
+        name: String,
+    },
+    /// The kernel refused.
+    #[error("{doing}{}", hint(source))]
+    Kernel {
+        /// What we were doing.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl NetError {
+    pub(crate) fn kernel(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Kernel { doing, source }
+    }
+}
+
+/// The remedy that goes with the kernel's most frequent answer.
+pub(crate) fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => " (needs CAP_NET_ADMIN and CAP_NET_RAW: see the capabilities of the service or container)",
+        _ => "",
+    }
+}

@@ -1,0 +1,194 @@
+//! What the kernel knows about an interface: index, MAC, carrier, addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{
+    Mac, NetError,
+    route::RouteSocket,
+    wire::{Message, read_u32},
+};
+
+/// `struct ifinfomsg`.
+const LINK_FIXED_BYTES: usize = 16;
+/// `struct ifaddrmsg`.
+const ADDRESS_FIXED_BYTES: usize = 8;
+
+/// An interface of any kind that has a MAC address: physical, VLAN, bridge, macvlan, veth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The kernel's number for it. An interface that goes and comes back has another.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address; nothing for tunnels, which have none.
+    pub mac: Option<Mac>,
+    /// Switched on, with a carrier, and operational.
+    pub up: bool,
+    /// Its addresses, in the kernel's order.
+    pub addresses: Vec<InterfaceAddress>,
+}
+
+/// An address on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Length of its prefix in bits.
+    pub prefix: u8,
+    /// An IPv4 address that has an older one of the same subnet before it, and goes when that goes.
+    pub secondary: bool,
+}
+
+impl InterfaceAddress {
+    /// Whether `address` is in the subnet of this one.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        same_prefix(self.address, address, self.prefix)
+    }
+}
+
+impl Interface {
+    /// Reads the interface of this name in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`NetError::NoInterface`] names those that there are; [`NetError::NotEthernet`];
+    /// [`NetError::Kernel`].
+    pub fn read(name: &str) -> Result<Self, NetError> {
+        let all = Self::all()?;
+        let present = names(&all);
+        let interface = all.into_iter().find(|interface| interface.name == name);
+        let interface = interface.ok_or_else(|| NetError::NoInterface { name: name.to_owned(), present })?;
+        if interface.mac.is_none() {
+            return Err(NetError::NotEthernet { name: name.to_owned() });
+        }
+        Ok(interface)
+    }
+
+    /// Every interface in the calling thread's network namespace, by index.
+    ///
+    /// # Errors
+    /// [`NetError::Kernel`].
+    pub fn all() -> Result<Vec<Self>, NetError> {
+        let mut socket = RouteSocket::open().map_err(NetError::kernel("open a netlink socket"))?;
+        read_all(&mut socket)
+    }
+
+    /// Whether the address is on it.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|held| held.address == address)
+    }
+}
+
+/// The names, for messages.
+pub(crate) fn names(interfaces: &[Interface]) -> String {
+    interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn read_all(socket: &mut RouteSocket) -> Result<Vec<Interface>, NetError> {
+    let links = socket.dump(libc::RTM_GETLINK, &[0; LINK_FIXED_BYTES], read_link);
+    let mut interfaces = links.map_err(NetError::kernel("list the interfaces"))?;
+    let addresses = socket.dump(libc::RTM_GETADDR, &[0; ADDRESS_FIXED_BYTES], read_address);
+    for (index, address) in addresses.map_err(NetError::kernel("list the addresses"))? {
+        if let Some(interface) = interfaces.iter_mut().find(|interface| interface.index == index) {
+            interface.addresses.push(address);
+        }
+    }
+    interfaces.sort_by_key(|interface| interface.index);
+    Ok(interfaces)
+}
+
+/// An interface without its addresses, from an `RTM_NEWLINK`.
+pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
+    let index = read_u32(message.payload, 4)?;
+    let flags = read_u32(message.payload, 8)?;
+    let needed = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP) as u32;
+    let (mut name, mut mac) = (None, None);
+    for (kind, payload) in message.attributes(LINK_FIXED_BYTES) {
+        match kind {
+            libc::IFLA_IFNAME => name = Some(String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned()),
+            libc::IFLA_ADDRESS => mac = Mac::from_slice(payload),
+            _ => {}
+        }
+    }
+    Some(Interface { index, name: name?, mac, up: flags & needed == needed, addresses: Vec::new() })
+}
+
+/// An interface's index and an address on it, from an `RTM_NEWADDR` or `RTM_DELADDR`.
+pub(crate) fn read_address(message: &Message<'_>) -> Option<(u32, InterfaceAddress)> {
+    let &[_, prefix, flags, ..] = message.payload else { return None };
+    let index = read_u32(message.payload, 4)?;
+    let (mut local, mut other) = (None, None);
+    for (kind, payload) in message.attributes(ADDRESS_FIXED_BYTES) {
+        match kind {
+            // On a point-to-point link `IFA_ADDRESS` is the other end.
+            libc::IFA_LOCAL => local = read_ip(payload),
+            libc::IFA_ADDRESS => other = read_ip(payload),
+            _ => {}
+        }
+    }
+    let address = local.or(other)?;
+    let secondary = address.is_ipv4() && u32::from(flags) & libc::IFA_F_SECONDARY != 0;
+    Some((index, InterfaceAddress { address, prefix, secondary }))
+}
+
+pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(octets).into());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|octets| Ipv6Addr::from(octets).into())
+}
+
+/// The bytes of an address in network order.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// Whether two addresses agree in their first `prefix` bits.
+pub(crate) fn same_prefix(one: IpAddr, other: IpAddr, prefix: u8) -> bool {
+    match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            let differs = one.to_bits() ^ other.to_bits();
+            differs.checked_shr(32_u32.saturating_sub(prefix.into())).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) => {
+            let differs = one.to_bits() ^ other.to_bits();
+            differs.checked_shr(128_u32.saturating_sub(prefix.into())).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_compared_bit_by_bit() {
+        let check = |one: &str, other: &str, prefix, expected| {
+            let parse = |text: &str| text.parse().expect("an address");
+            assert_eq!(same_prefix(parse(one), parse(other), prefix), expected, "{one} {other}/{prefix}");
+        };
+        check("10.0.0.1", "10.0.0.2", 24, true);
+        check("10.0.0.1", "10.0.1.2", 24, false);
+        check("10.0.0.1", "10.0.1.2", 23, true);
+        check("10.0.0.1", "10.0.0.1", 32, true);
+        check("10.0.0.1", "10.0.0.0", 32, false);
+        check("10.0.0.1", "192.168.0.1", 0, true);
+        check("fe80::1", "fe80::2", 64, true);
+        check("fe80::1", "fe81::1", 64, false);
+        check("::1", "ff::", 0, true);
+        check("::1", "::2", 128, false);
+        check("::1", "0.0.0.1", 0, false);
+    }
+
+    #[test]
+    fn loopback_is_there_and_a_missing_interface_is_named_with_those_there_are() {
+        let all = Interface::all().expect("reading needs no privilege");
+        assert!(all.iter().any(|interface| interface.name == "lo"), "{all:?}");
+        let error = Interface::read("nosuch0").expect_err("there is none").to_string();
+        assert!(error.starts_with("no interface nosuch0 on this machine; there are: "), "{error}");
+        assert!(error.contains("lo") && error.ends_with("correct vip.interface in ballastd.toml"), "{error}");
+    }
+}
