@@ -9,6 +9,7 @@
 //! Not here: the protocol (`ballast_core::lease`), which is pure and is tested by simulation.
 
 mod driver;
+mod fence;
 mod gates;
 mod handle;
 mod marks;
@@ -17,6 +18,9 @@ mod priority;
 mod thread;
 
 pub use driver::{Driver, ListenerChange, LoopbackDriver};
+pub use fence::{
+    Breach, Deadlines, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, NftError,
+};
 pub use gates::Gates;
 pub use handle::{Counters, Handle};
 pub use marks::{ConfirmedCell, LogMarks};

@@ -1,0 +1,223 @@
+//! The fence by kernel programs: the strict level.
+//!
+//! Each process loads its own programs with maps of their own, in which every deadline is zero. Putting them in the
+//! place of an earlier process's programs therefore closes the fence in the same step.
+//!
+//! The order of changes: addresses are in the map before a program that reads it is attached, and are taken out of
+//! it last.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd, RawFd},
+    sync::Arc,
+};
+
+use aya::{
+    EbpfLoader,
+    maps::{HashMap, Map, MapData},
+    programs::{Program, SchedClassifier},
+};
+use ballast_core::ids::VipId;
+
+use super::{
+    Breach, FenceError, Guarded,
+    slots::{SLOT_BYTES, Slots},
+    tc::{Hook, Link, Tc},
+};
+
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fence.bpf.o"));
+
+/// A classifier that the kernel has taken.
+struct Loaded {
+    hook: Hook,
+    program: RawFd,
+    id: u32,
+}
+
+pub(super) struct EbpfFence {
+    /// Owns the programs' descriptors.
+    _object: aya::Ebpf,
+    programs: Vec<Loaded>,
+    vips: HashMap<MapData, [u8; 16], u32>,
+    slots: Arc<Slots>,
+    tc: Tc,
+    addresses: BTreeMap<[u8; 16], VipId>,
+    interfaces: BTreeSet<u32>,
+}
+
+/// Why this level is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum EbpfError {
+    /// The kernel refused the programs or maps.
+    #[error("loading the fence's programs (Linux 5.8 or newer, CAP_BPF and CAP_NET_ADMIN are needed)")]
+    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The object lacks a part.
+    #[error("the embedded object has no usable {0}: this build is broken")]
+    Object(&'static str),
+    /// The array of deadlines cannot be mapped.
+    #[error("mapping the deadlines")]
+    Map(#[source] io::Error),
+    /// No netlink.
+    #[error("opening a netlink socket")]
+    Netlink(#[source] io::Error),
+}
+
+impl EbpfFence {
+    pub(super) fn open() -> Result<Self, EbpfError> {
+        let load = |error: aya::EbpfError| EbpfError::Load(error.into());
+        let mut object = EbpfLoader::new().load(OBJECT).map_err(load)?;
+        let mut programs = Vec::new();
+        for (name, hook) in [("fence_in", Hook::Ingress), ("fence_out", Hook::Egress)] {
+            let program: &mut SchedClassifier = object
+                .program_mut(name)
+                .and_then(|program: &mut Program| program.try_into().ok())
+                .ok_or(EbpfError::Object(name))?;
+            program.load().map_err(|error| EbpfError::Load(error.into()))?;
+            let fd = program.fd().map_err(|error| EbpfError::Load(error.into()))?.as_fd().as_raw_fd();
+            let id = program.info().map_err(|error| EbpfError::Load(error.into()))?.id();
+            programs.push(Loaded { hook, program: fd, id });
+        }
+        let Some(Map::Array(array)) = object.take_map("slots") else { return Err(EbpfError::Object("slots")) };
+        let info = array.info().map_err(|error| EbpfError::Load(error.into()))?;
+        if info.value_size() as usize != SLOT_BYTES {
+            return Err(EbpfError::Object("slots"));
+        }
+        let slots = Slots::map(array.fd().as_fd(), info.max_entries() as usize).map_err(EbpfError::Map)?;
+        let vips = object.take_map("vips").ok_or(EbpfError::Object("vips"))?;
+        Ok(Self {
+            _object: object,
+            programs,
+            vips: HashMap::try_from(vips).map_err(|_| EbpfError::Object("vips"))?,
+            slots: Arc::new(slots),
+            tc: Tc::open().map_err(EbpfError::Netlink)?,
+            addresses: BTreeMap::new(),
+            interfaces: BTreeSet::new(),
+        })
+    }
+
+    pub(super) fn slots(&self) -> Arc<Slots> {
+        Arc::clone(&self.slots)
+    }
+
+    pub(super) fn guard(&mut self, wanted: &[Guarded]) -> Result<(), FenceError> {
+        let links = self.links()?;
+        let interfaces: BTreeSet<u32> = wanted.iter().map(|guarded| guarded.interface).collect();
+        for interface in &interfaces {
+            match links.iter().find(|link| link.index == *interface) {
+                None => return Err(FenceError::NoInterface { interface: *interface }),
+                Some(link) if !link.ethernet => return Err(FenceError::NotEthernet { interface: link.name.clone() }),
+                Some(_) => {}
+            }
+        }
+        let addresses: BTreeMap<_, _> = wanted.iter().map(|guarded| (mapped(guarded.address), guarded.vip)).collect();
+        for (address, vip) in &addresses {
+            if self.addresses.get(address) != Some(vip) {
+                self.point(*address, *vip)?;
+                self.addresses.insert(*address, *vip);
+            }
+        }
+        self.interfaces.clone_from(&interfaces);
+        for interface in &interfaces {
+            self.attach(*interface)?;
+        }
+        for link in links.iter().filter(|link| !interfaces.contains(&link.index)) {
+            self.tc.detach_both(link)?;
+        }
+        self.forget_all_but(&addresses)
+    }
+
+    pub(super) fn verify(&mut self) -> Vec<Breach> {
+        let mut breaches = Vec::new();
+        for interface in &self.interfaces {
+            for loaded in &self.programs {
+                let hook = loaded.hook.as_str();
+                let what = match self.tc.attached(*interface, loaded.hook) {
+                    Ok(Some(id)) if id == loaded.id => continue,
+                    Ok(Some(id)) => format!("the {hook} filter runs program {id} and not ours ({})", loaded.id),
+                    Ok(None) => format!("the {hook} filter is gone"),
+                    Err(error) => format!("the {hook} filter cannot be read: {error}"),
+                };
+                breaches.push(Breach { interface: *interface, what });
+            }
+        }
+        let interface = self.interfaces.first().copied().unwrap_or_default();
+        for (address, vip) in &self.addresses {
+            let slot = self.vips.get(address, 0).ok();
+            if slot.is_none() || slot != self.slots.assign(*vip).map(|index| index as u32) {
+                let what =
+                    format!("{} is not in the map of guarded addresses", Ipv6Addr::from(*address).to_canonical());
+                breaches.push(Breach { interface, what });
+            }
+        }
+        breaches
+    }
+
+    pub(super) fn repair(&mut self) -> Result<(), FenceError> {
+        for (address, vip) in self.addresses.clone() {
+            self.point(address, vip)?;
+        }
+        for interface in self.interfaces.clone() {
+            self.attach(interface)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self) -> Result<(), FenceError> {
+        for link in self.links()? {
+            self.tc.detach_both(&link)?;
+        }
+        self.interfaces.clear();
+        self.forget_all_but(&BTreeMap::new())
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, FenceError> {
+        self.tc.links().map_err(FenceError::Links)
+    }
+
+    fn attach(&mut self, interface: u32) -> Result<(), FenceError> {
+        let refused = |hook, source| FenceError::Attach { interface, hook, source };
+        self.tc.ensure_hooks(interface).map_err(|error| refused("clsact", error))?;
+        for loaded in &self.programs {
+            // Attaching anew what is attached would only make the kernel wait for readers.
+            if self.tc.attached(interface, loaded.hook).ok().flatten() != Some(loaded.id) {
+                let hook = loaded.hook;
+                self.tc.attach(interface, hook, loaded.program).map_err(|error| refused(hook.as_str(), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the address obey the VIP's deadline.
+    fn point(&mut self, address: [u8; 16], vip: VipId) -> Result<(), FenceError> {
+        let slot = self.slots.assign(vip).ok_or(FenceError::NoSlots)?;
+        self.vips.insert(address, slot as u32, 0).map_err(|error| FenceError::Addresses(error.into()))
+    }
+
+    fn forget_all_but(&mut self, wanted: &BTreeMap<[u8; 16], VipId>) -> Result<(), FenceError> {
+        let kept: BTreeSet<VipId> = wanted.values().copied().collect();
+        let gone: Vec<_> = self.addresses.iter().map(|(address, vip)| (*address, *vip)).collect();
+        for (address, vip) in gone.into_iter().filter(|(address, _)| !wanted.contains_key(address)) {
+            if !kept.contains(&vip) {
+                self.slots.clear(vip);
+            }
+            match self.vips.remove(&address) {
+                Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
+                Err(aya::maps::MapError::SyscallError(error))
+                    if error.io_error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(FenceError::Addresses(error.into())),
+            }
+            self.addresses.remove(&address);
+        }
+        Ok(())
+    }
+}
+
+/// As the programs look addresses up: IPv4 mapped into IPv6.
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}

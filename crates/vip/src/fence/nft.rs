@@ -1,0 +1,177 @@
+//! The fence by nftables: rules set up, read back and repaired through the `nft` program.
+//!
+//! What stands in the kernel is compared as text with what stood there right after it was set up, because `nft` prints
+//! rules in a form of its own; elements that time out are left out of that.
+//!
+//! Not here: renewals (`nft_lease`), which go into the kernel directly.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    net::IpAddr,
+    process::{Command, Stdio},
+    sync::{Arc, atomic::Ordering},
+};
+
+use ballast_core::ids::VipId;
+
+use super::{
+    Breach, FenceError, Guarded,
+    nft_lease::{Renewals, Shared, delete_table},
+    nft_text::{Rules, TABLE, change, replace},
+    tc::Tc,
+};
+
+/// Why nftables did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// The program cannot be run.
+    #[error("running the nft program (Debian package nftables)")]
+    Run(#[source] io::Error),
+    /// It refused.
+    #[error("nft says: {0} (Linux 5.16 or newer with netdev egress hooks, and CAP_NET_ADMIN, are needed)")]
+    Refused(String),
+    /// No netlink.
+    #[error("opening a netlink socket")]
+    Netlink(#[source] io::Error),
+}
+
+pub(super) struct NftFence {
+    tc: Tc,
+    shared: Arc<Shared>,
+    /// `None` until the table is ours.
+    rules: Option<Rules>,
+    vips: BTreeMap<IpAddr, VipId>,
+    /// What the kernel had after the last change.
+    standing: Vec<String>,
+    refused_seen: u64,
+}
+
+impl NftFence {
+    pub(super) fn open() -> Result<(Self, Renewals), NftError> {
+        let probe = Rules {
+            addresses: [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])].into(),
+            interfaces: BTreeMap::from([(1, "lo".to_owned())]),
+        };
+        nft(&["--check", "--file", "-"], &replace(&probe))?;
+        let shared = Arc::<Shared>::default();
+        let renewals = Renewals::open(Arc::clone(&shared)).map_err(NftError::Netlink)?;
+        let tc = Tc::open().map_err(NftError::Netlink)?;
+        let (vips, standing) = (BTreeMap::new(), Vec::new());
+        Ok((Self { tc, shared, rules: None, vips, standing, refused_seen: 0 }, renewals))
+    }
+
+    pub(super) fn guard(&mut self, wanted: &[Guarded]) -> Result<(), FenceError> {
+        let links = self.tc.links().map_err(FenceError::Links)?;
+        let mut rules = Rules::default();
+        for guarded in wanted {
+            let interface = guarded.interface;
+            let link =
+                links.iter().find(|link| link.index == interface).ok_or(FenceError::NoInterface { interface })?;
+            if !link.ethernet {
+                return Err(FenceError::NotEthernet { interface: link.name.clone() });
+            }
+            rules.interfaces.insert(interface, link.name.clone());
+            rules.addresses.insert(guarded.address);
+        }
+        let text = match &self.rules {
+            None => replace(&rules),
+            Some(old) => {
+                // Chains go with their interface, so what is gone must not be deleted again.
+                let mut old = old.clone();
+                old.interfaces.retain(|index, _| links.iter().any(|link| link.index == *index));
+                change(&old, &rules)
+            }
+        };
+        self.load(&text)?;
+        self.rules = Some(rules);
+        self.vips = wanted.iter().map(|guarded| (guarded.address, guarded.vip)).collect();
+        let mut addresses: Vec<_> = self.vips.iter().map(|(address, vip)| (*vip, *address)).collect();
+        addresses.sort_unstable();
+        self.shared.addresses.store(Arc::new(addresses));
+        Ok(())
+    }
+
+    pub(super) fn verify(&mut self) -> Vec<Breach> {
+        let mut breaches = Vec::new();
+        let mut breach = |what| breaches.push(Breach { interface: 0, what });
+        let refused = self.shared.refused.load(Ordering::Relaxed);
+        if refused != self.refused_seen {
+            let error = io::Error::from_raw_os_error(self.shared.refusal.load(Ordering::Relaxed));
+            breach(format!("the kernel refused {} renewals: {error}", refused - self.refused_seen));
+            self.refused_seen = refused;
+        }
+        if self.rules.is_some() {
+            match listing() {
+                Ok(found) if found == self.standing => {}
+                Ok(found) => {
+                    let missing = self.standing.iter().filter(|line| !found.contains(line));
+                    let added = found.iter().filter(|line| !self.standing.contains(line));
+                    let differences: Vec<_> = missing
+                        .map(|line| format!("missing: {line}"))
+                        .chain(added.map(|line| format!("added: {line}")))
+                        .collect();
+                    let what = if differences.is_empty() { "their order".to_owned() } else { differences.join("; ") };
+                    breach(format!("the nftables rules differ: {what}"));
+                }
+                Err(error) => breach(super::chain(&error)),
+            }
+        }
+        breaches
+    }
+
+    pub(super) fn repair(&mut self) -> Result<(), FenceError> {
+        match &self.rules {
+            Some(rules) => self.load(&replace(rules)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn remove(&mut self) -> Result<(), FenceError> {
+        self.rules = None;
+        self.vips.clear();
+        self.shared.addresses.store(Arc::default());
+        delete_table().map_err(FenceError::Leftovers)
+    }
+
+    fn load(&mut self, text: &str) -> Result<(), FenceError> {
+        if !text.is_empty() {
+            nft(&["--file", "-"], text).map_err(FenceError::Rules)?;
+            self.standing = listing().map_err(FenceError::Rules)?;
+        }
+        Ok(())
+    }
+}
+
+/// The table without elements, and then those of the guarded addresses.
+fn listing() -> Result<Vec<String>, NftError> {
+    let mut lines: Vec<String> =
+        nft(&["--terse", "list", "table", "netdev", TABLE], "")?.lines().map(str::to_owned).collect();
+    for set in ["vip4", "vip6"] {
+        lines.extend(nft(&["list", "set", "netdev", TABLE, set], "")?.lines().map(str::to_owned));
+    }
+    Ok(lines)
+}
+
+fn nft(arguments: &[&str], input: &str) -> Result<String, NftError> {
+    let start = |program: &str| {
+        let pipe = Stdio::piped;
+        Command::new(program).args(arguments).stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn()
+    };
+    let mut child = match start("nft") {
+        // Services and containers often run without the folders of administrators in their path.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => start("/usr/sbin/nft"),
+        other => other,
+    }
+    .map_err(NftError::Run)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ended early says why on its standard error.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(NftError::Run)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(NftError::Refused(said.lines().next().unwrap_or("nothing").to_owned()))
+}

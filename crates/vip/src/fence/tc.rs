@@ -1,0 +1,181 @@
+//! Interfaces, and our classifiers on them.
+//!
+//! Attached by netlink to the `clsact` qdisc and not by a link of BPF, because a link is taken away with the
+//! process that holds it, and the fence must stand exactly then. Priority and handle are fixed, so that a new
+//! process replaces in one step what an earlier one left.
+//!
+//! A `clsact` qdisc stays when our filters go: it does nothing by itself and may have been there before.
+//! Programs of the newer `tcx` kind run before all of these and can let packets bypass the fence.
+
+use std::{io, os::fd::RawFd};
+
+use super::{
+    FenceError,
+    netlink::{Messages, Received, Socket, attributes, number},
+};
+
+/// The first to be asked, because a filter before ours could accept a packet and end the search.
+const PRIORITY: u32 = 1;
+/// Marks our filters among those of the same priority.
+const HANDLE: u32 = 0x0ba1_1a57;
+/// How our filters are called in listings, and how what an earlier process left is known.
+const NAME: &str = "ballast-fence";
+
+// linux/pkt_sched.h, linux/pkt_cls.h, linux/rtnetlink.h
+const TC_H_CLSACT: u32 = 0xffff_fff1;
+const CLSACT: u32 = 0xffff_0000;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+const IFLA_IFNAME: u16 = 3;
+const TCMSG: usize = 20;
+const IFINFOMSG: usize = 16;
+
+/// Where packets are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hook {
+    Ingress,
+    Egress,
+}
+
+impl Hook {
+    pub(super) const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    fn parent(self) -> u32 {
+        match self {
+            Self::Ingress => 0xffff_fff2,
+            Self::Egress => 0xffff_fff3,
+        }
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// A network interface.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub index: u32,
+    pub name: String,
+    /// Frames begin with an Ethernet header.
+    pub ethernet: bool,
+}
+
+/// Talks to the kernel about the interfaces of one network namespace.
+pub(super) struct Tc {
+    socket: Socket,
+}
+
+impl Tc {
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self { socket: Socket::open(libc::NETLINK_ROUTE)? })
+    }
+
+    pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
+        let mut links = Vec::new();
+        self.socket.dump(
+            libc::RTM_GETLINK,
+            |message| message.body(&[0; IFINFOMSG]),
+            |message| links.extend(read_link(message)),
+        )?;
+        Ok(links)
+    }
+
+    /// Makes sure that the interface has the hooks. One that is there stays as it is.
+    pub(super) fn ensure_hooks(&mut self, interface: u32) -> io::Result<()> {
+        let flags = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+        let added = self.socket.request(libc::RTM_NEWQDISC, flags, |message| {
+            message.body(&tcmsg(interface, CLSACT, TC_H_CLSACT, 0));
+            message.string(TCA_KIND, "clsact");
+        });
+        match added {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Attaches the program, in the place of any that has our handle.
+    pub(super) fn attach(&mut self, interface: u32, hook: Hook, program: RawFd) -> io::Result<()> {
+        self.socket.request(libc::RTM_NEWTFILTER, libc::NLM_F_CREATE as u16, |message| {
+            filter(message, interface, hook);
+            let options = message.nest(TCA_OPTIONS);
+            message.attribute(TCA_BPF_FD, &program.to_ne_bytes());
+            message.string(TCA_BPF_NAME, NAME);
+            message.attribute(TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes());
+            message.end_nest(options);
+        })
+    }
+
+    /// The id of the program that our filter runs, if there is one.
+    pub(super) fn attached(&mut self, interface: u32, hook: Hook) -> io::Result<Option<u32>> {
+        let mut found = None;
+        self.socket.dump(
+            libc::RTM_GETTFILTER,
+            |message| message.body(&tcmsg(interface, 0, hook.parent(), 0)),
+            |message| found = found.or(read_filter(message)),
+        )?;
+        Ok(found)
+    }
+
+    /// Takes our filters away, whichever process put them there.
+    pub(super) fn detach_both(&mut self, link: &Link) -> Result<(), FenceError> {
+        for hook in Hook::BOTH {
+            match self.detach(link.index, hook) {
+                // The interface went meanwhile, and took the filter along.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                other => other.map_err(|source| FenceError::Detach { interface: link.name.clone(), source })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, interface: u32, hook: Hook) -> io::Result<()> {
+        if self.attached(interface, hook)?.is_none() {
+            return Ok(());
+        }
+        self.socket.request(libc::RTM_DELTFILTER, 0, |message| filter(message, interface, hook))
+    }
+}
+
+fn filter(message: &mut Messages, interface: u32, hook: Hook) {
+    let protocol = u32::from((libc::ETH_P_ALL as u16).to_be());
+    message.body(&tcmsg(interface, HANDLE, hook.parent(), PRIORITY << 16 | protocol));
+    message.string(TCA_KIND, "bpf");
+}
+
+fn tcmsg(interface: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG] {
+    let mut body = [0; TCMSG];
+    for (place, value) in [interface, handle, parent, info].into_iter().enumerate() {
+        let at = 4 + place * 4;
+        body[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    body
+}
+
+fn read_link(message: Received<'_>) -> Option<Link> {
+    let kind = u16::from_ne_bytes(message.body.get(2..4)?.try_into().ok()?);
+    let index = number(message.body, 4)?;
+    let (_, name) = attributes(message.body.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
+    let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
+    Some(Link { index, name, ethernet: kind == libc::ARPHRD_ETHER || kind == libc::ARPHRD_LOOPBACK })
+}
+
+/// The program's id if the filter is ours.
+fn read_filter(message: Received<'_>) -> Option<u32> {
+    if message.kind != libc::RTM_NEWTFILTER || number(message.body, 8)? != HANDLE {
+        return None;
+    }
+    let outer = message.body.get(TCMSG..)?;
+    let (_, options) = attributes(outer).find(|(kind, _)| *kind == TCA_OPTIONS)?;
+    let value = |wanted| attributes(options).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let ours = value(TCA_BPF_NAME)?.strip_suffix(&[0]) == Some(NAME.as_bytes());
+    ours.then(|| number(value(TCA_BPF_ID)?, 0)).flatten()
+}
