@@ -4,6 +4,7 @@
 mod health;
 mod persistence;
 mod trust;
+mod vip;
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +19,7 @@ use super::units::{ByteSize, Span};
 pub use health::*;
 pub use persistence::*;
 pub use trust::*;
+pub use vip::*;
 
 /// The whole desired state of a cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,34 +63,6 @@ impl Default for Cluster {
             replace_voter_after: Span::from_secs(600),
         }
     }
-}
-
-/// A virtual address: at most one node answers for it at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Vip {
-    /// Its name, unique in the document.
-    pub name: String,
-    /// IPv4 and IPv6 addresses; they move together.
-    #[schemars(length(min = 1))]
-    pub addresses: Vec<IpAddr>,
-    /// Nodes that should hold it, best first. Spread over all nodes otherwise.
-    #[serde(default)]
-    pub prefer: Vec<String>,
-    /// Whether it returns to a better node by itself.
-    #[serde(default)]
-    pub failback: Failback,
-}
-
-/// Whether a VIP returns to a better node by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Failback {
-    /// It stays where it is until the holder fails or an operator moves it.
-    #[default]
-    Never,
-    /// It returns as soon as the better node is ready to take it. A node that comes and goes takes it each time.
-    Automatic,
 }
 
 /// What an operator creates: listeners, services and policy together.

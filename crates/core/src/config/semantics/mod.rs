@@ -8,6 +8,7 @@ mod listeners;
 mod matching;
 mod persistence;
 mod services;
+mod vips;
 mod words;
 
 use std::collections::HashMap;
