@@ -339,7 +339,7 @@ fn claim(bootstrap: &Bootstrap) -> Result<(PathBuf, File)> {
     Ok((folder, lock))
 }
 
-fn lock(folder: &Path) -> Result<File> {
+pub fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("lock");
     let file = OpenOptions::new()
         .create(true)

@@ -14,6 +14,7 @@ use std::{
 
 use ballast_core::{
     cluster::Propose,
+    config::Farm,
     ids::{LogIndex, NodeId, Revision, VipId},
     lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, Transition, VoterSets},
     state::{Command, Node, NodeAdmin, NodeRole, State},
@@ -113,6 +114,7 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
             let last = state.tenures(id).next();
             LeaseVip {
                 id,
+                name: vip.name.clone(),
                 addresses: vip.addresses.clone(),
                 prefer: vip.prefer.iter().filter_map(by_name).collect(),
                 failback: vip.failback,
@@ -125,6 +127,8 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
                 }),
                 fitness: fitness.vips.get(&id).copied().unwrap_or_default(),
                 wish: state.vip_wish(id).map(|wish| wish.node),
+                macs: state.nodes().filter_map(|node| Some((node.id, node.info.vip.mac_for(&vip.name)?))).collect(),
+                finish: finish(state, &vip.name),
                 recorded_owner: last.and_then(|tenure| tenure.owner),
                 recorded_epoch: last.map_or(Epoch::default(), |tenure| Epoch::new(tenure.epoch)),
             }
@@ -141,6 +145,13 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
         longest: timing(longest.max(configured)),
         fitness: fitness.node,
     })
+}
+
+/// The longest that a farm of the VIP drains, in nanoseconds.
+fn finish(state: &State, vip: &str) -> u64 {
+    let farms = state.document().map(|document| document.farms.as_slice()).unwrap_or_default();
+    let on_it = |farm: &&Farm| farm.listeners.iter().any(|listener| listener.vip.as_deref() == Some(vip));
+    farms.iter().filter(on_it).map(|farm| farm.timeouts.drain.as_millis() * 1_000_000).max().unwrap_or(0)
 }
 
 const fn timing(millis: u64) -> Timing {

@@ -57,6 +57,9 @@ enum Verb {
     },
     /// Run the node until SIGTERM or SIGINT, then drain.
     Run(Common),
+    /// Take the VIPs' addresses and their fence off this machine's interfaces. For a node that is taken out of service:
+    /// stop it before, and `ballastctl node remove` it if it does not come back.
+    Leave(Common),
 }
 
 #[derive(clap::Args)]
@@ -110,6 +113,16 @@ fn execute(verb: Verb) -> Result<()> {
             let (node, cluster) = runtime.block_on(join::join(&bootstrap, token.trim()))?;
             println!("node {} is node {node} of cluster {cluster}; start it with:", bootstrap.name);
             println!("  ballastd run --config {}", common.config.display());
+            Ok(())
+        }
+        Verb::Leave(common) => {
+            let bootstrap = Bootstrap::read(&common.config)?;
+            let _lock = identity::lock(&bootstrap.data_dir)?;
+            let done = interfaces::leave(&bootstrap.vip, &bootstrap.data_dir)?;
+            if done.is_empty() {
+                println!("nothing of Ballast is on this machine's interfaces");
+            }
+            done.iter().for_each(|line| println!("{line}"));
             Ok(())
         }
         Verb::Run(common) => {

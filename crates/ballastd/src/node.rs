@@ -34,13 +34,13 @@ use ballast_core::{
     state::{Author, Command, NodeRole, Outcome, Refusal},
 };
 use ballast_proxy::{
-    AccessLog, BindVips, Ports, Proxy, ProxyOptions,
+    AccessLog, Ports, Proxy, ProxyOptions,
     prober::{self, Findings},
 };
 use ballast_raft::{Handle, Member, MemberOptions, TlsConnect};
-use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, ListenerChange, LogMarks, LoopbackDriver};
+use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, LogMarks};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -52,6 +52,7 @@ use crate::{
     bootstrap::Bootstrap,
     endpoints,
     identity::{self, Genesis, Identity},
+    interfaces::{self, Drivers},
     leases::{self, Leases, Membership, OwnFitness},
     metrics,
     operations::Node,
@@ -119,7 +120,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
                 workers: bootstrap.proxy.workers,
                 cpu_pinning: false,
                 access_log: access_log(&bootstrap.log.access)?,
-                bind_vips: BindVips::WhileHeld,
+                bind_vips: interfaces::bind_vips(&bootstrap.vip),
             };
             Some(Arc::new(Proxy::start(options, ports).context("cannot start the data plane")?))
         }
@@ -129,6 +130,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         raft: raft.clone(),
         view: Arc::clone(&view),
         leases: OnceLock::new(),
+        keeper: OnceLock::new(),
         proxy: proxy.clone(),
         findings: Arc::clone(&findings),
         transitions: Arc::default(),
@@ -152,19 +154,18 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
             marks.set_membership(membership);
         })
     });
-    let for_driver = proxy.clone();
-    let driver = LoopbackDriver::new(move |change| match (&for_driver, change) {
-        (Some(proxy), ListenerChange::Bind { vip, .. }) => proxy.vip_acquired(vip),
-        (Some(proxy), ListenerChange::Unbind { vip }) => proxy.vip_released(vip),
-        (None, _) => {}
-    });
+    let Drivers { driver, keeper, changed } =
+        Drivers::start(&bootstrap.vip, identity.node, &bootstrap.data_dir, proxy.clone())?;
+    if let Some(keeper) = keeper {
+        drop(node.keeper.set(keeper));
+    }
     let leases = Arc::new(LeaseThread::start(
         ballast_vip::Options { node: identity.node, boot, socket: sockets.leases, real_time: true },
         Inputs {
             view: Arc::clone(&lease_view),
             marks: Arc::clone(&marks),
             gates,
-            driver: Box::new(driver),
+            driver,
             // The receiver lives as long as the node; afterwards there is no history to write.
             events: Box::new(move |transition| {
                 let _ = transitions.send(transition);
@@ -187,6 +188,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         lease_view,
         marks,
         findings: Arc::clone(&findings),
+        changed,
         log_end: status.last_log,
     };
     parts.spawn(named("publisher", publisher.run(ending.clone())));
@@ -312,7 +314,7 @@ async fn found(member: &Member, raft: &Handle, genesis: Genesis) -> Result<()> {
 
 /// Tells the cluster this node's addresses and labels if they differ from what the log says.
 async fn introduce(bootstrap: Bootstrap, node: ballast_core::ids::NodeId, raft: Handle, ending: CancellationToken) {
-    let info = bootstrap.node_info(crate::interfaces::mac);
+    let info = bootstrap.node_info(interfaces::mac);
     let mut applied = raft.watch_applied();
     loop {
         let known = raft.with_state(|state| state.node(node).map(|known| known.info.clone()));
@@ -407,6 +409,8 @@ struct Publisher {
     lease_view: Arc<ArcSwapOption<LeaseView>>,
     marks: Arc<LogMarks>,
     findings: Arc<Findings>,
+    /// What this node is fit for changed.
+    changed: Arc<Notify>,
     /// Last entry that the log held when it was opened.
     log_end: LogIndex,
 }
@@ -436,6 +440,11 @@ impl Publisher {
             if !self.leases.alive() {
                 bail!("the lease thread ended; this is a bug, start the node again and report it with its log");
             }
+            if self.node.keeper.get().is_some_and(|keeper| !keeper.alive()) {
+                bail!(
+                    "the thread that keeps VIPs in place ended; this is a bug, start the node again and report it with its log"
+                );
+            }
             let reached = self.node.view.applied_index();
             self.marks.set_applied(reached);
             self.node.view.settling.applied(reached, boot_now(), self.node.view.settle());
@@ -452,7 +461,7 @@ impl Publisher {
                     proxy.plan_changed();
                 }
             }
-            let fitness = OwnFitness { node: self.node.fitness(), ..OwnFitness::default() };
+            let fitness = OwnFitness { node: self.node.fitness(), vips: self.node.vip_fitness() };
             let membership = {
                 let status = status.borrow_and_update();
                 Membership {
@@ -477,6 +486,7 @@ impl Publisher {
                 _ = plans.changed() => {}
                 _ = applied.changed() => {}
                 _ = status.changed() => {}
+                () = self.changed.notified() => {}
                 () = sleep(LOOK) => {}
                 () = ending.cancelled() => return Ok(()),
             }

@@ -1,6 +1,8 @@
 //! What the admin services ask of this node itself.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -14,18 +16,19 @@ use ballast_admin::node::{
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{BoxFuture, ClusterView},
-    ids::{LogIndex, NodeId},
+    ids::{LogIndex, NodeId, VipId},
     lease::{Fitness, Unfitness},
     state::{NodeAdmin, NodeRole, State},
 };
 use ballast_proxy::{ListenerState, Proxy, prober::Findings};
 use ballast_raft::Handle;
+use ballast_vip::netlink::KeeperHandle;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
 
-use crate::{leases::TransitionCounts, view::View};
+use crate::{interfaces, leases::TransitionCounts, view::View};
 
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -38,6 +41,8 @@ pub struct Node {
     pub view: Arc<View>,
     /// The lease thread, once it runs.
     pub leases: OnceLock<Arc<ballast_vip::Handle>>,
+    /// Keeps the addresses of VIPs and their fence in place, with the netlink driver.
+    pub keeper: OnceLock<KeeperHandle>,
     /// The data plane; a witness has none.
     pub proxy: Option<Arc<Proxy>>,
     /// This node's findings about backends.
@@ -77,6 +82,19 @@ impl Node {
             Some(_) if answered() => Fitness::Unfit(Unfitness::StateBehind),
             Some(_) => Fitness::Unfit(Unfitness::NoQuorum),
         }
+    }
+
+    /// What this node is fit for, VIP by VIP; one that is missing is fit.
+    pub fn vip_fitness(&self) -> BTreeMap<VipId, Fitness> {
+        let failed: BTreeSet<IpAddr> =
+            self.proxy.iter().flat_map(|proxy| proxy.listeners()).filter_map(failed).collect();
+        let vips: Vec<(VipId, Vec<IpAddr>)> = self.raft.with_state(|state| {
+            state.vips().map(|(id, vip)| (id, vip.addresses.iter().map(|address| address.ip()).collect())).collect()
+        });
+        let of = |vip: VipId| vips.iter().filter(move |(id, _)| *id == vip).flat_map(|(_, addresses)| addresses);
+        interfaces::fitness(vips.iter().map(|(id, _)| *id), self.keeper.get(), |vip| {
+            of(vip).any(|address| failed.contains(address))
+        })
     }
 
     /// Why this node should get no traffic; empty when it should.
@@ -128,6 +146,10 @@ impl Node {
             })
             .collect()
     }
+}
+
+fn failed(listener: ListenerState) -> Option<IpAddr> {
+    listener.error.is_some().then(|| listener.address.ip())
 }
 
 fn listener_problem(listener: ListenerState) -> Option<ListenerProblem> {

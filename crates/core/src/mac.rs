@@ -19,6 +19,9 @@ pub struct MacError {
 }
 
 impl Mac {
+    /// Everybody on the link.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
     /// From its bytes, in the order in which they are sent.
     pub const fn new(bytes: [u8; 6]) -> Self {
         Self(bytes)
@@ -27,6 +30,16 @@ impl Mac {
     /// Its bytes, in the order in which they are sent.
     pub const fn bytes(self) -> [u8; 6] {
         self.0
+    }
+
+    /// Whether one interface can have it: neither a group's address nor all zero.
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+
+    /// From exactly six bytes.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
     }
 }
 

@@ -7,9 +7,11 @@
 // advertised target). The deadline is absolute on CLOCK_BOOTTIME and is checked for each packet, so that
 // a process that is dead, frozen or starved closes the fence by doing nothing.
 //
-// A planned move adds two rules, each with a deadline of its own: the old owner keeps the TCP
-// connections it has sockets for, and the new owner sends segments of connections it does not know
-// to the old one. Only an owner forwards and only a node that is no owner keeps, so nothing loops.
+// A planned move adds rules with deadlines of their own. The old owner keeps the TCP connections it
+// has sockets for, and sends segments that open one to the new owner; the new owner sends segments of
+// connections it does not know to the old one. So nothing loops between the two: what opens goes
+// one way only and what does not the other. In longer chains the loader sees to it: whoever is about
+// to own the VIP forwards nothing, so forwarding always leads to a later owner.
 // Fragments carry no ports (or are followed by some that do not), so they obey the deadline alone.
 //
 // Whatever is not for a VIP returns TC_ACT_UNSPEC: the filters of others decide.
@@ -52,7 +54,7 @@ static long (*check_syncookie)(void *sock, void *ip, __u32 ip_len, void *tcp, __
 struct slot {
     __u64 deadline;      // everything passes until then
     __u64 keep_until;    // connections this node has sockets for pass until then
-    __u64 forward_until; // segments of unknown connections go to forward_mac until then
+    __u64 forward_until; // what belongs to the other node goes to forward_mac until then
     __u8 forward_mac[8]; // six bytes and padding
     __u64 dropped, kept, forwarded, unused;
 };
@@ -99,6 +101,7 @@ struct tcp {
     __be16 window, check, urgent;
 };
 #define TCP_SYN 0x02
+#define TCP_ACK 0x10
 
 struct neighbour { // of ICMPv6: solicitation and advertisement look alike
     __u8 type, code;
@@ -244,9 +247,17 @@ INLINE enum socket local_socket(struct __sk_buff *skb, const struct packet *pack
     return found;
 }
 
-// Reads the TCP header; 0 unless the packet is a whole segment without SYN.
+// Reads the TCP header; 0 unless the packet is a whole segment.
+INLINE int segment(struct __sk_buff *skb, const struct packet *packet, struct tcp *tcp) {
+    return packet->kind != OTHER && !load_bytes(skb, packet->l4, tcp, sizeof(*tcp));
+}
+
 INLINE int established(struct __sk_buff *skb, const struct packet *packet, struct tcp *tcp) {
-    return packet->kind != OTHER && !load_bytes(skb, packet->l4, tcp, sizeof(*tcp)) && !(tcp->flags & TCP_SYN);
+    return segment(skb, packet, tcp) && !(tcp->flags & TCP_SYN);
+}
+
+INLINE int opens(const struct tcp *tcp) {
+    return (tcp->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 INLINE int drop(struct slot *slot) {
@@ -282,8 +293,11 @@ SEC("classifier/fence_in") int fence_in(struct __sk_buff *skb) {
         enum socket found = local_socket(skb, &packet, &tcp);
         return found == CONNECTION || found == COOKIE ? TC_ACT_UNSPEC : forward(skb, slot);
     }
-    if (now >= slot->keep_until || !established(skb, &packet, &tcp) ||
-        local_socket(skb, &packet, &tcp) != CONNECTION)
+    if (skb->pkt_type != PACKET_HOST || !segment(skb, &packet, &tcp))
+        return drop(slot);
+    if (opens(&tcp))
+        return now < slot->forward_until ? forward(skb, slot) : drop(slot);
+    if (now >= slot->keep_until || local_socket(skb, &packet, &tcp) != CONNECTION)
         return drop(slot);
     __sync_fetch_and_add(&slot->kept, 1);
     return TC_ACT_UNSPEC;
@@ -297,8 +311,9 @@ SEC("classifier/fence_out") int fence_out(struct __sk_buff *skb) {
     __u64 now = boot_ns();
     struct tcp tcp;
     // What leaves needs no look-up of its socket: ingress let in only what belongs to a connection, and
-    // the last RST of one leaves when its socket cannot be found any more.
-    if (now < slot->deadline || (now < slot->keep_until && established(skb, &packet, &tcp)))
+    // the last RST of one leaves when its socket cannot be found any more. A SYN that was let in just
+    // before the deadline is still answered, or its client would wait for a second.
+    if (now < slot->deadline || (now < slot->keep_until && segment(skb, &packet, &tcp) && !opens(&tcp)))
         return TC_ACT_UNSPEC;
     return drop(slot);
 }

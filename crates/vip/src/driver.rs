@@ -36,6 +36,9 @@ pub trait Driver: Send + 'static {
     /// Does what is due, once a turn and after everything above. Returns when there is something to do next.
     fn turn(&mut self, now: BootNanos) -> Option<BootNanos>;
 
+    /// Somebody who was not heard for a while is heard again, and may have learnt another owner meanwhile.
+    fn announce_again(&mut self, now: BootNanos);
+
     /// What else the thread should wake up for: [`Driver::turn`] follows when one of them can be read.
     fn descriptors(&self) -> &[RawFd];
 }
@@ -83,7 +86,8 @@ impl Driver for LoopbackDriver {
 
     fn acquired(&mut self, vip: VipId, epoch: Epoch, _until: BootNanos, _predecessor: Option<NodeId>) {
         let known = self.view.as_ref().and_then(|view| view.vips.iter().find(|known| known.id == vip));
-        let addresses = known.map_or_else(Vec::new, |known| known.addresses.clone());
+        let addresses =
+            known.map_or_else(Vec::new, |known| known.addresses.iter().map(|address| address.ip()).collect());
         (self.change)(ListenerChange::Bind { vip, addresses, epoch });
     }
 
@@ -101,6 +105,8 @@ impl Driver for LoopbackDriver {
     fn turn(&mut self, _now: BootNanos) -> Option<BootNanos> {
         None
     }
+
+    fn announce_again(&mut self, _now: BootNanos) {}
 
     fn descriptors(&self) -> &[RawFd] {
         &[]

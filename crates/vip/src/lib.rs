@@ -14,6 +14,7 @@ mod gates;
 mod handle;
 mod marks;
 pub mod net;
+pub mod netlink;
 mod priority;
 mod thread;
 

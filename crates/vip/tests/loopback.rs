@@ -90,7 +90,8 @@ fn stopping_in_order_frees_the_vip_at_once() {
     let (owner, _) = cluster.wait_owner("a first owner", |_| true);
     cluster.node(owner).handle = None;
     let lost = cluster.wait("the owner to let go", |node, t| {
-        (node == owner && t.change == Change::Lost(LossCause::Left { to: None, because: Unfitness::Draining })).then_some(t)
+        (node == owner && t.change == Change::Lost(LossCause::Left { to: None, because: Unfitness::Draining }))
+            .then_some(t)
     });
     let (_, gained) = cluster.wait_owner("a successor", |node| node != owner);
     assert_eq!(gained.change, Change::Gained(GainCause::Released { from: owner }));
@@ -169,7 +170,7 @@ fn the_loopback_driver_passes_gains_and_losses_on() {
     let (sender, changes) = std::sync::mpsc::channel();
     let mut driver = LoopbackDriver::new(move |change| sender.send(change).expect("somebody listens"));
     let cluster = Cluster::start(LEASE);
-    let addresses = cluster.view.vips[0].addresses.clone();
+    let addresses = cluster.view.vips[0].addresses.iter().map(|address| address.ip()).collect();
     let epoch = ballast_core::lease::Epoch::new(5);
     driver.view(&std::sync::Arc::new(cluster.view.clone()));
     driver.acquired(VIP, epoch, boot_now(), None);

@@ -396,6 +396,7 @@ impl World {
             let recorded = self.recorded.get(&VipId::new(id));
             let mut vip = LeaseVip {
                 id: VipId::new(id),
+                name: String::new(),
                 addresses: Vec::new(),
                 prefer: Vec::new(),
                 failback: if id == 2 { Failback::Automatic } else { self.failback },
@@ -405,6 +406,8 @@ impl World {
                 only: None,
                 wish: self.wishes.get(&VipId::new(id)).copied(),
                 fitness: self.nodes[at].vips.get(&VipId::new(id)).copied().unwrap_or_default(),
+                macs: Vec::new(),
+                finish: 0,
                 recorded_owner: recorded.map(|(node, _)| *node),
                 recorded_epoch: recorded.map_or(Epoch::default(), |(_, epoch)| *epoch),
             };

@@ -9,6 +9,7 @@ use crate::{
     config::{Failback, VipAddress},
     ids::{LogIndex, NodeId, VipId},
     lease::{Epoch, Fitness, Timing, Unfitness, VoterSets},
+    mac::Mac,
     time::BootNanos,
 };
 
@@ -57,6 +58,8 @@ pub struct LeaseMember {
 pub struct LeaseVip {
     /// The VIP.
     pub id: VipId,
+    /// Its name.
+    pub name: String,
     /// Its addresses; they move together.
     pub addresses: Vec<VipAddress>,
     /// Nodes it would rather be at, best first.
@@ -75,6 +78,10 @@ pub struct LeaseVip {
     pub wish: Option<NodeId>,
     /// Whether this node is fit to hold it, beside what holds for all VIPs.
     pub fitness: Fitness,
+    /// The hardware addresses that nodes have on its link.
+    pub macs: Vec<(NodeId, Mac)>,
+    /// How long after a hand-over clients may finish what they have begun with the former owner, in nanoseconds.
+    pub finish: u64,
     /// Last owner that was written to the log.
     pub recorded_owner: Option<NodeId>,
     /// Last epoch that was written to the log.

@@ -354,6 +354,22 @@ impl Deadlines {
         }
     }
 
+    /// On the node that handed the VIP over, after it closed: segments that open a connection and still come here are
+    /// sent on to the node with this MAC address until then. Does nothing at the level `nftables`.
+    pub fn forward_new(&mut self, vip: VipId, mac: [u8; 6], until: BootNanos) {
+        if let Fast::Ebpf(slots) = &self.fast {
+            slots.forward(vip, mac, until);
+        }
+    }
+
+    /// Sends nothing on any more. To be called before a node agrees to take
+    /// the VIP over, so that what is sent on always leads to a later owner.
+    pub fn forward_nothing(&mut self, vip: VipId) {
+        if let Fast::Ebpf(slots) = &self.fast {
+            slots.forward(vip, [0; 6], BootNanos::new(0));
+        }
+    }
+
     /// On the node that took the VIP over: until then, and while it owns the VIP, segments of connections that it has no
     /// socket for are sent on to the node with this MAC address on the same network. Segments that open a connection,
     /// fragments and everything that is not TCP stay here. Does nothing at the level `nftables`.

@@ -43,7 +43,7 @@ pub struct FenceCounters {
     pub dropped: u64,
     /// Packets that came in for connections kept after a move.
     pub kept: u64,
-    /// Packets sent on to the node that the VIP came from.
+    /// Packets sent on to the node that the VIP came from or went to.
     pub forwarded: u64,
 }
 

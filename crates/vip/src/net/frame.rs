@@ -101,7 +101,7 @@ pub fn request(address: IpAddr, own: IpAddr, mac: Mac) -> Option<Frame> {
 
 fn arp_request(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Frame {
     let frame = ethernet(Mac::BROADCAST, mac, ETHERTYPE_ARP).put(&ARP_HEAD).put(&[0, 1]);
-    let frame = frame.put(&mac.octets()).put(&sender.octets()).put(&[0; 6]).put(&target.octets());
+    let frame = frame.put(&mac.bytes()).put(&sender.octets()).put(&[0; 6]).put(&target.octets());
     debug_assert_eq!(frame.length, ETHERNET_BYTES + ARP_BYTES);
     frame
 }
@@ -122,7 +122,7 @@ fn neighbour(
     let mut frame = frame.put(&[kind, 0, 0, 0, flags, 0, 0, 0]).put(&target.octets());
     if let Some((option, mac)) = option {
         // The length counts eights.
-        frame = frame.put(&[option, 1]).put(&mac.octets());
+        frame = frame.put(&[option, 1]).put(&mac.bytes());
     }
     let checksum = icmpv6_checksum(from, to, &frame.bytes[begin..frame.length]);
     frame.bytes[begin + 2..begin + 4].copy_from_slice(&checksum.to_be_bytes());
@@ -130,7 +130,7 @@ fn neighbour(
 }
 
 fn ethernet(to: Mac, from: Mac, ethertype: u16) -> Frame {
-    Frame::empty().put(&to.octets()).put(&from.octets()).put(&ethertype.to_be_bytes())
+    Frame::empty().put(&to.bytes()).put(&from.bytes()).put(&ethertype.to_be_bytes())
 }
 
 /// RFC 4291 section 2.7.1.

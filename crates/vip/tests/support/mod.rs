@@ -93,6 +93,8 @@ impl Driver for Whistle {
         None
     }
 
+    fn announce_again(&mut self, _now: BootNanos) {}
+
     fn descriptors(&self) -> &[RawFd] {
         &[]
     }
@@ -136,6 +138,7 @@ impl Cluster {
             nodes: ids.iter().zip(&addresses).map(member).collect(),
             vips: vec![LeaseVip {
                 id: VIP,
+                name: String::new(),
                 addresses: vec!["127.0.100.1".parse().expect("a literal")],
                 prefer: Vec::new(),
                 failback: Failback::Never,
@@ -145,6 +148,8 @@ impl Cluster {
                 only: None,
                 wish: None,
                 fitness: Fitness::Fit,
+                macs: Vec::new(),
+                finish: 0,
                 recorded_owner: None,
                 recorded_epoch: Epoch::default(),
             }],

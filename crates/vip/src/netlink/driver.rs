@@ -1,0 +1,254 @@
+//! The half on the lease thread: deadlines, announcements, and what arrives while a VIP changes hands.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsRawFd, RawFd},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, Sender},
+    },
+};
+
+use ballast_clock::boot_now;
+use ballast_core::{
+    ids::{NodeId, VipId},
+    lease::{Epoch, LeaseView},
+    time::BootNanos,
+};
+
+use super::{
+    NetlinkError,
+    capture::{Capture, Tap},
+    places::{Place, Places, Shared, mac_of},
+};
+use crate::{
+    Driver,
+    fence::{Deadlines, FenceLevel},
+    net::{Announcement, Announcer, Sender as FrameSender},
+};
+
+/// VIPs are announced without allocation up to this many addresses.
+const ADDRESSES_EXPECTED: usize = 512;
+
+/// Carries out VIPs as real addresses. See the module's documentation.
+pub struct NetlinkDriver {
+    shared: Arc<Shared>,
+    level: FenceLevel,
+    deadlines: Deadlines,
+    announcer: Announcer,
+    frames: FrameSender,
+    due: Vec<Announcement>,
+    view: Option<Arc<LeaseView>>,
+    places: Arc<Places>,
+    held: BTreeMap<VipId, BootNanos>,
+    announced: u64,
+    captures: Vec<Capture>,
+    taps: Receiver<Tap>,
+    ready_taps: Vec<Tap>,
+    spent: Sender<Capture>,
+    descriptors: [RawFd; 1],
+}
+
+impl NetlinkDriver {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        level: FenceLevel,
+        deadlines: Deadlines,
+        taps: Receiver<Tap>,
+        spent: Sender<Capture>,
+    ) -> Result<Self, NetlinkError> {
+        Ok(Self {
+            descriptors: [shared.to_driver.as_raw_fd()],
+            level,
+            deadlines,
+            announcer: Announcer::new(ADDRESSES_EXPECTED),
+            frames: FrameSender::open()?,
+            due: Vec::with_capacity(ADDRESSES_EXPECTED),
+            view: None,
+            places: shared.places.load_full(),
+            held: BTreeMap::new(),
+            announced: 0,
+            captures: Vec::new(),
+            taps,
+            ready_taps: Vec::new(),
+            spent,
+            shared,
+        })
+    }
+
+    fn publish_held(&self) {
+        self.shared.held.store(Arc::new(self.held.keys().copied().collect()));
+        self.shared.to_keeper.wake();
+    }
+
+    /// Opens what is held where it has come to now: an interface may have come back with another index.
+    fn take_places(&mut self) {
+        let places = self.shared.places.load_full();
+        if Arc::ptr_eq(&places, &self.places) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.places, places);
+        let now = boot_now();
+        for (vip, until) in &self.held {
+            self.deadlines.set(*vip, *until);
+            let place = self.places.get(vip);
+            if place == before.get(vip) {
+                continue;
+            }
+            match place {
+                Some(Place { interface, mac, addresses }) => {
+                    self.announcer.hold(now, *vip, (*interface, *mac), addresses, *until);
+                }
+                None => self.announcer.stop(*vip),
+            }
+        }
+    }
+
+    /// Begins to keep what arrives for `vip`, so that it can be sent on to the successor.
+    fn capture(&mut self, vip: VipId, successor: NodeId, now: BootNanos) {
+        let Some(view) = &self.view else { return };
+        let (Some(place), Some(to)) = (self.places.get(&vip), mac_of(view, vip, successor)) else { return };
+        self.ready_taps.extend(self.taps.try_iter());
+        let running = self.captures.iter().position(|capture| capture.index() == place.interface);
+        let at = match running {
+            Some(at) => at,
+            None => {
+                let Some(ready) = self.ready_taps.iter().position(|tap| tap.index() == place.interface) else { return };
+                let begun = Capture::begin(self.ready_taps.swap_remove(ready));
+                // Without it a SYN in the gap is lost, and its client asks again.
+                let Ok(capture) = begun else { return };
+                self.captures.push(capture);
+                self.captures.len() - 1
+            }
+        };
+        self.captures[at].keep(vip, place.addresses.clone(), to, now);
+    }
+
+    fn announce(&mut self, now: BootNanos) {
+        self.due.clear();
+        self.announcer.due(now, &mut self.due);
+        let counts = &self.shared.counts;
+        for announcement in &self.due {
+            if boot_now() >= announcement.until {
+                continue;
+            }
+            let counter = match self.frames.send(announcement.interface, &announcement.frame) {
+                Ok(()) => &counts.announced,
+                Err(_) => &counts.announce_errors,
+            };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn replay(&mut self, now: BootNanos) -> Option<BootNanos> {
+        let mut next: Option<BootNanos> = None;
+        let mut at = 0;
+        while at < self.captures.len() {
+            match self.captures[at].turn(now) {
+                Some(due) => {
+                    next = Some(next.map_or(due, |next| next.min(due)));
+                    at += 1;
+                }
+                None => {
+                    // Closing it waits for the kernel; the keeper does that.
+                    let _ = self.spent.send(self.captures.swap_remove(at));
+                    self.shared.to_keeper.wake();
+                }
+            }
+        }
+        next
+    }
+}
+
+impl Driver for NetlinkDriver {
+    fn view(&mut self, view: &Arc<LeaseView>) {
+        self.view = Some(Arc::clone(view));
+        self.shared.view.store(Some(Arc::clone(view)));
+        self.shared.to_keeper.wake();
+    }
+
+    fn prepare(&mut self, vip: VipId) {
+        // Whoever is about to own the VIP sends nothing on, so that what is sent on always ends somewhere.
+        self.deadlines.forward_nothing(vip);
+        for capture in &mut self.captures {
+            capture.forget(vip);
+        }
+    }
+
+    fn acquired(&mut self, vip: VipId, _epoch: Epoch, until: BootNanos, predecessor: Option<NodeId>) {
+        let now = boot_now();
+        self.prepare(vip);
+        let finishing = self.view.as_ref().zip(predecessor).and_then(|(view, node)| {
+            let known = view.vips.iter().find(|known| known.id == vip)?;
+            Some((mac_of(view, vip, node)?, now.plus(known.finish)))
+        });
+        if let Some((mac, finish_until)) = finishing {
+            self.deadlines.forward_established(vip, mac.bytes(), finish_until);
+        }
+        self.deadlines.set(vip, until);
+        // A lease that is lost later must not leave connections open that an earlier hand-over kept.
+        self.deadlines.keep_established(vip, BootNanos::default());
+        self.held.insert(vip, until);
+        if let Some(Place { interface, mac, addresses }) = self.places.get(&vip) {
+            self.announcer.hold(now, vip, (*interface, *mac), addresses, until);
+        }
+        self.publish_held();
+    }
+
+    fn renewed(&mut self, vip: VipId, _epoch: Epoch, until: BootNanos) {
+        self.deadlines.set(vip, until);
+        self.announcer.renew(vip, until);
+        self.held.insert(vip, until);
+    }
+
+    fn finish_until(&self, vip: VipId, successor: NodeId, now: BootNanos) -> Option<BootNanos> {
+        let view = self.view.as_ref().filter(|_| self.level == FenceLevel::Ebpf)?;
+        let known = view.vips.iter().find(|known| known.id == vip)?;
+        self.places.get(&vip)?;
+        mac_of(view, vip, successor)?;
+        Some(now.plus(known.finish))
+    }
+
+    fn released(&mut self, vip: VipId, finishing: Option<(NodeId, BootNanos)>) {
+        let successor_mac = finishing.and_then(|(successor, until)| {
+            self.capture(vip, successor, boot_now());
+            let mac = mac_of(self.view.as_ref()?, vip, successor)?;
+            Some((mac, until))
+        });
+        if let Some((_, until)) = successor_mac {
+            self.deadlines.keep_established(vip, until);
+        }
+        self.deadlines.close(vip);
+        if let Some((mac, until)) = successor_mac {
+            self.deadlines.forward_new(vip, mac.bytes(), until);
+        }
+        self.deadlines.flush();
+        self.announcer.stop(vip);
+        self.held.remove(&vip);
+        self.publish_held();
+    }
+
+    fn turn(&mut self, now: BootNanos) -> Option<BootNanos> {
+        if self.shared.to_driver.woken() {
+            self.take_places();
+            let announce = self.shared.announce.load(Ordering::Acquire);
+            if std::mem::replace(&mut self.announced, announce) != announce {
+                self.announcer.announce_all_again(now, None);
+            }
+        }
+        // The fence first: an announcement that leaves before it opens brings clients to a closed door.
+        self.deadlines.flush();
+        self.announce(now);
+        let replay = self.replay(now);
+        [replay, self.announcer.next_deadline()].into_iter().flatten().min()
+    }
+
+    fn announce_again(&mut self, now: BootNanos) {
+        self.announcer.announce_all_again(now, None);
+    }
+
+    fn descriptors(&self) -> &[RawFd] {
+        &self.descriptors
+    }
+}

@@ -1,0 +1,579 @@
+//! The half that may wait for the kernel: keeps addresses and fence in place, listens, and judges fitness.
+//!
+//! In rounds: one a quarter of a second, and at once when links, addresses, filters or the agreed state
+//! change. A round reads what there is, guards before it adds and removes before it unguards, reads the
+//! fence back, and publishes where VIPs are and which of them this node is fit to hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::{AsRawFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, Sender},
+    },
+    time::Duration,
+};
+
+use ballast_clock::boot_now;
+use ballast_core::{
+    ids::VipId,
+    lease::{Fitness, LeaseView, Unfitness},
+    time::BootNanos,
+};
+use tracing::{error, info, warn};
+
+use super::{
+    NetlinkError, NetlinkOptions, Report, VipFitness,
+    capture::{Capture, Tap},
+    places::{Place, Places, Shared},
+    probes::Probes,
+};
+use crate::{
+    fence::{Fence, FenceLevel, Guarded},
+    net::{
+        Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
+        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, question, system,
+    },
+};
+
+/// Longest time between two looks. The kernel tells of changes of links, addresses and filters; this is for what it
+/// does not tell, a flushed table of nftables above all.
+const LOOK: Duration = Duration::from_millis(250);
+/// For so long after a breach of the fence this node takes no VIP of that interface: whoever tampers may not be done.
+const BREACH_NANOS: u64 = 1_000_000_000;
+/// A gateway that misses three questions in a row, a second apart, is gone; a router that restarts answers sooner.
+const GATEWAY: GatewayTiming = GatewayTiming { interval_nanos: 1_000_000_000, rise: 2, fall: 3 };
+
+/// Counters; see [`KeeperCounters`].
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub announced: AtomicU64,
+    pub announce_errors: AtomicU64,
+    pub conflicts: AtomicU64,
+    pub breaches: AtomicU64,
+    pub addresses_restored: AtomicU64,
+}
+
+/// What was counted, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeeperCounters {
+    /// Announcements handed to the kernel.
+    pub announced: u64,
+    /// Announcements it did not take.
+    pub announce_errors: u64,
+    /// Times that somebody else claimed a VIP.
+    pub conflicts: u64,
+    /// Times that the fence was not as it had been set.
+    pub breaches: u64,
+    /// Addresses that somebody had removed.
+    pub addresses_restored: u64,
+}
+
+impl Counts {
+    pub fn read(&self) -> KeeperCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        KeeperCounters {
+            announced: read(&self.announced),
+            announce_errors: read(&self.announce_errors),
+            conflicts: read(&self.conflicts),
+            breaches: read(&self.breaches),
+            addresses_restored: read(&self.addresses_restored),
+        }
+    }
+}
+
+pub(super) struct Keeper {
+    options: NetlinkOptions,
+    shared: Arc<Shared>,
+    fence: Fence,
+    addresses: Addresses,
+    watch: Watch,
+    /// By index of the interface.
+    links: BTreeMap<u32, Link>,
+    probes: Probes,
+    conflicts: Conflicts,
+    frames: FrameSender,
+    fresh: Sender<Tap>,
+    used: Receiver<Capture>,
+    changed: Box<dyn Fn() + Send>,
+    /// The last problem of each VIP that was logged.
+    said: BTreeMap<VipId, String>,
+    checked: BTreeSet<String>,
+}
+
+/// What is kept for an interface that VIPs are on.
+struct Link {
+    up: bool,
+    listener: Option<Listener>,
+    gateway: GatewayCheck,
+    breached_at: Option<BootNanos>,
+}
+
+/// One VIP of this node, with where it should be.
+struct Wanted {
+    vip: VipId,
+    interface: String,
+    addresses: Vec<VipAddress>,
+}
+
+impl Keeper {
+    pub fn new(
+        options: NetlinkOptions,
+        shared: Arc<Shared>,
+        fence: Fence,
+        fresh: Sender<Tap>,
+        used: Receiver<Capture>,
+        changed: Box<dyn Fn() + Send>,
+    ) -> Result<Self, NetlinkError> {
+        // A name that is wrong is told at the start, not when the first VIP comes.
+        for name in std::iter::once(&options.interface).chain(options.interfaces.values()) {
+            Interface::read(name)?;
+        }
+        Ok(Self {
+            addresses: Addresses::open(&options.data_dir)?,
+            watch: Watch::open()?,
+            frames: FrameSender::open()?,
+            options,
+            shared,
+            fence,
+            links: BTreeMap::new(),
+            probes: Probes::default(),
+            conflicts: Conflicts::new(),
+            fresh,
+            used,
+            changed,
+            said: BTreeMap::new(),
+            checked: BTreeSet::new(),
+        })
+    }
+
+    pub fn run(mut self) {
+        while !self.shared.is_stopping() {
+            if self.wait() {
+                self.round();
+            }
+        }
+    }
+
+    /// One look at everything, and what follows from it.
+    pub fn round(&mut self) {
+        // Closing them is slow, which is why it happens here.
+        while self.used.try_recv().is_ok_and(|capture| self.renew_tap(capture.index())) {}
+        let interfaces = match Interface::all() {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                error!(%error, "cannot look at the interfaces; VIPs stay as they are");
+                return;
+            }
+        };
+        let now = boot_now();
+        let view = self.shared.view.load_full();
+        let Some(view) = view.as_deref() else {
+            self.guard_what_is_left(&interfaces);
+            return;
+        };
+        let wanted = self.wanted(view);
+        let by_name = |name: &str| interfaces.iter().find(|interface| interface.name == name);
+        self.look_at_links(now, view, &interfaces, &wanted);
+
+        let mut problems: BTreeMap<VipId, VipFitness> = BTreeMap::new();
+        let mut trouble = |vip: VipId, fitness: Fitness, problem: String| {
+            let known =
+                problems.entry(vip).or_insert_with(|| VipFitness { fitness: Fitness::Fit, problem: String::new() });
+            if known.fitness.worse(fitness) != known.fitness {
+                *known = VipFitness { fitness, problem };
+            }
+        };
+
+        // Guarded before they are on the interface, and for as long as they are.
+        let ours = self.addresses.ours().clone();
+        let mut guarded: BTreeSet<(VipId, u32, IpAddr)> = BTreeSet::new();
+        for want in &wanted {
+            let Some(interface) = by_name(&want.interface) else { continue };
+            guarded.extend(want.addresses.iter().map(|at| (want.vip, interface.index, at.address)));
+        }
+        let kept: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
+        for left in ours.iter().filter(|left| !kept.contains(&left.address)) {
+            // Nobody's any more: closed for good until it is off the interface.
+            if let Some(interface) = by_name(&left.interface) {
+                guarded.insert((NOBODY, interface.index, left.address));
+            }
+        }
+        let fenced = self.fence(now, &guarded, &interfaces);
+        if let Err(problem) = &fenced {
+            for want in &wanted {
+                trouble(want.vip, Fitness::Unfit(Unfitness::FenceBreached), problem.clone());
+            }
+        }
+
+        // A stranger's address is not put on the interface.
+        let member = |mac: Mac| view.vips.iter().any(|vip| vip.macs.iter().any(|(_, of)| *of == mac));
+        let mut ask = Vec::new();
+        for want in &wanted {
+            let Some(interface) = by_name(&want.interface).filter(|interface| interface.up) else { continue };
+            for at in &want.addresses {
+                if ours.contains(at) || interface.has(at.address) {
+                    self.probes.assume_free(&want.interface, at.address);
+                }
+                ask.push((interface, at.address));
+            }
+        }
+        let taken = self.probes.taken(now, &ask, member);
+        for want in &wanted {
+            for at in &want.addresses {
+                if let Some(mac) = taken.get(&at.address) {
+                    let problem = format!(
+                        "{mac} answers for {} on {} and is no node of this cluster; take the address away from it or choose another VIP",
+                        at.address, want.interface
+                    );
+                    trouble(want.vip, Fitness::Unfit(Unfitness::AddressTaken), problem);
+                }
+            }
+        }
+
+        let free = |at: &&VipAddress| ours.contains(*at) || self.probes.is_free(&at.interface, at.address);
+        let put: Vec<VipAddress> = if fenced.is_ok() {
+            wanted.iter().flat_map(|want| want.addresses.iter().filter(free).cloned()).collect()
+        } else {
+            // Nothing is added behind a fence that does not stand; what is there stays.
+            ours.iter().filter(|at| kept.contains(&at.address)).cloned().collect()
+        };
+        match self.addresses.reconcile(&put) {
+            Ok(outcome) => {
+                for change in &outcome.changes {
+                    match change {
+                        Change::Added(at) => info!(address = %at, "VIP address added"),
+                        Change::Removed(at) => info!(address = %at, "VIP address removed"),
+                        Change::CameBack(at) => {
+                            self.shared.counts.addresses_restored.fetch_add(1, Ordering::Relaxed);
+                            warn!(address = %at, "somebody had removed a VIP's address; it is back");
+                        }
+                    }
+                }
+                for problem in outcome.problems {
+                    let of = wanted.iter().find(|want| want.addresses.contains(problem.address()));
+                    if let Some(want) = of {
+                        let fitness =
+                            if problem.is_warning() { Fitness::Fit } else { Fitness::Unfit(Unfitness::AddressMissing) };
+                        if fitness == Fitness::Fit {
+                            self.said.entry(want.vip).or_insert_with(|| {
+                                warn!(%problem, "a VIP may not be reachable");
+                                String::new()
+                            });
+                        } else {
+                            trouble(want.vip, fitness, problem.to_string());
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                for want in &wanted {
+                    trouble(want.vip, Fitness::Unfit(Unfitness::AddressMissing), format!("{error}"));
+                }
+            }
+        }
+
+        let mut places = Places::new();
+        for want in &wanted {
+            let Some(interface) = by_name(&want.interface) else {
+                let problem =
+                    format!("there is no interface {}; correct vip.interface in ballastd.toml", want.interface);
+                trouble(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+                continue;
+            };
+            if !interface.up {
+                let problem = format!("{} is down or has no carrier", want.interface);
+                trouble(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+            }
+            if let Some(link) = self.links.get(&interface.index) {
+                if link.breached_at.is_some_and(|at| now.since(at) < BREACH_NANOS) {
+                    let problem = format!("somebody changed the fence on {}", want.interface);
+                    trouble(want.vip, Fitness::Unfit(Unfitness::FenceBreached), problem);
+                }
+                if link.gateway.state() == GatewayState::Unreachable
+                    && let Some(gateway) = link.gateway.gateway()
+                {
+                    let problem = format!("the gateway {gateway} does not answer on {}", want.interface);
+                    trouble(want.vip, Fitness::Reluctant(Unfitness::GatewayUnreachable), problem);
+                }
+            }
+            if let Some(mac) = interface.mac {
+                let addresses: Vec<IpAddr> = want.addresses.iter().map(|at| at.address).collect();
+                let in_place = addresses.iter().all(|address| put.iter().any(|at| at.address == *address));
+                if in_place {
+                    places.insert(want.vip, Place { interface: interface.index, mac, addresses });
+                } else {
+                    let problem = format!("not every address is on {} yet", want.interface);
+                    trouble(want.vip, Fitness::Unfit(Unfitness::AddressMissing), problem);
+                }
+            } else {
+                let problem = format!("{} has no MAC, and VIPs need Ethernet", want.interface);
+                trouble(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+            }
+        }
+        let vips = wanted.iter().map(|want| want.vip);
+        let fit = || VipFitness { fitness: Fitness::Fit, problem: String::new() };
+        let vips: BTreeMap<_, _> = vips.map(|vip| (vip, problems.remove(&vip).unwrap_or_else(fit))).collect();
+        self.publish(places, vips);
+    }
+
+    fn publish(&mut self, places: Places, vips: BTreeMap<VipId, VipFitness>) {
+        for (vip, VipFitness { problem, .. }) in &vips {
+            let before = self.said.get(vip).map(String::as_str).unwrap_or_default();
+            if before != problem {
+                if problem.is_empty() {
+                    info!(%vip, "this node is fit to hold the VIP again");
+                } else {
+                    warn!(%vip, %problem, "this node is not fit to hold the VIP");
+                }
+                self.said.insert(*vip, problem.clone());
+            }
+        }
+        if **self.shared.places.load() != places {
+            self.shared.places.store(Arc::new(places));
+            self.shared.to_driver.wake();
+        }
+        let report = Report { vips };
+        if **self.shared.report.load() != report {
+            self.shared.report.store(Arc::new(report));
+            (self.changed)();
+        }
+    }
+
+    /// Before the state is known: what an earlier process left on the interfaces is fenced, closed.
+    fn guard_what_is_left(&mut self, interfaces: &[Interface]) {
+        let left = self.addresses.ours().iter().filter_map(|at| {
+            let interface = interfaces.iter().find(|interface| interface.name == at.interface)?;
+            Some((NOBODY, interface.index, at.address))
+        });
+        let left: BTreeSet<_> = left.collect();
+        if let Err(problem) = self.fence(boot_now(), &left, interfaces) {
+            error!(problem, "addresses of VIPs are on an interface and cannot be fenced");
+        }
+    }
+
+    /// Where every VIP should be on this node.
+    fn wanted(&self, view: &LeaseView) -> Vec<Wanted> {
+        let may = |only: &Option<BTreeSet<_>>| only.as_ref().is_none_or(|only| only.contains(&self.options.node));
+        let want = |vip: &ballast_core::lease::LeaseVip| {
+            let interface = self.options.interfaces.get(&vip.name).unwrap_or(&self.options.interface).clone();
+            let addresses: Vec<_> = vip
+                .addresses
+                .iter()
+                .map(|address| {
+                    let host = VipAddress::host(&interface, address.ip());
+                    VipAddress { prefix: address.prefix().unwrap_or(host.prefix), ..host }
+                })
+                .collect();
+            Wanted { vip: vip.id, interface, addresses }
+        };
+        view.vips.iter().filter(|vip| may(&vip.only)).map(want).collect()
+    }
+
+    /// Makes the fence guard these, reads it back, and mends what is wrong.
+    fn fence(
+        &mut self,
+        now: BootNanos,
+        guarded: &BTreeSet<(VipId, u32, IpAddr)>,
+        interfaces: &[Interface],
+    ) -> Result<(), String> {
+        let breaches = self.fence.verify();
+        if !breaches.is_empty() {
+            for breach in &breaches {
+                let name = interfaces.iter().find(|interface| interface.index == breach.interface);
+                let name = name.map_or("all interfaces", |interface| &interface.name);
+                error!(interface = name, what = breach.what, "the fence of VIPs is not as it was set; putting it back");
+                self.shared.counts.breaches.fetch_add(1, Ordering::Relaxed);
+                for (index, link) in &mut self.links {
+                    if breach.interface == 0 || breach.interface == *index {
+                        link.breached_at = Some(now);
+                    }
+                }
+            }
+            self.fence.repair().map_err(|error| chain(&error))?;
+        }
+        let wanted = guarded.iter().map(|&(vip, interface, address)| Guarded { vip, interface, address });
+        self.fence.guard(&wanted.collect::<Vec<_>>()).map_err(|error| chain(&error))
+    }
+
+    /// Follows links that came, went, or changed, listens on them and judges their gateways.
+    fn look_at_links(&mut self, now: BootNanos, view: &LeaseView, interfaces: &[Interface], wanted: &[Wanted]) {
+        let named: BTreeSet<&str> = wanted.iter().map(|want| want.interface.as_str()).collect();
+        let here: Vec<&Interface> =
+            interfaces.iter().filter(|interface| named.contains(interface.name.as_str())).collect();
+        self.links.retain(|index, _| here.iter().any(|interface| interface.index == *index));
+        let vips: BTreeMap<IpAddr, VipId> =
+            view.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| (at.ip(), vip.id))).collect();
+        self.conflicts.set_ours(here.iter().filter_map(|interface| interface.mac));
+        let members = view.vips.iter().flat_map(|vip| vip.macs.iter());
+        self.conflicts.set_members(members.filter(|(node, _)| *node != self.options.node).map(|(_, mac)| *mac));
+        self.conflicts.set_vips(vips.iter().map(|(address, vip)| (*address, *vip)));
+        let held = self.shared.held.load();
+        for vip in view.vips.iter().map(|vip| vip.id) {
+            self.conflicts.set_held(vip, held.contains(&vip));
+        }
+        for interface in here {
+            if self.checked.insert(interface.name.clone()) {
+                self.check(interface, view);
+            }
+            let new = !self.links.contains_key(&interface.index);
+            let link = self.links.entry(interface.index).or_insert_with(|| Link {
+                up: interface.up,
+                listener: None,
+                gateway: GatewayCheck::new(now, None, GATEWAY),
+                breached_at: None,
+            });
+            let came_up = interface.up && !link.up;
+            link.up = interface.up;
+            if new || came_up {
+                // A socket that saw its interface go down stays silent.
+                link.listener = Listener::open(interface.index, Hearing::BehindFence).ok();
+                if let Ok(gateways) = Gateways::read(interface.index) {
+                    link.gateway.set_gateway(now, gateways.v4.or(gateways.v6));
+                }
+                link.gateway.ask_now(now);
+            }
+            if !interface.up {
+                link.gateway.ask_now(now.plus(GATEWAY.interval_nanos));
+            } else if let Some(gateway) = link.gateway.turn(now)
+                && let Some(frame) = question(gateway, interface, |address| vips.contains_key(&address))
+            {
+                // Not answered counts; not sent is as good as not answered.
+                let _ = self.frames.send(interface.index, &frame);
+            }
+            if new && let Some(mac) = interface.mac {
+                Self::send_tap(&self.fresh, interface.index, mac);
+            }
+            if came_up {
+                // Whoever was cut off from us may have learnt another owner meanwhile.
+                self.shared.announce_again();
+            }
+        }
+    }
+
+    /// Tells, once for each interface, what of this machine makes VIPs less safe than they look.
+    fn check(&self, interface: &Interface, view: &LeaseView) {
+        let ipv6 = view.vips.iter().any(|vip| vip.addresses.iter().any(|at| at.ip().is_ipv6()));
+        match system::check(&interface.name, ipv6) {
+            Ok(findings) => {
+                for finding in findings {
+                    match finding.severity {
+                        system::Severity::Note => {
+                            info!(interface = interface.name, remedy = finding.remedy, "{}", finding.what)
+                        }
+                        system::Severity::Warning | system::Severity::Error => {
+                            warn!(interface = interface.name, remedy = finding.remedy, "{}", finding.what);
+                        }
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "this machine's settings for VIPs cannot be checked"),
+        }
+        info!(interface = interface.name, fence = self.fence.level().as_str(), "VIPs are on this interface");
+        if self.fence.level() == FenceLevel::Nftables {
+            warn!(
+                "the nftables fence is best effort: a renewal that is held up in this process extends the lease by that time"
+            );
+        }
+    }
+
+    /// Makes a new tap after one was used. Always true, for use in a loop.
+    fn renew_tap(&self, index: u32) -> bool {
+        if let Ok(interfaces) = Interface::all()
+            && let Some(mac) = interfaces.iter().find(|interface| interface.index == index).and_then(|found| found.mac)
+        {
+            Self::send_tap(&self.fresh, index, mac);
+        }
+        true
+    }
+
+    fn send_tap(fresh: &Sender<Tap>, index: u32, mac: Mac) {
+        match Tap::open(index, mac) {
+            // The driver has ended if nobody takes it.
+            Ok(tap) => drop(fresh.send(tap)),
+            Err(error) => warn!(%error, "connections that begin during a planned move may have to be tried again"),
+        }
+    }
+
+    /// Waits for something to look at. True when it is worth a round.
+    fn wait(&mut self) -> bool {
+        let poll = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = vec![poll(self.watch.as_raw_fd()), poll(self.shared.to_keeper.as_raw_fd())];
+        for link in self.links.values() {
+            fds.extend(link.listener.iter().flat_map(Listener::fds).map(poll));
+        }
+        // SAFETY: the pointer is valid for the call and the count is that of the vector.
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, LOOK.as_millis() as i32) };
+        if ready <= 0 {
+            return true;
+        }
+        let changed = fds[0].revents != 0 && self.links_changed();
+        let woken = self.shared.to_keeper.woken();
+        self.listen();
+        changed || woken
+    }
+
+    fn links_changed(&mut self) -> bool {
+        let mut events = Vec::new();
+        if let Err(error) = self.watch.read(&mut events) {
+            warn!(%error, "cannot follow changes of the links; looking again");
+            if let Ok(watch) = Watch::open() {
+                self.watch = watch;
+            }
+            return true;
+        }
+        let concerns = |index: u32| self.links.contains_key(&index);
+        events.iter().any(|event| match event {
+            // One that is not known yet may be one that VIPs wait for.
+            LinkEvent::Link { .. } | LinkEvent::LinkGone { .. } | LinkEvent::Lost => true,
+            LinkEvent::Address { index, .. } | LinkEvent::AddressGone { index, .. } | LinkEvent::Filter { index } => {
+                concerns(*index)
+            }
+        })
+    }
+
+    /// Takes in who claims which address.
+    fn listen(&mut self) {
+        let mut claims: Vec<Claim> = Vec::new();
+        for link in self.links.values_mut() {
+            let Some(listener) = &mut link.listener else { continue };
+            let from = claims.len();
+            if listener.read(&mut claims).is_err() {
+                // It is opened anew when the interface is up.
+                link.listener = None;
+                link.up = false;
+            }
+            claims[from..].iter().for_each(|claim| link.gateway.heard(claim));
+        }
+        let now = boot_now();
+        for claim in claims {
+            let Some(conflict) = self.conflicts.heard(now, &claim) else { continue };
+            self.shared.counts.conflicts.fetch_add(1, Ordering::Relaxed);
+            match conflict {
+                Conflict::Stranger { vip, address, mac } => {
+                    error!(%vip, %address, %mac, "somebody who is no node of this cluster claims a VIP; take the address away from it");
+                }
+                Conflict::Peer { vip, address, mac } => {
+                    error!(%vip, %address, %mac, "another node claims a VIP that this node holds");
+                }
+            }
+            self.shared.announce_again();
+        }
+    }
+}
+
+/// Stands for addresses that are no VIP's any more: its deadline is never moved.
+const NOBODY: VipId = VipId::new(u32::MAX);
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,185 @@
+//! VIPs as real addresses: every candidate has them on an interface all the time, and the fence in the
+//! kernel decides who is reached.
+//!
+//! Two halves. The *keeper*, a thread of its own that may wait for the kernel, puts addresses and fence
+//! in place, looks whether they still are, listens for others who claim a VIP, and says which VIPs this
+//! node is fit to hold. The *driver*, on the lease thread, moves deadlines, announces, and during a
+//! planned move keeps what arrives in the gap. They share immutable snapshots and never wait for each
+//! other.
+//!
+//! What is put in place outlives the process, the fence closed: a node that starts again finds its
+//! addresses there, and one that is taken out of service for good removes them with `ballastd leave`.
+//!
+//! Not here: the parts themselves ([`crate::fence`], [`crate::net`]), the lease protocol.
+
+mod capture;
+mod driver;
+mod keeper;
+mod places;
+mod probes;
+mod segment;
+mod wake;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+
+use arc_swap::ArcSwap;
+use ballast_core::ids::{NodeId, VipId};
+use ballast_core::lease::Fitness;
+
+use crate::{
+    fence::{Fence, FenceError, FenceLevel, FenceWish},
+    net::{AddressError, Addresses, NetError},
+};
+
+pub use driver::NetlinkDriver;
+pub use keeper::KeeperCounters;
+
+use keeper::Keeper;
+use places::Shared;
+
+/// What the driver is told at the start.
+#[derive(Clone, Debug)]
+pub struct NetlinkOptions {
+    /// This node.
+    pub node: NodeId,
+    /// The interface that VIPs are on.
+    pub interface: String,
+    /// By name of the VIP: those that are on another one.
+    pub interfaces: BTreeMap<String, String>,
+    /// Which fence is wanted.
+    pub fence: FenceWish,
+    /// Where it is written down which addresses are ours.
+    pub data_dir: PathBuf,
+}
+
+/// What this node can do about one VIP, and why not more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipFitness {
+    /// Whether it may hold it.
+    pub fitness: Fitness,
+    /// In words, with what to do; empty when nothing is wrong.
+    pub problem: String,
+}
+
+/// What the keeper found, for the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// By VIP. One that is missing is not in place yet.
+    pub vips: BTreeMap<VipId, VipFitness>,
+}
+
+/// The drivers cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No fence.
+    #[error("set up the fence of VIPs")]
+    Fence(#[from] FenceError),
+    /// The links cannot be read.
+    #[error("look at the interfaces for VIPs")]
+    Net(#[from] NetError),
+    /// The addresses cannot be kept.
+    #[error("keep the addresses of VIPs")]
+    Addresses(#[from] AddressError),
+    /// No thread.
+    #[error("start the thread that keeps addresses and fence in place")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Talks to the keeper. Dropping it ends the keeper's thread and leaves addresses and fence in place, closed.
+pub struct KeeperHandle {
+    shared: Arc<Shared>,
+    level: FenceLevel,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KeeperHandle {
+    /// What was found last.
+    pub fn report(&self) -> Arc<Report> {
+        self.shared.report.load_full()
+    }
+
+    /// Which fence is in force.
+    pub fn level(&self) -> FenceLevel {
+        self.level
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> KeeperCounters {
+        self.shared.counts.read()
+    }
+
+    /// Whether the thread still runs. If it ends by itself that is a bug.
+    pub fn alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for KeeperHandle {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that keeps addresses and fence in place had panicked");
+        }
+    }
+}
+
+/// Sets the fence up, guards what an earlier process left on the interfaces, and starts the keeper. `changed` is
+/// called on its thread whenever the report did.
+///
+/// # Errors
+/// [`NetlinkError`] names what is missing.
+pub fn start(
+    options: NetlinkOptions,
+    changed: impl Fn() + Send + 'static,
+) -> Result<(NetlinkDriver, KeeperHandle), NetlinkError> {
+    let (fence, deadlines) = Fence::open(options.fence)?;
+    let level = fence.level();
+    let shared = Arc::new(Shared::new().map_err(NetlinkError::Thread)?);
+    let (fresh, taps) = mpsc::channel();
+    let (spent, used) = mpsc::channel();
+    let mut keeper = Keeper::new(options, Arc::clone(&shared), fence, fresh, used, Box::new(changed))?;
+    // Addresses of an earlier life are fenced before anything else happens.
+    keeper.round();
+    let driver = NetlinkDriver::new(Arc::clone(&shared), level, deadlines, taps, spent)?;
+    let thread = std::thread::Builder::new()
+        .name("ballast-keeper".to_owned())
+        .spawn(move || keeper.run())
+        .map_err(NetlinkError::Thread)?;
+    Ok((driver, KeeperHandle { shared, level, thread: Some(thread) }))
+}
+
+/// Takes everything of ours off the interfaces: addresses first, then the fence. For a node that is taken out of
+/// service; nothing of it may run. Returns what was removed, in words.
+///
+/// # Errors
+/// [`NetlinkError`]; call it again.
+pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkError> {
+    if !Addresses::path(data_dir).exists() {
+        return Ok(Vec::new());
+    }
+    let mut addresses = Addresses::open(data_dir)?;
+    let outcome = addresses.leave()?;
+    let mut said: Vec<String> = outcome.changes.iter().map(|change| format!("{change:?}")).collect();
+    said.extend(outcome.problems.iter().map(ToString::to_string));
+    let (mut fence, _) = Fence::open(fence)?;
+    fence.remove()?;
+    said.push(format!("the {} fence was removed", fence.level().as_str()));
+    Ok(said)
+}
+
+/// The MAC of the interface with this name, as other members should know it.
+///
+/// # Errors
+/// [`NetError`]: there is no such interface.
+pub fn mac_of(interface: &str) -> Result<Option<crate::net::Mac>, NetError> {
+    Ok(crate::net::Interface::read(interface)?.mac)
+}
+
+type Published<T> = ArcSwap<T>;

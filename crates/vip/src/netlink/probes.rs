@@ -1,0 +1,84 @@
+//! Whether somebody who is no member answers for an address that is about to be put on the interface.
+//!
+//! Asked before the first time only: from then on whoever claims it is noticed while the VIP is held. A
+//! member may answer, for it may own the VIP.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    thread,
+    time::Duration,
+};
+
+use ballast_core::time::BootNanos;
+
+use crate::net::{Interface, Mac, probe};
+
+/// How long an answer may take. A neighbour on the link needs a millisecond; one that is asleep is not waited for.
+const TIMEOUT: Duration = Duration::from_millis(150);
+/// Addresses asked for at once.
+const AT_ONCE: usize = 32;
+/// How soon an address that was taken is asked for again.
+const AGAIN_NANOS: u64 = 3_000_000_000;
+
+/// What is known of each address.
+#[derive(Debug, Default)]
+pub(super) struct Probes {
+    free: BTreeSet<(String, IpAddr)>,
+    taken: BTreeMap<(String, IpAddr), (Mac, BootNanos)>,
+}
+
+impl Probes {
+    /// Asks for those of `wanted` that are not known to be free, and returns who has which. Blocks for some hundred
+    /// milliseconds when there are new ones.
+    pub fn taken(
+        &mut self,
+        now: BootNanos,
+        wanted: &[(&Interface, IpAddr)],
+        is_member: impl Fn(Mac) -> bool,
+    ) -> BTreeMap<IpAddr, Mac> {
+        let key = |(interface, address): &(&Interface, IpAddr)| (interface.name.clone(), *address);
+        let keys: BTreeSet<_> = wanted.iter().map(key).collect();
+        self.free.retain(|known| keys.contains(known));
+        self.taken.retain(|known, _| keys.contains(known));
+        let due: Vec<_> = wanted
+            .iter()
+            .filter(|want| !self.free.contains(&key(want)))
+            .filter(|want| self.taken.get(&key(want)).is_none_or(|(_, at)| now.since(*at) >= AGAIN_NANOS))
+            .copied()
+            .collect();
+        for part in due.chunks(AT_ONCE) {
+            let answers: Vec<_> = thread::scope(|scope| {
+                let asked: Vec<_> = part
+                    .iter()
+                    .map(|&(interface, address)| scope.spawn(move || probe(interface, address, TIMEOUT)))
+                    .collect();
+                asked.into_iter().map(thread::ScopedJoinHandle::join).collect()
+            });
+            for (want, answer) in part.iter().zip(answers) {
+                match answer {
+                    Ok(Ok(Some(mac))) if !is_member(mac) => {
+                        self.taken.insert(key(want), (mac, now));
+                    }
+                    Ok(Ok(_)) => {
+                        self.taken.remove(&key(want));
+                        self.free.insert(key(want));
+                    }
+                    // The link cannot be asked (it is down): the next round asks again.
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+        }
+        self.taken.iter().map(|((_, address), (mac, _))| (*address, *mac)).collect()
+    }
+
+    /// Whether `address` may be put on the interface as far as the link was asked.
+    pub fn is_free(&self, interface: &str, address: IpAddr) -> bool {
+        self.free.contains(&(interface.to_owned(), address))
+    }
+
+    /// What is ours already needs no asking.
+    pub fn assume_free(&mut self, interface: &str, address: IpAddr) {
+        self.free.insert((interface.to_owned(), address));
+    }
+}
