@@ -11,6 +11,8 @@ need() { # command-or-file package
 need cc build-essential
 need c++ build-essential
 need python3 python3
+# The tests of addresses and announcements make their networks with ip and tc.
+need ip iproute2
 # bindgen reads RocksDB's C header through libclang.
 if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; then
     missing+=(libclang-dev)
