@@ -124,7 +124,7 @@ impl Fault {
         let lab = &site.lab;
         match self {
             Self::PowerOff => {
-                lab.link_up(Host::Node(victim))?;
+                lab.power_on(victim)?;
                 site.system.revive(victim)
             }
             Self::LinkDown => lab.link_up(Host::Node(victim)),

@@ -55,6 +55,11 @@ impl Host {
         self.mac().map(|byte| format!("{byte:02x}")).join(":")
     }
 
+    /// Commands of `ip` that give it its addresses.
+    pub(super) fn addresses(self) -> String {
+        format!("addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n", self.ip(), self.ip6())
+    }
+
     /// Its IPv4 address, in 10.77.0.0/24.
     pub fn ip(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 77, 0, self.number())

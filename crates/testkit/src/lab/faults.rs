@@ -165,9 +165,7 @@ impl Lab {
         self.signal(pids, libc::SIGCONT);
     }
 
-    /// Takes a node's power: its cable is dead and all its processes are gone. What its kernel holds
-    /// (addresses, programs) stays, see [`Lab::flush_address`] and [`Lab::detach_fence`]: with the
-    /// cable dead nobody can see it.
+    /// Takes a node's power: its cable is dead and all its processes are gone.
     ///
     /// # Errors
     /// When `ip` fails.
@@ -176,6 +174,18 @@ impl Lab {
         self.link_down(Host::Node(node))?;
         self.kill_all(node);
         Ok(())
+    }
+
+    /// Gives a node its power back. Its kernel has begun anew: of addresses and filters it holds only its own.
+    ///
+    /// # Errors
+    /// When `ip` or `nft` fails.
+    pub fn power_on(&self, node: usize) -> Result<()> {
+        let host = Host::Node(node);
+        self.run(host, &["ip", "addr", "flush", "dev", "eth0", "scope", "global"])?;
+        self.ip(host, &host.addresses())?;
+        self.detach_fence(node)?;
+        self.link_up(host)
     }
 
     /// Takes an address off a node behind its processes' back.

@@ -212,7 +212,7 @@ impl Lab {
             if host == Host::Observer {
                 self.sysctl(host, "net.ipv6.conf.eth0.disable_ipv6", "1")?;
             } else {
-                wanted += &format!("addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n", host.ip(), host.ip6());
+                wanted += &host.addresses();
             }
             self.ip(host, &wanted)?;
             self.ip(Host::Bridge, &format!("link set {0} master br0\nlink set {0} up\n", host.port()))?;
