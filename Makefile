@@ -63,6 +63,16 @@ bench: build ## Ballast beside HAProxy and nginx, interleaved; writes bench/resu
 	@scripts/setup.sh bench
 	@bench/run.sh
 
+.PHONY: bench-failover
+bench-failover: build ## Ballast and keepalived under each fault: outage and time with two owners; writes bench/results/failover.json
+	@scripts/setup.sh bench
+	$(BIN)/ballast-failover run --output bench/results/failover.json
+
+.PHONY: bench-failover-soak
+bench-failover-soak: build ## A thousand random faults on Ballast: never two owners, an owner again within two leases
+	@scripts/setup.sh bench
+	$(BIN)/ballast-failover soak
+
 .PHONY: clean
 clean: ## Remove build results of this checkout (not the RocksDB cache)
 	$(CARGO) clean

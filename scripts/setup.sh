@@ -23,6 +23,9 @@ if [ "${1:-}" = bench ]; then
     [ -x /usr/sbin/haproxy ] || missing+=(haproxy)
     [ -x /usr/sbin/nginx ] || missing+=(nginx-light)
     [ -x /usr/bin/etcd ] || missing+=(etcd-server)
+    [ -x /usr/sbin/keepalived ] || missing+=(keepalived)
+    [ -x /usr/sbin/nft ] || missing+=(nftables)
+    [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] || missing+=(iproute2)
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
@@ -15,7 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{ports, wait};
+use crate::{
+    client::{Client, Response},
+    lab::{Host, Lab},
+    ports, wait,
+};
 
 /// Where the binaries are: `BALLAST_BIN_DIR`, else the folder (or its parent) of the running program.
 ///
@@ -41,6 +45,7 @@ pub struct Cluster {
     folder: TempDir,
     extra: String,
     environment: Vec<(String, String)>,
+    lab: Option<Arc<Lab>>,
 }
 
 /// One node of a [`Cluster`].
@@ -86,9 +91,22 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub fn start_in(count: usize, extra: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::begin(count, extra, environment, None)
+    }
+
+    /// Starts a cluster on the nodes of a network of namespaces, one on each, as [`Cluster::start_with`] does on loopback.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_in_lab(lab: &Arc<Lab>, extra: &str) -> Result<Self> {
+        Self::begin(lab.nodes(), extra, &[], Some(Arc::clone(lab)))
+    }
+
+    fn begin(count: usize, extra: &str, environment: &[(&str, &str)], lab: Option<Arc<Lab>>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ballast-").tempdir()?;
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut cluster = Self { nodes: Vec::new(), bin: bin_dir()?, folder, extra: extra.to_owned(), environment };
+        let mut cluster =
+            Self { nodes: Vec::new(), bin: bin_dir()?, folder, extra: extra.to_owned(), environment, lab };
         for _ in 0..count {
             cluster.add_node()?;
         }
@@ -157,14 +175,16 @@ impl Cluster {
         let name = format!("node-{}", position + 1);
         let folder = self.folder.path().join(&name);
         fs::create_dir_all(&folder)?;
-        let node = Node {
-            folder,
-            cluster: ports::free_local()?,
-            admin: ports::free_local()?,
-            metrics: ports::free_local()?,
-            process: None,
-            name,
+        let [cluster, admin, metrics] = match self.lab {
+            // A node of a lab has a loopback and all ports to itself.
+            Some(_) => [
+                SocketAddr::from((Host::Node(position).ip(), 7400)),
+                SocketAddr::from(([127, 0, 0, 1], 7401)),
+                SocketAddr::from(([127, 0, 0, 1], 7402)),
+            ],
+            None => [ports::free_local()?, ports::free_local()?, ports::free_local()?],
         };
+        let node = Node { folder, cluster, admin, metrics, process: None, name };
         fs::write(
             node.config(),
             format!(
@@ -213,6 +233,7 @@ impl Cluster {
     pub fn daemon_says(&self, position: usize, arguments: &[&str]) -> Result<Said> {
         let mut command = Command::new(self.bin.join("ballastd"));
         command.args(arguments).arg("--config").arg(self.nodes[position].config());
+        self.place(position, &mut command)?;
         finish(command)
     }
 
@@ -221,13 +242,14 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&mut self, position: usize) -> Result<()> {
-        let node = &mut self.nodes[position];
+        let node = &self.nodes[position];
         let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("ballastd.log"))?;
         let mut command = Command::new(self.bin.join("ballastd"));
         command.arg("run").arg("--config").arg(node.config()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         die_with_parent(&mut command);
-        node.process = Some(command.spawn().context("start ballastd")?);
+        self.place(position, &mut command)?;
+        self.nodes[position].process = Some(command.spawn().context("start ballastd")?);
         Ok(())
     }
 
@@ -238,7 +260,7 @@ impl Cluster {
     pub fn wait_ready(&self, position: usize) -> Result<()> {
         let node = &self.nodes[position];
         wait::until(&format!("{} to be ready", node.name), || {
-            let answer = crate::client::Client::new(node.metrics).host("localhost").get("/readyz")?;
+            let answer = self.ask(position, "/readyz")?;
             if answer.status == 200 { Ok(Some(())) } else { bail!("{} {}", answer.status, answer.text()) }
         })
         .with_context(|| format!("log of {}:\n{}", node.name, tail(&node.folder.join("ballastd.log"), 30)))
@@ -472,12 +494,27 @@ impl Cluster {
         wait::until(&format!("an owner of {vip}"), || Ok(self.owner(vip)))
     }
 
+    /// Has a command run where the node is.
+    fn place(&self, position: usize, command: &mut Command) -> Result<()> {
+        self.lab.as_ref().map_or(Ok(()), |lab| lab.place(Host::Node(position), command))
+    }
+
+    /// Asks a node's metrics address, which may be reached only where the node is.
+    fn ask(&self, position: usize, path: &str) -> Result<Response> {
+        let address = self.nodes[position].metrics;
+        let ask = || Client::new(address).host("localhost").get(path);
+        Ok(match &self.lab {
+            Some(lab) => lab.within(Host::Node(position), ask)??,
+            None => ask()?,
+        })
+    }
+
     /// Metrics of a node, by series as written (`name{labels}`).
     ///
     /// # Errors
     /// When the node does not answer.
     pub fn metrics(&self, position: usize) -> Result<BTreeMap<String, f64>> {
-        let answer = crate::client::Client::new(self.nodes[position].metrics).host("localhost").get("/metrics")?;
+        let answer = self.ask(position, "/metrics")?;
         ensure!(answer.status == 200, "metrics answered {}", answer.status);
         Ok(answer
             .text()

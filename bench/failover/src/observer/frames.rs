@@ -1,0 +1,271 @@
+//! The observer's frames: what it sends and what it makes of the answers.
+//!
+//! Each probe carries the number of its tick where the answer brings it back: an ARP request in its
+//! sender's hardware address (the Ethernet address is another matter), a SYN in its sequence
+//! number. So an answer belongs to the probe that it answers, however late it is read. The
+//! sender's IPv4 address in the ARP request is 0.0.0.0 (a probe of RFC 5227), which leaves no trace in
+//! the neighbour tables of the nodes. A neighbour solicitation cannot carry a number; it goes out
+//! under one of sixteen source addresses in turn.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ballast_testkit::lab::Host;
+
+/// Source addresses of neighbour solicitations.
+pub const NDP_SOURCES: u32 = 16;
+const ARP_BYTES: usize = 42;
+const TCP_BYTES: usize = 54;
+const NDP_BYTES: usize = 86;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// Whom the probes are about.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub vip: Ipv4Addr,
+    pub vip6: Ipv6Addr,
+    pub port: u16,
+}
+
+/// An answer for the VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Somebody says that the VIP's hardware address is its own.
+    Arp { tick: u32 },
+    /// The same in IPv6, to the source address of that number.
+    Ndp { source: u32 },
+    /// Somebody accepts a connection; `port` is the observer's.
+    Syn { tick: u32, port: u16 },
+    /// Somebody announces the VIP unasked.
+    Announcement,
+}
+
+/// The broadcast ARP request of a tick.
+pub fn arp_request(target: Target, tick: u32) -> [u8; ARP_BYTES] {
+    let mut frame = [0; ARP_BYTES];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&Host::Observer.mac());
+    frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame[22..24].copy_from_slice(&ARP_MARK);
+    frame[24..28].copy_from_slice(&tick.to_be_bytes());
+    frame[38..42].copy_from_slice(&target.vip.octets());
+    frame
+}
+
+/// First two bytes of the hardware address in an ARP request; locally administered, unicast.
+const ARP_MARK: [u8; 2] = [0x02, 0xba];
+
+/// The SYN of a tick to one node.
+pub fn syn(target: Target, tick: u32, node: usize) -> [u8; TCP_BYTES] {
+    // A port is used again after 50 s, long after a node has forgotten it.
+    tcp(target, Host::Node(node).mac(), 10_000 + (tick % 50_000) as u16, tick, SYN)
+}
+
+/// The end of a connection that a node accepted.
+pub fn reset(target: Target, to: [u8; 6], port: u16, tick: u32) -> [u8; TCP_BYTES] {
+    tcp(target, to, port, tick.wrapping_add(1), RST)
+}
+
+fn tcp(target: Target, to: [u8; 6], port: u16, sequence: u32, flags: u8) -> [u8; TCP_BYTES] {
+    let mut frame = [0; TCP_BYTES];
+    frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&Host::Observer.mac());
+    frame[12..14].copy_from_slice(&[8, 0]);
+    let (source, destination) = (Host::Observer.ip().octets(), target.vip.octets());
+    let ip = &mut frame[14..34];
+    ip[0] = 0x45;
+    ip[2..4].copy_from_slice(&40u16.to_be_bytes());
+    ip[6] = 0x40;
+    ip[8..10].copy_from_slice(&[64, 6]);
+    ip[12..16].copy_from_slice(&source);
+    ip[16..20].copy_from_slice(&destination);
+    let sum = checksum(0, ip);
+    ip[10..12].copy_from_slice(&sum);
+    let tcp = &mut frame[34..54];
+    tcp[..2].copy_from_slice(&port.to_be_bytes());
+    tcp[2..4].copy_from_slice(&target.port.to_be_bytes());
+    tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+    tcp[12..16].copy_from_slice(&[0x50, flags, 0xff, 0xff]);
+    let sum = checksum(sum_of(&source) + sum_of(&destination) + 6 + 20, tcp);
+    tcp[16..18].copy_from_slice(&sum);
+    frame
+}
+
+/// A neighbour solicitation under one of the source addresses.
+pub fn solicitation(target: Target, source: u32) -> [u8; NDP_BYTES] {
+    let mut frame = [0; NDP_BYTES];
+    let (from, wanted) = (source_address(source).octets(), target.vip6.octets());
+    // The solicited-node group of the target (RFC 4291, 2.7.1).
+    let mut group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 0];
+    group[13..].copy_from_slice(&wanted[13..]);
+    frame[..2].copy_from_slice(&[0x33, 0x33]);
+    frame[2..6].copy_from_slice(&group[12..]);
+    frame[6..12].copy_from_slice(&Host::Observer.mac());
+    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    frame[14] = 0x60;
+    frame[18..22].copy_from_slice(&[0, 32, 58, 255]);
+    frame[22..38].copy_from_slice(&from);
+    frame[38..54].copy_from_slice(&group);
+    frame[54] = 135;
+    frame[62..78].copy_from_slice(&wanted);
+    frame[78..80].copy_from_slice(&[1, 1]);
+    frame[80..86].copy_from_slice(&Host::Observer.mac());
+    let sum = checksum(sum_of(&from) + sum_of(&group) + 58 + 32, &frame[54..86]);
+    frame[56..58].copy_from_slice(&sum);
+    frame
+}
+
+fn source_address(source: u32) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0x11, (source % NDP_SOURCES) as u16)
+}
+
+/// Reads a frame. `None` unless it speaks for the VIP; then who sent it, and what it says.
+pub fn parse(target: Target, frame: &[u8]) -> Option<([u8; 6], Answer)> {
+    let from = frame.get(6..12)?.try_into().ok()?;
+    let body = frame.get(14..)?;
+    let answer = match frame[12..14] {
+        [8, 6] => parse_arp(target, body)?,
+        [8, 0] => parse_tcp(target, body)?,
+        [0x86, 0xdd] => parse_ndp(target, body)?,
+        _ => return None,
+    };
+    Some((from, answer))
+}
+
+fn parse_arp(target: Target, body: &[u8]) -> Option<Answer> {
+    let body = body.get(..28)?;
+    let vip = target.vip.octets();
+    if body[14..18] != vip {
+        return None;
+    }
+    match (body[7], &body[18..20]) {
+        (2, mark) if *mark == ARP_MARK => Some(Answer::Arp { tick: u32::from_be_bytes(body[20..24].try_into().ok()?) }),
+        _ if body[24..28] == vip => Some(Answer::Announcement),
+        _ => None,
+    }
+}
+
+fn parse_tcp(target: Target, body: &[u8]) -> Option<Answer> {
+    if body.len() < 40 || body[0] != 0x45 || body[9] != 6 || body[12..16] != target.vip.octets() {
+        return None;
+    }
+    let tcp = &body[20..];
+    let to_us = body[16..20] == Host::Observer.ip().octets() && tcp[..2] == target.port.to_be_bytes();
+    (to_us && tcp[13] & (SYN | ACK | RST) == SYN | ACK).then(|| Answer::Syn {
+        tick: u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]).wrapping_sub(1),
+        port: u16::from_be_bytes([tcp[2], tcp[3]]),
+    })
+}
+
+fn parse_ndp(target: Target, body: &[u8]) -> Option<Answer> {
+    if body.len() < 64 || body[6] != 58 || body[40] != 136 || body[48..64] != target.vip6.octets() {
+        return None;
+    }
+    if body[24] == 0xff {
+        return Some(Answer::Announcement);
+    }
+    let to = Ipv6Addr::from(<[u8; 16]>::try_from(&body[24..40]).ok()?);
+    (0..NDP_SOURCES).find(|source| source_address(*source) == to).map(|source| Answer::Ndp { source })
+}
+
+fn sum_of(bytes: &[u8]) -> u32 {
+    bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0))).sum()
+}
+
+/// The internet checksum (RFC 1071) over `bytes`, with what a pseudo-header adds.
+fn checksum(start: u32, bytes: &[u8]) -> [u8; 2] {
+    let mut sum = start + sum_of(bytes);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: Target =
+        Target { vip: Ipv4Addr::new(10, 77, 0, 100), vip6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100), port: 8080 };
+    const NODE: [u8; 6] = [2, 0, 0, 0, 1, 2];
+
+    #[test]
+    fn an_arp_reply_brings_its_tick_back() {
+        let request = arp_request(TARGET, 70_000);
+        let mut reply = request;
+        reply[..6].copy_from_slice(&request[22..28]);
+        reply[6..12].copy_from_slice(&NODE);
+        reply[21] = 2;
+        reply[22..28].copy_from_slice(&NODE);
+        reply[28..32].copy_from_slice(&TARGET.vip.octets());
+        reply[32..38].copy_from_slice(&request[22..28]);
+        reply[38..42].copy_from_slice(&[0; 4]);
+        assert_eq!(parse(TARGET, &reply), Some((NODE, Answer::Arp { tick: 70_000 })));
+        assert_eq!(parse(TARGET, &request), None, "a request speaks for nobody");
+    }
+
+    #[test]
+    fn a_gratuitous_request_is_an_announcement() {
+        let mut frame = arp_request(TARGET, 0);
+        frame[6..12].copy_from_slice(&NODE);
+        frame[22..28].copy_from_slice(&NODE);
+        frame[28..32].copy_from_slice(&TARGET.vip.octets());
+        assert_eq!(parse(TARGET, &frame), Some((NODE, Answer::Announcement)));
+    }
+
+    #[test]
+    fn an_accepted_connection_brings_its_tick_back() {
+        let probe = syn(TARGET, 123_456, 1);
+        assert_eq!(probe[..6], NODE);
+        let mut answer = probe;
+        answer[6..12].copy_from_slice(&NODE);
+        answer[26..30].copy_from_slice(&TARGET.vip.octets());
+        answer[30..34].copy_from_slice(&Host::Observer.ip().octets());
+        answer[34..36].copy_from_slice(&TARGET.port.to_be_bytes());
+        answer[36..38].copy_from_slice(&probe[34..36]);
+        answer[42..46].copy_from_slice(&123_457u32.to_be_bytes());
+        answer[47] = SYN | ACK;
+        let port = u16::from_be_bytes([probe[34], probe[35]]);
+        assert_eq!(parse(TARGET, &answer), Some((NODE, Answer::Syn { tick: 123_456, port })));
+        answer[47] = RST | ACK;
+        assert_eq!(parse(TARGET, &answer), None, "a refusal accepts nothing");
+        assert_eq!(reset(TARGET, NODE, port, 123_456)[38..42], 123_457u32.to_be_bytes());
+    }
+
+    #[test]
+    fn checksums_are_right() {
+        // A sum over a packet with its right checksum in place is zero.
+        let frame = syn(TARGET, 9, 0);
+        assert_eq!(checksum(0, &frame[14..34]), [0, 0]);
+        let pseudo = sum_of(&frame[26..34]) + 6 + 20;
+        assert_eq!(checksum(pseudo, &frame[34..54]), [0, 0]);
+        let frame = solicitation(TARGET, 3);
+        assert_eq!(checksum(sum_of(&frame[22..54]) + 58 + 32, &frame[54..86]), [0, 0]);
+    }
+
+    #[test]
+    fn an_advertisement_is_for_the_source_it_is_sent_to() {
+        let mut frame = solicitation(TARGET, 5);
+        frame[6..12].copy_from_slice(&NODE);
+        frame.copy_within(22..38, 38);
+        frame[54] = 136;
+        assert_eq!(parse(TARGET, &frame), Some((NODE, Answer::Ndp { source: 5 })));
+        frame[38] = 0xff;
+        assert_eq!(parse(TARGET, &frame), Some((NODE, Answer::Announcement)));
+    }
+
+    #[test]
+    fn anything_else_says_nothing() {
+        assert_eq!(parse(TARGET, &[]), None);
+        for length in 0..90 {
+            for kind in [[8, 6], [8, 0], [0x86, 0xdd], [1, 1]] {
+                let mut frame = vec![0; length];
+                if let Some(bytes) = frame.get_mut(12..14) {
+                    bytes.copy_from_slice(&kind);
+                }
+                assert_eq!(parse(TARGET, &frame), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Who answered for the VIP, tick by tick, and what follows from it.
+//!
+//! An answer counts at the tick of the probe that it answers, if the kernel received it within
+//! [`PROMPT_NANOS`] of that tick's first probe. Two nodes in one such tick may still be a change of
+//! hands in the middle of it. Two nodes in two ticks in a row cannot: each then answered a probe
+//! that was sent after the other had answered one. That, and nothing less, is called *dual*; a
+//! single tick, or one whose answers were slow, is told apart as *doubtful*.
+
+/// Time between ticks.
+pub const TICK_NANOS: u64 = 1_000_000;
+/// How soon after a tick's first probe its answers count. Probes and answers of a tick take about
+/// 0.1 ms; a handover takes a datagram and a wake-up more.
+pub const PROMPT_NANOS: u64 = 300_000;
+/// Answers that come later than this are of a queue and not of an owner.
+pub const LATE_NANOS: u64 = 100_000_000;
+
+/// How an owner shows itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Arp,
+    Ndp,
+    Syn,
+}
+
+/// Nodes as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nodes(u8);
+
+impl Nodes {
+    pub fn add(&mut self, node: usize) {
+        self.0 |= 1 << node;
+    }
+
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// The one node, if it is one.
+    pub fn single(self) -> Option<usize> {
+        (self.count() == 1).then(|| self.0.trailing_zeros() as usize)
+    }
+}
+
+/// One tick: when its probes left and who answered them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tick {
+    /// Monotonic time of its first probe; 0 when the observer missed it.
+    pub sent_at: u64,
+    /// Wall time of the same moment, for comparison with the kernel's stamps.
+    pub sent_wall: u64,
+    pub arp: Nodes,
+    pub ndp: Nodes,
+    pub syn: Nodes,
+    /// Who answered late, in whatever way.
+    pub late: Nodes,
+}
+
+impl Tick {
+    /// Who claimed the VIP in time, in any way.
+    pub fn prompt(&self) -> Nodes {
+        self.arp.and(self.ndp).and(self.syn)
+    }
+
+    fn of(&self, kind: Option<Kind>) -> Nodes {
+        match kind {
+            None => self.prompt(),
+            Some(Kind::Arp) => self.arp,
+            Some(Kind::Ndp) => self.ndp,
+            Some(Kind::Syn) => self.syn,
+        }
+    }
+}
+
+/// What the observer saw.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    ticks: Vec<Tick>,
+    announcements: Vec<u64>,
+}
+
+/// Time with two or more nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Dual {
+    /// Beyond doubt.
+    pub ms: f64,
+    /// In single ticks, or with a late answer.
+    pub doubtful_ms: f64,
+}
+
+impl History {
+    /// Of ticks by number, and of the times of announcements.
+    pub fn new(ticks: Vec<Tick>, announcements: Vec<u64>) -> Self {
+        Self { ticks, announcements }
+    }
+
+    fn sent(&self, from: u64, to: u64) -> impl Iterator<Item = &Tick> {
+        self.ticks.iter().filter(move |tick| tick.sent_at != 0 && (from..to).contains(&tick.sent_at))
+    }
+
+    /// Time between `from` and `to` with two or more nodes, in any way or in one.
+    pub fn dual(&self, kind: Option<Kind>, from: u64, to: u64) -> Dual {
+        let ticks: Vec<&Tick> = self.sent(from, to).collect();
+        let both = |at: usize| ticks.get(at).is_some_and(|tick| tick.of(kind).count() > 1);
+        let mut dual = Dual::default();
+        for (at, tick) in ticks.iter().enumerate() {
+            // What the observer did not look at is not counted.
+            let until = ticks.get(at + 1).map_or(tick.sent_at + TICK_NANOS, |next| next.sent_at);
+            let ms = ms((until - tick.sent_at).min(2 * TICK_NANOS));
+            if both(at) && (both(at + 1) || at.checked_sub(1).is_some_and(both)) {
+                dual.ms += ms;
+            } else if both(at) || (kind.is_none() && tick.prompt().and(tick.late).count() > 1) {
+                dual.doubtful_ms += ms;
+            }
+        }
+        dual
+    }
+
+    /// Longest time between `from` and `to` in which nobody accepted connections.
+    pub fn nobody_ms(&self, from: u64, to: u64) -> f64 {
+        let (mut longest, mut since) = (0, None);
+        for tick in self.sent(from, to) {
+            if tick.syn.and(tick.late).count() == 0 {
+                longest = longest.max(tick.sent_at - *since.get_or_insert(tick.sent_at));
+            } else if let Some(since) = since.take() {
+                longest = longest.max(tick.sent_at - since);
+            }
+        }
+        ms(longest)
+    }
+
+    /// How long after `from` somebody accepted a connection, and went on to for ten ticks.
+    pub fn owned_after_ms(&self, from: u64) -> Option<f64> {
+        let (mut since, mut run) = (None, 0);
+        for tick in self.sent(from, u64::MAX) {
+            if tick.syn.and(tick.late).count() == 0 {
+                (since, run) = (None, 0);
+                continue;
+            }
+            let since = *since.get_or_insert(tick.sent_at);
+            run += 1;
+            if run == 10 {
+                return Some(ms(since - from));
+            }
+        }
+        None
+    }
+
+    /// The one node that answered in every way in all ticks of the last `nanos`.
+    pub fn owner(&self, nanos: u64) -> Option<usize> {
+        let end = self.ticks.iter().map(|tick| tick.sent_at).max()?;
+        // The last tick's answers may not have been read.
+        let mut ticks = self.sent(end.saturating_sub(nanos), end).peekable();
+        let owner = ticks.peek()?.syn.single()?;
+        ticks
+            .all(|tick| [tick.syn, tick.arp].iter().all(|nodes| nodes.and(tick.late).single() == Some(owner)))
+            .then_some(owner)
+    }
+
+    /// Announcements between `from` and `to`.
+    pub fn announcements(&self, from: u64, to: u64) -> usize {
+        self.announcements.iter().filter(|at| (from..to).contains(*at)).count()
+    }
+
+    /// Share of ticks between `from` and `to` that the observer missed.
+    pub fn missed(&self, from: u64, to: u64) -> f64 {
+        let wanted = to.saturating_sub(from) / TICK_NANOS;
+        let had = self.sent(from, to).count() as f64;
+        if wanted == 0 { 0.0 } else { (1.0 - had / wanted as f64).max(0.0) }
+    }
+}
+
+fn ms(nanos: u64) -> f64 {
+    nanos as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history with a tick each millisecond from 1 ms on. Each word is a tick: the nodes that
+    /// answered in every way; `x` for a tick that was missed; after `/`, who answered late.
+    fn history(text: &str) -> History {
+        let ticks = text.split(' ').enumerate().map(|(number, word)| {
+            let mut tick = Tick::default();
+            let (prompt, late) = word.split_once('/').unwrap_or((word, ""));
+            for digit in prompt.chars().filter_map(|c| c.to_digit(10)) {
+                for nodes in [&mut tick.arp, &mut tick.ndp, &mut tick.syn] {
+                    nodes.add(digit as usize);
+                }
+            }
+            for digit in late.chars().filter_map(|c| c.to_digit(10)) {
+                tick.late.add(digit as usize);
+            }
+            tick.sent_at = if word == "x" { 0 } else { (number as u64 + 1) * TICK_NANOS };
+            tick
+        });
+        History::new(ticks.collect(), Vec::new())
+    }
+
+    fn dual(text: &str) -> (f64, f64) {
+        let dual = history(text).dual(None, 0, u64::MAX);
+        (dual.ms, dual.doubtful_ms)
+    }
+
+    #[test]
+    fn two_nodes_in_a_row_of_ticks_are_dual() {
+        assert_eq!(dual("0 0 01 01 01 1"), (3.0, 0.0));
+        assert_eq!(dual("01 01"), (2.0, 0.0));
+    }
+
+    #[test]
+    fn a_change_of_hands_within_a_tick_is_not_dual() {
+        assert_eq!(dual("0 0 01 1 1"), (0.0, 1.0));
+        assert_eq!(dual("0 0 1 1 1"), (0.0, 0.0));
+    }
+
+    #[test]
+    fn a_late_answer_is_doubtful() {
+        assert_eq!(dual("0 0 1/0 1/0 1"), (0.0, 2.0));
+    }
+
+    #[test]
+    fn ticks_that_were_missed_count_for_no_more_than_one() {
+        assert_eq!(dual("01 x x x x 01 0"), (3.0, 0.0));
+    }
+
+    #[test]
+    fn one_node_for_arp_and_another_for_connections_are_two() {
+        let mut one = history("- - -");
+        for tick in &mut one.ticks {
+            tick.arp.add(0);
+            tick.syn.add(1);
+        }
+        assert_eq!(one.dual(None, 0, u64::MAX).ms, 3.0);
+        assert_eq!(one.dual(Some(Kind::Arp), 0, u64::MAX).ms, 0.0);
+    }
+
+    #[test]
+    fn only_the_window_counts() {
+        let history = history("01 01 01 0 - - 0 0");
+        assert_eq!(history.dual(None, 3 * TICK_NANOS, u64::MAX).ms, 0.0);
+        assert_eq!(history.dual(None, 0, 3 * TICK_NANOS).ms, 2.0);
+        assert_eq!(history.nobody_ms(0, 5 * TICK_NANOS), 0.0);
+    }
+
+    #[test]
+    fn nobody_is_the_longest_gap_between_answers() {
+        assert_eq!(history("0 - - 1 - - - - 1").nobody_ms(0, u64::MAX), 4.0);
+        assert_eq!(history("0 0 0").nobody_ms(0, u64::MAX), 0.0);
+        assert_eq!(history("0 - - -").nobody_ms(0, u64::MAX), 2.0);
+        assert_eq!(history("0 /0 0").nobody_ms(0, u64::MAX), 0.0);
+    }
+
+    #[test]
+    fn owned_means_that_it_lasts() {
+        assert_eq!(history("- - 1 - - 1 1 1 1 1 1 1 1 1 1 1").owned_after_ms(TICK_NANOS), Some(5.0));
+        assert_eq!(history("1 1 1").owned_after_ms(TICK_NANOS), None);
+    }
+
+    #[test]
+    fn the_owner_is_the_only_one_in_every_way() {
+        assert_eq!(history("1 0 0 0 0").owner(3 * TICK_NANOS), Some(0));
+        assert_eq!(history("1 0 01 0 0").owner(3 * TICK_NANOS), None);
+        assert_eq!(history("0 0 - 0 0").owner(3 * TICK_NANOS), None);
+        assert_eq!(history("-").owner(TICK_NANOS), None);
+    }
+
+    #[test]
+    fn missed_ticks_are_told() {
+        assert_eq!(history("0 x x 0").missed(TICK_NANOS, 5 * TICK_NANOS), 0.5);
+        assert_eq!(history("0 0 0 0").missed(TICK_NANOS, 5 * TICK_NANOS), 0.0);
+    }
+}

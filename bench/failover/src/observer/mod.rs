@@ -1,0 +1,205 @@
+//! Watches from outside who answers for the VIP.
+//!
+//! Every millisecond it asks everybody by ARP, and each node by a SYN to its hardware address
+//! whether it takes new connections (which are reset at once, so that nothing is left behind); every
+//! eighth time it asks in IPv6 as well. It does not ask the nodes what they believe. Its thread
+//! goes before all others of the machine and neither allocates nor locks.
+
+mod frames;
+mod history;
+mod packet;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use ballast_testkit::lab::{Host, Lab};
+
+pub use self::{
+    frames::Target,
+    history::{History, Kind},
+};
+use self::{
+    frames::{Answer, NDP_SOURCES},
+    history::{LATE_NANOS, PROMPT_NANOS, TICK_NANOS, Tick},
+    packet::PacketSocket,
+};
+use crate::kernel;
+
+/// Ticks between questions in IPv6.
+const NDP_EVERY: u32 = 8;
+/// Before the client's, after the kernel's own threads.
+const PRIORITY: i32 = 20;
+const ANNOUNCEMENTS_MAX: usize = 100_000;
+
+/// A running observer.
+pub struct Observer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<History>,
+}
+
+impl Observer {
+    /// Starts to watch, for at most `longest`.
+    ///
+    /// # Errors
+    /// When the raw socket cannot be opened.
+    pub fn start(lab: &Lab, target: Target, longest: Duration) -> Result<Self> {
+        let socket = lab.within(Host::Observer, PacketSocket::open)?.context("open a raw socket for the observer")?;
+        let ticks = vec![Tick::default(); (longest.as_nanos() as u64 / TICK_NANOS) as usize];
+        let stop = Arc::new(AtomicBool::new(false));
+        let watch = Watch {
+            socket,
+            target,
+            nodes: lab.nodes(),
+            ticks,
+            announcements: Vec::with_capacity(ANNOUNCEMENTS_MAX),
+            stop: Arc::clone(&stop),
+        };
+        let thread = thread::Builder::new().name("observer".to_owned()).spawn(move || watch.run())?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Watches for a time.
+    ///
+    /// # Errors
+    /// As [`Observer::start`].
+    pub fn look(lab: &Lab, target: Target, time: Duration) -> Result<History> {
+        let observer = Self::start(lab, target, time + Duration::from_secs(1))?;
+        thread::sleep(time);
+        Ok(observer.finish())
+    }
+
+    /// Ends it and returns what it saw.
+    pub fn finish(self) -> History {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// Makes the nodes know where the observer is, whose kernel answers nobody.
+///
+/// # Errors
+/// When `ip` fails.
+pub fn introduce(lab: &Lab) -> Result<()> {
+    for node in 0..lab.nodes() {
+        let (ip, mac) = (Host::Observer.ip().to_string(), Host::Observer.mac_text());
+        lab.run(Host::Node(node), &["ip", "neigh", "replace", &ip, "lladdr", &mac, "nud", "permanent", "dev", "eth0"])?;
+    }
+    Ok(())
+}
+
+struct Watch {
+    socket: PacketSocket,
+    target: Target,
+    nodes: usize,
+    ticks: Vec<Tick>,
+    announcements: Vec<u64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Watch {
+    fn run(mut self) -> History {
+        // Where it may not, the record shows how many ticks were missed.
+        let _ = kernel::go_first(PRIORITY);
+        let began = kernel::now_nanos();
+        let mut number = 0u32;
+        while !self.stop.load(Ordering::Relaxed) && (number as usize) < self.ticks.len() {
+            let due = began + u64::from(number) * TICK_NANOS;
+            let now = kernel::now_nanos();
+            if now < due {
+                let mut waited = [libc::pollfd { fd: self.socket.fd(), events: libc::POLLIN, revents: 0 }];
+                kernel::wait(&mut waited, due - now);
+                self.receive_all(number);
+                continue;
+            }
+            // Ticks that have passed meanwhile are lost and not made up for.
+            number = ((now - began) / TICK_NANOS) as u32;
+            if number as usize >= self.ticks.len() {
+                break;
+            }
+            self.ask(number);
+            number += 1;
+            self.receive_all(number);
+        }
+        // The last answers are on their way.
+        thread::sleep(Duration::from_millis(2));
+        self.receive_all(number);
+        History::new(self.ticks, self.announcements)
+    }
+
+    fn ask(&mut self, number: u32) {
+        let tick = &mut self.ticks[number as usize];
+        tick.sent_at = kernel::now_nanos();
+        tick.sent_wall = kernel::wall_nanos();
+        self.socket.send(&frames::arp_request(self.target, number));
+        for node in 0..self.nodes {
+            self.socket.send(&frames::syn(self.target, number, node));
+        }
+        if number.is_multiple_of(NDP_EVERY) {
+            self.socket.send(&frames::solicitation(self.target, number / NDP_EVERY));
+        }
+    }
+
+    /// Takes in what has arrived before tick `next` is sent.
+    fn receive_all(&mut self, next: u32) {
+        let mut buffer = [0; 2048];
+        while let Some((frame, stamp)) = self.socket.receive(&mut buffer) {
+            let Some((from, answer)) = frames::parse(self.target, frame) else { continue };
+            let Some(node) = (0..self.nodes).find(|node| Host::Node(*node).mac() == from) else { continue };
+            let (number, kind) = match answer {
+                Answer::Arp { tick } => (Some(tick), Kind::Arp),
+                Answer::Ndp { source } => (last_solicitation(next, source), Kind::Ndp),
+                Answer::Syn { tick, port } => {
+                    self.socket.send(&frames::reset(self.target, from, port, tick));
+                    (Some(tick), Kind::Syn)
+                }
+                Answer::Announcement => {
+                    if self.announcements.len() < ANNOUNCEMENTS_MAX {
+                        self.announcements.push(kernel::now_nanos());
+                    }
+                    continue;
+                }
+            };
+            let Some(tick) = number.and_then(|number| self.ticks.get_mut(number as usize)) else { continue };
+            let after = stamp.saturating_sub(tick.sent_wall);
+            match kind {
+                _ if tick.sent_at == 0 || after > LATE_NANOS => {}
+                _ if after > PROMPT_NANOS => tick.late.add(node),
+                Kind::Arp => tick.arp.add(node),
+                Kind::Ndp => tick.ndp.add(node),
+                Kind::Syn => tick.syn.add(node),
+            }
+        }
+    }
+}
+
+/// The latest tick before `next` whose solicitation went out under that source address.
+fn last_solicitation(next: u32, source: u32) -> Option<u32> {
+    let last = next.checked_sub(1)? / NDP_EVERY;
+    let back = (last + NDP_SOURCES - source) % NDP_SOURCES;
+    last.checked_sub(back).map(|round| round * NDP_EVERY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_solicitation_is_found_by_its_source() {
+        assert_eq!(last_solicitation(0, 0), None);
+        assert_eq!(last_solicitation(1, 0), Some(0));
+        assert_eq!(last_solicitation(8, 0), Some(0));
+        assert_eq!(last_solicitation(9, 1), Some(8));
+        assert_eq!(last_solicitation(9, 2), None);
+        let turn = NDP_EVERY * NDP_SOURCES;
+        assert_eq!(last_solicitation(turn + 1, 0), Some(turn));
+        assert_eq!(last_solicitation(turn, 15), Some(turn - NDP_EVERY));
+        assert_eq!(last_solicitation(turn + 1, 3), Some(3 * NDP_EVERY));
+    }
+}

@@ -1,0 +1,235 @@
+//! Faults of a lab, each of which can be undone.
+//!
+//! Cuts and loss are rules in the bridge, between pairs of ports, so that nothing on a host can tell
+//! them from a switch that drops frames: the carrier stays. All of them heal together.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+
+use super::{Host, Lab, process};
+
+/// Which way frames are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the first to the second only.
+    OneWay,
+    /// Either way.
+    Both,
+}
+
+impl Lab {
+    pub(super) fn prepare_faults(&self) -> Result<()> {
+        self.nft(
+            Host::Bridge,
+            "table bridge fault {\n chain forward { type filter hook forward priority 0; policy accept; }\n}\n",
+        )
+    }
+
+    /// Pulls a host's cable: it loses its carrier.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn link_down(&self, host: Host) -> Result<()> {
+        self.ip(Host::Bridge, &format!("link set {} down\n", host.port()))
+    }
+
+    /// Plugs it in again.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn link_up(&self, host: Host) -> Result<()> {
+        self.ip(Host::Bridge, &format!("link set {} up\n", host.port()))
+    }
+
+    /// Drops all frames from `from` to `to`.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn cut(&self, from: Host, to: Host, direction: Direction) -> Result<()> {
+        self.partition_in(&[from], &[to], direction)
+    }
+
+    /// Drops all frames between the members of two groups.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn partition(&self, one: &[Host], other: &[Host]) -> Result<()> {
+        self.partition_in(one, other, Direction::Both)
+    }
+
+    /// Drops all frames from the members of a group to those of another, and back if so told.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn partition_in(&self, from: &[Host], to: &[Host], direction: Direction) -> Result<()> {
+        let mut rules = String::new();
+        for (a, b) in from.iter().flat_map(|a| to.iter().map(move |b| (*a, *b))) {
+            drop_frames(&mut rules, a, b, "");
+            if direction == Direction::Both {
+                drop_frames(&mut rules, b, a, "");
+            }
+        }
+        self.nft(Host::Bridge, &rules)
+    }
+
+    /// Drops every frame from and to a host; its carrier stays.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn isolate(&self, host: Host) -> Result<()> {
+        let port = host.port();
+        self.nft(
+            Host::Bridge,
+            &format!(
+                "add rule bridge fault forward iifname {port} drop\nadd rule bridge fault forward oifname {port} drop\n"
+            ),
+        )
+    }
+
+    /// Leaves each node only its neighbours on a ring. Makes a difference from four nodes on.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn ring(&self) -> Result<()> {
+        let (count, mut rules) = (self.nodes(), String::new());
+        for (a, b) in pairs(count).filter(|(a, b)| ![1, count - 1].contains(&((b + count - a) % count))) {
+            drop_frames(&mut rules, Host::Node(a), Host::Node(b), "");
+        }
+        self.nft(Host::Bridge, &rules)
+    }
+
+    /// Loses so many percent of the frames between nodes, each way on its own.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn loss_between_nodes(&self, percent: u32) -> Result<()> {
+        let mut rules = String::new();
+        for (a, b) in pairs(self.nodes()) {
+            drop_frames(&mut rules, Host::Node(a), Host::Node(b), &format!("numgen random mod 100 < {percent}"));
+        }
+        self.nft(Host::Bridge, &rules)
+    }
+
+    /// Loses so many percent of all frames.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn loss_everywhere(&self, percent: u32) -> Result<()> {
+        self.nft(Host::Bridge, &format!("add rule bridge fault forward numgen random mod 100 < {percent} drop\n"))
+    }
+
+    /// Ends all cuts and losses.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn heal(&self) -> Result<()> {
+        self.nft(Host::Bridge, "flush chain bridge fault forward\n")
+    }
+
+    /// Stops all processes of a node at once; its kernel goes on.
+    ///
+    /// # Errors
+    /// When the kernel does not stop them.
+    pub fn freeze(&self, node: usize) -> Result<()> {
+        if !self.freezers[node].freeze()? {
+            self.signal_all(node, libc::SIGSTOP);
+        }
+        Ok(())
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self, node: usize) {
+        if !self.freezers[node].thaw() {
+            self.signal_all(node, libc::SIGCONT);
+        }
+    }
+
+    /// Kills all processes of a node with SIGKILL.
+    pub fn kill_all(&self, node: usize) {
+        self.signal_all(node, libc::SIGKILL);
+    }
+
+    /// Kills processes of nodes, whoever started them, in this order. One that is in no node is left alone.
+    pub fn kill(&self, pids: &[u32]) {
+        self.signal(pids, libc::SIGKILL);
+    }
+
+    /// Stops processes of nodes in their tracks.
+    pub fn pause(&self, pids: &[u32]) {
+        self.signal(pids, libc::SIGSTOP);
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self, pids: &[u32]) {
+        self.signal(pids, libc::SIGCONT);
+    }
+
+    /// Takes a node's power: its cable is dead and all its processes are gone.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn power_off(&self, node: usize) -> Result<()> {
+        // The cable first: with power, a process that is killed says goodbye to its peers by its kernel's resets.
+        self.link_down(Host::Node(node))?;
+        self.kill_all(node);
+        Ok(())
+    }
+
+    /// Gives a node its power back. Its kernel has begun anew: of addresses and filters it holds only its own.
+    ///
+    /// # Errors
+    /// When `ip` or `nft` fails.
+    pub fn power_on(&self, node: usize) -> Result<()> {
+        let host = Host::Node(node);
+        self.run(host, &["ip", "addr", "flush", "dev", "eth0", "scope", "global"])?;
+        self.ip(host, &host.addresses())?;
+        self.detach_fence(node)?;
+        self.link_up(host)
+    }
+
+    /// Takes an address off a node behind its processes' back.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn flush_address(&self, node: usize, address: std::net::IpAddr) -> Result<()> {
+        self.run(Host::Node(node), &["ip", "addr", "flush", "dev", "eth0", "to", &address.to_string()])
+            .map(drop)
+            .with_context(|| format!("flush {address}"))
+    }
+
+    /// Tears down whatever filters a node has on its interface and in nftables, behind its processes' back.
+    ///
+    /// # Errors
+    /// When `nft` fails.
+    pub fn detach_fence(&self, node: usize) -> Result<()> {
+        // There is no clsact where the fence is one of nftables.
+        let _ = self.run(Host::Node(node), &["tc", "qdisc", "del", "dev", "eth0", "clsact"]);
+        self.run(Host::Node(node), &["nft", "flush", "ruleset"]).map(drop)
+    }
+
+    /// Ids come back: only a process that is in a node is signalled.
+    fn signal(&self, pids: &[u32], signal: i32) {
+        let ours: Vec<u32> = (0..self.nodes()).flat_map(|node| self.pids(Host::Node(node))).collect();
+        for pid in pids.iter().filter(|pid| ours.contains(pid)) {
+            process::signal(*pid, signal);
+        }
+    }
+
+    fn signal_all(&self, node: usize, signal: i32) {
+        for pid in self.pids(Host::Node(node)) {
+            process::signal(pid, signal);
+        }
+    }
+}
+
+fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).flat_map(move |a| (0..count).map(move |b| (a, b))).filter(|(a, b)| a != b)
+}
+
+/// A rule that drops what passes from one port to another and meets a condition.
+fn drop_frames(rules: &mut String, from: Host, to: Host, condition: &str) {
+    let (from, to) = (from.port(), to.port());
+    // Writing to a string cannot fail.
+    let _ = writeln!(rules, "add rule bridge fault forward iifname {from} oifname {to} {condition} drop");
+}
