@@ -11,6 +11,10 @@ need() { # command-or-file package
 need cc build-essential
 need c++ build-essential
 need python3 python3
+# The fence's kernel programs, and what it and its tests set up.
+need clang clang
+need /usr/sbin/nft nftables
+need ip iproute2
 # bindgen reads RocksDB's C header through libclang.
 if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; then
     missing+=(libclang-dev)
