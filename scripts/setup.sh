@@ -12,6 +12,9 @@ need cc build-essential
 need c++ build-essential
 need python3 python3
 # The tests of addresses and announcements make their networks with ip and tc.
+# The fence's kernel programs, and what it and its tests set up.
+need clang clang
+need /usr/sbin/nft nftables
 need ip iproute2
 # bindgen reads RocksDB's C header through libclang.
 if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; then

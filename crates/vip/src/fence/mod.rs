@@ -143,7 +143,10 @@ pub enum FenceError {
         interface: String,
     },
     /// The kernel did not attach a program.
-    #[error("attaching the fence to interface {interface} ({hook})")]
+    #[error(
+        "attaching the fence to interface {interface} ({hook}); a qdisc of kind `ingress`, or filters of another kind at \
+         priority 1, may be in the way (`tc qdisc show`, `tc filter show`)"
+    )]
     Attach {
         /// The index of the interface.
         interface: u32,
@@ -347,7 +350,8 @@ impl Deadlines {
     }
 
     /// On the node that handed the VIP over, after it closed: TCP connections that it has sockets for pass until then,
-    /// and nothing else. Does nothing at the level `nftables`, where connections break when a VIP moves.
+    /// and nothing else. Owning the VIP again ends it. Does nothing at the level `nftables`, where connections break when
+    /// a VIP moves.
     pub fn keep_established(&mut self, vip: VipId, until: BootNanos) {
         if let Fast::Ebpf(slots) = &self.fast {
             slots.keep(vip, until);

@@ -28,9 +28,17 @@ pub enum NftError {
     /// The program cannot be run.
     #[error("running the nft program (Debian package nftables)")]
     Run(#[source] io::Error),
+    /// Rules like the fence's are not possible.
+    #[error(
+        "Linux 5.16 or newer with nftables and its netdev egress hooks, and CAP_NET_ADMIN, are needed; nft says: {0}"
+    )]
+    Unsupported(String),
     /// It refused.
-    #[error("nft says: {0} (Linux 5.16 or newer with netdev egress hooks, and CAP_NET_ADMIN, are needed)")]
+    #[error("nft says: {0}")]
     Refused(String),
+    /// A name that cannot be written in rules.
+    #[error("the interface name {0:?} cannot be written in nftables rules; rename the interface")]
+    Name(String),
     /// No netlink.
     #[error("opening a netlink socket")]
     Netlink(#[source] io::Error),
@@ -53,7 +61,10 @@ impl NftFence {
             addresses: [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])].into(),
             interfaces: BTreeMap::from([(1, "lo".to_owned())]),
         };
-        nft(&["--check", "--file", "-"], &replace(&probe))?;
+        nft(&["--check", "--file", "-"], &replace(&probe)).map_err(|error| match error {
+            NftError::Refused(said) => NftError::Unsupported(said),
+            other => other,
+        })?;
         let shared = Arc::<Shared>::default();
         let renewals = Renewals::open(Arc::clone(&shared)).map_err(NftError::Netlink)?;
         let tc = Tc::open().map_err(NftError::Netlink)?;
@@ -71,19 +82,22 @@ impl NftFence {
             if !link.ethernet {
                 return Err(FenceError::NotEthernet { interface: link.name.clone() });
             }
+            if link.name.contains(['"', '\\', '\n', '*']) {
+                return Err(FenceError::Rules(NftError::Name(link.name.clone())));
+            }
             rules.interfaces.insert(interface, link.name.clone());
             rules.addresses.insert(guarded.address);
         }
-        let text = match &self.rules {
-            None => replace(&rules),
-            Some(old) => {
+        let changed = match self.rules.clone() {
+            Some(mut old) => {
                 // Chains go with their interface, so what is gone must not be deleted again.
-                let mut old = old.clone();
                 old.interfaces.retain(|index, _| links.iter().any(|link| link.index == *index));
-                change(&old, &rules)
+                self.load(&change(&old, &rules))
             }
+            None => self.load(&replace(&rules)),
         };
-        self.load(&text)?;
+        // What is there is not what we left: begin anew.
+        changed.or_else(|_| self.load(&replace(&rules)))?;
         self.rules = Some(rules);
         self.vips = wanted.iter().map(|guarded| (guarded.address, guarded.vip)).collect();
         let mut addresses: Vec<_> = self.vips.iter().map(|(address, vip)| (*vip, *address)).collect();

@@ -126,21 +126,18 @@ impl Renewals {
             return;
         }
         encode(&mut self.batch, &self.elements);
-        let shared = &self.shared;
-        let refuse = |error: &io::Error| {
-            shared.refused.fetch_add(1, Ordering::Relaxed);
-            shared.refusal.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
-        };
-        if let Err(error) = self.socket.send(self.batch.bytes()) {
-            refuse(&error);
-        }
+        let mut verdict = self.socket.send(self.batch.bytes());
+        // The kernel has worked on the batch by now. It refuses all of it with an error for each message.
         let drained = self.socket.drain(|message| {
-            if let Some(Err(error)) = message.verdict() {
-                refuse(&error);
+            if verdict.is_ok()
+                && let Some(Err(error)) = message.verdict()
+            {
+                verdict = Err(error);
             }
         });
-        if let Err(error) = drained {
-            refuse(&error);
+        if let Err(error) = verdict.and(drained) {
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            self.shared.refusal.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
         }
     }
 }

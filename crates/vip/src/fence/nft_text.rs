@@ -25,8 +25,7 @@ pub(super) struct Rules {
 
 /// Priority -500: before anybody else's chains on the same hook, which could accept nothing on our behalf but could
 /// send packets elsewhere.
-const JUDGES: &str = "\
-    set vip4 { type ipv4_addr; }
+const JUDGES: &str = "    set vip4 { type ipv4_addr; }
     set lease4 { type ipv4_addr; flags timeout; }
     set vip6 { typeof @nh,192,128; }
     set lease6 { typeof @nh,192,128; flags timeout; }
@@ -65,8 +64,9 @@ pub(super) fn change(old: &Rules, new: &Rules) -> String {
             for (chain, hook) in [("in", "ingress"), ("out", "egress")] {
                 let _ = writeln!(
                     text,
-                    "table netdev {TABLE} {{ chain {chain}_{index} {{ \
-                     type filter hook {hook} device \"{name}\" priority -500; jump judge_{chain}; }} }}"
+                    "add chain netdev {TABLE} {chain}_{index} \
+                     {{ type filter hook {hook} device \"{name}\" priority -500; }}\n\
+                     add rule netdev {TABLE} {chain}_{index} jump judge_{chain}"
                 );
             }
         }

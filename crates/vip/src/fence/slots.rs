@@ -100,6 +100,10 @@ impl Slots {
 
     pub(super) fn set(&self, vip: VipId, until: BootNanos) {
         if let Some(slot) = self.slot(vip) {
+            // A node that owns the VIP again keeps nothing beyond its lease: only a hand-over gives that right.
+            if slot.keep_until.load(Ordering::Relaxed) != 0 {
+                slot.keep_until.store(0, Ordering::Release);
+            }
             slot.deadline.store(until.get(), Ordering::Release);
         }
     }
@@ -189,6 +193,10 @@ mod tests {
         assert_eq!(bytes[SLOT_BYTES..][..8], 77_u64.to_ne_bytes());
         assert_eq!(bytes[SLOT_BYTES + 16..][..14], [&88_u64.to_ne_bytes()[..], &[1, 2, 3, 4, 5, 6]].concat());
         slots.close(VipId::new(8));
+        slots.keep(VipId::new(8), BootNanos::new(99));
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        assert_eq!(bytes[SLOT_BYTES..][..24], [0_u64, 99, 0].map(u64::to_ne_bytes).concat());
+        slots.set(VipId::new(8), BootNanos::new(0));
         file.read_exact_at(&mut bytes, 0).expect("read");
         assert_eq!(bytes[SLOT_BYTES..][..24], [0; 24]);
     }
