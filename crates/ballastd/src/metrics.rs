@@ -130,7 +130,8 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
     let mut owner = Family::gauge("ballast_vip_owner", "Whether this node owns the VIP");
     let mut epoch = Family::gauge("ballast_vip_epoch", "Epoch of the VIP's lease");
     let mut remaining = Family::gauge("ballast_vip_lease_remaining_seconds", "What is left of this node's lease");
-    let mut fitness = Family::gauge("ballast_vip_fitness", "How fit this node is to hold the VIP, and what is wrong; always 1");
+    let mut fitness =
+        Family::gauge("ballast_vip_fitness", "How fit this node is to hold the VIP, and what is wrong; always 1");
     let now = boot_now();
     for vip in leases.status().iter() {
         let Some(name) = names.get(&vip.vip) else { continue };
