@@ -17,6 +17,7 @@ declare -A may=(
     [ballastctl]="ballast-core ballast-proto ballast-admin"
     [ballastd]="ballast-clock ballast-core ballast-proto ballast-storage ballast-raft ballast-proxy ballast-vip ballast-admin ballast-telemetry"
     [ballast-bench]="ballast-core ballast-testkit"
+    [ballast-lease-model]=""
 )
 # Each heavy dependency has one home; core has no I/O.
 declare -A home=([rocksdb]=ballast-storage [openraft]=ballast-raft)
