@@ -58,6 +58,11 @@ soak: build ## Ten minutes each of faults and of small writes with purges on one
 	$(CARGO) run $(PROFILE) -p ballast-raft --example churn -- $${BALLAST_SOAK_SECONDS:-600}
 	BALLAST_CRASH_ROUNDS=$${BALLAST_CRASH_ROUNDS:-20} $(CARGO) test $(PROFILE) -p ballastd --test crash -- --nocapture
 
+.PHONY: model
+model: ## Search the lease protocol's model in all its states, about an hour; MODEL=quick takes seconds
+	$(CARGO) build $(PROFILE) -p ballast-lease-model
+	@$(BIN)/lease-model $(if $(filter quick,$(MODEL)),,--long)
+
 .PHONY: bench
 bench: build ## Ballast beside HAProxy and nginx, interleaved; writes bench/results/latest.json
 	@scripts/setup.sh bench

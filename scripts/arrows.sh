@@ -18,6 +18,7 @@ declare -A may=(
     [ballastd]="ballast-clock ballast-core ballast-proto ballast-storage ballast-raft ballast-proxy ballast-vip ballast-admin ballast-telemetry"
     [ballast-bench]="ballast-core ballast-testkit"
     [ballast-failover]="ballast-testkit"
+    [ballast-lease-model]=""
 )
 # Each heavy dependency has one home; core has no I/O.
 declare -A home=([rocksdb]=ballast-storage [openraft]=ballast-raft)
