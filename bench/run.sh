@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bench/run.sh [CASE...] [--rounds N] [--secs S] [--without-ballast] ...: Ballast beside its peers.
-# Without a case all are run. `bench/run.sh --list` names them, `--help` says the rest;
+# Without a case all are run, or those of BENCH_ONLY (`BENCH_ONLY=bindings make bench`).
+# `bench/run.sh --list` names them, `--help` says the rest;
 # docs/benchmarks.md says how to read what comes out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,4 +17,6 @@ case " $* " in
     # A run without Ballast is a check of the harness and leaves no result.
     *" --without-ballast "* | *" --output "* | *" --list "*) output=() ;;
 esac
-exec "$bench" run "${output[@]}" "$@"
+# Several words name several cases.
+read -ra only <<<"${BENCH_ONLY:-}"
+exec "$bench" run "${output[@]}" "${only[@]}" "$@"

@@ -54,13 +54,37 @@ pub fn tree(pid: u32) -> Vec<u32> {
 pub fn resident_bytes(pids: &[u32]) -> io::Result<u64> {
     pids.iter().try_fold(0, |sum, pid| {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        Ok(sum + parse_pss(&text).ok_or_else(|| io::Error::other(format!("no Pss of process {pid}")))?)
+        Ok(sum + kib_line(&text, "Pss:").ok_or_else(|| io::Error::other(format!("no Pss of process {pid}")))?)
     })
 }
 
-/// The `Pss` line of a `smaps_rollup`, in bytes.
-fn parse_pss(text: &str) -> Option<u64> {
-    let kib = text.lines().find_map(|line| line.strip_prefix("Pss:"))?.trim().strip_suffix("kB")?;
+/// Memory of one process as its kernel counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident bytes, pages shared with other processes in full.
+    pub resident: u64,
+    /// The most that was resident since the process began.
+    pub peak: u64,
+}
+
+impl Memory {
+    /// Memory of a process.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        Self::parse(&text).ok_or_else(|| io::Error::other(format!("no memory of process {pid}")))
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        Some(Self { resident: kib_line(status, "VmRSS:")?, peak: kib_line(status, "VmHWM:")? })
+    }
+}
+
+/// The value of a line like `VmRSS:  1884 kB`, in bytes.
+fn kib_line(text: &str, name: &str) -> Option<u64> {
+    let kib = text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?;
     kib.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -211,8 +235,17 @@ mod tests {
     #[test]
     fn pss_is_read_in_bytes_and_not_mistaken_for_its_parts() {
         let text = "5581-7ffc ---p 00000000 00:00 0 [rollup]\nRss:  1884 kB\nPss:   414 kB\nPss_Dirty:  80 kB\n";
-        assert_eq!(parse_pss(text), Some(414 * 1024));
-        assert_eq!(parse_pss("Rss: 1 kB\n"), None);
+        assert_eq!(kib_line(text, "Pss:"), Some(414 * 1024));
+        assert_eq!(kib_line("Rss: 1 kB\n", "Pss:"), None);
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let text = "Name:\tballastd\nVmHWM:\t    9000 kB\nVmRSS:\t    5000 kB\nThreads:\t9\n";
+        assert_eq!(Memory::parse(text), Some(Memory { resident: 5000 * 1024, peak: 9000 * 1024 }));
+        assert_eq!(Memory::parse("Name:\tgone\n"), None);
+        let mine = Memory::of(std::process::id()).unwrap();
+        assert!(mine.resident > 0 && mine.peak >= mine.resident);
     }
 
     #[test]

@@ -9,11 +9,11 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ballast_testkit::{client::Client, cluster::Cluster, ports, wait};
 
 use super::load::Backend;
-use crate::process;
+use crate::process::{self, Memory};
 
 /// Header that carries the key of the table, in all proxies.
 pub const KEY_HEADER: &str = "X-Client";
@@ -91,10 +91,37 @@ impl Ballast {
     /// # Errors
     /// When the node does not say.
     pub fn bindings(&self, node: usize) -> Result<u64> {
+        self.metric(node, "ballast_bindings").map(|count| count as u64)
+    }
+
+    /// Sum of all series of a node's metric.
+    ///
+    /// # Errors
+    /// When the node does not say.
+    pub fn metric(&self, node: usize, family: &str) -> Result<f64> {
         let metrics = self.cluster.metrics(node)?;
-        let mut series = metrics.iter().filter(|(name, _)| is_series_of(name, "ballast_bindings")).peekable();
-        series.peek().context("the node has no metric ballast_bindings")?;
-        Ok(series.map(|(_, value)| *value as u64).sum())
+        let mut series = metrics.iter().filter(|(name, _)| is_series_of(name, family)).peekable();
+        series.peek().with_context(|| format!("the node has no metric {family}"))?;
+        Ok(series.map(|(_, value)| *value).sum())
+    }
+
+    /// Whether a node says that it should get traffic.
+    ///
+    /// # Errors
+    /// When it does not answer, or says why not.
+    pub fn is_ready(&self, node: usize) -> Result<()> {
+        let answer = Client::new(self.cluster.node(node).metrics_address()).host("localhost").get("/readyz")?;
+        ensure!(answer.status == 200, "not ready: {}", answer.text().trim());
+        Ok(())
+    }
+
+    /// Memory of a node's process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn memory(&self, node: usize) -> Result<Memory> {
+        let pid = self.cluster.node(node).pid().with_context(|| format!("node {} does not run", node + 1))?;
+        Ok(Memory::of(pid)?)
     }
 }
 
@@ -104,8 +131,7 @@ impl Ballast {
 /// When it cannot join.
 pub fn prepare_node(cluster: &mut Cluster) -> Result<usize> {
     let position = cluster.prepare_node()?;
-    let token = cluster.join_token()?;
-    cluster.daemon_once(position, &["join", "--token", &token])?;
+    cluster.join(position)?;
     Ok(position)
 }
 

@@ -12,6 +12,7 @@ mod haproxy;
 mod http;
 mod load;
 mod machine;
+mod millions;
 mod nginx;
 mod programs;
 mod report;

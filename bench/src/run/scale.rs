@@ -1,138 +1,94 @@
-//! Millions of bindings: memory, restart, and how long a new node takes to have them.
+//! Millions of bindings: memory, restart, what a snapshot stalls, how long a new node takes to have them.
 //!
-//! The table is filled by as many first requests as it gets entries, through the proxy, so this
-//! sees what an operator would see: a daemon's resident memory, the time from its start until it
-//! is ready and has all of them, and the same for a node that joins.
+//! The table is filled by as many first requests as it gets entries, through the proxies, so this
+//! sees what an operator would see: resident memory of a daemon, the time from its start until it
+//! serves with all of them, and the same for a node that joins.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 
 use super::{
-    ballast::{self, Ballast, KEY_HEADER},
     haproxy::Tuning,
-    load,
+    millions::{self, Seen},
     report::Row,
-    rounds,
     stage::{BALLAST, Stage, Subject},
 };
-use crate::{generate::Options, process};
-
-const CONNECTIONS: usize = 512;
-/// Longest wait for a node to have all bindings.
-const PATIENCE: Duration = Duration::from_secs(300);
-
-/// What was seen at one size.
-struct Seen {
-    resident: f64,
-    restart: f64,
-    resident_after_restart: f64,
-    install: f64,
-    resident_joined: f64,
-}
+use crate::process;
 
 pub fn at_scale(stage: &mut Stage) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for size in stage.options.sizes.clone() {
         stage.clear();
-        let peers = peers_at(stage, size)?;
-        let mut resident: Vec<(&str, Vec<f64>)> = peers.into_iter().map(|(name, bytes)| (name, vec![bytes])).collect();
-        let name = |what: &str| format!("bindings_{}_{what}", short(size));
+        let mut resident = peers_at(stage, size)?;
         if stage.options.without_ballast {
-            rows.push(Row::of(&name("resident_bytes"), "bytes", &resident));
+            rows.push(Row::of(&format!("bindings_{}_resident_bytes", short(size)), "bytes", &resident));
             continue;
         }
-        let seen = ballast_at(stage, size).with_context(|| format!("with {size} bindings"))?;
-        resident.push((BALLAST, vec![seen.resident]));
-        let ours = |value: f64| [(BALLAST, vec![value])];
-        rows.push(
-            Row::of(&name("resident_bytes"), "bytes", &resident).note(format!("{size} bindings; the whole process")),
-        );
-        rows.push(
-            Row::of(&name("restart"), "s", &ours(seen.restart)).note("from the start until ready with all of them"),
-        );
-        rows.push(Row::of(&name("resident_bytes_after_restart"), "bytes", &ours(seen.resident_after_restart)));
-        rows.push(
-            Row::of(&name("snapshot_install"), "s", &ours(seen.install)).note("a node that joins, until it has all"),
-        );
-        rows.push(Row::of(&name("resident_bytes_joined"), "bytes", &ours(seen.resident_joined)));
+        let seen = millions::look(stage, size).with_context(|| format!("with {size} bindings"))?;
+        resident.push((BALLAST, seen.resident.clone()));
+        rows.extend(rows_of(size, &seen, &resident));
     }
     Ok(rows)
 }
 
-fn ballast_at(stage: &mut Stage, size: u64) -> Result<Seen> {
-    let backends = stage.backends()?;
-    let mut ballast = Ballast::start(1, &backends, None)?;
-    fill(stage, ballast.site(0).table, size)?;
-    wait_bindings(&ballast, 0, size)?;
-    let resident = process::resident_bytes(&ballast.pids())? as f64;
-
-    ballast.cluster().terminate(0)?;
-    let started = Instant::now();
-    ballast.cluster().spawn(0)?;
-    ballast.cluster().wait_ready(0)?;
-    wait_bindings(&ballast, 0, size)?;
-    let restart = started.elapsed().as_secs_f64();
-    let resident_after_restart = process::resident_bytes(&ballast.pids())? as f64;
-
-    let joined = ballast::prepare_node(ballast.cluster())?;
-    let started = Instant::now();
-    ballast.cluster().spawn(joined)?;
-    wait_bindings(&ballast, joined, size)?;
-    let install = started.elapsed().as_secs_f64();
-    let pid = ballast.cluster().node(joined).pid().context("the joined node runs")?;
-    let resident_joined = process::resident_bytes(&[pid])? as f64;
-    Ok(Seen { resident, restart, resident_after_restart, install, resident_joined })
+fn rows_of(size: u64, seen: &Seen, resident: &[(&str, Vec<f64>)]) -> Vec<Row> {
+    let name = |what: &str| format!("bindings_{}_{what}", short(size));
+    let row = |what: &str, unit: &str, values: &[f64], note: &str| {
+        Row::of(&name(what), unit, &[(BALLAST, values.to_vec())]).note(note)
+    };
+    let filled = format!(
+        "each of three daemons at rest after a snapshot, {size} bindings made by first requests at {:.0} a second in {:.0} \
+         entries; a peer: its one process",
+        seen.fill_rate, seen.fill_entries
+    );
+    let all = vec![
+        Row::of(&name("resident_bytes"), "bytes", resident).without_ratio().note(filled),
+        row("resident_peak_bytes", "bytes", &seen.resident_peak, "the most that each of them ever had until then"),
+        row(
+            "restart_seconds",
+            "s",
+            &seen.restart,
+            "each node in turn, SIGKILL with a fresh snapshot; from the start until ready with all bindings and a bound \
+             client is served",
+        ),
+        row(
+            "restart_long_log_seconds",
+            "s",
+            &seen.restart_after_fill,
+            &format!(
+                "the same on one node right after the fill, with {} entries behind its snapshot",
+                seen.behind_snapshot
+            ),
+        ),
+        row("restarted_resident_bytes", "bytes", &seen.resident_restarted, "right after each restart"),
+        row(
+            "new_node_filled_seconds",
+            "s",
+            &seen.filled,
+            "an empty fourth node, from its start until it has applied what the others had; then its state's hash is theirs",
+        ),
+        row("new_node_resident_bytes", "bytes", &seen.resident_filled, "right after it was filled"),
+        row("snapshot_seconds", "s", &seen.snapshot, "all three nodes write theirs at once, under traffic"),
+        row(
+            "snapshot_stall_ms",
+            "ms",
+            &seen.stall,
+            "longest first request of each window in which all nodes keep writing snapshots; open loop, 500/s",
+        ),
+        row("no_snapshot_stall_ms", "ms", &seen.stall_at_rest, "the same while none is written"),
+    ];
+    all.into_iter().filter(|row| row.samples > 0).collect()
 }
 
 /// Memory of the peers that have a table, filled in the same way.
-fn peers_at(stage: &mut Stage, size: u64) -> Result<Vec<(&'static str, f64)>> {
+fn peers_at(stage: &mut Stage, size: u64) -> Result<Vec<(&'static str, Vec<f64>)>> {
     let peers: Vec<Subject> = stage.peers(Tuning::Defaults)?.into_iter().filter(|p| p.table.is_some()).collect();
     let mut seen = Vec::new();
     for peer in peers {
-        fill(stage, peer.table.context("has a table")?, size).with_context(|| peer.name.to_owned())?;
-        seen.push((peer.name, process::resident_bytes(&peer.pids())? as f64));
+        let table = peer.table.context("has a table")?;
+        millions::fill(stage, &[table], size).with_context(|| peer.name.to_owned())?;
+        seen.push((peer.name, vec![process::resident_bytes(&peer.pids())? as f64]));
     }
     Ok(seen)
-}
-
-/// Sends `size` first requests.
-fn fill(stage: &mut Stage, table: std::net::SocketAddr, size: u64) -> Result<()> {
-    let options = Options {
-        path: "/0".to_owned(),
-        connections: CONNECTIONS,
-        requests: Some(size),
-        secs: stage.options.fill_limit,
-        key_header: Some(KEY_HEADER.to_owned()),
-        key_space: stage.fresh_key_space(),
-        ..Options::to(&[table])
-    };
-    let report = load::generate(&options)?;
-    println!("{} bindings made in {:.0} s", report.done, report.seconds);
-    Ok(())
-}
-
-/// Waits until a node has `size` bindings, less those few whose first request failed.
-fn wait_bindings(ballast: &Ballast, node: usize, size: u64) -> Result<()> {
-    let started = Instant::now();
-    let mut last = String::new();
-    while started.elapsed() < PATIENCE {
-        match ballast.bindings(node) {
-            Ok(count) if count >= size - size / 1000 => return Ok(()),
-            Ok(count) => last = format!("{count} bindings"),
-            Err(error) => last = format!("{error:#}"),
-        }
-        if rounds::interrupted() {
-            bail!("interrupted");
-        }
-        // Between two looks at another process; the figures are in seconds.
-        thread::sleep(Duration::from_millis(20));
-    }
-    ensure!(false, "node {} has not {size} bindings after {PATIENCE:?}: {last}", node + 1);
-    Ok(())
 }
 
 /// `7m` for seven million.

@@ -37,7 +37,7 @@ use ballast_proxy::{
     AccessLog, Ports, Proxy, ProxyOptions,
     prober::{self, Findings},
 };
-use ballast_raft::{Handle, Member, MemberOptions, TlsConnect};
+use ballast_raft::{Handle, Member, MemberFailure, MemberOptions, TlsConnect};
 use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, LogMarks};
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -431,10 +431,7 @@ impl Publisher {
         loop {
             let listed = self.node.raft.with_state(|state| state.node(self.node.view.node()).is_some());
             if member && !listed {
-                bail!(
-                    "this node was removed from the cluster; to use the machine again, empty its data directory and join it as a \
-                     new node"
-                );
+                bail!(MemberFailure::Removed);
             }
             member = listed;
             if !self.leases.alive() {

@@ -21,6 +21,7 @@ mod network;
 mod peers;
 mod proposer;
 mod reads;
+mod removal;
 mod service;
 mod status;
 mod tasks;

@@ -182,6 +182,6 @@ impl Peers {
 pub(crate) const FROM: &str = "ballast-from";
 pub(crate) const TO: &str = "ballast-to";
 
-fn number(node: NodeId) -> MetadataValue<Ascii> {
+pub(crate) fn number(node: NodeId) -> MetadataValue<Ascii> {
     MetadataValue::from(node.get())
 }

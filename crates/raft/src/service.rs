@@ -37,6 +37,7 @@ use crate::{
     peers::{FROM, MESSAGE_BYTES_MAX, TO},
     proposer::{Inlet, Merger, Refused},
     reads::read_index,
+    removal,
     types::{Raft, SnapshotMeta, Vote},
     wire,
 };
@@ -103,7 +104,7 @@ impl Service {
             None => return Err(Status::unauthenticated("the connection was not proved to come from any node")),
         }
         if self.replica.was_removed(from) {
-            return Err(removed(from));
+            return Err(removal::refusal(from));
         }
         if self.shared.peers.acknowledged.is_reverted(from) {
             return Err(Status::failed_precondition(format!(
@@ -349,14 +350,10 @@ impl Leader for Service {
     }
 }
 
-fn removed(node: NodeId) -> Status {
-    Status::permission_denied(format!("node {node} was removed from the cluster"))
-}
-
 /// Hands one frame of an open stream in. The stream may be older than the removal of its node, so each frame asks.
 fn hand_in(replica: &Replica, from: NodeId, frame: pb::Frame, inlet: &Inlet) -> Result<(), Status> {
     if replica.was_removed(from) {
-        return Err(removed(from));
+        return Err(removal::refusal(from));
     }
     let bytes = frame.entry.len();
     let trace = Some(frame.traceparent).filter(|trace| !trace.is_empty());

@@ -133,11 +133,19 @@ impl Cluster {
         if position == 0 {
             self.daemon_once(0, &["init"])?;
         } else {
-            let token = self.join_token()?;
-            self.daemon_once(position, &["join", "--token", &token])?;
+            self.join(position)?;
         }
         self.spawn(position)?;
         self.wait_ready(position)
+    }
+
+    /// Has a prepared node join, and does not start it yet.
+    ///
+    /// # Errors
+    /// When no node gives a token, or it is not taken.
+    pub fn join(&self, position: usize) -> Result<()> {
+        let token = self.join_token()?;
+        self.daemon_once(position, &["join", "--token", &token])
     }
 
     /// Removes a node that stopped for good, empties its data directory and joins it as a new one.
@@ -145,6 +153,15 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`], or when it cannot be removed.
     pub fn replace(&mut self, position: usize) -> Result<()> {
+        self.remove(position)?;
+        self.enter(position)
+    }
+
+    /// Kills a node, removes it from the cluster and empties its data directory.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(&mut self, position: usize) -> Result<()> {
         self.kill(position);
         let name = self.nodes[position].name.clone();
         wait::until(&format!("{name} to be removed"), || {
@@ -152,8 +169,7 @@ impl Cluster {
             ensure!(said.code == 0, "exit {}: {}", said.code, said.err);
             Ok(Some(()))
         })?;
-        fs::remove_dir_all(self.nodes[position].data())?;
-        self.enter(position)
+        Ok(fs::remove_dir_all(self.nodes[position].data())?)
     }
 
     /// Changes a node's `ballastd.toml`.

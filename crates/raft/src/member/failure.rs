@@ -52,6 +52,11 @@ pub enum MemberFailure {
          `ballastctl node remove`, empty its data directory, join it again, and report this with its logs"
     )]
     Diverged(LogIndex),
+    /// The cluster removed this node. It must not go on under an id that is nobody's.
+    #[error(
+        "this node was removed from the cluster; to use the machine again, empty its data directory and join it as a new node"
+    )]
+    Removed,
     /// The log here ends before entries that this node had acknowledged. Its word must not count.
     #[error(
         "this node's log ends at {last}, but it acknowledged entries up to {acknowledged} before: the data directory is an \

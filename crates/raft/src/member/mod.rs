@@ -32,7 +32,7 @@ use crate::{
     network::Network,
     peers::{AddressBook, Connect, Peers},
     proposer::{self, Flight, LinkOptions, Proposals},
-    service,
+    removal, service,
     status::Status,
     tasks::Tasks,
     types::Raft,
@@ -239,5 +239,6 @@ fn spawn(
     tasks.spawn("silent nodes", duties::lapse_findings(Arc::clone(shared)));
     tasks.spawn("comparison of states", duties::compare_state(Arc::clone(shared)));
     tasks.spawn("quorum", duties::watch_quorum(Arc::clone(shared)));
+    tasks.spawn("removal of this node", removal::find_out(Arc::clone(shared)));
     tasks.spawn("wall clock", duties::watch_clock(Arc::clone(shared)));
 }

@@ -133,6 +133,10 @@ impl Shared {
         self.condemned.send_replace(Some(MemberFailure::Reverted { last, acknowledged }));
     }
 
+    pub(crate) fn removed(&self) {
+        self.condemned.send_replace(Some(MemberFailure::Removed));
+    }
+
     pub(crate) fn last_log(&self) -> LogIndex {
         LogIndex::new(self.last_index.load(Ordering::Acquire))
     }
