@@ -195,7 +195,7 @@ impl Cluster {
             // A node of a lab has a loopback and all ports to itself.
             Some(_) => [
                 SocketAddr::from((Host::Node(position).ip(), 7400)),
-                SocketAddr::from(([127, 0, 0, 1], 7401)),
+                SocketAddr::from((Host::Node(position).ip(), 7401)),
                 SocketAddr::from(([127, 0, 0, 1], 7402)),
             ],
             None => [ports::free_local()?, ports::free_local()?, ports::free_local()?],

@@ -3,7 +3,7 @@
 //! Cuts and loss are rules in the bridge, between pairs of ports, so that nothing on a host can tell
 //! them from a switch that drops frames: the carrier stays. All of them heal together.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::IpAddr};
 
 use anyhow::{Context, Result};
 
@@ -182,8 +182,14 @@ impl Lab {
     /// When `ip` or `nft` fails.
     pub fn power_on(&self, node: usize) -> Result<()> {
         let host = Host::Node(node);
-        self.run(host, &["ip", "addr", "flush", "dev", "eth0", "scope", "global"])?;
-        self.ip(host, &host.addresses())?;
+        let own = [IpAddr::V4(host.ip()), IpAddr::V6(host.ip6())].map(|address| address.to_string());
+        let shown = self.run(host, &["ip", "-o", "addr", "show", "dev", "eth0", "scope", "global"])?;
+        // Its own stay: with the last address the kernel forgets the neighbours that it was told for good.
+        let foreign = shown.lines().filter_map(|line| line.split_whitespace().nth(3)).filter(|address| {
+            let bare = address.split('/').next().unwrap_or_default();
+            !own.iter().any(|own| own == bare)
+        });
+        self.ip(host, &foreign.map(|address| format!("addr del {address} dev eth0\n")).collect::<String>())?;
         self.detach_fence(node)?;
         self.link_up(host)
     }
@@ -192,7 +198,7 @@ impl Lab {
     ///
     /// # Errors
     /// When it is not there.
-    pub fn flush_address(&self, node: usize, address: std::net::IpAddr) -> Result<()> {
+    pub fn flush_address(&self, node: usize, address: IpAddr) -> Result<()> {
         self.run(Host::Node(node), &["ip", "addr", "flush", "dev", "eth0", "to", &address.to_string()])
             .map(drop)
             .with_context(|| format!("flush {address}"))

@@ -66,6 +66,25 @@ fn a_frozen_node_does_nothing_until_it_is_thawed() {
 }
 
 #[test]
+fn a_node_with_power_again_has_its_own_addresses_only() {
+    let Some(lab) = Lab::or_skip(1) else { return };
+    let node = Host::Node(0);
+    lab.run(node, &["ip", "addr", "add", &format!("{VIP}/24"), "dev", "eth0"]).unwrap();
+    lab.run(node, &["ip", "addr", "add", &format!("{VIP6}/64"), "dev", "eth0", "nodad"]).unwrap();
+    lab.run(
+        node,
+        &["ip", "neigh", "add", "10.77.0.11", "lladdr", "02:00:00:00:01:0b", "nud", "permanent", "dev", "eth0"],
+    )
+    .unwrap();
+    lab.power_off(0).unwrap();
+    lab.power_on(0).unwrap();
+    let shown = lab.run(node, &["ip", "-o", "addr", "show", "dev", "eth0", "scope", "global"]).unwrap();
+    assert_eq!(shown.lines().count(), 2, "{shown}");
+    assert!(shown.contains("10.77.0.1/24") && shown.contains("fd77::1/64"), "{shown}");
+    assert!(lab.run(node, &["ip", "neigh", "show"]).unwrap().contains("10.77.0.11"));
+}
+
+#[test]
 fn a_responder_tells_the_node_that_asks() {
     let Some(lab) = Lab::or_skip(2) else { return };
     let responder = Responder::start(&lab, Host::Backends, 8000).unwrap();
