@@ -416,13 +416,14 @@ fn the_filters_of_others_stay() {
 #[test]
 fn two_hundred_addresses_have_deadlines_of_their_own() {
     at_each_level(|lab, mut fence, mut deadlines| {
-        let address =
-            |number: u32| if number % 2 == 0 { format!("10.9.1.{number}") } else { format!("fd09::2:{number:x}") };
+        let address = |number: u32| {
+            if number.is_multiple_of(2) { format!("10.9.1.{number}") } else { format!("fd09::2:{number:x}") }
+        };
         let vips: Vec<_> = (1..=200).collect();
         let batch: String = vips
             .iter()
             .map(|number| {
-                format!("addr add {}/{} dev eth0\n", address(*number), if number % 2 == 0 { 32 } else { 128 })
+                format!("addr add {}/{} dev eth0\n", address(*number), if number.is_multiple_of(2) { 32 } else { 128 })
             })
             .collect();
         lab.node.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0");
@@ -431,14 +432,19 @@ fn two_hundred_addresses_have_deadlines_of_their_own() {
         let started = Instant::now();
         lab.guard(&mut fence, &wanted);
         println!("{}: 200 addresses guarded in {:?}", fence.level().as_str(), started.elapsed());
-        for number in vips.iter().filter(|number| *number % 3 == 0) {
+        for number in vips.iter().filter(|number| number.is_multiple_of(3)) {
             deadlines.set(VipId::new(*number), boot_now().plus(LONG.as_nanos() as u64));
         }
         let started = Instant::now();
         deadlines.flush();
         println!("{}: 66 renewals flushed in {:?}", fence.level().as_str(), started.elapsed());
         for number in &vips {
-            assert_eq!(lab.answered(&address(*number), Question::Echo), number % 3 == 0, "{}", address(*number));
+            assert_eq!(
+                lab.answered(&address(*number), Question::Echo),
+                number.is_multiple_of(3),
+                "{}",
+                address(*number)
+            );
         }
         // One more, one less: the others are not touched.
         let mut changed = wanted.clone();
