@@ -7,13 +7,7 @@ use std::{
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
-use crate::{
-    model::LeaseModel,
-    rule::Rule,
-    setup::Setup,
-    state::State,
-    step::Step,
-};
+use crate::{model::LeaseModel, rule::Rule, setup::Setup, state::State, step::Step};
 
 /// What a search found.
 pub struct Outcome {

@@ -80,7 +80,11 @@ fn main() -> ExitCode {
 fn report(setup: &Setup, outcome: &Outcome, trace: bool) {
     let Outcome { states, unique, depth, took, complete, .. } = outcome;
     let looked = if *complete { "all states looked at" } else { "ended early" };
-    println!("{}: {unique} unique states of {states}, depth {depth}, {:.1} s, {looked}", setup.name, took.as_secs_f64());
+    println!(
+        "{}: {unique} unique states of {states}, depth {depth}, {:.1} s, {looked}",
+        setup.name,
+        took.as_secs_f64()
+    );
     println!(
         "    {} nodes, at most {} rounds of questions, {} restarts, {} releases; a right is {} ticks",
         setup.nodes, setup.asks, setup.restarts, setup.releases, setup.right
@@ -106,7 +110,11 @@ fn break_rule(rule: Rule, args: &Args) -> bool {
         let violated = outcome.sightings.iter().find(|sighting| sighting.must_hold && sighting.path.is_some());
         let Some(Sighting { property, path: Some(path), .. }) = violated else { continue };
         let name = setup.name;
-        println!("without {rule:?}: not \"{property}\" after {} steps of {name}, {} states", path.len() - 1, outcome.unique);
+        println!(
+            "without {rule:?}: not \"{property}\" after {} steps of {name}, {} states",
+            path.len() - 1,
+            outcome.unique
+        );
         if args.trace {
             println!("{}", tell(path));
         }

@@ -268,9 +268,10 @@ impl Model for LeaseModel {
             properties.push(Property::sometimes("taken over after a crash", |_, state: &State| {
                 how(state) == Some(Gain::FromRestarted)
             }));
-            properties.push(Property::sometimes("an epoch that a restarted voter forgot comes again", |_, state: &State| {
-                state.event == Event::EpochForgotten
-            }));
+            properties
+                .push(Property::sometimes("an epoch that a restarted voter forgot comes again", |_, state: &State| {
+                    state.event == Event::EpochForgotten
+                }));
         }
         if self.setup.sets.len() > 1 {
             properties.push(Property::sometimes("taken over after a membership change", |_, state: &State| {

@@ -54,9 +54,10 @@ static long (*check_syncookie)(void *sock, void *ip, __u32 ip_len, void *tcp, __
 struct slot {
     __u64 deadline;      // everything passes until then
     __u64 keep_until;    // connections this node has sockets for pass until then
-    __u64 forward_until; // what belongs to the other node goes to forward_mac until then
+    __u64 forward_until; // while open: segments of unknown connections go to forward_mac until then
     __u8 forward_mac[8]; // six bytes and padding
-    __u64 dropped, kept, forwarded, unused;
+    __u64 dropped, kept, forwarded;
+    __u64 pass_on_until; // while closed: segments that open a connection go to forward_mac until then
 };
 
 struct {
@@ -268,11 +269,19 @@ INLINE int drop(struct slot *slot) {
 // The frame came to this node's MAC and leaves by the same interface with it as its source.
 INLINE int forward(struct __sk_buff *skb, struct slot *slot) {
     __u8 macs[12];
-    if (load_bytes(skb, 0, macs + 6, 6))
-        return TC_ACT_UNSPEC;
+    if (load_bytes(skb, 0, macs, sizeof(macs)))
+        return drop(slot);
+    // Never back to where it came from: whatever two nodes believe, a frame does not go round.
+    int back = 1;
+#pragma clang loop unroll(full)
+    for (int i = 0; i < 6; i++)
+        back &= macs[6 + i] == slot->forward_mac[i];
+    if (back)
+        return drop(slot);
+    __builtin_memcpy(macs + 6, macs, 6);
     __builtin_memcpy(macs, slot->forward_mac, 6);
     if (store_bytes(skb, 0, macs, sizeof(macs), 0))
-        return TC_ACT_UNSPEC;
+        return drop(slot);
     __sync_fetch_and_add(&slot->forwarded, 1);
     return redirect(skb->ifindex, 0);
 }
@@ -296,7 +305,7 @@ SEC("classifier/fence_in") int fence_in(struct __sk_buff *skb) {
     if (skb->pkt_type != PACKET_HOST || !segment(skb, &packet, &tcp))
         return drop(slot);
     if (opens(&tcp))
-        return now < slot->forward_until ? forward(skb, slot) : drop(slot);
+        return now < slot->pass_on_until ? forward(skb, slot) : drop(slot);
     if (now >= slot->keep_until || local_socket(skb, &packet, &tcp) != CONNECTION)
         return drop(slot);
     __sync_fetch_and_add(&slot->kept, 1);

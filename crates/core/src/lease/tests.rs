@@ -443,3 +443,18 @@ fn owning_says_how_far_the_table_must_have_come() {
     assert_eq!(acquired.index, LogIndex::new(committed));
     assert!(newest.asked_at > acquired.asked_at && newest.index >= acquired.index);
 }
+
+#[test]
+fn a_node_that_an_operator_chose_is_replaced_like_any_other() {
+    for seed in 0..6 {
+        let (mut world, owner) = calm();
+        pass(&mut world, seed * LEASE / 7);
+        let target = NodeId::new(others(owner)[(seed % 2) as usize]);
+        world.wishes.insert(VipId::new(1), target);
+        pass(&mut world, 20 * LEASE + seed * MS);
+        assert_eq!(world.owner(1), Some(target));
+        world.kill(target);
+        pass(&mut world, LEASE + LEASE / 4);
+        assert!(world.owner(1).is_some_and(|node| node != target), "seed {seed}");
+    }
+}

@@ -362,7 +362,7 @@ impl Deadlines {
     /// sent on to the node with this MAC address until then. Does nothing at the level `nftables`.
     pub fn forward_new(&mut self, vip: VipId, mac: [u8; 6], until: BootNanos) {
         if let Fast::Ebpf(slots) = &self.fast {
-            slots.forward(vip, mac, until);
+            slots.pass_on(vip, mac, until);
         }
     }
 

@@ -31,7 +31,16 @@ struct Slot {
     dropped: AtomicU64,
     kept: AtomicU64,
     forwarded: AtomicU64,
-    unused: AtomicU64,
+    pass_on_until: AtomicU64,
+}
+
+impl Slot {
+    /// Sends nothing to anybody, and from now on what is sent to this node.
+    fn lead_to(&self, [a, b, c, d, e, f]: [u8; 6]) {
+        self.forward_until.store(0, Ordering::SeqCst);
+        self.pass_on_until.store(0, Ordering::SeqCst);
+        self.forward_mac.store(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), Ordering::SeqCst);
+    }
 }
 
 pub(super) const SLOT_BYTES: usize = size_of::<Slot>();
@@ -112,6 +121,7 @@ impl Slots {
         if let Some(slot) = self.slot(vip) {
             slot.deadline.store(0, Ordering::SeqCst);
             slot.forward_until.store(0, Ordering::SeqCst);
+            slot.pass_on_until.store(0, Ordering::SeqCst);
         }
     }
 
@@ -123,10 +133,15 @@ impl Slots {
 
     pub(super) fn forward(&self, vip: VipId, mac: [u8; 6], until: BootNanos) {
         if let Some(slot) = self.slot(vip) {
-            let [a, b, c, d, e, f] = mac;
-            slot.forward_until.store(0, Ordering::Release);
-            slot.forward_mac.store(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), Ordering::Release);
+            slot.lead_to(mac);
             slot.forward_until.store(until.get(), Ordering::Release);
+        }
+    }
+
+    pub(super) fn pass_on(&self, vip: VipId, mac: [u8; 6], until: BootNanos) {
+        if let Some(slot) = self.slot(vip) {
+            slot.lead_to(mac);
+            slot.pass_on_until.store(until.get(), Ordering::Release);
         }
     }
 

@@ -187,8 +187,6 @@ impl Driver for NetlinkDriver {
             self.deadlines.forward_established(vip, mac.bytes(), finish_until);
         }
         self.deadlines.set(vip, until);
-        // A lease that is lost later must not leave connections open that an earlier hand-over kept.
-        self.deadlines.keep_established(vip, BootNanos::default());
         self.held.insert(vip, until);
         if let Some(Place { interface, mac, addresses }) = self.places.get(&vip) {
             self.announcer.hold(now, vip, (*interface, *mac), addresses, until);

@@ -12,6 +12,7 @@ use crate::{
 
 fn vip(id: u32) -> LeaseVip {
     LeaseVip {
+        name: String::new(),
         id: VipId::new(id),
         addresses: Vec::new(),
         prefer: Vec::new(),
@@ -22,6 +23,8 @@ fn vip(id: u32) -> LeaseVip {
         only: None,
         wish: None,
         fitness: Fitness::Fit,
+        macs: Vec::new(),
+        finish: 0,
         recorded_owner: None,
         recorded_epoch: Epoch::default(),
     }
