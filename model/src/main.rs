@@ -8,7 +8,7 @@ use clap::Parser;
 /// Searches the model of the VIP lease protocol in all its states, then breaks one rule at a time.
 #[derive(Parser)]
 struct Args {
-    /// Larger bounds, about an hour on two cores
+    /// Larger bounds: minutes to an hour, and gigabytes of memory
     #[arg(long)]
     long: bool,
     /// Only this setup

@@ -77,7 +77,7 @@ pub const LONG: &[Setup] = &[
     Setup { name: "releases-fine", right: 3, heals: false, ..RELEASES },
     Setup { name: "freezes-long", asks: 3, releases: 0, heals: false, ..FREEZES },
     Setup { name: "move-long", asks: 3, heals: false, ..MOVE },
-    Setup { name: "change-long", restarts: 1, releases: 1, heals: false, ..CHANGE },
+    Setup { name: "change-long", restarts: 1, heals: false, ..CHANGE },
     Setup { heals: false, ..BACK },
     Setup { asks: 2, heals: false, ..REPLACE },
 ];
