@@ -59,7 +59,7 @@ soak: build ## Ten minutes each of faults and of small writes with purges on one
 	BALLAST_CRASH_ROUNDS=$${BALLAST_CRASH_ROUNDS:-20} $(CARGO) test $(PROFILE) -p ballastd --test crash -- --nocapture
 
 .PHONY: model
-model: ## Search the lease protocol's model in all its states, about an hour; MODEL=quick takes seconds
+model: ## Search the lease protocol's model with large bounds, up to an hour and 8 GB; MODEL=quick takes seconds
 	$(CARGO) build $(PROFILE) -p ballast-lease-model
 	@$(BIN)/lease-model $(if $(filter quick,$(MODEL)),,--long)
 

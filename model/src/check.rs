@@ -7,7 +7,13 @@ use std::{
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
-use crate::{model::LeaseModel, rule::Rule, setup::Setup, state::State, step::Step};
+use crate::{
+    model::LeaseModel,
+    rule::Rule,
+    setup::Setup,
+    state::{Node, State},
+    step::Step,
+};
 
 /// What a search found.
 pub struct Outcome {
@@ -86,9 +92,8 @@ pub fn tell(path: &[(State, Option<Step>)]) -> String {
     for pair in path.windows(2) {
         let [(before, Some(step)), (after, _)] = pair else { continue };
         time += usize::from(*step == Step::Tick);
-        let open = |(at, node): (usize, &crate::state::Node)| {
-            (node.gate > 0).then(|| format!("node {} for {} ticks", at + 1, node.gate))
-        };
+        let open =
+            |(at, node): (usize, &Node)| (node.gate > 0).then(|| format!("node {} for {} ticks", at + 1, node.gate));
         let open: Vec<String> = after.nodes.iter().enumerate().filter_map(open).collect();
         let open = if open.is_empty() { "nobody".to_owned() } else { open.join(", ") };
         story.push_str(&format!("{time:>3}  {:<60} open at: {open}\n", step.say(before)));

@@ -31,6 +31,6 @@ mod step;
 pub use check::{Outcome, Sighting, search, tell};
 pub use model::LeaseModel;
 pub use rule::{Danger, Rule};
-pub use setup::{FULL, QUICK, Setup};
+pub use setup::{LONG, QUICK, Setup, shows};
 pub use state::State;
 pub use step::Step;

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use ballast_lease_model::{Danger, FULL, Outcome, QUICK, Rule, Setup, Sighting, search, tell};
+use ballast_lease_model::{Danger, LONG, Outcome, QUICK, Rule, Setup, Sighting, search, shows, tell};
 use clap::Parser;
 
 /// Searches the model of the VIP lease protocol in all its states, then breaks one rule at a time.
 #[derive(Parser)]
 struct Args {
-    /// Larger bounds, about an hour on two cores
+    /// Larger bounds: minutes to an hour, and gigabytes of memory
     #[arg(long)]
     long: bool,
     /// Only this setup
@@ -41,22 +41,26 @@ struct Args {
 }
 
 impl Args {
-    fn setups_of(&self, all: &[Setup]) -> Vec<Setup> {
+    fn setups(&self) -> Vec<Setup> {
+        let all = if self.long { LONG } else { QUICK };
         let wanted = all.iter().filter(|setup| self.setup.as_deref().is_none_or(|name| name == setup.name));
-        let with_bounds = |setup: &Setup| Setup {
+        wanted.map(|setup| self.bound(setup.clone())).collect()
+    }
+
+    fn bound(&self, setup: Setup) -> Setup {
+        Setup {
             asks: self.asks.unwrap_or(setup.asks),
             restarts: self.restarts.unwrap_or(setup.restarts),
             releases: self.releases.unwrap_or(setup.releases),
             right: self.right.unwrap_or(setup.right),
-            ..setup.clone()
-        };
-        wanted.map(with_bounds).collect()
+            ..setup
+        }
     }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let setups = args.setups_of(if args.long { FULL } else { QUICK });
+    let setups = args.setups();
     if setups.is_empty() {
         eprintln!("there is no such setup; without --setup all of them are searched");
         return ExitCode::FAILURE;
@@ -70,7 +74,6 @@ fn main() -> ExitCode {
         }
     }
     let wanted = |rule: &Rule| !args.no_mutants && args.mutant.is_none_or(|mutant| mutant == *rule);
-    // Counterexamples are short, so that the quick bounds do for them.
     for rule in Rule::ALL.into_iter().filter(wanted) {
         good &= break_rule(rule, &args);
     }
@@ -103,23 +106,19 @@ fn report(setup: &Setup, outcome: &Outcome, trace: bool) {
     }
 }
 
-/// Searches until the danger is found, in one setup after the other. False if it is not as expected.
+/// Searches until the danger of breaking `rule` is found. False if what is found is not that.
 fn break_rule(rule: Rule, args: &Args) -> bool {
-    for setup in &args.setups_of(QUICK) {
-        let outcome = search(setup, Some(rule), args.threads);
-        let violated = outcome.sightings.iter().find(|sighting| sighting.must_hold && sighting.path.is_some());
-        let Some(Sighting { property, path: Some(path), .. }) = violated else { continue };
-        let name = setup.name;
-        println!(
-            "without {rule:?}: not \"{property}\" after {} steps of {name}, {} states",
-            path.len() - 1,
-            outcome.unique
-        );
-        if args.trace {
-            println!("{}", tell(path));
-        }
-        return rule.danger() != Danger::None;
+    let setup = args.bound(shows(rule));
+    let outcome = search(&setup, Some(rule), args.threads);
+    let violated = outcome.sightings.iter().find(|sighting| sighting.must_hold && sighting.path.is_some());
+    let Some(Sighting { property, path: Some(path), .. }) = violated else {
+        println!("without {rule:?}: nothing is found in any of {} states of {}", outcome.unique, setup.name);
+        return rule.danger() == Danger::None && outcome.complete;
+    };
+    let steps = path.len() - 1;
+    println!("without {rule:?}: not \"{property}\" after {steps} steps of {}, {} states", setup.name, outcome.unique);
+    if args.trace {
+        println!("{}", tell(path));
     }
-    println!("without {rule:?}: nothing is found in any state of any setup");
-    rule.danger() == Danger::None
+    rule.danger().property() == Some(property)
 }

@@ -13,7 +13,6 @@ use crate::{
 pub const ONE_OWNER: &str = "one owner";
 /// Whoever arms the VIP does so under a higher epoch than everyone before.
 pub const EPOCHS_GROW: &str = "epochs grow";
-
 /// Wherever things stand, once every process runs and every datagram arrives, the VIP gets an owner.
 pub const HEALS: &str = "an owner is found when all is well";
 
@@ -213,7 +212,9 @@ impl Model for LeaseModel {
             let newer = state.nodes[node].log + 1..=state.newest;
             steps.extend(newer.map(|membership| Step::Append { node, membership }));
         }
-        steps.push(Step::Change);
+        if state.newest < self.setup.last_membership() {
+            steps.push(Step::Change);
+        }
     }
 
     fn next_state(&self, last: &State, step: Step) -> Option<State> {

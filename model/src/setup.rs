@@ -3,7 +3,10 @@
 //! A setup is finite because the questions, restarts and releases in it are counted; everything
 //! else (what is heard, when, in which order, how often, and how long anyone is frozen) is not.
 
-use crate::state::{Membership, NodeBits, Ticks};
+use crate::{
+    rule::Rule,
+    state::{Membership, NodeBits, Ticks},
+};
 
 /// A cluster and bounds on what happens to it.
 #[derive(Clone, Debug)]
@@ -33,47 +36,72 @@ pub struct Setup {
     pub heals: bool,
 }
 
-const BASE: Setup = Setup {
-    name: "",
+/// Two candidates and a witness, of which nothing is asked.
+const LEASES: Setup = Setup {
+    name: "leases",
     nodes: 3,
     candidates: 0b011,
     sets: &[0b111],
     right: 2,
     asks: 3,
-    restarts: 1,
-    releases: 1,
+    restarts: 0,
+    releases: 0,
     planned: false,
     freezes: false,
     heals: true,
 };
-
-/// Two candidates and a witness: grants, drift, restarts, freezes, releases.
-const LEASES: Setup = Setup { name: "leases", ..BASE };
+/// The same with restarts.
+const CRASHES: Setup = Setup { name: "crashes", restarts: 1, ..LEASES };
+/// The same with VIPs and claims that are given up.
+const RELEASES: Setup = Setup { name: "releases", releases: 1, ..LEASES };
 /// The same, frozen between deciding and doing.
-const FREEZES: Setup = Setup { name: "freezes", asks: 2, freezes: true, ..BASE };
+const FREEZES: Setup = Setup { name: "freezes", asks: 2, restarts: 1, releases: 1, freezes: true, ..LEASES };
 /// The owner hands over to a node that accepted.
-const MOVE: Setup = Setup { name: "move", planned: true, ..BASE };
-/// The one voter changes from one node to another.
-const CHANGE: Setup = Setup { name: "change", nodes: 2, candidates: 0b11, sets: &[0b01, 0b10], ..BASE };
+const MOVE: Setup = Setup { name: "move", asks: 2, restarts: 1, releases: 1, planned: true, ..LEASES };
+/// The one voter changes from one node to another: the smallest change there is.
+const CHANGE: Setup = Setup { name: "change", nodes: 2, candidates: 0b11, sets: &[0b01, 0b10], ..LEASES };
 /// There and back again.
-const BACK: Setup = Setup { name: "back", sets: &[0b01, 0b10, 0b01], ..CHANGE };
-/// One of three voters is replaced by a fourth node.
-const REPLACE: Setup =
-    Setup { name: "replace", nodes: 4, candidates: 0b1001, sets: &[0b0111, 0b1110], restarts: 0, releases: 0, ..BASE };
+const BACK: Setup = Setup { name: "change-back", sets: &[0b01, 0b10, 0b01], ..CHANGE };
+/// One of two voters is replaced by a third node.
+const REPLACE: Setup = Setup { name: "replace", nodes: 3, candidates: 0b101, sets: &[0b011, 0b110], ..LEASES };
 
 /// Setups of the quick search.
-pub const QUICK: &[Setup] = &[LEASES, FREEZES, MOVE, CHANGE];
+pub const QUICK: &[Setup] =
+    &[CRASHES, RELEASES, FREEZES, MOVE, CHANGE, Setup { name: "change-crash", asks: 2, restarts: 1, ..CHANGE }];
 
 /// Setups of the long search.
-pub const FULL: &[Setup] = &[
-    Setup { name: "leases", asks: 4, heals: false, ..LEASES },
-    Setup { name: "fine", right: 3, heals: false, ..LEASES },
-    Setup { name: "freezes", asks: 3, heals: false, ..FREEZES },
-    Setup { name: "move", asks: 4, heals: false, ..MOVE },
-    Setup { name: "change", asks: 4, heals: false, ..CHANGE },
+pub const LONG: &[Setup] = &[
+    Setup { name: "leases-long", restarts: 1, releases: 1, heals: false, ..LEASES },
+    Setup { name: "crashes-long", asks: 4, heals: false, ..CRASHES },
+    Setup { name: "crashes-fine", right: 3, heals: false, ..CRASHES },
+    Setup { name: "releases-fine", right: 3, heals: false, ..RELEASES },
+    Setup { name: "freezes-long", asks: 3, releases: 0, heals: false, ..FREEZES },
+    Setup { name: "move-long", asks: 3, heals: false, ..MOVE },
+    Setup { name: "change-long", restarts: 1, heals: false, ..CHANGE },
     Setup { heals: false, ..BACK },
-    Setup { heals: false, ..REPLACE },
+    Setup { asks: 2, heals: false, ..REPLACE },
 ];
+
+/// A setup in which `rule`, once broken, does its harm; or, for one whose breaking the model does
+/// not see, in which that is looked for.
+pub fn shows(rule: Rule) -> Setup {
+    let leases = Setup { asks: 2, heals: false, ..LEASES };
+    let change = Setup { asks: 2, heals: false, ..CHANGE };
+    match rule {
+        Rule::TimedFromAsking
+        | Rule::DriftMargin
+        | Rule::OnePromise
+        | Rule::EpochsOnlyGrow
+        | Rule::AbsoluteDeadline => leases,
+        Rule::DistinctVoters => Setup { asks: 3, ..leases },
+        Rule::QuietAfterRestart | Rule::ClosedAtStart => Setup { restarts: 1, ..leases },
+        Rule::ReleasedStaysReleased | Rule::CloseBeforeTelling => Setup { releases: 1, ..leases },
+        Rule::ReleaseFreesOwnPromise => Setup { asks: 3, releases: 1, ..leases },
+        Rule::EveryVoterSet | Rule::RefuseStaleMembership | Rule::SettleAfterChange => change,
+        Rule::ResetAtStart => Setup { restarts: 1, releases: 1, ..leases },
+        Rule::HeldSetsCount => Setup { asks: 3, ..change },
+    }
+}
 
 impl Setup {
     /// The voter sets in force under a membership, as bits: two while it is joint. Equal sets have

@@ -8,9 +8,6 @@
 
 use smallvec::SmallVec;
 
-/// Most nodes in a setup.
-pub const NODES_MAX: usize = 4;
-
 /// Position in the setup's list of nodes, from zero. Shown from one.
 pub type NodeAt = usize;
 
