@@ -12,6 +12,8 @@ use std::{
 use ballast_core::state::{NodeInfo, NodeRole};
 use serde::Deserialize;
 
+use crate::programs::{CheckSettings, HookSettings};
+
 /// The file, read and checked.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -116,6 +118,10 @@ pub enum LogFormat {
 pub struct Vip {
     /// The driver.
     pub driver: VipDriver,
+    /// A program that is told of each VIP that this node gains or loses.
+    pub hook: Option<HookSettings>,
+    /// A program whose exit status says whether this node should hold VIPs.
+    pub check: Option<CheckSettings>,
 }
 
 /// How VIPs are carried out.
@@ -220,7 +226,8 @@ impl Bootstrap {
                 return Err(format!("advertise.{key}: {advertised:?} is not `address:port`"));
             }
         }
-        Ok(())
+        self.vip.hook.iter().try_for_each(HookSettings::check)?;
+        self.vip.check.iter().try_for_each(CheckSettings::check)
     }
 
     /// The node as it describes itself to the cluster.
@@ -305,5 +312,7 @@ admin = "10.0.0.1:7401"
         check(&GOOD.replace("10.0.0.1:7400", "10.0.0.1:0"), "port 0");
         check(&format!("{GOOD}metrics = \"10.0.0.1:7402\"\n"), "metrics_open");
         check(&format!("{GOOD}\n[vip]\ndriver = \"magic\"\n"), "magic");
+        check(&format!("{GOOD}\n[vip.hook]\ncommand = [\"on-vip\"]\n"), "vip.hook.command");
+        check(&format!("{GOOD}\n[vip.check]\ncommand = [\"/bin/sh\"]\nfall = 0\n"), "vip.check.fall");
     }
 }

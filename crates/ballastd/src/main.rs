@@ -16,6 +16,7 @@ mod leases;
 mod metrics;
 mod node;
 mod operations;
+mod programs;
 mod reader;
 mod settling;
 mod sockets;

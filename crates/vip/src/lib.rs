@@ -11,6 +11,7 @@
 mod driver;
 mod gates;
 mod handle;
+mod jitter;
 mod marks;
 mod priority;
 mod thread;
@@ -18,5 +19,6 @@ mod thread;
 pub use driver::{Driver, ListenerChange, LoopbackDriver};
 pub use gates::Gates;
 pub use handle::{Counters, Handle};
+pub use jitter::{Figures, Jitter};
 pub use marks::{ConfirmedCell, LogMarks};
 pub use thread::{EventSink, Inputs, LeaseThread, Options, StartError};

@@ -5,6 +5,7 @@
 
 use std::{future::Future, time::Duration};
 
+use ballast_proto::admin::v1::GetNodeStatusRequest;
 use tokio::time::{Instant, sleep};
 use tonic::{Response, Status, Streaming};
 
@@ -40,6 +41,13 @@ where
     V: View,
 {
     let Feed { mut since, limit } = feed;
+    // From now on, by an index: a node that goes away before it said anything must not cost what happens meanwhile.
+    if since.is_none() {
+        since = now(&client).await;
+    }
+    // However the operator ends it, it is the end that was wanted.
+    let interrupted = tokio::signal::ctrl_c();
+    let mut interrupted = std::pin::pin!(interrupted);
     let mut printed = 0;
     // Messages of the entry `since` that were printed: one entry can carry several.
     let mut printed_at_since = 0;
@@ -56,7 +64,11 @@ where
                     if limit.is_some_and(|limit| printed >= limit) {
                         return Ok(Exit::Done);
                     }
-                    let message = match stream.message().await {
+                    let message = tokio::select! {
+                        message = stream.message() => message,
+                        _ = &mut interrupted => return Ok(Exit::Done),
+                    };
+                    let message = match message {
                         Ok(Some(message)) => message,
                         Ok(None) => break Status::unavailable("the node ended the stream"),
                         Err(status) => break status,
@@ -80,9 +92,18 @@ where
             return Err(failure);
         }
         run.screen.note(&format!("{}; looking for it again", failure.message()));
-        sleep(OPEN_AGAIN).await;
+        tokio::select! {
+            () = sleep(OPEN_AGAIN) => {}
+            _ = &mut interrupted => return Ok(Exit::Done),
+        }
         if let Ok(again) = run.client().await {
             client = again;
         }
     }
+}
+
+/// The last entry that the node has applied; `None` when it does not say.
+async fn now(client: &Client) -> Option<u64> {
+    let status = client.read(client.cluster().get_node_status(client.request(GetNodeStatusRequest::default()))).await;
+    Some(status.ok()?.header?.applied_index)
 }

@@ -29,6 +29,7 @@ mod candidate;
 mod datagram;
 mod engine;
 mod epoch;
+mod failover;
 mod gate;
 mod grantor;
 mod grants;
@@ -46,6 +47,7 @@ mod voters;
 
 pub use engine::LeaseNode;
 pub use epoch::Epoch;
+pub use failover::{Takeover, takeovers};
 pub use gate::VipGate;
 pub use link::Dropped;
 pub use placement::{PlacementReason, Ranking, place};

@@ -28,7 +28,10 @@ use tonic::Request;
 use crate::{
     access::Caller,
     client::Peers,
-    node::{ListenerProblem, LocalStatus, OperationError, Operations, RequestReader, SnapshotMade, StateAccess},
+    node::{
+        LeasePicture, ListenerProblem, LocalStatus, OperationError, Operations, RequestReader, SnapshotMade,
+        StateAccess,
+    },
     pki::{self, Authority, ClusterKey, Credentials, Key, UserRole},
     services::{Parts, Services, Shared},
 };
@@ -53,6 +56,10 @@ pub struct Fake {
     pub overtaken_by: Mutex<Option<Command>>,
     /// Listeners that this node says it cannot bind.
     pub listener_problems: Mutex<Vec<ListenerProblem>>,
+    /// How late this node's lease thread says that it is.
+    pub lease_wake_late: Mutex<Duration>,
+    /// What its lease thread works from.
+    pub leases: Mutex<Option<LeasePicture>>,
     pub authority: Authority,
     pub cluster_key: ClusterKey,
     pub credentials: Credentials,
@@ -85,6 +92,8 @@ impl Fake {
             confirms: AtomicU64::new(0),
             overtaken_by: Mutex::new(None),
             listener_problems: Mutex::new(Vec::new()),
+            lease_wake_late: Mutex::default(),
+            leases: Mutex::default(),
             authority,
             cluster_key,
             credentials,
@@ -233,7 +242,13 @@ impl Operations for Fake {
             started: SystemTime::UNIX_EPOCH,
             certificate_not_after: SystemTime::UNIX_EPOCH,
             connections: 0,
+            lease_wake_late: *self.lease_wake_late.lock(),
+            lease_renew: Duration::from_millis(1),
         }
+    }
+
+    fn leases(&self) -> Option<LeasePicture> {
+        self.leases.lock().clone()
     }
 
     fn state_hash(&self, at: Option<LogIndex>) -> Option<(LogIndex, String)> {
