@@ -11,7 +11,7 @@ use ballast_core::{
     cluster::BoxFuture,
     config::{RequestMatch, TableKey},
     ids::{BackendId, FarmId, LogIndex, NodeId, Revision, ServiceId, VipId},
-    lease::LeaseView,
+    lease::{Fitness, LeaseView, VipStatus},
     persistence::KeyHash,
     plan::CookieKey,
     state::State,
@@ -73,6 +73,10 @@ pub struct LocalStatus {
     pub listener_problems: Vec<ListenerProblem>,
     /// VIPs that it holds right now.
     pub held: Vec<HeldVip>,
+    /// Whether it may hold VIPs, beside what is wrong for single ones.
+    pub fitness: Fitness,
+    /// How it stands to each VIP.
+    pub standings: Arc<Vec<VipStatus>>,
     /// Why it is not ready, one sentence each; ready when empty.
     pub not_ready: Vec<String>,
     /// It takes no new work.

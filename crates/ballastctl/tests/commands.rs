@@ -587,11 +587,11 @@ async fn a_failover_test_moves_only_after_a_yes_and_tells_what_became_of_it() {
 #[tokio::test]
 async fn changes_of_hands_are_watched_from_an_index() {
     let fake = Fake::start(with_revision(1));
-    let said = ask(&fake, &["vip", "watch", "public", "--from-index", "6", "--limit", "2", "-o", "json"]).await;
+    let said = ask(&fake, &["vip", "watch", "public", "--from-index", "6", "--limit", "3", "-o", "json"]).await;
     assert_eq!(said.code, 0, "{said:?}");
     let lines: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let indexes: Vec<_> = lines.iter().map(|line| line["log_index"].as_u64()).collect();
-    assert_eq!(indexes, [Some(7), Some(8)], "the stream that ended was opened again where it ended");
+    assert_eq!(indexes, [Some(7), Some(8), Some(9)], "the stream that ended was opened again where it ended");
     assert_eq!((lines[0]["owner_name"].as_str(), lines[0]["epoch"].as_u64()), (Some("node-2"), Some(9)));
     fake.stop().await;
 }

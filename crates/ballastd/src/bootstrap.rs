@@ -9,10 +9,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ballast_core::state::{NodeInfo, NodeRole};
+use ballast_core::{
+    mac::Mac,
+    state::{NodeInfo, NodeRole, VipHome},
+};
 use serde::Deserialize;
 
-use crate::programs::{CheckSettings, HookSettings};
+use crate::{
+    programs::{CheckSettings, HookSettings},
+    webhooks::WebhookSecret,
+};
 
 /// The file, read and checked.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -42,6 +48,9 @@ pub struct Bootstrap {
     /// How VIPs are carried out.
     #[serde(default)]
     pub vip: Vip,
+    /// Keys for signatures of webhooks, by the webhook's name.
+    #[serde(default)]
+    pub webhooks: BTreeMap<String, WebhookSecret>,
 }
 
 /// Addresses to listen on.
@@ -112,8 +121,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// How VIPs are carried out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// How VIPs are carried out, and what this node is as a place for them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vip {
     /// The driver.
@@ -122,6 +131,28 @@ pub struct Vip {
     pub hook: Option<HookSettings>,
     /// A program whose exit status says whether this node should hold VIPs.
     pub check: Option<CheckSettings>,
+    /// Interface that VIPs are put on. The `netlink` driver needs it.
+    pub interface: Option<String>,
+    /// Interfaces of VIPs that are on another one, by the VIP's name.
+    pub interfaces: BTreeMap<String, String>,
+    /// Share of the VIPs relative to the other nodes. Zero is a standby: it takes a VIP only when no node with weight can.
+    pub weight: u32,
+    /// How it is kept up that nothing passes for a VIP that this node does not own.
+    pub fence: FenceLevel,
+}
+
+impl Default for Vip {
+    fn default() -> Self {
+        Self {
+            driver: VipDriver::default(),
+            interface: None,
+            interfaces: BTreeMap::new(),
+            weight: VipHome::WEIGHT,
+            fence: FenceLevel::default(),
+            hook: None,
+            check: None,
+        }
+    }
 }
 
 /// How VIPs are carried out.
@@ -132,6 +163,23 @@ pub enum VipDriver {
     /// accept (127.x.y.z on one machine). Needs no privileges.
     #[default]
     Loopback,
+    /// The VIP's addresses are on an interface, behind a fence in the kernel, and are announced to the network.
+    Netlink,
+}
+
+/// How it is kept up that nothing passes for a VIP that this node does not own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FenceLevel {
+    /// The best one that this machine's kernel has.
+    #[default]
+    Auto,
+    /// Programs at the interface with an absolute deadline. Holds when the process is frozen or killed.
+    Ebpf,
+    /// Sets with timeouts. Best effort: a frozen process can extend one when it wakes.
+    Nftables,
+    /// None. A node that freezes while it owns a VIP goes on answering for it.
+    None,
 }
 
 /// Why a `ballastd.toml` was refused.
@@ -227,11 +275,12 @@ impl Bootstrap {
             }
         }
         self.vip.hook.iter().try_for_each(HookSettings::check)?;
-        self.vip.check.iter().try_for_each(CheckSettings::check)
+        self.vip.check.iter().try_for_each(CheckSettings::check)?;
+        self.vip.check()
     }
 
-    /// The node as it describes itself to the cluster.
-    pub fn node_info(&self) -> NodeInfo {
+    /// The node as it describes itself to the cluster. `mac` says the hardware address of an interface of this machine.
+    pub fn node_info(&self, mac: impl Fn(&str) -> Option<Mac>) -> NodeInfo {
         NodeInfo {
             name: self.name.clone(),
             cluster_address: self.advertise.cluster.clone().unwrap_or_else(|| self.listen.cluster.to_string()),
@@ -239,12 +288,55 @@ impl Bootstrap {
             labels: self.labels.clone(),
             role: self.role,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            vip: VipHome {
+                weight: self.vip.weight,
+                mac: self.vip.interface.as_deref().and_then(&mac),
+                macs: self.vip.interfaces.iter().filter_map(|(vip, on)| Some((vip.clone(), mac(on)?))).collect(),
+            },
         }
     }
 
     /// The admin API's unix socket.
     pub fn socket(&self) -> PathBuf {
         self.listen.socket.clone().unwrap_or_else(|| self.data_dir.join("admin.sock"))
+    }
+}
+
+impl Vip {
+    fn check(&self) -> Result<(), String> {
+        if self.weight > VipHome::WEIGHT_MAX {
+            return Err(format!(
+                "vip.weight: {} is too much; use 0 (a standby) to {}, for example 100",
+                self.weight,
+                VipHome::WEIGHT_MAX
+            ));
+        }
+        let named = self.interfaces.iter().map(|(vip, on)| (format!("vip.interfaces.{vip}"), on));
+        for (key, on) in self.interface.iter().map(|on| ("vip.interface".to_owned(), on)).chain(named) {
+            // What Linux takes for a name (dev_valid_name): at most 15 bytes, no slash, colon or space.
+            let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':');
+            if on.is_empty() || on.len() > 15 || matches!(on.as_str(), "." | "..") || !on.bytes().all(fits) {
+                return Err(format!(
+                    "{key}: {on:?} is no name of an interface; `ip link` lists them, for example eth0"
+                ));
+            }
+        }
+        match (self.driver, &self.interface) {
+            (VipDriver::Netlink, None) => {
+                Err("vip.interface: the netlink driver puts VIPs on an interface; name it, for example interface = \"eth0\""
+                    .to_owned())
+            }
+            (VipDriver::Loopback, Some(_)) => {
+                Err("vip.interface: the loopback driver uses none; leave it out, or set driver = \"netlink\"".to_owned())
+            }
+            (VipDriver::Loopback, None) if !self.interfaces.is_empty() => {
+                Err("vip.interfaces: the loopback driver uses none; leave it out, or set driver = \"netlink\"".to_owned())
+            }
+            (VipDriver::Loopback, None) if matches!(self.fence, FenceLevel::Ebpf | FenceLevel::Nftables) => {
+                Err("vip.fence: the loopback driver has no fence; leave it out, or set driver = \"netlink\"".to_owned())
+            }
+            (VipDriver::Netlink, Some(_)) | (VipDriver::Loopback, None) => Ok(()),
+        }
     }
 }
 
@@ -291,7 +383,7 @@ admin = "10.0.0.1:7401"
     #[test]
     fn accepts_the_smallest_file() {
         let bootstrap = Bootstrap::parse(GOOD, |_| None).unwrap();
-        assert_eq!(bootstrap.node_info().cluster_address, "10.0.0.1:7400");
+        assert_eq!(bootstrap.node_info(|_| None).cluster_address, "10.0.0.1:7400");
         assert_eq!(bootstrap.socket(), PathBuf::from("/var/lib/ballast/admin.sock"));
     }
 
@@ -314,5 +406,33 @@ admin = "10.0.0.1:7401"
         check(&format!("{GOOD}\n[vip]\ndriver = \"magic\"\n"), "magic");
         check(&format!("{GOOD}\n[vip.hook]\ncommand = [\"on-vip\"]\n"), "vip.hook.command");
         check(&format!("{GOOD}\n[vip.check]\ncommand = [\"/bin/sh\"]\nfall = 0\n"), "vip.check.fall");
+    }
+
+    #[test]
+    fn a_place_for_vips_is_what_the_driver_can_use() {
+        let vip = |keys: &str| format!("{GOOD}\n[vip]\n{keys}\n");
+        check(&vip("driver = \"netlink\""), "vip.interface: the netlink driver");
+        check(&vip("driver = \"netlink\"\ninterface = \"a/b\""), "vip.interface: \"a/b\" is no name");
+        check(&vip("driver = \"netlink\"\ninterface = \"eth0\"\n[vip.interfaces]\ndmz = \"\""), "vip.interfaces.dmz");
+        check(&vip("interface = \"eth0\""), "the loopback driver uses none");
+        check(&vip("[vip.interfaces]\ndmz = \"eth0\""), "vip.interfaces: the loopback driver");
+        check(&vip("weight = 1001"), "0 (a standby) to 1000");
+        check(&vip("fence = \"ebpf\""), "the loopback driver has no fence");
+        for level in ["auto", "ebpf", "nftables", "none"] {
+            check(&vip("fence = \"wall\""), level);
+        }
+    }
+
+    #[test]
+    fn a_node_tells_what_it_is_as_a_place_for_vips() {
+        let node = |keys: &str| {
+            let bootstrap = Bootstrap::parse(&format!("{GOOD}\n[vip]\n{keys}\n"), |_| None).unwrap();
+            let mac = |interface: &str| (interface == "eth1").then(|| Mac::new([2, 0, 0, 0, 0, 1]));
+            (bootstrap.vip.fence, bootstrap.node_info(mac).vip)
+        };
+        assert_eq!(node(""), (FenceLevel::Auto, VipHome::default()));
+        let keys = "driver = \"netlink\"\ninterface = \"eth0\"\nweight = 0\nfence = \"nftables\"\n[vip.interfaces]\ndmz = \"eth1\"";
+        let macs = BTreeMap::from([("dmz".to_owned(), Mac::new([2, 0, 0, 0, 0, 1]))]);
+        assert_eq!(node(keys), (FenceLevel::Nftables, VipHome { weight: 0, mac: None, macs }));
     }
 }

@@ -120,7 +120,7 @@ pub fn init(bootstrap: &Bootstrap) -> Result<String> {
         cluster_id: cluster_id.clone(),
         ca_certificate: authority.certificate_pem().to_owned(),
         ca_key_sealed: authority.seal_key(&cluster_key)?,
-        first_node: bootstrap.node_info(),
+        first_node: bootstrap.node_info(crate::interfaces::mac),
         first_node_key_fingerprint: key.public().fingerprint(),
         table_secret: rand::random(),
         cookie_secret: rand::random(),

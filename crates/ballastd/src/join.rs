@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub async fn join(bootstrap: &Bootstrap, token: &str) -> Result<(NodeId, String)> {
     let token: JoinToken = token.parse()?;
     let (key, _lock) = identity::joining_key(bootstrap)?;
-    let info = bootstrap.node_info();
+    let info = bootstrap.node_info(crate::interfaces::mac);
     let request = EnrolRequest {
         token_secret: token.secret.as_bytes().to_vec(),
         csr_pem: key.request()?,
@@ -44,6 +44,9 @@ pub async fn join(bootstrap: &Bootstrap, token: &str) -> Result<(NodeId, String)
                 ballast_core::state::NodeRole::Witness => 2,
             },
             version: info.version,
+            vip_weight: Some(info.vip.weight),
+            mac: info.vip.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            vip_macs: info.vip.macs.into_iter().map(|(vip, mac)| (vip, mac.to_string())).collect(),
         }),
     };
 

@@ -15,8 +15,8 @@ use std::{
 use ballast_core::{
     cluster::Propose,
     ids::{LogIndex, NodeId, Revision, VipId},
-    lease::{Change, Epoch, LeaseMember, LeaseView, LeaseVip, Timing, Transition, VoterSets},
-    state::{Command, NodeAdmin, NodeRole, State},
+    lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, Transition, VoterSets},
+    state::{Command, Node, NodeAdmin, NodeRole, State},
     time::BootNanos,
 };
 use parking_lot::Mutex;
@@ -84,8 +84,17 @@ impl Leases {
     }
 }
 
+/// What this node knows of its own fitness.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnFitness {
+    /// For all VIPs.
+    pub node: Fitness,
+    /// For single VIPs, beside that; a VIP that is missing is fit.
+    pub vips: BTreeMap<VipId, Fitness>,
+}
+
 /// Makes the view from the state; `longest` is what [`Leases`] says. `None` while there is no cluster yet.
-pub fn lease_view(state: &State, membership: &Membership, fit: bool, longest: u64) -> Option<LeaseView> {
+pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, longest: u64) -> Option<LeaseView> {
     let cluster = state.cluster()?;
     let configured = state.document().map_or(200, |document| document.cluster.lease.as_millis());
     let nodes: Vec<_> = state
@@ -93,10 +102,11 @@ pub fn lease_view(state: &State, membership: &Membership, fit: bool, longest: u6
         .filter_map(|node| {
             let address = node.info.cluster_address.parse().ok()?;
             let candidate = node.info.role == NodeRole::Full && node.admin != NodeAdmin::Drain;
-            Some(LeaseMember { id: node.id, address, candidate, stable: candidate })
+            Some(LeaseMember { id: node.id, address, candidate, weight: node.info.vip.weight })
         })
         .collect();
     let by_name = |name: &String| state.node_named(name).map(|node| node.id);
+    let ids: BTreeMap<&str, VipId> = state.vips().map(|(id, vip)| (vip.name.as_str(), id)).collect();
     let vips = state
         .vips()
         .map(|(id, vip)| {
@@ -106,6 +116,14 @@ pub fn lease_view(state: &State, membership: &Membership, fit: bool, longest: u6
                 addresses: vip.addresses.clone(),
                 prefer: vip.prefer.iter().filter_map(by_name).collect(),
                 failback: vip.failback,
+                failback_delay: vip.failback_delay.as_millis() * 1_000_000,
+                group: vip.group.clone(),
+                apart_from: vip.apart_from.iter().filter_map(|name| ids.get(name.as_str()).copied()).collect(),
+                only: (!vip.nodes.is_empty()).then(|| {
+                    let carries = |node: &&Node| node.info.carries(&vip.nodes);
+                    state.nodes().filter(carries).map(|node| node.id).collect()
+                }),
+                fitness: fitness.vips.get(&id).copied().unwrap_or_default(),
                 wish: state.vip_wish(id).map(|wish| wish.node),
                 recorded_owner: last.and_then(|tenure| tenure.owner),
                 recorded_epoch: last.map_or(Epoch::default(), |tenure| Epoch::new(tenure.epoch)),
@@ -121,7 +139,7 @@ pub fn lease_view(state: &State, membership: &Membership, fit: bool, longest: u6
         vips,
         timing: timing(configured),
         longest: timing(longest.max(configured)),
-        fit,
+        fitness: fitness.node,
     })
 }
 
@@ -173,6 +191,43 @@ mod tests {
 
     fn seconds(boot: u64) -> BootNanos {
         BootNanos::new(boot * 1_000_000_000)
+    }
+
+    fn view(state: &State, fitness: &OwnFitness) -> LeaseView {
+        let membership = Membership { index: LogIndex::new(1), voters: vec![[NodeId::new(1)].into()] };
+        lease_view(state, &membership, fitness, 0).expect("there is a cluster")
+    }
+
+    #[test]
+    fn the_view_has_what_the_document_says_of_places() {
+        let mut state = founded(
+            r#"{"version":1,"vips":[
+            {"name":"a","addresses":["10.0.0.1/24"],"group":"web","failback_delay":"2s","nodes":{"zone":"dmz"}},
+            {"name":"b","addresses":["10.0.0.2"],"group":"web","failback_delay":"2s"},
+            {"name":"c","addresses":["10.0.0.3"],"apart_from":["b"]}]}"#,
+        );
+        let [a, b, c] = ["a", "b", "c"].map(|name| state.vip_id(name).expect("configured"));
+        let trouble = Fitness::Reluctant(ballast_core::lease::Unfitness::ListenerFailed);
+        let fitness = OwnFitness { vips: [(b, trouble)].into(), ..OwnFitness::default() };
+        let seen = view(&state, &fitness);
+        assert_eq!(seen.vips[0].only, Some(BTreeSet::new()), "no node has the label");
+        assert_eq!((seen.vips[1].only.as_ref(), seen.vips[1].fitness), (None, trouble));
+        assert_eq!((seen.vips[0].failback_delay, seen.vips[0].group.as_deref()), (2_000_000_000, Some("web")));
+        assert_eq!((seen.vips[2].failback_delay, seen.vips[2].apart_from.as_slice()), (30_000_000_000, &[b][..]));
+        assert_eq!(seen.vips[0].addresses[0].prefix_len(), 24);
+        let own = seen.fitness_of(NodeId::new(1));
+        assert!(matches!(own[&a], Fitness::Unfit(_)) && own[&b] == trouble && own[&c] == Fitness::Fit);
+        // The node tells of a label and a weight, and an operator moves one of the group.
+        let mut info = state.node(NodeId::new(1)).expect("it founded").info.clone();
+        info.labels.insert("zone".to_owned(), "dmz".to_owned());
+        info.vip.weight = 7;
+        pass(&mut state, START.plus_millis(1), Command::UpdateNode { node: NodeId::new(1), info });
+        let author = ballast_core::state::Author::default();
+        pass(&mut state, START.plus_millis(2), Command::MoveVip { vip: b, to: Some(NodeId::new(1)), author });
+        let seen = view(&state, &fitness);
+        assert_eq!(seen.vips[0].only, Some([NodeId::new(1)].into()));
+        assert_eq!(seen.nodes[0].weight, 7);
+        assert_eq!(seen.vips.iter().map(|vip| vip.wish.is_some()).collect::<Vec<_>>(), [true, true, false]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod endpoints;
 mod fixture;
 mod freshness;
 mod identity;
+mod interfaces;
 mod join;
 mod leaps;
 mod leases;
@@ -21,6 +22,7 @@ mod reader;
 mod settling;
 mod sockets;
 mod view;
+mod webhooks;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -100,7 +102,7 @@ fn execute(verb: Verb) -> Result<()> {
                  ballastctl context add {1} --server https://{2} --dir {0}",
                 bootstrap.data_dir.join("admin").display(),
                 bootstrap.name,
-                bootstrap.node_info().admin_address
+                bootstrap.node_info(interfaces::mac).admin_address
             );
             Ok(())
         }

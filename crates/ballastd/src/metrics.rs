@@ -6,6 +6,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::ClusterView,
     durations::{BOUNDS_US, Durations},
+    lease::Unfitness,
     persistence::Totals,
     plan::{AdminState, Verdict},
     state::RehomeCause,
@@ -129,6 +130,8 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
     let mut owner = Family::gauge("ballast_vip_owner", "Whether this node owns the VIP");
     let mut epoch = Family::gauge("ballast_vip_epoch", "Epoch of the VIP's lease");
     let mut remaining = Family::gauge("ballast_vip_lease_remaining_seconds", "What is left of this node's lease");
+    let mut fitness =
+        Family::gauge("ballast_vip_fitness", "How fit this node is to hold the VIP, and what is wrong; always 1");
     let now = boot_now();
     for vip in leases.status().iter() {
         let Some(name) = names.get(&vip.vip) else { continue };
@@ -136,6 +139,8 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
         let held = vip.holder == Some(node.view.node()) && vip.until > now;
         owner.add(&labels, if held { 1.0 } else { 0.0 });
         epoch.add(&labels, number(vip.epoch.get()));
+        let reason = vip.fitness.trouble().map_or("none", Unfitness::name);
+        fitness.add(&[("vip", name), ("fitness", vip.fitness.name()), ("reason", reason)], 1.0);
         remaining.add(&labels, if held { number(vip.until.since(now)) / 1e9 } else { 0.0 });
     }
     let mut transitions = Family::counter("ballast_vip_transitions", "Times that this node gained or lost a VIP");
@@ -160,6 +165,14 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
                 .with(&[], failed),
         );
     }
+    let mut deliveries = Family::counter("ballast_webhook_deliveries", "Events that webhooks were told of, by result");
+    let webhooks = node.raft.with_state(|state| state.document().map(|document| document.cluster.webhooks.clone()));
+    for webhook in webhooks.into_iter().flatten() {
+        for (result, count) in node.deliveries.of(&webhook.name) {
+            deliveries.add(&[("webhook", webhook.name.as_str()), ("result", result)], number(count));
+        }
+    }
+    families.push(deliveries);
     let jitter = leases.jitter();
     for (name, help, figures) in [
         (
@@ -191,6 +204,7 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
     families.extend([
         owner,
         epoch,
+        fitness,
         transitions,
         remaining,
         dropped,

@@ -31,7 +31,7 @@ use ballast_core::{
     cluster::{ClusterView, Ownership, Propose},
     ids::{Boot, LogIndex, VipId},
     lease::{LeaseView, LogFacts},
-    state::{Author, Command, NodeAdmin, NodeRole, Outcome, Refusal, State},
+    state::{Author, Command, NodeRole, Outcome, Refusal, State},
 };
 use ballast_proxy::{
     AccessLog, Ports, Proxy, ProxyOptions,
@@ -52,19 +52,17 @@ use crate::{
     bootstrap::Bootstrap,
     endpoints,
     identity::{self, Genesis, Identity},
-    leases::{self, Leases, Membership},
+    leases::{self, Leases, Membership, OwnFitness},
     metrics,
     operations::Node,
     programs::{Described, VipCheck, keep_checking, keep_telling},
     sockets::{Sockets, serve_cluster},
     view::View,
+    webhooks::{Secrets, keep_posting},
 };
 
 /// How often things that give no signal (age of the confirmed state) are looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// Without a confirmation for so long, this node asks for no VIP. Longer than an election, because
-/// losing the leader must cost no VIP.
-const UNFIT_AFTER: Duration = Duration::from_secs(5);
 /// How long one try to write the cluster's beginning, or this node's addresses, may take.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// VIPs are given up within a lease; this is the end of patience.
@@ -82,6 +80,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// What failed, and what to do.
 pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     let identity = Identity::load(&bootstrap)?;
+    let secrets = Secrets::read(&bootstrap.webhooks)?;
     let sockets = Sockets::bind(&bootstrap).await?;
     let boot = Boot(rand::random());
     let view = Arc::new(View::new(identity.node));
@@ -140,6 +139,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         hook_runs: Arc::default(),
         check: bootstrap.vip.check.as_ref().map(|_| VipCheck::default()),
         check_runs: Arc::default(),
+        deliveries: Arc::default(),
         draining: AtomicBool::new(false),
         started: SystemTime::now(),
         certificate_not_after: identity.credentials.validity()?.not_after,
@@ -204,6 +204,9 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         let checking = keep_checking(settings, bootstrap.name.clone(), check, runs, ending.clone());
         parts.spawn(named("check of this node", never_fails(checking)));
     }
+
+    let posting = keep_posting(raft.clone(), secrets, Arc::clone(&node.deliveries), ending.clone());
+    parts.spawn(named("webhooks", never_fails(posting)));
 
     let publisher = Publisher {
         node: Arc::clone(&node),
@@ -297,7 +300,7 @@ async fn never_fails(part: impl Future<Output = ()>) -> Result<()> {
 
 fn describe_vip(state: &State, vip: VipId) -> Option<Described> {
     let (_, vip) = state.vips().find(|(id, _)| *id == vip)?;
-    Some(Described { name: vip.name.clone(), addresses: vip.addresses.clone() })
+    Some(Described { name: vip.name.clone(), addresses: vip.addresses.iter().map(|address| address.ip()).collect() })
 }
 
 /// Where access log lines go, by `log.access` of `ballastd.toml`.
@@ -341,7 +344,7 @@ async fn found(member: &Member, raft: &Handle, genesis: Genesis) -> Result<()> {
 
 /// Tells the cluster this node's addresses and labels if they differ from what the log says.
 async fn introduce(bootstrap: Bootstrap, node: ballast_core::ids::NodeId, raft: Handle, ending: CancellationToken) {
-    let info = bootstrap.node_info();
+    let info = bootstrap.node_info(crate::interfaces::mac);
     let mut applied = raft.watch_applied();
     loop {
         let known = raft.with_state(|state| state.node(node).map(|known| known.info.clone()));
@@ -449,7 +452,7 @@ impl Publisher {
         let mut plans = self.node.view.plan_changes();
         let mut applied = self.node.view.applied_changes();
         let mut status = self.node.raft.watch_status();
-        let mut published: Option<(u64, Membership, bool, u64)> = None;
+        let mut published: Option<(u64, Membership, OwnFitness, u64)> = None;
         let mut past = Leases::default();
         let mut seen_generation = 0;
         let mut member = false;
@@ -471,7 +474,6 @@ impl Publisher {
             if let Some(round) = self.leases.confirmed() {
                 self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
             }
-            let age = self.node.view.freshness.age(boot_now()).map(Duration::from_nanos);
             self.findings.set_isolated(self.node.view.freshness.isolated(boot_now()));
 
             let generation = self.node.view.generation();
@@ -482,7 +484,7 @@ impl Publisher {
                     proxy.plan_changed();
                 }
             }
-            let fit = self.fit(age);
+            let fitness = OwnFitness { node: self.node.fitness(), ..OwnFitness::default() };
             let membership = {
                 let status = status.borrow_and_update();
                 Membership {
@@ -491,11 +493,11 @@ impl Publisher {
                 }
             };
             let longest = past.longest(boot_now());
-            let now = (generation, membership, fit, longest);
+            let now = (generation, membership, fitness, longest);
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.
             if reached >= self.log_end && published.as_ref() != Some(&now) {
-                let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, fit, longest));
+                let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, &now.2, longest));
                 if let Some(view) = view {
                     self.lease_view.store(Some(Arc::new(view)));
                     self.leases.wake();
@@ -511,16 +513,6 @@ impl Publisher {
                 () = ending.cancelled() => return Ok(()),
             }
         }
-    }
-
-    /// Whether this node may hold VIPs.
-    fn fit(&self, age: Option<Duration>) -> bool {
-        let wanted = self.node.raft.with_state(|state| {
-            state
-                .node(self.node.view.node())
-                .is_some_and(|node| node.info.role == NodeRole::Full && node.admin != NodeAdmin::Drain)
-        });
-        wanted && !self.node.draining.load(Ordering::Relaxed) && age.is_some_and(|age| age < UNFIT_AFTER)
     }
 }
 

@@ -16,8 +16,8 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{BoxFuture, ClusterView},
     ids::{LogIndex, NodeId},
-    lease::{LeaseView, LeaseVip},
-    state::State,
+    lease::{Fitness, LeaseView, LeaseVip, Unfitness},
+    state::{NodeAdmin, NodeRole, State},
 };
 use ballast_proxy::{ListenerState, Proxy, prober::Findings};
 use ballast_raft::Handle;
@@ -30,6 +30,7 @@ use crate::{
     leases::TransitionCounts,
     programs::{Runs, VipCheck},
     view::View,
+    webhooks::Deliveries,
 };
 
 /// How often something that gives no signal is looked at again.
@@ -57,6 +58,8 @@ pub struct Node {
     pub check: Option<VipCheck>,
     /// Runs of that check.
     pub check_runs: Arc<Runs>,
+    /// What became of events that webhooks were told of.
+    pub deliveries: Arc<Deliveries>,
     /// The node is going down or was told to drain.
     pub draining: AtomicBool,
     /// When the process started.
@@ -65,10 +68,36 @@ pub struct Node {
     pub certificate_not_after: SystemTime,
 }
 
-/// A node that was not confirmed for so long is not ready.
+/// A node that was not confirmed for so long is not ready, and holds no VIP. Longer than an election, because losing the
+/// leader must cost no VIP.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
 impl Node {
+    /// Whether this node is fit to hold VIPs at all.
+    pub fn fitness(&self) -> Fitness {
+        let member = self.raft.with_state(|state| {
+            let node = state.node(self.view.node())?;
+            Some((node.info.role, node.admin))
+        });
+        let within = |age: Option<u64>| age.is_some_and(|age| Duration::from_nanos(age) < CONFIRMED_WITHIN);
+        let answered = || {
+            let round = self.leases.get().and_then(|leases| leases.confirmed());
+            within(round.map(|round| boot_now().since(round.asked_at)))
+        };
+        match member {
+            None | Some((NodeRole::Witness, _)) => Fitness::Unfit(Unfitness::NotCandidate),
+            Some((NodeRole::Full, NodeAdmin::Drain)) => Fitness::Unfit(Unfitness::Draining),
+            Some(_) if self.draining.load(Ordering::Relaxed) => Fitness::Unfit(Unfitness::Draining),
+            Some(_) if within(self.view.freshness.age(boot_now())) => {
+                let failed = self.check.as_ref().and_then(VipCheck::failed);
+                failed.map_or(Fitness::Fit, |_| Fitness::Reluctant(Unfitness::CheckFailed))
+            }
+            // The voters answer, so it is this node that has not applied what they told.
+            Some(_) if answered() => Fitness::Unfit(Unfitness::StateBehind),
+            Some(_) => Fitness::Unfit(Unfitness::NoQuorum),
+        }
+    }
+
     /// Why this node should get no traffic; empty when it should.
     pub fn not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -163,6 +192,8 @@ impl Operations for Node {
             serving,
             listener_problems: failed.into_iter().filter_map(listener_problem).collect(),
             held: self.held(),
+            fitness: self.fitness(),
+            standings: self.leases.get().map(|leases| leases.status()).unwrap_or_default(),
             not_ready: self.not_ready(),
             draining: self.draining.load(Ordering::Relaxed),
             started: self.started,

@@ -15,6 +15,7 @@ pub mod durations;
 pub mod health;
 pub mod ids;
 pub mod lease;
+pub mod mac;
 pub mod persistence;
 pub mod plan;
 pub mod secret;

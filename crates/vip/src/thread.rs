@@ -219,7 +219,9 @@ impl Runner {
                         self.held.push((vip, gate));
                         let view = self.seen.as_ref();
                         let known = view.and_then(|view| view.vips.iter().find(|known| known.id == vip));
-                        self.inputs.driver.acquired(vip, known.map_or(&[], |known| &known.addresses), epoch);
+                        let addresses: Vec<_> =
+                            known.into_iter().flat_map(|known| &known.addresses).map(|address| address.ip()).collect();
+                        self.inputs.driver.acquired(vip, &addresses, epoch);
                     }
                 }
                 Action::Send { to, bytes } => self.send(to, &bytes),

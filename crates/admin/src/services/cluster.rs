@@ -4,10 +4,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ballast_core::{
     ids::{LogIndex, NodeId},
+    lease::Unfitness,
     state::{Command, NodeAdmin, State},
 };
 use ballast_proto::admin::v1::{
-    CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest,
+    CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, Fitness,
     GetNodeStatusRequest, GetNodeStatusResponse, HeldVip, ListNodesRequest, ListNodesResponse, Node,
     NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest, RotateCookieKeyRequest,
     RotateCookieKeyResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
@@ -477,6 +478,10 @@ fn describe(state: &State, local: &LocalStatus, hash: Option<(LogIndex, String)>
         lease_wake_late: measured(local.lease_wake_late),
         lease_renew: measured(local.lease_renew),
         version: local.version.clone(),
+        fitness: view::fitness(local.fitness).into(),
+        fitness_reason: local.fitness.trouble().map_or("", Unfitness::name).to_owned(),
+        fitness_detail: local.fitness.trouble().map(|what| what.to_string()).unwrap_or_default(),
+        standings: local.standings.iter().filter_map(|status| view::standing(state, status)).collect(),
     }
 }
 
@@ -532,6 +537,14 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], voters_wanted:
         }
         for reason in &status.not_ready {
             problems.push(format!("node {} is not ready: {reason}", name(status)));
+        }
+        for standing in &status.standings {
+            let held = status.vips.iter().any(|held| held.vip == standing.vip);
+            if held && standing.fitness() == Fitness::Reluctant {
+                let (vip, node) = (&standing.vip, name(status));
+                problems
+                    .push(format!("VIP {vip} is at node {node} for want of a fit one: {}", standing.fitness_detail));
+            }
         }
         if status.lag > LAG_NORMAL {
             problems.push(format!("node {} is {} entries behind", name(status), status.lag));

@@ -11,10 +11,12 @@ use std::{
 
 use ballast_core::{
     ids::{NodeId, VipId},
-    lease::{Takeover, takeovers},
+    lease::{Ability, Takeover, takeovers},
     state::NodeRole,
 };
-use ballast_proto::admin::v1::{FailoverMove, FailoverPlan, NodeStatus, PlanFailoverRequest, PlanFailoverResponse};
+use ballast_proto::admin::v1::{
+    FailoverMove, FailoverPlan, Fitness, NodeStatus, PlanFailoverRequest, PlanFailoverResponse,
+};
 
 use super::Shared;
 use crate::{
@@ -27,49 +29,12 @@ use crate::{
 /// How long nodes may take to say how they are.
 const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A node whose state was confirmed longer ago asks for no VIP.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
-
 /// What is known of the cluster when a plan is made.
 struct Picture {
     leases: LeasePicture,
     names: BTreeMap<NodeId, String>,
     vips: BTreeMap<VipId, String>,
-    /// Why a node would not ask, by its own account or silence.
-    unable: BTreeMap<NodeId, Unable>,
-}
-
-/// Why a node would not ask for a VIP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unable {
-    Silent,
-    Draining,
-    Isolated,
-}
-
-impl Unable {
-    fn of(status: &NodeStatus) -> Option<(NodeId, Self)> {
-        let node = NodeId::new(status.node.as_ref()?.id);
-        let confirmed = status.confirmed_age.as_ref().and_then(|age| Duration::try_from(*age).ok());
-        let why = if !status.reachable {
-            Self::Silent
-        } else if status.draining {
-            Self::Draining
-        } else if confirmed.is_none_or(|age| age > CONFIRMED_WITHIN) {
-            Self::Isolated
-        } else {
-            return None;
-        };
-        Some((node, why))
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Silent => "does not answer",
-            Self::Draining => "is draining",
-            Self::Isolated => "has lost the majority",
-        }
-    }
+    statuses: BTreeMap<NodeId, NodeStatus>,
 }
 
 impl Shared {
@@ -81,7 +46,7 @@ impl Shared {
     ) -> Result<PlanFailoverResponse, ApiError> {
         let (header, found) = self
             .read_at(caller, request.consistency, |state| {
-                let failed = match request.node.as_str() {
+                let failed: Vec<NodeId> = match request.node.as_str() {
                     "" => state.nodes().filter(|node| node.info.role == NodeRole::Full).map(|node| node.id).collect(),
                     name => vec![view::find_node(state, name)?.id],
                 };
@@ -96,8 +61,8 @@ impl Shared {
             error::status(ErrorCode::Precondition, "this node takes no part in leases yet", "failover")
         })?;
         let statuses = self.ask_nodes(None, NODE_TIMEOUT.min(caller.remaining())).await;
-        let unable = statuses.iter().filter_map(Unable::of).collect();
-        let picture = Picture { leases, names, vips, unable };
+        let by_id = |status: NodeStatus| Some((NodeId::new(status.node.as_ref()?.id), status));
+        let picture = Picture { leases, names, vips, statuses: statuses.into_iter().filter_map(by_id).collect() };
         let plans = failed.into_iter().map(|node| picture.plan(node)).collect();
         Ok(PlanFailoverResponse { header: Some(header), plans })
     }
@@ -108,14 +73,39 @@ impl Picture {
         self.names.get(&node).cloned().unwrap_or_else(|| format!("node-{node}"))
     }
 
+    fn vip_name(&self, vip: VipId) -> String {
+        self.vips.get(&vip).cloned().unwrap_or_else(|| vip.to_string())
+    }
+
+    fn answers(&self, node: NodeId) -> bool {
+        self.statuses.get(&node).is_some_and(|status| status.reachable)
+    }
+
+    /// Whether a node would take a VIP over, by its own account, and what is wrong if not.
+    fn ability(&self, node: NodeId, vip: VipId) -> (Ability, String) {
+        let Some(status) = self.statuses.get(&node).filter(|status| status.reachable) else {
+            return (Ability::Unable, "does not answer".to_owned());
+        };
+        let name = self.vip_name(vip);
+        // A VIP that a node has not heard of yet is judged by the node alone.
+        let standing = status.standings.iter().find(|standing| standing.vip == name);
+        let (fitness, detail) = standing.map_or((status.fitness(), &status.fitness_detail), |standing| {
+            (standing.fitness(), &standing.fitness_detail)
+        });
+        match fitness {
+            Fitness::Fit => (Ability::Able, String::new()),
+            Fitness::Reluctant => (Ability::Reluctant, format!("is reluctant: {detail}")),
+            Fitness::Unfit => (Ability::Unable, format!("is unfit: {detail}")),
+            Fitness::Unspecified => (Ability::Able, String::new()),
+        }
+    }
+
     fn plan(&self, failed: NodeId) -> FailoverPlan {
         let LeasePicture { view, owners } = &self.leases;
-        let able = |node| !self.unable.contains_key(&node);
-        let takeovers = takeovers(view, owners, failed, able);
+        let takeovers = takeovers(view, owners, failed, |node, vip| self.ability(node, vip).0);
         let mut warnings = Vec::new();
         // A voter grants while its lease thread runs: also when it drains, or has lost the majority itself.
-        let answering = |voter: NodeId| voter != failed && self.unable.get(&voter) != Some(&Unable::Silent);
-        let majority = view.voters.quorum(answering);
+        let majority = view.voters.quorum(|voter| voter != failed && self.answers(voter));
         if !majority {
             warnings.push(format!(
                 "without {} no majority of the voters is left: no VIP would be held by anybody, not only its own",
@@ -123,8 +113,14 @@ impl Picture {
             ));
         }
         let takers: BTreeSet<NodeId> = takeovers.iter().filter_map(|takeover| takeover.to).collect();
-        let could = view.nodes.iter().filter(|node| node.candidate && node.id != failed && able(node.id)).count();
         if let (1, true, Some(only)) = (takers.len(), takeovers.len() > 1, takers.first()) {
+            let able = |node: NodeId| {
+                node != failed
+                    && takeovers.iter().any(|takeover| {
+                        takeover.order.contains(&node) && self.ability(node, takeover.vip).0 == Ability::Able
+                    })
+            };
+            let could = view.nodes.iter().filter(|node| able(node.id)).count();
             let rest = if could > 1 { "although others could hold some" } else { "the only one left that can" };
             warnings.push(format!("all {} VIPs would go to {}, {rest}", takeovers.len(), self.name(*only)));
         }
@@ -133,14 +129,22 @@ impl Picture {
     }
 
     fn describe(&self, takeover: Takeover, majority: bool) -> FailoverMove {
-        let Takeover { vip, to, reason, order } = takeover;
-        let mut warnings: Vec<String> = order
-            .iter()
-            .take_while(|node| Some(**node) != to)
-            .filter_map(|node| {
-                Some(format!("{} comes first and {}", self.name(*node), self.unable.get(node)?.as_str()))
-            })
-            .collect();
+        let Takeover { vip, to, reason, order, clashes } = takeover;
+        let mut warnings = Vec::new();
+        for node in &order {
+            let (ability, what) = self.ability(*node, vip);
+            if Some(*node) == to {
+                if ability == Ability::Reluctant {
+                    warnings.push(format!("{} {what}", self.name(*node)));
+                }
+                break;
+            }
+            warnings.push(format!("{} comes first and {what}", self.name(*node)));
+        }
+        let clashes = clashes.into_iter().map(|other| {
+            format!("it would be at the same node as {}, which it is to be apart from", self.vip_name(other))
+        });
+        warnings.extend(clashes);
         let to = to.filter(|_| majority);
         let reason = match to {
             Some(_) => reason.as_str().to_owned(),
@@ -148,11 +152,8 @@ impl Picture {
             None if order.is_empty() => "no other node may hold it".to_owned(),
             None => "no other node that may hold it is able to".to_owned(),
         };
-        if to.is_none() {
-            warnings.push("nobody would take it over".to_owned());
-        }
         FailoverMove {
-            vip: self.vips.get(&vip).cloned().unwrap_or_else(|| vip.to_string()),
+            vip: self.vip_name(vip),
             to_id: to.map_or(0, NodeId::get),
             to_name: to.map_or_else(String::new, |node| self.name(node)),
             reason,

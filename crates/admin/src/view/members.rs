@@ -1,8 +1,11 @@
 //! Nodes.
 
+use std::collections::BTreeMap;
+
 use ballast_core::{
     ids::NodeId,
-    state::{Node, NodeAdmin, NodeInfo, NodeRole, State, Subject},
+    mac::Mac,
+    state::{Node, NodeAdmin, NodeInfo, NodeRole, State, Subject, VipHome},
 };
 use ballast_proto::admin::v1 as proto;
 
@@ -58,8 +61,21 @@ pub fn node(state: &State, node: &Node) -> proto::Node {
             &labels,
             admin.as_str_name().as_bytes(),
             info.version.as_bytes(),
+            &home(&info.vip),
         ]),
+        vip_weight: Some(info.vip.weight),
+        mac: info.vip.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        vip_macs: info.vip.macs.iter().map(|(vip, mac)| (vip.clone(), mac.to_string())).collect(),
     }
+}
+
+/// A node as a place for VIPs in bytes, for its etag; none if it says nothing special.
+fn home(vip: &VipHome) -> Vec<u8> {
+    if *vip == VipHome::default() {
+        return Vec::new();
+    }
+    let macs: String = vip.macs.iter().map(|(name, mac)| format!("{name}\0{mac}\0")).collect();
+    format!("{}\0{:?}\0{macs}", vip.weight, vip.mac).into_bytes()
 }
 
 /// The member that an operator names, by name or id.
@@ -79,6 +95,9 @@ pub fn find_node<'a>(state: &'a State, text: &str) -> Result<&'a Node, ApiError>
 const TEXT_BYTES_MAX: usize = 255;
 /// Most labels of a node. Arbitrary, and harmless.
 const LABELS_MAX: usize = 64;
+
+/// Most VIPs of a node that are on interfaces of their own. Arbitrary, and harmless.
+const MACS_MAX: usize = 1000;
 
 /// A node as it describes itself, checked.
 ///
@@ -109,6 +128,7 @@ pub fn node_info(sent: Option<proto::NodeInfo>) -> Result<NodeInfo, ApiError> {
     if long(&sent.version) {
         return Err(error::invalid("node.version", "it is too long", "use at most 255 bytes"));
     }
+    let vip = vip_home(sent.vip_weight, &sent.mac, sent.vip_macs)?;
     Ok(NodeInfo {
         name: sent.name,
         cluster_address: sent.cluster_address,
@@ -116,6 +136,28 @@ pub fn node_info(sent: Option<proto::NodeInfo>) -> Result<NodeInfo, ApiError> {
         labels: sent.labels,
         role: role_from(sent.role)?,
         version: sent.version,
+        vip,
+    })
+}
+
+fn vip_home(weight: Option<u32>, mac: &str, macs: BTreeMap<String, String>) -> Result<VipHome, ApiError> {
+    let weight = weight.unwrap_or(VipHome::WEIGHT);
+    if weight > VipHome::WEIGHT_MAX {
+        let fix = format!("set [vip] weight in the node's ballastd.toml to 0 to {}", VipHome::WEIGHT_MAX);
+        return Err(error::invalid("node.vip_weight", format!("{weight} is too much"), fix));
+    }
+    let parse = |path: &'static str, text: &str| {
+        text.parse::<Mac>().map_err(|error| error::invalid(path, error.to_string(), "send what the interface has"))
+    };
+    if macs.len() > MACS_MAX || macs.keys().any(|name| name.len() > TEXT_BYTES_MAX) {
+        let fix = format!("put at most {MACS_MAX} VIPs on interfaces of their own");
+        return Err(error::invalid("node.vip_macs", "there are too many, or a name is too long", fix));
+    }
+    let macs = macs.into_iter().map(|(vip, mac)| Ok((vip, parse("node.vip_macs", &mac)?)));
+    Ok(VipHome {
+        weight,
+        mac: if mac.is_empty() { None } else { Some(parse("node.mac", mac)?) },
+        macs: macs.collect::<Result<_, ApiError>>()?,
     })
 }
 

@@ -3,6 +3,7 @@
 use ballast_core::{
     config::{self, Failback},
     ids::{NodeId, VipId},
+    lease::{Fitness, Unfitness, VipStatus},
     state::{Author, State, Tenure},
 };
 use ballast_proto::admin::v1 as proto;
@@ -61,6 +62,31 @@ pub fn transitions(state: &State, name: &str) -> Result<Vec<(Place, proto::VipTr
     Ok(found)
 }
 
+/// How a node stands to a VIP; nothing for a VIP that is configured no longer.
+pub fn standing(state: &State, status: &VipStatus) -> Option<proto::VipStanding> {
+    let (_, vip) = state.vips().find(|(id, _)| *id == status.vip)?;
+    let rank = status.rank.map_or(0, |rank| rank + 1);
+    Some(proto::VipStanding {
+        vip: vip.name.clone(),
+        fitness: fitness(status.fitness).into(),
+        fitness_reason: status.fitness.trouble().map_or("", Unfitness::name).to_owned(),
+        fitness_detail: status.fitness.trouble().map(|what| what.to_string()).unwrap_or_default(),
+        rank: u32::try_from(rank).unwrap_or(u32::MAX),
+        best_id: status.best.map_or(0, NodeId::get),
+        placement: status.best.map_or("", |_| status.reason.as_str()).to_owned(),
+        stage: status.why.to_owned(),
+    })
+}
+
+/// In the API's words.
+pub const fn fitness(fitness: Fitness) -> proto::Fitness {
+    match fitness {
+        Fitness::Fit => proto::Fitness::Fit,
+        Fitness::Reluctant(_) => proto::Fitness::Reluctant,
+        Fitness::Unfit(_) => proto::Fitness::Unfit,
+    }
+}
+
 fn describe(state: &State, id: VipId, vip: &config::Vip) -> proto::Vip {
     let tenure = state.tenures(id).next();
     let moved = wish(state, id, &vip.name);
@@ -79,6 +105,10 @@ fn describe(state: &State, id: VipId, vip: &config::Vip) -> proto::Vip {
         failback_automatic: vip.failback == Failback::Automatic,
         held_by: 0,
         etag: etag(&[vip.name.as_bytes(), &moved_at.to_le_bytes()]),
+        group: vip.group.clone().unwrap_or_default(),
+        apart_from: vip.apart_from.clone(),
+        nodes: vip.nodes.clone().into_iter().collect(),
+        failback_delay: prost_types::Duration::try_from(vip.failback_delay.duration()).ok(),
     }
 }
 

@@ -29,7 +29,26 @@ pub(super) struct Feed {
 
 /// Prints what a stream says. `shown` turns a message into its log index and what is printed;
 /// messages without content are skipped.
+///
+/// Ctrl-C is the end that was wanted. What is printed is printed without a wait in between, so that no line is cut.
 pub(super) async fn follow<M, V, F>(
+    run: &mut Run<'_>,
+    client: Client,
+    feed: Feed,
+    open: impl Fn(Client, Option<u64>) -> F,
+    shown: impl Fn(&M) -> Option<(u64, V)>,
+) -> Done
+where
+    F: Future<Output = Result<Response<Streaming<M>>, Status>>,
+    V: View,
+{
+    tokio::select! {
+        done = follow_on(run, client, feed, open, shown) => done,
+        _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
+    }
+}
+
+async fn follow_on<M, V, F>(
     run: &mut Run<'_>,
     mut client: Client,
     feed: Feed,
@@ -45,9 +64,6 @@ where
     if since.is_none() {
         since = now(&client).await;
     }
-    // However the operator ends it, it is the end that was wanted.
-    let interrupted = tokio::signal::ctrl_c();
-    let mut interrupted = std::pin::pin!(interrupted);
     let mut printed = 0;
     // Messages of the entry `since` that were printed: one entry can carry several.
     let mut printed_at_since = 0;
@@ -64,11 +80,7 @@ where
                     if limit.is_some_and(|limit| printed >= limit) {
                         return Ok(Exit::Done);
                     }
-                    let message = tokio::select! {
-                        message = stream.message() => message,
-                        _ = &mut interrupted => return Ok(Exit::Done),
-                    };
-                    let message = match message {
+                    let message = match stream.message().await {
                         Ok(Some(message)) => message,
                         Ok(None) => break Status::unavailable("the node ended the stream"),
                         Err(status) => break status,
@@ -92,10 +104,7 @@ where
             return Err(failure);
         }
         run.screen.note(&format!("{}; looking for it again", failure.message()));
-        tokio::select! {
-            () = sleep(OPEN_AGAIN) => {}
-            _ = &mut interrupted => return Ok(Exit::Done),
-        }
+        sleep(OPEN_AGAIN).await;
         if let Ok(again) = run.client().await {
             client = again;
         }

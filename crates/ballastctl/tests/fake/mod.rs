@@ -488,17 +488,20 @@ impl VipService for Node {
     }
 
     async fn watch(&self, request: Request<proto::WatchVipsRequest>) -> Answer<Self::WatchStream> {
-        let index = request.into_inner().from_index.unwrap_or(0) + 1;
-        let transition = proto::VipTransition {
-            vip: "public".to_owned(),
-            owner_id: 2,
-            owner_name: "node-2".to_owned(),
-            epoch: 9,
-            cause: "node 1 handed it over".to_owned(),
-            change: Some(proto::Change { log_index: index, ..proto::Change::default() }),
+        // Two entries, and then the node ends the stream.
+        let from = request.into_inner().from_index.unwrap_or(0);
+        let message = |index| proto::WatchVipsResponse {
+            header: header(),
+            transition: Some(proto::VipTransition {
+                vip: "public".to_owned(),
+                owner_id: 2,
+                owner_name: "node-2".to_owned(),
+                epoch: 9,
+                cause: "node 1 handed it over".to_owned(),
+                change: Some(proto::Change { log_index: index, ..proto::Change::default() }),
+            }),
         };
-        let message = proto::WatchVipsResponse { header: header(), transition: Some(transition) };
-        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(message)]))))
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(message(from + 1)), Ok(message(from + 2))]))))
     }
 
     async fn plan_failover(&self, _: Request<proto::PlanFailoverRequest>) -> Answer<proto::PlanFailoverResponse> {

@@ -14,16 +14,16 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Document, Fallback, Farm, Health, Limits, Persistence, Service, Span, TableKey, TablePersistence, Timeouts,
-    decode::CANONICAL_BYTES_MAX,
+    Document, Fallback, Farm, Health, Limits, Persistence, Service, Span, TableKey, TablePersistence, Timeouts, Vip,
+    Webhook, decode::CANONICAL_BYTES_MAX,
 };
 
 /// The newest rules: those that this release proposes documents under.
-pub const RULES: u32 = 1;
+pub const RULES: u32 = 2;
 
 /// Whether this release knows the rules of that number. One that does not know them cannot apply the entry.
 pub const fn knows(rules: u32) -> bool {
-    rules == RULES
+    rules >= 1 && rules <= RULES
 }
 
 /// Reads a document from an entry of the log, by the rules of that number. The same number and text give the same
@@ -43,6 +43,9 @@ pub fn decode_committed(rules: u32, json: &str) -> Result<Document, String> {
     // Positions in the text are kept out of the answer, which is part of what replicas agree on.
     let document: Document =
         serde_json::from_str(json).map_err(|_| "this is not the canonical JSON of a document".to_owned())?;
+    if rules < 2 {
+        first::check(json)?;
+    }
     check(&document)?;
     Ok(document)
 }
@@ -56,15 +59,27 @@ fn check(document: &Document) -> Checked {
     span("lease", cluster.lease, 50..=10_000)?;
     span("freshness", cluster.freshness, 10..=1000)?;
     span("replace_voter_after", cluster.replace_voter_after, 0..=YEAR)?;
-    for vip in &document.vips {
-        name(&vip.name)?;
-    }
+    cluster.webhooks.iter().try_for_each(webhook)?;
+    document.vips.iter().try_for_each(vip)?;
     document.farms.iter().try_for_each(farm)
 }
 
 /// Milliseconds.
 const HOUR: u64 = 3_600_000;
-const YEAR: u64 = 366 * 24 * HOUR;
+const DAY: u64 = 24 * HOUR;
+const YEAR: u64 = 366 * DAY;
+
+fn webhook(webhook: &Webhook) -> Checked {
+    name(&webhook.name)?;
+    // A request's head is written as it stands here.
+    text("url", &webhook.url, |b| b.is_ascii_graphic())
+}
+
+fn vip(vip: &Vip) -> Checked {
+    name(&vip.name)?;
+    span("failback_delay", vip.failback_delay, 0..=DAY)?;
+    vip.group.iter().try_for_each(|group| name(group))
+}
 
 fn farm(farm: &Farm) -> Checked {
     name(&farm.name)?;
@@ -184,18 +199,66 @@ fn bound<N: PartialOrd + std::fmt::Display>(what: &str, found: N, bounds: RangeI
     Err(format!("{what}: {found} is not between {} and {}", bounds.start(), bounds.end()))
 }
 
+/// What the rules of number 1 refuse and later ones do not: they know no prefix length of a VIP's address and nothing
+/// of where a VIP is placed but `prefer` and `failback`, and nothing of webhooks.
+mod first {
+    use std::net::IpAddr;
+
+    use serde::{Deserialize, de::IgnoredAny};
+
+    #[derive(Deserialize)]
+    struct Document {
+        #[serde(default, rename = "vips")]
+        _vips: Vec<Vip>,
+        #[serde(default, rename = "cluster")]
+        _cluster: Cluster,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Cluster {
+        #[serde(rename = "voters")]
+        _voters: IgnoredAny,
+        #[serde(rename = "lease")]
+        _lease: IgnoredAny,
+        #[serde(rename = "freshness")]
+        _freshness: IgnoredAny,
+        #[serde(rename = "replace_voter_after")]
+        _replace_voter_after: IgnoredAny,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Vip {
+        #[serde(rename = "name")]
+        _name: IgnoredAny,
+        #[serde(rename = "addresses")]
+        _addresses: Vec<IpAddr>,
+        #[serde(default, rename = "prefer")]
+        _prefer: IgnoredAny,
+        #[serde(default, rename = "failback")]
+        _failback: IgnoredAny,
+    }
+
+    /// `json` is that of a document in the form that is known today.
+    pub(super) fn check(json: &str) -> super::Checked {
+        let known = serde_json::from_str::<Document>(json);
+        known.map(|_| ()).map_err(|_| "this is not the canonical JSON of a document".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Changes with the form of a document: its fields, their types and defaults. Whoever changes it adds rules with
     /// the next number, so that replicas that know only these stop instead of refusing what others accept.
-    const FORM: &str = "fb188478706fc6f39451d6b4af478f7c";
+    const FORM: &str = "d8d43684dadcaf472e4583deb5e94a92";
 
     #[test]
     fn the_form_of_a_document_belongs_to_the_number_of_the_rules() {
         let form = blake3::hash(without_words(crate::config::schema::json_schema()).to_string().as_bytes()).to_hex();
-        assert_eq!((RULES, &form[..32]), (1, FORM), "see the comment at FORM");
+        assert_eq!((RULES, &form[..32]), (2, FORM), "see the comment at FORM");
     }
 
     /// The schema without what only people read.
@@ -230,6 +293,32 @@ mod tests {
         ] {
             assert!(decode(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn each_number_knows_the_form_of_its_time() {
+        let vip = |fields: &str| format!(r#"{{"version":1,"vips":[{{"name":"v","addresses":["10.0.0.1"]{fields}}}]}}"#);
+        let old = vip(r#","prefer":["n1"],"failback":"automatic""#);
+        assert_eq!(decode_committed(1, &old), decode_committed(2, &old));
+        assert!(decode_committed(1, &old).is_ok());
+        for new in [
+            vip(r#","group":"g""#),
+            vip(r#","group":null"#),
+            vip(r#","apart_from":[]"#),
+            vip(r#","failback_delay":"1s""#),
+            vip(r#","nodes":{}"#),
+            vip("").replace("10.0.0.1", "10.0.0.1/24"),
+            r#"{"version":1,"cluster":{"webhooks":[]}}"#.to_owned(),
+        ] {
+            assert!(decode_committed(2, &new).is_ok(), "{new}");
+            assert_eq!(
+                decode_committed(1, &new),
+                Err("this is not the canonical JSON of a document".to_owned()),
+                "{new}"
+            );
+        }
+        assert!(decode_committed(2, &vip(r#","failback_delay":"25h""#)).is_err());
+        assert!(decode_committed(2, &vip(r#","group":"a/b""#)).is_err());
     }
 
     #[test]

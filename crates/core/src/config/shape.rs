@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value as Json;
 
-use super::{ByteSize, Network, Span, StatusRange, order, schema};
+use super::{ByteSize, Network, Span, StatusRange, VipAddress, order, schema};
 
 /// The shape of the whole document.
 pub(super) static DOCUMENT: LazyLock<Shape> = LazyLock::new(|| {
@@ -79,6 +79,7 @@ pub(super) struct Variant {
 pub(super) enum Format {
     Free,
     Ip,
+    VipAddress,
     SocketAddress,
     Span,
     ByteSize,
@@ -92,6 +93,7 @@ impl Format {
         match self {
             Self::Free => "text",
             Self::Ip => "an IP address like 10.0.0.7 or 2001:db8::7",
+            Self::VipAddress => "an IP address like 10.0.0.7 or 2001:db8::7, or with a prefix length like 10.0.0.7/24",
             Self::SocketAddress => "an IP address and a port like 10.0.0.7:8080 or \"[2001:db8::7]:8080\"",
             Self::Span => "a length of time: a whole number and a unit, like 500ms, 5s, 30m, 8h or 7d",
             Self::ByteSize => "a size: a whole number and a unit, like 512B, 64KiB, 16MiB or 1GiB",
@@ -105,6 +107,7 @@ impl Format {
         match self {
             Self::Free => "text",
             Self::Ip => "IP address",
+            Self::VipAddress => "IP address or address/prefix",
             Self::SocketAddress => "address:port",
             Self::Span => "length of time",
             Self::ByteSize => "size",
@@ -118,6 +121,7 @@ impl Format {
         match self {
             Self::Free => true,
             Self::Ip => text.parse::<std::net::IpAddr>().is_ok(),
+            Self::VipAddress => text.parse::<VipAddress>().is_ok(),
             Self::SocketAddress => text.parse::<std::net::SocketAddr>().is_ok(),
             Self::Span => text.parse::<Span>().is_ok(),
             Self::ByteSize => text.parse::<ByteSize>().is_ok(),
@@ -131,7 +135,7 @@ impl Format {
     fn placeholder(self, number: usize) -> String {
         match self {
             Self::Free => format!("\u{fffd}{number}"),
-            Self::Ip => format!("2001:db8::{:x}", number % 0xffff + 1),
+            Self::Ip | Self::VipAddress => format!("2001:db8::{:x}", number % 0xffff + 1),
             Self::SocketAddress => format!("192.0.2.1:{}", number % 65_535 + 1),
             Self::Span => "1s".to_owned(),
             Self::ByteSize => "1KiB".to_owned(),
@@ -228,6 +232,7 @@ impl Compiler {
                 None => Kind::Text(match schema.get("format").and_then(Json::as_str) {
                     None => Format::Free,
                     Some("ip") => Format::Ip,
+                    Some("vip-address") => Format::VipAddress,
                     Some("socket-address") => Format::SocketAddress,
                     Some("span") => Format::Span,
                     Some("byte-size") => Format::ByteSize,

@@ -4,6 +4,8 @@
 mod health;
 mod persistence;
 mod trust;
+mod vip;
+mod webhook;
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +20,8 @@ use super::units::{ByteSize, Span};
 pub use health::*;
 pub use persistence::*;
 pub use trust::*;
+pub use vip::*;
+pub use webhook::*;
 
 /// The whole desired state of a cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +54,8 @@ pub struct Cluster {
     pub freshness: Span,
     /// After how long a voter that is gone is replaced by a learner: 1s to 30d.
     pub replace_voter_after: Span,
+    /// Machines that are told of what happens.
+    pub webhooks: Vec<Webhook>,
 }
 
 impl Default for Cluster {
@@ -59,36 +65,9 @@ impl Default for Cluster {
             lease: Span::from_millis(200),
             freshness: Span::from_millis(100),
             replace_voter_after: Span::from_secs(600),
+            webhooks: Vec::new(),
         }
     }
-}
-
-/// A virtual address: at most one node answers for it at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Vip {
-    /// Its name, unique in the document.
-    pub name: String,
-    /// IPv4 and IPv6 addresses; they move together.
-    #[schemars(length(min = 1))]
-    pub addresses: Vec<IpAddr>,
-    /// Nodes that should hold it, best first. Spread over all nodes otherwise.
-    #[serde(default)]
-    pub prefer: Vec<String>,
-    /// Whether it returns to a better node by itself.
-    #[serde(default)]
-    pub failback: Failback,
-}
-
-/// Whether a VIP returns to a better node by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Failback {
-    /// It stays where it is until the holder fails or an operator moves it.
-    #[default]
-    Never,
-    /// It returns as soon as the better node is ready to take it. A node that comes and goes takes it each time.
-    Automatic,
 }
 
 /// What an operator creates: listeners, services and policy together.

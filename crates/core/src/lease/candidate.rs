@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     ids::{Boot, LogIndex, NodeId, VipId},
-    lease::{Epoch, GainCause, LossCause, PlacementReason, Ranking},
+    lease::{Epoch, Fitness, GainCause, LossCause, PlacementReason, Ranking, Unfitness},
     time::BootNanos,
 };
 
@@ -31,8 +31,8 @@ pub(super) struct Context<'a> {
     pub boot: Boot,
     pub view: &'a LeaseView,
     pub ranking: &'a Ranking,
-    /// This node may hold VIPs: fit, a candidate, not draining.
-    pub fit: bool,
+    /// Whether this node is fit to hold the VIP.
+    pub fitness: Fitness,
     /// Before this, no VIP is newly taken.
     pub settled_at: BootNanos,
     /// This node's last applied entry.
@@ -111,7 +111,25 @@ enum Hold {
 /// Whether and how an owner is giving the VIP away.
 enum Leaving {
     Stays { retry_at: BootNanos },
-    Offering { must: bool, left: Vec<NodeId>, to: NodeId, since: BootNanos, sent: BootNanos },
+    Offering { why: Why, left: Vec<NodeId>, to: NodeId, since: BootNanos, sent: BootNanos },
+}
+
+/// Why an owner gives the VIP away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It cannot serve: offers it to everybody in turn, and lets it go if nobody takes it.
+    Unfit(Unfitness),
+    /// It had rather not: offers it to everybody in turn, and keeps it if nobody takes it.
+    Reluctant(Unfitness),
+    /// The placement names a better node: offers it to that one.
+    Better,
+}
+
+impl Why {
+    /// Whether offers made for this reason go on for that one.
+    fn goes_on_as(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
 }
 
 /// A voter's word while watching.
@@ -247,7 +265,7 @@ impl Candidate {
             // A voter may just have become free.
             out.push(Effect::AskNow);
         }
-        if !matches!(self.hold, Hold::Watching) || !ctx.fit || ctx.now < ctx.settled_at {
+        if !matches!(self.hold, Hold::Watching) || is_unfit(ctx) || ctx.now < ctx.settled_at {
             return;
         }
         if successor == Some(ctx.node) {
@@ -260,20 +278,25 @@ impl Candidate {
 
     /// The owner offers the VIP.
     pub(super) fn heard_offer(&self, ctx: &Context<'_>, from: NodeId, offer: Offer, out: &mut Vec<Effect>) {
-        if matches!(self.hold, Hold::Watching) && ctx.fit && ctx.hears && ctx.now >= ctx.settled_at {
+        let fit = ctx.fitness == Fitness::Fit;
+        if matches!(self.hold, Hold::Watching) && fit && ctx.hears && ctx.now >= ctx.settled_at {
             out.push(Effect::Accept(from, offer));
         }
     }
 
     /// The node that the VIP was offered to would take it.
     pub(super) fn heard_accept(&mut self, ctx: &Context<'_>, from: NodeId, out: &mut Vec<Effect>) {
-        if let Hold::Held { leaving: Leaving::Offering { to, must, .. }, told: None, .. } = &self.hold
+        if let Hold::Held { leaving: Leaving::Offering { to, why, .. }, told: None, .. } = &self.hold
             && *to == from
         {
-            let cause = match (*must, ctx.ranking.reason) {
-                (true, _) => LossCause::Left { to: Some(from) },
-                (false, PlacementReason::Wish) => LossCause::Moved { to: from },
-                (false, _) => LossCause::FellBack { to: from },
+            let cause = match (*why, ctx.ranking.reason) {
+                (Why::Unfit(because) | Why::Reluctant(because), _) => LossCause::Left { to: Some(from), because },
+                (Why::Better, PlacementReason::Wish) => LossCause::Moved { to: from },
+                (Why::Better, PlacementReason::Together) => LossCause::Rejoined { to: from },
+                (Why::Better, PlacementReason::Apart) => LossCause::Parted { to: from },
+                (Why::Better, PlacementReason::Preferred | PlacementReason::Stays | PlacementReason::Spread) => {
+                    LossCause::FellBack { to: from }
+                }
             };
             self.release(ctx, Some(from), cause, out);
         }
@@ -291,7 +314,7 @@ impl Candidate {
         match &self.hold {
             Hold::Watching => self.consider(ctx, out),
             Hold::Claiming { since, .. } => {
-                if !ctx.fit || ctx.now.since(*since) > ctx.view.timing.right() / 2 {
+                if is_unfit(ctx) || ctx.now.since(*since) > ctx.view.timing.right() / 2 {
                     self.abandon(ctx, out);
                 } else if ctx.now >= self.resend_at(ctx) {
                     out.push(Effect::AskNow);
@@ -324,9 +347,10 @@ impl Candidate {
                 let told = told.map(|(at, _)| at);
                 let offer = match leaving {
                     Leaving::Offering { sent, .. } => Some(sent.plus(ctx.view.timing.renew() / 4)),
-                    Leaving::Stays { retry_at } => {
-                        self.should_leave(ctx).then(|| if ctx.fit { (*retry_at).max(ctx.now) } else { ctx.now })
-                    }
+                    Leaving::Stays { retry_at } => should_leave(ctx).map(|why| match why {
+                        Why::Unfit(_) => ctx.now,
+                        Why::Reluctant(_) | Why::Better => (*retry_at).max(ctx.now),
+                    }),
                 };
                 [Some(*until), told, offer].into_iter().flatten().min()
             }
@@ -347,11 +371,11 @@ impl Candidate {
     }
 
     /// Gives the VIP back without a successor, at once.
-    pub(super) fn let_go(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+    pub(super) fn let_go(&mut self, ctx: &Context<'_>, because: Unfitness, out: &mut Vec<Effect>) {
         match &self.hold {
             Hold::Watching => {}
             Hold::Claiming { .. } => self.abandon(ctx, out),
-            Hold::Held { told: None, .. } => self.release(ctx, None, LossCause::Left { to: None }, out),
+            Hold::Held { told: None, .. } => self.release(ctx, None, LossCause::Left { to: None, because }, out),
             Hold::Held { .. } => {}
         }
     }
@@ -373,8 +397,14 @@ impl Candidate {
                 until: *until,
                 fresh: Some((*fresh, *since)),
                 why: match leaving {
-                    Leaving::Offering { must: true, .. } => "this node holds it and is giving it away",
-                    Leaving::Offering { must: false, .. } => "this node holds it and is handing it to a better one",
+                    Leaving::Offering { why: Why::Unfit(_), .. } => "this node holds it and is giving it away",
+                    Leaving::Offering { why: Why::Reluctant(_), .. } => "this node holds it and offers it to fit ones",
+                    Leaving::Offering { why: Why::Better, .. } => {
+                        "this node holds it and is handing it to a better one"
+                    }
+                    Leaving::Stays { .. } if matches!(ctx.fitness, Fitness::Reluctant(_)) => {
+                        "this node holds it for want of a fit one"
+                    }
                     Leaving::Stays { .. } => "this node holds it",
                 },
             },
@@ -388,7 +418,7 @@ impl Candidate {
                     why: match (&self.hold, known) {
                         (Hold::Claiming { .. }, _) => "this node is claiming it",
                         (_, Some(_)) => "another node holds it",
-                        _ if !ctx.fit => "nobody is known to hold it, and this node may not",
+                        _ if is_unfit(ctx) => "nobody is known to hold it, and this node may not",
                         _ if ctx.now < ctx.settled_at => "this node has just started or the voters changed",
                         _ if !ctx.hears => "no majority of voters answers this node",
                         _ => "nobody is known to hold it",
@@ -457,7 +487,7 @@ impl Candidate {
 
     /// When this node may ask for the VIP: once a majority is free, later the lower its rank.
     fn turn(&self, ctx: &Context<'_>) -> Option<BootNanos> {
-        if !ctx.fit {
+        if is_unfit(ctx) {
             return None;
         }
         let times: Vec<(NodeId, BootNanos)> = self.words.iter().map(|(n, w)| (*n, w.free_at)).collect();
@@ -466,13 +496,15 @@ impl Candidate {
         Some(staggered.max(ctx.settled_at).max(self.back_off_until))
     }
 
-    /// This node's place among those who might take over; the last holder comes last.
+    /// This node's place among those who might take over; the last holder comes last, and whoever had rather not take
+    /// it comes after everybody who would.
     fn rank(&self, ctx: &Context<'_>) -> u64 {
         let released = self.released.filter(|r| ctx.now.since(r.at) < ctx.view.timing.promise());
         let last = self.known.map(|k| k.by.node).or(released.map(|r| r.holding.node));
         let others = ctx.ranking.order.iter().filter(|n| Some(**n) != last);
         let place = others.clone().position(|n| *n == ctx.node).unwrap_or(others.count());
-        place as u64
+        let behind = if ctx.fitness == Fitness::Fit { 0 } else { ctx.view.nodes.len() };
+        (place + behind) as u64
     }
 
     /// When to ask again: at the turn, then at half the pace of renewals.
@@ -596,49 +628,55 @@ impl Candidate {
         }
     }
 
-    /// Why this owner should not stay: it may not hold VIPs, or the placement names a better node.
-    fn should_leave(&self, ctx: &Context<'_>) -> bool {
-        !ctx.fit || ctx.ranking.order.first().is_some_and(|first| *first != ctx.node)
-    }
-
     /// Offers the VIP to who should have it; leaves without a successor if it must and nobody takes it.
     fn leave(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        let should = self.should_leave(ctx);
         let Hold::Held { epoch, leaving, told: None, .. } = &mut self.hold else { return };
         let offer = Offer { vip: self.vip, epoch: *epoch };
         let timing = ctx.view.timing;
+        if let Leaving::Offering { why, .. } = leaving
+            && !should_leave(ctx).is_some_and(|now| why.goes_on_as(now))
+        {
+            *leaving = Leaving::Stays { retry_at: ctx.now };
+        }
+        let Some(why) = should_leave(ctx) else { return };
         match leaving {
-            Leaving::Stays { retry_at } if should && (ctx.now >= *retry_at || !ctx.fit) => {
+            Leaving::Stays { retry_at } if ctx.now < *retry_at && !matches!(why, Why::Unfit(_)) => {}
+            Leaving::Stays { .. } => {
                 let others = ctx.ranking.order.iter().copied().filter(|n| *n != ctx.node);
-                let mut left: Vec<NodeId> = if ctx.fit { others.take(1).collect() } else { others.collect() };
+                let mut left: Vec<NodeId> =
+                    if why == Why::Better { others.take(1).collect() } else { others.collect() };
                 if left.is_empty() {
-                    self.release(ctx, None, LossCause::Left { to: None }, out);
+                    self.nobody_takes_it(ctx, why, out);
                     return;
                 }
                 let to = left.remove(0);
-                *leaving = Leaving::Offering { must: !ctx.fit, left, to, since: ctx.now, sent: ctx.now };
+                *leaving = Leaving::Offering { why, left, to, since: ctx.now, sent: ctx.now };
                 out.push(Effect::Offer(to, offer));
             }
-            Leaving::Stays { .. } => {}
-            Leaving::Offering { .. } if !should => *leaving = Leaving::Stays { retry_at: ctx.now },
-            Leaving::Offering { must, left, to, since, sent } => {
+            Leaving::Offering { why: told_why, left, to, since, sent } => {
+                *told_why = why;
                 if ctx.now.since(*since) < 2 * timing.renew() {
                     if ctx.now.since(*sent) >= timing.renew() / 4 {
                         *sent = ctx.now;
                         out.push(Effect::Offer(*to, offer));
                     }
                 } else if left.is_empty() {
-                    if *must {
-                        self.release(ctx, None, LossCause::Left { to: None }, out);
-                    } else {
-                        *leaving = Leaving::Stays { retry_at: ctx.now.plus(5 * timing.promise()) };
-                    }
+                    self.nobody_takes_it(ctx, why, out);
                 } else {
                     *to = left.remove(0);
                     (*since, *sent) = (ctx.now, ctx.now);
                     out.push(Effect::Offer(*to, offer));
                 }
             }
+        }
+    }
+
+    /// Everybody was asked. Who cannot serve lets go; who can, keeps the VIP and asks again later.
+    fn nobody_takes_it(&mut self, ctx: &Context<'_>, why: Why, out: &mut Vec<Effect>) {
+        if let Why::Unfit(because) = why {
+            self.release(ctx, None, LossCause::Left { to: None, because }, out);
+        } else if let Hold::Held { leaving, .. } = &mut self.hold {
+            *leaving = Leaving::Stays { retry_at: ctx.now.plus(5 * ctx.view.timing.promise()) };
         }
     }
 
@@ -652,5 +690,18 @@ impl Candidate {
                 out.push(Effect::Open { epoch: *epoch, until: agreed.until });
             }
         }
+    }
+}
+
+fn is_unfit(ctx: &Context<'_>) -> bool {
+    matches!(ctx.fitness, Fitness::Unfit(_))
+}
+
+/// Why an owner should not stay, if it should not.
+fn should_leave(ctx: &Context<'_>) -> Option<Why> {
+    match ctx.fitness {
+        Fitness::Unfit(what) => Some(Why::Unfit(what)),
+        Fitness::Reluctant(what) => Some(Why::Reluctant(what)),
+        Fitness::Fit => ctx.ranking.order.first().is_some_and(|first| *first != ctx.node).then_some(Why::Better),
     }
 }

@@ -19,13 +19,15 @@ use std::{
 use super::{
     candidate::{Candidate, Context, Effect},
     datagram::{Answer, Ask, ENTRIES_MAX, Holding, Message, Release, Want, Word},
+    fitness::{Fitness, Unfitness},
     grantor::{Asker, Grantor, Standing},
     grants::Said,
+    hearing::Hearing,
     link::{Dropped, Links, Opened},
-    placement::{PlacementReason, Ranking, place},
+    placement::{PlacementReason, Ranking, Situation, place},
     rules::{Rule, Rules},
     transition::{Action, Actions, Change, Transition, VipStatus},
-    view::{Confirmed, LeaseView, LogFacts},
+    view::{Confirmed, LeaseView, LeaseVip, LogFacts},
 };
 use crate::{
     ids::{Boot, LogIndex, NodeId, VipId},
@@ -48,7 +50,13 @@ pub struct LeaseNode {
     grantor: Grantor,
     view: Option<Arc<LeaseView>>,
     candidates: BTreeMap<VipId, Candidate>,
+    /// Of this node for each VIP, as the view has it.
+    fitness: BTreeMap<VipId, Fitness>,
     rankings: Arc<BTreeMap<VipId, Ranking>>,
+    /// What the rankings were made from, beside the view; nothing if the view is newer.
+    ranked: Option<Situation>,
+    hearing: Hearing,
+    started: BootNanos,
     rounds: VecDeque<Round>,
     round: u64,
     next_round_at: BootNanos,
@@ -80,7 +88,11 @@ impl LeaseNode {
             grantor: Grantor::new(now, rules),
             view: None,
             candidates: BTreeMap::new(),
+            fitness: BTreeMap::new(),
             rankings: Arc::default(),
+            ranked: None,
+            hearing: Hearing::default(),
+            started: now,
             rounds: VecDeque::new(),
             round: 0,
             next_round_at: now,
@@ -104,19 +116,22 @@ impl LeaseNode {
             self.settled_at = now.plus(view.longest.promise());
         }
         self.links.configure(&view.secret, &view.cluster, view.nodes.iter().map(|n| n.id));
+        self.hearing.retain(|peer| view.nodes.iter().any(|n| n.id == peer));
         let known = |vip: VipId| view.vips.iter().any(|v| v.id == vip);
         self.grantor.prune(now, known);
         let gone: Vec<VipId> = self.candidates.keys().copied().filter(|vip| !known(*vip)).collect();
         if self.view.is_some() {
             for vip in gone {
-                self.with(now, facts, vip, out, Candidate::let_go);
+                self.with(now, facts, vip, out, |c, ctx, fx| c.let_go(ctx, Unfitness::VipRemoved, fx));
                 self.candidates.remove(&vip);
             }
         }
         for vip in &view.vips {
             self.candidates.entry(vip.id).or_insert_with(|| Candidate::new(vip.id));
         }
+        self.fitness = view.fitness_of(self.node);
         self.view = Some(view);
+        self.ranked = None;
         self.rank(now);
         if before.is_some() && before != self.view.as_ref().map(|view| view.membership) {
             // A voter of the new sets may have answered before it had what the old ones committed.
@@ -135,34 +150,47 @@ impl LeaseNode {
         match self.links.open(bytes) {
             Opened::Dropped(why) => return Some(why),
             Opened::Greet { to, bytes } => out.push(Action::Send { to, bytes }),
-            Opened::Message { from, boot, message } => match message {
-                Message::Hello => {}
-                Message::Ask(ask) => {
-                    let answer = self.answer_to(now, facts, &view, from, boot, &ask);
-                    self.send(from, &Message::Answer(answer), out);
-                }
-                Message::Answer(answer) => self.answered(now, facts, from, &answer, out),
-                Message::Release(releases) => {
-                    for Release { vip, epoch, successor } in releases {
-                        let holding = Holding { node: from, boot, epoch };
-                        self.grantor.released(vip, holding);
-                        self.with(now, facts, vip, out, |c, ctx, fx| c.heard_release(ctx, holding, successor, fx));
-                    }
-                }
-                Message::Offer(offers) => {
-                    for offer in offers {
-                        self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_offer(ctx, from, offer, fx));
-                    }
-                }
-                Message::Accept(offers) => {
-                    for offer in offers {
-                        self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_accept(ctx, from, fx));
-                    }
-                }
-            },
+            Opened::Message { from, boot, message } => self.hear(now, facts, &view, (from, boot), message, out),
         }
         self.ask_where_wanted(now, facts, out);
         None
+    }
+
+    fn hear(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        view: &LeaseView,
+        (from, boot): (NodeId, Boot),
+        message: Message,
+        out: &mut Actions,
+    ) {
+        self.hearing.heard(now, from, silence(view));
+        match message {
+            Message::Hello => {}
+            Message::Ask(ask) => {
+                let answer = self.answer_to(now, facts, view, from, boot, &ask);
+                self.send(from, &Message::Answer(answer), out);
+            }
+            Message::Answer(answer) => self.answered(now, facts, from, &answer, out),
+            Message::Release(releases) => {
+                for Release { vip, epoch, successor } in releases {
+                    let holding = Holding { node: from, boot, epoch };
+                    self.grantor.released(vip, holding);
+                    self.with(now, facts, vip, out, |c, ctx, fx| c.heard_release(ctx, holding, successor, fx));
+                }
+            }
+            Message::Offer(offers) => {
+                for offer in offers {
+                    self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_offer(ctx, from, offer, fx));
+                }
+            }
+            Message::Accept(offers) => {
+                for offer in offers {
+                    self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_accept(ctx, from, fx));
+                }
+            }
+        }
     }
 
     /// Lets time pass. Call it at [`LeaseNode::next_deadline`]; calling it more often does no harm.
@@ -175,6 +203,7 @@ impl LeaseNode {
             self.rank(now);
             let vips: Vec<VipId> = self.candidates.keys().copied().collect();
             self.repeat_releases(now, facts, out);
+            self.greet_learners(&view, out);
             self.ask(now, facts, &vips, out);
         }
         self.ask_where_wanted(now, facts, out);
@@ -185,7 +214,7 @@ impl LeaseNode {
         let Some(view) = &self.view else { return BootNanos::new(u64::MAX) };
         let candidates = self.candidates.values().filter_map(|candidate| {
             let ranking = self.rankings.get(&candidate.vip)?;
-            candidate.deadline(&self.context(now, facts, view, ranking))
+            candidate.deadline(&self.context(now, facts, view, ranking, candidate.vip))
         });
         candidates.chain([self.next_round_at]).min().unwrap_or(self.next_round_at)
     }
@@ -204,7 +233,7 @@ impl LeaseNode {
     /// Closes every gate and says so, without waiting for a successor.
     pub fn let_go(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         self.draining = true;
-        self.each(now, facts, out, Candidate::let_go);
+        self.each(now, facts, out, |c, ctx, fx| c.let_go(ctx, Unfitness::Draining, fx));
     }
 
     /// The newest round of questions that a majority of voters answered.
@@ -217,7 +246,7 @@ impl LeaseNode {
         let Some(view) = &self.view else { return Vec::new() };
         let of = |candidate: &Candidate| {
             let ranking = self.rankings.get(&candidate.vip)?;
-            let look = candidate.look(&self.context(now, facts, view, ranking));
+            let look = candidate.look(&self.context(now, facts, view, ranking, candidate.vip));
             Some(VipStatus {
                 vip: candidate.vip,
                 holder: look.holder,
@@ -226,6 +255,7 @@ impl LeaseNode {
                 rank: ranking.order.iter().position(|n| *n == self.node),
                 best: ranking.order.first().copied(),
                 reason: ranking.reason,
+                fitness: self.fitness_for(candidate.vip),
                 why: look.why,
                 fresh_as_of: look.fresh,
             })
@@ -233,15 +263,27 @@ impl LeaseNode {
         self.candidates.values().filter_map(of).collect()
     }
 
-    fn context<'a>(&self, now: BootNanos, facts: LogFacts, view: &'a LeaseView, ranking: &'a Ranking) -> Context<'a> {
-        let candidate = view.nodes.iter().any(|n| n.id == self.node && n.candidate);
+    /// Whether this node is fit to hold the VIP. One that is not in the view is not there to be held.
+    fn fitness_for(&self, vip: VipId) -> Fitness {
+        let known = self.fitness.get(&vip).copied().unwrap_or(Fitness::Unfit(Unfitness::VipRemoved));
+        if self.draining { Fitness::Unfit(Unfitness::Draining).worse(known) } else { known }
+    }
+
+    fn context<'a>(
+        &self,
+        now: BootNanos,
+        facts: LogFacts,
+        view: &'a LeaseView,
+        ranking: &'a Ranking,
+        vip: VipId,
+    ) -> Context<'a> {
         Context {
             now,
             node: self.node,
             boot: self.boot,
             view,
             ranking,
-            fit: view.fit && candidate && !self.draining,
+            fitness: self.fitness_for(vip),
             settled_at: self.settled_at,
             applied: facts.applied,
             hears: self.heard_age(now) <= view.timing.deaf_after(),
@@ -261,7 +303,7 @@ impl LeaseNode {
         static NOBODY: Ranking = Ranking { order: Vec::new(), reason: PlacementReason::Spread };
         let Some(view) = self.view.clone() else { return };
         let rankings = Arc::clone(&self.rankings);
-        let ctx = self.context(now, facts, &view, rankings.get(&vip).unwrap_or(&NOBODY));
+        let ctx = self.context(now, facts, &view, rankings.get(&vip).unwrap_or(&NOBODY), vip);
         let Some(candidate) = self.candidates.get_mut(&vip) else { return };
         let mut effects = Vec::new();
         f(candidate, &ctx, &mut effects);
@@ -438,14 +480,39 @@ impl LeaseNode {
         out.push(Action::Send { to, bytes });
     }
 
-    /// Ranks the nodes anew from the log and from what is known of the owners.
+    /// Learners ask only voters, so that they would not hear each other.
+    fn greet_learners(&mut self, view: &LeaseView, out: &mut Actions) {
+        let voters = view.voters.members();
+        if voters.contains(&self.node) {
+            return;
+        }
+        for member in view.nodes.iter().filter(|member| member.candidate && !voters.contains(&member.id)) {
+            self.send(member.id, &Message::Hello, out);
+        }
+    }
+
+    /// Ranks the nodes anew if the log, or what is known of the owners and of the peers, is not what it was.
     fn rank(&mut self, now: BootNanos) {
         let Some(view) = &self.view else { return };
-        let owner = |vip: &super::view::LeaseVip| {
+        let owner = |vip: &LeaseVip| {
             let known = self.candidates.get(&vip.id).and_then(|c| c.owner(self.node, now));
             Some((vip.id, known.or(vip.recorded_owner)?))
         };
-        let owners: BTreeMap<VipId, NodeId> = view.vips.iter().filter_map(owner).collect();
-        self.rankings = Arc::new(place(&view.vips, &view.nodes, &owners));
+        let delays: BTreeSet<u64> = view.vips.iter().map(|vip| vip.failback_delay).collect();
+        let outlasted = |age: u64| delays.range(..=age).next_back().copied();
+        let heard = self.hearing.ages(now, silence(view)).chain([(self.node, now.since(self.started))]);
+        let situation = Situation {
+            owners: view.vips.iter().filter_map(owner).collect(),
+            steady: heard.filter_map(|(node, age)| Some((node, outlasted(age)?))).collect(),
+        };
+        if self.ranked.as_ref() != Some(&situation) {
+            self.rankings = Arc::new(place(&view.vips, &view.nodes, &situation));
+            self.ranked = Some(situation);
+        }
     }
+}
+
+/// A peer that was silent for longer has been away: two leases.
+fn silence(view: &LeaseView) -> u64 {
+    2 * view.timing.promise()
 }

@@ -2,11 +2,12 @@
 //!
 //! Clocks run at 0.9 to 1.1 of true time, datagrams are lost, doubled, reordered and delayed by up
 //! to five leases, links break one way or both, processes crash, restart and freeze (also between
-//! deciding and doing) while the gates they opened stay as they are, VIPs are moved, nodes drain, and
-//! the membership changes through joint configurations that nodes learn of at different times.
+//! deciding and doing) while the gates they opened stay as they are, VIPs are moved, nodes are unfit
+//! or reluctant, for all VIPs or for one, alone or all at once, and the membership changes through
+//! joint configurations that nodes learn of at different times.
 //! Checked whenever anything happens: at most one gate of a VIP is open in true time, and what a
 //! node takes for confirmed covers everything committed when it asked. After healing every VIP must
-//! get exactly one owner.
+//! get exactly one owner, also when all nodes are reluctant or only one is not unfit.
 //!
 //! Not here: the runs and the scenarios ([`super::tests`]).
 
@@ -19,8 +20,8 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::{
-    Action, Actions, Change, Epoch, LeaseMember, LeaseNode, LeaseView, LeaseVip, LogFacts, LossCause, Timing,
-    Transition, VipStatus, VoterSets, rules::Rules,
+    Action, Actions, Change, Epoch, Fitness, LeaseMember, LeaseNode, LeaseView, LeaseVip, LogFacts, LossCause, Timing,
+    Transition, Unfitness, VipStatus, VoterSets, rules::Rules,
 };
 use crate::{
     config::Failback,
@@ -32,6 +33,8 @@ pub(super) const MS: u64 = 1_000_000;
 pub(super) const LEASE: u64 = 200 * MS;
 const CHAOS: u64 = 20 * LEASE;
 const CALM: u64 = 15 * LEASE;
+/// How long a node must have been heard before a VIP returns to it.
+pub(super) const FAILBACK_DELAY: u64 = 5 * LEASE;
 
 /// What a run is like.
 #[derive(Clone, Copy)]
@@ -80,7 +83,9 @@ struct Node {
     appended: usize,
     last: u64,
     viewed: usize,
-    fit: bool,
+    /// As a whole, and for single VIPs.
+    fitness: Fitness,
+    vips: BTreeMap<VipId, Fitness>,
 }
 
 impl Node {
@@ -128,6 +133,8 @@ pub(super) struct World {
     /// Nodes that vote and hold nothing.
     pub witnesses: BTreeSet<NodeId>,
     failback: Failback,
+    /// Changes VIPs beyond what a run is like anyway.
+    pub adapt: fn(&mut LeaseVip),
     /// Owners as the log has them; nodes learn of it with their next view.
     recorded: BTreeMap<VipId, (NodeId, Epoch)>,
     /// When which node reported what.
@@ -149,7 +156,8 @@ impl World {
             appended: 0,
             last: 10,
             viewed: 0,
-            fit: true,
+            fitness: Fitness::Fit,
+            vips: BTreeMap::new(),
         });
         let nodes = nodes.collect();
         let loss = *[0.0, 0.05, 0.2, 0.5].choose(&mut rng).expect("not empty");
@@ -175,6 +183,7 @@ impl World {
             wishes: BTreeMap::new(),
             witnesses: BTreeSet::new(),
             failback: Failback::Never,
+            adapt: |_| {},
             recorded: BTreeMap::new(),
             reports: Vec::new(),
             tally: Tally::default(),
@@ -245,9 +254,14 @@ impl World {
         self.last + entries
     }
 
-    /// Lets a node be fit or not; it learns of that with its next view.
-    pub(super) fn fit(&mut self, node: NodeId, fit: bool) {
-        self.nodes[node.get() as usize - 1].fit = fit;
+    /// How fit a node is as a whole, from its next view on.
+    pub(super) fn fitness(&mut self, node: NodeId, fitness: Fitness) {
+        self.nodes[node.get() as usize - 1].fitness = fitness;
+    }
+
+    /// How fit a node is for one VIP.
+    pub(super) fn vip_fitness(&mut self, node: NodeId, vip: u32, fitness: Fitness) {
+        self.nodes[node.get() as usize - 1].vips.insert(VipId::new(vip), fitness);
     }
 
     fn at(&mut self, after: u64, event: Event) {
@@ -378,20 +392,30 @@ impl World {
     fn view(&self, at: usize) -> Arc<LeaseView> {
         let (index, sets) = &self.memberships[self.nodes[at].appended];
         let timing = Timing::takeover_within(LEASE);
-        let vip = |id: u32| LeaseVip {
-            id: VipId::new(id),
-            addresses: Vec::new(),
-            prefer: Vec::new(),
-            failback: if id == 2 { Failback::Automatic } else { self.failback },
-            wish: self.wishes.get(&VipId::new(id)).copied(),
-            recorded_owner: self.recorded.get(&VipId::new(id)).map(|(node, _)| *node),
-            recorded_epoch: self.recorded.get(&VipId::new(id)).map_or(Epoch::default(), |(_, epoch)| *epoch),
+        let vip = |id: u32| {
+            let recorded = self.recorded.get(&VipId::new(id));
+            let mut vip = LeaseVip {
+                id: VipId::new(id),
+                addresses: Vec::new(),
+                prefer: Vec::new(),
+                failback: if id == 2 { Failback::Automatic } else { self.failback },
+                failback_delay: FAILBACK_DELAY,
+                group: None,
+                apart_from: Vec::new(),
+                only: None,
+                wish: self.wishes.get(&VipId::new(id)).copied(),
+                fitness: self.nodes[at].vips.get(&VipId::new(id)).copied().unwrap_or_default(),
+                recorded_owner: recorded.map(|(node, _)| *node),
+                recorded_epoch: recorded.map_or(Epoch::default(), |(_, epoch)| *epoch),
+            };
+            (self.adapt)(&mut vip);
+            vip
         };
         let member = |node: &Node| LeaseMember {
             id: node.id,
             address: "127.0.0.1:1".parse().expect("a literal"),
             candidate: !self.witnesses.contains(&node.id),
-            stable: true,
+            weight: 100,
         };
         Arc::new(LeaseView {
             cluster: "sim".to_owned(),
@@ -402,7 +426,7 @@ impl World {
             vips: (1..=self.profile.vips).map(vip).collect(),
             timing,
             longest: timing,
-            fit: self.nodes[at].fit,
+            fitness: self.nodes[at].fitness,
         })
     }
 
@@ -528,7 +552,7 @@ impl World {
         let at = self.rng.random_range(0..n);
         let other = self.rng.random_range(0..n);
         let vip = VipId::new(self.rng.random_range(1..=self.profile.vips));
-        match self.rng.random_range(0..if self.profile.joint { 16 } else { 12 }) {
+        match self.rng.random_range(0..if self.profile.joint { 18 } else { 14 }) {
             0 => self.nodes[at].process = None,
             1 | 2 => {
                 // Restarted fast, or after it was down.
@@ -551,10 +575,31 @@ impl World {
             10 => {
                 self.wishes.remove(&vip);
             }
-            11 => self.nodes[at].fit = !self.nodes[at].fit,
+            11 => {
+                let fitness = self.any_fitness();
+                self.nodes[at].fitness = fitness;
+            }
+            12 => {
+                let fitness = self.any_fitness();
+                self.nodes[at].vips.insert(vip, fitness);
+            }
+            13 => {
+                // One cause for all.
+                for node in &mut self.nodes {
+                    node.fitness = Fitness::Reluctant(Unfitness::GatewayUnreachable);
+                }
+            }
             _ => self.change_membership(),
         }
         self.check()
+    }
+
+    fn any_fitness(&mut self) -> Fitness {
+        match self.rng.random_range(0..4) {
+            0 => Fitness::Unfit(Unfitness::LinkDown),
+            1 => Fitness::Reluctant(Unfitness::GatewayUnreachable),
+            _ => Fitness::Fit,
+        }
     }
 
     /// Begins a change if none is going on: the joint entry is appended at one voter.
@@ -610,8 +655,19 @@ impl World {
     fn heal(&mut self) {
         self.chaos = false;
         self.blocked.clear();
+        // A cluster whose nodes are all reluctant is as good as one whose nodes are all fit, and one fit or reluctant
+        // node is enough.
+        let everywhere = self.rng.random_range(0..4);
+        let able = self.rng.random_range(0..self.nodes.len());
         for at in 0..self.nodes.len() {
-            self.nodes[at].fit = true;
+            let reluctant = Fitness::Reluctant(Unfitness::GatewayUnreachable);
+            self.nodes[at].vips.clear();
+            self.nodes[at].fitness = match everywhere {
+                0 => reluctant,
+                1 if at == able => reluctant,
+                1 => Fitness::Unfit(Unfitness::LinkDown),
+                _ => Fitness::Fit,
+            };
             match &self.nodes[at].process {
                 None => self.start(at),
                 Some(process) if process.frozen => self.at(0, Event::Thaw { node: at }),

@@ -1,9 +1,9 @@
 //! Runs of the simulation, and what the protocol does when one thing goes wrong at a time.
 
 use super::{
-    Change, GainCause, LossCause,
+    Change, Fitness, GainCause, LossCause, Unfitness,
     rules::{Rule, Rules},
-    sim::{CHANGING, FIVE, LEASE, MS, Profile, THREE, Tally, World},
+    sim::{CHANGING, FAILBACK_DELAY, FIVE, LEASE, MS, Profile, THREE, Tally, World},
 };
 use crate::{
     config::Failback,
@@ -219,18 +219,158 @@ fn a_wish_for_a_dead_node_moves_nothing() {
 fn an_unfit_owner_hands_over_or_lets_go() {
     let (mut world, owner) = calm();
     let before = world.t;
-    world.fit(owner, false);
+    world.fitness(owner, UNFIT);
     pass(&mut world, LEASE);
     let (_, successor, cause) = gained(&world, before);
     assert_eq!(cause, GainCause::HandedOver { from: owner });
+    let because = Unfitness::LinkDown;
+    assert_eq!(lost(&world, before), (owner, LossCause::Left { to: Some(successor), because }));
+    let before = world.t;
     for node in others(owner) {
-        world.fit(NodeId::new(node), false);
+        world.fitness(NodeId::new(node), UNFIT);
     }
     pass(&mut world, 2 * LEASE);
     assert_eq!(world.owner(1), None, "nobody is fit");
-    world.fit(successor, true);
+    assert_eq!(lost(&world, before), (successor, LossCause::Left { to: None, because }));
+    world.fitness(successor, Fitness::Fit);
     pass(&mut world, 2 * LEASE);
     assert_eq!(world.owner(1), Some(successor));
+}
+
+const UNFIT: Fitness = Fitness::Unfit(Unfitness::LinkDown);
+const RELUCTANT: Fitness = Fitness::Reluctant(Unfitness::GatewayUnreachable);
+
+/// Who lost VIP 1 first after `since`, and why.
+fn lost(world: &World, since: u64) -> (NodeId, LossCause) {
+    let find = |(t, node, transition): &(u64, NodeId, super::Transition)| match transition.change {
+        Change::Lost(cause) if *t > since && transition.vip == VipId::new(1) => Some((*node, cause)),
+        _ => None,
+    };
+    world.reports.iter().find_map(find).expect("somebody lost it")
+}
+
+#[test]
+fn a_reluctant_owner_gives_the_vip_to_whoever_is_fit() {
+    for fit in [0, 1] {
+        let (mut world, owner) = calm();
+        let others = others(owner).map(NodeId::new);
+        world.fitness(others[1 - fit], RELUCTANT);
+        pass(&mut world, LEASE);
+        let before = world.t;
+        world.fitness(owner, RELUCTANT);
+        pass(&mut world, LEASE);
+        assert_eq!(world.owner(1), Some(others[fit]), "whatever its rank");
+        let because = Unfitness::GatewayUnreachable;
+        assert_eq!(lost(&world, before), (owner, LossCause::Left { to: Some(others[fit]), because }));
+        // Now all are, and then the first owner no more: it is asked again after a while.
+        world.fitness(others[fit], RELUCTANT);
+        pass(&mut world, 2 * LEASE);
+        assert_eq!(world.owner(1), Some(others[fit]));
+        world.fitness(owner, Fitness::Fit);
+        pass(&mut world, 8 * LEASE);
+        assert_eq!(world.owner(1), Some(owner));
+    }
+}
+
+#[test]
+fn a_cause_that_all_share_makes_no_vip_dark() {
+    let (mut world, owner) = calm();
+    for node in others(owner) {
+        world.fitness(NodeId::new(node), RELUCTANT);
+    }
+    // An owner that finds out first would still find somebody fit.
+    pass(&mut world, LEASE);
+    world.fitness(owner, RELUCTANT);
+    let before = world.t;
+    pass(&mut world, 20 * LEASE);
+    assert_eq!(world.owner(1), Some(owner), "nobody takes it, so it stays");
+    assert!(world.reports.iter().all(|(t, ..)| *t <= before), "and without a gap");
+    assert_eq!(world.status(owner, 1).fitness, RELUCTANT);
+    let died = world.t;
+    world.kill(owner);
+    pass(&mut world, 3 * LEASE);
+    let (t, successor, _) = gained(&world, died);
+    assert_ne!(successor, owner);
+    assert!(t - died <= LEASE + 40 * MS, "a reluctant node waits for fit ones, not for long: {} ms", (t - died) / MS);
+}
+
+#[test]
+fn a_fit_node_comes_before_reluctant_ones_that_rank_above_it() {
+    for fit in [0, 1] {
+        let (mut world, owner) = calm();
+        let others = others(owner).map(NodeId::new);
+        world.fitness(others[1 - fit], RELUCTANT);
+        pass(&mut world, LEASE);
+        let died = world.t;
+        world.kill(owner);
+        pass(&mut world, 2 * LEASE);
+        assert_eq!(gained(&world, died).1, others[fit]);
+    }
+}
+
+#[test]
+fn unfitness_for_one_vip_moves_that_one_and_its_group() {
+    let mut world = World::calm(Profile { vips: 6, ..THREE }, Failback::Never);
+    // 1 and 4 move together.
+    world.adapt = |vip| {
+        vip.group = [1, 4].contains(&vip.id.get()).then(|| "web".to_owned());
+        vip.failback = Failback::Never;
+    };
+    pass(&mut world, 4 * LEASE);
+    let owners = |world: &World| [1, 2, 3, 4, 5, 6].map(|vip| world.owner(vip).expect("held"));
+    let before = owners(&world);
+    assert_eq!(before[0], before[3], "placed together");
+    let owner = before[0];
+    world.vip_fitness(owner, 4, Fitness::Unfit(Unfitness::ListenerFailed));
+    pass(&mut world, 8 * LEASE);
+    let after = owners(&world);
+    assert!(after[0] != owner && after[0] == after[3], "{after:?}");
+    for vip in [1, 2, 4, 5] {
+        assert_eq!(after[vip], before[vip], "VIP {}", vip + 1);
+    }
+    assert_eq!(world.status(owner, 1).fitness, Fitness::Unfit(Unfitness::ListenerFailed));
+    assert_eq!(world.status(owner, 2).fitness, Fitness::Fit);
+}
+
+#[test]
+fn a_vip_returns_only_to_a_node_that_stays() {
+    let mut world = World::calm(Profile { vips: 1, ..THREE }, Failback::Automatic);
+    world.adapt = |vip| vip.prefer = vec![NodeId::new(1)];
+    pass(&mut world, 4 * LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(1)));
+    world.kill(NodeId::new(1));
+    pass(&mut world, 3 * LEASE);
+    let other = world.owner(1).expect("replaced");
+    for _ in 0..5 {
+        world.restart(NodeId::new(1));
+        pass(&mut world, FAILBACK_DELAY - LEASE);
+        assert_eq!(world.owner(1), Some(other), "it is not there for long enough");
+        world.kill(NodeId::new(1));
+        pass(&mut world, 3 * LEASE);
+    }
+    world.restart(NodeId::new(1));
+    let before = world.t;
+    pass(&mut world, FAILBACK_DELAY + 2 * LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(1)));
+    assert_eq!(lost(&world, before), (other, LossCause::FellBack { to: NodeId::new(1) }));
+}
+
+#[test]
+fn learners_hear_each_other_too() {
+    let mut world = World::calm(Profile { nodes: 5, voters: 3, vips: 1, joint: false }, Failback::Automatic);
+    // Only the learners 4 and 5 may hold it.
+    world.adapt = |vip| {
+        vip.prefer = vec![NodeId::new(5)];
+        vip.only = Some([4, 5].map(NodeId::new).into());
+    };
+    pass(&mut world, 4 * LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(5)));
+    world.kill(NodeId::new(5));
+    pass(&mut world, 3 * LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(4)));
+    world.restart(NodeId::new(5));
+    pass(&mut world, FAILBACK_DELAY + 3 * LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(5)));
 }
 
 #[test]
@@ -293,7 +433,7 @@ fn owning_says_how_far_the_table_must_have_come() {
     let (mut world, owner) = calm();
     let [one, two] = others(owner);
     // The owner and one voter commit entries that the successor has not got yet.
-    world.fit(NodeId::new(one), false);
+    world.fitness(NodeId::new(one), UNFIT);
     let committed = world.grow(&[owner.get(), one], 500);
     world.kill(owner);
     pass(&mut world, 2 * LEASE);

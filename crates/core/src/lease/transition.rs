@@ -5,7 +5,7 @@ use std::fmt;
 use super::view::Confirmed;
 use crate::{
     ids::{NodeId, VipId},
-    lease::{Epoch, PlacementReason},
+    lease::{Epoch, Fitness, PlacementReason, Unfitness},
     time::BootNanos,
 };
 
@@ -90,10 +90,12 @@ pub enum GainCause {
 pub enum LossCause {
     /// No majority of voters renewed it in time.
     NotRenewed,
-    /// The node is draining, unfit or no candidate any more.
+    /// The node is not fit to hold it.
     Left {
         /// Who takes over, if anybody would.
         to: Option<NodeId>,
+        /// What is wrong.
+        because: Unfitness,
     },
     /// An operator moved it.
     Moved {
@@ -102,6 +104,16 @@ pub enum LossCause {
     },
     /// It returned to a better node by itself.
     FellBack {
+        /// Who takes over.
+        to: NodeId,
+    },
+    /// It went to where its group is.
+    Rejoined {
+        /// Who takes over.
+        to: NodeId,
+    },
+    /// It went away from a VIP that it is to be apart from.
+    Parted {
         /// Who takes over.
         to: NodeId,
     },
@@ -120,13 +132,15 @@ impl GainCause {
 }
 
 impl LossCause {
-    /// A short constant name, for metrics.
+    /// A short constant name, for metrics; that of what is wrong if the node left it for that.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotRenewed => "not_renewed",
-            Self::Left { .. } => "left",
+            Self::Left { because, .. } => because.name(),
             Self::Moved { .. } => "moved",
             Self::FellBack { .. } => "fell_back",
+            Self::Rejoined { .. } => "rejoined",
+            Self::Parted { .. } => "parted",
         }
     }
 }
@@ -146,10 +160,14 @@ impl fmt::Display for LossCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRenewed => f.write_str("no majority of voters renewed it in time"),
-            Self::Left { to: Some(to) } => write!(f, "this node takes no more work; node {to} takes over"),
-            Self::Left { to: None } => f.write_str("this node takes no more work, and nobody offered to take over"),
+            Self::Left { to: Some(to), because } => write!(f, "this node gives it up: {because}; node {to} takes over"),
+            Self::Left { to: None, because } => {
+                write!(f, "this node gives it up: {because}; nobody was ready to take over")
+            }
             Self::Moved { to } => write!(f, "an operator moved it to node {to}"),
             Self::FellBack { to } => write!(f, "it returns to node {to}, which is a better place"),
+            Self::Rejoined { to } => write!(f, "it goes to node {to}, where its group is"),
+            Self::Parted { to } => write!(f, "it goes to node {to}, apart from another VIP"),
         }
     }
 }
@@ -171,6 +189,8 @@ pub struct VipStatus {
     pub best: Option<NodeId>,
     /// Why there.
     pub reason: PlacementReason,
+    /// Whether this node is fit to hold it, the other VIPs of its group considered.
+    pub fitness: Fitness,
     /// What this node makes of it, in words.
     pub why: &'static str,
     /// Only on the owner: the newest renewal, and the one it was acquired by. The table may serve hits of this

@@ -1,11 +1,14 @@
 //! What the lease protocol is told of the agreed state.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use crate::{
-    config::Failback,
+    config::{Failback, VipAddress},
     ids::{LogIndex, NodeId, VipId},
-    lease::{Epoch, Timing, VoterSets},
+    lease::{Epoch, Fitness, Timing, Unfitness, VoterSets},
     time::BootNanos,
 };
 
@@ -32,8 +35,8 @@ pub struct LeaseView {
     /// configured lease was shortened). A grantor that has just started stays quiet for its promise
     /// and refuses rights that are longer.
     pub longest: Timing,
-    /// Whether this node may hold VIPs: it is ready, not draining, its state is current enough.
-    pub fit: bool,
+    /// Whether this node is fit to hold VIPs at all.
+    pub fitness: Fitness,
 }
 
 /// A node as the lease protocol sees it.
@@ -45,8 +48,8 @@ pub struct LeaseMember {
     pub address: SocketAddr,
     /// May hold VIPs as far as the log says: ready, not draining, not a witness.
     pub candidate: bool,
-    /// Has been ready for the stability delay, so that VIPs with automatic failback may return to it.
-    pub stable: bool,
+    /// Its share of the VIPs relative to the other nodes; zero takes one only when no node with weight can.
+    pub weight: u32,
 }
 
 /// A VIP as the lease protocol sees it.
@@ -55,13 +58,23 @@ pub struct LeaseVip {
     /// The VIP.
     pub id: VipId,
     /// Its addresses; they move together.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Vec<VipAddress>,
     /// Nodes it would rather be at, best first.
     pub prefer: Vec<NodeId>,
     /// Whether it returns to a better node by itself.
     pub failback: Failback,
-    /// Where an operator wants it.
+    /// For how long a node must have been heard before it returns there, in nanoseconds.
+    pub failback_delay: u64,
+    /// VIPs of one group are placed on one node.
+    pub group: Option<String>,
+    /// VIPs that should be at other nodes.
+    pub apart_from: Vec<VipId>,
+    /// The nodes that carry the labels it asks for; all may hold it when absent.
+    pub only: Option<BTreeSet<NodeId>>,
+    /// Where an operator wants it; the same for all of a group.
     pub wish: Option<NodeId>,
+    /// Whether this node is fit to hold it, beside what holds for all VIPs.
+    pub fitness: Fitness,
     /// Last owner that was written to the log.
     pub recorded_owner: Option<NodeId>,
     /// Last epoch that was written to the log.
@@ -90,4 +103,29 @@ pub struct Confirmed {
     pub asked_at: BootNanos,
     /// Highest last log index among those who answered.
     pub index: LogIndex,
+}
+
+impl LeaseView {
+    /// Whether `node` is fit to hold each VIP, and if not why: the worst of what holds for the node, for the VIP and for
+    /// the others of its group, which move with it.
+    pub fn fitness_of(&self, node: NodeId) -> BTreeMap<VipId, Fitness> {
+        let Some(member) = self.nodes.iter().find(|member| member.id == node) else {
+            return self.vips.iter().map(|vip| (vip.id, Fitness::Unfit(Unfitness::NotCandidate))).collect();
+        };
+        let own = if member.candidate { self.fitness } else { self.fitness.worse(Fitness::Unfit(Unfitness::Draining)) };
+        let mut groups: BTreeMap<&str, Fitness> = BTreeMap::new();
+        for vip in &self.vips {
+            if let Some(group) = &vip.group {
+                let worst = groups.entry(group).or_default();
+                *worst = worst.worse(vip.fitness);
+            }
+        }
+        let of = |vip: &LeaseVip| {
+            let group = vip.group.as_deref().and_then(|group| groups.get(group)).copied().unwrap_or_default();
+            let labelled = vip.only.as_ref().is_none_or(|only| only.contains(&node));
+            let may = if labelled { Fitness::Fit } else { Fitness::Unfit(Unfitness::NotCandidate) };
+            (vip.id, own.worse(may).worse(vip.fitness).worse(group))
+        };
+        self.vips.iter().map(of).collect()
+    }
 }

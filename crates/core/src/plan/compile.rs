@@ -41,7 +41,7 @@ fn farms(state: &State, document: &Document, node: &Node) -> Vec<Arc<FarmPlan>> 
 }
 
 fn farm(state: &State, document: &Document, node: &Node, config: &Farm, numbers: &FarmNumbers) -> FarmPlan {
-    let here = config.listeners.iter().filter(|listener| carries(node, listener));
+    let here = config.listeners.iter().filter(|listener| node.info.carries(&listener.nodes));
     let services = config.services.iter().zip(&numbers.services);
     FarmPlan {
         id: numbers.id,
@@ -58,17 +58,13 @@ fn farm(state: &State, document: &Document, node: &Node, config: &Farm, numbers:
     }
 }
 
-/// Whether the node has all labels that the listener asks for.
-fn carries(node: &Node, listener: &Listener) -> bool {
-    listener.nodes.iter().all(|(label, value)| node.info.labels.get(label) == Some(value))
-}
-
 fn listener(state: &State, document: &Document, config: &Listener) -> Option<ListenerPlan> {
     let bind = match (&config.vip, config.address) {
         (Some(name), _) => {
             let at = document.vips.iter().position(|vip| vip.name == *name)?;
             let id: VipId = *state.numbers().vips.get(at)?;
-            Bind::Vip { id, name: name.as_str().into(), addresses: document.vips[at].addresses.clone() }
+            let addresses = document.vips[at].addresses.iter().map(|address| address.ip()).collect();
+            Bind::Vip { id, name: name.as_str().into(), addresses }
         }
         (None, Some(address)) => Bind::Address(address),
         (None, None) => return None,

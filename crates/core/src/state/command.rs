@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::UserIdentity;
+use super::{UserIdentity, VipHome};
 use crate::{
     ids::{BackendId, Boot, LogIndex, NodeId, Revision, ServiceId, VipId},
     persistence::KeyHash,
@@ -278,6 +278,16 @@ pub struct NodeInfo {
     pub role: NodeRole,
     /// Version of its `ballastd`.
     pub version: String,
+    /// What it is as a place for VIPs.
+    #[serde(default, skip_serializing_if = "VipHome::is_default")]
+    pub vip: VipHome,
+}
+
+impl NodeInfo {
+    /// Whether it has all these labels.
+    pub fn carries(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.iter().all(|(label, value)| self.labels.get(label) == Some(value))
+    }
 }
 
 /// What a node may become.

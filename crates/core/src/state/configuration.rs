@@ -238,7 +238,9 @@ mod tests {
         let again = serde_json::to_string(&config).expect("it has a form");
         assert_eq!(again, stored(7, ""), "states of the first rules hash as they did");
         assert!(restored(&stored(7, r#","rules":1"#)).is_ok());
-        let error = restored(&stored(7, r#","rules":2"#)).expect_err("nobody knows them").to_string();
+        let error = restored(&stored(7, &format!(r#","rules":{}"#, rules::RULES + 1)))
+            .expect_err("nobody knows them")
+            .to_string();
         assert!(error.contains("upgrade this node"), "{error}");
         let error = restored(&stored(1001, "")).expect_err("apply would have refused it").to_string();
         assert!(error.contains("1001"), "{error}");

@@ -58,9 +58,17 @@ pub(crate) struct Vips {
 }
 
 impl State {
-    /// Where an operator wants a VIP; `None` leaves it to the placement.
+    /// Where an operator wants a VIP; `None` leaves it to the placement. VIPs of a group move together, so the newest
+    /// wish for one of them is a wish for all.
     pub fn vip_wish(&self, vip: VipId) -> Option<&VipWish> {
-        self.parts.vips.wishes.get(&vip)
+        self.group_of(vip).filter_map(|member| self.parts.vips.wishes.get(&member)).max_by_key(|wish| wish.index)
+    }
+
+    /// The VIPs that move together with this one, and it.
+    fn group_of(&self, vip: VipId) -> impl Iterator<Item = VipId> {
+        let group = self.vips().find(|(id, _)| *id == vip).and_then(|(_, config)| config.group.as_ref());
+        let members = self.vips().filter(move |(_, config)| group.is_some() && config.group.as_ref() == group);
+        members.map(|(id, _)| id).filter(move |id| *id != vip).chain([vip])
     }
 
     /// Who held a VIP, newest first. What the log heard of, not who may serve now.
@@ -108,14 +116,14 @@ impl State {
                 format!("VIP {name} is wanted at {}", node.info.name)
             }
         };
+        // What was wished for others of the group is overtaken, so that it does not come back with the end of this wish.
+        let group: Vec<VipId> = self.group_of(vip).collect();
         let wishes = &mut self.parts.vips.edit().wishes;
-        match to {
-            Some(node) => {
-                wishes.insert(vip, VipWish { node, index: at.index, at: at.now, author: author.clone() });
-            }
-            None => {
-                wishes.remove(&vip);
-            }
+        for member in group {
+            wishes.remove(&member);
+        }
+        if let Some(node) = to {
+            wishes.insert(vip, VipWish { node, index: at.index, at: at.now, author: author.clone() });
         }
         self.record(at, author, Said::new(EventKind::VipMoved, Subject::Vip(vip), what));
         self.plan_changed();

@@ -15,7 +15,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     config::Failback,
     ids::{Boot, LogIndex, NodeId, VipId},
-    lease::{Change, Epoch, LeaseMember, LeaseView, LeaseVip, LogFacts, Timing, Transition, VoterSets},
+    lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, LogFacts, Timing, Transition, VoterSets},
     time::BootNanos,
 };
 use ballast_vip::{Driver, Gates, Handle, Inputs, LeaseThread, LogMarks, Options};
@@ -110,7 +110,7 @@ impl Cluster {
             id: *id,
             address: *address,
             candidate: true,
-            stable: true,
+            weight: 100,
         };
         let timing = Timing::takeover_within(lease.as_nanos() as u64);
         let view = LeaseView {
@@ -124,13 +124,18 @@ impl Cluster {
                 addresses: vec!["127.0.100.1".parse().expect("a literal")],
                 prefer: Vec::new(),
                 failback: Failback::Never,
+                failback_delay: 0,
+                group: None,
+                apart_from: Vec::new(),
+                only: None,
                 wish: None,
+                fitness: Fitness::Fit,
                 recorded_owner: None,
                 recorded_epoch: Epoch::default(),
             }],
             timing,
             longest: timing,
-            fit: true,
+            fitness: Fitness::Fit,
         };
         let nodes = ids.iter().zip(addresses).map(|(id, address)| Node {
             id: *id,

@@ -15,6 +15,7 @@ use ballast_core::{
     cluster::{Applied, BoxFuture, NotConfirmed, Propose, ProposeError, ReadIndex},
     config::{RequestMatch, TableKey},
     ids::{BackendId, Boot, LogIndex, NodeId, ServiceId},
+    lease::{Fitness, VipStatus},
     persistence::KeyHash,
     plan::CookieKey,
     state::{Command, Entry, Frame, InitCluster, NodeInfo, Origin, State},
@@ -29,7 +30,7 @@ use crate::{
     access::Caller,
     client::Peers,
     node::{
-        LeasePicture, ListenerProblem, LocalStatus, OperationError, Operations, RequestReader, SnapshotMade,
+        HeldVip, LeasePicture, ListenerProblem, LocalStatus, OperationError, Operations, RequestReader, SnapshotMade,
         StateAccess,
     },
     pki::{self, Authority, ClusterKey, Credentials, Key, UserRole},
@@ -60,6 +61,8 @@ pub struct Fake {
     pub lease_wake_late: Mutex<Duration>,
     /// What its lease thread works from.
     pub leases: Mutex<Option<LeasePicture>>,
+    /// How fit this node says it is, as a whole and for single VIPs.
+    pub fitness: Mutex<(Fitness, Arc<Vec<VipStatus>>)>,
     pub authority: Authority,
     pub cluster_key: ClusterKey,
     pub credentials: Credentials,
@@ -94,6 +97,7 @@ impl Fake {
             listener_problems: Mutex::new(Vec::new()),
             lease_wake_late: Mutex::default(),
             leases: Mutex::default(),
+            fitness: Mutex::default(),
             authority,
             cluster_key,
             credentials,
@@ -217,6 +221,20 @@ impl StateAccess for Fake {
     }
 }
 
+impl Fake {
+    /// What it says that it holds.
+    fn held(&self) -> Vec<HeldVip> {
+        let standings = Arc::clone(&self.fitness.lock().1);
+        let held = standings.iter().filter(|standing| standing.holder == Some(NODE));
+        held.map(|standing| HeldVip {
+            vip: standing.vip,
+            epoch: standing.epoch.get(),
+            remaining: Duration::from_millis(1),
+        })
+        .collect()
+    }
+}
+
 impl Operations for Fake {
     fn status(&self) -> LocalStatus {
         let (applied, serving) = self.read(|state| (state.applied(), state.revision()));
@@ -236,7 +254,9 @@ impl Operations for Fake {
             confirmed_age: Some(Duration::from_millis(20)),
             serving,
             listener_problems: self.listener_problems.lock().clone(),
-            held: Vec::new(),
+            held: self.held(),
+            fitness: self.fitness.lock().0,
+            standings: Arc::clone(&self.fitness.lock().1),
             not_ready: Vec::new(),
             draining: false,
             started: SystemTime::UNIX_EPOCH,

@@ -1,16 +1,17 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use ballast_core::{
-    ids::NodeId,
+    ids::{NodeId, VipId},
+    lease::{Epoch, Fitness, PlacementReason, Unfitness, VipStatus},
     state::{Author, Command, UserIdentity},
-    time::LogTime,
+    time::{BootNanos, LogTime},
 };
 use ballast_proto::admin::v1::{
-    CreateJoinTokenRequest, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, EnrolRequest, IssueUserRequest,
-    ListNodesRequest, ListUsersRequest, NodeAdmin, NodeInfo, NodeRole, PromoteNodeRequest, ReadConsistency,
-    RemoveNodeRequest, RenewNodeRequest, RevokeUserRequest, SnapshotRequest, StatusRequest, TransferLeaderRequest,
-    certificate_service_server::CertificateService as _, cluster_service_server::ClusterService as _,
-    enrol_service_server::EnrolService as _, status_response::Health,
+    self as proto, CreateJoinTokenRequest, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, EnrolRequest,
+    IssueUserRequest, ListNodesRequest, ListUsersRequest, NodeAdmin, NodeInfo, NodeRole, PromoteNodeRequest,
+    ReadConsistency, RemoveNodeRequest, RenewNodeRequest, RevokeUserRequest, SnapshotRequest, StatusRequest,
+    TransferLeaderRequest, certificate_service_server::CertificateService as _,
+    cluster_service_server::ClusterService as _, enrol_service_server::EnrolService as _, status_response::Health,
 };
 use tonic::Code;
 
@@ -68,6 +69,74 @@ async fn a_machine_with_a_token_becomes_a_node_once() {
     let other = Key::generate().expect("a key");
     let used = shared.enrol(from("nobody", enrolment(&token, &other, "node-3"))).await;
     refused(used, Code::PermissionDenied, "BALLAST-A016");
+}
+
+#[tokio::test]
+async fn a_node_tells_what_it_is_as_a_place_for_vips() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let token = token(&shared, "").await;
+    let key = Key::generate().expect("a key");
+    let with = |weight, mac: &str| {
+        let mut request = enrolment(&token, &key, "node-2");
+        let node = request.node.as_mut().expect("it is there");
+        (node.vip_weight, node.mac) = (weight, mac.to_owned());
+        node.vip_macs.insert("dmz".to_owned(), "02:00:00:00:00:02".to_owned());
+        request
+    };
+    for wrong in [with(Some(1001), ""), with(None, "02:00")] {
+        refused(shared.enrol(from("nobody", wrong)).await, Code::InvalidArgument, "BALLAST-A002");
+    }
+    let right = with(Some(0), "02:00:00:00:00:01");
+    let answer = shared.enrol(from("nobody", right)).await.expect("enrolled").into_inner();
+    let [first, second] = answer.members.as_slice() else { panic!("two members") };
+    assert_eq!((first.vip_weight, first.mac.as_str()), (Some(100), ""));
+    assert_eq!((second.vip_weight, second.mac.as_str()), (Some(0), "02:00:00:00:00:01"));
+    assert_eq!(second.vip_macs["dmz"], "02:00:00:00:00:02");
+    let etag = |weight| {
+        let mut info = fake::info("node-2", "127.0.0.1:0");
+        info.vip.weight = weight;
+        fake.apply(Command::UpdateNode { node: NodeId::new(second.id), info });
+        fake.read(|state| view::node(state, state.node(NodeId::new(second.id)).expect("it is there")).etag)
+    };
+    assert_ne!(etag(1), etag(2));
+}
+
+#[tokio::test]
+async fn a_node_tells_how_fit_it_is_and_why_not() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let (vip, name) = fake.read(|state| state.vips().map(|(id, vip)| (id, vip.name.clone())).next().expect("a VIP"));
+    let standing = VipStatus {
+        vip,
+        holder: None,
+        epoch: Epoch::default(),
+        until: BootNanos::default(),
+        rank: Some(1),
+        best: Some(NodeId::new(7)),
+        reason: PlacementReason::Spread,
+        fitness: Fitness::Unfit(Unfitness::LinkDown),
+        why: "nobody is known to hold it, and this node may not",
+        fresh_as_of: None,
+    };
+    let gone = VipStatus { vip: VipId::new(999), ..standing.clone() };
+    *fake.fitness.lock() =
+        (Fitness::Reluctant(Unfitness::GatewayUnreachable), std::sync::Arc::new(vec![standing, gone]));
+    let status = shared.status(from("anna", StatusRequest::default())).await.expect("a status").into_inner();
+    let node = &status.nodes[0];
+    assert_eq!((node.fitness(), node.fitness_reason.as_str()), (proto::Fitness::Reluctant, "gateway_unreachable"));
+    let [standing] = node.standings.as_slice() else { panic!("one VIP is configured") };
+    assert_eq!((standing.vip.as_str(), standing.fitness()), (name.as_str(), proto::Fitness::Unfit));
+    assert_eq!((standing.fitness_reason.as_str(), standing.rank, standing.best_id), ("link_down", 2, 7));
+    assert_eq!(standing.fitness_detail, "its link is down");
+    // What it holds for want of a fit one is a problem of the cluster.
+    let mut held = VipStatus::clone(&fake.fitness.lock().1[0]);
+    (held.holder, held.fitness) = (Some(NodeId::new(1)), Fitness::Reluctant(Unfitness::GatewayUnreachable));
+    fake.fitness.lock().1 = std::sync::Arc::new(vec![held]);
+    let status = shared.status(from("anna", StatusRequest::default())).await.expect("a status").into_inner();
+    let wanted = format!("VIP {name} is at node node-1 for want of a fit one: its gateway does not answer");
+    assert!(status.problems.contains(&wanted), "{:?}", status.problems);
 }
 
 /// A node's public key is no secret: everybody who connects to it sees it.

@@ -1,7 +1,6 @@
 //! A failover that everybody knows of: announced in the history, measured, and taken back when it does not come about.
 
 use std::{
-    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -161,7 +160,8 @@ async fn listeners(client: &Client, vip: &Vip) -> Result<Vec<SocketAddr>, Failur
     let revision = client.read(client.config().get(client.request(request))).await?.revision;
     let document =
         revision.map_or(Value::Null, |revision| serde_json::from_str(&revision.document_json).unwrap_or_default());
-    let addresses: Vec<IpAddr> = vip.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    let addresses: Vec<IpAddr> =
+        vip.addresses.iter().filter_map(|address| address.split('/').next()?.parse().ok()).collect();
     let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
     let all = list(&document, "farms").into_iter().flat_map(|farm| list(&farm, "listeners"));
     let ports = all

@@ -1,15 +1,15 @@
-//! VIPs and listeners: addresses that exist, and no two listeners in one place.
+//! Listeners: addresses that exist, and no two in one place.
 
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
-use super::{At, Checks, words};
+use super::{At, Checks, vips, words};
 use crate::config::{Document, Farm, Listener, Vip};
 
 pub(super) fn check(document: &Document, checks: &mut Checks<'_, '_>) {
-    let owners = vips(&document.vips, checks);
+    let owners = vips::check(&document.vips, checks);
     let farms = At::Root.key("farms");
     let places = listeners(document, &owners, checks);
     for (index, farm) in document.farms.iter().enumerate() {
@@ -17,40 +17,8 @@ pub(super) fn check(document: &Document, checks: &mut Checks<'_, '_>) {
     }
 }
 
-/// Checks the VIPs and says which VIP an address belongs to.
-fn vips<'d>(vips: &'d [Vip], checks: &mut Checks<'_, '_>) -> HashMap<IpAddr, &'d str> {
-    let list = At::Root.key("vips");
-    checks.names(&list, vips.iter().map(|vip| vip.name.as_str()));
-    let mut owners: HashMap<IpAddr, &str> = HashMap::new();
-    for (index, vip) in vips.iter().enumerate() {
-        let item = list.index(index);
-        for (position, address) in vip.addresses.iter().enumerate() {
-            let addresses = item.key("addresses");
-            let at = addresses.index(position);
-            usable(*address, "a VIP", checks, &at);
-            if let Some(other) = owners.insert(*address, &vip.name) {
-                let problem = format!("{address} is an address of the VIP `{other}` already");
-                checks.wrong(&at, problem, "an address belongs to one VIP, and stands there once");
-            }
-        }
-        let prefer = item.key("prefer");
-        for (position, node) in vip.prefer.iter().enumerate() {
-            let at = prefer.index(position);
-            checks.name(&at, node);
-            if vip.prefer[..position].contains(node) {
-                checks.wrong(&at, format!("`{node}` is preferred twice"), "name each node once, best first");
-            }
-            if position >= 64 {
-                checks.wrong(&prefer, "more than 64 nodes", "name the best ones");
-                break;
-            }
-        }
-    }
-    owners
-}
-
 /// An address that one machine can have.
-fn usable(address: IpAddr, what: &str, checks: &mut Checks<'_, '_>, at: &At<'_>) {
+pub(super) fn usable(address: IpAddr, what: &str, checks: &mut Checks<'_, '_>, at: &At<'_>) {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     if address.is_unspecified() || address.is_multicast() || broadcast {
         checks.wrong(at, format!("{address} cannot be the address of {what}"), "write the address of one host");
@@ -112,7 +80,7 @@ fn addresses(
     match (&listener.vip, listener.address) {
         (Some(name), None) => {
             if let Some(vip) = vips.get(name.as_str()) {
-                return vip.addresses.clone();
+                return vip.addresses.iter().map(|address| address.ip()).collect();
             }
             // A VIP whose name was refused may be the one that is meant.
             if !checks.report.touches_refused(&At::Root.key("vips").steps()) {
@@ -159,18 +127,18 @@ fn addresses(
     }
 }
 
-fn sorted<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
+pub(super) fn sorted<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {
     let mut names: Vec<&str> = names.collect();
     names.sort_unstable();
     names
 }
 
 /// Whether a node could carry the labels of both.
-fn may_meet(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> bool {
+pub(super) fn may_meet(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> bool {
     !a.iter().any(|(key, value)| b.get(key).is_some_and(|other| other != value))
 }
 
-fn labels(labels: &BTreeMap<String, String>, checks: &mut Checks<'_, '_>, at: &At<'_>) {
+pub(super) fn labels(labels: &BTreeMap<String, String>, checks: &mut Checks<'_, '_>, at: &At<'_>) {
     for (key, value) in labels {
         if !words::is_name(key) || !words::is_name(value) {
             let problem = format!("`{}` is not a label", crate::config::structure::shorten(&format!("{key}: {value}")));

@@ -51,7 +51,7 @@ farms:
             "2:20: cluster.voters: a group of 4 voters is not supported; write 3, 5 or 7; every other node is a learner and serves all the same",
             "2:30: cluster.lease: the number 5 is given; write a length of time: a whole number and a unit, like 500ms, 5s, 30m, 8h or 7d",
             "4:11: vips[Public].name: `Public` cannot be a name; use 1 to 63 of a-z, 0-9, dot, dash and underscore, beginning with a letter or a digit",
-            "5:17: vips[Public].addresses[0]: \"10.0.0.256\" does not fit; write an IP address like 10.0.0.7 or 2001:db8::7",
+            "5:17: vips[Public].addresses[0]: \"10.0.0.256\" does not fit; write an IP address like 10.0.0.7 or 2001:db8::7, or with a prefix length like 10.0.0.7/24",
             "9:40: farms[shop].listeners[web].port: 80000 is out of range; write a whole number from 1 to 65535",
             "12:18: farms[shop].services[site].balance: \"leastconn\" is not known here; did you mean `least_connections`?",
             "13:9: farms[shop].services[site].timeout: unknown key `timeout`; known here: name, match, balance, persistence, health, backends, fallback, retries_max, queue_timeout, slow_start, panic_threshold_percent, redispatch",
@@ -152,6 +152,50 @@ farms:
             "14:farms[f].listeners[l6].address: 10.0.0.1 belongs to the VIP `b` and is served only by the node that owns it",
             "17:farms[f].listeners[l8].name: the name `l8` is taken (line 16)",
             "17:farms[f].listeners[l8].port: 0.0.0.0:85 is taken by listener `l7` of farm `f`",
+        ]
+    );
+}
+
+#[test]
+fn places_of_vips_do_not_contradict_each_other() {
+    let text = "\
+version: 1
+vips:
+  - { name: a, addresses: [10.0.0.1/24], group: web, prefer: [n1], apart_from: [a, d, d, nowhere] }
+  - { name: b, addresses: [10.0.0.2/0], group: web, prefer: [n2], failback: automatic, apart_from: [a] }
+  - { name: c, addresses: [10.0.0.3], group: web, failback_delay: 5s, nodes: { zone: dmz } }
+  - { name: d, addresses: [10.0.0.1/16], failback_delay: 25h, apart_from: [dd], nodes: { Zone: x } }
+  - { name: e, addresses: [10.0.0.4], group: Web, nodes: { zone: lan } }
+  - { name: f, addresses: [10.0.0.5], group: z, nodes: { zone: lan } }
+  - { name: g, addresses: [10.0.0.6], group: z, nodes: { zone: dmz } }
+farms: []
+";
+    let found: Vec<String> = parse(text)
+        .expect_err("wrong")
+        .iter()
+        .map(|m| format!("{}:{}: {}; {}", m.line, m.path, m.problem, m.fix))
+        .collect();
+    let together = |first: &str| {
+        format!("VIPs of one group move together: write the same as `{first}` has, or take it out of the group")
+    };
+    let web = together("a");
+    assert_eq!(
+        found,
+        [
+            "3:vips[a].apart_from[0]: `a` cannot be apart from itself; name other VIPs, or leave it out".to_owned(),
+            "3:vips[a].apart_from[2]: `d` stands there twice; name each VIP once".to_owned(),
+            "3:vips[a].apart_from[3]: there is no VIP `nowhere`; there are a, b, c, d, e, f, g".to_owned(),
+            "4:vips[b].addresses[0]: 10.0.0.2/0 makes every address one of the interface's own network; write the prefix length of the network, like 10.0.0.2/24, or 10.0.0.2 alone".to_owned(),
+            format!("4:vips[b].prefer: `a` prefers other nodes in the group `web`; {web}"),
+            format!("4:vips[b].failback: `a` has another failback in the group `web`; {web}"),
+            "4:vips[b].apart_from[0]: `a` is of the group `web` too, whose VIPs are always on one node; take one of them out of the group, or leave it out here".to_owned(),
+            format!("5:vips[c].failback_delay: `a` waits for 30s in the group `web`; {web}"),
+            "6:vips[d].addresses[0]: 10.0.0.1 is an address of the VIP `a` already; an address belongs to one VIP, and stands there once".to_owned(),
+            "6:vips[d].failback_delay: 25h is out of range; write 0ms to 1d".to_owned(),
+            "6:vips[d].apart_from[0]: there is no VIP `dd`; did you mean `d`?".to_owned(),
+            "6:vips[d].nodes: `Zone: x` is not a label; key and value are names: 1 to 63 of a-z, 0-9, dot, dash and underscore".to_owned(),
+            "7:vips[e].group: `Web` cannot be a name; use 1 to 63 of a-z, 0-9, dot, dash and underscore, beginning with a letter or a digit".to_owned(),
+            format!("9:vips[g].nodes: no node can carry these labels and those of `f` in the group `z`; {}", together("f")),
         ]
     );
 }
@@ -345,4 +389,19 @@ fn canonical_json_is_checked_as_text_is() {
         decode_canonical(&wrong).expect_err("no such VIP").iter().map(ToString::to_string).collect();
     assert_eq!(found, ["farms[shop].listeners[web].vip: there is no VIP `other`; there are public"]);
     assert!(decode_canonical("{").is_err() && decode_canonical("[]").is_err() && decode_canonical("{}").is_err());
+}
+
+#[test]
+fn webhooks_that_cannot_be_posted_to() {
+    check(
+        "version: 1\ncluster:\n  webhooks:\n  - { name: a, url: \"ftp://h/\" }\n  - { name: a, url: \"http://me@h/\", events: [vip, vip] }\n  - { name: b, url: \"https://h:8443/x\", events: [] }\n  - { name: c, url: \"https://h/x\", events: [bindings] }\n",
+        &[
+            "4:21: cluster.webhooks[a].url: this URL does not begin with http:// or https://; write one like https://alarm.example/ballast",
+            "5:13: cluster.webhooks[a].name: the name `a` is taken (line 4); give each its own name",
+            "5:21: cluster.webhooks[a].url: this URL holds a user name; write one like https://alarm.example/ballast",
+            "5:45: cluster.webhooks[a].events: an event is named twice; name each once",
+            "6:47: cluster.webhooks[b].events: the list is empty; write at least 1",
+            "7:43: cluster.webhooks[c].events[0]: \"bindings\" is not known here; known here: vip, config, node, backend",
+        ],
+    );
 }

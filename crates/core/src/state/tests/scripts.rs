@@ -456,6 +456,34 @@ fn vip_records_are_taken_in_the_order_of_epochs() {
 }
 
 #[test]
+fn a_wish_for_one_of_a_group_is_a_wish_for_all() {
+    let mut s = Scenario::founded();
+    join(&mut s, "n2", 2);
+    let second = s.state.node_named("n2").expect("joined").id;
+    let vip = |name: &str, last: u8, group: &str| {
+        format!(r#"{{"name":"{name}","addresses":["127.0.0.{last}"],"group":{group}}}"#)
+    };
+    let vips = |group| [vip("a", 9, group), vip("b", 10, group), vip("c", 11, "null")].join(",");
+    s.apply(format!(r#"{{"version":1,"vips":[{}],"farms":[]}}"#, vips(r#""web""#)));
+    let [a, b, c] = ["a", "b", "c"].map(|name| s.state.vip_id(name).expect("configured"));
+    let wanted = |s: &Scenario| [a, b, c].map(|vip| s.state.vip_wish(vip).map(|wish| wish.node));
+    let to = |s: &mut Scenario, vip, to| s.run(Command::MoveVip { vip, to, author: author() });
+    to(&mut s, a, Some(NodeId::new(1)));
+    assert_eq!(wanted(&s), [Some(NodeId::new(1)), Some(NodeId::new(1)), None]);
+    to(&mut s, b, Some(second));
+    assert_eq!(wanted(&s), [Some(second), Some(second), None]);
+    to(&mut s, a, None);
+    assert_eq!(wanted(&s), [None; 3], "no older wish comes back");
+    // Wishes from before they were a group: the newest counts.
+    s.apply(format!(r#"{{"version":1,"vips":[{}],"farms":[]}}"#, vips("null")));
+    to(&mut s, b, Some(second));
+    to(&mut s, a, Some(NodeId::new(1)));
+    assert_eq!(wanted(&s), [Some(NodeId::new(1)), Some(second), None]);
+    s.apply(format!(r#"{{"version":1,"vips":[{}],"farms":[]}}"#, vips(r#""web""#)));
+    assert_eq!(wanted(&s), [Some(NodeId::new(1)), Some(NodeId::new(1)), None]);
+}
+
+#[test]
 fn everything_outlives_a_snapshot() {
     let mut s = Scenario::shop();
     join(&mut s, "n2", 2);
