@@ -7,6 +7,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -62,10 +63,12 @@ fn told(folder: &Path, node: &str) -> Vec<String> {
     fs::read_to_string(folder.join(node)).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// What `failover --dry-run` says of the VIP when this node fails.
-fn planned(cluster: &Cluster, at: usize, failed: &str) -> Result<Value> {
-    let plans = cluster.ctl_json(at, &["failover", "--dry-run", "--node", failed])?;
-    Ok(plans[0]["moves"][0].clone())
+/// Who takes the VIP by `failover --dry-run` when this node fails. Who holds it is in the log a moment after the fact.
+fn planned(cluster: &Cluster, at: usize, failed: &str) -> Result<String> {
+    wait::until("a plan for the VIP", || {
+        let plans = cluster.ctl_json(at, &["failover", "--dry-run", "--node", failed])?;
+        Ok(plans[0]["moves"][0]["to"].as_str().map(str::to_owned))
+    })
 }
 
 #[test]
@@ -82,8 +85,7 @@ fn a_failover_goes_where_the_plan_said_and_everybody_is_told() -> Result<()> {
     let name = |position: usize| format!("node-{}", position + 1);
 
     // Tried: it goes to the next in rank, and what a client sees of it is measured.
-    let plan = planned(&cluster, (first + 1) % 3, &name(first))?;
-    let next = plan["to"].as_str().context("nobody would take it")?.to_owned();
+    let next = planned(&cluster, (first + 1) % 3, &name(first))?;
     let trial = cluster.ctl_json(first, &["failover", "test", "public", "--yes", "-m", "monday drill"])?;
     ensure!(trial["from"] == name(first).as_str() && trial["to"] == next.as_str(), "{trial}");
     let outage = &trial["outage"];
@@ -104,7 +106,7 @@ fn a_failover_goes_where_the_plan_said_and_everybody_is_told() -> Result<()> {
     let plan = planned(&cluster, second, &next)?;
     cluster.kill(second);
     let third = cluster.wait_owner("public")?;
-    ensure!(plan["to"] == name(third).as_str(), "planned {plan}, taken by {}", name(third));
+    ensure!(plan == name(third), "planned {plan}, taken by {}", name(third));
 
     // Each node's hook was told of its own, in order.
     let address = vip.ip();
@@ -162,22 +164,16 @@ fn a_lease_that_a_machine_cannot_keep_is_refused_and_the_way_back_is_not() -> Re
     cluster.apply(0, &document("10s"))?;
     // Nothing shorter than what the machine needs is asked for here: a second is long for any that runs tests.
     cluster.apply(0, &document("1s"))?;
-    wait::until("the lease thread to have measured itself", || {
-        let metrics = cluster.metrics(0)?;
-        Ok(metrics
-            .iter()
-            .any(|(name, value)| name.starts_with("ballast_vip_wake_late_seconds") && *value > 0.0)
-            .then_some(()))
-    })?;
-    cluster.pause(0);
-    // While it is stopped the thread is late by as long as that takes; twice, because one outlier does not count.
-    thread::sleep(std::time::Duration::from_millis(400));
-    cluster.resume(0);
-    wait::until("the node to answer", || Ok((cluster.ctl(0, &["vip", "list"])?.code == 0).then_some(())))?;
-    cluster.pause(0);
-    thread::sleep(std::time::Duration::from_millis(400));
-    cluster.resume(0);
-    wait::until("the node to answer", || Ok((cluster.ctl(0, &["vip", "list"])?.code == 0).then_some(())))?;
+    // While it is stopped its lease thread is late by as long as that takes; twice, because one outlier does not count.
+    for of in ["max", "usual_max"] {
+        cluster.pause(0);
+        thread::sleep(Duration::from_millis(400));
+        cluster.resume(0);
+        wait::until("the lease thread to have measured it", || {
+            let late = cluster.metrics(0)?.get(&format!("ballast_vip_wake_late_seconds{{of=\"{of}\"}}")).copied();
+            Ok(late.filter(|late| *late > 0.2))
+        })?;
+    }
     let file = cluster.write("short.yaml", &document("50ms"))?;
     let said = cluster.ctl(0, &["apply", "-f", &file])?;
     ensure!(said.code == 3, "exit {}: {}{}", said.code, said.out, said.err);

@@ -7,7 +7,7 @@ use ballast_core::{
 };
 use ballast_proto::admin::v1::{
     ApplyRequest, PlanFailoverRequest, ValidateRequest, config_service_server::ConfigService as _,
-    vip_service_server::VipService as _,
+    vip_service_server::VipService,
 };
 use tonic::Code;
 
@@ -54,10 +54,10 @@ async fn a_plan_says_that_a_lone_voter_takes_every_vip_with_it() {
     let shared = fake.shared();
     apply(&shared, "anna", SHOP).await;
     let request = || from("anna", PlanFailoverRequest::default());
-    refused(shared.plan_failover(request()).await, Code::FailedPrecondition, "BALLAST-A007");
+    refused(VipService::plan_failover(&shared, request()).await, Code::FailedPrecondition, "BALLAST-A007");
     let vip = fake.read(|state| state.vips().next().expect("a VIP").0);
     *fake.leases.lock() = Some(picture(vip, 1));
-    let plans = shared.plan_failover(request()).await.expect("planned").into_inner().plans;
+    let plans = VipService::plan_failover(&shared, request()).await.expect("planned").into_inner().plans;
     let [plan] = plans.as_slice() else { panic!("one node: {plans:?}") };
     assert_eq!(plan.node_name, "node-1");
     assert!(plan.warnings.iter().any(|warning| warning.contains("no majority")), "{:?}", plan.warnings);
@@ -65,11 +65,11 @@ async fn a_plan_says_that_a_lone_voter_takes_every_vip_with_it() {
     assert_eq!((step.vip.as_str(), step.to_id, step.order.len()), ("public", 0, 0));
     // One that the log names and nobody hears of is named as one that does not answer.
     *fake.leases.lock() = Some(picture(vip, 2));
-    let plans = shared.plan_failover(request()).await.expect("planned").into_inner().plans;
+    let plans = VipService::plan_failover(&shared, request()).await.expect("planned").into_inner().plans;
     let step = &plans[0].moves[0];
     assert_eq!(step.warnings, ["node-2 comes first and does not answer"]);
     let unknown = PlanFailoverRequest { node: "nobody".to_owned(), ..PlanFailoverRequest::default() };
-    refused(shared.plan_failover(from("anna", unknown)).await, Code::NotFound, "BALLAST-A005");
+    refused(VipService::plan_failover(&shared, from("anna", unknown)).await, Code::NotFound, "BALLAST-A005");
 }
 
 #[tokio::test]

@@ -400,8 +400,8 @@ fn webhooks_that_cannot_be_posted_to() {
             "5:13: cluster.webhooks[a].name: the name `a` is taken (line 4); give each its own name",
             "5:21: cluster.webhooks[a].url: this URL holds a user name; write one like https://alarm.example/ballast",
             "5:45: cluster.webhooks[a].events: an event is named twice; name each once",
-            "6:47: cluster.webhooks[b].events: the list is empty; write at least 1",
-            "7:43: cluster.webhooks[c].events[0]: \"bindings\" is not known here; known here: vip, config, node, backend",
+            "6:49: cluster.webhooks[b].events: the list is empty; give at least one",
+            "7:45: cluster.webhooks[c].events[0]: \"bindings\" is not known here; write one of vip, config, node, backend",
         ],
     );
 }
