@@ -239,6 +239,7 @@ impl Operations for Fake {
     fn status(&self) -> LocalStatus {
         let (applied, serving) = self.read(|state| (state.applied(), state.revision()));
         let leader = (!self.cut_off.load(Ordering::Relaxed)).then_some(NODE);
+        let (fitness, standings) = self.fitness.lock().clone();
         LocalStatus {
             node: NODE,
             version: "0.1.0".to_owned(),
@@ -255,8 +256,8 @@ impl Operations for Fake {
             serving,
             listener_problems: self.listener_problems.lock().clone(),
             held: self.held(),
-            fitness: self.fitness.lock().0,
-            standings: Arc::clone(&self.fitness.lock().1),
+            fitness,
+            standings,
             not_ready: Vec::new(),
             draining: false,
             started: SystemTime::UNIX_EPOCH,
