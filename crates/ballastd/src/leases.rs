@@ -207,6 +207,9 @@ mod tests {
             {"name":"c","addresses":["10.0.0.3"],"apart_from":["b"]}]}"#,
         );
         let [a, b, c] = ["a", "b", "c"].map(|name| state.vip_id(name).expect("configured"));
+        let mut info = state.node(NodeId::new(1)).expect("it founded").info.clone();
+        info.cluster_address = "127.0.0.1:7400".to_owned();
+        pass(&mut state, START.plus_millis(1), Command::UpdateNode { node: NodeId::new(1), info: info.clone() });
         let trouble = Fitness::Reluctant(ballast_core::lease::Unfitness::ListenerFailed);
         let fitness = OwnFitness { vips: [(b, trouble)].into(), ..OwnFitness::default() };
         let seen = view(&state, &fitness);
@@ -218,12 +221,11 @@ mod tests {
         let own = seen.fitness_of(NodeId::new(1));
         assert!(matches!(own[&a], Fitness::Unfit(_)) && own[&b] == trouble && own[&c] == Fitness::Fit);
         // The node tells of a label and a weight, and an operator moves one of the group.
-        let mut info = state.node(NodeId::new(1)).expect("it founded").info.clone();
         info.labels.insert("zone".to_owned(), "dmz".to_owned());
         info.vip.weight = 7;
-        pass(&mut state, START.plus_millis(1), Command::UpdateNode { node: NodeId::new(1), info });
+        pass(&mut state, START.plus_millis(2), Command::UpdateNode { node: NodeId::new(1), info });
         let author = ballast_core::state::Author::default();
-        pass(&mut state, START.plus_millis(2), Command::MoveVip { vip: b, to: Some(NodeId::new(1)), author });
+        pass(&mut state, START.plus_millis(3), Command::MoveVip { vip: b, to: Some(NodeId::new(1)), author });
         let seen = view(&state, &fitness);
         assert_eq!(seen.vips[0].only, Some([NodeId::new(1)].into()));
         assert_eq!(seen.nodes[0].weight, 7);

@@ -9,7 +9,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
     ids::{LogIndex, NodeId},
-    lease::{Change, GainCause, LossCause},
+    lease::{Change, GainCause, LossCause, Unfitness},
 };
 use ballast_vip::{Driver as _, ListenerChange, LoopbackDriver};
 use support::{Cluster, VIP};
@@ -90,7 +90,8 @@ fn stopping_in_order_frees_the_vip_at_once() {
     let (owner, _) = cluster.wait_owner("a first owner", |_| true);
     cluster.node(owner).handle = None;
     let lost = cluster.wait("the owner to let go", |node, t| {
-        (node == owner && t.change == Change::Lost(LossCause::Left { to: None })).then_some(t)
+        (node == owner && t.change == Change::Lost(LossCause::Left { to: None, because: Unfitness::Draining }))
+            .then_some(t)
     });
     let (_, gained) = cluster.wait_owner("a successor", |node| node != owner);
     assert_eq!(gained.change, Change::Gained(GainCause::Released { from: owner }));

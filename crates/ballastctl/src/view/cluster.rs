@@ -207,6 +207,18 @@ pub struct NodeView {
     pub admin_address: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Its share of the VIPs relative to the other nodes; zero is a standby.
+    pub vip_weight: Option<u32>,
+    /// Whether it may hold VIPs: `fit`, `reluctant` or `unfit`; absent when it did not say.
+    pub fitness: Option<String>,
+    /// What is wrong, as one word; absent when it is fit.
+    pub fitness_reason: Option<String>,
+    /// The same in a sentence.
+    pub fitness_detail: Option<String>,
+    /// Hardware address of the interface that its VIPs are on; absent when there is none.
+    pub mac: Option<String>,
+    /// The same for VIPs that are on interfaces of their own.
+    pub vip_macs: BTreeMap<String, String>,
     /// Version of its `ballastd`.
     pub version: String,
     /// Changes with each change of it.
@@ -222,7 +234,14 @@ impl From<&proto::NodeStatus> for NodeView {
             (true, false, true) => "voter",
             (true, false, false) => "learner",
         };
+        let some = |text: &String| (!text.is_empty()).then(|| text.clone());
         Self {
+            vip_weight: node.vip_weight,
+            fitness: (status.fitness != 0).then(|| word!(proto::Fitness, "FITNESS_", status.fitness)),
+            fitness_reason: some(&status.fitness_reason),
+            fitness_detail: some(&status.fitness_detail),
+            mac: some(&node.mac),
+            vip_macs: node.vip_macs.clone().into_iter().collect(),
             id: node.id,
             role: word!(proto::NodeRole, "NODE_ROLE_", node.role),
             admin: word!(proto::NodeAdmin, "NODE_ADMIN_", node.admin),
@@ -260,6 +279,14 @@ impl From<&proto::NodeStatus> for NodeView {
 }
 
 impl NodeView {
+    fn fitness_cell(&self) -> Cell {
+        let fitness = self.fitness.clone().unwrap_or_default();
+        match &self.fitness_detail {
+            None => Cell::painted(if fitness == "fit" { Paint::Good } else { Paint::Plain }, fitness),
+            Some(detail) => Cell::painted(Paint::Warn, format!("{fitness}: {detail}")),
+        }
+    }
+
     /// What wants a look, in few words.
     fn remark(&self) -> String {
         if !self.reachable {
@@ -288,6 +315,9 @@ impl Row for NodeView {
                 "LAG",
                 "SERVES",
                 "VIPS",
+                "WEIGHT",
+                "FITNESS",
+                "MAC",
                 "CONNECTIONS",
                 "CLUSTER ADDRESS",
                 "ADMIN ADDRESS",
@@ -328,7 +358,11 @@ impl Row for NodeView {
             self.vips.join(",").into(),
         ];
         if wide {
+            let mac = self.mac.iter().cloned().chain(self.vip_macs.iter().map(|(vip, mac)| format!("{vip}={mac}")));
             cells.extend([
+                Cell::number(self.vip_weight.map(|weight| weight.to_string()).unwrap_or_default()),
+                self.fitness_cell(),
+                mac.collect::<Vec<_>>().join(",").into(),
                 number(self.connections),
                 self.cluster_address.clone().into(),
                 self.admin_address.clone().into(),

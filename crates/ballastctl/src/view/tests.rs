@@ -232,6 +232,68 @@ public  127.0.100.1  nobody  2026-01-02T03:04:05Z  -     released: draining
     );
 }
 
+const WIDE: Style = Style { wide: true, color: false };
+
+/// A holder whose gateway is silent, on an interface of its own for `public`.
+fn troubled() -> proto::NodeStatus {
+    let mut status = status().nodes[0].clone();
+    let node = status.node.as_mut().expect("it has one");
+    (node.vip_weight, node.mac) = (Some(50), "02:00:00:00:00:01".to_owned());
+    node.vip_macs.insert("public".to_owned(), "02:00:00:00:00:02".to_owned());
+    status.fitness = proto::Fitness::Fit.into();
+    status.standings = vec![proto::VipStanding {
+        vip: "public".to_owned(),
+        fitness: proto::Fitness::Reluctant.into(),
+        fitness_reason: "gateway_unreachable".to_owned(),
+        fitness_detail: "its gateway does not answer".to_owned(),
+        rank: 1,
+        best_id: 1,
+        placement: "stays where it is".to_owned(),
+        stage: "this node holds it for want of a fit one".to_owned(),
+    }];
+    status
+}
+
+#[test]
+fn a_vips_place_is_told_in_full_when_asked() {
+    let vip = proto::Vip {
+        group: "web".to_owned(),
+        apart_from: vec!["spare".to_owned()],
+        nodes: [("zone".to_owned(), "dmz".to_owned())].into(),
+        failback_delay: Some(Duration { seconds: 30, nanos: 0 }),
+        ..vip()
+    };
+    let view = VipView::new(&vip, &[troubled()]);
+    let wanted = json!({
+        "group": "web", "apart_from": ["spare"], "nodes": { "zone": "dmz" }, "failback_delay_ms": 30_000, "owner_mac": "02:00:00:00:00:02",
+        "standings": [{
+            "node": "node-1", "fitness": "reluctant", "reason": "gateway_unreachable", "detail": "its gateway does not answer", "rank": 1,
+            "placement": "stays where it is", "stage": "this node holds it for want of a fit one"
+        }]
+    });
+    contains(&serde_json::to_value(&view).expect("JSON"), &wanted);
+    let text = List(vec![view]).text(WIDE);
+    for part in ["web", "spare", "zone=dmz", "02:00:00:00:00:02", "node-1 reluctant: its gateway does not answer"] {
+        assert!(text.contains(part), "{part} in:\n{text}");
+    }
+}
+
+#[test]
+fn a_node_tells_what_it_is_as_a_place_for_vips() {
+    let mut status = troubled();
+    let view = |status: &proto::NodeStatus| NodeView::from(status);
+    let wanted = json!({
+        "vip_weight": 50, "fitness": "fit", "fitness_reason": null, "mac": "02:00:00:00:00:01", "vip_macs": { "public": "02:00:00:00:00:02" }
+    });
+    contains(&serde_json::to_value(view(&status)).expect("JSON"), &wanted);
+    status.fitness = proto::Fitness::Unfit.into();
+    (status.fitness_reason, status.fitness_detail) = ("link_down".to_owned(), "its link is down".to_owned());
+    let text = List(vec![view(&status)]).text(WIDE);
+    for part in ["WEIGHT", "unfit: its link is down", "02:00:00:00:00:01,public=02:00:00:00:00:02"] {
+        assert!(text.contains(part), "{part} in:\n{text}");
+    }
+}
+
 #[test]
 fn backends_are_listed_with_what_is_wanted_of_them() {
     check(

@@ -1,9 +1,11 @@
 //! Virtual addresses.
 
+use std::collections::BTreeMap;
+
 use ballast_proto::admin::v1 as proto;
 use serde::Serialize;
 
-use super::{ChangeView, Row, millis, seconds};
+use super::{ChangeView, Row, millis, seconds, word};
 use crate::output::{Cell, Paint};
 
 /// A VIP: who holds it, and why.
@@ -33,10 +35,56 @@ pub struct VipView {
     pub prefer: Vec<String>,
     /// `automatic` or `never`.
     pub failback: &'static str,
+    /// For how long a node must have been heard before it returns there by itself.
+    pub failback_delay_ms: Option<u64>,
+    /// VIPs of one group are on one node; absent when it is for itself.
+    pub group: Option<String>,
+    /// VIPs that should be at other nodes.
+    pub apart_from: Vec<String>,
+    /// Labels of the nodes that may hold it; all when empty.
+    pub nodes: BTreeMap<String, String>,
+    /// Hardware address of the interface that it is on at its owner; absent when there is none.
+    pub owner_mac: Option<String>,
+    /// How each node that answered stands to it.
+    pub standings: Vec<StandingView>,
     /// Who wished it where it is.
     pub wish_change: Option<ChangeView>,
     /// Changes with every move by an operator.
     pub etag: String,
+}
+
+/// How a node stands to a VIP, by its own account.
+#[derive(Clone, Debug, Serialize)]
+pub struct StandingView {
+    /// The node's name.
+    pub node: String,
+    /// `fit`, `reluctant` or `unfit`.
+    pub fitness: String,
+    /// What is wrong, as one word; absent when it is fit.
+    pub reason: Option<String>,
+    /// The same in a sentence.
+    pub detail: Option<String>,
+    /// Its place among those that may hold it, from 1; absent when it may not.
+    pub rank: Option<u32>,
+    /// Why the placement wants the VIP where it does, as this node sees it.
+    pub placement: String,
+    /// What this node makes of it, in words.
+    pub stage: String,
+}
+
+impl StandingView {
+    fn new(node: &str, standing: &proto::VipStanding) -> Self {
+        let some = |text: &String| (!text.is_empty()).then(|| text.clone());
+        Self {
+            node: node.to_owned(),
+            fitness: word!(proto::Fitness, "FITNESS_", standing.fitness),
+            reason: some(&standing.fitness_reason),
+            detail: some(&standing.fitness_detail),
+            rank: (standing.rank > 0).then_some(standing.rank),
+            placement: standing.placement.clone(),
+            stage: standing.stage.clone(),
+        }
+    }
 }
 
 impl VipView {
@@ -48,6 +96,11 @@ impl VipView {
             .flat_map(|status| status.vips.iter().map(move |held| (status, held)))
             .filter(|(_, held)| held.vip == vip.name && held.epoch >= vip.epoch)
             .max_by_key(|(_, held)| held.epoch);
+        let standings = nodes.iter().flat_map(|status| {
+            let node = status.node.as_ref().map_or("", |node| node.name.as_str());
+            let of = status.standings.iter().filter(|standing| standing.vip == vip.name);
+            of.map(move |standing| StandingView::new(node, standing))
+        });
         let (owner, owner_name, epoch, lease_remaining_ms) = match held {
             Some((status, held)) => {
                 let node = status.node.clone().unwrap_or_default();
@@ -55,7 +108,11 @@ impl VipView {
             }
             None => (vip.owner_id, vip.owner_name.clone(), vip.epoch, None),
         };
+        let holder = nodes.iter().filter_map(|status| status.node.as_ref()).find(|node| node.id == owner);
+        let mac = holder.map(|node| node.vip_macs.get(&vip.name).unwrap_or(&node.mac));
         Self {
+            owner_mac: mac.filter(|mac| !mac.is_empty()).cloned(),
+            standings: standings.collect(),
             name: vip.name.clone(),
             id: vip.id,
             addresses: vip.addresses.clone(),
@@ -68,9 +125,22 @@ impl VipView {
             since: vip.since.as_ref().and_then(|since| super::time(since.log_time.as_ref())),
             prefer: vip.prefer.clone(),
             failback: if vip.failback_automatic { "automatic" } else { "never" },
+            failback_delay_ms: millis(vip.failback_delay.as_ref()),
+            group: (!vip.group.is_empty()).then(|| vip.group.clone()),
+            apart_from: vip.apart_from.clone(),
+            nodes: vip.nodes.clone().into_iter().collect(),
             wish_change: vip.moved.as_ref().and_then(|moved| moved.change.as_ref()).map(ChangeView::from),
             etag: vip.etag.clone(),
         }
+    }
+
+    /// Who could not hold it as well as one wishes, and why.
+    fn trouble(&self) -> String {
+        let troubled = self.standings.iter().filter_map(|standing| {
+            let detail = standing.detail.as_ref()?;
+            Some(format!("{} {}: {detail}", standing.node, standing.fitness))
+        });
+        troubled.collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -79,7 +149,23 @@ impl Row for VipView {
 
     fn heads(wide: bool) -> &'static [&'static str] {
         if wide {
-            &["VIP", "ADDRESSES", "OWNER", "SINCE", "WISH", "EPOCH", "LEASE MS", "PREFER", "FAILBACK", "WHY"]
+            &[
+                "VIP",
+                "ADDRESSES",
+                "OWNER",
+                "SINCE",
+                "WISH",
+                "EPOCH",
+                "LEASE MS",
+                "MAC",
+                "GROUP",
+                "APART FROM",
+                "NODES",
+                "PREFER",
+                "FAILBACK",
+                "TROUBLE",
+                "WHY",
+            ]
         } else {
             &["VIP", "ADDRESSES", "OWNER", "SINCE", "WISH", "WHY"]
         }
@@ -101,7 +187,18 @@ impl Row for VipView {
         if wide {
             let remaining = self.lease_remaining_ms.map(|ms| ms.to_string()).unwrap_or_default();
             let prefer = self.prefer.join(",");
-            cells.extend([Cell::number(self.epoch), Cell::number(remaining), prefer.into(), self.failback.into()]);
+            let labels: Vec<String> = self.nodes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            cells.extend([
+                Cell::number(self.epoch),
+                Cell::number(remaining),
+                self.owner_mac.clone().unwrap_or_default().into(),
+                self.group.clone().unwrap_or_default().into(),
+                self.apart_from.join(",").into(),
+                labels.join(",").into(),
+                prefer.into(),
+                self.failback.into(),
+                Cell::painted(Paint::Warn, self.trouble()),
+            ]);
         }
         cells.push(self.why.clone().into());
         cells

@@ -21,8 +21,12 @@ const ENTRIES_MAX: usize = 12;
 /// What a test may do.
 #[derive(Clone, Debug)]
 enum Step {
-    Command(Command),
+    Command(Box<Command>),
     Wait(u64),
+}
+
+fn boxed(command: Command) -> Step {
+    Step::Command(Box::new(command))
 }
 
 fn key() -> impl Strategy<Value = KeyHash> {
@@ -66,10 +70,10 @@ fn step() -> impl Strategy<Value = Step> {
         author: author(),
     });
     prop_oneof![
-        8 => bind.prop_map(Step::Command),
-        3 => renew.prop_map(Step::Command),
-        1 => set.prop_map(Step::Command),
-        1 => admin.prop_map(Step::Command),
+        8 => bind.prop_map(boxed),
+        3 => renew.prop_map(boxed),
+        1 => set.prop_map(boxed),
+        1 => admin.prop_map(boxed),
         4 => (0..40_000_u64).prop_map(Step::Wait),
     ]
 }
@@ -202,6 +206,7 @@ proptest! {
             match step {
                 Step::Wait(millis) => s.wait(millis),
                 Step::Command(command) => {
+                    let command = *command;
                     let now = s.now.as_millis();
                     // Ended bindings count until they are swept; how many that are is the state's own matter.
                     let full = match &command {
@@ -257,7 +262,7 @@ proptest! {
             }
             let commands = match step {
                 Step::Wait(millis) => { s.now = s.now.plus_millis(millis); vec![Command::Tick] }
-                Step::Command(command) => vec![command.clone(), command],
+                Step::Command(command) => vec![Command::clone(&command), *command],
             };
             let entry = s.entry(commands);
             let entry = codec::decode_entry(&codec::encode_entry(&entry)).expect("what was encoded is decoded");
