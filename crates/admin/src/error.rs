@@ -196,6 +196,14 @@ pub fn invalid(path: &str, problem: impl Into<String>, remedy: impl Into<String>
     error
 }
 
+/// The document is right by itself, and not for the cluster as it is now.
+pub fn invalid_now(mistake: proto::Mistake) -> ApiError {
+    let message = "1 mistake in the configuration; nothing was changed";
+    let mut error = status(ErrorCode::InvalidConfig, message, "configuration");
+    error.detail.mistakes.push(mistake);
+    error
+}
+
 /// Bytes of mistakes that an error carries.
 const DETAIL_BYTES_MAX: usize = 6 << 10;
 

@@ -1,7 +1,7 @@
 //! What the services need of the node they run on, and cannot get from `ballast-core`'s traits.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -11,7 +11,7 @@ use ballast_core::{
     cluster::BoxFuture,
     config::{RequestMatch, TableKey},
     ids::{BackendId, FarmId, LogIndex, NodeId, Revision, ServiceId, VipId},
-    lease::{Fitness, VipStatus},
+    lease::{Fitness, LeaseView, VipStatus},
     persistence::KeyHash,
     plan::CookieKey,
     state::State,
@@ -87,6 +87,10 @@ pub struct LocalStatus {
     pub certificate_not_after: SystemTime,
     /// Client connections that are open.
     pub connections: u64,
+    /// How late its lease thread usually is at most; zero when too little was measured.
+    pub lease_wake_late: Duration,
+    /// How long a majority usually takes at most to answer its lease thread; zero when too little was measured.
+    pub lease_renew: Duration,
 }
 
 /// A listener that this node cannot bind.
@@ -111,6 +115,15 @@ pub struct HeldVip {
     pub epoch: u64,
     /// What is left of the lease.
     pub remaining: Duration,
+}
+
+/// What this node's lease thread works from.
+#[derive(Clone)]
+pub struct LeasePicture {
+    /// The agreed state as the lease protocol sees it.
+    pub view: Arc<LeaseView>,
+    /// Who holds what, as far as this node knows.
+    pub owners: BTreeMap<VipId, NodeId>,
 }
 
 /// A snapshot that was made.
@@ -151,6 +164,9 @@ pub enum OperationError {
 pub trait Operations: Send + Sync + 'static {
     /// How this node is. Cheap; called for each answer's header.
     fn status(&self) -> LocalStatus;
+
+    /// What this node's lease thread works from; `None` before there is a cluster.
+    fn leases(&self) -> Option<LeasePicture>;
 
     /// Hash of the state in hexadecimal, with its index: at `at`, or the newest one known when
     /// `at` is `None`. `None` when that one is no longer, or not yet, known.

@@ -49,7 +49,8 @@ fn section(command: &Command, level: usize, text: &mut String) {
         text.push_str(&format!("{GENERATED}\n"));
     }
     text.push_str(&format!("{}\n", long(command)));
-    if command.get_subcommands().next().is_none() {
+    let has_own = command.get_arguments().any(|arg| !arg.is_global_set() && arg.get_id() != "help");
+    if command.get_subcommands().next().is_none() || has_own {
         let usage = command.clone().render_usage().to_string();
         text.push_str(&format!("\n```text\n{}\n```\n", usage.trim_start_matches("Usage: ").trim()));
         let own: Vec<_> =

@@ -540,3 +540,58 @@ async fn a_remote_node_is_asked_with_the_contexts_certificate() {
     assert!(said.err.contains("name it with --ca"), "{}", said.err);
     fake.stop().await;
 }
+
+#[tokio::test]
+async fn a_planned_failover_that_leaves_a_vip_to_nobody_ends_with_an_error() {
+    let fake = Fake::start(with_revision(1));
+    let said = ask(&fake, &["failover", "--dry-run"]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    for part in ["IF FAILS", "node-1", "public", "node-2", "even spread", "nobody", "! if node-1: all would go to one"]
+    {
+        assert!(said.out.contains(part), "{part}: {said:?}");
+    }
+    let plans = ask(&fake, &["failover", "--dry-run", "-o", "json"]).await.json();
+    assert_eq!(plans[0]["node"], "node-1");
+    assert_eq!(plans[0]["moves"][0]["to"], "node-2");
+    assert_eq!(plans[0]["moves"][1]["to"], Value::Null);
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn a_failover_test_moves_only_after_a_yes_and_tells_what_became_of_it() {
+    let fake = Fake::start(with_revision(1));
+    let line = ["failover", "test", "public", "-m", "monday drill", "-o", "json"];
+    let said = ask(&fake, &line).await;
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("moved to node-2 (next in rank: even spread)"), "{said:?}");
+    assert!(fake.state().moved.is_none(), "nobody said yes");
+
+    let url = fake.url();
+    let there: Vec<&str> = ["--server", &url].into_iter().chain(line).collect();
+    let said = Shell { interactive: true, input: "y\nn\n", ..Shell::default() }.run(&there).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let moved = fake.state().moved.clone().expect("it was moved");
+    assert_eq!((moved.vip.as_str(), moved.node.as_str(), moved.message.as_str()), ("public", "node-2", "monday drill"));
+    let told = said.json();
+    assert_eq!(
+        (told["from"].as_str(), told["to"].as_str(), told["epoch"].as_u64()),
+        (Some("node-1"), Some("node-2"), Some(9))
+    );
+    assert_eq!((&told["outage"], told["returned"].as_bool()), (&Value::Null, Some(false)));
+
+    let said = ask(&fake, &["failover", "test", "public", "--to", "node-1", "--yes"]).await;
+    assert_eq!(said.code, 2, "it is there already: {said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn changes_of_hands_are_watched_from_an_index() {
+    let fake = Fake::start(with_revision(1));
+    let said = ask(&fake, &["vip", "watch", "public", "--from-index", "6", "--limit", "3", "-o", "json"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let lines: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let indexes: Vec<_> = lines.iter().map(|line| line["log_index"].as_u64()).collect();
+    assert_eq!(indexes, [Some(7), Some(8), Some(9)], "the stream that ended was opened again where it ended");
+    assert_eq!((lines[0]["owner_name"].as_str(), lines[0]["epoch"].as_u64()), (Some("node-2"), Some(9)));
+    fake.stop().await;
+}

@@ -15,6 +15,11 @@ use ballast_core::{
 };
 use serde::Deserialize;
 
+use crate::{
+    programs::{CheckSettings, HookSettings},
+    webhooks::WebhookSecret,
+};
+
 /// The file, read and checked.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +48,9 @@ pub struct Bootstrap {
     /// How VIPs are carried out.
     #[serde(default)]
     pub vip: Vip,
+    /// Keys for signatures of webhooks, by the webhook's name.
+    #[serde(default)]
+    pub webhooks: BTreeMap<String, WebhookSecret>,
 }
 
 /// Addresses to listen on.
@@ -119,6 +127,10 @@ pub enum LogFormat {
 pub struct Vip {
     /// The driver.
     pub driver: VipDriver,
+    /// A program that is told of each VIP that this node gains or loses.
+    pub hook: Option<HookSettings>,
+    /// A program whose exit status says whether this node should hold VIPs.
+    pub check: Option<CheckSettings>,
     /// Interface that VIPs are put on. The `netlink` driver needs it.
     pub interface: Option<String>,
     /// Interfaces of VIPs that are on another one, by the VIP's name.
@@ -137,6 +149,8 @@ impl Default for Vip {
             interfaces: BTreeMap::new(),
             weight: VipHome::WEIGHT,
             fence: FenceLevel::default(),
+            hook: None,
+            check: None,
         }
     }
 }
@@ -260,6 +274,8 @@ impl Bootstrap {
                 return Err(format!("advertise.{key}: {advertised:?} is not `address:port`"));
             }
         }
+        self.vip.hook.iter().try_for_each(HookSettings::check)?;
+        self.vip.check.iter().try_for_each(CheckSettings::check)?;
         self.vip.check()
     }
 
@@ -388,6 +404,8 @@ admin = "10.0.0.1:7401"
         check(&GOOD.replace("10.0.0.1:7400", "10.0.0.1:0"), "port 0");
         check(&format!("{GOOD}metrics = \"10.0.0.1:7402\"\n"), "metrics_open");
         check(&format!("{GOOD}\n[vip]\ndriver = \"magic\"\n"), "magic");
+        check(&format!("{GOOD}\n[vip.hook]\ncommand = [\"on-vip\"]\n"), "vip.hook.command");
+        check(&format!("{GOOD}\n[vip.check]\ncommand = [\"/bin/sh\"]\nfall = 0\n"), "vip.check.fall");
     }
 
     #[test]

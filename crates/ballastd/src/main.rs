@@ -17,10 +17,12 @@ mod leases;
 mod metrics;
 mod node;
 mod operations;
+mod programs;
 mod reader;
 mod settling;
 mod sockets;
 mod view;
+mod webhooks;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -148,6 +148,49 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
         let Some(name) = names.get(&vip) else { continue };
         transitions.add(&[("vip", name), ("cause", cause)], number(count));
     }
+    for (name, help, runs) in [
+        ("ballast_vip_hook_runs", "Runs of this node's VIP hook, by result", &node.hook_runs),
+        ("ballast_vip_check_runs", "Runs of this node's own check, by result", &node.check_runs),
+    ] {
+        let mut family = Family::counter(name, help);
+        for (result, count) in runs.all() {
+            family.add(&[("result", result)], number(count));
+        }
+        families.push(family);
+    }
+    if let Some(check) = &node.check {
+        let failed = if check.failed().is_some() { 1.0 } else { 0.0 };
+        families.push(
+            Family::gauge("ballast_vip_check_failed", "Whether this node should hold no VIP by its own check")
+                .with(&[], failed),
+        );
+    }
+    let mut deliveries = Family::counter("ballast_webhook_deliveries", "Events that webhooks were told of, by result");
+    let webhooks = node.raft.with_state(|state| state.document().map(|document| document.cluster.webhooks.clone()));
+    for webhook in webhooks.into_iter().flatten() {
+        for (result, count) in node.deliveries.of(&webhook.name) {
+            deliveries.add(&[("webhook", webhook.name.as_str()), ("result", result)], number(count));
+        }
+    }
+    families.push(deliveries);
+    let jitter = leases.jitter();
+    for (name, help, figures) in [
+        (
+            "ballast_vip_wake_late_seconds",
+            "By how much the lease thread woke late in the last minute: the most, and what all but one in a thousand stayed below",
+            jitter.wake_late,
+        ),
+        (
+            "ballast_vip_renew_seconds",
+            "Time from asking for leases to the answers of a majority in the last minute, in the same way",
+            jitter.renew,
+        ),
+    ] {
+        let family = Family::gauge(name, help)
+            .with(&[("of", "max")], figures.max.as_secs_f64())
+            .with(&[("of", "usual_max")], figures.usual_max.as_secs_f64());
+        families.push(family);
+    }
     let counts = leases.counters();
     let mut dropped = Family::counter("ballast_lease_datagrams_dropped", "Lease datagrams not believed");
     for (reason, count) in [

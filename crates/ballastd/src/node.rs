@@ -29,9 +29,9 @@ use ballast_admin::{
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{ClusterView, Ownership, Propose},
-    ids::{Boot, LogIndex},
+    ids::{Boot, LogIndex, VipId},
     lease::{LeaseView, LogFacts},
-    state::{Author, Command, NodeRole, Outcome, Refusal},
+    state::{Author, Command, NodeRole, Outcome, Refusal, State},
 };
 use ballast_proxy::{
     AccessLog, Ports, Proxy, ProxyOptions,
@@ -56,8 +56,10 @@ use crate::{
     leases::{self, Leases, Membership, OwnFitness},
     metrics,
     operations::Node,
+    programs::{Described, VipCheck, keep_checking, keep_telling},
     sockets::{Sockets, serve_cluster},
     view::View,
+    webhooks::{Secrets, keep_posting},
 };
 
 /// How often things that give no signal (age of the confirmed state) are looked at.
@@ -79,6 +81,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// What failed, and what to do.
 pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     let identity = Identity::load(&bootstrap)?;
+    let secrets = Secrets::read(&bootstrap.webhooks)?;
     let sockets = Sockets::bind(&bootstrap).await?;
     let boot = Boot(rand::random());
     let view = Arc::new(View::new(identity.node));
@@ -126,21 +129,28 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         }
     };
 
+    let lease_view: Arc<ArcSwapOption<LeaseView>> = Arc::default();
     let node = Arc::new(Node {
         raft: raft.clone(),
         view: Arc::clone(&view),
         leases: OnceLock::new(),
         keeper: OnceLock::new(),
+        lease_view: Arc::clone(&lease_view),
         proxy: proxy.clone(),
         findings: Arc::clone(&findings),
         transitions: Arc::default(),
+        hook_runs: Arc::default(),
+        check: bootstrap.vip.check.as_ref().map(|_| VipCheck::default()),
+        check_runs: Arc::default(),
+        deliveries: Arc::default(),
         draining: AtomicBool::new(false),
         started: SystemTime::now(),
         certificate_not_after: identity.credentials.validity()?.not_after,
     });
 
     let (transitions, recorded) = mpsc::unbounded_channel();
-    let lease_view: Arc<ArcSwapOption<LeaseView>> = Arc::default();
+    let (changes, told) = mpsc::unbounded_channel();
+    let changes = bootstrap.vip.hook.as_ref().map(|_| changes);
     let status = raft.status();
     let marks = Arc::new(LogMarks::new(LogFacts {
         applied: view.applied_index(),
@@ -168,6 +178,9 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
             driver,
             // The receiver lives as long as the node; afterwards there is no history to write.
             events: Box::new(move |transition| {
+                if let Some(changes) = &changes {
+                    let _ = changes.send(transition);
+                }
                 let _ = transitions.send(transition);
             }),
         },
@@ -181,6 +194,21 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         tokio::select! { () = history => {}, () = until.cancelled() => {} }
     };
     parts.spawn(named("history of VIPs", never_fails(history)));
+
+    if let Some(hook) = bootstrap.vip.hook.clone() {
+        let (raft, runs) = (raft.clone(), Arc::clone(&node.hook_runs));
+        let describe = move |vip| raft.with_state(|state| describe_vip(state, vip));
+        let telling = keep_telling(hook, bootstrap.name.clone(), describe, runs, told, ending.clone());
+        parts.spawn(named("VIP hook", never_fails(telling)));
+    }
+    if let (Some(settings), Some(check)) = (bootstrap.vip.check.clone(), node.check.clone()) {
+        let runs = Arc::clone(&node.check_runs);
+        let checking = keep_checking(settings, bootstrap.name.clone(), check, runs, ending.clone());
+        parts.spawn(named("check of this node", never_fails(checking)));
+    }
+
+    let posting = keep_posting(raft.clone(), secrets, Arc::clone(&node.deliveries), ending.clone());
+    parts.spawn(named("webhooks", never_fails(posting)));
 
     let publisher = Publisher {
         node: Arc::clone(&node),
@@ -271,6 +299,11 @@ async fn named<T>(name: &'static str, part: impl Future<Output = Result<T>>) -> 
 async fn never_fails(part: impl Future<Output = ()>) -> Result<()> {
     part.await;
     Ok(())
+}
+
+fn describe_vip(state: &State, vip: VipId) -> Option<Described> {
+    let (_, vip) = state.vips().find(|(id, _)| *id == vip)?;
+    Some(Described { name: vip.name.clone(), addresses: vip.addresses.iter().map(|address| address.ip()).collect() })
 }
 
 /// Where access log lines go, by `log.access` of `ballastd.toml`.

@@ -10,14 +10,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwapOption;
 use ballast_admin::node::{
-    HeldVip, ListenerProblem, LocalStatus, OperationError, Operations, SnapshotMade, StateAccess,
+    HeldVip, LeasePicture, ListenerProblem, LocalStatus, OperationError, Operations, SnapshotMade, StateAccess,
 };
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{BoxFuture, ClusterView},
     ids::{LogIndex, NodeId, VipId},
-    lease::{Fitness, Unfitness},
+    lease::{Fitness, LeaseView, LeaseVip, Unfitness},
     state::{NodeAdmin, NodeRole, State},
 };
 use ballast_proxy::{ListenerState, Proxy, prober::Findings};
@@ -28,7 +29,13 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{interfaces, leases::TransitionCounts, view::View};
+use crate::{
+    interfaces,
+    leases::TransitionCounts,
+    programs::{Runs, VipCheck},
+    view::View,
+    webhooks::Deliveries,
+};
 
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -43,12 +50,22 @@ pub struct Node {
     pub leases: OnceLock<Arc<ballast_vip::Handle>>,
     /// Keeps the addresses of VIPs and their fence in place, with the netlink driver.
     pub keeper: OnceLock<KeeperHandle>,
+    /// What the lease thread is told of the agreed state.
+    pub lease_view: Arc<ArcSwapOption<LeaseView>>,
     /// The data plane; a witness has none.
     pub proxy: Option<Arc<Proxy>>,
     /// This node's findings about backends.
     pub findings: Arc<Findings>,
     /// Gains and losses of VIPs.
     pub transitions: Arc<TransitionCounts>,
+    /// Runs of the program that is told of them.
+    pub hook_runs: Arc<Runs>,
+    /// What this node's own check says; `None` when `ballastd.toml` names none.
+    pub check: Option<VipCheck>,
+    /// Runs of that check.
+    pub check_runs: Arc<Runs>,
+    /// What became of events that webhooks were told of.
+    pub deliveries: Arc<Deliveries>,
     /// The node is going down or was told to drain.
     pub draining: AtomicBool,
     /// When the process started.
@@ -77,7 +94,10 @@ impl Node {
             None | Some((NodeRole::Witness, _)) => Fitness::Unfit(Unfitness::NotCandidate),
             Some((NodeRole::Full, NodeAdmin::Drain)) => Fitness::Unfit(Unfitness::Draining),
             Some(_) if self.draining.load(Ordering::Relaxed) => Fitness::Unfit(Unfitness::Draining),
-            Some(_) if within(self.view.freshness.age(boot_now())) => Fitness::Fit,
+            Some(_) if within(self.view.freshness.age(boot_now())) => {
+                let failed = self.check.as_ref().and_then(VipCheck::failed);
+                failed.map_or(Fitness::Fit, |_| Fitness::Reluctant(Unfitness::CheckFailed))
+            }
             // The voters answer, so it is this node that has not applied what they told.
             Some(_) if answered() => Fitness::Unfit(Unfitness::StateBehind),
             Some(_) => Fitness::Unfit(Unfitness::NoQuorum),
@@ -178,6 +198,7 @@ impl Operations for Node {
             Some(proxy) => proxy.listening(),
             None => (self.view.plan().revision, Vec::new()),
         };
+        let jitter = self.leases.get().map(|leases| leases.jitter()).unwrap_or_default();
         LocalStatus {
             node: raft.node,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -201,7 +222,20 @@ impl Operations for Node {
             started: self.started,
             certificate_not_after: self.certificate_not_after,
             connections: self.proxy.as_ref().map_or(0, |proxy| proxy.held() as u64),
+            lease_wake_late: jitter.wake_late.usual_max,
+            lease_renew: jitter.renew.usual_max,
         }
+    }
+
+    fn leases(&self) -> Option<LeasePicture> {
+        let view = self.lease_view.load_full()?;
+        let statuses = self.leases.get()?.status();
+        let owner = |vip: &LeaseVip| {
+            let status = statuses.iter().find(|status| status.vip == vip.id);
+            Some((vip.id, status.and_then(|status| status.holder).or(vip.recorded_owner)?))
+        };
+        let owners = view.vips.iter().filter_map(owner).collect();
+        Some(LeasePicture { view, owners })
     }
 
     fn state_hash(&self, at: Option<LogIndex>) -> Option<(LogIndex, String)> {

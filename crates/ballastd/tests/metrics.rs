@@ -53,13 +53,17 @@ fn reference(families: &BTreeMap<String, Family>) -> String {
     text
 }
 
+/// Programs of the operator that do nothing.
+const PROGRAMS: &str = "[vip.hook]\ncommand = [\"/bin/true\"]\n[vip.check]\ncommand = [\"/bin/true\"]\n";
+
 /// Run with `BALLAST_ACCEPT=1` to write the reference anew.
 #[test]
 fn every_family_is_in_the_reference() -> Result<()> {
-    let cluster = Cluster::start(3)?;
+    let cluster = Cluster::start_with(3, PROGRAMS)?;
     let backends = [Backend::start("web1")?, Backend::start("web2")?];
     let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
-    cluster.apply(0, &Shop::new(&backends).on_vip(vip).persistence_header("x-visitor").checked().to_yaml())?;
+    let shop = Shop::new(&backends).on_vip(vip).persistence_header("x-visitor").checked();
+    cluster.apply(0, &shop.cluster("webhooks: [{ name: alarm, url: \"http://127.0.0.1:1/\" }]").to_yaml())?;
     let owner = cluster.wait_owner("public")?;
     client::wait_served(vip)?;
 
@@ -78,6 +82,8 @@ fn every_family_is_in_the_reference() -> Result<()> {
         ensure!(found.contains_key("ballast_clock_offset_seconds"), "clocks were not compared yet");
         ensure!(found.contains_key("ballast_vip_transitions"), "the VIP's gain was not counted yet");
         ensure!(found.contains_key("ballast_healthcheck_duration_seconds"), "nothing was checked yet");
+        ensure!(found.contains_key("ballast_vip_hook_runs"), "the hook was not told of the VIP's gain yet");
+        ensure!(found.contains_key("ballast_vip_check_runs"), "the node did not check itself yet");
         let text = reference(&found);
         if !accept && text != written {
             let differing: Vec<_> = text.lines().filter(|line| !written.contains(line)).collect();

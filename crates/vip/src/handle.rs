@@ -12,9 +12,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use ballast_clock::boot_now;
 use ballast_core::lease::{Confirmed, VipStatus};
 
-use crate::{Gates, marks::ConfirmedCell};
+use crate::{
+    Gates,
+    jitter::{Jitter, Window},
+    marks::ConfirmedCell,
+};
 
 /// What the thread is to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,6 +40,8 @@ pub(crate) struct Shared {
     pub confirmed: Arc<ConfirmedCell>,
     pub gates: Arc<Gates>,
     pub counts: Counts,
+    pub wake_late: Window,
+    pub renew: Window,
     wake: File,
 }
 
@@ -83,6 +90,8 @@ impl Shared {
             confirmed: Arc::default(),
             gates,
             counts: Counts::default(),
+            wake_late: Window::default(),
+            renew: Window::default(),
             // SAFETY: a new descriptor that nobody else owns.
             wake: unsafe { File::from_raw_fd(fd) },
         })
@@ -120,6 +129,12 @@ impl Handle {
     /// are as fresh as `asked_at` once it has applied up to `index`.
     pub fn confirmed(&self) -> Option<Confirmed> {
         self.shared.confirmed.get()
+    }
+
+    /// How late the thread was over the last minute.
+    pub fn jitter(&self) -> Jitter {
+        let now = boot_now();
+        Jitter { wake_late: self.shared.wake_late.figures(now), renew: self.shared.renew.figures(now) }
     }
 
     /// Where [`Handle::confirmed`] is published, for readers on the path of a request.

@@ -12,6 +12,7 @@ mod driver;
 mod fence;
 mod gates;
 mod handle;
+mod jitter;
 mod marks;
 pub mod net;
 pub mod netlink;
@@ -24,5 +25,6 @@ pub use fence::{
 };
 pub use gates::Gates;
 pub use handle::{Counters, Handle};
+pub use jitter::{Figures, Jitter};
 pub use marks::{ConfirmedCell, LogMarks};
 pub use thread::{EventSink, Inputs, LeaseThread, Options, StartError};

@@ -260,6 +260,7 @@ impl Runner {
             && self.shared.confirmed.get() != Some(confirmed)
         {
             self.shared.confirmed.set(confirmed);
+            self.shared.renew.add(now, now.since(confirmed.asked_at));
         }
         let interval = self.seen.as_ref().map_or(u64::MAX, |view| view.timing.renew());
         if at_once || now.since(self.published_at) >= interval {
@@ -270,6 +271,7 @@ impl Runner {
 
     /// Sleeps until a datagram, a wake or the deadline.
     fn wait(&self, nanos: u64) {
+        let due = boot_now().plus(nanos.min(WAIT_NANOS_MAX));
         let poll = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let mut fds: SmallVec<[libc::pollfd; 16]> =
             smallvec![poll(self.socket.as_raw_fd()), poll(self.shared.wake_fd())];
@@ -280,6 +282,11 @@ impl Runner {
         // SAFETY: both pointers are valid for the call, the count is that of the array, and no signal
         // mask is given.
         unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) };
+        let now = boot_now();
+        // A turn that does not sleep says nothing about how late sleepers are.
+        if nanos > 0 && now >= due {
+            self.shared.wake_late.add(now, now.since(due));
+        }
         if fds[1].revents != 0 {
             self.shared.woken();
         }

@@ -51,6 +51,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/ballast.admin.v1.VipService/Move", OPERATOR),
     ("/ballast.admin.v1.VipService/ListTransitions", VIEWER),
     ("/ballast.admin.v1.VipService/Watch", VIEWER),
+    ("/ballast.admin.v1.VipService/PlanFailover", VIEWER),
     ("/ballast.admin.v1.BindingService/List", VIEWER),
     ("/ballast.admin.v1.BindingService/Get", VIEWER),
     ("/ballast.admin.v1.BindingService/Move", OPERATOR),

@@ -475,12 +475,18 @@ fn describe(state: &State, local: &LocalStatus, hash: Option<(LogIndex, String)>
         certificate_not_after: Some(local.certificate_not_after.into()),
         confirmed_age: local.confirmed_age.and_then(|age| prost_types::Duration::try_from(age).ok()),
         connections: local.connections,
+        lease_wake_late: measured(local.lease_wake_late),
+        lease_renew: measured(local.lease_renew),
         version: local.version.clone(),
         fitness: view::fitness(local.fitness).into(),
         fitness_reason: local.fitness.trouble().map_or("", Unfitness::name).to_owned(),
         fitness_detail: local.fitness.trouble().map(|what| what.to_string()).unwrap_or_default(),
         standings: local.standings.iter().filter_map(|status| view::standing(state, status)).collect(),
     }
+}
+
+fn measured(figure: Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(figure).ok().filter(|_| !figure.is_zero())
 }
 
 fn with_holders(mut vips: Vec<Vip>, nodes: &[NodeStatus]) -> Vec<Vip> {

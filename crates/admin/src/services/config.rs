@@ -73,8 +73,9 @@ impl ConfigService for Shared {
     }
 
     async fn validate(&self, request: Request<ValidateRequest>) -> Result<Response<ValidateResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let (mistakes, omitted) = match self.parse(request.into_inner().source).await?.1 {
-            Ok(_) => (Vec::new(), 0),
+            Ok(document) => (self.lease_too_short(&caller, &document).await.into_iter().collect(), 0),
             Err(mistakes) => (error::mistakes_to_proto(&mistakes), mistakes.omitted()),
         };
         let mistakes_omitted = u32::try_from(omitted).unwrap_or(u32::MAX);
@@ -268,6 +269,9 @@ impl Shared {
     }
 
     async fn put(&self, caller: &Caller, proposal: Proposal) -> Result<ApplyResponse, ApiError> {
+        if let Some(mistake) = self.lease_too_short(caller, &proposal.document).await {
+            return Err(error::invalid_now(mistake));
+        }
         if proposal.validate_only {
             let (header, current) = self.read_at(caller, 0, view::in_force).await?;
             return self.rehearse(header, current, &proposal);

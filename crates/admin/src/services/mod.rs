@@ -15,6 +15,8 @@ mod config;
 mod enrol;
 mod events;
 mod explain;
+mod failover;
+mod jitter;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use ballast_core::{
 };
 use ballast_proto::admin::v1::{
     ListVipTransitionsRequest, ListVipTransitionsResponse, ListVipsRequest, ListVipsResponse, MoveVipRequest,
-    MoveVipResponse, VipTransition, WatchVipsRequest, WatchVipsResponse, vip_service_server::VipService,
+    MoveVipResponse, PlanFailoverRequest, PlanFailoverResponse, VipTransition, WatchVipsRequest, WatchVipsResponse,
+    vip_service_server::VipService,
 };
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
@@ -117,6 +118,14 @@ impl VipService for Shared {
             wanted.filter_map(|(id, _)| state.tenures_whole_after(id)).max()
         };
         Ok(Response::new(watch(self, &caller, from_index, History { look, whole_after })))
+    }
+
+    async fn plan_failover(
+        &self,
+        request: Request<PlanFailoverRequest>,
+    ) -> Result<Response<PlanFailoverResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.plan_failover(&caller, &request.into_inner()).await?))
     }
 }
 

@@ -6,6 +6,7 @@
 //! Not here: what the commands do (`commands`).
 
 mod config;
+mod failover;
 mod local;
 mod objects;
 
@@ -17,6 +18,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use crate::server::Server;
 
 pub use config::*;
+pub use failover::*;
 pub use local::*;
 pub use objects::*;
 
@@ -214,6 +216,11 @@ pub enum Command {
     /// Virtual addresses, and who holds them
     #[command(subcommand)]
     Vip(VipCommand),
+    /// Say what the failure of a node would do, or try a failover
+    ///
+    /// `failover --dry-run` says for each node which VIP would go where if it failed now, and ends with 1 when one would be
+    /// held by nobody. `failover test VIP` moves one and measures it.
+    Failover(FailoverArgs),
     /// Which client stays with which backend
     #[command(subcommand, alias = "binding")]
     Bindings(BindingsCommand),
@@ -350,6 +357,10 @@ mod tests {
             "vip move public --auto",
             "vip watch public",
             "vip history",
+            "vip watch public --from-index 7",
+            "failover --dry-run",
+            "failover --dry-run --node node-1",
+            "failover test public --to node-2 --yes --return",
             "bindings list --farm shop --service site --pinned",
             "bindings get --farm shop --key abc",
             "bindings move --farm shop --hash 0f --to web2",
@@ -393,6 +404,10 @@ mod tests {
             "backend weight a/b/c 1001",
             "backend weight a/b/c 5 --reset",
             "vip move public",
+            "failover",
+            "failover --node node-1",
+            "failover test",
+            "failover --dry-run test public",
             "bindings get --farm shop",
             "bindings get --key k",
             "bindings list --service s",

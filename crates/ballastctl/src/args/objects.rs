@@ -72,7 +72,7 @@ pub enum VipCommand {
         /// Only this one
         vip: Option<String>,
         /// Begin with what was recorded after this log index; from now on when left out
-        #[arg(long, value_name = "INDEX")]
+        #[arg(long, visible_alias = "from-index", value_name = "INDEX")]
         since: Option<u64>,
         /// End after so many
         #[arg(long, value_name = "COUNT")]

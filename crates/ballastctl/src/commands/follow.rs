@@ -5,6 +5,7 @@
 
 use std::{future::Future, time::Duration};
 
+use ballast_proto::admin::v1::GetNodeStatusRequest;
 use tokio::time::{Instant, sleep};
 use tonic::{Response, Status, Streaming};
 
@@ -28,7 +29,26 @@ pub(super) struct Feed {
 
 /// Prints what a stream says. `shown` turns a message into its log index and what is printed;
 /// messages without content are skipped.
+///
+/// Ctrl-C is the end that was wanted. What is printed is printed without a wait in between, so that no line is cut.
 pub(super) async fn follow<M, V, F>(
+    run: &mut Run<'_>,
+    client: Client,
+    feed: Feed,
+    open: impl Fn(Client, Option<u64>) -> F,
+    shown: impl Fn(&M) -> Option<(u64, V)>,
+) -> Done
+where
+    F: Future<Output = Result<Response<Streaming<M>>, Status>>,
+    V: View,
+{
+    tokio::select! {
+        done = follow_on(run, client, feed, open, shown) => done,
+        _ = tokio::signal::ctrl_c() => Ok(Exit::Done),
+    }
+}
+
+async fn follow_on<M, V, F>(
     run: &mut Run<'_>,
     mut client: Client,
     feed: Feed,
@@ -40,6 +60,10 @@ where
     V: View,
 {
     let Feed { mut since, limit } = feed;
+    // From now on, by an index: a node that goes away before it said anything must not cost what happens meanwhile.
+    if since.is_none() {
+        since = now(&client).await;
+    }
     let mut printed = 0;
     // Messages of the entry `since` that were printed: one entry can carry several.
     let mut printed_at_since = 0;
@@ -85,4 +109,10 @@ where
             client = again;
         }
     }
+}
+
+/// The last entry that the node has applied; `None` when it does not say.
+async fn now(client: &Client) -> Option<u64> {
+    let status = client.read(client.cluster().get_node_status(client.request(GetNodeStatusRequest::default()))).await;
+    Some(status.ok()?.header?.applied_index)
 }

@@ -11,6 +11,7 @@ mod config;
 mod context;
 mod edit;
 mod events;
+mod failover;
 mod follow;
 mod generate;
 mod health;
@@ -87,6 +88,7 @@ pub async fn dispatch(run: &mut Run<'_>, command: Command) -> Done {
         Command::Edit(args) => edit::edit(run, args).await,
         Command::Backend(command) => backend::backend(run, command).await,
         Command::Vip(command) => vip::vip(run, command).await,
+        Command::Failover(args) => failover::failover(run, args).await,
         Command::Bindings(command) => bindings::bindings(run, command).await,
         Command::Explain(args) => config::explain(run, args).await,
         Command::Node(command) => cluster::node(run, command).await,

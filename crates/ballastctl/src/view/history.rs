@@ -156,7 +156,11 @@ impl Row for TransitionView {
     const NONE: &'static str = "no VIP ever changed hands";
 
     fn heads(wide: bool) -> &'static [&'static str] {
-        if wide { &["TIME", "VIP", "OWNER", "EPOCH", "INDEX", "WHY"] } else { &["TIME", "VIP", "OWNER", "WHY"] }
+        if wide {
+            &["TIME", "VIP", "OWNER", "EPOCH", "INDEX", "WHY"]
+        } else {
+            &["TIME", "VIP", "OWNER", "EPOCH", "WHY"]
+        }
     }
 
     fn cells(&self, wide: bool) -> Vec<Cell> {
@@ -165,8 +169,9 @@ impl Row for TransitionView {
             None => Cell::painted(Paint::Bad, "nobody"),
         };
         let mut cells = vec![when(self.change.time.as_ref()).into(), self.vip.clone().into(), owner];
+        cells.push(Cell::number(self.epoch));
         if wide {
-            cells.extend([Cell::number(self.epoch), Cell::number(self.change.log_index)]);
+            cells.push(Cell::number(self.change.log_index));
         }
         cells.push(self.cause.clone().into());
         cells
@@ -176,7 +181,8 @@ impl Row for TransitionView {
 impl View for TransitionView {
     fn text(&self, _: Style) -> String {
         let owner = self.owner_name.as_deref().unwrap_or("nobody");
-        format!("{}  {} -> {owner}: {}\n", when(self.change.time.as_ref()), self.vip, self.cause)
+        let (time, epoch) = (when(self.change.time.as_ref()), self.epoch);
+        format!("{time}  {} -> {owner}, epoch {epoch}: {}\n", self.vip, self.cause)
     }
 }
 

@@ -11,6 +11,7 @@ mod cluster;
 mod config;
 mod diff;
 mod explain;
+mod failover;
 mod history;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use cluster::{
 pub use config::{ApplyView, ConfigView, MistakeView, OperatorStateView, PendingView, ValidateView};
 pub use diff::{ChangeKind, ChangeLine, DiffView};
 pub use explain::ExplainView;
+pub use failover::{OutageView, PlansView, TrialView};
 pub use history::{EventView, RevisionChange, RevisionDetail, RevisionView, TransitionView};
 pub use user::{IssuedView, RevokedView, UserView};
 pub use vip::VipView;

@@ -487,8 +487,38 @@ impl VipService for Node {
         not_played()
     }
 
-    async fn watch(&self, _: Request<proto::WatchVipsRequest>) -> Answer<Self::WatchStream> {
-        not_played()
+    async fn watch(&self, request: Request<proto::WatchVipsRequest>) -> Answer<Self::WatchStream> {
+        // Two entries, and then the node ends the stream.
+        let from = request.into_inner().from_index.unwrap_or(0);
+        let message = |index| proto::WatchVipsResponse {
+            header: header(),
+            transition: Some(proto::VipTransition {
+                vip: "public".to_owned(),
+                owner_id: 2,
+                owner_name: "node-2".to_owned(),
+                epoch: 9,
+                cause: "node 1 handed it over".to_owned(),
+                change: Some(proto::Change { log_index: index, ..proto::Change::default() }),
+            }),
+        };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(message(from + 1)), Ok(message(from + 2))]))))
+    }
+
+    async fn plan_failover(&self, _: Request<proto::PlanFailoverRequest>) -> Answer<proto::PlanFailoverResponse> {
+        let step = |vip: &str, to: &str| proto::FailoverMove {
+            vip: vip.to_owned(),
+            to_id: u64::from(!to.is_empty()) * 2,
+            to_name: to.to_owned(),
+            reason: "even spread".to_owned(),
+            ..proto::FailoverMove::default()
+        };
+        let plan = proto::FailoverPlan {
+            node_id: 1,
+            node_name: "node-1".to_owned(),
+            moves: vec![step("public", "node-2"), step("lonely", "")],
+            warnings: vec!["all would go to one".to_owned()],
+        };
+        Ok(Response::new(proto::PlanFailoverResponse { header: header(), plans: vec![plan] }))
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod decode;
 mod diff;
+mod endpoint;
 mod mistake;
 mod order;
 pub mod reference;
@@ -31,6 +32,7 @@ mod yaml;
 
 pub use decode::{decode_canonical, parse, parse_many};
 pub use diff::{Change, diff};
+pub use endpoint::Endpoint;
 pub use mistake::{Mistake, Mistakes};
 pub use tree::TEXT_BYTES_MAX;
 pub use types::*;

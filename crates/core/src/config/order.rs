@@ -12,7 +12,7 @@ use serde::{
 
 use super::{
     Backend, Cluster, CookiePersistence, Document, Fallback, Farm, Health, HttpCheck, Limits, Listener, RequestMatch,
-    Service, SourcePrefix, TablePersistence, Timeouts, Vip,
+    Service, SourcePrefix, TablePersistence, Timeouts, Vip, Webhook,
 };
 
 /// The fields of the type with this name, as declared. Empty for a type that is not a record.
@@ -20,6 +20,7 @@ pub(super) fn declared(type_name: &str) -> &'static [&'static str] {
     match type_name {
         "Document" => of::<Document>(),
         "Cluster" => of::<Cluster>(),
+        "Webhook" => of::<Webhook>(),
         "Vip" => of::<Vip>(),
         "Farm" => of::<Farm>(),
         "Listener" => of::<Listener>(),

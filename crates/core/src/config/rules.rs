@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 
 use super::{
     Document, Fallback, Farm, Health, Limits, Persistence, Service, Span, TableKey, TablePersistence, Timeouts, Vip,
-    decode::CANONICAL_BYTES_MAX,
+    Webhook, decode::CANONICAL_BYTES_MAX,
 };
 
 /// The newest rules: those that this release proposes documents under.
@@ -59,6 +59,7 @@ fn check(document: &Document) -> Checked {
     span("lease", cluster.lease, 50..=10_000)?;
     span("freshness", cluster.freshness, 10..=1000)?;
     span("replace_voter_after", cluster.replace_voter_after, 0..=YEAR)?;
+    cluster.webhooks.iter().try_for_each(webhook)?;
     document.vips.iter().try_for_each(vip)?;
     document.farms.iter().try_for_each(farm)
 }
@@ -67,6 +68,12 @@ fn check(document: &Document) -> Checked {
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
 const YEAR: u64 = 366 * DAY;
+
+fn webhook(webhook: &Webhook) -> Checked {
+    name(&webhook.name)?;
+    // A request's head is written as it stands here.
+    text("url", &webhook.url, |b| b.is_ascii_graphic())
+}
 
 fn vip(vip: &Vip) -> Checked {
     name(&vip.name)?;
@@ -193,16 +200,31 @@ fn bound<N: PartialOrd + std::fmt::Display>(what: &str, found: N, bounds: RangeI
 }
 
 /// What the rules of number 1 refuse and later ones do not: they know no prefix length of a VIP's address and nothing
-/// of where a VIP is placed but `prefer` and `failback`.
+/// of where a VIP is placed but `prefer` and `failback`, and nothing of webhooks.
 mod first {
     use std::net::IpAddr;
 
     use serde::{Deserialize, de::IgnoredAny};
 
     #[derive(Deserialize)]
-    struct OnlyVips {
+    struct Document {
         #[serde(default, rename = "vips")]
         _vips: Vec<Vip>,
+        #[serde(default, rename = "cluster")]
+        _cluster: Cluster,
+    }
+
+    #[derive(Default, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Cluster {
+        #[serde(rename = "voters")]
+        _voters: IgnoredAny,
+        #[serde(rename = "lease")]
+        _lease: IgnoredAny,
+        #[serde(rename = "freshness")]
+        _freshness: IgnoredAny,
+        #[serde(rename = "replace_voter_after")]
+        _replace_voter_after: IgnoredAny,
     }
 
     #[derive(Deserialize)]
@@ -220,7 +242,7 @@ mod first {
 
     /// `json` is that of a document in the form that is known today.
     pub(super) fn check(json: &str) -> super::Checked {
-        let known = serde_json::from_str::<OnlyVips>(json);
+        let known = serde_json::from_str::<Document>(json);
         known.map(|_| ()).map_err(|_| "this is not the canonical JSON of a document".to_owned())
     }
 }
@@ -231,7 +253,7 @@ mod tests {
 
     /// Changes with the form of a document: its fields, their types and defaults. Whoever changes it adds rules with
     /// the next number, so that replicas that know only these stop instead of refusing what others accept.
-    const FORM: &str = "d8d43684dadcaf472e4583deb5e94a92";
+    const FORM: &str = "039e2d40cd0321e14875fcd06a40b8ef";
 
     #[test]
     fn the_form_of_a_document_belongs_to_the_number_of_the_rules() {
@@ -286,6 +308,7 @@ mod tests {
             vip(r#","failback_delay":"1s""#),
             vip(r#","nodes":{}"#),
             vip("").replace("10.0.0.1", "10.0.0.1/24"),
+            r#"{"version":1,"cluster":{"webhooks":[]}}"#.to_owned(),
         ] {
             assert!(decode_committed(2, &new).is_ok(), "{new}");
             assert_eq!(

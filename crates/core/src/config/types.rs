@@ -5,6 +5,7 @@ mod health;
 mod persistence;
 mod trust;
 mod vip;
+mod webhook;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ pub use health::*;
 pub use persistence::*;
 pub use trust::*;
 pub use vip::*;
+pub use webhook::*;
 
 /// The whole desired state of a cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,6 +54,8 @@ pub struct Cluster {
     pub freshness: Span,
     /// After how long a voter that is gone is replaced by a learner: 1s to 30d.
     pub replace_voter_after: Span,
+    /// Machines that are told of what happens.
+    pub webhooks: Vec<Webhook>,
 }
 
 impl Default for Cluster {
@@ -61,6 +65,7 @@ impl Default for Cluster {
             lease: Span::from_millis(200),
             freshness: Span::from_millis(100),
             replace_voter_after: Span::from_secs(600),
+            webhooks: Vec::new(),
         }
     }
 }

@@ -29,6 +29,7 @@ mod candidate;
 mod datagram;
 mod engine;
 mod epoch;
+mod failover;
 mod fitness;
 mod gate;
 mod grantor;
@@ -48,6 +49,7 @@ mod voters;
 
 pub use engine::LeaseNode;
 pub use epoch::Epoch;
+pub use failover::{Ability, Takeover, takeovers};
 pub use fitness::{Fitness, Unfitness};
 pub use gate::VipGate;
 pub use link::Dropped;

@@ -30,7 +30,8 @@ use crate::{
     access::Caller,
     client::Peers,
     node::{
-        HeldVip, ListenerProblem, LocalStatus, OperationError, Operations, RequestReader, SnapshotMade, StateAccess,
+        HeldVip, LeasePicture, ListenerProblem, LocalStatus, OperationError, Operations, RequestReader, SnapshotMade,
+        StateAccess,
     },
     pki::{self, Authority, ClusterKey, Credentials, Key, UserRole},
     services::{Parts, Services, Shared},
@@ -56,6 +57,10 @@ pub struct Fake {
     pub overtaken_by: Mutex<Option<Command>>,
     /// Listeners that this node says it cannot bind.
     pub listener_problems: Mutex<Vec<ListenerProblem>>,
+    /// How late this node's lease thread says that it is.
+    pub lease_wake_late: Mutex<Duration>,
+    /// What its lease thread works from.
+    pub leases: Mutex<Option<LeasePicture>>,
     /// How fit this node says it is, as a whole and for single VIPs.
     pub fitness: Mutex<(Fitness, Arc<Vec<VipStatus>>)>,
     pub authority: Authority,
@@ -90,6 +95,8 @@ impl Fake {
             confirms: AtomicU64::new(0),
             overtaken_by: Mutex::new(None),
             listener_problems: Mutex::new(Vec::new()),
+            lease_wake_late: Mutex::default(),
+            leases: Mutex::default(),
             fitness: Mutex::default(),
             authority,
             cluster_key,
@@ -232,6 +239,7 @@ impl Operations for Fake {
     fn status(&self) -> LocalStatus {
         let (applied, serving) = self.read(|state| (state.applied(), state.revision()));
         let leader = (!self.cut_off.load(Ordering::Relaxed)).then_some(NODE);
+        let (fitness, standings) = self.fitness.lock().clone();
         LocalStatus {
             node: NODE,
             version: "0.1.0".to_owned(),
@@ -248,14 +256,20 @@ impl Operations for Fake {
             serving,
             listener_problems: self.listener_problems.lock().clone(),
             held: self.held(),
-            fitness: self.fitness.lock().0,
-            standings: Arc::clone(&self.fitness.lock().1),
+            fitness,
+            standings,
             not_ready: Vec::new(),
             draining: false,
             started: SystemTime::UNIX_EPOCH,
             certificate_not_after: SystemTime::UNIX_EPOCH,
             connections: 0,
+            lease_wake_late: *self.lease_wake_late.lock(),
+            lease_renew: Duration::from_millis(1),
         }
+    }
+
+    fn leases(&self) -> Option<LeasePicture> {
+        self.leases.lock().clone()
     }
 
     fn state_hash(&self, at: Option<LogIndex>) -> Option<(LogIndex, String)> {

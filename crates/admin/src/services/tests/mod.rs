@@ -2,6 +2,7 @@ mod backends;
 mod config;
 mod explain;
 mod fake;
+mod leases;
 mod members;
 mod wire;
 

@@ -9,6 +9,7 @@ mod matching;
 mod persistence;
 mod services;
 mod vips;
+mod webhooks;
 mod words;
 
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ use super::{
     Cluster, Document, Fallback, Farm, Limits, Span, Timeouts,
     structure::{Report, Step},
 };
+
+pub(super) use words::is_host;
 
 /// Checks a whole document.
 pub(super) fn check(document: &Document, report: &mut Report<'_>) {
@@ -129,6 +132,7 @@ fn cluster(cluster: &Cluster, checks: &mut Checks<'_, '_>, at: &At<'_>) {
         Span::from_secs(1),
         Span::from_secs(30 * 86_400),
     );
+    webhooks::check(&cluster.webhooks, checks, &at.key("webhooks"));
 }
 
 fn check_farm(farm: &Farm, checks: &mut Checks<'_, '_>, at: &At<'_>) {

@@ -28,7 +28,7 @@ pub(super) fn is_path(text: &str) -> bool {
 }
 
 /// A host name (RFC 1123, with the underscore that is met in practice) or an address. IPv6 stands in brackets.
-pub(super) fn is_host(text: &str) -> bool {
+pub(in crate::config) fn is_host(text: &str) -> bool {
     if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
         return inner.parse::<std::net::Ipv6Addr>().is_ok();
     }

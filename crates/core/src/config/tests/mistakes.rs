@@ -390,3 +390,18 @@ fn canonical_json_is_checked_as_text_is() {
     assert_eq!(found, ["farms[shop].listeners[web].vip: there is no VIP `other`; there are public"]);
     assert!(decode_canonical("{").is_err() && decode_canonical("[]").is_err() && decode_canonical("{}").is_err());
 }
+
+#[test]
+fn webhooks_that_cannot_be_posted_to() {
+    check(
+        "version: 1\ncluster:\n  webhooks:\n  - { name: a, url: \"ftp://h/\" }\n  - { name: a, url: \"http://me@h/\", events: [vip, vip] }\n  - { name: b, url: \"https://h:8443/x\", events: [] }\n  - { name: c, url: \"https://h/x\", events: [bindings] }\n",
+        &[
+            "4:21: cluster.webhooks[a].url: this URL does not begin with http:// or https://; write one like https://alarm.example/ballast",
+            "5:13: cluster.webhooks[a].name: the name `a` is taken (line 4); give each its own name",
+            "5:21: cluster.webhooks[a].url: this URL holds a user name; write one like https://alarm.example/ballast",
+            "5:45: cluster.webhooks[a].events: an event is named twice; name each once",
+            "6:49: cluster.webhooks[b].events: the list is empty; give at least one",
+            "7:45: cluster.webhooks[c].events[0]: \"bindings\" is not known here; write one of vip, config, node, backend",
+        ],
+    );
+}

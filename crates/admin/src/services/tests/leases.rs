@@ -1,0 +1,105 @@
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use ballast_core::{
+    config::Failback,
+    ids::{LogIndex, NodeId, VipId},
+    lease::{Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, VoterSets},
+};
+use ballast_proto::admin::v1::{
+    ApplyRequest, PlanFailoverRequest, ValidateRequest, config_service_server::ConfigService as _,
+    vip_service_server::VipService,
+};
+use tonic::Code;
+
+use super::{Fake, SHOP, apply, from, refused};
+use crate::node::LeasePicture;
+
+/// What the lease thread of a cluster of one works from, when that one holds a VIP.
+fn picture(vip: VipId, nodes: u64) -> LeasePicture {
+    let address = "127.0.0.1:1".parse().expect("a literal");
+    let member = |id| LeaseMember { id: NodeId::new(id), address, candidate: true, weight: 100 };
+    let timing = Timing::takeover_within(200_000_000);
+    let vip = LeaseVip {
+        name: String::new(),
+        macs: Vec::new(),
+        finish: 0,
+        id: vip,
+        addresses: Vec::new(),
+        prefer: Vec::new(),
+        failback: Failback::Never,
+        failback_delay: 0,
+        group: None,
+        apart_from: Vec::new(),
+        only: None,
+        wish: None,
+        fitness: Fitness::Fit,
+        recorded_owner: None,
+        recorded_epoch: Epoch::default(),
+    };
+    let owners = BTreeMap::from([(vip.id, NodeId::new(1))]);
+    let view = LeaseView {
+        cluster: String::new(),
+        secret: [0; 32],
+        membership: LogIndex::new(1),
+        voters: VoterSets::new([[NodeId::new(1)]]),
+        nodes: (1..=nodes).map(member).collect(),
+        vips: vec![vip],
+        timing,
+        longest: timing,
+        fitness: Fitness::Fit,
+    };
+    LeasePicture { view: Arc::new(view), owners }
+}
+
+#[tokio::test]
+async fn a_plan_says_that_a_lone_voter_takes_every_vip_with_it() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let request = || from("anna", PlanFailoverRequest::default());
+    refused(VipService::plan_failover(&shared, request()).await, Code::FailedPrecondition, "BALLAST-A007");
+    let vip = fake.read(|state| state.vips().next().expect("a VIP").0);
+    *fake.leases.lock() = Some(picture(vip, 1));
+    let plans = VipService::plan_failover(&shared, request()).await.expect("planned").into_inner().plans;
+    let [plan] = plans.as_slice() else { panic!("one node: {plans:?}") };
+    assert_eq!(plan.node_name, "node-1");
+    assert!(plan.warnings.iter().any(|warning| warning.contains("no majority")), "{:?}", plan.warnings);
+    let [step] = plan.moves.as_slice() else { panic!("one VIP: {plan:?}") };
+    assert_eq!((step.vip.as_str(), step.to_id, step.order.len()), ("public", 0, 0));
+    // One that the log names and nobody hears of is named as one that does not answer.
+    *fake.leases.lock() = Some(picture(vip, 2));
+    let plans = VipService::plan_failover(&shared, request()).await.expect("planned").into_inner().plans;
+    let step = &plans[0].moves[0];
+    assert_eq!(step.warnings, ["node-2 comes first and does not answer"]);
+    let unknown = PlanFailoverRequest { node: "nobody".to_owned(), ..PlanFailoverRequest::default() };
+    refused(VipService::plan_failover(&shared, from("anna", unknown)).await, Code::NotFound, "BALLAST-A005");
+}
+
+#[tokio::test]
+async fn a_lease_is_shortened_only_as_far_as_the_nodes_can_keep_it() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let document = |lease: &str| format!("version: 1\ncluster: {{ lease: {lease} }}\n");
+    let request = |lease: &str| ApplyRequest { source: document(lease), ..ApplyRequest::default() };
+    *fake.lease_wake_late.lock() = Duration::from_millis(21);
+    // The lease that nobody wrote is in force before the first document.
+    let detail = refused(shared.apply(from("anna", request("50ms"))).await, Code::InvalidArgument, "BALLAST-A001");
+    let [mistake] = detail.mistakes.as_slice() else { panic!("one mistake: {detail:?}") };
+    assert_eq!(mistake.path, "cluster.lease");
+    assert!(mistake.problem.contains("node-1") && mistake.problem.contains("21.0 ms"), "{}", mistake.problem);
+    assert!(mistake.remedy.contains("129ms"), "{}", mistake.remedy);
+    assert_eq!(fake.read(|state| state.revision().get()), 0);
+    let request_to_check = ValidateRequest { source: document("50ms") };
+    let validated = shared.validate(from("anna", request_to_check)).await.expect("an answer").into_inner();
+    assert_eq!((validated.valid, validated.mistakes.as_slice()), (false, detail.mistakes.as_slice()));
+    for lease in ["150ms", "129ms"] {
+        shared.apply(from("anna", request(lease))).await.expect("long enough");
+    }
+    // The machine gets worse: what is in force stays, and longer is always taken.
+    *fake.lease_wake_late.lock() = Duration::from_millis(500);
+    for lease in ["129ms", "200ms"] {
+        shared.apply(from("anna", request(lease))).await.expect("not shortened");
+    }
+    *fake.lease_wake_late.lock() = Duration::from_millis(7);
+    shared.apply(from("anna", request("50ms"))).await.expect("a quiet machine keeps the shortest lease");
+}

@@ -1,0 +1,237 @@
+//! One run of a program: its environment, its output, its end.
+//!
+//! The program has a process group of its own, so that at the end of its time all that it started in it is killed
+//! too. What a program leaves running after it ended by itself is left alone: it was meant to go on. Output is read
+//! while it runs, line by line and bounded, because a full pipe would stop it.
+
+use std::{fmt, os::unix::process::ExitStatusExt as _, pin::pin, process::Stdio, time::Duration};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// Longest piece of a line that is told at once; a longer line is told in pieces.
+const LINE_BYTES_MAX: u64 = 1024;
+/// Lines of one stream of one run that are told. Arbitrary; a program that says more has a log of its own.
+const LINES_MAX: usize = 100;
+/// How long the rest of the output is waited for after the end: a process that was left running may hold the pipe.
+const OUTPUT_GRACE: Duration = Duration::from_millis(250);
+/// How long a killed program may take to be gone; one that waits for a dead disk takes for ever.
+const REAP_MAX: Duration = Duration::from_secs(1);
+/// Where programs are looked for by the program that is run, when ballastd itself was told nothing.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By a signal that was not ours.
+    Signalled(i32),
+    /// It was killed because its time was over.
+    TimedOut(Duration),
+    /// It could not be started.
+    NotStarted(String),
+}
+
+impl Ended {
+    /// Whether it did what it should.
+    pub const fn is_good(&self) -> bool {
+        matches!(self, Self::Exited(0))
+    }
+
+    /// A short constant name, for metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Exited(0) => "ok",
+            Self::Exited(_) | Self::Signalled(_) => "failed",
+            Self::TimedOut(_) => "timeout",
+            Self::NotStarted(_) => "not_started",
+        }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exit status {status}"),
+            Self::Signalled(signal) => write!(f, "ended by signal {signal}"),
+            Self::TimedOut(after) => write!(f, "killed after {after:?}"),
+            Self::NotStarted(why) => write!(f, "could not be started: {why}"),
+        }
+    }
+}
+
+/// Runs a program to its end and gives each line that it says to `told`.
+///
+/// It sees `environment` and `PATH` and nothing else of ballastd's own environment, which may hold secrets.
+///
+/// # Cancel safety
+/// A run that is dropped kills the program with all that it started.
+pub async fn run(
+    command: &[String],
+    environment: &[(&str, String)],
+    longest: Duration,
+    told: impl Fn(&str) + Sync,
+) -> Ended {
+    let Some((program, arguments)) = command.split_first() else {
+        return Ended::NotStarted("no program is named".to_owned());
+    };
+    let mut starting = Command::new(program);
+    starting
+        .args(arguments)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into()))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let mut child = match starting.spawn() {
+        Ok(child) => child,
+        Err(error) => return Ended::NotStarted(error.to_string()),
+    };
+    let mut group = Group::of(&child);
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let mut output = pin!(async { tokio::join!(lines(stdout, &told), lines(stderr, &told)) });
+    let mut all_read = false;
+    let ended = timeout(longest, async {
+        loop {
+            // Waiting is cancel-safe; reading is not cancelled but polled on.
+            tokio::select! {
+                ended = child.wait() => return ended,
+                _ = &mut output, if !all_read => all_read = true,
+            }
+        }
+    })
+    .await;
+    let ended = match ended {
+        Ok(Ok(status)) => {
+            group.release();
+            match (status.code(), status.signal()) {
+                (Some(code), _) => Ended::Exited(code),
+                (None, signal) => Ended::Signalled(signal.unwrap_or_default()),
+            }
+        }
+        Ok(Err(error)) => Ended::NotStarted(error.to_string()),
+        Err(_) => {
+            group.kill();
+            // Not reaped in time is reaped by the runtime later.
+            let _ = timeout(REAP_MAX, child.wait()).await;
+            Ended::TimedOut(longest)
+        }
+    };
+    if !all_read {
+        let _ = timeout(OUTPUT_GRACE, output).await;
+    }
+    ended
+}
+
+/// The process group of a program that has not been waited for, so that its number is nobody else's.
+struct Group(Option<i32>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()))
+    }
+
+    fn kill(&mut self) {
+        if let Some(id) = self.0.take() {
+            // SAFETY: takes numbers only. The group's first process was not waited for, so the number is still its.
+            unsafe { libc::kill(-id, libc::SIGKILL) };
+        }
+    }
+
+    fn release(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn lines(source: Option<impl AsyncRead + Unpin>, told: &impl Fn(&str)) {
+    let Some(source) = source else { return };
+    let mut source = BufReader::new(source);
+    let mut line = Vec::new();
+    let mut count = 0;
+    loop {
+        line.clear();
+        match (&mut source).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        match count {
+            0..LINES_MAX => told(String::from_utf8_lossy(&line).trim_end()),
+            LINES_MAX => told("(what it says further is left out)"),
+            _ => {}
+        }
+        count += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    async fn sh(script: &str, environment: &[(&str, String)], longest: Duration) -> (Ended, Vec<String>) {
+        let said = Mutex::new(Vec::new());
+        let command = ["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
+        let ended = run(&command, environment, longest, |line| said.lock().push(line.to_owned())).await;
+        (ended, said.into_inner())
+    }
+
+    #[tokio::test]
+    async fn status_and_output_come_back() {
+        let environment = [("BALLAST_VIP", "web".to_owned())];
+        let (ended, said) = sh("echo for $BALLAST_VIP $HOME; exit 3", &environment, LONG).await;
+        assert_eq!((ended, said), (Ended::Exited(3), vec!["for web".to_owned()]));
+        assert_eq!(sh("kill -9 $$", &[], LONG).await.0, Ended::Signalled(9));
+        assert!(matches!(run(&["/nonexistent".to_owned()], &[], LONG, |_| {}).await, Ended::NotStarted(_)));
+    }
+
+    #[tokio::test]
+    async fn at_the_end_of_its_time_all_that_it_started_is_killed() {
+        let short = Duration::from_millis(300);
+        let (ended, said) = sh("sleep 100 & echo $!; wait", &[], short).await;
+        assert_eq!(ended, Ended::TimedOut(short));
+        let below: i32 = said[0].parse().expect("a process id");
+        let begun = Instant::now();
+        loop {
+            // A zombie is as dead as none: who adopted it may be slow to reap it.
+            let status = std::fs::read_to_string(format!("/proc/{below}/stat"));
+            if status.map_or(true, |stat| stat.contains(") Z ")) {
+                break;
+            }
+            assert!(begun.elapsed() < LONG, "the process below still runs");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_it_leaves_running_does_not_hold_us_up() {
+        let begun = Instant::now();
+        let (ended, said) = sh("sleep 5 & echo done", &[], LONG).await;
+        assert_eq!((ended, said), (Ended::Exited(0), vec!["done".to_owned()]));
+        assert!(begun.elapsed() < Duration::from_secs(4));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_output_neither_stops_it_nor_fills_the_log() {
+        let (ended, said) = sh("yes | head -c 1000000", &[], LONG).await;
+        assert_eq!(ended, Ended::Exited(0));
+        assert_eq!(said.len(), LINES_MAX + 1);
+    }
+}
