@@ -77,6 +77,10 @@ pub struct LocalStatus {
     pub fitness: Fitness,
     /// How it stands to each VIP.
     pub standings: Arc<Vec<VipStatus>>,
+    /// What is wrong about single VIPs, in words that name who and what.
+    pub problems: BTreeMap<VipId, String>,
+    /// The fence of its VIPs; `None` with a driver that has none.
+    pub fence: Option<&'static str>,
     /// Why it is not ready, one sentence each; ready when empty.
     pub not_ready: Vec<String>,
     /// It takes no new work.

@@ -117,6 +117,12 @@ impl Node {
         })
     }
 
+    /// What is wrong about single VIPs, in the words of who found it out.
+    fn problems(&self) -> BTreeMap<VipId, String> {
+        let report = self.keeper.get().map(|keeper| keeper.report());
+        report.iter().flat_map(|report| &report.vips).map(|(vip, known)| (*vip, known.problem.clone())).collect()
+    }
+
     /// Why this node should get no traffic; empty when it should.
     pub fn not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -217,6 +223,8 @@ impl Operations for Node {
             held: self.held(),
             fitness: self.fitness(),
             standings: self.leases.get().map(|leases| leases.status()).unwrap_or_default(),
+            problems: self.problems(),
+            fence: self.keeper.get().map(|keeper| keeper.level().as_str()),
             not_ready: self.not_ready(),
             draining: self.draining.load(Ordering::Relaxed),
             started: self.started,

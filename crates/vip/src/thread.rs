@@ -207,6 +207,7 @@ impl Runner {
         for action in std::mem::take(&mut self.actions) {
             match action {
                 Action::Prepare { vip } => self.inputs.driver.prepare(vip),
+                Action::PeerReturned { .. } => self.inputs.driver.announce_again(boot_now()),
                 Action::Close { vip, successor } => {
                     if let Some(at) = self.held.iter().position(|(held, _)| *held == vip) {
                         let (_, gate) = self.held.swap_remove(at);

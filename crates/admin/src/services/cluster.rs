@@ -481,7 +481,8 @@ fn describe(state: &State, local: &LocalStatus, hash: Option<(LogIndex, String)>
         fitness: view::fitness(local.fitness).into(),
         fitness_reason: local.fitness.trouble().map_or("", Unfitness::name).to_owned(),
         fitness_detail: local.fitness.trouble().map(|what| what.to_string()).unwrap_or_default(),
-        standings: local.standings.iter().filter_map(|status| view::standing(state, status)).collect(),
+        standings: local.standings.iter().filter_map(|status| view::standing(state, status, &local.problems)).collect(),
+        fence: local.fence.unwrap_or_default().to_owned(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! VIPs and their history.
 
+use std::collections::BTreeMap;
+
 use ballast_core::{
     config::{self, Failback},
     ids::{NodeId, VipId},
@@ -63,14 +65,19 @@ pub fn transitions(state: &State, name: &str) -> Result<Vec<(Place, proto::VipTr
 }
 
 /// How a node stands to a VIP; nothing for a VIP that is configured no longer.
-pub fn standing(state: &State, status: &VipStatus) -> Option<proto::VipStanding> {
+pub fn standing(state: &State, status: &VipStatus, problems: &BTreeMap<VipId, String>) -> Option<proto::VipStanding> {
+    let problem = problems.get(&status.vip).filter(|problem| !problem.is_empty());
     let (_, vip) = state.vips().find(|(id, _)| *id == status.vip)?;
     let rank = status.rank.map_or(0, |rank| rank + 1);
     Some(proto::VipStanding {
         vip: vip.name.clone(),
         fitness: fitness(status.fitness).into(),
         fitness_reason: status.fitness.trouble().map_or("", Unfitness::name).to_owned(),
-        fitness_detail: status.fitness.trouble().map(|what| what.to_string()).unwrap_or_default(),
+        fitness_detail: status
+            .fitness
+            .trouble()
+            .map(|what| problem.cloned().unwrap_or_else(|| what.to_string()))
+            .unwrap_or_default(),
         rank: u32::try_from(rank).unwrap_or(u32::MAX),
         best_id: status.best.map_or(0, NodeId::get),
         placement: status.best.map_or("", |_| status.reason.as_str()).to_owned(),

@@ -215,6 +215,8 @@ pub struct NodeView {
     pub fitness_reason: Option<String>,
     /// The same in a sentence.
     pub fitness_detail: Option<String>,
+    /// Fence of its VIPs: `ebpf`, `nftables` or `none`; absent with the loopback driver.
+    pub fence: Option<String>,
     /// Hardware address of the interface that its VIPs are on; absent when there is none.
     pub mac: Option<String>,
     /// The same for VIPs that are on interfaces of their own.
@@ -240,6 +242,7 @@ impl From<&proto::NodeStatus> for NodeView {
             fitness: (status.fitness != 0).then(|| word!(proto::Fitness, "FITNESS_", status.fitness)),
             fitness_reason: some(&status.fitness_reason),
             fitness_detail: some(&status.fitness_detail),
+            fence: some(&status.fence),
             mac: some(&node.mac),
             vip_macs: node.vip_macs.clone().into_iter().collect(),
             id: node.id,
@@ -317,6 +320,7 @@ impl Row for NodeView {
                 "VIPS",
                 "WEIGHT",
                 "FITNESS",
+                "FENCE",
                 "MAC",
                 "CONNECTIONS",
                 "CLUSTER ADDRESS",
@@ -362,6 +366,7 @@ impl Row for NodeView {
             cells.extend([
                 Cell::number(self.vip_weight.map(|weight| weight.to_string()).unwrap_or_default()),
                 self.fitness_cell(),
+                self.fence.clone().unwrap_or_default().into(),
                 mac.collect::<Vec<_>>().join(",").into(),
                 number(self.connections),
                 self.cluster_address.clone().into(),

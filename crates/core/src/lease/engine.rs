@@ -165,7 +165,9 @@ impl LeaseNode {
         message: Message,
         out: &mut Actions,
     ) {
-        self.hearing.heard(now, from, silence(view));
+        if self.hearing.heard(now, from, silence(view)) {
+            out.push(Action::PeerReturned { node: from });
+        }
         match message {
             Message::Hello => {}
             Message::Ask(ask) => {

@@ -20,13 +20,16 @@ struct Heard {
 }
 
 impl Hearing {
-    /// Notes an authenticated datagram. After more than `gap` of silence a peer is as new.
-    pub(super) fn heard(&mut self, now: BootNanos, peer: NodeId, gap: u64) {
+    /// Notes an authenticated datagram. After more than `gap` of silence a peer is as new. True when it is heard for the
+    /// first time or again.
+    pub(super) fn heard(&mut self, now: BootNanos, peer: NodeId, gap: u64) -> bool {
+        let known = self.0.get(&peer).is_some_and(|heard| now.since(heard.last) <= gap);
         let heard = self.0.entry(peer).or_insert(Heard { since: now, last: now });
-        if now.since(heard.last) > gap {
+        if !known {
             heard.since = now;
         }
         heard.last = now;
+        !known
     }
 
     /// Forgets who is no member.
@@ -52,11 +55,11 @@ mod tests {
         let age = |hearing: &Hearing, now| hearing.ages(BootNanos::new(now), 10).next().map(|(_, age)| age);
         assert_eq!(age(&hearing, 100), None);
         for now in [100, 105, 115, 125] {
-            hearing.heard(BootNanos::new(now), peer, 10);
+            assert_eq!(hearing.heard(BootNanos::new(now), peer, 10), now == 100);
         }
         assert_eq!((age(&hearing, 125), age(&hearing, 135)), (Some(25), Some(35)));
         assert_eq!(age(&hearing, 136), None, "silent for too long");
-        hearing.heard(BootNanos::new(136), peer, 10);
+        assert!(hearing.heard(BootNanos::new(136), peer, 10), "it is back");
         assert_eq!(age(&hearing, 140), Some(4));
         hearing.retain(|node| node != peer);
         assert_eq!(age(&hearing, 140), None);

@@ -480,7 +480,7 @@ impl World {
     fn perform(&mut self, at: usize, actions: Actions) -> Result<(), String> {
         for action in actions {
             match action {
-                Action::Prepare { .. } => {}
+                Action::Prepare { .. } | Action::PeerReturned { .. } => {}
                 Action::Close { vip, .. } => {
                     self.nodes[at].gates.remove(&vip);
                 }

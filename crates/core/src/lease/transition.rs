@@ -44,6 +44,12 @@ pub enum Action {
         /// The sealed datagram.
         bytes: Vec<u8>,
     },
+    /// A node is heard for the first time or after a silence. Where it was, another owner may have been announced: say
+    /// again who owns what is owned here.
+    PeerReturned {
+        /// The node.
+        node: NodeId,
+    },
     /// Tell whoever keeps the history.
     Report(Transition),
 }

@@ -258,6 +258,8 @@ impl Operations for Fake {
             held: self.held(),
             fitness,
             standings,
+            problems: std::collections::BTreeMap::new(),
+            fence: Some("ebpf"),
             not_ready: Vec::new(),
             draining: false,
             started: SystemTime::UNIX_EPOCH,
