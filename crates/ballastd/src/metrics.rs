@@ -143,30 +143,25 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
         fitness.add(&[("vip", name), ("fitness", vip.fitness.name()), ("reason", reason)], 1.0);
         remaining.add(&labels, if held { number(vip.until.since(now)) / 1e9 } else { 0.0 });
     }
-    if let Some(keeper) = node.keeper.get() {
-        let level = keeper.level().as_str();
-        families.push(
-            Family::gauge("ballast_vip_fence", "The fence that is in force on this node; always 1")
-                .with(&[("level", level)], 1.0),
-        );
-        let counted = keeper.counters();
-        for (name, help, count) in [
-            (
-                "ballast_garp_sent",
-                "Announcements of VIPs (gratuitous ARP, unsolicited NA) that were sent",
-                counted.announced,
-            ),
-            ("ballast_garp_errors", "Announcements of VIPs that the kernel did not take", counted.announce_errors),
-            ("ballast_vip_conflicts", "Times that somebody else claimed a VIP on the link", counted.conflicts),
-            ("ballast_vip_fence_breaches", "Times that the fence was not as it had been set", counted.breaches),
-            (
-                "ballast_vip_addresses_restored",
-                "Addresses of VIPs that somebody had removed",
-                counted.addresses_restored,
-            ),
-        ] {
-            families.push(Family::counter(name, help).with(&[], number(count)));
-        }
+    let keeper = node.keeper.get();
+    let level = keeper.map_or("none", |keeper| keeper.level().as_str());
+    families.push(
+        Family::gauge("ballast_vip_fence", "The fence of VIPs that is in force on this node; always 1")
+            .with(&[("level", level)], 1.0),
+    );
+    let counted = keeper.map(|keeper| keeper.counters()).unwrap_or_default();
+    for (name, help, count) in [
+        (
+            "ballast_garp_sent",
+            "Announcements of VIPs (gratuitous ARP, unsolicited NA) that were sent",
+            counted.announced,
+        ),
+        ("ballast_garp_errors", "Announcements of VIPs that the kernel did not take", counted.announce_errors),
+        ("ballast_vip_conflicts", "Times that somebody else claimed a VIP on the link", counted.conflicts),
+        ("ballast_vip_fence_breaches", "Times that the fence was not as it had been set", counted.breaches),
+        ("ballast_vip_addresses_restored", "Addresses of VIPs that somebody had removed", counted.addresses_restored),
+    ] {
+        families.push(Family::counter(name, help).with(&[], number(count)));
     }
     let mut transitions = Family::counter("ballast_vip_transitions", "Times that this node gained or lost a VIP");
     for (vip, cause, count) in node.transitions.all() {
