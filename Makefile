@@ -78,6 +78,11 @@ bench-failover-soak: build ## A thousand random faults on Ballast: never two own
 	@scripts/setup.sh bench
 	$(BIN)/ballast-failover soak
 
+.PHONY: bench-failover-moves
+bench-failover-moves: build ## Fifty planned moves under 2,000 requests a second on fresh and as many on kept connections: none fails
+	@scripts/setup.sh bench
+	$(BIN)/ballast-failover moves
+
 .PHONY: clean
 clean: ## Remove build results of this checkout (not the RocksDB cache)
 	$(CARGO) clean

@@ -12,6 +12,7 @@ mod client;
 mod faults;
 mod kernel;
 mod machine;
+mod moves;
 mod observer;
 mod repetition;
 mod report;
@@ -50,6 +51,8 @@ enum Command {
     Run(Options),
     /// Random faults on Ballast; fails if ever two nodes own the VIP, or none for long after a fault.
     Soak(SoakOptions),
+    /// Planned moves under load; fails if a request does.
+    Moves(MovesOptions),
 }
 
 #[derive(Args)]
@@ -69,6 +72,19 @@ struct Options {
 }
 
 #[derive(Args)]
+struct MovesOptions {
+    /// How many.
+    #[arg(long, env = "FAILOVER_MOVES", default_value_t = 50)]
+    moves: u32,
+    /// Requests a second on new connections, and as many on kept ones.
+    #[arg(long, env = "FAILOVER_RATE", default_value_t = 2000)]
+    rate: u32,
+    /// Systems.
+    #[arg(long, env = "FAILOVER_SYSTEMS", value_delimiter = ',', default_value = "ballast-ebpf-200ms")]
+    systems: Vec<String>,
+}
+
+#[derive(Args)]
 struct SoakOptions {
     /// How many, on each system.
     #[arg(long, env = "FAILOVER_SOAK_FAULTS", default_value_t = 1000)]
@@ -85,6 +101,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Soak(options) => soak(&options),
+        Command::Moves(options) => kinds(&options.systems)
+            .and_then(|kinds| kinds.iter().try_for_each(|kind| moves::run(kind, options.moves, options.rate))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -224,13 +224,15 @@ fn whoever_tampers_is_told_of_and_mended() -> Result<()> {
 #[test]
 fn an_address_of_a_stranger_is_refused_with_its_mac() -> Result<()> {
     let Some(site) = Site::start(NETLINK)? else { return Ok(()) };
-    let taken = Host::Observer.ip().to_string();
+    let taken = Host::Client.ip().to_string();
     let file = site.cluster.write("taken.yaml", &document(&taken, &site._shop.address().to_string()))?;
     site.cluster.ctl_ok(0, &["apply", "-f", &file])?;
-    let mac = Host::Observer.mac_text();
+    let mac = Host::Client.mac_text();
     wait::until("the stranger to be named", || {
         let said = site.cluster.ctl_ok(0, &["vip", "list", "-o", "json"])?;
-        Ok(said.to_lowercase().contains(&mac).then_some(()))
+        let log = site.cluster.node(0).log()?;
+        ensure!(said.to_lowercase().contains(&mac), "{said}\n{log}");
+        Ok(Some(()))
     })?;
     ensure!(site.cluster.owner("web").is_none() || site.served_by()?.is_none(), "nobody may own a stranger's address");
     Ok(())
