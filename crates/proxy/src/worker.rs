@@ -158,6 +158,11 @@ impl Listener {
         self.identity.vip.as_ref().is_none_or(|vip| vip.gate.may_finish(boot_now()))
     }
 
+    /// Whether a connection may be taken right now.
+    fn may_accept(&self) -> bool {
+        self.identity.vip.as_ref().is_none_or(|vip| vip.gate.may_accept(boot_now()))
+    }
+
     /// The same listener for connections that come later.
     fn renewed(&self) -> Self {
         Self {
@@ -408,7 +413,7 @@ impl Worker {
     fn admit(self: &Rc<Self>, listener: &Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
         let Some(farm) = self.farm(listener.identity.farm) else { return };
         // What the kernel took before a VIP was handed over is not lost because the accepting was late.
-        if !listener.may_serve() || self.draining.get() && !listener.is_ending() {
+        if !listener.may_accept() || self.draining.get() && !listener.is_ending() {
             return;
         }
         listener.used.set(true);

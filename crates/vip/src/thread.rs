@@ -215,7 +215,7 @@ impl Runner {
                         let finishing =
                             successor.and_then(|node| Some((node, driver.finish_until(vip, node, boot_now())?)));
                         match finishing {
-                            Some((_, until)) => gate.hand_over(until),
+                            Some((_, until)) => gate.hand_over(boot_now(), until),
                             None => gate.close(),
                         }
                         driver.released(vip, finishing);

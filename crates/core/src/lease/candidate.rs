@@ -288,9 +288,10 @@ impl Candidate {
     }
 
     /// The node that the VIP was offered to would take it.
-    pub(super) fn heard_accept(&mut self, ctx: &Context<'_>, from: NodeId, out: &mut Vec<Effect>) {
-        if let Hold::Held { leaving: Leaving::Offering { to, why, .. }, told: None, .. } = &self.hold
-            && *to == from
+    pub(super) fn heard_accept(&mut self, ctx: &Context<'_>, from: NodeId, offer: Offer, out: &mut Vec<Effect>) {
+        // An answer to an earlier offer is from a node that has not prepared for this one.
+        if let Hold::Held { epoch, leaving: Leaving::Offering { to, why, .. }, told: None, .. } = &self.hold
+            && (*to, *epoch) == (from, offer.epoch)
         {
             let cause = match (*why, ctx.ranking.reason) {
                 (Why::Unfit(because) | Why::Reluctant(because), _) => LossCause::Left { to: Some(from), because },
@@ -495,7 +496,12 @@ impl Candidate {
         }
         let times: Vec<(NodeId, BootNanos)> = self.words.iter().map(|(n, w)| (*n, w.free_at)).collect();
         let free = ctx.view.voters.free_by(&times).filter(|free| free.get() != u64::MAX)?;
-        let staggered = free.plus(self.rank(ctx) * ctx.view.timing.stagger());
+        let rank = self.rank(ctx);
+        let staggered = free.plus(rank * ctx.view.timing.stagger());
+        // A VIP that nobody ever held is new, and nodes learn of it at different moments: it is left to its first node for
+        // as long as a dead owner's would be, or whoever learns of it first takes it.
+        let new = ctx.ranking.new && self.known.is_none() && rank > 0;
+        let staggered = if new { staggered.plus(ctx.view.timing.promise()) } else { staggered };
         Some(staggered.max(ctx.settled_at).max(self.back_off_until))
     }
 

@@ -64,6 +64,10 @@ pub struct LeaseNode {
     confirmed: Option<Confirmed>,
     draining: bool,
     ask_now: BTreeSet<VipId>,
+    /// When each candidate has something to do next; those that wait for nothing are missing.
+    deadlines: BTreeMap<VipId, BootNanos>,
+    /// Something that all deadlines hang on has changed.
+    deadlines_stale: bool,
 }
 
 struct Round {
@@ -100,6 +104,8 @@ impl LeaseNode {
             confirmed: None,
             draining: false,
             ask_now: BTreeSet::new(),
+            deadlines: BTreeMap::new(),
+            deadlines_stale: true,
         }
     }
 
@@ -131,6 +137,7 @@ impl LeaseNode {
         }
         self.fitness = view.fitness_of(self.node);
         self.view = Some(view);
+        self.deadlines_stale = true;
         self.ranked = None;
         self.rank(now);
         if before.is_some() && before != self.view.as_ref().map(|view| view.membership) {
@@ -189,7 +196,7 @@ impl LeaseNode {
             }
             Message::Accept(offers) => {
                 for offer in offers {
-                    self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_accept(ctx, from, fx));
+                    self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_accept(ctx, from, offer, fx));
                 }
             }
         }
@@ -212,18 +219,31 @@ impl LeaseNode {
     }
 
     /// When [`LeaseNode::tick`] has something to do next.
-    pub fn next_deadline(&self, now: BootNanos, facts: LogFacts) -> BootNanos {
-        let Some(view) = &self.view else { return BootNanos::new(u64::MAX) };
-        let candidates = self.candidates.values().filter_map(|candidate| {
+    pub fn next_deadline(&mut self, now: BootNanos, facts: LogFacts) -> BootNanos {
+        if self.view.is_none() {
+            return BootNanos::new(u64::MAX);
+        }
+        self.refresh_deadlines(now, facts);
+        self.deadlines.values().copied().chain([self.next_round_at]).min().unwrap_or(self.next_round_at)
+    }
+
+    /// Asks all candidates for their deadlines if what these hang on has changed: the view, the ranking, whether this node
+    /// drains, when the voters were asked. Each event at one candidate renews that one's.
+    fn refresh_deadlines(&mut self, now: BootNanos, facts: LogFacts) {
+        let Some(view) = self.view.clone().filter(|_| self.deadlines_stale) else { return };
+        let deadline = |candidate: &Candidate| {
             let ranking = self.rankings.get(&candidate.vip)?;
-            candidate.deadline(&self.context(now, facts, view, ranking, candidate.vip))
-        });
-        candidates.chain([self.next_round_at]).min().unwrap_or(self.next_round_at)
+            let at = candidate.deadline(&self.context(now, facts, &view, ranking, candidate.vip))?;
+            Some((candidate.vip, at))
+        };
+        self.deadlines = self.candidates.values().filter_map(deadline).collect();
+        self.deadlines_stale = false;
     }
 
     /// Gives every VIP to another node if one takes it, and asks for none any more.
     pub fn drain(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         self.draining = true;
+        self.deadlines_stale = true;
         self.tick(now, facts, out);
     }
 
@@ -302,13 +322,17 @@ impl LeaseNode {
         out: &mut Actions,
         f: impl FnOnce(&mut Candidate, &Context<'_>, &mut Vec<Effect>),
     ) {
-        static NOBODY: Ranking = Ranking { order: Vec::new(), reason: PlacementReason::Spread };
+        static NOBODY: Ranking = Ranking { order: Vec::new(), reason: PlacementReason::Spread, new: false };
         let Some(view) = self.view.clone() else { return };
         let rankings = Arc::clone(&self.rankings);
         let ctx = self.context(now, facts, &view, rankings.get(&vip).unwrap_or(&NOBODY), vip);
         let Some(candidate) = self.candidates.get_mut(&vip) else { return };
         let mut effects = Vec::new();
         f(candidate, &ctx, &mut effects);
+        match candidate.deadline(&ctx) {
+            Some(at) => self.deadlines.insert(vip, at),
+            None => self.deadlines.remove(&vip),
+        };
         for effect in effects {
             self.carry_out(now, &view, vip, effect, out);
         }
@@ -328,7 +352,11 @@ impl LeaseNode {
     }
 
     fn expire(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
-        self.each(now, facts, out, Candidate::tick);
+        self.refresh_deadlines(now, facts);
+        let due = self.deadlines.iter().filter(|(_, at)| **at <= now).map(|(vip, _)| *vip);
+        for vip in due.collect::<Vec<_>>() {
+            self.with(now, facts, vip, out, Candidate::tick);
+        }
     }
 
     fn carry_out(&mut self, now: BootNanos, view: &LeaseView, vip: VipId, effect: Effect, out: &mut Actions) {
@@ -514,6 +542,7 @@ impl LeaseNode {
         };
         if self.ranked.as_ref() != Some(&situation) {
             self.rankings = Arc::new(place(&view.vips, &view.nodes, &situation));
+            self.deadlines_stale = true;
             self.ranked = Some(situation);
         }
     }

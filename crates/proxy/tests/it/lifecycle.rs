@@ -124,7 +124,7 @@ fn a_handed_over_vip_is_finished_and_its_clients_asked_to_leave() {
     let (mut early, mut idle) = (site.client(), site.client());
     idle.send(GET);
     assert_eq!(idle.response().header("connection"), None);
-    gate.hand_over(FOREVER);
+    gate.hand_over(boot_now(), FOREVER);
     early.send(GET);
     let response = early.response();
     assert_eq!((response.text(), response.header("connection")), ("b1", Some("close")));
@@ -135,7 +135,7 @@ fn a_handed_over_vip_is_finished_and_its_clients_asked_to_leave() {
     late.send(GET);
     assert_eq!(late.response().header("connection"), Some("close"));
     // The end of the time for that ends what is idle.
-    gate.hand_over(boot_now());
+    gate.hand_over(boot_now(), boot_now());
     idle.closed();
     assert_eq!(b1.requests().len(), 3);
 }

@@ -54,7 +54,7 @@ pub enum MemberFailure {
     Diverged(LogIndex),
     /// The cluster removed this node. It must not go on under an id that is nobody's.
     #[error(
-        "this node was removed from the cluster; to use the machine again, empty its data directory and join it as a new node"
+        "this node was removed from the cluster; to use the machine again, run `ballastd leave`, empty its data directory and join it as a new node"
     )]
     Removed,
     /// The log here ends before entries that this node had acknowledged. Its word must not count.

@@ -191,14 +191,19 @@ impl Keeper {
         let ours = self.addresses.ours().clone();
         let mut guarded: BTreeSet<(VipId, u32, IpAddr)> = BTreeSet::new();
         for want in &wanted {
-            let Some(interface) = by_name(&want.interface) else { continue };
+            // Only Ethernet can be fenced; elsewhere the VIP is not put.
+            let Some(interface) = by_name(&want.interface).filter(|found| found.mac.is_some()) else { continue };
             guarded.extend(want.addresses.iter().map(|at| (want.vip, interface.index, at.address)));
         }
         let kept: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
-        for left in ours.iter().filter(|left| !kept.contains(&left.address)) {
-            // Nobody's any more: closed for good until it is off the interface.
-            if let Some(interface) = by_name(&left.interface) {
-                guarded.insert((NOBODY, interface.index, left.address));
+        // Guarded wherever it still is, too: under its VIP, or closed for good when it is nobody's any more.
+        let of: BTreeMap<IpAddr, VipId> = guarded.iter().map(|(vip, _, address)| (*address, *vip)).collect();
+        for left in &ours {
+            let vip = of.get(&left.address).copied().unwrap_or(NOBODY);
+            for interface in interfaces.iter().filter(|at| at.name == left.interface || at.has(left.address)) {
+                if interface.mac.is_some() {
+                    guarded.insert((vip, interface.index, left.address));
+                }
             }
         }
         let fenced = self.fence(now, &guarded, &interfaces);
@@ -233,12 +238,15 @@ impl Keeper {
             }
         }
 
-        let free = |at: &&VipAddress| ours.contains(*at) || self.probes.is_free(&at.interface, at.address);
+        let free = |at: &&VipAddress| {
+            kept.contains(&at.address) && (ours.contains(*at) || self.probes.is_free(&at.interface, at.address))
+        };
         let put: Vec<VipAddress> = if fenced.is_ok() {
             wanted.iter().flat_map(|want| want.addresses.iter().filter(free).cloned()).collect()
         } else {
             // Nothing is added behind a fence that does not stand; what is there stays.
-            ours.iter().filter(|at| kept.contains(&at.address)).cloned().collect()
+            let there = |at: &&VipAddress| by_name(&at.interface).is_some_and(|interface| interface.has(at.address));
+            ours.iter().filter(|at| kept.contains(&at.address)).filter(there).cloned().collect()
         };
         match self.addresses.reconcile(&put) {
             Ok(outcome) => {
@@ -349,6 +357,10 @@ impl Keeper {
             Some((NOBODY, interface.index, at.address))
         });
         let left: BTreeSet<_> = left.collect();
+        if left.is_empty() {
+            // What an earlier process fenced without leaving word of it stays fenced, closed, until the state is known.
+            return;
+        }
         if let Err(problem) = self.fence(boot_now(), &left, interfaces) {
             error!(problem, "addresses of VIPs are on an interface and cannot be fenced");
         }
@@ -392,7 +404,10 @@ impl Keeper {
                     }
                 }
             }
-            self.fence.repair().map_err(|error| chain(&error))?;
+            // An interface that is gone cannot be repaired; guarding forgets it, and its word decides.
+            if let Err(error) = self.fence.repair() {
+                warn!(error = chain(&error), "cannot mend all of the fence");
+            }
         }
         let wanted = guarded.iter().map(|&(vip, interface, address)| Guarded { vip, interface, address });
         self.fence.guard(&wanted.collect::<Vec<_>>()).map_err(|error| chain(&error))

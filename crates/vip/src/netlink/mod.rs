@@ -168,6 +168,10 @@ pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkEr
     let outcome = addresses.leave()?;
     let mut said: Vec<String> = outcome.changes.iter().map(|change| format!("{change:?}")).collect();
     said.extend(outcome.problems.iter().map(ToString::to_string));
+    if outcome.problems.iter().any(|problem| !problem.is_warning()) {
+        said.push("the fence stays, because an address does".to_owned());
+        return Ok(said);
+    }
     let (mut fence, _) = Fence::open(fence)?;
     fence.remove()?;
     said.push(format!("the {} fence was removed", fence.level().as_str()));

@@ -62,6 +62,8 @@ pub struct Ranking {
     pub order: Vec<NodeId>,
     /// Why the first is first.
     pub reason: PlacementReason,
+    /// Nobody is known to hold it or ever to have held it.
+    pub new: bool,
 }
 
 /// What is known beside the log.
@@ -85,7 +87,8 @@ pub fn place(vips: &[LeaseVip], nodes: &[LeaseMember], situation: &Situation) ->
         let Some(home) = board.homes[unit] else {
             for vip in &board.units[unit].vips {
                 let order = board.others(vip, &[]).collect();
-                rankings.insert(vip.id, Ranking { order, reason: PlacementReason::Spread });
+                let new = !situation.owners.contains_key(&vip.id);
+                rankings.insert(vip.id, Ranking { order, reason: PlacementReason::Spread, new });
             }
             continue;
         };
@@ -103,7 +106,8 @@ pub fn place(vips: &[LeaseVip], nodes: &[LeaseMember], situation: &Situation) ->
             let mut order = order.clone();
             let others: Vec<NodeId> = board.others(vip, &order).collect();
             order.extend(others);
-            rankings.insert(vip.id, Ranking { order, reason });
+            let new = !situation.owners.contains_key(&vip.id);
+            rankings.insert(vip.id, Ranking { order, reason, new });
         }
     }
     rankings
