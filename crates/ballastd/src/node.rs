@@ -66,6 +66,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(50);
 /// How long one try to write the cluster's beginning, or this node's addresses, may take.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
+/// How often it is looked whether this node's interfaces are still what the cluster was told.
+const LOOK_AT_INTERFACES: Duration = Duration::from_secs(2);
 /// VIPs are given up within a lease; this is the end of patience.
 const LEASE_DRAIN_MAX: Duration = Duration::from_secs(15);
 /// A node that failed, or that the others do not know any more, does not go on for long.
@@ -347,9 +349,10 @@ async fn found(member: &Member, raft: &Handle, genesis: Genesis) -> Result<()> {
 
 /// Tells the cluster this node's addresses and labels if they differ from what the log says.
 async fn introduce(bootstrap: Bootstrap, node: ballast_core::ids::NodeId, raft: Handle, ending: CancellationToken) {
-    let info = bootstrap.node_info(interfaces::mac);
     let mut applied = raft.watch_applied();
     loop {
+        // Anew each time: an interface may have come back with another hardware address.
+        let info = bootstrap.node_info(interfaces::mac);
         let known = raft.with_state(|state| state.node(node).map(|known| known.info.clone()));
         // The role was given with the join token; a file cannot change it.
         let wanted = known.as_ref().map(|known| ballast_core::state::NodeInfo { role: known.role, ..info.clone() });
@@ -374,6 +377,7 @@ async fn introduce(bootstrap: Bootstrap, node: ballast_core::ids::NodeId, raft: 
         }
         tokio::select! {
             changed = applied.changed() => if changed.is_err() { break },
+            () = sleep(LOOK_AT_INTERFACES) => {}
             () = ending.cancelled() => return,
         }
         // Looked at again when the node's own record may have changed, not with every binding.

@@ -98,8 +98,9 @@ impl Node {
                 let failed = self.check.as_ref().and_then(VipCheck::failed);
                 failed.map_or(Fitness::Fit, |_| Fitness::Reluctant(Unfitness::CheckFailed))
             }
-            // The voters answer, so it is this node that has not applied what they told.
-            Some(_) if answered() => Fitness::Unfit(Unfitness::StateBehind),
+            // The voters answer, so it is this node that has not applied what they told: itself, or nobody while there is no
+            // leader, and then the VIPs stay.
+            Some(_) if answered() => Fitness::Reluctant(Unfitness::StateBehind),
             Some(_) => Fitness::Unfit(Unfitness::NoQuorum),
         }
     }

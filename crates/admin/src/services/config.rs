@@ -269,6 +269,9 @@ impl Shared {
     }
 
     async fn put(&self, caller: &Caller, proposal: Proposal) -> Result<ApplyResponse, ApiError> {
+        if let Some(mistake) = self.address_rehomed(&proposal.document) {
+            return Err(error::invalid_now(mistake));
+        }
         if let Some(mistake) = self.lease_too_short(caller, &proposal.document).await {
             return Err(error::invalid_now(mistake));
         }

@@ -17,6 +17,7 @@ mod events;
 mod explain;
 mod failover;
 mod jitter;
+mod rehoming;
 mod shared;
 #[cfg(test)]
 mod tests;

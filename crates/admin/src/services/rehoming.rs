@@ -1,0 +1,70 @@
+//! Whether a document gives an address to another VIP than has it now.
+//!
+//! Each VIP has a lease of its own. A node that has applied the change would take the address under the new VIP's
+//! lease while one that has not still renews the old one's, and both would answer. In two changes that cannot be: the
+//! first takes the address off every interface.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ballast_core::config::Document;
+use ballast_proto::admin::v1::{Mistake, mistake::Severity};
+
+use super::Shared;
+use crate::view;
+
+impl Shared {
+    /// What is wrong with the addresses of a document that is about to take the place of the one in force.
+    pub(super) fn address_rehomed(&self, document: &Document) -> Option<Mistake> {
+        judge(&self.read(view::in_force)?.document, document)
+    }
+}
+
+fn judge(before: &Document, after: &Document) -> Option<Mistake> {
+    let owners: BTreeMap<IpAddr, &str> =
+        before.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| (at.ip(), vip.name.as_str()))).collect();
+    after.vips.iter().find_map(|vip| {
+        let moved = |address: IpAddr| Some((address, *owners.get(&address)?)).filter(|(_, owner)| *owner != vip.name);
+        let (address, owner) = vip.addresses.iter().find_map(|at| moved(at.ip()))?;
+        Some(Mistake {
+            severity: Severity::Error.into(),
+            path: format!("vips[{}].addresses", vip.name),
+            problem: format!(
+                "{address} belongs to VIP {owner} now; in one change two nodes could answer for it, one by the lease of each"
+            ),
+            remedy: format!(
+                "take {address} away from {owner} in a change of its own (`apply --wait`), then give it to {}; to rename a VIP, \
+                 do the same",
+                vip.name
+            ),
+            ..Mistake::default()
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(vips: &[(&str, &str)]) -> Document {
+        let vips: Vec<String> =
+            vips.iter().map(|(name, address)| format!(r#"{{"name":"{name}","addresses":["{address}"]}}"#)).collect();
+        serde_json::from_str(&format!(r#"{{"version":1,"vips":[{}]}}"#, vips.join(","))).expect("a document")
+    }
+
+    #[test]
+    fn an_address_changes_its_vip_in_two_steps() {
+        let before = document(&[("web", "10.0.0.1"), ("mail", "10.0.0.2")]);
+        for after in [document(&[("www", "10.0.0.1"), ("mail", "10.0.0.2")]), document(&[("mail", "10.0.0.1")])] {
+            let mistake = judge(&before, &after).expect("refused");
+            assert!(mistake.problem.contains("10.0.0.1 belongs to VIP web now"), "{}", mistake.problem);
+        }
+        let between = document(&[("mail", "10.0.0.2")]);
+        assert_eq!(judge(&before, &between), None);
+        assert_eq!(judge(&between, &document(&[("mail", "10.0.0.2"), ("www", "10.0.0.1/24")])), None);
+        assert_eq!(
+            judge(&before, &document(&[("web", "10.0.0.9"), ("mail", "10.0.0.2/24")])),
+            None,
+            "a VIP may change its own"
+        );
+    }
+}
