@@ -4,9 +4,12 @@
 //! lease while one that has not still renews the old one's, and both would answer. In two changes that cannot be: the
 //! first takes the address off every interface.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-use ballast_core::config::Document;
+use ballast_core::{config::Document, state::Node};
 use ballast_proto::admin::v1::{Mistake, mistake::Severity};
 
 use super::Shared;
@@ -15,8 +18,38 @@ use crate::view;
 impl Shared {
     /// What is wrong with the addresses of a document that is about to take the place of the one in force.
     pub(super) fn address_rehomed(&self, document: &Document) -> Option<Mistake> {
+        let nodes = self.read(|state| {
+            let host = |address: &str| address.parse::<SocketAddr>().ok().map(|at| at.ip());
+            let of = |node: &Node| {
+                let hosts = [host(&node.info.cluster_address), host(&node.info.admin_address)];
+                hosts
+                    .into_iter()
+                    .flatten()
+                    .filter(|ip| !ip.is_loopback())
+                    .map(|ip| (ip, node.info.name.clone()))
+                    .collect()
+            };
+            state.nodes().flat_map(|node| -> Vec<(IpAddr, String)> { of(node) }).collect()
+        });
+        if let Some(mistake) = of_a_node(&nodes, document) {
+            return Some(mistake);
+        }
         judge(&self.read(view::in_force)?.document, document)
     }
+}
+
+/// A node's own address is no VIP: its fence would cut it off from the cluster.
+fn of_a_node(nodes: &BTreeMap<IpAddr, String>, document: &Document) -> Option<Mistake> {
+    document.vips.iter().find_map(|vip| {
+        let (address, node) = vip.addresses.iter().find_map(|at| nodes.get_key_value(&at.ip()))?;
+        Some(Mistake {
+            severity: Severity::Error.into(),
+            path: format!("vips[{}].addresses", vip.name),
+            problem: format!("{address} is node {node}'s own address; as a VIP it would cut the node off"),
+            remedy: "choose an address that no machine has".to_owned(),
+            ..Mistake::default()
+        })
+    })
 }
 
 fn judge(before: &Document, after: &Document) -> Option<Mistake> {
@@ -49,6 +82,14 @@ mod tests {
         let vips: Vec<String> =
             vips.iter().map(|(name, address)| format!(r#"{{"name":"{name}","addresses":["{address}"]}}"#)).collect();
         serde_json::from_str(&format!(r#"{{"version":1,"vips":[{}]}}"#, vips.join(","))).expect("a document")
+    }
+
+    #[test]
+    fn a_nodes_own_address_is_refused() {
+        let nodes = BTreeMap::from([(IpAddr::from([10, 0, 0, 2]), "node-2".to_owned())]);
+        let mistake = of_a_node(&nodes, &document(&[("web", "10.0.0.1"), ("mail", "10.0.0.2/24")])).expect("refused");
+        assert!(mistake.path == "vips[mail].addresses" && mistake.problem.contains("node-2"), "{mistake:?}");
+        assert_eq!(of_a_node(&nodes, &document(&[("web", "10.0.0.1")])), None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::{
     fence::{Fence, FenceLevel, Guarded},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, question, system,
+        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, probe_frame, question, system,
     },
 };
 
@@ -43,6 +43,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 /// For so long after a breach of the fence this node takes no VIP of that interface: whoever tampers may not be done.
 const BREACH_NANOS: u64 = 1_000_000_000;
+/// How often the link is asked whether anybody else has the VIPs that this node holds.
+const RIVALS_NANOS: u64 = 5_000_000_000;
 /// A gateway that misses three questions in a row, a second apart, is gone; a router that restarts answers sooner.
 const GATEWAY: GatewayTiming = GatewayTiming { interval_nanos: 1_000_000_000, rise: 2, fall: 3 };
 
@@ -109,6 +111,8 @@ struct Link {
     listener: Option<Listener>,
     gateway: GatewayCheck,
     breached_at: Option<BootNanos>,
+    /// When it was last asked who else has the VIPs that this node holds.
+    asked_at: BootNanos,
 }
 
 /// One VIP of this node, with where it should be.
@@ -189,11 +193,16 @@ impl Keeper {
 
         // Guarded before they are on the interface, and for as long as they are.
         let ours = self.addresses.ours().clone();
+        // An address that this machine has for itself is not fenced: that would cut the machine off.
+        let foreign = |address: IpAddr| {
+            interfaces.iter().any(|interface| interface.has(address)) && !ours.iter().any(|at| at.address == address)
+        };
         let mut guarded: BTreeSet<(VipId, u32, IpAddr)> = BTreeSet::new();
         for want in &wanted {
             // Only Ethernet can be fenced; elsewhere the VIP is not put.
             let Some(interface) = by_name(&want.interface).filter(|found| found.mac.is_some()) else { continue };
-            guarded.extend(want.addresses.iter().map(|at| (want.vip, interface.index, at.address)));
+            let own = want.addresses.iter().filter(|at| !foreign(at.address));
+            guarded.extend(own.map(|at| (want.vip, interface.index, at.address)));
         }
         let kept: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
         // Guarded wherever it still is, too: under its VIP, or closed for good when it is nobody's any more.
@@ -242,7 +251,10 @@ impl Keeper {
             kept.contains(&at.address) && (ours.contains(*at) || self.probes.is_free(&at.interface, at.address))
         };
         let put: Vec<VipAddress> = if fenced.is_ok() {
-            wanted.iter().flat_map(|want| want.addresses.iter().filter(free).cloned()).collect()
+            wanted
+                .iter()
+                .flat_map(|want| want.addresses.iter().filter(|at| free(at) || foreign(at.address)).cloned())
+                .collect()
         } else {
             // Nothing is added behind a fence that does not stand; what is there stays.
             let there = |at: &&VipAddress| by_name(&at.interface).is_some_and(|interface| interface.has(at.address));
@@ -263,16 +275,13 @@ impl Keeper {
                 for problem in outcome.problems {
                     let of = wanted.iter().find(|want| want.addresses.contains(problem.address()));
                     if let Some(want) = of {
-                        let fitness =
-                            if problem.is_warning() { Fitness::Fit } else { Fitness::Unfit(Unfitness::AddressMissing) };
-                        if fitness == Fitness::Fit {
-                            self.said.entry(want.vip).or_insert_with(|| {
-                                warn!(%problem, "a VIP may not be reachable");
-                                String::new()
-                            });
+                        // One that is there and may not be reached is kept if no node is better off.
+                        let fitness = if problem.is_warning() {
+                            Fitness::Reluctant(Unfitness::AddressMissing)
                         } else {
-                            trouble(want.vip, fitness, problem.to_string());
-                        }
+                            Fitness::Unfit(Unfitness::AddressMissing)
+                        };
+                        trouble(want.vip, fitness, problem.to_string());
                     }
                 }
             }
@@ -309,7 +318,8 @@ impl Keeper {
             }
             if let Some(mac) = interface.mac {
                 let addresses: Vec<IpAddr> = want.addresses.iter().map(|at| at.address).collect();
-                let in_place = addresses.iter().all(|address| put.iter().any(|at| at.address == *address));
+                let in_place =
+                    addresses.iter().all(|address| put.iter().any(|at| at.address == *address) && !foreign(*address));
                 if in_place {
                     places.insert(want.vip, Place { interface: interface.index, mac, addresses });
                 } else {
@@ -439,6 +449,7 @@ impl Keeper {
                 listener: None,
                 gateway: GatewayCheck::new(now, None, GATEWAY),
                 breached_at: None,
+                asked_at: now,
             });
             let came_up = interface.up && !link.up;
             link.up = interface.up;
@@ -457,6 +468,16 @@ impl Keeper {
             {
                 // Not answered counts; not sent is as good as not answered.
                 let _ = self.frames.send(interface.index, &frame);
+            }
+            if interface.up
+                && now.since(link.asked_at) >= RIVALS_NANOS
+                && let Some(mac) = interface.mac
+            {
+                // Whoever else has a VIP of ours says so when asked; one that came with a joined network has no reason to.
+                link.asked_at = now;
+                for (address, _) in vips.iter().filter(|(_, vip)| held.contains(vip)) {
+                    let _ = self.frames.send(interface.index, &probe_frame(*address, mac));
+                }
             }
             if new && let Some(mac) = interface.mac {
                 Self::send_tap(&self.fresh, interface.index, mac);
