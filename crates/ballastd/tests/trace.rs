@@ -1,7 +1,6 @@
 //! One change, one trace: from the command line through the node that was asked to the leader.
 
 use std::{
-    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -72,12 +71,22 @@ impl Collector {
         Ok(address)
     }
 
-    /// The spans of the one trace, once all of `names` are there.
-    fn of_trace(&self, names: &[&str]) -> Option<Vec<Seen>> {
+    /// The spans of one change to the configuration, from the call to the commit, once all of them
+    /// are there. The trace holds more: each command of the harness carries the same `TRACEPARENT`,
+    /// and spans arrive in batches of each node.
+    fn change(&self) -> Option<[Seen; 3]> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let trace = u128::from_str_radix(TRACE, 16).ok()?.to_be_bytes();
-        let ours: Vec<Seen> = all.into_iter().filter(|span| span.trace == trace).collect();
-        names.iter().all(|name| ours.iter().any(|span| span.name == *name)).then_some(ours)
+        let named = |name: &str, parent: Option<&[u8]>| {
+            let wanted = |span: &&Seen| {
+                span.trace == trace && span.name == name && parent.is_none_or(|parent| span.parent == parent)
+            };
+            all.iter().find(wanted).cloned()
+        };
+        let called = named("ballast.admin.v1.ConfigService/Apply", None)?;
+        let proposed = named("raft.propose", Some(&called.id))?;
+        let committed = named("raft.commit", Some(&proposed.id))?;
+        Some([called, proposed, committed])
     }
 }
 
@@ -99,16 +108,10 @@ fn a_change_is_one_trace_over_the_nodes_that_carry_it_out() -> Result<()> {
     let addresses = (0..3).map(|_| ports::free_local()).collect::<Result<Vec<_>>>()?;
     cluster.apply(follower, &Shop::new([&backend]).listen_on_each(&addresses).to_yaml())?;
 
-    let apply = "ballast.admin.v1.ConfigService/Apply";
-    let spans = wait::until("the trace", || Ok(collector.of_trace(&[apply, "raft.propose", "raft.commit"])))?;
-    let named = |name: &str| spans.iter().rev().find(|span| span.name == name).cloned().context(name.to_owned());
-    let called = named(apply)?;
+    let [called, proposed, committed] = wait::until("the trace", || Ok(collector.change()))?;
     assert_eq!(called.node, cluster.node(follower).name());
     assert_eq!(called.parent, u64::from_str_radix(PARENT, 16)?.to_be_bytes());
-    let proposed = named("raft.propose")?;
-    assert_eq!((proposed.node, proposed.parent), (called.node, called.id));
-    let commits: BTreeSet<_> = spans.iter().filter(|span| span.name == "raft.commit").map(|span| &span.node).collect();
-    assert!(commits.contains(&cluster.node(leader).name().to_owned()), "{spans:#?}");
-    assert!(spans.iter().any(|span| span.name == "raft.commit" && span.parent == proposed.id), "{spans:#?}");
+    assert_eq!(proposed.node, called.node);
+    assert_eq!(committed.node, cluster.node(leader).name());
     Ok(())
 }
