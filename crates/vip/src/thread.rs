@@ -33,6 +33,9 @@ const DATAGRAMS_PER_TURN_MAX: usize = 64;
 /// Longest sleep. There is nothing to wait for only before the first view, which is then found without a wake too.
 const WAIT_NANOS_MAX: u64 = 100_000_000;
 
+/// People and metrics read how VIPs stand; nothing is decided by it.
+const STATUS_NANOS: u64 = 100_000_000;
+
 /// Longer than the longest datagram, so that an overlong one is seen as such.
 const BUFFER_BYTES: usize = 2048;
 
@@ -255,7 +258,7 @@ impl Runner {
         self.seen.as_ref()?.nodes.iter().find(|member| member.id == node).map(|member| member.address)
     }
 
-    /// Lets readers see how things stand: what changed at once, the rest once per renewal.
+    /// Lets readers see how things stand: what changed at once, the rest every [`STATUS_NANOS`].
     fn publish(&mut self, now: BootNanos, at_once: bool) {
         if let Some(confirmed) = self.node.confirmed()
             && self.shared.confirmed.get() != Some(confirmed)
@@ -263,8 +266,7 @@ impl Runner {
             self.shared.confirmed.set(confirmed);
             self.shared.renew.add(now, now.since(confirmed.asked_at));
         }
-        let interval = self.seen.as_ref().map_or(u64::MAX, |view| view.timing.renew());
-        if at_once || now.since(self.published_at) >= interval {
+        if at_once || now.since(self.published_at) >= STATUS_NANOS {
             self.published_at = now;
             self.shared.status.store(Arc::new(self.node.status(now, self.inputs.marks.get())));
         }

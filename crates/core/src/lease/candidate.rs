@@ -11,6 +11,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
+use smallvec::SmallVec;
+
 use super::{
     datagram::{Holding, Offer, Release, Stance, Want},
     grants::{Agreed, Grants, Said},
@@ -23,6 +25,9 @@ use crate::{
     lease::{Epoch, Fitness, GainCause, LossCause, PlacementReason, Ranking, Unfitness},
     time::BootNanos,
 };
+
+/// About what it takes a node to ask the link for an address and to put it on its interface, when there are many.
+const IN_PLACE_NANOS: u64 = 5_000_000;
 
 /// What a candidate is told with every event.
 pub(super) struct Context<'a> {
@@ -85,12 +90,14 @@ pub(super) struct Candidate {
     asked_last: BootNanos,
     /// Before this, the VIP is left to others.
     back_off_until: BootNanos,
+    /// Since when this node may hold it, as far as it knows of itself.
+    fit_since: Option<BootNanos>,
     /// Only with [`Rule::ReleasedStaysReleased`] broken: what an owner remembers of its last lease.
     ghost: Option<(Epoch, Grants)>,
 }
 
 enum Hold {
-    /// Asks with each round whether it could win.
+    /// Asks whether it could win before it tries.
     Watching,
     /// Has raised the epoch and collects grants.
     Claiming { epoch: Epoch, since: BootNanos, grants: Grants, cause: GainCause },
@@ -182,6 +189,7 @@ impl Candidate {
             released: None,
             asked_last: BootNanos::default(),
             back_off_until: BootNanos::default(),
+            fit_since: None,
             ghost: None,
         }
     }
@@ -192,9 +200,30 @@ impl Candidate {
             Hold::Watching => None,
             Hold::Claiming { epoch, .. } | Hold::Held { epoch, .. } => Some(*epoch),
         };
+        let released = self.released.filter(|_| self.may_pass_on(ctx.now, ctx.view)).map(|r| r.holding);
+        Want { vip: self.vip, claim, released }
+    }
+
+    /// Whether this node neither holds nor claims it and has no release of it to pass on.
+    pub(super) fn only_watches(&self, now: BootNanos, view: &LeaseView) -> bool {
+        matches!(self.hold, Hold::Watching) && !self.may_pass_on(now, view)
+    }
+
+    /// Whether the next round of questions should be about this VIP, for a node whose turn does not come.
+    pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView) -> bool {
+        !self.only_watches(now, view) || self.free_by(view).is_none_or(|free| free <= now.plus(view.timing.renew()))
+    }
+
+    /// When a majority of voters will be free at the earliest, as far as their last words tell.
+    fn free_by(&self, view: &LeaseView) -> Option<BootNanos> {
+        let times: SmallVec<[(NodeId, BootNanos); 8]> = self.words.iter().map(|(n, w)| (*n, w.free_at)).collect();
+        view.voters.free_by(&times).filter(|free| free.get() != u64::MAX)
+    }
+
+    /// Whether the last release may be news to voters.
+    pub(super) fn may_pass_on(&self, now: BootNanos, view: &LeaseView) -> bool {
         // Long enough for every promise under it to have ended by itself.
-        let released = self.released.filter(|r| ctx.now.since(r.at) < 2 * ctx.view.longest.promise());
-        Want { vip: self.vip, claim, released: released.map(|r| r.holding) }
+        self.released.is_some_and(|r| now.since(r.at) < 2 * view.longest.promise())
     }
 
     /// Says that the voters were just asked.
@@ -313,6 +342,11 @@ impl Candidate {
         self.abandon(ctx, out);
     }
 
+    /// What this node knows of its own fitness may have changed.
+    pub(super) fn fitness_changed(&mut self, ctx: &Context<'_>) {
+        self.fit_since = if is_unfit(ctx) { None } else { self.fit_since.or(Some(ctx.now)) };
+    }
+
     /// Time has passed.
     pub(super) fn tick(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
         match &self.hold {
@@ -366,11 +400,15 @@ impl Candidate {
         matches!(self.hold, Hold::Watching)
     }
 
-    /// The owner as this node knows it.
-    pub(super) fn owner(&self, ctx_node: NodeId, now: BootNanos) -> Option<NodeId> {
+    /// The owner as this node knows it. One whose promise may have ended still counts for the length of another: what is
+    /// foretold is the earliest end, and nodes that forgot an owner at different moments would rank its heirs differently.
+    pub(super) fn owner(&self, node: NodeId, now: BootNanos, view: &LeaseView) -> Option<NodeId> {
         match &self.hold {
-            Hold::Held { .. } => Some(ctx_node),
-            _ => self.known.filter(|known| now < known.until).map(|known| known.by.node),
+            Hold::Held { .. } => Some(node),
+            _ => {
+                let known = self.known.filter(|known| now < known.until.plus(view.timing.promise()));
+                known.map(|known| known.by.node)
+            }
         }
     }
 
@@ -494,14 +532,15 @@ impl Candidate {
         if is_unfit(ctx) {
             return None;
         }
-        let times: Vec<(NodeId, BootNanos)> = self.words.iter().map(|(n, w)| (*n, w.free_at)).collect();
-        let free = ctx.view.voters.free_by(&times).filter(|free| free.get() != u64::MAX)?;
+        let free = self.free_by(ctx.view)?;
         let rank = self.rank(ctx);
         let staggered = free.plus(rank * ctx.view.timing.stagger());
-        // A VIP that nobody ever held is new, and nodes learn of it at different moments: it is left to its first node for
-        // as long as a dead owner's would be, or whoever learns of it first takes it.
+        // A VIP that nobody ever held is new, and nodes learn of it and put it in place at different moments: it is left to
+        // its first node for as long as a dead owner's would be, and until all should have it in place, or whoever is done
+        // first takes them all.
         let new = ctx.ranking.new && self.known.is_none() && rank > 0;
-        let staggered = if new { staggered.plus(ctx.view.timing.promise()) } else { staggered };
+        let in_place = ctx.view.timing.promise() + ctx.view.vips.len() as u64 * IN_PLACE_NANOS;
+        let staggered = if new { staggered.max(self.fit_since.unwrap_or(ctx.now)).plus(in_place) } else { staggered };
         Some(staggered.max(ctx.settled_at).max(self.back_off_until))
     }
 
@@ -516,9 +555,16 @@ impl Candidate {
         (place + behind) as u64
     }
 
-    /// When to ask again: at the turn, then at half the pace of renewals.
+    /// When to ask again: at the turn; then when those who answered since have said that they will be free (a voter that
+    /// is gone, the last owner perhaps, foretold an earlier time), and at half the pace of renewals in any case.
     fn ask_at(&self, ctx: &Context<'_>, turn: BootNanos) -> BootNanos {
-        if self.asked_last < turn { turn } else { self.asked_last.plus(ctx.view.timing.renew() / 2) }
+        if self.asked_last < turn {
+            return turn;
+        }
+        let since = self.words.iter().filter(|(_, word)| word.asked_at >= turn);
+        let times: SmallVec<[(NodeId, BootNanos); 8]> = since.map(|(n, word)| (*n, word.free_at)).collect();
+        let again = self.asked_last.plus(ctx.view.timing.renew() / 2);
+        ctx.view.voters.free_by(&times).filter(|free| *free > self.asked_last).map_or(again, |free| free.min(again))
     }
 
     fn resend_at(&self, ctx: &Context<'_>) -> BootNanos {

@@ -1,18 +1,23 @@
 //! What lease datagrams say, and their bytes.
 //!
-//! Little-endian fields of fixed width behind a kind byte: a decoder of forty lines has fewer
+//! Little-endian fields of fixed width behind a kind byte: a decoder of sixty lines has fewer
 //! states than a general one, never allocates more than [`ENTRIES_MAX`] entries and fits every
 //! message into one unfragmented packet. Whoever has more VIPs sends more packets.
 //!
 //! Not here: who sent it and whether to believe it ([`super::link`]).
+
+use smallvec::SmallVec;
 
 use crate::{
     ids::{Boot, LogIndex, NodeId, VipId},
     lease::Epoch,
 };
 
-/// Most entries in one message: 32 of the longest are below 1300 bytes.
-pub(super) const ENTRIES_MAX: usize = 32;
+/// Most entries in one message.
+pub(super) const ENTRIES_MAX: usize = 96;
+
+/// Most bytes that the entries of one message take, so that it fits into one packet, also on a tunnel.
+const ENTRIES_BYTES_MAX: usize = 1280;
 
 /// What one node says to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +135,7 @@ impl Message {
     /// Appends the message's bytes.
     ///
     /// # Panics
-    /// With more than [`ENTRIES_MAX`] entries: the sender has to split.
+    /// With more than [`ENTRIES_MAX`] entries: the sender has to split ([`parts`]).
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Hello => out.push(0),
@@ -140,16 +145,7 @@ impl Message {
                 put(out, ask.membership.get());
                 put(out, ask.right);
                 put(out, ask.heard_age);
-                put_all(out, &ask.wants, |out, want| {
-                    put_vip(out, want.vip);
-                    out.push(u8::from(want.claim.is_some()) | u8::from(want.released.is_some()) << 1);
-                    if let Some(epoch) = want.claim {
-                        put(out, epoch.get());
-                    }
-                    if let Some(released) = want.released {
-                        put_holding(out, released);
-                    }
-                });
+                put_all(out, &ask.wants);
             }
             Self::Answer(answer) => {
                 out.push(2);
@@ -157,25 +153,15 @@ impl Message {
                 put(out, answer.membership.get());
                 put(out, answer.last.get());
                 put(out, answer.applied.get());
-                put_all(out, &answer.words, |out, word| {
-                    put_vip(out, word.vip);
-                    put_stance(out, word.stance);
-                });
+                put_words(out, &answer.words);
             }
             Self::Release(releases) => {
                 out.push(3);
-                put_all(out, releases, |out, release| {
-                    put_vip(out, release.vip);
-                    put(out, release.epoch.get());
-                    put(out, release.successor.map_or(0, NodeId::get));
-                });
+                put_all(out, releases);
             }
             Self::Offer(offers) | Self::Accept(offers) => {
                 out.push(if matches!(self, Self::Offer(_)) { 4 } else { 5 });
-                put_all(out, offers, |out, offer| {
-                    put_vip(out, offer.vip);
-                    put(out, offer.epoch.get());
-                });
+                put_all(out, offers);
             }
         }
     }
@@ -206,7 +192,7 @@ impl Message {
                 membership: LogIndex::new(reader.u64()?),
                 last: LogIndex::new(reader.u64()?),
                 applied: LogIndex::new(reader.u64()?),
-                words: reader.all(|r| Ok(Word { vip: r.vip()?, stance: r.stance()? }))?,
+                words: reader.words()?,
             }),
             3 => Self::Release(reader.all(|r| {
                 let (vip, epoch, successor) = (r.vip()?, r.epoch()?, r.u64()?);
@@ -218,6 +204,108 @@ impl Message {
         };
         if reader.0.is_empty() { Ok(message) } else { Err(Malformed) }
     }
+}
+
+/// What has bytes of its own in a message of many.
+pub(super) trait Entry {
+    fn encode(&self, out: &mut Vec<u8>);
+}
+
+impl Entry for Want {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_vip(out, self.vip);
+        out.push(u8::from(self.claim.is_some()) | u8::from(self.released.is_some()) << 1);
+        if let Some(epoch) = self.claim {
+            put(out, epoch.get());
+        }
+        if let Some(released) = self.released {
+            put_holding(out, released);
+        }
+    }
+}
+
+impl Entry for Release {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_vip(out, self.vip);
+        put(out, self.epoch.get());
+        put(out, self.successor.map_or(0, NodeId::get));
+    }
+}
+
+impl Entry for Offer {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_vip(out, self.vip);
+        put(out, self.epoch.get());
+    }
+}
+
+/// The lives of nodes that words tell of, each written once: two hundred VIPs have few owners.
+#[derive(Default)]
+struct Holders(SmallVec<[(NodeId, Boot); 8]>);
+
+impl Holders {
+    /// Its place in the table, and whether it is new there.
+    fn place(&mut self, by: Holding) -> (usize, bool) {
+        let who = (by.node, by.boot);
+        if let Some(known) = self.0.iter().position(|known| *known == who) {
+            return (known, false);
+        }
+        self.0.push(who);
+        (self.0.len() - 1, true)
+    }
+}
+
+/// Bytes of a holder in the table of an answer.
+const HOLDER_BYTES: usize = 16;
+
+impl Word {
+    /// Bytes without what it adds to the table of holders.
+    fn bytes(&self) -> usize {
+        let stance = match self.stance {
+            Stance::Granted { .. } | Stance::Free { .. } | Stance::LowEpoch { .. } => 8,
+            Stance::Taken { .. } => 1 + 8 + 4,
+            Stance::Quiet { .. } => 4,
+            Stance::Deaf | Stance::StaleMembership | Stance::TooLong => 0,
+        };
+        4 + 1 + stance
+    }
+}
+
+/// As [`parts`], for the words of an answer.
+pub(super) fn word_parts(words: &[Word]) -> Vec<&[Word]> {
+    let (mut parts, mut holders) = (Vec::with_capacity(1), Holders::default());
+    let (mut first, mut bytes) = (0, 0);
+    for (position, word) in words.iter().enumerate() {
+        let added = |holders: &mut Holders| {
+            let new = matches!(word.stance, Stance::Taken { by, .. } if holders.place(by).1);
+            word.bytes() + if new { HOLDER_BYTES } else { 0 }
+        };
+        bytes += added(&mut holders);
+        if bytes > ENTRIES_BYTES_MAX || position - first == ENTRIES_MAX {
+            parts.push(&words[first..position]);
+            holders = Holders::default();
+            (first, bytes) = (position, added(&mut holders));
+        }
+    }
+    parts.push(&words[first..]);
+    parts
+}
+
+/// Splits entries so that each part fits into one message. There is always one part, if only an empty one.
+pub(super) fn parts<T: Entry>(entries: &[T]) -> Vec<&[T]> {
+    let (mut parts, mut bytes) = (Vec::with_capacity(1), Vec::with_capacity(ENTRIES_BYTES_MAX));
+    let mut first = 0;
+    for (position, entry) in entries.iter().enumerate() {
+        entry.encode(&mut bytes);
+        if bytes.len() > ENTRIES_BYTES_MAX || position - first == ENTRIES_MAX {
+            parts.push(&entries[first..position]);
+            bytes.clear();
+            entry.encode(&mut bytes);
+            first = position;
+        }
+    }
+    parts.push(&entries[first..]);
+    parts
 }
 
 fn put(out: &mut Vec<u8>, value: u64) {
@@ -234,7 +322,29 @@ fn put_holding(out: &mut Vec<u8>, holding: Holding) {
     put(out, holding.epoch.get());
 }
 
-fn put_stance(out: &mut Vec<u8>, stance: Stance) {
+/// Lengths of time go in microseconds, rounded up: what is foretold is only when to ask again.
+fn put_micros(out: &mut Vec<u8>, nanos: u64) {
+    let micros = u32::try_from(nanos.div_ceil(1000)).unwrap_or(u32::MAX);
+    out.extend_from_slice(&micros.to_le_bytes());
+}
+
+fn put_words(out: &mut Vec<u8>, words: &[Word]) {
+    let mut holders = Holders::default();
+    let mut body = Vec::with_capacity(words.iter().map(Word::bytes).sum());
+    for word in words {
+        put_vip(&mut body, word.vip);
+        put_stance(&mut body, word.stance, &mut holders);
+    }
+    out.push(holders.0.len() as u8);
+    for (node, boot) in holders.0 {
+        put(out, node.get());
+        put(out, boot.0);
+    }
+    out.push(count_of(words));
+    out.extend_from_slice(&body);
+}
+
+fn put_stance(out: &mut Vec<u8>, stance: Stance, holders: &mut Holders) {
     match stance {
         Stance::Granted { epoch } => {
             out.push(0);
@@ -246,12 +356,13 @@ fn put_stance(out: &mut Vec<u8>, stance: Stance) {
         }
         Stance::Taken { by, remaining } => {
             out.push(2);
-            put_holding(out, by);
-            put(out, remaining);
+            out.push(holders.place(by).0 as u8);
+            put(out, by.epoch.get());
+            put_micros(out, remaining);
         }
         Stance::Quiet { remaining } => {
             out.push(3);
-            put(out, remaining);
+            put_micros(out, remaining);
         }
         Stance::LowEpoch { highest } => {
             out.push(4);
@@ -263,12 +374,15 @@ fn put_stance(out: &mut Vec<u8>, stance: Stance) {
     }
 }
 
-fn put_all<T>(out: &mut Vec<u8>, items: &[T], each: impl Fn(&mut Vec<u8>, &T)) {
-    assert!(items.len() <= ENTRIES_MAX, "{} entries in one lease datagram", items.len());
-    out.push(items.len() as u8);
-    for item in items {
-        each(out, item);
-    }
+/// The number of entries, as it stands before them.
+fn count_of<T>(entries: &[T]) -> u8 {
+    assert!(entries.len() <= ENTRIES_MAX, "{} entries in one lease datagram", entries.len());
+    entries.len() as u8
+}
+
+fn put_all<T: Entry>(out: &mut Vec<u8>, entries: &[T]) {
+    out.push(count_of(entries));
+    entries.iter().for_each(|entry| entry.encode(out));
 }
 
 /// Takes fields off the front of a slice.
@@ -305,12 +419,32 @@ impl Reader<'_> {
         Ok(Offer { vip: self.vip()?, epoch: self.epoch()? })
     }
 
-    fn stance(&mut self) -> Result<Stance, Malformed> {
+    fn nanos(&mut self) -> Result<u64, Malformed> {
+        self.array().map(|bytes| u64::from(u32::from_le_bytes(bytes)) * 1000)
+    }
+
+    /// Refuses a table of holders that [`put_words`] would not have made: one message has one encoding.
+    fn words(&mut self) -> Result<Vec<Word>, Malformed> {
+        let holders = self.all(|r| Ok((NodeId::new(r.u64()?), Boot(r.u64()?))))?;
+        let mut told = Holders::default();
+        let words = self.all(|r| Ok(Word { vip: r.vip()?, stance: r.stance(&holders, &mut told)? }))?;
+        if told.0.as_slice() == holders { Ok(words) } else { Err(Malformed) }
+    }
+
+    fn stance(&mut self, holders: &[(NodeId, Boot)], told: &mut Holders) -> Result<Stance, Malformed> {
         Ok(match self.u8()? {
             0 => Stance::Granted { epoch: self.epoch()? },
             1 => Stance::Free { highest: self.epoch()? },
-            2 => Stance::Taken { by: self.holding()?, remaining: self.u64()? },
-            3 => Stance::Quiet { remaining: self.u64()? },
+            2 => {
+                let place = usize::from(self.u8()?);
+                let (node, boot) = *holders.get(place).ok_or(Malformed)?;
+                let by = Holding { node, boot, epoch: self.epoch()? };
+                if told.place(by).0 != place {
+                    return Err(Malformed);
+                }
+                Stance::Taken { by, remaining: self.nanos()? }
+            }
+            3 => Stance::Quiet { remaining: self.nanos()? },
             4 => Stance::LowEpoch { highest: self.epoch()? },
             5 => Stance::Deaf,
             6 => Stance::StaleMembership,
@@ -319,7 +453,7 @@ impl Reader<'_> {
         })
     }
 
-    fn all<T>(&mut self, each: impl Fn(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
+    fn all<T>(&mut self, mut each: impl FnMut(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
         let count = usize::from(self.u8()?);
         if count > ENTRIES_MAX {
             return Err(Malformed);
@@ -342,12 +476,17 @@ mod tests {
         })
     }
 
+    /// As far as microseconds in 32 bits reach.
+    fn nanos() -> impl Strategy<Value = u64> {
+        any::<u32>().prop_map(|micros| u64::from(micros) * 1000)
+    }
+
     fn stance() -> impl Strategy<Value = Stance> {
         prop_oneof![
             any::<u64>().prop_map(|e| Stance::Granted { epoch: Epoch::new(e) }),
             any::<u64>().prop_map(|e| Stance::Free { highest: Epoch::new(e) }),
-            (holding(), any::<u64>()).prop_map(|(by, remaining)| Stance::Taken { by, remaining }),
-            any::<u64>().prop_map(|remaining| Stance::Quiet { remaining }),
+            (holding(), nanos()).prop_map(|(by, remaining)| Stance::Taken { by, remaining }),
+            nanos().prop_map(|remaining| Stance::Quiet { remaining }),
             any::<u64>().prop_map(|e| Stance::LowEpoch { highest: Epoch::new(e) }),
             Just(Stance::Deaf),
             Just(Stance::StaleMembership),
@@ -360,6 +499,10 @@ mod tests {
         prop::collection::vec(offer, 0..=ENTRIES_MAX)
     }
 
+    fn word() -> impl Strategy<Value = Word> {
+        (any::<u32>(), stance()).prop_map(|(v, stance)| Word { vip: VipId::new(v), stance })
+    }
+
     fn message() -> impl Strategy<Value = Message> {
         let want = (any::<u32>(), any::<Option<u64>>(), prop::option::of(holding()))
             .prop_map(|(v, claim, released)| Want { vip: VipId::new(v), claim: claim.map(Epoch::new), released });
@@ -368,8 +511,7 @@ mod tests {
                 Message::Ask(Ask { round, membership: LogIndex::new(membership), right, heard_age, wants })
             },
         );
-        let word = (any::<u32>(), stance()).prop_map(|(v, stance)| Word { vip: VipId::new(v), stance });
-        let answer = (any::<(u64, u64, u64, u64)>(), prop::collection::vec(word, 0..=ENTRIES_MAX)).prop_map(
+        let answer = (any::<(u64, u64, u64, u64)>(), prop::collection::vec(word(), 0..=ENTRIES_MAX)).prop_map(
             |((round, membership, last, applied), words)| {
                 Message::Answer(Answer {
                     round,
@@ -400,8 +542,23 @@ mod tests {
         fn a_message_survives_its_bytes(message in message()) {
             let mut bytes = Vec::new();
             message.encode(&mut bytes);
-            prop_assert!(bytes.len() < 1350, "{} bytes do not fit one packet", bytes.len());
             prop_assert_eq!(Message::decode(&bytes), Ok(message));
+        }
+
+        #[test]
+        fn parts_are_all_that_there_is_in_its_order_and_each_fits_one_packet(
+            words in prop::collection::vec(word(), 0..300),
+        ) {
+            let parts = word_parts(&words);
+            prop_assert_eq!(parts.concat(), words.clone());
+            prop_assert!(parts.iter().skip(1).all(|part| !part.is_empty()));
+            for part in parts {
+                let (none, words) = (LogIndex::new(0), part.to_vec());
+                let answer = Answer { round: 0, membership: none, last: none, applied: none, words };
+                let mut bytes = Vec::new();
+                Message::Answer(answer).encode(&mut bytes);
+                prop_assert!(bytes.len() < 1350, "{} bytes do not fit one packet", bytes.len());
+            }
         }
 
         #[test]

@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     candidate::{Candidate, Context, Effect},
-    datagram::{Answer, Ask, ENTRIES_MAX, Holding, Message, Release, Want, Word},
+    datagram::{Answer, Ask, Holding, Message, Release, Want, Word, parts, word_parts},
     fitness::{Fitness, Unfitness},
     grantor::{Asker, Grantor, Standing},
     grants::Said,
@@ -37,6 +37,9 @@ use crate::{
 /// Rounds whose answers are still of use: a right is over after five, extra questions included
 /// after about twenty.
 const ROUNDS_MAX: usize = 64;
+
+/// Learners greet each other this often, in rounds: often enough that losing two greetings is no silence.
+const GREET_ROUNDS: u64 = 4;
 
 /// Questions that one event may lead to before the rest waits for the next event.
 const ASKS_PER_EVENT_MAX: usize = 4;
@@ -64,10 +67,48 @@ pub struct LeaseNode {
     confirmed: Option<Confirmed>,
     draining: bool,
     ask_now: BTreeSet<VipId>,
-    /// When each candidate has something to do next; those that wait for nothing are missing.
-    deadlines: BTreeMap<VipId, BootNanos>,
+    deadlines: Deadlines,
     /// Something that all deadlines hang on has changed.
     deadlines_stale: bool,
+}
+
+/// When each candidate has something to do next; those that wait for nothing are missing. Looked at with every event, so
+/// the first is at hand.
+#[derive(Default)]
+struct Deadlines {
+    of: BTreeMap<VipId, BootNanos>,
+    in_order: BTreeSet<(BootNanos, VipId)>,
+}
+
+impl Deadlines {
+    fn set(&mut self, vip: VipId, at: Option<BootNanos>) {
+        let before = match at {
+            Some(at) => self.of.insert(vip, at),
+            None => self.of.remove(&vip),
+        };
+        if before != at {
+            if let Some(before) = before {
+                self.in_order.remove(&(before, vip));
+            }
+            self.in_order.extend(at.map(|at| (at, vip)));
+        }
+    }
+
+    fn first(&self) -> Option<BootNanos> {
+        self.in_order.first().map(|(at, _)| *at)
+    }
+
+    fn due(&self, now: BootNanos) -> Vec<VipId> {
+        self.in_order.iter().take_while(|(at, _)| *at <= now).map(|(_, vip)| *vip).collect()
+    }
+}
+
+impl FromIterator<(VipId, BootNanos)> for Deadlines {
+    fn from_iter<I: IntoIterator<Item = (VipId, BootNanos)>>(all: I) -> Self {
+        let of: BTreeMap<_, _> = all.into_iter().collect();
+        let in_order = of.iter().map(|(vip, at)| (*at, *vip)).collect();
+        Self { of, in_order }
+    }
 }
 
 struct Round {
@@ -104,7 +145,7 @@ impl LeaseNode {
             confirmed: None,
             draining: false,
             ask_now: BTreeSet::new(),
-            deadlines: BTreeMap::new(),
+            deadlines: Deadlines::default(),
             deadlines_stale: true,
         }
     }
@@ -140,6 +181,7 @@ impl LeaseNode {
         self.deadlines_stale = true;
         self.ranked = None;
         self.rank(now);
+        self.each(now, facts, out, |candidate, ctx, _| candidate.fitness_changed(ctx));
         if before.is_some() && before != self.view.as_ref().map(|view| view.membership) {
             // A voter of the new sets may have answered before it had what the old ones committed.
             self.rounds.clear();
@@ -179,7 +221,9 @@ impl LeaseNode {
             Message::Hello => {}
             Message::Ask(ask) => {
                 let answer = self.answer_to(now, facts, view, from, boot, &ask);
-                self.send(from, &Message::Answer(answer), out);
+                for words in word_parts(&answer.words) {
+                    self.send(from, &Message::Answer(Answer { words: words.to_vec(), ..answer }), out);
+                }
             }
             Message::Answer(answer) => self.answered(now, facts, from, &answer, out),
             Message::Release(releases) => {
@@ -210,10 +254,12 @@ impl LeaseNode {
             // Rounds are not made up for: after a pause there is one, and then the usual pace.
             self.next_round_at = now.plus(view.timing.renew());
             self.rank(now);
-            let vips: Vec<VipId> = self.candidates.keys().copied().collect();
             self.repeat_releases(now, facts, out);
-            self.greet_learners(&view, out);
-            self.ask(now, facts, &vips, out);
+            if self.round.is_multiple_of(GREET_ROUNDS) {
+                self.greet_learners(&view, out);
+            }
+            let due = self.due_in_round(now, &view);
+            self.ask(now, facts, &due, out);
         }
         self.ask_where_wanted(now, facts, out);
     }
@@ -224,7 +270,7 @@ impl LeaseNode {
             return BootNanos::new(u64::MAX);
         }
         self.refresh_deadlines(now, facts);
-        self.deadlines.values().copied().chain([self.next_round_at]).min().unwrap_or(self.next_round_at)
+        self.deadlines.first().map_or(self.next_round_at, |first| first.min(self.next_round_at))
     }
 
     /// Asks all candidates for their deadlines if what these hang on has changed: the view, the ranking, whether this node
@@ -329,10 +375,7 @@ impl LeaseNode {
         let Some(candidate) = self.candidates.get_mut(&vip) else { return };
         let mut effects = Vec::new();
         f(candidate, &ctx, &mut effects);
-        match candidate.deadline(&ctx) {
-            Some(at) => self.deadlines.insert(vip, at),
-            None => self.deadlines.remove(&vip),
-        };
+        self.deadlines.set(vip, candidate.deadline(&ctx));
         for effect in effects {
             self.carry_out(now, &view, vip, effect, out);
         }
@@ -353,8 +396,7 @@ impl LeaseNode {
 
     fn expire(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         self.refresh_deadlines(now, facts);
-        let due = self.deadlines.iter().filter(|(_, at)| **at <= now).map(|(vip, _)| *vip);
-        for vip in due.collect::<Vec<_>>() {
+        for vip in self.deadlines.due(now) {
             self.with(now, facts, vip, out, Candidate::tick);
         }
     }
@@ -387,6 +429,17 @@ impl LeaseNode {
         }
     }
 
+    /// What a round asks about: what this node holds or claims, and what its own turn may come for before the next round:
+    /// by then the promise has been renewed, or the owner is in trouble. A round about nothing is asked all the same: that a majority answers says how fresh this node's state is.
+    fn due_in_round(&self, now: BootNanos, view: &LeaseView) -> Vec<VipId> {
+        let soon = now.plus(view.timing.renew() * 5 / 4);
+        let due = |candidate: &&Candidate| match self.deadlines.of.get(&candidate.vip) {
+            Some(turn) if candidate.only_watches(now, view) => *turn <= soon,
+            _ => candidate.is_due(now, view),
+        };
+        self.candidates.values().filter(due).map(|candidate| candidate.vip).collect()
+    }
+
     fn ask_where_wanted(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         for _ in 0..ASKS_PER_EVENT_MAX {
             if self.ask_now.is_empty() {
@@ -413,13 +466,9 @@ impl LeaseNode {
             });
         }
         let heard_age = self.heard_age(now);
-        let mut parts: Vec<Ask> = wants.chunks(ENTRIES_MAX).map(|wants| self.part(&view, heard_age, wants)).collect();
-        if parts.is_empty() {
-            parts.push(self.part(&view, heard_age, &[]));
-        }
         let voters = view.voters.members();
-        for part in parts {
-            let message = Message::Ask(part);
+        for wants in parts(&wants) {
+            let message = Message::Ask(self.part(&view, heard_age, wants));
             for voter in &voters {
                 self.send(*voter, &message, out);
             }
@@ -491,12 +540,13 @@ impl LeaseNode {
 
     fn repeat_releases(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
-        let mut releases: Vec<Release> = Vec::new();
-        let vips: Vec<VipId> = self.candidates.keys().copied().collect();
-        for vip in vips {
-            self.with(now, facts, vip, out, |c, ctx, _| releases.extend(c.own_release(ctx)));
-        }
-        for part in releases.chunks(ENTRIES_MAX) {
+        let release = |candidate: &Candidate| {
+            let ranking = self.rankings.get(&candidate.vip)?;
+            candidate.own_release(&self.context(now, facts, &view, ranking, candidate.vip))
+        };
+        let lately = self.candidates.values().filter(|candidate| candidate.may_pass_on(now, &view));
+        let releases: Vec<Release> = lately.filter_map(release).collect();
+        for part in parts(&releases).into_iter().filter(|part| !part.is_empty()) {
             self.send_all(&view, &Message::Release(part.to_vec()), out);
         }
     }
@@ -530,7 +580,7 @@ impl LeaseNode {
     fn rank(&mut self, now: BootNanos) {
         let Some(view) = &self.view else { return };
         let owner = |vip: &LeaseVip| {
-            let known = self.candidates.get(&vip.id).and_then(|c| c.owner(self.node, now));
+            let known = self.candidates.get(&vip.id).and_then(|c| c.owner(self.node, now, view));
             Some((vip.id, known.or(vip.recorded_owner)?))
         };
         let delays: BTreeSet<u64> = view.vips.iter().map(|vip| vip.failback_delay).collect();

@@ -1,5 +1,7 @@
 //! What voters granted to one claim, and how far a majority of it reaches.
 
+use smallvec::SmallVec;
+
 use super::{
     datagram::Stance,
     rules::{Rule, Rules},
@@ -67,7 +69,7 @@ impl Grants {
 
     /// Until when a majority of every set granted it, and what that majority told of the log.
     pub(super) fn agreed(&self, sets: &VoterSets) -> Option<Agreed> {
-        let times: Vec<(NodeId, BootNanos)> = self.0.iter().map(|g| (g.voter, g.until)).collect();
+        let times: SmallVec<[(NodeId, BootNanos); 8]> = self.0.iter().map(|g| (g.voter, g.until)).collect();
         let until = sets.reached(&times)?;
         let counted = || self.0.iter().filter(|g| g.until >= until);
         let asked_at = counted().map(|g| g.asked_at).min()?;

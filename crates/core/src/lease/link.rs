@@ -18,7 +18,7 @@ use super::datagram::{Malformed, Message, Reader};
 use crate::ids::{Boot, NodeId};
 
 /// First bytes of each datagram; the last is the version.
-const MAGIC: [u8; 3] = [b'B', b'L', 1];
+const MAGIC: [u8; 3] = [b'B', b'L', 2];
 const HEADER_BYTES: usize = 3 + 5 * 8;
 const MAC_BYTES: usize = 16;
 /// Longest datagram that is looked at: a packet on Ethernet.

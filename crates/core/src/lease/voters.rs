@@ -1,5 +1,7 @@
 //! The voter sets in force, and what a majority of each of them says.
 
+use smallvec::SmallVec;
+
 use crate::{ids::NodeId, time::BootNanos};
 
 /// One voter set, or two while Raft's configuration is joint. A lease, like a log entry, needs a
@@ -56,7 +58,7 @@ impl VoterSets {
     ) -> Option<BootNanos> {
         let mut result: Option<BootNanos> = None;
         for set in &self.sets {
-            let mut told: Vec<BootNanos> =
+            let mut told: SmallVec<[BootNanos; 8]> =
                 times.iter().filter(|(n, _)| set.binary_search(n).is_ok()).map(|(_, t)| *t).collect();
             told.sort_unstable_by(&order);
             let majority = *told.get(set.len() / 2)?;
