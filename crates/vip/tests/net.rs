@@ -240,7 +240,10 @@ fn a_probe_finds_who_has_an_address_and_changes_no_cache() {
     holder.ip("address add 10.0.0.100/32 dev eth0");
     holder.ip("address add 2001:db8::100/128 dev eth0 nodad");
     let ask = |address: &'static str, timeout| {
-        asker.run(move || probe(&Interface::read("eth0").expect("there"), ip(address), timeout).expect("probes"))
+        asker.run(move || {
+            let answers = probe(&Interface::read("eth0").expect("there"), &[ip(address)], timeout).expect("probes");
+            answers.get(&ip(address)).copied()
+        })
     };
     for vip in VIPS {
         assert_eq!(ask(vip, Duration::from_secs(10)), Some(mac(2)), "{vip}");

@@ -1,9 +1,15 @@
-//! Asks the link whether anybody has an address, without touching anybody's cache.
+//! Asks the link whether anybody has one of some addresses, without touching anybody's cache.
 //!
 //! Blocks for at most its timeout; not for the lease thread. It listens before the fence, which
 //! would drop the answer of a host that has a VIP of ours.
 
-use std::{io, net::IpAddr, os::fd::RawFd, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    os::fd::RawFd,
+    time::Duration,
+};
 
 use ballast_clock::boot_now;
 
@@ -11,35 +17,49 @@ use super::{Hearing, Interface, Listener, Mac, NetError, Sender, frame};
 
 /// RFC 5227 section 1.1, `PROBE_NUM`.
 const TRIES: u32 = 3;
+/// Questions sent before answers are looked at.
+const AT_ONCE: usize = 32;
 
-/// The MAC of whoever else on the link answers for `address` now; nothing when nobody did in time.
+/// Who else on the link answers for which of `addresses` now; those that nobody answered for in time are missing.
 ///
 /// # Errors
 /// [`NetError`]: nothing is known.
-pub fn probe(interface: &Interface, address: IpAddr, timeout: Duration) -> Result<Option<Mac>, NetError> {
+pub fn probe(
+    interface: &Interface,
+    addresses: &[IpAddr],
+    timeout: Duration,
+) -> Result<BTreeMap<IpAddr, Mac>, NetError> {
     let own = interface.mac.ok_or_else(|| NetError::NotEthernet { name: interface.name.clone() })?;
     let sender = Sender::open()?;
     let mut listener = Listener::open(interface.index, Hearing::BeforeFence)?;
-    let question = frame::probe(address, own);
+    let mut silent: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+    let mut answered = BTreeMap::new();
     let mut claims = Vec::new();
     for _ in 0..TRIES {
-        sender.send(interface.index, &question).map_err(NetError::kernel("send a probe"))?;
         let try_until = boot_now().plus((timeout / TRIES).as_nanos() as u64);
-        loop {
-            claims.clear();
+        for part in silent.iter().copied().collect::<Vec<_>>().chunks(AT_ONCE) {
+            for address in part {
+                let question = frame::probe(*address, own);
+                sender.send(interface.index, &question).map_err(NetError::kernel("send a probe"))?;
+            }
+            // What is heard meanwhile does not wait in a buffer that may be too small.
             listener.read(&mut claims)?;
-            let answer = claims.iter().find(|claim| claim.address == address && claim.mac != own);
-            if let Some(claim) = answer {
-                return Ok(Some(claim.mac));
+        }
+        loop {
+            listener.read(&mut claims)?;
+            for claim in claims.drain(..) {
+                if claim.mac != own && silent.remove(&claim.address) {
+                    answered.insert(claim.address, claim.mac);
+                }
             }
             let left = try_until.since(boot_now());
-            if left == 0 {
+            if silent.is_empty() || left == 0 {
                 break;
             }
             wait(listener.fds(), left).map_err(NetError::kernel("wait for an answer"))?;
         }
     }
-    Ok(None)
+    Ok(answered)
 }
 
 /// Sleeps until one of the descriptors can be read, or for this long.

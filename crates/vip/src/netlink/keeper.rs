@@ -194,9 +194,12 @@ impl Keeper {
         // Guarded before they are on the interface, and for as long as they are.
         let ours = self.addresses.ours().clone();
         // An address that this machine has for itself is not fenced: that would cut the machine off.
-        let foreign = |address: IpAddr| {
-            interfaces.iter().any(|interface| interface.has(address)) && !ours.iter().any(|at| at.address == address)
-        };
+        let kept_by_us: BTreeSet<IpAddr> = ours.iter().map(|at| at.address).collect();
+        let machines: BTreeSet<IpAddr> = (interfaces.iter().flat_map(|on| &on.addresses))
+            .map(|held| held.address)
+            .filter(|address| !kept_by_us.contains(address))
+            .collect();
+        let foreign = |address: IpAddr| machines.contains(&address);
         let mut guarded: BTreeSet<(VipId, u32, IpAddr)> = BTreeSet::new();
         for want in &wanted {
             // Only Ethernet can be fenced; elsewhere the VIP is not put.
@@ -292,6 +295,7 @@ impl Keeper {
             }
         }
 
+        let put: BTreeSet<IpAddr> = put.iter().map(|at| at.address).collect();
         let mut places = Places::new();
         for want in &wanted {
             let Some(interface) = by_name(&want.interface) else {
@@ -318,8 +322,7 @@ impl Keeper {
             }
             if let Some(mac) = interface.mac {
                 let addresses: Vec<IpAddr> = want.addresses.iter().map(|at| at.address).collect();
-                let in_place =
-                    addresses.iter().all(|address| put.iter().any(|at| at.address == *address) && !foreign(*address));
+                let in_place = addresses.iter().all(|address| put.contains(address) && !foreign(*address));
                 if in_place {
                     places.insert(want.vip, Place { interface: interface.index, mac, addresses });
                 } else {

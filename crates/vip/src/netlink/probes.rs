@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    thread,
     time::Duration,
 };
 
@@ -16,8 +15,6 @@ use crate::net::{Interface, Mac, probe};
 
 /// How long an answer may take. A neighbour on the link needs a millisecond; one that is asleep is not waited for.
 const TIMEOUT: Duration = Duration::from_millis(150);
-/// Addresses asked for at once.
-const AT_ONCE: usize = 32;
 /// How soon an address that was taken is asked for again.
 const AGAIN_NANOS: u64 = 3_000_000_000;
 
@@ -47,25 +44,23 @@ impl Probes {
             .filter(|want| self.taken.get(&key(want)).is_none_or(|(_, at)| now.since(*at) >= AGAIN_NANOS))
             .copied()
             .collect();
-        for part in due.chunks(AT_ONCE) {
-            let answers: Vec<_> = thread::scope(|scope| {
-                let asked: Vec<_> = part
-                    .iter()
-                    .map(|&(interface, address)| scope.spawn(move || probe(interface, address, TIMEOUT)))
-                    .collect();
-                asked.into_iter().map(thread::ScopedJoinHandle::join).collect()
-            });
-            for (want, answer) in part.iter().zip(answers) {
-                match answer {
-                    Ok(Ok(Some(mac))) if !is_member(mac) => {
-                        self.taken.insert(key(want), (mac, now));
+        let mut by_interface: BTreeMap<u32, (&Interface, Vec<IpAddr>)> = BTreeMap::new();
+        for (interface, address) in due {
+            by_interface.entry(interface.index).or_insert((interface, Vec::new())).1.push(address);
+        }
+        for (interface, addresses) in by_interface.into_values() {
+            // A link that cannot be asked (it is down) is asked by the next round again.
+            let Ok(answers) = probe(interface, &addresses, TIMEOUT) else { continue };
+            for address in addresses {
+                let key = (interface.name.clone(), address);
+                match answers.get(&address) {
+                    Some(mac) if !is_member(*mac) => {
+                        self.taken.insert(key, (*mac, now));
                     }
-                    Ok(Ok(_)) => {
-                        self.taken.remove(&key(want));
-                        self.free.insert(key(want));
+                    _ => {
+                        self.taken.remove(&key);
+                        self.free.insert(key);
                     }
-                    // The link cannot be asked (it is down): the next round asks again.
-                    Ok(Err(_)) | Err(_) => {}
                 }
             }
         }

@@ -1,6 +1,9 @@
 //! Which addresses to add and take away, from what is wanted, what is ours and what is there. Pure.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{super::interface::names, Interface, Problem, VipAddress};
 
@@ -32,6 +35,7 @@ pub(super) fn plan(
     for address in ours.difference(wanted) {
         leave(there, address, &mut plan);
     }
+    let seen = Seen::of(there, ours);
     for address in wanted {
         let Some(interface) = there.iter().find(|interface| interface.name == address.interface) else {
             plan.problems.push(Problem::NoInterface { address: address.clone(), present: names(there) });
@@ -41,9 +45,38 @@ pub(super) fn plan(
             plan.problems.push(Problem::Ipv6Disabled { address: address.clone() });
             continue;
         }
-        want(there, ours, interface, address, &mut plan);
+        want(&seen, ours, interface, address, &mut plan);
     }
     plan
+}
+
+/// What is there, sorted once: hundreds of addresses are looked for among hundreds.
+struct Seen<'a> {
+    held: BTreeSet<(u32, IpAddr, u8)>,
+    /// Addresses that are not ours, with an interface that has them.
+    strange: BTreeMap<IpAddr, &'a Interface>,
+    /// By interface: addresses that are not ours and that subnets are known by.
+    own: BTreeMap<u32, Vec<&'a super::InterfaceAddress>>,
+}
+
+impl<'a> Seen<'a> {
+    fn of(there: &'a [Interface], ours: &BTreeSet<VipAddress>) -> Self {
+        let ours: BTreeSet<_> = ours.iter().map(|own| (own.interface.as_str(), own.address, own.prefix)).collect();
+        let mut seen = Self { held: BTreeSet::new(), strange: BTreeMap::new(), own: BTreeMap::new() };
+        for on in there {
+            for held in &on.addresses {
+                seen.held.insert((on.index, held.address, held.prefix));
+                if ours.contains(&(on.name.as_str(), held.address, held.prefix)) {
+                    continue;
+                }
+                seen.strange.entry(held.address).or_insert(on);
+                if !held.address.is_loopback() && !is_link_local(held.address) {
+                    seen.own.entry(on.index).or_default().push(held);
+                }
+            }
+        }
+        seen
+    }
 }
 
 fn leave(there: &[Interface], address: &VipAddress, plan: &mut Plan) {
@@ -69,31 +102,18 @@ fn leave(there: &[Interface], address: &VipAddress, plan: &mut Plan) {
     plan.steps.push(Step::Remove { index: interface.index, address: address.clone() });
 }
 
-fn want(
-    there: &[Interface],
-    ours: &BTreeSet<VipAddress>,
-    interface: &Interface,
-    address: &VipAddress,
-    plan: &mut Plan,
-) {
-    let mut holders = there.iter().flat_map(|on| on.addresses.iter().map(move |held| (on, held)));
-    let strange = holders.find(|(on, held)| {
-        held.address == address.address && !ours.iter().any(|own| is(on, held.address, held.prefix, own))
-    });
-    if let Some((on, _)) = strange {
+fn want(seen: &Seen<'_>, ours: &BTreeSet<VipAddress>, interface: &Interface, address: &VipAddress, plan: &mut Plan) {
+    if let Some(on) = seen.strange.get(&address.address) {
         plan.problems.push(Problem::NotOurs { address: address.clone(), on: on.name.clone() });
         return;
     }
-    let own: Vec<_> = (interface.addresses.iter())
-        .filter(|held| !ours.iter().any(|vip| is(interface, held.address, held.prefix, vip)))
-        .filter(|held| held.address.is_ipv4() == address.address.is_ipv4())
-        .filter(|held| !held.address.is_loopback() && !is_link_local(held.address))
-        .collect();
+    let own = seen.own.get(&interface.index).map(Vec::as_slice).unwrap_or_default();
+    let own: Vec<_> = own.iter().filter(|held| held.address.is_ipv4() == address.address.is_ipv4()).copied().collect();
     if !own.iter().any(|held| held.covers(address.address)) {
         let subnets = own.iter().map(|held| format!("{}/{}", held.address, held.prefix)).collect();
         plan.problems.push(Problem::OutsideSubnets { address: address.clone(), subnets });
     }
-    if interface.addresses.iter().any(|held| is(interface, held.address, held.prefix, address)) {
+    if seen.held.contains(&(interface.index, address.address, address.prefix)) {
         return;
     }
     // With the prefix of a subnet that the interface has no address of its own in, the VIP would be
