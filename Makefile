@@ -78,6 +78,11 @@ bench-failover-soak: build ## A thousand random faults on Ballast: never two own
 	@scripts/setup.sh bench
 	$(BIN)/ballast-failover soak
 
+.PHONY: bench-failover-many
+bench-failover-many: build ## Nine nodes and two hundred VIPs: what leases cost at rest; the death of a node moves its VIPs only
+	@scripts/setup.sh bench
+	$(BIN)/ballast-failover many
+
 .PHONY: bench-failover-moves
 bench-failover-moves: build ## Fifty planned moves under 2,000 requests a second on fresh and as many on kept connections: none fails
 	@scripts/setup.sh bench

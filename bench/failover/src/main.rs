@@ -12,6 +12,7 @@ mod client;
 mod faults;
 mod kernel;
 mod machine;
+mod many;
 mod moves;
 mod observer;
 mod repetition;
@@ -53,6 +54,8 @@ enum Command {
     Soak(SoakOptions),
     /// Planned moves under load; fails if a request does.
     Moves(MovesOptions),
+    /// Many nodes and VIPs: what leases cost at rest, and that the death of a node moves its VIPs only.
+    Many(ManyOptions),
 }
 
 #[derive(Args)]
@@ -85,6 +88,25 @@ struct MovesOptions {
 }
 
 #[derive(Args)]
+struct ManyOptions {
+    /// Nodes.
+    #[arg(long, env = "FAILOVER_NODES", default_value_t = 9)]
+    nodes: usize,
+    /// VIPs, spread over them.
+    #[arg(long, env = "FAILOVER_VIPS", default_value_t = 200)]
+    vips: u8,
+    /// How many nodes are killed, one after the other.
+    #[arg(long, env = "FAILOVER_KILLS", default_value_t = 9)]
+    kills: u32,
+    /// Of the VIPs, in milliseconds.
+    #[arg(long, default_value_t = 200)]
+    lease_ms: u32,
+    /// Which fence.
+    #[arg(long, default_value = "ebpf")]
+    fence: String,
+}
+
+#[derive(Args)]
 struct SoakOptions {
     /// How many, on each system.
     #[arg(long, env = "FAILOVER_SOAK_FAULTS", default_value_t = 1000)]
@@ -101,6 +123,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Soak(options) => soak(&options),
+        Command::Many(ManyOptions { nodes, vips, kills, lease_ms, fence }) => {
+            many::run(&fence, lease_ms, nodes, vips, kills)
+        }
         Command::Moves(options) => kinds(&options.systems)
             .and_then(|kinds| kinds.iter().try_for_each(|kind| moves::run(kind, options.moves, options.rate))),
     };

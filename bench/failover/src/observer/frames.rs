@@ -133,6 +133,12 @@ pub fn parse(target: Target, frame: &[u8]) -> Option<([u8; 6], Answer)> {
     Some((from, answer))
 }
 
+/// The address that the sender of an ARP frame calls its own.
+pub fn arp_source(frame: &[u8]) -> Option<Ipv4Addr> {
+    let body = frame.get(14..42).filter(|_| frame[12..14] == [8, 6])?;
+    Some(Ipv4Addr::new(body[14], body[15], body[16], body[17]))
+}
+
 fn parse_arp(target: Target, body: &[u8]) -> Option<Answer> {
     let body = body.get(..28)?;
     let vip = target.vip.octets();

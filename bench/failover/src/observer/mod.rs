@@ -10,6 +10,7 @@ mod history;
 mod packet;
 
 use std::{
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,14 +22,14 @@ use std::{
 use anyhow::{Context, Result};
 use ballast_testkit::lab::{Host, Lab};
 
-pub use self::{
-    frames::Target,
-    history::{History, Kind},
-};
 use self::{
-    frames::{Answer, NDP_SOURCES},
+    frames::NDP_SOURCES,
     history::{LATE_NANOS, PROMPT_NANOS, TICK_NANOS, Tick},
     packet::PacketSocket,
+};
+pub use self::{
+    frames::{Answer, Target},
+    history::{History, Kind},
 };
 use crate::kernel;
 
@@ -92,6 +93,42 @@ pub fn introduce(lab: &Lab) -> Result<()> {
         lab.run(Host::Node(node), &["ip", "neigh", "replace", &ip, "lladdr", &mac, "nud", "permanent", "dev", "eth0"])?;
     }
     Ok(())
+}
+
+/// Asks for any address by ARP and hears who speaks for it, without keeping a record.
+pub struct Asker(PacketSocket);
+
+impl Asker {
+    /// Where the observer is.
+    ///
+    /// # Errors
+    /// When the raw socket cannot be opened.
+    pub fn new(lab: &Lab) -> Result<Self> {
+        let socket = lab.within(Host::Observer, PacketSocket::open)?.context("open a raw socket for the observer")?;
+        Ok(Self(socket))
+    }
+
+    /// Asks everybody for an address; `tick` comes back with the answer.
+    pub fn ask(&self, target: Target, tick: u32) {
+        self.0.send(&frames::arp_request(target, tick));
+    }
+
+    /// Waits for an answer, at most for so many nanoseconds.
+    pub fn wait(&self, nanos: u64) {
+        kernel::wait(&mut [libc::pollfd { fd: self.0.fd(), events: libc::POLLIN, revents: 0 }], nanos);
+    }
+
+    /// Hands over all that has arrived by ARP: the address, the hardware address that speaks for it, and how.
+    pub fn receive(&self, mut take: impl FnMut(Ipv4Addr, [u8; 6], Answer)) {
+        let mut buffer = [0; 2048];
+        while let Some((frame, _)) = self.0.receive(&mut buffer) {
+            let Some(source) = frames::arp_source(frame) else { continue };
+            let target = Target { vip: source, vip6: Ipv6Addr::UNSPECIFIED, port: 0 };
+            if let Some((from, answer)) = frames::parse(target, frame) {
+                take(source, from, answer);
+            }
+        }
+    }
 }
 
 struct Watch {
