@@ -88,7 +88,7 @@ fn a_word_where_a_map_is_wanted() {
 fn texts_that_are_no_document() {
     check("", &["1:1: there is no document in this text; begin with `version: 1`"]);
     check("# nothing\n", &["1:1: there is no document in this text; begin with `version: 1`"]);
-    check("- 1\n", &["1:1: a list is given; write a map with version, cluster, vips, farms"]);
+    check("- 1\n", &["1:1: a list is given; write a map with version, cluster, vips, farms, sessions"]);
     check(
         "version: 1\nversion: 1\n",
         &["2:1: version: `version` is given twice; it stands already at line 1; keep one of them"],
