@@ -105,13 +105,13 @@ pub(super) fn wrong_arity(spec: &Spec) -> Reply {
 }
 
 /// The text as C would print it: to the first NUL, and no more than `max`.
-fn as_text(text: &[u8], max: usize) -> &[u8] {
+pub(super) fn as_text(text: &[u8], max: usize) -> &[u8] {
     let text = &text[..text.len().min(max)];
     &text[..text.iter().position(|byte| *byte == 0).unwrap_or(text.len())]
 }
 
 /// An error stands on one line, whatever a client wrote.
-fn one_line(mut text: Vec<u8>) -> Reply {
+pub(super) fn one_line(mut text: Vec<u8>) -> Reply {
     for byte in &mut text {
         if matches!(byte, b'\r' | b'\n') {
             *byte = b' ';

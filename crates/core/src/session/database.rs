@@ -197,7 +197,7 @@ impl Database {
 
     /// A key with this hash that has an end for which `fits` holds.
     pub(super) fn key_with(&self, hash: u64, fits: impl Fn(&Entry) -> bool) -> Option<Box<[u8]>> {
-        let twins = self.shards[shard_of(hash)].as_ref()?.from_hash(hash);
+        let twins = self.shards[shard_of(hash)].as_ref()?.at_or_after(hash);
         let twin = twins.iter().take_while(|entry| entry.hash == hash).find(|entry| entry.expires != 0 && fits(entry));
         twin.map(|entry| entry.key.clone())
     }
@@ -221,7 +221,7 @@ impl Database {
         }
         let from = hash_at(cursor);
         for shard in self.shards[shard_of(from)..].iter().flatten() {
-            for entry in shard.from_hash(from) {
+            for entry in shard.at_or_after(from) {
                 let here = position(entry.hash);
                 if found.len() >= count && found.last().is_some_and(|last| position(last.hash) != here) {
                     return (here, found);
@@ -235,11 +235,11 @@ impl Database {
     /// All entries from a hash on, in hash order, and then those before it.
     pub(super) fn around(&self, hash: u64) -> impl Iterator<Item = &Entry> {
         let (before, from) = self.shards.split_at(shard_of(hash));
-        let first = from.iter().flatten().flat_map(move |shard| shard.from_hash(hash));
+        let first = from.iter().flatten().flat_map(move |shard| shard.at_or_after(hash));
         first.chain(before.iter().flatten().flat_map(|shard| shard.items())).chain(
             from.first().into_iter().flatten().flat_map(move |shard| {
                 let items = shard.items();
-                &items[..items.len() - shard.from_hash(hash).len()]
+                &items[..items.len() - shard.at_or_after(hash).len()]
             }),
         )
     }

@@ -25,9 +25,15 @@ pub(super) struct Hash {
     bytes: u64,
 }
 
+/// A field's name and its value.
+type Pair = (Box<[u8]>, Box<[u8]>);
+
+/// The same, lent.
+pub(super) type PairRef<'h> = (&'h [u8], &'h [u8]);
+
 #[derive(Clone, Debug)]
 enum Fields {
-    Packed(Vec<(Box<[u8]>, Box<[u8]>)>),
+    Packed(Vec<Pair>),
     Spread(Shelves<Field>),
 }
 
@@ -127,7 +133,7 @@ impl Hash {
     }
 
     /// All fields with their values.
-    pub(super) fn iter(&self) -> Box<dyn Iterator<Item = (&[u8], &[u8])> + '_> {
+    pub(super) fn iter(&self) -> Box<dyn Iterator<Item = PairRef<'_>> + '_> {
         match &self.fields {
             Fields::Packed(list) => Box::new(list.iter().map(|(name, value)| (&**name, &**value))),
             Fields::Spread(shelves) => Box::new(shelves.iter().map(|field| (&*field.name, &*field.value))),
@@ -135,7 +141,7 @@ impl Hash {
     }
 
     /// The field at an index of its order.
-    pub(super) fn nth(&self, index: usize) -> Option<(&[u8], &[u8])> {
+    pub(super) fn nth(&self, index: usize) -> Option<PairRef<'_>> {
         match &self.fields {
             Fields::Packed(list) => list.get(index).map(|(name, value)| (&**name, &**value)),
             Fields::Spread(shelves) => shelves.nth(index).map(|field| (&*field.name, &*field.value)),
@@ -144,7 +150,7 @@ impl Hash {
 
     /// At least `count` fields from a cursor on, and the cursor of what follows, zero at the end. A small hash comes
     /// whole.
-    pub(super) fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<(&[u8], &[u8])>) {
+    pub(super) fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<PairRef<'_>>) {
         match &self.fields {
             Fields::Packed(_) => (0, self.iter().collect()),
             Fields::Spread(shelves) => {

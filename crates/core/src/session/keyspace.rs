@@ -208,7 +208,12 @@ impl Keyspace {
     pub(super) fn put(&mut self, number: u16, key: &[u8], value: Value, expires: u64) {
         self.changes += 1;
         let entry = Entry::new(self.seed.hash(key), key, value).with(expires, self.changes, self.changes);
-        self.database(number).put(entry);
+        let database = self.database(number);
+        let before = database.len();
+        database.put(entry);
+        if database.len() > before {
+            self.tell(number, key, 'n', "new");
+        }
     }
 
     /// Changes the value of a key that is there; `None` if it is not.

@@ -14,6 +14,8 @@
 mod call;
 mod database;
 mod digest;
+mod extended;
+mod glob;
 mod hash;
 mod keyspace;
 mod notice;

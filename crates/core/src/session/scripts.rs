@@ -26,6 +26,9 @@ const KNOWN: [(&str, Script); 4] = [
     ("b70c2384248f88e6b75b9f89241a180f856ad852", Script::Release),
 ];
 
+/// No script that is known is longer, so longer ones need no hashing.
+const TEXT_BYTES_MAX: usize = 1024;
+
 /// The script of this hash, in any case.
 pub(super) fn by_sha(sha: &[u8]) -> Option<Script> {
     KNOWN.iter().find(|(known, _)| sha.eq_ignore_ascii_case(known.as_bytes())).map(|(_, script)| *script)
@@ -34,7 +37,11 @@ pub(super) fn by_sha(sha: &[u8]) -> Option<Script> {
 /// The script that an `EVAL` or `EVALSHA` names.
 pub(super) fn find(call: &Call) -> Option<Script> {
     let named = call.args.first()?;
-    if call.spec().op == Op::Evalsha { by_sha(named) } else { by_sha(sha1(named).as_bytes()) }
+    match call.spec().op {
+        Op::Evalsha => by_sha(named),
+        _ if named.len() > TEXT_BYTES_MAX => None,
+        _ => by_sha(sha1(named).as_bytes()),
+    }
 }
 
 /// The hash of a script's text, in lower case.

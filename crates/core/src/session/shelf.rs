@@ -90,7 +90,7 @@ impl<T: Placed> Shelf<T> {
     }
 
     /// What has this hash or a greater one.
-    pub(super) fn from_hash(&self, hash: u64) -> &[T] {
+    pub(super) fn at_or_after(&self, hash: u64) -> &[T] {
         &self.items[self.items.partition_point(|item| item.hash() < hash)..]
     }
 }
@@ -155,7 +155,7 @@ impl<T: Placed> Shelves<T> {
     pub(super) fn iter_from(&self, hash: u64) -> impl Iterator<Item = &T> {
         let first = self.shelf_of(hash);
         let rest = self.shelves[first + 1..].iter().flat_map(|shelf| shelf.items());
-        self.shelves[first].from_hash(hash).iter().chain(rest)
+        self.shelves[first].at_or_after(hash).iter().chain(rest)
     }
 
     /// The thing at an index of the order.

@@ -1,7 +1,12 @@
 //! What is done to keys whatever they hold: `DEL`, `EXPIRE`, `TTL` and the like.
 
-use super::{Answer, NOT_AN_INTEGER, View, count, integer, is};
-use crate::session::{Call, Reply, database::Entry, keyspace::Keyspace};
+use super::{Answer, NOT_AN_INTEGER, SYNTAX, View, count, integer, is};
+use crate::session::{
+    Call, Reply,
+    call::{as_text, one_line},
+    database::Entry,
+    keyspace::Keyspace,
+};
 
 /// In what lifetimes are told.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,8 +76,7 @@ impl Conditions {
             } else if is(option, "lt") {
                 conditions.less = true;
             } else {
-                let text = [b"ERR Unsupported option ", &**option].concat();
-                return Err(Reply::Error(text.into()));
+                return Err(one_line([b"ERR Unsupported option ", as_text(option, option.len())].concat()));
             }
         }
         if conditions.none && (conditions.some || conditions.greater || conditions.less) {
@@ -103,16 +107,28 @@ pub(super) fn expire(keyspace: &mut Keyspace, call: &Call, unit: Unit, base: Bas
     if !conditions.allow(entry.expires, end) {
         return Ok(Reply::Integer(0));
     }
+    set_end(keyspace, call.database, key, end);
+    Ok(Reply::Integer(1))
+}
+
+/// Gives a key that is there another end and says so; one that is over removes it.
+fn set_end(keyspace: &mut Keyspace, database: u16, key: &[u8], end: i64) {
     match u64::try_from(end) {
         Ok(end) if end > keyspace.now => {
-            keyspace.set_end(call.database, key, end);
-            keyspace.tell(call.database, key, 'g', "expire");
+            keyspace.set_end(database, key, end);
+            keyspace.tell(database, key, 'g', "expire");
         }
         _ => {
-            remove(keyspace, call.database, key);
+            remove(keyspace, database, key);
         }
     }
-    Ok(Reply::Integer(1))
+}
+
+/// What `PEXPIRE` does to a key that is there.
+pub(super) fn set_life(keyspace: &mut Keyspace, database: u16, key: &[u8], millis: i64) -> Result<(), Reply> {
+    let end = end(millis, Unit::Millis, Base::Now, keyspace.now);
+    set_end(keyspace, database, key, end.ok_or(Reply::error("ERR invalid expire time in 'pexpire' command"))?);
+    Ok(())
 }
 
 /// The end that a number means; `None` if there is no such time.
@@ -135,4 +151,104 @@ pub(super) fn ttl(view: &View<'_>, call: &Call, unit: Unit) -> Reply {
         end => unit.of(end.saturating_sub(view.now)),
     };
     Reply::Integer(view.get(call, &call.args[0]).map_or(-2, left))
+}
+
+/// `EXPIRETIME` and `PEXPIRETIME`.
+pub(super) fn expiretime(view: &View<'_>, call: &Call, unit: Unit) -> Reply {
+    let end = |entry: &Entry| if entry.expires == 0 { -1 } else { unit.of(entry.expires) };
+    Reply::Integer(view.get(call, &call.args[0]).map_or(-2, end))
+}
+
+pub(super) fn persist(keyspace: &mut Keyspace, call: &Call) -> Reply {
+    let key = &call.args[0];
+    let ends = keyspace.look(call.database, key).is_some_and(|entry| entry.expires != 0);
+    if ends {
+        keyspace.set_end(call.database, key, 0);
+        keyspace.tell(call.database, key, 'g', "persist");
+    }
+    Reply::Integer(ends.into())
+}
+
+pub(super) fn exists(view: &View<'_>, call: &Call) -> Reply {
+    count(call.args.iter().filter(|key| view.get(call, key).is_some()).count())
+}
+
+pub(super) fn touch(keyspace: &mut Keyspace, call: &Call) -> Reply {
+    let there = call.args.iter().filter(|key| {
+        let there = keyspace.look(call.database, key).is_some();
+        if there {
+            keyspace.touch(call.database, key);
+        }
+        there
+    });
+    count(there.count())
+}
+
+pub(super) fn type_of(view: &View<'_>, call: &Call) -> Reply {
+    Reply::Simple(view.get(call, &call.args[0]).map_or("none", |entry| entry.value.type_name()))
+}
+
+/// `RENAME`, and `RENAMENX` if the new name has to be free.
+pub(super) fn rename(keyspace: &mut Keyspace, call: &Call, only_new: bool) -> Answer {
+    let [from, to] = call.args.as_slice() else { return Err(SYNTAX) };
+    let done = |renamed: bool| if only_new { Reply::Integer(renamed.into()) } else { Reply::OK };
+    if keyspace.look(call.database, from).is_none() {
+        return Err(Reply::error("ERR no such key"));
+    }
+    if from == to {
+        return Ok(done(false));
+    }
+    if keyspace.look(call.database, to).is_some() {
+        if only_new {
+            return Ok(done(false));
+        }
+        keyspace.remove(call.database, to);
+    }
+    let Some(entry) = keyspace.remove(call.database, from) else { return Err(Reply::error("ERR no such key")) };
+    keyspace.put(call.database, to, entry.value, entry.expires);
+    keyspace.tell(call.database, from, 'g', "rename_from");
+    keyspace.tell(call.database, to, 'g', "rename_to");
+    Ok(done(true))
+}
+
+pub(super) fn copy(keyspace: &mut Keyspace, call: &Call) -> Answer {
+    let [from, to, options @ ..] = call.args.as_slice() else { return Err(SYNTAX) };
+    let (mut database, mut replace) = (call.database, false);
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        if is(option, "replace") {
+            replace = true;
+        } else if is(option, "db") {
+            let number = i32::try_from(integer(options.next().ok_or(SYNTAX)?)?).map_err(|_| NOT_AN_INTEGER)?;
+            let known = u16::try_from(number).ok().filter(|number| *number < keyspace.settings.databases);
+            database = known.ok_or(Reply::error("ERR DB index is out of range"))?;
+        } else {
+            return Err(SYNTAX);
+        }
+    }
+    if database == call.database && from == to {
+        return Err(Reply::error("ERR source and destination objects are the same"));
+    }
+    let Some(entry) = keyspace.look(call.database, from) else { return Ok(Reply::Integer(0)) };
+    let (value, expires) = (entry.value.clone(), entry.expires);
+    if keyspace.look(database, to).is_some() {
+        if !replace {
+            return Ok(Reply::Integer(0));
+        }
+        keyspace.remove(database, to);
+    }
+    keyspace.put(database, to, value, expires);
+    keyspace.tell(database, to, 'g', "copy_to");
+    Ok(Reply::Integer(1))
+}
+
+/// `FLUSHDB`, and `FLUSHALL` for all databases. Memory is given back at once either way.
+pub(super) fn flush(keyspace: &mut Keyspace, call: &Call, all: bool) -> Answer {
+    match call.args.as_slice() {
+        [] => {}
+        [option] if is(option, "sync") || is(option, "async") => {}
+        _ => return Err(SYNTAX),
+    }
+    keyspace.flush((!all).then_some(call.database));
+    Ok(Reply::OK)
 }
