@@ -42,3 +42,6 @@ pub use spec::{Class, Spec, spec, specs};
 pub use write::{Watched, Write};
 
 pub(crate) use snapshot::{Head as SessionsHead, SessionsSnapshot};
+
+#[cfg(test)]
+mod tests;
