@@ -536,7 +536,7 @@ fn main() {
         let shown =
             |words: &Words| words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join(" ");
         let differ = |ours: &dyn std::fmt::Debug, theirs: &dyn std::fmt::Debug, history: &[Words]| {
-            for words in &history[history.len().saturating_sub(12)..] {
+            for words in &history[history.len().saturating_sub(40)..] {
                 println!("  {}", shown(words));
             }
             panic!("after {done} commands of seed {seed}:\n ballast {ours:?}\n   redis {theirs:?}");
@@ -561,11 +561,12 @@ fn main() {
             let key = author.key();
             let short = vec![b"PEXPIRE".to_vec(), key, b"20".to_vec()];
             let (ours, theirs) = (ballast.send(&short), redis.send(&short));
+            history.push(short.to_vec());
             assert_eq!(ours, theirs);
             thread::sleep(Duration::from_millis(40));
         }
         if author.rng.random_bool(0.02) {
-            transaction(&mut author, &mut redis, &mut ballast);
+            transaction(&mut author, &mut redis, &mut ballast, &mut history);
             continue;
         }
         if matches!(&*name, "DBSIZE" | "MEMORY") {
@@ -587,7 +588,7 @@ fn main() {
 }
 
 /// A transaction, with a watched key that may change before it.
-fn transaction(author: &mut Author, redis: &mut Redis, ballast: &mut Ballast) {
+fn transaction(author: &mut Author, redis: &mut Redis, ballast: &mut Ballast, history: &mut Vec<Words>) {
     let key = author.key();
     let version = ballast.state.sessions().version(None, ballast.database, &key).expect("nothing is due by log time");
     // Redis takes a key that was absent, made and deleted again for changed; there is nothing to see of that here.
@@ -611,6 +612,7 @@ fn transaction(author: &mut Author, redis: &mut Redis, ballast: &mut Ballast) {
             continue;
         }
         assert_eq!(redis.send(&command), Wire::Simple("QUEUED".to_owned()));
+        history.push(words("EXEC").into_iter().chain(command.clone()).collect());
         names.push((name, command.get(1).cloned().unwrap_or_default()));
         calls.push(call);
     }
