@@ -110,8 +110,11 @@ pub(super) fn as_text(text: &[u8], max: usize) -> &[u8] {
     &text[..text.iter().position(|byte| *byte == 0).unwrap_or(text.len())]
 }
 
-/// An error stands on one line, whatever a client wrote.
+/// An error stands on one line, whatever a client wrote. Ends of lines at its own end are dropped.
 pub(super) fn one_line(mut text: Vec<u8>) -> Reply {
+    while matches!(text.last(), Some(b'\r' | b'\n')) {
+        text.pop();
+    }
     for byte in &mut text {
         if matches!(byte, b'\r' | b'\n') {
             *byte = b' ';
