@@ -427,6 +427,7 @@ impl Author {
                 out.push(self.field());
                 out.push(self.float());
             }
+            // Redis answers as many as are asked for, and Ballast a million at most.
             "HRANDFIELD" if self.rng.random_bool(0.7) => {
                 out.push((*["0", "1", "3", "-3", "100", "x"].choose(&mut self.rng).expect("not empty")).into());
                 self.option(out, &["WITHVALUES", "foo"], 0.4);

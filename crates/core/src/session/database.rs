@@ -16,7 +16,7 @@ const SHARD_BITS: u32 = 12;
 const SHARDS: usize = 1 << SHARD_BITS;
 
 /// What a key is counted as beside its own and its value's bytes: its place, its allocations' slack, and its place in
-/// the order of ends. `examples/sessions_memory.rs` measures it.
+/// the order of ends. `tests/session_memory.rs` measures it.
 pub(super) const ENTRY_OVERHEAD: u64 = 128;
 
 /// A key with all that belongs to it.

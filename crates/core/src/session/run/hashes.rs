@@ -175,11 +175,14 @@ pub(super) fn hrandfield(view: &View<'_>, call: &Call) -> Answer {
         [option] if is(option, "withvalues") => true,
         _ => return Err(SYNTAX),
     };
-    let too_many_values = with_values && wanted.unsigned_abs() > i64::MAX as u64 / 2;
-    if too_many_values || wanted < 0 && wanted.unsigned_abs() > REPEATED_MAX {
-        return Err(Reply::error("ERR value is out of range"));
+    let out_of_range = Err(Reply::error("ERR value is out of range"));
+    if with_values && wanted.unsigned_abs() > i64::MAX as u64 / 2 {
+        return out_of_range;
     }
     let Some(hash) = viewed(view, call)? else { return Ok(Reply::Array(Vec::new())) };
+    if wanted < 0 && wanted.unsigned_abs() > REPEATED_MAX {
+        return out_of_range;
+    }
     let fields = drawn(hash, wanted, view.turn);
     let name = |(name, _): &PairRef<'_>| Reply::copy(name);
     Ok(match with_values {
