@@ -74,25 +74,32 @@ impl Keyspace {
         if write.watched.iter().any(|watched| self.version(watched.database, &watched.key) != watched.version) {
             return vec![Reply::NullArray];
         }
-        if write.atomic {
-            if write.calls.iter().any(needs_memory) && !self.make_room() {
-                return vec![OUT_OF_MEMORY_EXEC];
-            }
-            return write.calls.iter().map(|call| self.carry_out(call)).collect();
+        if write.atomic && write.calls.iter().any(needs_memory) && !self.make_room() {
+            return vec![OUT_OF_MEMORY_EXEC];
         }
-        let each = |call: &Call| match needs_memory(call) && !self.make_room() {
-            true => OUT_OF_MEMORY,
-            false => self.carry_out(call),
+        let mut room = self.answers_max();
+        let each = |call: &Call| {
+            let reply = match !write.atomic && needs_memory(call) && !self.make_room() {
+                true => OUT_OF_MEMORY,
+                false => self.carry_out(call, room),
+            };
+            room = room.saturating_sub(reply.bytes());
+            reply
         };
         write.calls.iter().map(each).collect()
     }
 
-    fn carry_out(&mut self, call: &Call) -> Reply {
+    /// What the answers to calls that were sent together may take.
+    pub(super) fn answers_max(&self) -> u64 {
+        self.settings.limits.output_max.as_bytes()
+    }
+
+    fn carry_out(&mut self, call: &Call, room: u64) -> Reply {
         if let Some(refusal) = self.refusal(call) {
             return refusal;
         }
         match call.class() {
-            Class::Read => run::read(&run::View { keyspace: self, now: self.now, turn: self.changes }, call),
+            Class::Read => run::read(&run::View { keyspace: self, now: self.now, turn: self.changes, room }, call),
             Class::Write => run::write(self, call),
             Class::Connection => Reply::error("ERR this command is not one of the keyspace"),
         }

@@ -41,6 +41,28 @@ impl Reply {
         matches!(self, Self::Error(_))
     }
 
+    /// Whether it stands for a whole transaction that was not carried out: `EXEC` answers just this.
+    pub fn aborts_exec(&self) -> bool {
+        match self {
+            Self::NullArray => true,
+            Self::Error(text) => text.starts_with(b"EXECABORT"),
+            _ => false,
+        }
+    }
+
+    /// About what it takes in memory and on the wire.
+    pub(super) fn bytes(&self) -> u64 {
+        const EACH: u64 = 16;
+        let all = |items: &[Self]| items.iter().map(Self::bytes).sum::<u64>();
+        let pairs = |pairs: &[(Self, Self)]| pairs.iter().map(|(a, b)| a.bytes() + b.bytes()).sum::<u64>();
+        EACH + match self {
+            Self::Null | Self::NullArray | Self::Simple(_) | Self::Integer(_) => 0,
+            Self::Bulk(bytes) | Self::Error(bytes) => bytes.len() as u64,
+            Self::Array(items) | Self::Set(items) => all(items),
+            Self::Map(items) | Self::Pairs(items) => pairs(items),
+        }
+    }
+
     /// A value that is copied.
     pub(super) fn copy(value: &[u8]) -> Self {
         Self::Bulk(Bytes::copy_from_slice(value))

@@ -102,7 +102,8 @@ impl Sessions {
     /// over, so that a key which is over on one node is over on all.
     ///
     /// # Errors
-    /// [`Due`] if a key that is named is over by the estimate but not by log time; nothing is added then.
+    /// [`Due`] if a key that is named is over by the estimate but not by log time; nothing is added then. That answers
+    /// together would take more than `output_max` is an error that is answered.
     pub fn read(&self, estimate: Option<LogTime>, calls: &[Call], replies: &mut Vec<Reply>) -> Result<(), Due> {
         let keyspace = self.keyspace.read();
         let now = estimate.map_or(0, LogTime::as_millis).max(keyspace.now);
@@ -112,7 +113,8 @@ impl Sessions {
                 return Err(Due);
             }
         }
-        replies.extend(calls.iter().map(|call| {
+        let mut room = keyspace.answers_max();
+        let answer = |call: &Call, room: u64| {
             if let Some(refusal) = keyspace.refusal(call) {
                 return refusal;
             }
@@ -120,7 +122,12 @@ impl Sessions {
                 return Reply::error("ERR this command changes keys and has to go through the log");
             }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            run::read(&run::View { keyspace: &keyspace, now, turn }, call)
+            run::read(&run::View { keyspace: &keyspace, now, turn, room }, call)
+        };
+        replies.extend(calls.iter().map(|call| {
+            let reply = answer(call, room);
+            room = room.saturating_sub(reply.bytes());
+            reply
         }));
         Ok(())
     }

@@ -24,6 +24,9 @@ use crate::{
 /// Blocks are closed when they are longer than this.
 const BLOCK_BYTES: usize = 1 << 20;
 
+/// No document has more. Each costs memory of its own.
+const DATABASES_MAX: u16 = 1024;
+
 const SMALL: u8 = 1;
 const PACKED_HASH: u8 = 2;
 const SPREAD_HASH: u8 = 3;
@@ -159,10 +162,14 @@ impl Sessions {
             let mut number = [0; 2];
             input.read_exact(&mut number)?;
             let number = u16::from_le_bytes(number);
-            if last.replace(number).is_some_and(|last| last >= number) {
+            if number >= DATABASES_MAX || last.replace(number).is_some_and(|last| last >= number) {
                 return Err(damaged());
             }
-            databases.insert(number, decode_database(input, number, keyspace.seed)?);
+            let database = decode_database(input, number, keyspace.seed)?;
+            if database.iter().any(|entry| entry.version.max(entry.touched) > head.changes) {
+                return Err(damaged());
+            }
+            databases.insert(number, database);
         }
         keyspace.databases = databases;
         if Head::of(&keyspace) != head || head.is_pristine() {
@@ -261,7 +268,7 @@ fn decode_entry(input: &mut Reader<'_>, seed: Seed) -> Result<Entry, DecodeError
         Value::Hash(hash) => hash.len() == 0,
         Value::Set(set) => set.len() == 0,
     };
-    if empty || version == 0 {
+    if empty || version == 0 || i64::try_from(expires).is_err() {
         return Err(damaged());
     }
     Ok(Entry::new(seed.hash(key), key, value).with(expires, version, touched))

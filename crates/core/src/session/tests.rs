@@ -390,6 +390,28 @@ fn keys_and_values_have_bounds() {
 }
 
 #[test]
+fn answers_that_are_asked_for_again_and_again_have_a_bound() {
+    let mut store = Store::with(r#""limits":{"output_max":"1MiB"}"#);
+    store.run(&format!("set a {}", "v".repeat(4000)));
+    store.run(&format!("hset h f {}", "v".repeat(4000)));
+    let too_large =
+        |reply: &Reply| matches!(reply, Reply::Error(text) if text.starts_with(b"ERR the answers are larger"));
+    for words in [
+        format!("mget{}", " a".repeat(300)),
+        format!("hmget h{}", " f".repeat(300)),
+        "hrandfield h -300 withvalues".into(),
+    ] {
+        assert!(too_large(&store.run(&words)), "{words}");
+    }
+    let calls = vec![call(&format!("mget{}", " a".repeat(100))); 4];
+    let mut replies = Vec::new();
+    store.sessions.read(None, &calls, &mut replies).expect("nothing is due");
+    assert_eq!(replies.iter().filter(|reply| too_large(reply)).count(), 2, "together they are too large");
+    let written = store.write(Write { calls, ..Write::default() });
+    assert_eq!(written, replies);
+}
+
+#[test]
 fn a_walk_meets_what_is_there_from_its_beginning_to_its_end() {
     for (fill, scan, drop) in [
         ("set k{} v", "scan {} count 7", "del k{}"),

@@ -80,6 +80,7 @@ pub(super) fn hget(view: &View<'_>, call: &Call) -> Answer {
 pub(super) fn hmget(view: &View<'_>, call: &Call) -> Answer {
     let hash = viewed(view, call)?;
     let value = |name: &Bytes| hash.and_then(|hash| hash.get(view.keyspace.seed, name));
+    view.fits(call.args[1..].iter().filter_map(value).map(|value| value.len() as u64).sum())?;
     Ok(Reply::Array(call.args[1..].iter().map(|name| bulk(value(name).map(Bytes::copy_from_slice))).collect()))
 }
 
@@ -184,6 +185,7 @@ pub(super) fn hrandfield(view: &View<'_>, call: &Call) -> Answer {
         return out_of_range;
     }
     let fields = drawn(hash, wanted, view.turn);
+    view.fits(fields.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum())?;
     let name = |(name, _): &PairRef<'_>| Reply::copy(name);
     Ok(match with_values {
         false => Reply::Array(fields.iter().map(name).collect()),

@@ -25,11 +25,19 @@ pub(super) struct View<'k> {
     pub(super) now: u64,
     /// Something else each time.
     pub(super) turn: u64,
+    /// How many bytes the answer may have.
+    pub(super) room: u64,
 }
 
 impl View<'_> {
     fn get(&self, call: &Call, key: &[u8]) -> Option<&Entry> {
         self.keyspace.get(call.database, key)
+    }
+
+    /// Refuses an answer that would have more bytes than there is room for. To be asked where a small request can have
+    /// a large one: by naming the same again and again.
+    fn fits(&self, bytes: u64) -> Result<(), Reply> {
+        if bytes > self.room { Err(TOO_LARGE) } else { Ok(()) }
     }
 }
 
@@ -38,9 +46,12 @@ type Answer = Result<Reply, Reply>;
 
 /// Answers a command that changes nothing.
 pub(super) fn read(view: &View<'_>, call: &Call) -> Reply {
+    if view.room == 0 {
+        return TOO_LARGE;
+    }
     let answer = match call.spec().op {
         Op::Get => strings::get(view, call),
-        Op::Mget => Ok(strings::mget(view, call)),
+        Op::Mget => strings::mget(view, call),
         Op::Strlen => strings::strlen(view, call),
         Op::Getrange | Op::Substr => strings::getrange(view, call),
         Op::Exists => Ok(keys::exists(view, call)),
@@ -176,6 +187,7 @@ pub(super) fn write(keyspace: &mut Keyspace, call: &Call) -> Reply {
 const WRONG_TYPE: Reply = Reply::error("WRONGTYPE Operation against a key holding the wrong kind of value");
 const SYNTAX: Reply = Reply::error("ERR syntax error");
 const NOT_AN_INTEGER: Reply = Reply::error("ERR value is not an integer or out of range");
+const TOO_LARGE: Reply = Reply::error("ERR the answers are larger than output_max; ask for less at once");
 const NOT_A_FLOAT: Reply = Reply::error("ERR value is not a valid float");
 const NO_SCRIPT: Reply = Reply::error("NOSCRIPT No matching script. Please use EVAL.");
 

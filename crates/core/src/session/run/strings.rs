@@ -171,9 +171,10 @@ pub(super) fn getex(keyspace: &mut Keyspace, call: &Call) -> Answer {
 }
 
 /// A key of another type counts as absent here.
-pub(super) fn mget(view: &View<'_>, call: &Call) -> Reply {
-    let value = |key: &Bytes| bulk(view.get(call, key).and_then(|entry| entry.value.to_bytes()));
-    Reply::Array(call.args.iter().map(value).collect())
+pub(super) fn mget(view: &View<'_>, call: &Call) -> Answer {
+    let value = |key: &Bytes| view.get(call, key).map(|entry| &entry.value).filter(|value| value.as_text().is_some());
+    view.fits(call.args.iter().filter_map(value).map(Value::bytes).sum())?;
+    Ok(Reply::Array(call.args.iter().map(|key| bulk(value(key).and_then(Value::to_bytes))).collect()))
 }
 
 /// `MSET`, and `MSETNX` if none of the keys may be there.
