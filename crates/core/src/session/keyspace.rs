@@ -13,7 +13,7 @@ use super::{
     Notice, Reply, Settings, Write,
     call::Call,
     database::{Database, Entry},
-    run,
+    run, scripts,
     shelf::Seed,
     spec::Class,
     value::Value,
@@ -309,7 +309,7 @@ impl Keyspace {
 }
 
 fn needs_memory(call: &Call) -> bool {
-    call.spec().has_flag("denyoom")
+    call.spec().has_flag("denyoom") || scripts::needs_memory(call)
 }
 
 const OUT_OF_MEMORY: Reply = Reply::error("OOM command not allowed when used memory > 'maxmemory'.");

@@ -1,7 +1,7 @@
 //! The few scripts that clients of session stores send, by the SHA-1 of their text.
 //!
 //! There is no Lua here. The scripts below are fixed parts of their libraries' interfaces: lock releases and the like,
-//! which compare a value and act on it in one step. Each is known by its hash and done natively; any other script is
+//! which do in one step what takes two commands. Each is known by its hash and done natively; any other script is
 //! refused as one that Redis does not have in its cache.
 
 use super::{Call, Reply, number, spec::Op};
@@ -9,21 +9,38 @@ use super::{Call, Reply, number, spec::Op};
 /// A script that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Script {
-    /// Deletes `KEYS[1]` if its value is `ARGV[1]`. How many keys were deleted.
+    /// Something that whoever holds a lock does to it: nothing is done and the answer is 0 unless the value of `KEYS[1]`
+    /// is `ARGV[1]`, otherwise it is 1.
+    Lock(Lock),
+    /// Sets the fields `absexp`, `sldexp` and `data` of `KEYS[1]` to `ARGV[1]`, `ARGV[2]` and `ARGV[4]`, and its life to
+    /// `ARGV[3]` seconds unless that is -1.
+    Cache,
+}
+
+/// What is done to a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lock {
+    /// It is deleted.
     Release,
-    /// Adds `ARGV[2]` milliseconds to the life of `KEYS[1]`, or sets its life to so many unless `ARGV[3]` is `0`, if its
-    /// value is `ARGV[1]` and its life has an end. 1 if so, otherwise 0.
+    /// `ARGV[2]` milliseconds are added to its life, or are its life from now on unless `ARGV[3]` is `0`. Nothing, if its
+    /// life has no end.
     Extend,
-    /// Sets the life of `KEYS[1]` to `ARGV[2]` milliseconds if its value is `ARGV[1]`. 1 if so, otherwise 0.
+    /// `ARGV[2]` milliseconds are its life from now on.
     Reacquire,
 }
 
-/// `redis.lock.Lock` of redis-py: release, extend, reacquire; the lock of phpredis' session handler: release.
-const KNOWN: [(&str, Script); 4] = [
-    ("c3f8721cbb97f72bc19e972846bd7aaf91901658", Script::Release),
-    ("a4e8783852e6b949f9ef3a97212805108459a890", Script::Extend),
-    ("1cac51482acf5858da00f6d685d68f886cd6b6b2", Script::Reacquire),
-    ("b70c2384248f88e6b75b9f89241a180f856ad852", Script::Release),
+/// `redis.lock.Lock` of redis-py: release, extend, reacquire; the lock of phpredis' session handler: release; the
+/// distributed cache of ASP.NET, where its sessions lie: with `HSET` and with `HMSET`, and with either kind of line
+/// ends, since the text is as its source was when it was built.
+const KNOWN: [(&str, Script); 8] = [
+    ("c3f8721cbb97f72bc19e972846bd7aaf91901658", Script::Lock(Lock::Release)),
+    ("a4e8783852e6b949f9ef3a97212805108459a890", Script::Lock(Lock::Extend)),
+    ("1cac51482acf5858da00f6d685d68f886cd6b6b2", Script::Lock(Lock::Reacquire)),
+    ("b70c2384248f88e6b75b9f89241a180f856ad852", Script::Lock(Lock::Release)),
+    ("241ff9be272d2cc7ea3ff7a9c556b75e143d4c26", Script::Cache),
+    ("19d6145c6bb04ad20392ffe92c1a0d333ed7564e", Script::Cache),
+    ("3915ee22fda531a1d5661f2523d0443fd35ff0a4", Script::Cache),
+    ("2cf3a5ca51adf9b3b3500002e73e176dc3c54e26", Script::Cache),
 ];
 
 /// No script that is known is longer, so longer ones need no hashing.
@@ -42,6 +59,11 @@ pub(super) fn find(call: &Call) -> Option<Script> {
         _ if named.len() > TEXT_BYTES_MAX => None,
         _ => by_sha(sha1(named).as_bytes()),
     }
+}
+
+/// Whether a call is of a script that may need memory.
+pub(super) fn needs_memory(call: &Call) -> bool {
+    matches!(call.spec().op, Op::Eval | Op::Evalsha) && find(call) == Some(Script::Cache)
 }
 
 /// The hash of a script's text, in lower case.
@@ -74,8 +96,8 @@ mod tests {
         // phpredis, library.c's interface to the server; the texts of redis-py are checked with the real client.
         let phpredis =
             r#"if redis.call("get",KEYS[1]) == ARGV[1] then return redis.call("del",KEYS[1]) else return 0 end"#;
-        assert_eq!(by_sha(sha1(phpredis.as_bytes()).as_bytes()), Some(Script::Release));
-        assert_eq!(by_sha(b"C3F8721CBB97F72BC19E972846BD7AAF91901658"), Some(Script::Release));
+        assert_eq!(by_sha(sha1(phpredis.as_bytes()).as_bytes()), Some(Script::Lock(Lock::Release)));
+        assert_eq!(by_sha(b"C3F8721CBB97F72BC19E972846BD7AAF91901658"), Some(Script::Lock(Lock::Release)));
         assert_eq!(by_sha(b"c3f8"), None);
         assert_eq!(by_sha(sha1(b"return 1").as_bytes()), None);
     }

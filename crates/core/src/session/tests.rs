@@ -480,6 +480,32 @@ fn scripts_of_locks_are_done_natively() {
 }
 
 #[test]
+fn the_cache_of_aspnet_is_kept_natively() {
+    let mut store = Store::new();
+    let sha = scripts_of_aspnet();
+    let keep = format!("evalsha {sha} 1 k -1 1200 60 bytes");
+    assert_eq!(store.run(&keep), Reply::Integer(1));
+    assert_eq!(store.run("hmget k absexp sldexp data"), Reply::Array(vec![text("-1"), text("1200"), text("bytes")]));
+    assert_eq!(store.run("ttl k"), Reply::Integer(60));
+    assert_eq!(store.run(&format!("evalsha {sha} 1 l -1 -1 -1 bytes")), Reply::Integer(1));
+    assert_eq!(store.run("ttl l"), Reply::Integer(-1));
+    assert!(store.run(&format!("evalsha {sha} 1 m")).is_error());
+    assert_eq!(store.run("exists m"), Reply::Integer(0));
+    let mut store = Store::with(r#""memory_max":"1MiB""#);
+    fill(&mut store, |_| String::new());
+    assert_eq!(store.run(&keep), FULL);
+}
+
+fn scripts_of_aspnet() -> String {
+    let text = "\n                redis.call('HSET', KEYS[1], 'absexp', ARGV[1], 'sldexp', ARGV[2], 'data', ARGV[4])
+                if ARGV[3] ~= '-1' then
+                  redis.call('EXPIRE', KEYS[1], ARGV[3])
+                end
+                return 1";
+    scripts::sha1(text.as_bytes())
+}
+
+#[test]
 fn large_values_and_collections_grow_and_shrink() {
     let mut store = Store::new();
     for n in 0..3000 {

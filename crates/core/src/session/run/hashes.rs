@@ -33,20 +33,45 @@ fn viewed<'v>(view: &'v View<'_>, call: &Call) -> Result<Option<&'v Hash>, Reply
     hash(view.get(call, &call.args[0]))
 }
 
-/// Changes the hash of a key; makes one if there is none.
+/// Changes the hash of a call's first key; makes one if there is none.
 fn change<R>(keyspace: &mut Keyspace, call: &Call, change: impl FnOnce(&mut Hash, Seed) -> R) -> Result<R, Reply> {
-    let (key, seed) = (&call.args[0], keyspace.seed);
-    if hash(keyspace.look(call.database, key))?.is_none() {
+    change_of(keyspace, call.database, &call.args[0], change)
+}
+
+fn change_of<R>(
+    keyspace: &mut Keyspace,
+    database: u16,
+    key: &[u8],
+    change: impl FnOnce(&mut Hash, Seed) -> R,
+) -> Result<R, Reply> {
+    let seed = keyspace.seed;
+    if hash(keyspace.look(database, key))?.is_none() {
         let mut hash = Hash::default();
         let result = change(&mut hash, seed);
-        keyspace.put(call.database, key, Value::Hash(Arc::new(hash)), 0);
+        keyspace.put(database, key, Value::Hash(Arc::new(hash)), 0);
         return Ok(result);
     }
-    let result = keyspace.edit(call.database, key, |value| match value {
+    let result = keyspace.edit(database, key, |value| match value {
         Value::Hash(hash) => Some(change(Arc::make_mut(hash), seed)),
         _ => None,
     });
     result.flatten().ok_or(WRONG_TYPE)
+}
+
+/// Sets fields of a key and says so.
+pub(super) fn set_fields(
+    keyspace: &mut Keyspace,
+    database: u16,
+    key: &[u8],
+    fields: &[PairRef<'_>],
+) -> Result<(), Reply> {
+    change_of(keyspace, database, key, |hash, seed| {
+        for (name, value) in fields {
+            hash.put(seed, name, value);
+        }
+    })?;
+    keyspace.tell(database, key, 'h', "hset");
+    Ok(())
 }
 
 /// `HSET` and `HMSET`; how many fields are new.

@@ -102,7 +102,7 @@ impl Conditions {
 pub(super) fn expire(keyspace: &mut Keyspace, call: &Call, unit: Unit, base: Base) -> Answer {
     let [key, when, options @ ..] = call.args.as_slice() else { return Err(NOT_AN_INTEGER) };
     let conditions = Conditions::parse(options)?;
-    let end = end(integer(when)?, unit, base, keyspace.now).ok_or_else(|| invalid_end(call))?;
+    let end = end(integer(when)?, unit, base, keyspace.now).ok_or_else(|| invalid_end(call.spec().name))?;
     let Some(entry) = keyspace.look(call.database, key) else { return Ok(Reply::Integer(0)) };
     if !conditions.allow(entry.expires, end) {
         return Ok(Reply::Integer(0));
@@ -124,10 +124,11 @@ fn set_end(keyspace: &mut Keyspace, database: u16, key: &[u8], end: i64) {
     }
 }
 
-/// What `PEXPIRE` does to a key that is there.
-pub(super) fn set_life(keyspace: &mut Keyspace, database: u16, key: &[u8], millis: i64) -> Result<(), Reply> {
-    let end = end(millis, Unit::Millis, Base::Now, keyspace.now);
-    set_end(keyspace, database, key, end.ok_or(Reply::error("ERR invalid expire time in 'pexpire' command"))?);
+/// What `EXPIRE` and `PEXPIRE` do to a key that is there.
+pub(super) fn set_life(keyspace: &mut Keyspace, database: u16, key: &[u8], life: i64, unit: Unit) -> Result<(), Reply> {
+    let command = if unit == Unit::Seconds { "expire" } else { "pexpire" };
+    let end = end(life, unit, Base::Now, keyspace.now).ok_or_else(|| invalid_end(command))?;
+    set_end(keyspace, database, key, end);
     Ok(())
 }
 
@@ -140,8 +141,8 @@ fn end(count: i64, unit: Unit, base: Base, now: u64) -> Option<i64> {
     }
 }
 
-fn invalid_end(call: &Call) -> Reply {
-    Reply::Error(format!("ERR invalid expire time in '{}' command", call.spec().name).into())
+fn invalid_end(command: &str) -> Reply {
+    Reply::Error(format!("ERR invalid expire time in '{command}' command").into())
 }
 
 /// How long a key still lives: -1 without an end, -2 without a key.
