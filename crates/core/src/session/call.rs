@@ -1,5 +1,7 @@
 //! One command of the session store, parsed as far as it can be without looking at the data.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::{
@@ -9,13 +11,21 @@ use super::{
 
 /// A command with its arguments. Its name and number of words have been checked, nothing else: Redis too finds out
 /// about wrong arguments only when it carries a command out, and so `EXEC` answers them in their place.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Call {
     spec: &'static Spec,
     /// The database that the connection had selected.
     pub database: u16,
     /// All words but the name; those of a subcommand begin with its name.
     pub args: Vec<Bytes>,
+}
+
+/// Without what the client sent: keys are as good as passwords, and values are nobody's business.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes: usize = self.args.iter().map(Bytes::len).sum();
+        write!(f, "{} in database {}, {} words, {bytes} bytes", self.spec.name, self.database, self.args.len() + 1)
+    }
 }
 
 impl Call {

@@ -20,7 +20,7 @@ const SHARDS: usize = 1 << SHARD_BITS;
 pub(super) const ENTRY_OVERHEAD: u64 = 128;
 
 /// A key with all that belongs to it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Entry {
     hash: u64,
     key: Box<[u8]>,
@@ -81,7 +81,6 @@ impl Placed for Entry {
 pub(super) type Shard = Option<Arc<Shelf<Entry>>>;
 
 /// The keys of one number.
-#[derive(Debug)]
 pub(super) struct Database {
     number: u16,
     shards: Box<[Shard]>,

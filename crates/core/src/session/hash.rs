@@ -18,7 +18,7 @@ const PACKED_BYTES_MAX: usize = 64;
 const FIELD_OVERHEAD: u64 = 72;
 
 /// The fields of one key.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Hash {
     fields: Fields,
     /// Sum over the fields of their digests.
@@ -32,7 +32,7 @@ type Pair = (Box<[u8]>, Box<[u8]>);
 /// The same, lent.
 pub(super) type PairRef<'h> = (&'h [u8], &'h [u8]);
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Fields {
     Packed(Vec<Pair>),
     Spread(Shelves<Field>),
@@ -44,7 +44,7 @@ impl Default for Fields {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Field {
     hash: u64,
     name: Box<[u8]>,

@@ -37,7 +37,6 @@ pub struct Totals {
 }
 
 /// The databases.
-#[derive(Debug)]
 pub(super) struct Keyspace {
     pub(super) seed: Seed,
     pub(super) databases: BTreeMap<u16, Database>,

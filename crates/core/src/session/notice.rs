@@ -47,7 +47,7 @@ const WAITING_MAX: usize = 65_536;
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// Notices that wait to be taken.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Notice>,
     bytes: usize,

@@ -16,7 +16,7 @@ const NUMBERS_MAX: usize = 512;
 const MEMBER_OVERHEAD: u64 = 32;
 
 /// The members of one key.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Set {
     members: Members,
     /// Sum over the members of their digests.
@@ -24,14 +24,14 @@ pub(super) struct Set {
     bytes: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Members {
     /// In ascending order.
     Numbers(Vec<i64>),
     Spread(Shelves<Member>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Member {
     hash: u64,
     name: Box<[u8]>,

@@ -42,7 +42,7 @@ pub(super) trait Placed: Clone {
 }
 
 /// Sorted by hash, and by key among equal hashes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Shelf<T> {
     items: Vec<T>,
 }
@@ -96,7 +96,7 @@ impl<T: Placed> Shelf<T> {
 }
 
 /// Many things, on as many shelves as keep each one short.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Shelves<T> {
     /// A power of two of them; the leading bits of a hash say which.
     shelves: Vec<Arc<Shelf<T>>>,

@@ -11,7 +11,7 @@ use super::{digest, hash::Hash, set::Set};
 const BOXED_MAX: usize = 4096;
 
 /// The value of one key.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) enum Value {
     Small(Box<[u8]>),
     Large(Arc<[u8]>),

@@ -3,6 +3,8 @@
 //! The first byte is the version of the form, commands go by numbers that never change. A replica that does not know a
 //! version or a number stops instead of guessing.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::{
@@ -23,7 +25,7 @@ pub struct Write {
 }
 
 /// A key as a connection saw it when it said `WATCH`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Watched {
     /// Where the key is.
     pub database: u16,
@@ -31,6 +33,13 @@ pub struct Watched {
     pub key: Bytes,
     /// As [`super::Sessions::version`] told it.
     pub version: u64,
+}
+
+/// Without the key, which may be as good as a password.
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a key in database {} at version {}", self.database, self.version)
+    }
 }
 
 const VERSION: u8 = 1;

@@ -196,6 +196,20 @@ fn a_state_that_never_had_sessions_is_written_and_hashed_as_before() {
 }
 
 #[test]
+fn neither_keys_nor_values_are_shown() {
+    let mut s = scenario("noeviction");
+    let write = Write {
+        watched: vec![Watched { database: 0, key: "sesame".into(), version: 0 }],
+        ..Write::one(call("hset sesame secret secret"))
+    };
+    let command = Command::Session(Box::new(write));
+    let shown = format!("{command:?}");
+    s.run(command);
+    let shown = format!("{shown} {:?} {:?} {:?}", s.state, s.state.snapshot(), s.state.sessions());
+    assert!(!shown.contains("secret") && !shown.contains("sesame"), "{shown}");
+}
+
+#[test]
 fn nothing_is_kept_before_there_is_a_cluster() {
     let mut s = Scenario::empty();
     assert!(matches!(s.run(session("set a 1")), Outcome::Refused(Refusal::Invalid { .. })));
