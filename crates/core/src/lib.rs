@@ -19,5 +19,6 @@ pub mod mac;
 pub mod persistence;
 pub mod plan;
 pub mod secret;
+pub mod session;
 pub mod state;
 pub mod time;

@@ -126,7 +126,7 @@ pub fn diff(older: Option<&Stored>, newer: Option<&Stored>, source: &str, docume
 }
 
 fn nothing() -> Document {
-    Document { version: 1, cluster: config::Cluster::default(), vips: Vec::new(), farms: Vec::new() }
+    Document { version: 1, cluster: config::Cluster::default(), vips: Vec::new(), farms: Vec::new(), sessions: None }
 }
 
 fn config_change(found: config::Change) -> ConfigChange {

@@ -11,8 +11,9 @@ use serde::{
 };
 
 use super::{
-    Backend, Cluster, CookiePersistence, Document, Fallback, Farm, Health, HttpCheck, Limits, Listener, RequestMatch,
-    Service, SourcePrefix, TablePersistence, Timeouts, Vip, Webhook,
+    Backend, Cluster, CookiePersistence, Document, Fallback, Farm, Health, HttpCheck, Keyspace, Limits, Listener,
+    RequestMatch, Service, SessionLimits, SessionUser, SessionVip, Sessions, SourcePrefix, TablePersistence, Timeouts,
+    Vip, Webhook,
 };
 
 /// The fields of the type with this name, as declared. Empty for a type that is not a record.
@@ -35,6 +36,11 @@ pub(super) fn declared(type_name: &str) -> &'static [&'static str] {
         "Fallback" => of::<Fallback>(),
         "Limits" => of::<Limits>(),
         "Timeouts" => of::<Timeouts>(),
+        "Sessions" => of::<Sessions>(),
+        "SessionVip" => of::<SessionVip>(),
+        "Keyspace" => of::<Keyspace>(),
+        "SessionUser" => of::<SessionUser>(),
+        "SessionLimits" => of::<SessionLimits>(),
         _ => &[],
     }
 }

@@ -14,12 +14,12 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Document, Fallback, Farm, Health, Limits, Persistence, Service, Span, TableKey, TablePersistence, Timeouts, Vip,
-    Webhook, decode::CANONICAL_BYTES_MAX,
+    ByteSize, Document, Fallback, Farm, Health, Limits, Persistence, Service, SessionLimits, Sessions, Span, TableKey,
+    TablePersistence, Timeouts, Vip, Webhook, decode::CANONICAL_BYTES_MAX,
 };
 
 /// The newest rules: those that this release proposes documents under.
-pub const RULES: u32 = 2;
+pub const RULES: u32 = 3;
 
 /// Whether this release knows the rules of that number. One that does not know them cannot apply the entry.
 pub const fn knows(rules: u32) -> bool {
@@ -46,6 +46,9 @@ pub fn decode_committed(rules: u32, json: &str) -> Result<Document, String> {
     if rules < 2 {
         first::check(json)?;
     }
+    if rules < 3 {
+        second::check(json)?;
+    }
     check(&document)?;
     Ok(document)
 }
@@ -61,7 +64,8 @@ fn check(document: &Document) -> Checked {
     span("replace_voter_after", cluster.replace_voter_after, 0..=YEAR)?;
     cluster.webhooks.iter().try_for_each(webhook)?;
     document.vips.iter().try_for_each(vip)?;
-    document.farms.iter().try_for_each(farm)
+    document.farms.iter().try_for_each(farm)?;
+    document.sessions.iter().try_for_each(sessions)
 }
 
 /// Milliseconds.
@@ -174,6 +178,32 @@ fn timeouts(timeouts: &Timeouts) -> Checked {
     span("drain", timeouts.drain, 0..=YEAR)
 }
 
+fn sessions(sessions: &Sessions) -> Checked {
+    bound("databases", sessions.databases, 1..=1024)?;
+    size("memory_max", sessions.memory_max, 1 << 20..=1 << 44)?;
+    sessions.vips.iter().try_for_each(|vip| bound("port", vip.port, 1..=u16::MAX))?;
+    sessions.keyspaces.iter().try_for_each(|keyspace| name(&keyspace.name))?;
+    for user in &sessions.users {
+        name(&user.name)?;
+        let hash = |hash| text("password_hash", hash, |b| b.is_ascii_graphic());
+        user.password_hash.iter().try_for_each(|password| hash(password))?;
+    }
+    session_limits(&sessions.limits)
+}
+
+fn session_limits(limits: &SessionLimits) -> Checked {
+    size("value_max", limits.value_max, 1 << 10..=64 << 20)?;
+    size("key_max", limits.key_max, 64..=1 << 20)?;
+    size("request_max", limits.request_max, 1 << 10..=256 << 20)?;
+    bound("arguments_max", limits.arguments_max, 16..=1_048_576)?;
+    bound("pipeline_max", limits.pipeline_max, 1..=65_536)?;
+    size("output_max", limits.output_max, 1 << 10..=1 << 32)?;
+    span("idle_timeout", limits.idle_timeout, 0..=YEAR)?;
+    bound("connections_max", limits.connections_max, 1..=1_000_000)?;
+    span("write_timeout", limits.write_timeout, 100..=HOUR)?;
+    span("deadline", limits.deadline, 100..=60_000)
+}
+
 /// Names stand in metrics, logs and paths of names, so none may hold a slash, a quote or the end of a line.
 fn name(name: &str) -> Checked {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
@@ -190,6 +220,10 @@ fn text(what: &str, text: &str, fits: impl Fn(u8) -> bool) -> Checked {
 
 fn span(what: &str, span: Span, millis: RangeInclusive<u64>) -> Checked {
     bound(what, span.as_millis(), millis)
+}
+
+fn size(what: &str, size: ByteSize, bytes: RangeInclusive<u64>) -> Checked {
+    bound(what, size.as_bytes(), bytes)
 }
 
 fn bound<N: PartialOrd + std::fmt::Display>(what: &str, found: N, bounds: RangeInclusive<N>) -> Checked {
@@ -247,18 +281,41 @@ mod first {
     }
 }
 
+/// What the rules of numbers 1 and 2 refuse and later ones do not: they know no session store.
+mod second {
+    use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+    #[derive(Deserialize)]
+    struct Document {
+        #[serde(default, deserialize_with = "present")]
+        sessions: bool,
+    }
+
+    fn present<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| true)
+    }
+
+    /// `json` is that of a document in the form that is known today.
+    pub(super) fn check(json: &str) -> super::Checked {
+        match serde_json::from_str::<Document>(json) {
+            Ok(Document { sessions: false }) => Ok(()),
+            _ => Err("this is not the canonical JSON of a document".to_owned()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Changes with the form of a document: its fields, their types and defaults. Whoever changes it adds rules with
     /// the next number, so that replicas that know only these stop instead of refusing what others accept.
-    const FORM: &str = "039e2d40cd0321e14875fcd06a40b8ef";
+    const FORM: &str = "cd1413e699bb292766464e5757ad0d29";
 
     #[test]
     fn the_form_of_a_document_belongs_to_the_number_of_the_rules() {
         let form = blake3::hash(without_words(crate::config::schema::json_schema()).to_string().as_bytes()).to_hex();
-        assert_eq!((RULES, &form[..32]), (2, FORM), "see the comment at FORM");
+        assert_eq!((RULES, &form[..32]), (3, FORM), "see the comment at FORM");
     }
 
     /// The schema without what only people read.
@@ -316,6 +373,13 @@ mod tests {
                 Err("this is not the canonical JSON of a document".to_owned()),
                 "{new}"
             );
+        }
+        for new in [r#"{"version":1,"sessions":{}}"#, r#"{"version":1,"sessions":null}"#] {
+            assert!(decode_committed(3, new).is_ok(), "{new}");
+            for rules in [1, 2] {
+                let refusal = Err("this is not the canonical JSON of a document".to_owned());
+                assert_eq!(decode_committed(rules, new), refusal, "{new}");
+            }
         }
         assert!(decode_committed(2, &vip(r#","failback_delay":"25h""#)).is_err());
         assert!(decode_committed(2, &vip(r#","group":"a/b""#)).is_err());

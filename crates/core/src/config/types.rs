@@ -3,6 +3,7 @@
 
 mod health;
 mod persistence;
+mod sessions;
 mod trust;
 mod vip;
 mod webhook;
@@ -19,6 +20,7 @@ use super::units::{ByteSize, Span};
 
 pub use health::*;
 pub use persistence::*;
+pub use sessions::*;
 pub use trust::*;
 pub use vip::*;
 pub use webhook::*;
@@ -39,6 +41,9 @@ pub struct Document {
     /// What is balanced.
     #[serde(default)]
     pub farms: Vec<Farm>,
+    /// The session store; there is none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<Sessions>,
 }
 
 /// Policy of the cluster itself.

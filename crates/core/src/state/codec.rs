@@ -1,7 +1,7 @@
 //! Log entries as bytes.
 //!
-//! Bindings and renewals are nearly all that a busy log holds, so they are packed (about 24 bytes
-//! each); every other command is rare and is JSON. The first byte is the version of the format.
+//! Bindings, renewals and commands of the session store are nearly all that a busy log holds, so they are packed (a
+//! binding takes about 24 bytes); every other command is rare and is JSON. The first byte is the version of the format.
 
 use super::{
     Command, Entry, Frame, Origin, RehomeCause,
@@ -11,6 +11,7 @@ use crate::{
     config::rules,
     ids::{BackendId, Boot, NodeId, ServiceId},
     persistence::KeyHash,
+    session,
     time::LogTime,
 };
 
@@ -21,6 +22,7 @@ const BIND_REPLACING: u8 = 2;
 const RENEW: u8 = 3;
 const TICK: u8 = 4;
 const OTHER: u8 = 5;
+const SESSION: u8 = 6;
 
 /// The bytes of an entry.
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
@@ -103,6 +105,7 @@ pub fn encoded_len(command: &Command) -> usize {
         }
         Command::Renew { service, .. } => 1 + varint_len(service.get().into()) + KEY,
         Command::Tick => 1,
+        Command::Session(write) => 1 + write.encoded_len(),
         other => {
             let json = json_len(other);
             1 + varint_len(json as u64) + json
@@ -128,6 +131,10 @@ fn encode_command(command: &Command, out: &mut Writer) {
             out.u128(key.as_u128());
         }
         Command::Tick => out.u8(TICK),
+        Command::Session(write) => {
+            out.u8(SESSION);
+            write.encode(out);
+        }
         other => {
             out.u8(OTHER);
             out.json(other);
@@ -150,6 +157,7 @@ fn decode_command(input: &mut Reader<'_>) -> Result<Command, DecodeError> {
             Command::Renew { service: ServiceId::new(input.varint_u32()?), key: KeyHash::from_u128(input.u128()?) }
         }
         TICK => Command::Tick,
+        SESSION => Command::Session(Box::new(session::Write::decode(input)?)),
         OTHER => applicable(input.json("a command")?)?,
         tag => {
             return Err(DecodeError::Value {

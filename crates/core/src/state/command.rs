@@ -10,6 +10,7 @@ use crate::{
     persistence::KeyHash,
     plan::{AdminState, Verdict},
     secret::Secret,
+    session,
     time::LogTime,
 };
 
@@ -211,6 +212,9 @@ pub enum Command {
         /// Which node.
         node: NodeId,
     },
+    /// Commands of the session store. Their form in the log is packed and never JSON.
+    #[serde(skip)]
+    Session(Box<session::Write>),
     /// Carries log time forward so that lifetimes end in an idle cluster. Proposed by the leader.
     Tick,
 }
@@ -356,6 +360,10 @@ pub enum Outcome {
         /// Its id.
         node: NodeId,
     },
+    /// What commands of the session store answer, one for each. A transaction that was not carried out has one answer for
+    /// all: [`session::Reply::NullArray`] if a watched key had changed, an error that begins with `EXECABORT` if there was
+    /// no memory.
+    Session(Vec<session::Reply>),
     /// Not carried out.
     Refused(Refusal),
 }

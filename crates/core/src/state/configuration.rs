@@ -84,6 +84,11 @@ impl Configuration {
         Ok(())
     }
 
+    /// The document in force; `None` before the first.
+    pub(super) fn document(&self) -> Option<&Document> {
+        self.document.as_deref()
+    }
+
     fn revision(&self) -> Revision {
         self.history.back().map_or(Revision::new(0), |last| last.revision)
     }
@@ -203,6 +208,7 @@ impl State {
         let outcome = config.answer(&command.request_id, revision, true);
         let what = format!("configuration revision {revision}");
         self.record(at, &command.author, Said::new(EventKind::ConfigApplied, Subject::Config, what));
+        self.sessions.configure(self.document().map(|document| &**document));
         self.forget_outdated_reports(before.as_deref());
         self.plan_changed();
         outcome

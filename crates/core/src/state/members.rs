@@ -139,6 +139,7 @@ impl State {
             lease_secret: *init.lease_secret,
             cookie_keys: vec![CookieKey { id: 1, secret: *init.cookie_secret, signs_from_s: 0 }],
         });
+        self.sessions.found(*init.table_secret);
         let author = Author { name: format!("root@{}", init.first_node.name), message: "init".to_owned() };
         self.record(at, &author, Said::new(EventKind::ClusterInitialised, Subject::Cluster, "cluster made"));
         self.add_node(at, FIRST_NODE, init.first_node.clone(), init.first_node_key_fingerprint);

@@ -61,6 +61,7 @@ use vips::Vips;
 use crate::{
     ids::LogIndex,
     persistence::{Store, Tables},
+    session::Sessions,
     time::LogTime,
 };
 
@@ -94,6 +95,7 @@ pub struct State {
     log_time: LogTime,
     parts: Parts,
     store: Store,
+    sessions: Arc<Sessions>,
     roster: Roster,
     plan_version: u64,
 }
@@ -118,6 +120,7 @@ impl State {
             log_time: LogTime::default(),
             parts: Parts::default(),
             store: Store::default(),
+            sessions: Arc::default(),
             roster: Roster::default(),
             plan_version: 1,
         }
@@ -134,6 +137,7 @@ impl State {
         let before = self.log_time;
         self.log_time = before.max(entry.log_time);
         let at = At { index, now: self.log_time };
+        self.sessions.advance(at.now);
         for frame in &entry.frames {
             if self.is_foreign(frame.origin) || self.parts.origins.knows(frame.origin, frame.seq) {
                 continue;
@@ -144,6 +148,7 @@ impl State {
         }
         self.release_held(at);
         self.store.sweep(before, at.now);
+        self.sessions.sweep();
     }
 
     /// Notes an entry of the log that carries nothing for the state (Raft's own).
@@ -151,14 +156,15 @@ impl State {
         self.applied = self.applied.max(index);
     }
 
-    /// Takes over `other`, which a snapshot was read into. Handles that [`State::tables`] gave out
-    /// show the new bindings, and [`State::plan_version`] moves on.
+    /// Takes over `other`, which a snapshot was read into. Handles that [`State::tables`] and [`State::sessions`] gave
+    /// out show what is new, and [`State::plan_version`] moves on.
     pub fn replace(&mut self, other: Self) {
-        let Self { applied, log_time, parts, store, roster, plan_version: _ } = other;
+        let Self { applied, log_time, parts, store, sessions, roster, plan_version: _ } = other;
         self.applied = applied;
         self.log_time = log_time;
         self.parts = parts;
         self.store.replace(store);
+        self.sessions.replace(&sessions);
         self.roster = roster;
         self.plan_version += 1;
     }
@@ -176,7 +182,7 @@ impl State {
     /// Hash of everything the cluster agrees on: equal on all nodes at one index. Cheap: bindings
     /// are summed up as they change, of the rest only what changed since the last call is hashed.
     pub fn hash(&self) -> [u8; 32] {
-        snapshot::hash(self.applied, self.log_time, &self.parts, self.store.heads())
+        snapshot::hash(self.applied, self.log_time, &self.parts, self.store.heads(), &self.sessions.head())
     }
 
     /// The state as it is now, to be written out elsewhere while this one goes on.
@@ -187,6 +193,11 @@ impl State {
     /// The binding tables for readers: one handle for the life of the process.
     pub fn tables(&self) -> &Arc<Tables> {
         self.store.tables()
+    }
+
+    /// The session store for readers: one handle for the life of the process.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
     }
 
     /// Moves on when a plan compiled earlier is no longer right. Counts within this process.
@@ -246,6 +257,7 @@ impl State {
             Command::IssueUser { user, author } => self.issue_user(at, user, author),
             Command::RevokeUsers { fingerprints, author, names } => self.revoke_users(at, fingerprints, names, author),
             Command::LapseFindings { node } => self.lapse_findings(at, *node),
+            Command::Session(write) => Outcome::Session(self.sessions.apply(write)),
             Command::Tick => Outcome::Done,
         }
     }

@@ -1,10 +1,10 @@
 //! The whole state at one log index: shared cheaply, written out, read back.
 //!
 //! Layout: magic, format version, then sections (kind, version, length, body) in a fixed order, the
-//! last of which holds the bindings and is streamed, then the hash of the state. A reader that
+//! last of which hold the bindings and the session store and are streamed, then the hash of the state. A reader that
 //! computes another hash refuses the whole, so a flipped bit is never believed.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use super::{
     Parts, Roster, State,
@@ -14,11 +14,16 @@ use super::{
 use crate::{
     ids::LogIndex,
     persistence::{Store, StoreSnapshot, TableHead, read_bytes},
+    session::{Sessions, SessionsHead, SessionsSnapshot},
     time::LogTime,
 };
 
 const MAGIC: [u8; 8] = *b"BALLAST\x01";
+
+/// A snapshot that ends with the bindings, and one in which the session store follows them. The first is written for as
+/// long as nothing ever was in the session store.
 const FORMAT: u32 = 1;
+const FORMAT_WITH_SESSIONS: u32 = 2;
 
 /// Version of each section's contents.
 const SECTION: u32 = 1;
@@ -34,6 +39,7 @@ pub struct StateSnapshot {
     log_time: LogTime,
     parts: Parts,
     store: StoreSnapshot,
+    sessions: SessionsSnapshot,
 }
 
 impl StateSnapshot {
@@ -43,6 +49,7 @@ impl StateSnapshot {
             log_time: state.log_time,
             parts: state.parts.clone(),
             store: state.store.snapshot(),
+            sessions: state.sessions.snapshot(),
         }
     }
 
@@ -61,9 +68,14 @@ impl StateSnapshot {
         self.store.len()
     }
 
+    /// Keys of the session store in it.
+    pub fn session_keys(&self) -> u64 {
+        self.sessions.len()
+    }
+
     /// Equal to [`State::hash`] at that index.
     pub fn hash(&self) -> [u8; 32] {
-        hash(self.applied, self.log_time, &self.parts, self.store.heads())
+        hash(self.applied, self.log_time, &self.parts, self.store.heads(), self.sessions.head())
     }
 
     /// Writes it out. Buffers a shard at a time; give it a buffered writer if small writes are dear.
@@ -72,7 +84,9 @@ impl StateSnapshot {
     /// What `out` says; what was written so far is of no use then.
     pub fn write(&self, out: &mut dyn io::Write) -> io::Result<()> {
         out.write_all(&MAGIC)?;
-        out.write_all(&FORMAT.to_le_bytes())?;
+        let with_sessions = !self.sessions.head().is_pristine();
+        let format = if with_sessions { FORMAT_WITH_SESSIONS } else { FORMAT };
+        out.write_all(&format.to_le_bytes())?;
         out.write_all(&self.applied.get().to_le_bytes())?;
         out.write_all(&self.log_time.as_millis().to_le_bytes())?;
         for (kind, body) in self.parts.encode() {
@@ -82,11 +96,16 @@ impl StateSnapshot {
         }
         section(out, BINDINGS)?;
         self.store.write(out)?;
+        if with_sessions {
+            section(out, SESSIONS)?;
+            self.sessions.write(out)?;
+        }
         out.write_all(&self.hash())
     }
 }
 
 const BINDINGS: u32 = 100;
+const SESSIONS: u32 = 101;
 
 fn section(out: &mut dyn io::Write, kind: u32) -> io::Result<()> {
     out.write_all(&kind.to_le_bytes())?;
@@ -99,12 +118,16 @@ pub(super) fn hash<T: std::borrow::Borrow<TableHead>>(
     log_time: LogTime,
     parts: &Parts,
     tables: impl IntoIterator<Item = T>,
+    sessions: &SessionsHead,
 ) -> [u8; 32] {
     let mut small = Writer::default();
     small.varint(applied.get());
     small.varint(log_time.as_millis());
     for table in tables {
         table.borrow().encode(&mut small);
+    }
+    if !sessions.is_pristine() {
+        sessions.encode(&mut small);
     }
     let mut hasher = blake3::Hasher::new_derive_key("ballast 2026 replicated state v1");
     for digest in parts.digests() {
@@ -127,7 +150,10 @@ impl State {
             return Err(DecodeError::Damaged { what: "the beginning of a snapshot" });
         }
         let mut reader = Reader::new(&head[8..]);
-        version("a snapshot", reader.u32()?, FORMAT)?;
+        let format = reader.u32()?;
+        if format != FORMAT {
+            version("a snapshot", format, FORMAT_WITH_SESSIONS)?;
+        }
         let (applied, log_time) = (LogIndex::new(reader.u64()?), LogTime::from_millis(reader.u64()?));
         let mut parts = Parts::default();
         parts.decode(|kind, what| {
@@ -140,7 +166,18 @@ impl State {
         })?;
         expect_section(input, BINDINGS, "bindings")?;
         let store = Store::read(input)?;
-        let mut state = Self { applied, log_time, parts, store, roster: Roster::default(), plan_version: 1 };
+        let seed = parts.cluster.as_ref().map(|cluster| cluster.table_secret).unwrap_or_default();
+        let sessions = if format == FORMAT_WITH_SESSIONS {
+            expect_section(input, SESSIONS, "the session store")?;
+            Sessions::decode(input, seed, log_time)?
+        } else {
+            Sessions::default()
+        };
+        sessions.found(seed);
+        sessions.advance(log_time);
+        sessions.configure(parts.config.document());
+        let sessions = Arc::new(sessions);
+        let mut state = Self { applied, log_time, parts, store, sessions, roster: Roster::default(), plan_version: 1 };
         let mut stored = [0; 32];
         input.read_exact(&mut stored)?;
         if stored != state.hash() {

@@ -4,5 +4,6 @@ mod documents;
 mod properties;
 mod scenario;
 mod scripts;
+mod sessions;
 
 pub(crate) use scenario::{Scenario, author};

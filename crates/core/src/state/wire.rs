@@ -48,6 +48,10 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

@@ -8,13 +8,15 @@ use std::{
 use super::{At, Checks, vips, words};
 use crate::config::{Document, Farm, Listener, Vip};
 
-pub(super) fn check(document: &Document, checks: &mut Checks<'_, '_>) {
+/// Checks VIPs and listeners, and says whose the addresses are and what is where.
+pub(super) fn check<'d>(document: &'d Document, checks: &mut Checks<'_, '_>) -> (HashMap<IpAddr, &'d str>, Places<'d>) {
     let owners = vips::check(&document.vips, checks);
     let farms = At::Root.key("farms");
     let places = listeners(document, &owners, checks);
     for (index, farm) in document.farms.iter().enumerate() {
         loops(farm, &places, checks, &farms.index(index));
     }
+    (owners, places)
 }
 
 /// An address that one machine can have.
@@ -31,12 +33,12 @@ pub(super) fn usable(address: IpAddr, what: &str, checks: &mut Checks<'_, '_>, a
 }
 
 /// A listener's place: what it was written as, and the labels of the nodes it is on.
-struct Taken<'d> {
-    farm: &'d str,
-    listener: &'d Listener,
+pub(super) struct Taken<'d> {
+    pub(super) farm: &'d str,
+    pub(super) listener: &'d Listener,
 }
 
-type Places<'d> = HashMap<SocketAddr, Vec<Taken<'d>>>;
+pub(super) type Places<'d> = HashMap<SocketAddr, Vec<Taken<'d>>>;
 
 fn listeners<'d>(document: &'d Document, owners: &HashMap<IpAddr, &str>, checks: &mut Checks<'_, '_>) -> Places<'d> {
     let vips: HashMap<&str, &Vip> = document.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
@@ -79,21 +81,8 @@ fn addresses(
 ) -> Vec<IpAddr> {
     match (&listener.vip, listener.address) {
         (Some(name), None) => {
-            if let Some(vip) = vips.get(name.as_str()) {
-                return vip.addresses.iter().map(|address| address.ip()).collect();
-            }
-            // A VIP whose name was refused may be the one that is meant.
-            if !checks.report.touches_refused(&At::Root.key("vips").steps()) {
-                let known = || vips.keys().copied();
-                let fix = match crate::config::suggest::nearest(name, sorted(known())) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None if vips.is_empty() => "add it under `vips`".to_owned(),
-                    None => format!("there are {}", sorted(known()).join(", ")),
-                };
-                let name = crate::config::structure::shorten(name);
-                checks.wrong(&at.key("vip"), format!("there is no VIP `{name}`"), fix);
-            }
-            Vec::new()
+            let vip = named(name, vips, checks, &at.key("vip"));
+            vip.map(|vip| vip.addresses.iter().map(|address| address.ip()).collect()).unwrap_or_default()
         }
         (None, Some(address)) => {
             let key = at.key("address");
@@ -125,6 +114,28 @@ fn addresses(
             Vec::new()
         }
     }
+}
+
+/// The VIP of a name that is mentioned somewhere.
+pub(super) fn named<'d>(
+    name: &str,
+    vips: &HashMap<&str, &'d Vip>,
+    checks: &mut Checks<'_, '_>,
+    at: &At<'_>,
+) -> Option<&'d Vip> {
+    let found = vips.get(name).copied();
+    // A VIP whose name was refused may be the one that is meant.
+    if found.is_none() && !checks.report.touches_refused(&At::Root.key("vips").steps()) {
+        let known = || vips.keys().copied();
+        let fix = match crate::config::suggest::nearest(name, sorted(known())) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if vips.is_empty() => "add it under `vips`".to_owned(),
+            None => format!("there are {}", sorted(known()).join(", ")),
+        };
+        let name = crate::config::structure::shorten(name);
+        checks.wrong(at, format!("there is no VIP `{name}`"), fix);
+    }
+    found
 }
 
 pub(super) fn sorted<'n>(names: impl Iterator<Item = &'n str>) -> Vec<&'n str> {

@@ -8,6 +8,7 @@ mod listeners;
 mod matching;
 mod persistence;
 mod services;
+mod sessions;
 mod vips;
 mod webhooks;
 mod words;
@@ -15,7 +16,7 @@ mod words;
 use std::collections::HashMap;
 
 use super::{
-    Cluster, Document, Fallback, Farm, Limits, Span, Timeouts,
+    ByteSize, Cluster, Document, Fallback, Farm, Limits, Span, Timeouts,
     structure::{Report, Step},
 };
 
@@ -26,10 +27,13 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     let checks = &mut Checks { report };
     let root = At::Root;
     cluster(&document.cluster, checks, &root.key("cluster"));
-    listeners::check(document, checks);
+    let (owners, places) = listeners::check(document, checks);
     checks.names(&root.key("farms"), document.farms.iter().map(|farm| farm.name.as_str()));
     for (index, farm) in document.farms.iter().enumerate() {
         check_farm(farm, checks, &root.key("farms").index(index));
+    }
+    if let Some(sessions) = &document.sessions {
+        sessions::check(sessions, &document.vips, &owners, &places, checks);
     }
 }
 
@@ -107,6 +111,14 @@ impl Checks<'_, '_> {
     fn span(&mut self, at: &At<'_>, span: Span, min: Span, max: Span) {
         if span < min || span > max {
             self.wrong(at, format!("{span} is out of range"), format!("write {min} to {max}"));
+        }
+    }
+
+    /// A size within bounds, both included.
+    fn size(&mut self, at: &At<'_>, size: ByteSize, min: u64, max: u64) {
+        if !(min..=max).contains(&size.as_bytes()) {
+            let (min, max) = (ByteSize::from_bytes(min), ByteSize::from_bytes(max));
+            self.wrong(at, format!("{size} is out of range"), format!("write {min} to {max}"));
         }
     }
 }

@@ -88,7 +88,7 @@ fn a_word_where_a_map_is_wanted() {
 fn texts_that_are_no_document() {
     check("", &["1:1: there is no document in this text; begin with `version: 1`"]);
     check("# nothing\n", &["1:1: there is no document in this text; begin with `version: 1`"]);
-    check("- 1\n", &["1:1: a list is given; write a map with version, cluster, vips, farms"]);
+    check("- 1\n", &["1:1: a list is given; write a map with version, cluster, vips, farms, sessions"]);
     check(
         "version: 1\nversion: 1\n",
         &["2:1: version: `version` is given twice; it stands already at line 1; keep one of them"],
@@ -403,5 +403,62 @@ fn webhooks_that_cannot_be_posted_to() {
             "6:49: cluster.webhooks[b].events: the list is empty; give at least one",
             "7:45: cluster.webhooks[c].events[0]: \"bindings\" is not known here; write one of vip, config, node, backend",
         ],
+    );
+}
+
+#[test]
+fn a_session_store_that_cannot_be_served() {
+    let with =
+        |sessions: &str| format!("version: 1\nvips: [{{ name: v, addresses: [10.0.0.1] }}]\nsessions:\n  {sessions}\n");
+    let check = |sessions: &str, expected: &[&str]| check(&with(sessions), expected);
+    check("{ listen: [\"127.0.0.1:6379\"], vips: [{ vip: v, port: 6379 }], notify: KEA }", &[]);
+    check(
+        "listen: [\"127.0.0.1:0\", \"10.0.0.1:6379\", \"0.0.0.0:6379\", \"0.0.0.0:6379\"]",
+        &[
+            "4:12: sessions.listen[0]: port 0 is no port; write a port, 1 to 65535; clients expect 6379",
+            "4:27: sessions.listen[1]: 10.0.0.1 belongs to the VIP `v` and is served only by the node that owns it; write it under `vips`: { vip: v, port: 6379 }",
+            "4:60: sessions.listen[3]: 0.0.0.0:6379 is taken by sessions.listen; choose another port or address",
+        ],
+    );
+    check(
+        "vips: [{ vip: w, port: 1 }, { vip: v, port: 2 }, { vip: v, port: 2 }]",
+        &[
+            "4:17: sessions.vips[0].vip: there is no VIP `w`; did you mean `v`?",
+            "4:68: sessions.vips[2].port: 10.0.0.1:2 is taken by sessions.vips; choose another port or address",
+        ],
+    );
+    check(
+        "keyspaces: [{ name: a, database: 15 }, { name: a, database: 16 }]",
+        &[
+            "4:50: sessions.keyspaces[a].name: the name `a` is taken (line 4); give each its own name",
+            "4:63: sessions.keyspaces[a].database: there is no database 16; write 0 to 15, or raise `databases`",
+        ],
+    );
+    check(
+        "users: [{ name: a, password_hash: secret, key_prefixes: [\"\"], databases: [99] }, { name: b, password_hash: \"$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA\" }]",
+        &[
+            "4:37: sessions.users[a].password_hash: this is no Argon2id hash in PHC form; write what an Argon2id tool prints: \"$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>\"",
+            "4:60: sessions.users[a].key_prefixes[0]: every key begins with nothing; leave the list out for a user who may name all keys",
+            "4:77: sessions.users[a].databases[0]: there is no database 99; write 0 to 15, or raise `databases`",
+        ],
+    );
+    check(
+        "{ memory_max: 1KiB, eviction: allkeys-lru, notify: Km, limits: { value_max: 1GiB, request_max: 1KiB, deadline: 5m } }",
+        &[
+            "4:17: sessions.memory_max: 1KiB is out of range; write 1MiB to 16384GiB",
+            "4:33: sessions.eviction: \"allkeys-lru\" is not known here; write one of noeviction, volatile-lru, volatile-ttl",
+            "4:54: sessions.notify: \"Km\" does not say which events; write letters of KEg$lshzxetdnA, like \"Ex\"; `m` is not supported",
+            "4:79: sessions.limits.value_max: 1GiB is out of range; write 1KiB to 64MiB",
+            "4:98: sessions.limits.request_max: 1KiB is out of range; write 64MiB to 256MiB",
+            "4:114: sessions.limits.deadline: 5m is out of range; write 100ms to 1m",
+        ],
+    );
+    let text = with("listen: [\"0.0.0.0:80\"]").replace(
+        "sessions:",
+        "farms:\n- { name: f, listeners: [{ name: l, address: 0.0.0.0, port: 80 }], fallback: {} }\nsessions:",
+    );
+    super::mistakes::check(
+        &text,
+        &["6:12: sessions.listen[0]: 0.0.0.0:80 is taken by listener `l` of farm `f`; choose another port or address"],
     );
 }

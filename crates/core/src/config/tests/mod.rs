@@ -130,3 +130,20 @@ fn the_reference_is_what_the_types_say() {
     assert!(tracked("configuration.md") == reference::markdown(), "docs/reference/configuration.md {hint}");
     assert!(tracked("ballast.schema.json") == schema, "docs/reference/ballast.schema.json {hint}");
 }
+
+#[test]
+fn a_document_without_sessions_is_what_it_was_and_one_with_them_differs_by_names() {
+    let without = document("version: 1");
+    assert_eq!(without.to_canonical_json(), decode_canonical(r#"{"version":1}"#).expect("right").to_canonical_json());
+    assert!(!without.to_canonical_json().contains("sessions"));
+    let with = |sessions: &str| document(&format!("version: 1\nsessions: {{ {sessions} }}\n"));
+    let shown = |old: &Document, new: &Document| diff(old, new).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let some = with("users: [{ name: shop }, { name: blog }]");
+    assert_eq!(shown(&without, &some), ["+ sessions: { users: [{ name: shop }, { name: blog }] }"]);
+    assert_eq!(shown(&some, &without), ["- sessions: { users: [{ name: shop }, { name: blog }] }"]);
+    let other = with("memory_max: 2GiB, users: [{ name: blog }, { name: shop, read_only: true }]");
+    assert_eq!(
+        shown(&some, &other),
+        ["~ sessions.memory_max: 1GiB -> 2GiB", "~ sessions.users[shop].read_only: false -> true"]
+    );
+}

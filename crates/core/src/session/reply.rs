@@ -1,0 +1,70 @@
+//! What a command of the session store answers.
+
+use bytes::Bytes;
+
+/// An answer, before it is put on the wire. The server writes it as RESP2 or RESP3.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// No value: `$-1` in RESP2, `_` in RESP3.
+    Null,
+    /// No array: `*-1` in RESP2 (an aborted `EXEC`), `_` in RESP3.
+    NullArray,
+    /// A short word: `+OK`.
+    Simple(&'static str),
+    /// A number.
+    Integer(i64),
+    /// A value.
+    Bulk(Bytes),
+    /// Several answers.
+    Array(Vec<Reply>),
+    /// Pairs: a flat array in RESP2, a map in RESP3.
+    Map(Vec<(Reply, Reply)>),
+    /// Pairs: a flat array in RESP2, an array of arrays of two in RESP3 (`HRANDFIELD ... WITHVALUES`).
+    Pairs(Vec<(Reply, Reply)>),
+    /// A set: an array in RESP2.
+    Set(Vec<Reply>),
+    /// An error: its code and what to do, without the leading `-`: `WRONGTYPE Operation against ...`.
+    Error(Bytes),
+}
+
+impl Reply {
+    /// `+OK`.
+    pub const OK: Self = Self::Simple("OK");
+
+    /// An error from words that are known beforehand.
+    pub const fn error(text: &'static str) -> Self {
+        Self::Error(Bytes::from_static(text.as_bytes()))
+    }
+
+    /// Whether it is an error.
+    pub const fn is_error(&self) -> bool {
+        matches!(self, Self::Error(_))
+    }
+
+    /// Whether it stands for a whole transaction that was not carried out: `EXEC` answers just this.
+    pub fn aborts_exec(&self) -> bool {
+        match self {
+            Self::NullArray => true,
+            Self::Error(text) => text.starts_with(b"EXECABORT"),
+            _ => false,
+        }
+    }
+
+    /// About what it takes in memory and on the wire.
+    pub(super) fn bytes(&self) -> u64 {
+        const EACH: u64 = 16;
+        let all = |items: &[Self]| items.iter().map(Self::bytes).sum::<u64>();
+        let pairs = |pairs: &[(Self, Self)]| pairs.iter().map(|(a, b)| a.bytes() + b.bytes()).sum::<u64>();
+        EACH + match self {
+            Self::Null | Self::NullArray | Self::Simple(_) | Self::Integer(_) => 0,
+            Self::Bulk(bytes) | Self::Error(bytes) => bytes.len() as u64,
+            Self::Array(items) | Self::Set(items) => all(items),
+            Self::Map(items) | Self::Pairs(items) => pairs(items),
+        }
+    }
+
+    /// A value that is copied.
+    pub(super) fn copy(value: &[u8]) -> Self {
+        Self::Bulk(Bytes::copy_from_slice(value))
+    }
+}

@@ -1,0 +1,265 @@
+//! The session store as the rest of the process sees it: one handle, many readers, one writer.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    Call, Class, Notice, Reply, Settings, Write,
+    database::Database,
+    keyspace::{Keyspace, Totals},
+    notice::Queue,
+    run,
+    shelf::Seed,
+    snapshot::{Head, SessionsSnapshot},
+};
+use crate::{config::Document, time::LogTime};
+
+/// The keys that the cluster agrees on, for any number of readers. Follows the state machine also when a snapshot
+/// replaces the state ([`crate::state::State::replace`]).
+///
+/// One lock over all: the state machine holds it for as long as it carries out the commands of one
+/// [`crate::state::Command::Session`], readers share it.
+pub struct Sessions {
+    keyspace: RwLock<Keyspace>,
+    settings: ArcSwap<Settings>,
+    notices: Mutex<Queue>,
+    listening: AtomicBool,
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Moves on with each read, so that `RANDOMKEY` does not always answer the same.
+    turn: AtomicU64,
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// A key that a read needs is over by this node's guess of the time but not by the log's. Propose
+/// [`crate::state::Command::Tick`], wait for it, and read again without an estimate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due;
+
+/// Figures of the session store on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// The databases that hold anything, by number.
+    pub databases: Vec<DatabaseStats>,
+    /// What all keys are counted as in memory.
+    pub bytes: u64,
+    /// What happened to keys since the first entry of the log.
+    pub totals: Totals,
+    /// Changes of keys since the first entry of the log.
+    pub changes: u64,
+    /// Notices that this process dropped because nobody took them.
+    pub notices_lost: u64,
+}
+
+/// Figures of one database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DatabaseStats {
+    /// Its number.
+    pub database: u16,
+    /// Keys whose lives are not over.
+    pub keys: u64,
+    /// Keys among them whose lives have an end.
+    pub ending: u64,
+    /// What they are counted as in memory, those included that are over and not removed yet.
+    pub bytes: u64,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        let settings = Arc::new(Settings::of(None, 0));
+        Self::of(Keyspace::new(Seed::default(), settings))
+    }
+}
+
+impl Sessions {
+    pub(super) fn of(keyspace: Keyspace) -> Self {
+        Self {
+            settings: ArcSwap::new(Arc::clone(&keyspace.settings)),
+            keyspace: RwLock::new(keyspace),
+            notices: Mutex::default(),
+            listening: AtomicBool::new(false),
+            wake: OnceLock::new(),
+            turn: AtomicU64::new(0),
+        }
+    }
+
+    /// Carries out calls of [`Class::Read`] on what this node has applied, all of them on one state, and adds one reply
+    /// for each.
+    ///
+    /// `estimate` is this node's guess of what log time is now: lifetimes are told by it. Log time alone judges what is
+    /// over, so that a key which is over on one node is over on all.
+    ///
+    /// # Errors
+    /// [`Due`] if a key that is named is over by the estimate but not by log time; nothing is added then. That answers
+    /// together would take more than `output_max` is an error that is answered.
+    pub fn read(&self, estimate: Option<LogTime>, calls: &[Call], replies: &mut Vec<Reply>) -> Result<(), Due> {
+        let keyspace = self.keyspace.read();
+        let now = estimate.map_or(0, LogTime::as_millis).max(keyspace.now);
+        if now > keyspace.now {
+            let is_due = |call: &Call| call.keys().any(|key| keyspace.is_due(call.database, key, now));
+            if calls.iter().any(is_due) {
+                return Err(Due);
+            }
+        }
+        let mut room = keyspace.answers_max();
+        let answer = |call: &Call, room: u64| {
+            if let Some(refusal) = keyspace.refusal(call) {
+                return refusal;
+            }
+            if call.class() != Class::Read {
+                return Reply::error("ERR this command changes keys and has to go through the log");
+            }
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            run::read(&run::View { keyspace: &keyspace, now, turn, room }, call)
+        };
+        replies.extend(calls.iter().map(|call| {
+            let reply = answer(call, room);
+            room = room.saturating_sub(reply.bytes());
+            reply
+        }));
+        Ok(())
+    }
+
+    /// What `WATCH` notes of a key: grows with each change of it, zero while it is absent.
+    ///
+    /// # Errors
+    /// [`Due`] as [`Self::read`].
+    pub fn version(&self, estimate: Option<LogTime>, database: u16, key: &[u8]) -> Result<u64, Due> {
+        let keyspace = self.keyspace.read();
+        match estimate {
+            Some(estimate) if keyspace.is_due(database, key, estimate.as_millis()) => Err(Due),
+            _ => Ok(keyspace.version(database, key)),
+        }
+    }
+
+    /// What the document in force says.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Figures for `INFO` and metrics.
+    pub fn stats(&self) -> Stats {
+        let keyspace = self.keyspace.read();
+        let of = |(number, database): (&u16, &Database)| {
+            let ended = database.ended(keyspace.now);
+            DatabaseStats {
+                database: *number,
+                keys: (database.len() - ended) as u64,
+                ending: (database.ending() - ended) as u64,
+                bytes: database.bytes(),
+            }
+        };
+        Stats {
+            databases: keyspace.databases.iter().map(of).filter(|stats| stats.keys > 0).collect(),
+            bytes: keyspace.bytes(),
+            totals: keyspace.totals,
+            changes: keyspace.changes,
+            notices_lost: self.notices.lock().lost(),
+        }
+    }
+
+    /// Says whether anybody wants notices. None are kept while nobody does.
+    pub fn listen(&self, wanted: bool) {
+        self.listening.store(wanted, Ordering::Relaxed);
+        if !wanted {
+            self.notices.lock().clear();
+        }
+    }
+
+    /// Takes all notices that wait, oldest first.
+    pub fn drain(&self, into: &mut Vec<Notice>) {
+        self.notices.lock().drain(into);
+    }
+
+    /// Has `wake` called whenever there are new notices, by the thread that applies entries: it must not wait for
+    /// anything. Only the first call of a process counts.
+    pub fn on_notice(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let _later_ones_do_not_count = self.wake.set(Box::new(wake));
+    }
+
+    /// Takes what the cluster's first entry says.
+    pub(crate) fn found(&self, table_secret: [u8; 16]) {
+        self.keyspace.write().seed = Seed(table_secret);
+    }
+
+    /// Follows the document in force.
+    pub(crate) fn configure(&self, document: Option<&Document>) {
+        let old = self.settings.load_full();
+        let new = Settings::of(document, old.generation + 1);
+        if !new.same(&old) {
+            let new = Arc::new(new);
+            self.keyspace.write().configure(Arc::clone(&new));
+            self.settings.store(new);
+        }
+    }
+
+    /// Carries log time forward.
+    pub(crate) fn advance(&self, now: LogTime) {
+        self.keyspace.write().now = now.as_millis();
+    }
+
+    pub(crate) fn apply(&self, write: &Write) -> Vec<Reply> {
+        self.writing(|keyspace| keyspace.apply(write))
+    }
+
+    pub(crate) fn sweep(&self) {
+        self.writing(Keyspace::sweep);
+    }
+
+    pub(crate) fn snapshot(&self) -> SessionsSnapshot {
+        SessionsSnapshot::of(&self.keyspace.read())
+    }
+
+    pub(crate) fn head(&self) -> Head {
+        Head::of(&self.keyspace.read())
+    }
+
+    /// Takes over the keys of `other`.
+    pub(crate) fn replace(&self, other: &Self) {
+        let mut keyspace = self.keyspace.write();
+        let empty = Keyspace::new(keyspace.seed, Arc::clone(&keyspace.settings));
+        let mut theirs = std::mem::replace(&mut *other.keyspace.write(), empty);
+        let settings = Settings { generation: self.settings.load().generation + 1, ..(*theirs.settings).clone() };
+        let settings = match settings.same(&self.settings.load()) {
+            true => self.settings.load_full(),
+            false => Arc::new(settings),
+        };
+        theirs.settings = Arc::clone(&settings);
+        let old = std::mem::replace(&mut *keyspace, theirs);
+        drop(keyspace);
+        self.settings.store(settings);
+        // Freed when no reader waits for it.
+        drop(old);
+    }
+
+    fn writing<R>(&self, change: impl FnOnce(&mut Keyspace) -> R) -> R {
+        let mut keyspace = self.keyspace.write();
+        keyspace.listening = self.listening.load(Ordering::Relaxed);
+        let result = change(&mut keyspace);
+        let (notices, flushed) = keyspace.take_leavings();
+        drop(keyspace);
+        // Freed when no reader waits for it.
+        drop(flushed);
+        if !notices.is_empty() {
+            let mut queue = self.notices.lock();
+            notices.into_iter().for_each(|notice| queue.push(notice));
+            drop(queue);
+            if let Some(wake) = self.wake.get() {
+                wake();
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,169 @@
+//! A set: members without values.
+//!
+//! Small sets of whole numbers are sorted lists, as they are in Redis, whose replies show it.
+
+use super::{
+    digest,
+    hash::page,
+    number,
+    shelf::{Placed, Seed, Shelves},
+};
+
+/// Redis' `set-max-intset-entries`.
+const NUMBERS_MAX: usize = 512;
+
+/// What a member is counted as beside its bytes.
+const MEMBER_OVERHEAD: u64 = 32;
+
+/// The members of one key.
+#[derive(Clone)]
+pub(super) struct Set {
+    members: Members,
+    /// Sum over the members of their digests.
+    digest: u64,
+    bytes: u64,
+}
+
+#[derive(Clone)]
+enum Members {
+    /// In ascending order.
+    Numbers(Vec<i64>),
+    Spread(Shelves<Member>),
+}
+
+#[derive(Clone)]
+struct Member {
+    hash: u64,
+    name: Box<[u8]>,
+}
+
+impl Placed for Member {
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.name
+    }
+}
+
+impl Default for Set {
+    fn default() -> Self {
+        Self { members: Members::Numbers(Vec::new()), digest: 0, bytes: 0 }
+    }
+}
+
+impl Set {
+    pub(super) fn len(&self) -> usize {
+        match &self.members {
+            Members::Numbers(list) => list.len(),
+            Members::Spread(shelves) => shelves.len(),
+        }
+    }
+
+    pub(super) fn is_numbers(&self) -> bool {
+        matches!(self.members, Members::Numbers(_))
+    }
+
+    /// What it is counted as in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    pub(super) fn contains(&self, seed: Seed, name: &[u8]) -> bool {
+        match &self.members {
+            Members::Numbers(list) => number::parse(name).is_some_and(|n| list.binary_search(&n).is_ok()),
+            Members::Spread(shelves) => shelves.get(seed.hash(name), name).is_some(),
+        }
+    }
+
+    /// Adds a member; whether it is new.
+    pub(super) fn add(&mut self, seed: Seed, name: &[u8]) -> bool {
+        let number = number::parse(name);
+        if number.is_none() {
+            self.spread(seed);
+        }
+        let new = match (&mut self.members, number) {
+            (Members::Numbers(list), Some(number)) => match list.binary_search(&number) {
+                Ok(_) => false,
+                Err(at) => {
+                    list.insert(at, number);
+                    true
+                }
+            },
+            (Members::Numbers(_), None) => false,
+            (Members::Spread(shelves), _) => {
+                let hash = seed.hash(name);
+                shelves.get(hash, name).is_none() && shelves.put(Member { hash, name: name.into() }).is_none()
+            }
+        };
+        if new {
+            self.digest = self.digest.wrapping_add(digest::pair(name, b""));
+            self.bytes += name.len() as u64 + MEMBER_OVERHEAD;
+        }
+        if self.is_numbers() && self.len() > NUMBERS_MAX {
+            self.spread(seed);
+        }
+        new
+    }
+
+    /// Takes a member out; whether it was there.
+    pub(super) fn remove(&mut self, seed: Seed, name: &[u8]) -> bool {
+        let was_there = match &mut self.members {
+            Members::Numbers(list) => {
+                let at = number::parse(name).and_then(|number| list.binary_search(&number).ok());
+                at.map(|at| list.remove(at)).is_some()
+            }
+            Members::Spread(shelves) => shelves.remove(seed.hash(name), name).is_some(),
+        };
+        if was_there {
+            self.digest = self.digest.wrapping_sub(digest::pair(name, b""));
+            self.bytes -= name.len() as u64 + MEMBER_OVERHEAD;
+        }
+        was_there
+    }
+
+    /// Calls `each` with all members.
+    pub(super) fn for_each(&self, mut each: impl FnMut(&[u8])) {
+        match &self.members {
+            Members::Numbers(list) => list.iter().for_each(|number| each(number.to_string().as_bytes())),
+            Members::Spread(shelves) => shelves.iter().for_each(|member| each(&member.name)),
+        }
+    }
+
+    /// Calls `each` with at least `count` members from a cursor on; the cursor of what follows, zero at the end. A set
+    /// of numbers comes whole.
+    pub(super) fn scan(&self, cursor: u64, count: usize, mut each: impl FnMut(&[u8])) -> u64 {
+        match &self.members {
+            Members::Numbers(_) => {
+                self.for_each(each);
+                0
+            }
+            Members::Spread(shelves) => {
+                let (next, members) = page(shelves, cursor, count);
+                members.iter().for_each(|member| each(&member.name));
+                next
+            }
+        }
+    }
+
+    fn spread(&mut self, seed: Seed) {
+        let Members::Numbers(list) = &mut self.members else { return };
+        let mut shelves = Shelves::default();
+        for number in std::mem::take(list) {
+            let name: Box<[u8]> = number.to_string().into_bytes().into();
+            shelves.put(Member { hash: seed.hash(&name), name });
+        }
+        self.members = Members::Spread(shelves);
+    }
+
+    /// Makes a set of the same members that is known not to be a list of numbers, as a snapshot tells.
+    pub(super) fn into_spread(mut self, seed: Seed) -> Self {
+        self.spread(seed);
+        self
+    }
+}

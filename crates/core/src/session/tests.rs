@@ -1,0 +1,531 @@
+//! The session store by itself: lifetimes, versions, memory, notices, walks. What commands answer is also held against
+//! a real Redis, by the example `session_differential`.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{config::Document, time::LogTime};
+
+struct Store {
+    sessions: Sessions,
+    now: u64,
+}
+
+fn argv(words: &str) -> Vec<Bytes> {
+    words.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect()
+}
+
+fn call(words: &str) -> Call {
+    Call::parse(0, argv(words)).unwrap_or_else(|error| panic!("{words}: {error:?}"))
+}
+
+impl Store {
+    /// A store with these settings beside the defaults.
+    fn with(settings: &str) -> Self {
+        let sessions = Sessions::default();
+        let document: Document =
+            serde_json::from_str(&format!(r#"{{"version":1,"sessions":{{{settings}}}}}"#)).expect("a document");
+        sessions.configure(Some(&document));
+        let mut store = Self { sessions, now: 0 };
+        store.at(1_000_000);
+        store
+    }
+
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    /// Carries log time to this moment, as an entry without commands does.
+    fn at(&mut self, now: u64) {
+        self.now = now;
+        self.sessions.advance(LogTime::from_millis(now));
+        self.sessions.sweep();
+    }
+
+    fn write(&mut self, write: Write) -> Vec<Reply> {
+        let replies = self.sessions.apply(&write);
+        self.sessions.sweep();
+        replies
+    }
+
+    fn run(&mut self, words: &str) -> Reply {
+        self.write(Write::one(call(words))).remove(0)
+    }
+
+    fn transaction(&mut self, words: &[&str], watched: Vec<Watched>) -> Vec<Reply> {
+        self.write(Write { calls: words.iter().map(|words| call(words)).collect(), atomic: true, watched })
+    }
+
+    fn read(&self, estimate: Option<u64>, words: &str) -> Result<Reply, Due> {
+        let mut replies = Vec::new();
+        self.sessions.read(estimate.map(LogTime::from_millis), &[call(words)], &mut replies)?;
+        Ok(replies.remove(0))
+    }
+
+    fn version(&self, key: &str) -> u64 {
+        self.sessions.version(None, 0, key.as_bytes()).expect("nothing is due by log time")
+    }
+
+    fn watch(&self, key: &str) -> Vec<Watched> {
+        vec![Watched { database: 0, key: Bytes::copy_from_slice(key.as_bytes()), version: self.version(key) }]
+    }
+
+    fn notices(&self) -> Vec<String> {
+        let mut notices = Vec::new();
+        self.sessions.drain(&mut notices);
+        let shown = notices.into_iter().map(|notice| match notice {
+            Notice::Event { key, event, .. } => format!("{event} {}", String::from_utf8_lossy(&key)),
+            Notice::Message { channel, payload } => format!("message {channel:?} {payload:?}"),
+            Notice::Lost => "lost".to_owned(),
+        });
+        shown.collect()
+    }
+}
+
+fn text(text: &str) -> Reply {
+    Reply::Bulk(Bytes::copy_from_slice(text.as_bytes()))
+}
+
+#[test]
+fn a_key_lives_to_the_millisecond_and_not_longer() {
+    let mut store = Store::new();
+    store.run("set a v px 100");
+    store.at(1_000_099);
+    assert_eq!(store.run("get a"), text("v"));
+    assert_eq!(store.run("pttl a"), Reply::Integer(1));
+    store.sessions.advance(LogTime::from_millis(1_000_100));
+    // Not swept yet.
+    for words in
+        ["get a", "ttl a", "type a", "exists a", "dbsize", "keys *", "randomkey", "scan 0", "object encoding a"]
+    {
+        let absent = [
+            Reply::Null,
+            Reply::Integer(-2),
+            Reply::Integer(0),
+            Reply::Simple("none"),
+            Reply::Array(Vec::new()),
+            Reply::Array(vec![text("0"), Reply::Array(Vec::new())]),
+        ];
+        let answer = store.read(None, words).expect("nothing is due");
+        assert!(absent.contains(&answer), "{words}: {answer:?}");
+    }
+    assert_eq!(store.run("setnx a w"), Reply::Integer(1));
+    assert_eq!(store.run("ttl a"), Reply::Integer(-1));
+    assert_eq!(store.sessions.stats().totals.expired, 1);
+}
+
+#[test]
+fn a_reader_ahead_of_log_time_asks_for_it_instead_of_guessing() {
+    let mut store = Store::new();
+    store.run("set a v px 100");
+    store.run("set b v");
+    assert_eq!(store.read(Some(1_000_050), "pttl a"), Ok(Reply::Integer(50)), "lifetimes are told by the estimate");
+    assert_eq!(store.read(Some(1_000_100), "get a"), Err(Due));
+    assert_eq!(store.read(Some(1_000_100), "mget b a"), Err(Due));
+    assert_eq!(store.read(Some(1_000_100), "get b"), Ok(text("v")));
+    assert_eq!(store.read(None, "get a"), Ok(text("v")), "log time alone judges");
+    assert_eq!(store.sessions.version(Some(LogTime::from_millis(1_000_100)), 0, b"a"), Err(Due));
+    let mut replies = Vec::new();
+    let both = [call("get b"), call("get a")];
+    assert_eq!(store.sessions.read(Some(LogTime::from_millis(2_000_000)), &both, &mut replies), Err(Due));
+    assert!(replies.is_empty(), "nothing is answered then");
+    store.at(1_000_100);
+    assert_eq!(store.read(Some(1_000_100), "get a"), Ok(Reply::Null));
+}
+
+#[test]
+fn ended_keys_are_removed_at_an_even_pace_and_told_of_once() {
+    let mut store = Store::with(r#""notify":"Ex""#);
+    store.sessions.listen(true);
+    for n in 0..2500 {
+        store.run(&format!("set k{n} v px 100"));
+    }
+    let kept = |store: &Store| store.sessions.snapshot().len();
+    store.at(1_000_100);
+    assert_eq!(store.run("dbsize"), Reply::Integer(0), "they count for nothing at once");
+    assert!(kept(&store) > 0);
+    for _ in 0..3 {
+        store.at(1_000_101);
+    }
+    assert_eq!(kept(&store), 0);
+    let mut told = store.notices();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), 2500);
+    assert_eq!(store.sessions.stats().totals.expired, 2500);
+}
+
+#[test]
+fn a_watched_key_that_changed_or_ended_stops_a_transaction() {
+    let mut store = Store::new();
+    store.run("set a 1");
+    for (change, stops) in [
+        ("get a", false),
+        ("touch a", false),
+        ("set b 1", false),
+        ("setnx a 2", false),
+        ("set a 1", true),
+        ("expire a 100", true),
+        ("incr a", true),
+        ("del a", true),
+        ("set a 1", true),
+        ("flushall", true),
+    ] {
+        let watched = store.watch("a");
+        store.run(change);
+        let replies = store.transaction(&["set done 1", "get done"], watched);
+        let expected = if stops { vec![Reply::NullArray] } else { vec![Reply::OK, text("1")] };
+        assert_eq!(replies, expected, "{change}");
+        store.run("del done");
+    }
+    store.run("set a 1 px 50");
+    let watched = store.watch("a");
+    store.at(store.now + 50);
+    assert_eq!(store.transaction(&["dbsize"], watched), [Reply::NullArray]);
+}
+
+#[test]
+fn errors_in_a_transaction_stand_in_their_place() {
+    let mut store = Store::new();
+    let replies = store.transaction(&["set a x", "incr a", "expire a x", "set a 1 ex", "get a"], Vec::new());
+    assert_eq!(
+        replies,
+        [
+            Reply::OK,
+            Reply::error("ERR value is not an integer or out of range"),
+            Reply::error("ERR value is not an integer or out of range"),
+            Reply::error("ERR syntax error"),
+            text("x"),
+        ]
+    );
+}
+
+/// What a Redis 7.0 published with `notify-keyspace-events KEAn`.
+const EVENTS: &[(&str, &[&str])] = &[
+    ("set a 1", &["new a", "set a"]),
+    ("set a 2 ex 100", &["set a", "expire a"]),
+    ("setex a 100 v", &["set a", "expire a"]),
+    ("setnx b 1", &["new b", "set b"]),
+    ("getset b 2", &["set b"]),
+    ("getdel b", &["del b"]),
+    ("getex a persist", &["persist a"]),
+    ("getex a ex 5", &["expire a"]),
+    ("getex a pxat 1", &["del a"]),
+    ("mset a 1 c 2", &["new a", "set a", "new c", "set c"]),
+    ("msetnx d 1", &["new d", "set d"]),
+    ("append a x", &["append a"]),
+    ("append e x", &["new e", "append e"]),
+    ("incr n", &["new n", "incrby n"]),
+    ("incrbyfloat n 1.5", &["incrbyfloat n"]),
+    ("setrange n 1 x", &["setrange n"]),
+    ("expire a 100", &["expire a"]),
+    ("expire a -1", &["del a"]),
+    ("persist c", &[]),
+    ("expire c 100", &["expire c"]),
+    ("persist c", &["persist c"]),
+    ("rename c f", &["new f", "rename_from c", "rename_to f"]),
+    ("set g 1", &["new g", "set g"]),
+    ("rename f g", &["new g", "rename_from f", "rename_to g"]),
+    ("renamenx g h", &["new h", "rename_from g", "rename_to h"]),
+    ("copy h i", &["new i", "copy_to i"]),
+    ("copy h i replace", &["new i", "copy_to i"]),
+    ("touch h", &[]),
+    ("hset m f v", &["new m", "hset m"]),
+    ("hset m f w", &["hset m"]),
+    ("hsetnx m f v", &[]),
+    ("hsetnx m g v", &["hset m"]),
+    ("hincrby m n 1", &["hincrby m"]),
+    ("hincrbyfloat m n 1.5", &["hincrbyfloat m"]),
+    ("hdel m f g n", &["hdel m", "del m"]),
+    ("sadd s a", &["new s", "sadd s"]),
+    ("sadd s a", &[]),
+    ("srem s a", &["srem s", "del s"]),
+    ("sadd s 1", &["new s", "sadd s"]),
+    ("flushdb", &[]),
+    // Redis tells of the end when somebody asks for the key, the sweep at once.
+    ("set z 1 exat 1", &["new z", "set z", "expire z", "expired z"]),
+];
+
+#[test]
+fn events_are_those_of_redis() {
+    let mut store = Store::with(r#""notify":"KEAn""#);
+    store.sessions.listen(true);
+    for (words, events) in EVENTS {
+        store.run(words);
+        assert_eq!(store.notices(), *events, "{words}");
+    }
+    store.run("publish channel payload");
+    assert_eq!(store.notices(), [r#"message b"channel" b"payload""#]);
+    store.sessions.listen(false);
+    store.run("set a 1");
+    assert_eq!(store.notices(), [""; 0], "nobody listens");
+    let mut store = Store::with(r#""notify":"Eg""#);
+    store.sessions.listen(true);
+    store.run("set a 1 ex 5");
+    assert_eq!(store.notices(), ["expire a"], "the others are not asked for");
+}
+
+#[test]
+fn whoever_waits_for_notices_is_woken() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+    let mut store = Store::with(r#""notify":"EA""#);
+    let woken = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&woken);
+    store.sessions.on_notice(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    store.run("set a 1");
+    assert_eq!(woken.load(Ordering::Relaxed), 0);
+    store.sessions.listen(true);
+    store.run("mset a 1 b 2");
+    assert_eq!(woken.load(Ordering::Relaxed), 1);
+}
+
+const FULL: Reply = Reply::error("OOM command not allowed when used memory > 'maxmemory'.");
+
+/// Fills a store of one mebibyte; how many keys that took.
+fn fill(store: &mut Store, life: impl Fn(usize) -> String) -> usize {
+    let value = "v".repeat(10_000);
+    (0..1000)
+        .find(|n| store.run(&format!("set k{n} {value}{}", life(*n))) == FULL || store.evicted() > 0)
+        .expect("full")
+}
+
+impl Store {
+    fn evicted(&self) -> u64 {
+        self.sessions.stats().totals.evicted
+    }
+}
+
+#[test]
+fn a_full_store_refuses_what_needs_memory() {
+    let mut store = Store::with(r#""memory_max":"1MiB""#);
+    let keys = fill(&mut store, |_| " px 100000".to_owned());
+    assert!((100..110).contains(&keys), "{keys}");
+    assert!(store.sessions.stats().bytes < (1 << 20) + 11_000, "over by one command at most");
+    assert_eq!(store.run("hset h f v"), FULL);
+    assert_eq!(
+        store.transaction(&["get k0", "append k0 x"], Vec::new()),
+        [Reply::error(
+            "EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'."
+        )]
+    );
+    assert!(matches!(store.run("get k0"), Reply::Bulk(_)));
+    assert_eq!(store.run("expire k0 100"), Reply::Integer(1));
+    assert_eq!(store.run("del k0 k1"), Reply::Integer(2));
+    assert_eq!(store.run("hset h f v"), Reply::Integer(1));
+}
+
+#[test]
+fn the_key_whose_life_ends_first_gives_way() {
+    let mut store = Store::with(r#""memory_max":"1MiB","eviction":"volatile-ttl","notify":"Ee""#);
+    store.sessions.listen(true);
+    store.run("set stays v");
+    let life = |n: usize| format!(" px {}", 1_000_000 - n * 100);
+    let keys = fill(&mut store, life);
+    assert_eq!(store.notices(), [format!("evicted k{}", keys - 1)], "the last one before has the shortest life");
+    assert_eq!(store.run("exists stays"), Reply::Integer(1));
+}
+
+#[test]
+fn the_key_that_nobody_changed_for_the_longest_gives_way() {
+    let mut store = Store::with(r#""memory_max":"1MiB","eviction":"volatile-lru","notify":"Ee""#);
+    store.sessions.listen(true);
+    store.run("set stays v");
+    store.run("set k0 v px 100000");
+    store.run("set k1 v px 100000");
+    store.run("set k2 v px 100000");
+    store.run("touch k0");
+    store.run("get k1");
+    store.run("persist k2");
+    let value = "v".repeat(10_000);
+    let full = (10..1000).find(|n| {
+        store.run(&format!("set k{n} {value} px 100000"));
+        store.evicted() >= 2
+    });
+    assert!(full.is_some());
+    let told = store.notices();
+    assert_eq!(told[0], "evicted k1", "reads do not count, touching does: {told:?}");
+    assert_eq!(told[1], "evicted k0");
+    assert_eq!(store.run("exists stays k2"), Reply::Integer(2), "without an end they stay");
+}
+
+#[test]
+fn without_keys_that_may_give_way_a_full_store_refuses() {
+    let mut store = Store::with(r#""memory_max":"1MiB","eviction":"volatile-lru""#);
+    fill(&mut store, |_| String::new());
+    assert_eq!(store.run("append k0 x"), FULL);
+    assert_eq!(store.evicted(), 0);
+}
+
+#[test]
+fn another_policy_finds_the_keys_that_are_there() {
+    let mut store = Store::with(r#""memory_max":"1MiB""#);
+    let keys = fill(&mut store, |_| " px 100000".to_owned());
+    let document = r#"{"version":1,"sessions":{"memory_max":"1MiB","eviction":"volatile-lru"}}"#;
+    store.sessions.configure(Some(&serde_json::from_str(document).expect("a document")));
+    assert_eq!(store.run("append k5 x"), Reply::Integer(10_001));
+    assert_eq!((store.run("exists k0"), store.run("exists k1")), (Reply::Integer(0), Reply::Integer(1)), "{keys}");
+}
+
+#[test]
+fn keys_and_values_have_bounds() {
+    let mut store = Store::with(r#""limits":{"value_max":"1KiB","key_max":"64B"}"#);
+    let refused = |reply: Reply, with: &str| match reply {
+        Reply::Error(text) => assert!(String::from_utf8_lossy(&text).contains(with), "{text:?}"),
+        other => panic!("{other:?}"),
+    };
+    refused(store.run(&format!("set a {}", "v".repeat(1025))), "ERR value is longer than the 1KiB");
+    refused(store.run(&format!("set {} v", "k".repeat(65))), "ERR key is longer than the 64B");
+    assert_eq!(store.run(&format!("set a {}", "v".repeat(1024))), Reply::OK);
+    refused(store.run("append a x"), "ERR string exceeds maximum allowed size (proto-max-bulk-len)");
+    refused(store.run("setrange b 1024 x"), "ERR string exceeds maximum allowed size (proto-max-bulk-len)");
+    refused(store.run("setrange b 9223372036854775807 x"), "ERR string exceeds maximum");
+    assert_eq!(store.run("setrange b 1023 x"), Reply::Integer(1024));
+    let call = Call::parse(16, argv("get a")).expect("a command");
+    assert_eq!(store.write(Write::one(call)), [Reply::error("ERR DB index is out of range")]);
+}
+
+#[test]
+fn answers_that_are_asked_for_again_and_again_have_a_bound() {
+    let mut store = Store::with(r#""limits":{"output_max":"1MiB"}"#);
+    store.run(&format!("set a {}", "v".repeat(4000)));
+    store.run(&format!("hset h f {}", "v".repeat(4000)));
+    let too_large =
+        |reply: &Reply| matches!(reply, Reply::Error(text) if text.starts_with(b"ERR the answers are larger"));
+    for words in [
+        format!("mget{}", " a".repeat(300)),
+        format!("hmget h{}", " f".repeat(300)),
+        "hrandfield h -300 withvalues".into(),
+    ] {
+        assert!(too_large(&store.run(&words)), "{words}");
+    }
+    let calls = vec![call(&format!("mget{}", " a".repeat(100))); 4];
+    let mut replies = Vec::new();
+    store.sessions.read(None, &calls, &mut replies).expect("nothing is due");
+    assert_eq!(replies.iter().filter(|reply| too_large(reply)).count(), 2, "together they are too large");
+    let written = store.write(Write { calls, ..Write::default() });
+    assert_eq!(written, replies);
+}
+
+#[test]
+fn a_walk_meets_what_is_there_from_its_beginning_to_its_end() {
+    for (fill, scan, drop) in [
+        ("set k{} v", "scan {} count 7", "del k{}"),
+        ("hset h k{} v", "hscan h {} count 7", "hdel h k{}"),
+        ("sadd s k{}", "sscan s {} count 7", "srem s k{}"),
+    ] {
+        let mut store = Store::new();
+        for n in 0..1000 {
+            store.run(&fill.replace("{}", &n.to_string()));
+        }
+        let (mut cursor, mut met, mut rounds) = ("0".to_owned(), std::collections::BTreeSet::new(), 0);
+        loop {
+            let Ok(Reply::Array(reply)) = store.read(None, &scan.replace("{}", &cursor)) else { panic!("{scan}") };
+            let [Reply::Bulk(next), Reply::Array(found)] = &reply[..] else { panic!("{reply:?}") };
+            met.extend(found.iter().map(|item| format!("{item:?}")));
+            // Even keys stay; odd ones go and others come meanwhile.
+            store.run(&drop.replace("{}", &(rounds * 2 + 1).to_string()));
+            store.run(&fill.replace("{}", &(1000 + rounds).to_string()));
+            rounds += 1;
+            cursor = String::from_utf8_lossy(next).into_owned();
+            if cursor == "0" {
+                break;
+            }
+            assert!(cursor.parse::<u64>().expect("a number") < 1 << 53, "fits a double");
+        }
+        for n in (0..1000).step_by(2) {
+            assert!(met.contains(&format!("{:?}", text(&format!("k{n}")))), "{scan}: k{n}");
+        }
+        assert!((100..400).contains(&rounds), "{rounds}");
+    }
+}
+
+#[test]
+fn scripts_of_locks_are_done_natively() {
+    let mut store = Store::new();
+    let (release, extend, reacquire) = (
+        "evalsha c3f8721cbb97f72bc19e972846bd7aaf91901658 1 lock",
+        "evalsha a4e8783852e6b949f9ef3a97212805108459a890 1 lock",
+        "evalsha 1cac51482acf5858da00f6d685d68f886cd6b6b2 1 lock",
+    );
+    let done = |reply: Reply| reply == Reply::Integer(1);
+    assert!(!done(store.run(&format!("{release} me"))));
+    store.run("set lock me px 1000");
+    assert!(!done(store.run(&format!("{release} you"))));
+    assert!(done(store.run(&format!("{extend} me 500 0"))));
+    assert_eq!(store.run("pttl lock"), Reply::Integer(1500));
+    assert!(done(store.run(&format!("{extend} me 500 1"))));
+    assert_eq!(store.run("pttl lock"), Reply::Integer(500));
+    assert!(done(store.run(&format!("{reacquire} me 700"))));
+    assert_eq!(store.run("pttl lock"), Reply::Integer(700));
+    assert!(done(store.run(&format!("{release} me"))));
+    assert_eq!(store.run("exists lock"), Reply::Integer(0));
+    store.run("set lock me");
+    assert!(!done(store.run(&format!("{extend} me 500 0"))), "without an end there is nothing to extend");
+    assert_eq!(call("evalsha 0000000000000000000000000000000000000000 0").class(), Class::Read);
+    assert_eq!(call(release).class(), Class::Write);
+    assert_eq!(
+        store.run("evalsha 0000000000000000000000000000000000000000 0"),
+        Reply::error("NOSCRIPT No matching script. Please use EVAL.")
+    );
+    assert_eq!(
+        store.run("script exists b70c2384248f88e6b75b9f89241a180f856ad852 x"),
+        Reply::Array(vec![Reply::Integer(1), Reply::Integer(0)])
+    );
+    assert!(store.run("script load x").is_error());
+}
+
+#[test]
+fn the_cache_of_aspnet_is_kept_natively() {
+    let mut store = Store::new();
+    let sha = scripts_of_aspnet();
+    let keep = format!("evalsha {sha} 1 k -1 1200 60 bytes");
+    assert_eq!(store.run(&keep), Reply::Integer(1));
+    assert_eq!(store.run("hmget k absexp sldexp data"), Reply::Array(vec![text("-1"), text("1200"), text("bytes")]));
+    assert_eq!(store.run("ttl k"), Reply::Integer(60));
+    assert_eq!(store.run(&format!("evalsha {sha} 1 l -1 -1 -1 bytes")), Reply::Integer(1));
+    assert_eq!(store.run("ttl l"), Reply::Integer(-1));
+    assert!(store.run(&format!("evalsha {sha} 1 m")).is_error());
+    assert_eq!(store.run("exists m"), Reply::Integer(0));
+    let mut store = Store::with(r#""memory_max":"1MiB""#);
+    fill(&mut store, |_| String::new());
+    assert_eq!(store.run(&keep), FULL);
+}
+
+fn scripts_of_aspnet() -> String {
+    let text = "\n                redis.call('HSET', KEYS[1], 'absexp', ARGV[1], 'sldexp', ARGV[2], 'data', ARGV[4])
+                if ARGV[3] ~= '-1' then
+                  redis.call('EXPIRE', KEYS[1], ARGV[3])
+                end
+                return 1";
+    scripts::sha1(text.as_bytes())
+}
+
+#[test]
+fn large_values_and_collections_grow_and_shrink() {
+    let mut store = Store::new();
+    for n in 0..3000 {
+        store.run(&format!("hset h f{n} v{n}"));
+        store.run(&format!("sadd s m{n}"));
+        store.run(&format!("sadd n {n}"));
+    }
+    assert_eq!(store.run("object encoding h"), text("hashtable"));
+    assert_eq!(store.run("object encoding n"), text("hashtable"));
+    assert_eq!(store.run("hget h f2999"), text("v2999"));
+    assert_eq!(store.run("scard s"), Reply::Integer(3000));
+    let big = "x".repeat(100_000);
+    store.run(&format!("set big {big}"));
+    assert_eq!(store.run("getrange big 99998 -1"), text("xx"));
+    for n in 0..3000 {
+        assert_eq!(store.run(&format!("hdel h f{n}")), Reply::Integer(1));
+        assert_eq!(store.run(&format!("srem s m{n}")), Reply::Integer(1));
+        assert_eq!(store.run(&format!("srem n {n}")), Reply::Integer(1));
+    }
+    store.run("del big");
+    let stats = store.sessions.stats();
+    assert_eq!((stats.bytes, stats.databases.len()), (0, 0));
+}
