@@ -1,0 +1,218 @@
+//! Who is connected to this node: what `CLIENT LIST` shows, `CLIENT KILL` ends, and what subscribers are sent.
+//!
+//! Each connection has one card that all threads see. Its own worker writes it; others may only put mail in, or ask it to end.
+//!
+//! Not here: who subscribed to what ([`crate::subscribers`]).
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
+
+use ballast_core::session::Spec;
+
+use crate::{policy::Access, wire::Resp};
+
+/// One connection, as all threads see it.
+#[derive(Debug)]
+pub struct Card {
+    /// Unique in the life of this process.
+    pub id: u64,
+    /// Where the client is: an address with a port, or the socket's path.
+    pub peer: String,
+    /// Where it came in.
+    pub local: String,
+    /// When, on the boot clock.
+    pub since_ms: u64,
+    /// When it last sent something, on the boot clock.
+    pub active_ms: AtomicU64,
+    /// The database that it has selected.
+    pub database: AtomicU16,
+    command: AtomicUsize,
+    ended: AtomicBool,
+    mail_waits: AtomicBool,
+    facts: Mutex<Facts>,
+    mail: Mutex<Mail>,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// What changes rarely.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// `CLIENT SETNAME`.
+    pub name: String,
+    /// Who it is; `None` until it said.
+    pub access: Option<Arc<Access>>,
+    /// Version of the protocol.
+    pub resp: Resp,
+    /// Channels subscribed to.
+    pub channels: usize,
+    /// Patterns subscribed to.
+    pub patterns: usize,
+    /// Commands queued; `None` outside `MULTI`.
+    pub queued: Option<usize>,
+    /// `CLIENT NO-EVICT`.
+    pub no_evict: bool,
+}
+
+#[derive(Debug, Default)]
+struct Mail {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl Card {
+    /// What changes rarely.
+    pub fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The task that serves the connection.
+    pub fn served_by(&self, waker: Waker) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+    }
+
+    /// A command is being carried out.
+    pub fn carries_out(&self, spec: &'static Spec) {
+        self.command.store(std::ptr::from_ref(spec) as usize, Ordering::Relaxed);
+    }
+
+    /// Ends the connection soon.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether the connection was ended by somebody else.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Puts mail in; a connection that does not read what it has is ended. `write` may write at the end only.
+    pub fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        write(&mut mail.bytes);
+        let overflown = mail.bytes.len() > mail.bytes_max;
+        if overflown {
+            mail.bytes = Vec::new();
+        }
+        drop(mail);
+        self.mail_waits.store(true, Ordering::Release);
+        if overflown {
+            self.ended.store(true, Ordering::Release);
+        }
+        self.wake();
+    }
+
+    /// Moves mail to the end of `out`.
+    pub fn take_mail(&self, out: &mut Vec<u8>) {
+        if self.mail_waits.load(Ordering::Acquire) {
+            self.mail_waits.store(false, Ordering::Release);
+            out.append(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner).bytes);
+        }
+    }
+
+    /// Whether mail waits.
+    pub fn has_mail(&self) -> bool {
+        self.mail_waits.load(Ordering::Acquire)
+    }
+
+    /// How much mail may wait.
+    pub fn bound_mail(&self, bytes_max: usize) {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner).bytes_max = bytes_max;
+    }
+
+    /// A line as `CLIENT LIST` shows it. What Redis counts and Ballast has no such thing for is zero.
+    pub fn line(&self, now_ms: u64, command: Option<&str>) -> String {
+        let facts = self.facts().clone();
+        let flags = match (&facts, facts.channels + facts.patterns) {
+            (Facts { queued: Some(_), .. }, _) => "x",
+            (_, 1..) => "P",
+            (Facts { no_evict: true, .. }, _) => "e",
+            _ => "N",
+        };
+        let seconds = |since: u64| now_ms.saturating_sub(since) / 1000;
+        format!(
+            "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={flags} db={} sub={} psub={} ssub=0 multi={} qbuf=0 \
+             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user={} redir=-1 \
+             resp={}\n",
+            self.id,
+            self.peer,
+            self.local,
+            facts.name,
+            seconds(self.since_ms),
+            seconds(self.active_ms.load(Ordering::Relaxed)),
+            self.database.load(Ordering::Relaxed),
+            facts.channels,
+            facts.patterns,
+            facts.queued.map_or(-1, |queued| i64::try_from(queued).unwrap_or(i64::MAX)),
+            command.or_else(|| self.command_name()).unwrap_or("NULL"),
+            facts.access.as_ref().map_or("(superuser)", |access| &access.user),
+            facts.resp.number(),
+        )
+    }
+
+    fn command_name(&self) -> Option<&'static str> {
+        let address = self.command.load(Ordering::Relaxed);
+        ballast_core::session::specs().find(|spec| std::ptr::from_ref(*spec) as usize == address).map(|spec| spec.name)
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// All connections of this node.
+#[derive(Debug, Default)]
+pub struct Clients {
+    last: AtomicU64,
+    all: Mutex<BTreeMap<u64, Arc<Card>>>,
+}
+
+impl Clients {
+    /// A new connection.
+    pub fn add(&self, peer: String, local: String, now_ms: u64) -> Arc<Card> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let card = Arc::new(Card {
+            id,
+            peer,
+            local,
+            since_ms: now_ms,
+            active_ms: AtomicU64::new(now_ms),
+            database: AtomicU16::new(0),
+            command: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+            mail_waits: AtomicBool::new(false),
+            facts: Mutex::default(),
+            mail: Mutex::default(),
+            waker: Mutex::default(),
+        });
+        self.lock().insert(id, card.clone());
+        card
+    }
+
+    /// A connection has ended.
+    pub fn remove(&self, id: u64) {
+        self.lock().remove(&id);
+    }
+
+    /// All of them, oldest first.
+    pub fn all(&self) -> Vec<Arc<Card>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Card>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,351 @@
+//! What a connection is: who, which database, what is queued, watched and listened to, and how that decides what becomes of a
+//! request.
+//!
+//! Mostly pure: [`Connection::sort`] says what a request is, [`Connection::own`] carries out what concerns the connection
+//! alone. What the keyspace, the log or a slow hash must decide is handed out as a [`Step`].
+//!
+//! Not here: bytes ([`crate::wire`]), waiting ([`crate::serve`]).
+
+mod client;
+mod command;
+mod config;
+mod hello;
+mod info;
+mod own;
+mod pubsub;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ballast_core::session::{Call, Class, Reply, Spec, Watched};
+use bytes::Bytes;
+
+use crate::{
+    clients::{Card, Facts},
+    node::Node,
+    policy::{Access, Policy},
+    subscribers::{Kind, Subscribers},
+    wire::{Bounds, Out, Resp},
+};
+
+pub use hello::Login;
+
+/// What a connection knows of itself.
+#[derive(Debug)]
+pub struct Connection {
+    card: Arc<Card>,
+    resp: Resp,
+    database: u16,
+    /// `None` until the client says who it is.
+    access: Option<Arc<Access>>,
+    /// `READONLY` or `READWRITE` was said.
+    stale: Option<bool>,
+    silence: Silence,
+    transaction: Option<Transaction>,
+    watched: Vec<Watched>,
+    channels: BTreeSet<Bytes>,
+    patterns: BTreeSet<Bytes>,
+}
+
+/// Commands between `MULTI` and `EXEC`.
+#[derive(Debug)]
+struct Transaction {
+    calls: Vec<Call>,
+    bytes: usize,
+    /// The database that a `SELECT` among the commands has selected.
+    database: u16,
+    /// A command could not be queued; `EXEC` will refuse.
+    broken: bool,
+}
+
+/// Answers that are not wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// All are wanted.
+    Off,
+    /// The next one is not.
+    Next,
+    /// That of this command is not.
+    Now,
+    /// None is.
+    On,
+}
+
+/// What a request is.
+#[derive(Debug)]
+pub enum Sorted {
+    /// A call of the keyspace.
+    Keyspace(Call),
+    /// A command for [`Connection::own`].
+    Own(Call),
+    /// It is answered already.
+    Said(Reply),
+}
+
+/// What remains to be done for a command of the connection.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing: the answer is written.
+    Answered,
+    /// Carry these out as one, and answer with [`Connection::answer_exec`].
+    Exec(Exec),
+    /// Find out the versions of these keys, and call [`Connection::watch`].
+    Watch(Vec<Bytes>),
+    /// Verify a password, and call [`Connection::logged_in`].
+    Login(Login),
+    /// Close once the answer is sent.
+    Close,
+}
+
+/// A transaction to carry out.
+#[derive(Debug)]
+pub struct Exec {
+    /// Its commands, those of the connection among them.
+    pub calls: Vec<Call>,
+    /// What must not have changed.
+    pub watched: Vec<Watched>,
+}
+
+impl Connection {
+    /// A connection that has said nothing yet. `access` is what it may do without saying who it is.
+    pub fn new(card: Arc<Card>, access: Option<Arc<Access>>) -> Self {
+        card.facts().access.clone_from(&access);
+        Self {
+            card,
+            resp: Resp::Two,
+            database: 0,
+            access,
+            stale: None,
+            silence: Silence::Off,
+            transaction: None,
+            watched: Vec::new(),
+            channels: BTreeSet::new(),
+            patterns: BTreeSet::new(),
+        }
+    }
+
+    /// Says what a request is, and queues it if it belongs to a transaction.
+    pub fn sort(&mut self, argv: Vec<Bytes>, policy: &Policy) -> Sorted {
+        if self.silence == Silence::Next {
+            self.silence = Silence::Now;
+        }
+        if let Some(reply) = client::beyond_redis_seven(&argv) {
+            return Sorted::Said(if self.access.is_some() { reply } else { NOAUTH });
+        }
+        let database = self.transaction.as_ref().map_or(self.database, |transaction| transaction.database);
+        let call = match Call::parse(database, argv) {
+            Ok(call) => call,
+            Err(reply) => return self.refuse(reply, None),
+        };
+        let spec = call.spec();
+        match &self.access {
+            None if !spec.has_flag("no_auth") => return self.refuse(NOAUTH, Some(spec)),
+            Some(access) => {
+                if let Err(reply) = access.check(&call) {
+                    return self.refuse(reply, Some(spec));
+                }
+            }
+            None => {}
+        }
+        if self.resp == Resp::Two && self.listens() && !may_while_subscribed(spec.name) {
+            let text = format!(
+                "ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+                 context",
+                spec.name
+            );
+            return self.refuse(Reply::Error(text.into()), Some(spec));
+        }
+        let class = call.class();
+        if self.transaction.is_some() && !(class == Class::Connection && is_never_queued(spec.name)) {
+            return self.queue(call, policy);
+        }
+        if class == Class::Connection { Sorted::Own(call) } else { Sorted::Keyspace(call) }
+    }
+
+    /// Whether reads see what this node has applied, without asking a quorum.
+    pub fn reads_stale(&self) -> bool {
+        self.stale.unwrap_or_else(|| self.access.as_ref().is_some_and(|access| access.stale))
+    }
+
+    /// What the client may send.
+    pub fn bounds(&self, policy: &Policy) -> Bounds {
+        Bounds {
+            request_max: policy.limits.request_max,
+            arguments_max: policy.limits.arguments_max,
+            stranger: self.access.is_none(),
+        }
+    }
+
+    /// Writes an answer of the keyspace to `call`.
+    pub fn answer(&mut self, spec: &'static Spec, call: Option<&Call>, mut reply: Reply, out: &mut Vec<u8>) {
+        if let (Some(access), Some(call)) = (&self.access, call) {
+            access.filter(call, &mut reply);
+        }
+        self.card.carries_out(spec);
+        self.say(&reply, out);
+    }
+
+    /// Writes an answer.
+    pub fn say(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        if !self.is_silent() {
+            Out::new(out, self.resp).reply(reply);
+        }
+    }
+
+    /// Carries a command of the connection out and writes its answer, unless the step says what is missing.
+    pub fn own(&mut self, call: &Call, node: &Node, policy: &Policy, out: &mut Vec<u8>) -> Step {
+        self.card.carries_out(call.spec());
+        let (before, was_silent) = (out.len(), self.is_silent());
+        let step = self.dispatch(call, node, policy, out);
+        // `CLIENT REPLY OFF` is not answered, `CLIENT REPLY ON` is.
+        if self.is_silent() || was_silent && self.silence != Silence::Off {
+            out.truncate(before);
+        }
+        step
+    }
+
+    /// The keys of a `WATCH` and their versions.
+    pub fn watch(&mut self, watched: impl Iterator<Item = Watched>) {
+        for watch in watched {
+            if !self.watched.iter().any(|known| known.database == watch.database && known.key == watch.key) {
+                self.watched.push(watch);
+            }
+        }
+    }
+
+    /// The database that is selected.
+    pub fn database(&self) -> u16 {
+        self.database
+    }
+
+    /// Writes the answer of `EXEC`. `replies` are those of the keyspace's calls in `exec`, in order.
+    pub fn answer_exec(&mut self, exec: &Exec, replies: Vec<Reply>, node: &Node, policy: &Policy, out: &mut Vec<u8>) {
+        let silent = self.is_silent();
+        let before = out.len();
+        Out::new(out, self.resp).array(exec.calls.len());
+        let mut replies = replies.into_iter();
+        for call in &exec.calls {
+            if call.class() == Class::Connection {
+                self.dispatch(call, node, policy, out);
+            } else if let Some(mut reply) = replies.next() {
+                if let Some(access) = &self.access {
+                    access.filter(call, &mut reply);
+                }
+                Out::new(out, self.resp).reply(&reply);
+            }
+        }
+        if silent {
+            out.truncate(before);
+        }
+    }
+
+    /// Takes a change of settings in. False if the user is gone: the connection must end.
+    pub fn follow(&mut self, policy: &Policy) -> bool {
+        let Some(access) = &self.access else {
+            self.take_access(policy.anybody());
+            return true;
+        };
+        let access = policy.access(&access.user);
+        let stays = access.is_some();
+        self.take_access(access);
+        stays
+    }
+
+    /// Leaves nothing behind in the node's lists.
+    pub fn end(&mut self, subscribers: &Subscribers) {
+        for channel in std::mem::take(&mut self.channels) {
+            subscribers.remove(Kind::Channel, &channel, &self.card);
+        }
+        for pattern in std::mem::take(&mut self.patterns) {
+            subscribers.remove(Kind::Pattern, &pattern, &self.card);
+        }
+    }
+
+    /// Forgets the silence of one command, which has been answered.
+    pub fn answered(&mut self) {
+        if self.silence == Silence::Now {
+            self.silence = Silence::Off;
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self.silence, Silence::Now | Silence::On)
+    }
+
+    fn listens(&self) -> bool {
+        !self.channels.is_empty() || !self.patterns.is_empty()
+    }
+
+    fn take_access(&mut self, access: Option<Arc<Access>>) {
+        self.card.facts().access.clone_from(&access);
+        self.access = access;
+    }
+
+    /// A request that is not carried out: it breaks a transaction.
+    fn refuse(&mut self, reply: Reply, spec: Option<&'static Spec>) -> Sorted {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.broken = true;
+        }
+        if spec.is_some_and(|spec| spec.name == "exec")
+            && let Reply::Error(text) = &reply
+        {
+            self.discard();
+            let text = text.strip_prefix(b"ERR ").unwrap_or(text);
+            let text = [b"EXECABORT Transaction discarded because of: ", text].concat();
+            return Sorted::Said(Reply::Error(text.into()));
+        }
+        Sorted::Said(reply)
+    }
+
+    fn queue(&mut self, call: Call, policy: &Policy) -> Sorted {
+        if matches!(call.spec().name, "auth" | "hello") {
+            return self.refuse(Reply::error("ERR Command not allowed inside a transaction"), None);
+        }
+        let databases = policy.settings.databases;
+        let Some(transaction) = &mut self.transaction else { return Sorted::Keyspace(call) };
+        transaction.bytes += call.args.iter().map(|arg| arg.len() + size_of::<Bytes>()).sum::<usize>();
+        if transaction.bytes > policy.limits.request_max || transaction.calls.len() >= QUEUED_MAX {
+            return self.refuse(
+                Reply::error("ERR the transaction is too large (sessions.limits.request_max); EXEC will refuse it"),
+                None,
+            );
+        }
+        if call.spec().name == "select"
+            && let Ok(database) = own::database(&call.args[0], databases)
+        {
+            transaction.database = database;
+        }
+        transaction.calls.push(call);
+        self.card.facts().queued = Some(transaction.calls.len());
+        Sorted::Said(Reply::Simple("QUEUED"))
+    }
+
+    /// Forgets the transaction and what was watched for it.
+    fn discard(&mut self) {
+        self.transaction = None;
+        self.watched.clear();
+        self.facts(|facts| facts.queued = None);
+    }
+
+    fn facts(&self, change: impl FnOnce(&mut Facts)) {
+        change(&mut self.card.facts());
+    }
+}
+
+/// Commands that a transaction may have, whatever their size; as many as fit a request of the default size.
+const QUEUED_MAX: usize = 65_536;
+
+const NOAUTH: Reply = Reply::error("NOAUTH Authentication required.");
+
+fn may_while_subscribed(name: &str) -> bool {
+    matches!(name, "subscribe" | "psubscribe" | "unsubscribe" | "punsubscribe" | "ping" | "quit" | "reset")
+}
+
+fn is_never_queued(name: &str) -> bool {
+    matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+}
+
+/// The lines of a `HELP`, as simple strings.
+fn own_help(out: &mut Out<'_>, lines: &[&str]) {
+    out.array(lines.len());
+    lines.iter().for_each(|line| out.simple(line));
+}

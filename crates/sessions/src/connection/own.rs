@@ -1,0 +1,139 @@
+//! The table of commands that concern the connection alone, and the short ones among them.
+
+use ballast_core::session::{Call, Reply};
+
+use super::{Connection, Exec, Silence, Step, Transaction};
+use crate::{
+    node::Node,
+    policy::Policy,
+    subscribers::Kind,
+    wire::{Out, Resp, number},
+};
+
+impl Connection {
+    pub(super) fn dispatch(&mut self, call: &Call, node: &Node, policy: &Policy, buf: &mut Vec<u8>) -> Step {
+        let args = &call.args;
+        let mut out = Out::new(buf, self.resp);
+        match call.spec().name {
+            "ping" => self.ping(call, &mut out),
+            "echo" => out.bulk(&args[0]),
+            "select" => self.select(call, policy, &mut out),
+            "quit" => {
+                out.ok();
+                return Step::Close;
+            }
+            "reset" => {
+                self.reset(node, policy);
+                out.simple("RESET");
+            }
+            "auth" => return self.auth(call, policy, &mut out),
+            "hello" => return self.hello(call, node, policy, &mut out),
+            "readonly" | "readwrite" => {
+                self.stale = Some(call.spec().name == "readonly");
+                out.ok();
+            }
+            "multi" if self.transaction.is_some() => out.error(b"ERR MULTI calls can not be nested"),
+            "multi" => {
+                let database = self.database;
+                self.transaction = Some(Transaction { calls: Vec::new(), bytes: 0, database, broken: false });
+                self.facts(|facts| facts.queued = Some(0));
+                out.ok();
+            }
+            "exec" => return self.exec(&mut out),
+            "discard" if self.transaction.is_none() => out.error(b"ERR DISCARD without MULTI"),
+            "discard" => {
+                self.discard();
+                out.ok();
+            }
+            "watch" if self.transaction.is_some() => out.error(b"ERR WATCH inside MULTI is not allowed"),
+            "watch" => return Step::Watch(args.clone()),
+            "unwatch" => {
+                self.watched.clear();
+                out.ok();
+            }
+            "subscribe" => self.subscribe(Kind::Channel, call, node, &mut out),
+            "psubscribe" => self.subscribe(Kind::Pattern, call, node, &mut out),
+            "unsubscribe" => self.unsubscribe(Kind::Channel, call, node, &mut out),
+            "punsubscribe" => self.unsubscribe(Kind::Pattern, call, node, &mut out),
+            name if name.starts_with("pubsub") => super::pubsub::ask(call, node, &mut out),
+            name if name.starts_with("client") => return self.client(call, node, policy, &mut out),
+            name if name.starts_with("command") => super::command::tell(call, &mut out),
+            name if name.starts_with("config") => super::config::config(call, policy, &mut out),
+            "info" => out.verbatim(super::info::info(args, node, policy).as_bytes()),
+            name => out.error(format!("ERR '{name}' is not supported by Ballast").as_bytes()),
+        }
+        Step::Answered
+    }
+
+    fn ping(&self, call: &Call, out: &mut Out<'_>) {
+        match (call.args.as_slice(), self.resp == Resp::Two && self.listens()) {
+            ([], false) => out.simple("PONG"),
+            ([text], false) => out.bulk(text),
+            ([], true) => {
+                out.array(2);
+                out.bulk(b"pong");
+                out.bulk(b"");
+            }
+            ([text], true) => {
+                out.array(2);
+                out.bulk(b"pong");
+                out.bulk(text);
+            }
+            _ => out.error(b"ERR wrong number of arguments for 'ping' command"),
+        }
+    }
+
+    fn select(&mut self, call: &Call, policy: &Policy, out: &mut Out<'_>) {
+        let database = database(&call.args[0], policy.settings.databases);
+        let allowed = |database: &u16| self.access.as_ref().map_or(Ok(()), |access| access.check_database(*database));
+        match database.and_then(|database| allowed(&database).map(|()| database)) {
+            Ok(database) => {
+                self.database = database;
+                self.card.database.store(database, std::sync::atomic::Ordering::Relaxed);
+                out.ok();
+            }
+            Err(reply) => out.reply(&reply),
+        }
+    }
+
+    fn reset(&mut self, node: &Node, policy: &Policy) {
+        self.discard();
+        self.end(&node.subscribers);
+        self.resp = Resp::Two;
+        self.database = 0;
+        self.stale = None;
+        self.silence = Silence::Off;
+        self.card.database.store(0, std::sync::atomic::Ordering::Relaxed);
+        self.take_access(policy.anybody());
+        self.facts(|facts| {
+            let access = facts.access.take();
+            *facts = crate::clients::Facts { access, ..Default::default() };
+        });
+    }
+
+    fn exec(&mut self, out: &mut Out<'_>) -> Step {
+        let Some(transaction) = self.transaction.take() else {
+            out.error(b"ERR EXEC without MULTI");
+            return Step::Answered;
+        };
+        let watched = std::mem::take(&mut self.watched);
+        self.discard();
+        if transaction.broken {
+            out.error(b"EXECABORT Transaction discarded because of previous errors.");
+            return Step::Answered;
+        }
+        Step::Exec(Exec { calls: transaction.calls, watched })
+    }
+}
+
+/// The database that a client named.
+pub(super) fn database(text: &[u8], databases: u16) -> Result<u16, Reply> {
+    const RANGE: Reply = Reply::error("ERR DB index is out of range");
+    let Some(database) = number(text) else {
+        return Err(Reply::error("ERR value is not an integer or out of range"));
+    };
+    if i32::try_from(database).is_err() {
+        return Err(Reply::error("ERR value is out of range, value must between -2147483648 and 2147483647"));
+    }
+    u16::try_from(database).ok().filter(|database| *database < databases).ok_or(RANGE)
+}

@@ -1,0 +1,107 @@
+//! `SUBSCRIBE` and its like, and `PUBSUB`.
+
+use ballast_core::session::Call;
+use bytes::Bytes;
+
+use super::Connection;
+use crate::{node::Node, subscribers::Kind, wire::Out};
+
+/// Channels and patterns of one connection. Arbitrary: what is remembered of them is bounded so.
+const SUBSCRIPTIONS_MAX: usize = 65_536;
+
+impl Connection {
+    pub(super) fn subscribe(&mut self, kind: Kind, call: &Call, node: &Node, out: &mut Out<'_>) {
+        for name in &call.args {
+            if self.channels.len() + self.patterns.len() >= SUBSCRIPTIONS_MAX {
+                out.error(b"ERR too many subscriptions on this connection (65536)");
+                continue;
+            }
+            // The name would keep the whole request in memory.
+            let name = Bytes::copy_from_slice(name);
+            if self.names(kind).insert(name.clone()) {
+                node.subscribers.add(kind, name.clone(), &self.card);
+            }
+            self.confirm(kind, true, Some(&name), out);
+        }
+        self.count_subscriptions();
+    }
+
+    pub(super) fn unsubscribe(&mut self, kind: Kind, call: &Call, node: &Node, out: &mut Out<'_>) {
+        let names: Vec<Bytes> =
+            if call.args.is_empty() { self.names(kind).iter().cloned().collect() } else { call.args.clone() };
+        if names.is_empty() {
+            self.confirm(kind, false, None, out);
+        }
+        for name in &names {
+            if self.names(kind).remove(name) {
+                node.subscribers.remove(kind, name, &self.card);
+            }
+            self.confirm(kind, false, Some(name), out);
+        }
+        self.count_subscriptions();
+    }
+
+    fn names(&mut self, kind: Kind) -> &mut std::collections::BTreeSet<Bytes> {
+        match kind {
+            Kind::Channel => &mut self.channels,
+            Kind::Pattern => &mut self.patterns,
+        }
+    }
+
+    fn confirm(&self, kind: Kind, on: bool, name: Option<&[u8]>, out: &mut Out<'_>) {
+        let word: &[u8] = match (kind, on) {
+            (Kind::Channel, true) => b"subscribe",
+            (Kind::Channel, false) => b"unsubscribe",
+            (Kind::Pattern, true) => b"psubscribe",
+            (Kind::Pattern, false) => b"punsubscribe",
+        };
+        out.push(3);
+        out.bulk(word);
+        match name {
+            Some(name) => out.bulk(name),
+            None => out.null(),
+        }
+        out.integer((self.channels.len() + self.patterns.len()) as i64);
+    }
+
+    fn count_subscriptions(&self) {
+        let (channels, patterns) = (self.channels.len(), self.patterns.len());
+        self.facts(|facts| (facts.channels, facts.patterns) = (channels, patterns));
+    }
+}
+
+/// `PUBSUB`, of this node's subscribers.
+pub(super) fn ask(call: &Call, node: &Node, out: &mut Out<'_>) {
+    match (call.spec().name, &call.args[1..]) {
+        ("pubsub|channels", []) => list(&node.subscribers.channels(None), out),
+        ("pubsub|channels", [pattern]) => list(&node.subscribers.channels(Some(pattern)), out),
+        ("pubsub|numsub", channels) => {
+            out.array(channels.len() * 2);
+            for channel in channels {
+                out.bulk(channel);
+                out.integer(node.subscribers.named(channel) as i64);
+            }
+        }
+        ("pubsub|numpat", _) => out.integer(node.subscribers.patterns() as i64),
+        ("pubsub|help", _) => super::own_help(out, HELP),
+        _ => out.error(b"ERR wrong number of arguments for 'pubsub|channels' command"),
+    }
+}
+
+fn list(channels: &[Bytes], out: &mut Out<'_>) {
+    out.array(channels.len());
+    channels.iter().for_each(|channel| out.bulk(channel));
+}
+
+const HELP: &[&str] = &[
+    "PUBSUB <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "CHANNELS [<pattern>]",
+    "    Return the currently active channels matching a <pattern> (default: '*').",
+    "NUMPAT",
+    "    Return number of subscriptions to patterns.",
+    "NUMSUB [<channel> ...]",
+    "    Return the number of subscribers for the specified channels, excluding",
+    "    pattern subscriptions(default: no channels).",
+    "HELP",
+    "    Prints this help.",
+];

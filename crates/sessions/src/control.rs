@@ -1,0 +1,262 @@
+//! Which sockets there are: what is wanted against what is bound.
+//!
+//! One thread owns the sockets and gives each worker its own: `SO_REUSEPORT` sockets for TCP, so that the kernel spreads
+//! connections, duplicates of one for a Unix socket. Reconciled by difference: a listener that did not change is not
+//! touched. One that cannot be bound is tried again, and said to be failing meanwhile.
+//!
+//! Not here: accepting ([`crate::worker`]).
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender},
+    },
+    time::Duration,
+};
+
+use ballast_core::ids::VipId;
+use socket2::{Domain, Protocol, SockRef, Type};
+
+use crate::{
+    node::Node,
+    worker::{Identity, Listen, Order, Socket},
+};
+
+/// How soon a bind that failed is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+/// Connections waiting to be accepted; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// A listener that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
+    /// Where.
+    pub place: Place,
+    /// Speaks TLS. Not on a Unix socket.
+    pub tls: bool,
+}
+
+/// Where clients arrive.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// An address of this node.
+    Address(SocketAddr),
+    /// An address of a VIP. Bound whether the VIP is held or not; what is accepted while it is not is closed.
+    Vip(VipId, SocketAddr),
+    /// A Unix socket. A socket of that name that nobody listens on is replaced.
+    Unix(PathBuf),
+}
+
+/// What control is told.
+#[derive(Debug)]
+pub enum Notice {
+    /// These listeners are wanted from now on.
+    Listen(Vec<Wanted>),
+    /// Answer when everything before has been carried out.
+    Settle(SyncSender<()>),
+    /// Close all listeners and let connections end.
+    Drain,
+    /// End.
+    Stop,
+}
+
+/// The state of one listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerState {
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// The address with the real port, or the path, once it is bound.
+    pub bound: Result<Arc<str>, String>,
+}
+
+/// Where the states of listeners are published.
+pub type Published = Arc<Mutex<Vec<ListenerState>>>;
+
+/// Owns the sockets.
+pub struct Control {
+    node: Arc<Node>,
+    published: Published,
+    wanted: Vec<Wanted>,
+    sockets: BTreeMap<Wanted, Result<Bound, String>>,
+    next_id: u64,
+    draining: bool,
+}
+
+struct Bound {
+    id: u64,
+    name: Arc<str>,
+    /// Kept to shut the listeners down at once, whoever else has a duplicate.
+    kept: Vec<TcpListener>,
+    path: Option<PathBuf>,
+}
+
+impl Control {
+    /// Nothing bound yet.
+    pub fn new(node: Arc<Node>, published: Published) -> Self {
+        Self { node, published, wanted: Vec::new(), sockets: BTreeMap::new(), next_id: 1, draining: false }
+    }
+
+    /// Carries out notices until told to stop.
+    pub fn run(mut self, notices: &Receiver<Notice>) {
+        loop {
+            let failing = self.sockets.values().any(Result::is_err);
+            let notice = if failing {
+                notices.recv_timeout(RETRY)
+            } else {
+                notices.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match notice {
+                Ok(Notice::Listen(wanted)) => {
+                    self.wanted = wanted;
+                    self.reconcile();
+                }
+                Ok(Notice::Settle(done)) => {
+                    // Whoever asked may have given up.
+                    let _ = done.send(());
+                }
+                Ok(Notice::Drain) => {
+                    self.draining = true;
+                    self.reconcile();
+                    self.tell_all(|| Order::Drain);
+                }
+                Err(RecvTimeoutError::Timeout) => self.reconcile(),
+                Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.draining = true;
+        self.reconcile();
+        self.tell_all(|| Order::Stop);
+    }
+
+    fn tell_all(&self, order: impl Fn() -> Order) {
+        for orders in &self.node.orders {
+            // A worker that has ended needs no orders.
+            let _ = orders.send(order());
+        }
+    }
+
+    /// Brings what is bound in line with what is wanted.
+    fn reconcile(&mut self) {
+        let wanted = if self.draining { Vec::new() } else { self.wanted.clone() };
+        let gone: Vec<Wanted> = self.sockets.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        for key in gone {
+            if let Some(Ok(bound)) = self.sockets.remove(&key) {
+                self.close(&bound);
+            }
+        }
+        for key in wanted {
+            let known = self.sockets.get(&key);
+            if matches!(known, Some(Ok(_))) {
+                continue;
+            }
+            let said_before = known.and_then(|known| known.as_ref().err().cloned());
+            let state = self.open(&key).map_err(|error| error.to_string());
+            match &state {
+                Ok(bound) => tracing::info!(listener = %bound.name, "the session store is listening"),
+                Err(error) if said_before.as_ref() != Some(error) => {
+                    tracing::warn!(listener = ?key.place, %error, "cannot listen; trying again every 20 ms");
+                }
+                Err(_) => {}
+            }
+            self.sockets.insert(key, state);
+        }
+        let states = self.sockets.iter().map(|(wanted, state)| ListenerState {
+            wanted: wanted.clone(),
+            bound: state.as_ref().map(|bound| bound.name.clone()).map_err(Clone::clone),
+        });
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+    }
+
+    fn open(&mut self, wanted: &Wanted) -> io::Result<Bound> {
+        let workers = self.node.orders.len();
+        let (gate, name, sockets, kept, path) = match &wanted.place {
+            Place::Unix(path) => {
+                let first = listen_unix(path)?;
+                let more = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
+                let name: Arc<str> = path.to_string_lossy().into();
+                let sockets = std::iter::once(first).chain(more).map(Socket::Unix).collect::<Vec<_>>();
+                (None, name, sockets, Vec::new(), Some(path.clone()))
+            }
+            Place::Address(address) | Place::Vip(_, address) => {
+                let ahead = matches!(wanted.place, Place::Vip(..));
+                // Found out without SO_REUSEPORT, which would share the port with any process of the same user.
+                drop(bind(*address, ahead, false)?);
+                let first = listen_tcp(*address, ahead)?;
+                let real = first.local_addr()?;
+                let more = (1..workers).map(|_| listen_tcp(real, ahead)).collect::<io::Result<Vec<_>>>()?;
+                let sockets = std::iter::once(first).chain(more).collect::<Vec<_>>();
+                let kept = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+                let gate = match &wanted.place {
+                    Place::Vip(vip, _) => Some(self.node.ports.ownership.gate(*vip)),
+                    _ => None,
+                };
+                (gate, real.to_string().into(), sockets.into_iter().map(Socket::Tcp).collect(), kept, None)
+            }
+        };
+        let id = self.next_id;
+        self.next_id += 1;
+        let identity = Identity { name: name.clone(), gate, tls: wanted.tls };
+        for (orders, socket) in self.node.orders.iter().zip(sockets) {
+            // A worker that has ended accepts nothing.
+            let _ = orders.send(Order::Listen(Box::new(Listen { id, socket, identity: identity.clone() })));
+        }
+        Ok(Bound { id, name, kept, path })
+    }
+
+    fn close(&self, bound: &Bound) {
+        self.tell_all(|| Order::Unlisten(bound.id));
+        for listener in &bound.kept {
+            // On a listening socket this ends the listening at once, in all duplicates.
+            let _ = SockRef::from(listener).shutdown(std::net::Shutdown::Both);
+        }
+        if let Some(path) = &bound.path {
+            // Somebody else may have removed it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn bind(address: SocketAddr, ahead: bool, spread: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if spread {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        // `::` is not `0.0.0.0`: each is configured on its own.
+        socket.set_only_v6(true)?;
+    }
+    if ahead {
+        // ip(7), IP_FREEBIND: the address need not be there yet.
+        if address.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
+    }
+    // Accepted sockets inherit it.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen_tcp(address: SocketAddr, ahead: bool) -> io::Result<TcpListener> {
+    let socket = bind(address, ahead, true)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() => {
+            // Left by a process that was killed.
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

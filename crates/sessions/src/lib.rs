@@ -1,0 +1,29 @@
+//! Ballast's session store on the wire: a RESP2 and RESP3 server.
+//!
+//! Clients speak to any node as they would to one Redis. Writes go through the log, reads wait for the node to be known
+//! to be current, and what cannot be answered rightly is refused in words.
+//!
+//! Not here: the keyspace (`ballast_core::session`), consensus (`ballast-raft`), the REST resource and the CLI
+//! (`ballast-admin`).
+
+mod clients;
+mod connection;
+mod control;
+mod deadline;
+mod glob;
+mod node;
+mod passwords;
+mod policy;
+mod refusal;
+mod rounds;
+mod serve;
+mod server;
+pub mod stats;
+mod subscribers;
+pub mod wire;
+mod worker;
+
+pub use control::{ListenerState, Place, Wanted};
+pub use node::{Certificates, LogClock, Ports};
+pub use refusal::Unavailable;
+pub use server::{Server, ServerOptions};

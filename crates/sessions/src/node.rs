@@ -1,0 +1,141 @@
+//! What all workers of a node share, and the ways out of the server.
+//!
+//! Not here: what a worker has for itself ([`crate::worker`]).
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicUsize},
+};
+
+use ballast_clock::boot_now;
+use ballast_core::{
+    cluster::{Ownership, Propose, ReadIndex},
+    session::Sessions,
+    time::LogTime,
+};
+use rustls::{ServerConfig, pki_types::CertificateDer};
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    clients::Clients,
+    passwords::Passwords,
+    policy::Policy,
+    stats::{CommandIndex, Stats, WorkerCounters},
+    subscribers::Subscribers,
+    worker::Order,
+};
+
+/// What this node believes the time to be that the log goes by.
+pub trait LogClock: Send + Sync + 'static {
+    /// The log time of now. A guess: log time itself decides what has ended.
+    fn estimate(&self) -> LogTime;
+}
+
+/// Certificates, ours and clients'.
+pub trait Certificates: Send + Sync + 'static {
+    /// What TLS is spoken with right now; asked for each connection. `None` while the node has no certificate.
+    fn server_config(&self) -> Option<Arc<ServerConfig>>;
+
+    /// The names that a client's certificate gives it, most telling first. The certificate was verified.
+    fn names(&self, certificate: &CertificateDer<'_>) -> Vec<String>;
+}
+
+/// The ways out of the server.
+#[derive(Clone)]
+pub struct Ports {
+    /// The keys.
+    pub sessions: Arc<Sessions>,
+    /// The log.
+    pub propose: Arc<dyn Propose>,
+    /// Whether this node is current.
+    pub read_index: Arc<dyn ReadIndex>,
+    /// Which VIPs this node may serve.
+    pub ownership: Arc<dyn Ownership>,
+    /// The time.
+    pub clock: Arc<dyn LogClock>,
+    /// Certificates; without them TLS listeners refuse every connection.
+    pub certificates: Option<Arc<dyn Certificates>>,
+}
+
+/// What all workers share.
+pub struct Node {
+    /// The keys.
+    pub sessions: Arc<Sessions>,
+    /// Who is connected.
+    pub clients: Clients,
+    /// Who listens to what.
+    pub subscribers: Subscribers,
+    /// Told by the state machine when there is something for subscribers.
+    pub noticed: Arc<Notify>,
+    /// Passwords against hashes.
+    pub passwords: Passwords,
+    /// The ways out.
+    pub ports: Ports,
+    /// Each worker's orders.
+    pub orders: Vec<mpsc::UnboundedSender<Order>>,
+    /// Each worker's counters.
+    pub counters: Vec<Arc<WorkerCounters>>,
+    /// Connections open.
+    pub held: AtomicUsize,
+    /// Told when none is left.
+    pub released: Notify,
+    /// No new connection is taken.
+    pub draining: AtomicBool,
+    /// Names this run of the process, as `INFO` shows it.
+    pub run_id: String,
+    /// When it began, on the boot clock.
+    pub since_ms: u64,
+    policy: Mutex<Arc<Policy>>,
+}
+
+impl Node {
+    /// Nothing held yet.
+    ///
+    /// # Errors
+    /// The thread that verifies passwords could not be started.
+    pub fn new(ports: Ports, orders: Vec<mpsc::UnboundedSender<Order>>) -> std::io::Result<Self> {
+        let index = Arc::new(CommandIndex::new());
+        let run_id: [u8; 20] = rand::random();
+        let noticed = Arc::new(Notify::new());
+        let wake = noticed.clone();
+        ports.sessions.on_notice(move || wake.notify_one());
+        Ok(Self {
+            sessions: ports.sessions.clone(),
+            clients: Clients::default(),
+            subscribers: Subscribers::new(ports.sessions.clone()),
+            noticed,
+            passwords: Passwords::start()?,
+            counters: orders.iter().map(|_| Arc::new(WorkerCounters::new(index.clone()))).collect(),
+            orders,
+            held: AtomicUsize::new(0),
+            released: Notify::new(),
+            draining: AtomicBool::new(false),
+            run_id: run_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            since_ms: boot_now().get() / 1_000_000,
+            policy: Mutex::new(Arc::new(Policy::new(ports.sessions.settings()))),
+            ports,
+        })
+    }
+
+    /// The settings in force.
+    pub fn policy(&self) -> Arc<Policy> {
+        let settings = self.sessions.settings();
+        let mut policy = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        if policy.settings.generation != settings.generation {
+            *policy = Arc::new(Policy::new(settings));
+        }
+        policy.clone()
+    }
+
+    /// Milliseconds on the boot clock.
+    pub fn now_ms(&self) -> u64 {
+        boot_now().get() / 1_000_000
+    }
+
+    /// Everything that was counted so far.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.counters.iter().for_each(|worker| worker.add_to(&mut stats));
+        stats
+    }
+}

@@ -1,0 +1,168 @@
+//! Passwords against their hashes, off the workers' threads.
+//!
+//! A hash is slow on purpose, tens of milliseconds, and PHP connects for each request: a password that was right is
+//! remembered as a hash under a key of this process, together with the stored hash that it fits, so that a change of the password
+//! forgets it. A user that does not exist costs as much time as a wrong password.
+//!
+//! Not here: who may do what ([`crate::policy`]).
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::{
+        Arc, LazyLock, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+};
+
+use argon2::{
+    Argon2, PasswordHash, PasswordVerifier,
+    password_hash::{PasswordHasher, SaltString},
+};
+use tokio::sync::oneshot;
+
+/// Logins that may wait. At some 30 ms each the last of them waits two seconds.
+const WAITING_MAX: usize = 64;
+/// Right passwords that are remembered; all are forgotten when there are more. Arbitrary, and harmless.
+const KNOWN_MAX: usize = 4096;
+
+/// Holds passwords against hashes.
+#[derive(Debug)]
+pub struct Passwords {
+    key: [u8; 32],
+    known: Mutex<HashSet<[u8; 32]>>,
+    asks: Option<SyncSender<Ask>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Ask {
+    stored: Option<Arc<str>>,
+    password: Vec<u8>,
+    answer: oneshot::Sender<bool>,
+}
+
+/// What comes of a login.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Known already.
+    Right,
+    /// Wait for it.
+    Coming(oneshot::Receiver<bool>, Remember),
+    /// Too many wait.
+    Busy,
+}
+
+/// What to remember if the password turns out right.
+#[derive(Debug)]
+pub struct Remember([u8; 32]);
+
+impl Passwords {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn start() -> io::Result<Self> {
+        let (asks, inbox) = sync_channel(WAITING_MAX);
+        let thread = std::thread::Builder::new().name("sessions-logins".to_owned()).spawn(move || run(&inbox))?;
+        Ok(Self { key: rand::random(), known: Mutex::default(), asks: Some(asks), thread: Some(thread) })
+    }
+
+    /// Holds `password` against `stored`; `None` stands for a user that does not exist, and is never right.
+    pub fn verify(&self, stored: Option<Arc<str>>, password: &[u8]) -> Verdict {
+        let mark = self.mark(stored.as_deref(), password);
+        if stored.is_some() && self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&mark) {
+            return Verdict::Right;
+        }
+        let (answer, wait) = oneshot::channel();
+        let ask = Ask { stored, password: password.to_vec(), answer };
+        match self.asks.as_ref().map(|asks| asks.try_send(ask)) {
+            Some(Ok(())) => Verdict::Coming(wait, Remember(mark)),
+            Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) | None => Verdict::Busy,
+        }
+    }
+
+    /// The password was right.
+    pub fn remember(&self, Remember(mark): Remember) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(mark);
+    }
+
+    fn mark(&self, stored: Option<&str>, password: &[u8]) -> [u8; 32] {
+        let stored = stored.unwrap_or_default().as_bytes();
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&(stored.len() as u64).to_le_bytes()).update(stored).update(password);
+        hasher.finalize().into()
+    }
+}
+
+impl Drop for Passwords {
+    fn drop(&mut self) {
+        drop(self.asks.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A hash that no password is asked to fit; made when the first login comes.
+static NOBODY: LazyLock<String> = LazyLock::new(|| {
+    let salt = SaltString::from_b64("bm9ib2R5bm9ib2R5").expect("these sixteen letters are Base64");
+    let hash = Argon2::default().hash_password(b"nobody", &salt).expect("the default parameters are valid");
+    hash.to_string()
+});
+
+fn run(inbox: &Receiver<Ask>) {
+    while let Ok(ask) = inbox.recv() {
+        let fits = fits(ask.stored.as_deref().unwrap_or(NOBODY.as_str()), &ask.password);
+        // Who asked may be gone.
+        let _ = ask.answer.send(fits && ask.stored.is_some());
+    }
+}
+
+fn fits(stored: &str, password: &[u8]) -> bool {
+    PasswordHash::new(stored).is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(password: &[u8]) -> Arc<str> {
+        let params = argon2::Params::new(8, 1, 1, None).unwrap();
+        let argon = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+        let salt = SaltString::from_b64("c2FsdHNhbHQ").unwrap();
+        argon.hash_password(password, &salt).unwrap().to_string().into()
+    }
+
+    fn ask(passwords: &Passwords, stored: Option<Arc<str>>, password: &[u8]) -> (bool, bool) {
+        match passwords.verify(stored, password) {
+            Verdict::Right => (true, true),
+            Verdict::Coming(answer, remember) => {
+                let right = answer.blocking_recv().unwrap();
+                if right {
+                    passwords.remember(remember);
+                }
+                (right, false)
+            }
+            Verdict::Busy => panic!("nobody else asks"),
+        }
+    }
+
+    #[test]
+    fn a_right_password_is_remembered_and_a_wrong_one_is_not() {
+        let (passwords, stored) = (Passwords::start().unwrap(), hash(b"secret"));
+        assert_eq!(ask(&passwords, Some(stored.clone()), b"wrong"), (false, false));
+        assert_eq!(ask(&passwords, Some(stored.clone()), b"wrong"), (false, false));
+        assert_eq!(ask(&passwords, Some(stored.clone()), b"secret"), (true, false));
+        assert_eq!(ask(&passwords, Some(stored), b"secret"), (true, true));
+        assert_eq!(ask(&passwords, Some(hash(b"other")), b"secret"), (false, false), "the password was changed");
+        assert_eq!(ask(&passwords, None, b"nobody"), (false, false), "there is no such user");
+        assert_eq!(ask(&passwords, Some("no hash".into()), b"secret"), (false, false));
+    }
+}

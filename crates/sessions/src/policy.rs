@@ -1,0 +1,218 @@
+//! The document's settings as connections use them.
+//!
+//! Not here: what the document may say (`ballast_core::config`), how passwords are held against hashes ([`crate::passwords`]).
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use ballast_core::{
+    config::{ByteSize, SessionReads, WithoutQuorum},
+    session::{Call, Class, Reply, Settings},
+};
+use bytes::Bytes;
+
+/// The user that a connection is before it says who it is, and that `AUTH` with one word means.
+pub const DEFAULT_USER: &str = "default";
+
+/// What is in force.
+#[derive(Debug)]
+pub struct Policy {
+    /// The document's words.
+    pub settings: Arc<Settings>,
+    /// Bounds of a connection.
+    pub limits: Limits,
+    /// Reads see what this node has applied, if no quorum can be asked.
+    pub stale_without_quorum: bool,
+    users: HashMap<String, User>,
+    anybody: Arc<Access>,
+}
+
+/// Bounds of a connection, in the units that are used.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a request.
+    pub request_max: usize,
+    /// Words of a request.
+    pub arguments_max: usize,
+    /// Commands that are carried out together.
+    pub pipeline_max: usize,
+    /// Bytes that may wait to be read by the client.
+    pub output_max: usize,
+    /// Zero means never.
+    pub idle_timeout: Duration,
+    /// How long a client may read nothing while answers wait, or send nothing amid a request.
+    pub write_timeout: Duration,
+    /// How long the cluster is waited for.
+    pub deadline: Duration,
+    /// Connections of this node.
+    pub connections_max: usize,
+}
+
+#[derive(Debug)]
+struct User {
+    access: Arc<Access>,
+    password_hash: Option<Arc<str>>,
+}
+
+/// What a user may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The user's name.
+    pub user: Arc<str>,
+    /// Keys that it may name begin with one of these; all keys if empty.
+    pub prefixes: Vec<Bytes>,
+    /// Databases that it may use; all if empty.
+    pub databases: Vec<u16>,
+    /// May change nothing.
+    pub read_only: bool,
+    /// Its reads see what this node has applied, without asking a quorum.
+    pub stale: bool,
+}
+
+impl Policy {
+    /// Of the settings in force.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        let stale = settings.reads == SessionReads::Stale;
+        let users = settings.users.iter().map(|user| {
+            let access = Access {
+                user: user.name.as_str().into(),
+                prefixes: user.key_prefixes.iter().map(|prefix| Bytes::copy_from_slice(prefix.as_bytes())).collect(),
+                databases: user.databases.clone(),
+                read_only: user.read_only,
+                stale: user.reads.map_or(stale, |reads| reads == SessionReads::Stale),
+            };
+            let password_hash = user.password_hash.as_deref().map(Arc::from);
+            (user.name.clone(), User { access: Arc::new(access), password_hash })
+        });
+        let users = users.collect();
+        let anybody = Arc::new(Access {
+            user: DEFAULT_USER.into(),
+            prefixes: Vec::new(),
+            databases: Vec::new(),
+            read_only: false,
+            stale,
+        });
+        let size = |size: ByteSize| usize::try_from(size.as_bytes()).unwrap_or(usize::MAX);
+        let limits = &settings.limits;
+        let limits = Limits {
+            request_max: size(limits.request_max),
+            arguments_max: limits.arguments_max as usize,
+            pipeline_max: (limits.pipeline_max as usize).max(1),
+            output_max: size(limits.output_max),
+            idle_timeout: limits.idle_timeout.duration(),
+            write_timeout: limits.write_timeout.duration(),
+            deadline: limits.deadline.duration(),
+            connections_max: limits.connections_max as usize,
+        };
+        let stale_without_quorum = settings.without_quorum == WithoutQuorum::Stale;
+        Self { limits, stale_without_quorum, users, anybody, settings }
+    }
+
+    /// Whether clients must say who they are.
+    pub fn has_users(&self) -> bool {
+        !self.users.is_empty()
+    }
+
+    /// What a connection may do that has not said who it is; `None` if it must.
+    pub fn anybody(&self) -> Option<Arc<Access>> {
+        (!self.has_users()).then(|| self.anybody.clone())
+    }
+
+    /// What this user may do.
+    pub fn access(&self, user: &str) -> Option<Arc<Access>> {
+        match self.users.get(user) {
+            Some(user) => Some(user.access.clone()),
+            None => self.anybody().filter(|anybody| *anybody.user == *user),
+        }
+    }
+
+    /// The hash of this user's password; `None` if there is no such user or it has no password.
+    pub fn password_hash(&self, user: &str) -> Option<Arc<str>> {
+        self.users.get(user)?.password_hash.clone()
+    }
+}
+
+impl Access {
+    /// Whether this call is allowed.
+    ///
+    /// # Errors
+    /// What the client is told; where Redis has the rule, in its words.
+    pub fn check(&self, call: &Call) -> Result<(), Reply> {
+        if self.read_only && call.class() == Class::Write {
+            return Err(not_run(call));
+        }
+        if !self.databases.is_empty() {
+            if !self.databases.contains(&call.database) && call.class() != Class::Connection {
+                return Err(not_database(call.database));
+            }
+            match call.spec().name {
+                "flushall" => return Err(not_run(call)),
+                "copy" => self.check_copy(call)?,
+                _ => {}
+            }
+        }
+        if !self.prefixes.is_empty() {
+            if matches!(call.spec().name, "flushall" | "flushdb" | "randomkey" | "dbsize") {
+                return Err(not_run(call));
+            }
+            if !call.keys().all(|key| self.may_name(key)) {
+                return Err(Reply::error(
+                    "NOPERM this user has no permissions to access one of the keys used as arguments",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this key is the user's to name.
+    pub fn may_name(&self, key: &[u8]) -> bool {
+        self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
+
+    /// Whether this database may be selected.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub fn check_database(&self, database: u16) -> Result<(), Reply> {
+        if self.databases.is_empty() || self.databases.contains(&database) {
+            return Ok(());
+        }
+        Err(not_database(database))
+    }
+
+    /// Takes keys that are not the user's to name out of the answer of a command that lists keys.
+    pub fn filter(&self, call: &Call, reply: &mut Reply) {
+        if self.prefixes.is_empty() {
+            return;
+        }
+        let keys = match (call.spec().name, reply) {
+            ("keys", Reply::Array(keys)) => keys,
+            ("scan", Reply::Array(parts)) => match parts.get_mut(1) {
+                Some(Reply::Array(keys)) => keys,
+                _ => return,
+            },
+            _ => return,
+        };
+        keys.retain(|key| matches!(key, Reply::Bulk(key) if self.may_name(key)));
+    }
+
+    /// `COPY ... DB n` names another database. A number that is none is refused when the call is carried out.
+    fn check_copy(&self, call: &Call) -> Result<(), Reply> {
+        let mut words = call.args.iter().skip(2);
+        while let Some(word) = words.next() {
+            if word.eq_ignore_ascii_case(b"db")
+                && let Some(database) = words.next().and_then(|n| std::str::from_utf8(n).ok()?.parse().ok())
+            {
+                self.check_database(database)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_run(call: &Call) -> Reply {
+    Reply::Error(format!("NOPERM this user has no permissions to run the '{}' command", call.spec().name).into())
+}
+
+fn not_database(database: u16) -> Reply {
+    Reply::Error(format!("NOPERM this user has no permissions to use database {database}").into())
+}

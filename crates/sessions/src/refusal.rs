@@ -1,0 +1,56 @@
+//! What clients are told when the cluster cannot do what they ask.
+
+use std::time::Duration;
+
+use ballast_core::{
+    cluster::{NotConfirmed, ProposeError},
+    session::Reply,
+};
+
+/// Why a command could not be carried out.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unavailable {
+    /// Certainly not done: no leader, or not a majority.
+    #[error("CLUSTERDOWN no quorum: {0}; nothing was changed, try again")]
+    NoQuorum(String),
+    /// Certainly not done: too much waits.
+    #[error("OVERLOADED {0} changes wait on this node; nothing was changed, try again later")]
+    Overloaded(usize),
+    /// Certainly not done: an entry of the log cannot hold it.
+    #[error("ERR too large: the command takes {0} bytes in the log and {1} are possible; nothing was changed")]
+    TooLarge(usize, usize),
+    /// Certainly not done: going down.
+    #[error("CLUSTERDOWN this node is stopping; nothing was changed, connect to another node")]
+    Stopping,
+    /// May or may not be done.
+    #[error("UNKNOWN outcome unknown: the command was sent but not confirmed within {0:?}; look before you repeat it")]
+    OutcomeUnknown(Duration),
+    /// An answer that does not fit the question: a bug of ours.
+    #[error("UNKNOWN outcome unknown: the cluster's answer does not fit the command; this is a bug of Ballast")]
+    Misfit,
+}
+
+impl Unavailable {
+    /// As a client is told.
+    pub fn reply(&self) -> Reply {
+        Reply::Error(self.to_string().into())
+    }
+}
+
+impl From<ProposeError> for Unavailable {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NoQuorum { detail } => Self::NoQuorum(detail),
+            ProposeError::OutcomeUnknown { waited } => Self::OutcomeUnknown(waited),
+            ProposeError::Overloaded { queued } => Self::Overloaded(queued),
+            ProposeError::TooLarge { bytes, bytes_max } => Self::TooLarge(bytes, bytes_max),
+            ProposeError::Stopping => Self::Stopping,
+        }
+    }
+}
+
+impl From<NotConfirmed> for Unavailable {
+    fn from(error: NotConfirmed) -> Self {
+        Self::NoQuorum(error.detail)
+    }
+}

@@ -1,0 +1,151 @@
+//! One confirmation for all that wait.
+//!
+//! Whoever wants to read waits for a round that began after it asked. A round begins once everything that is ready to
+//! run has run, so that what arrived together asks together; while rounds are under way, the next one gathers.
+//!
+//! Not here: what is confirmed ([`crate::worker`] makes one of these for reads and one for ticks of log time).
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use ballast_core::cluster::BoxFuture;
+
+use crate::refusal::Unavailable;
+
+/// Rounds under way at once: one that waits for the network need not hold up the next.
+const RUNNING_MAX: usize = 2;
+
+type Ask = Box<dyn Fn(Duration) -> BoxFuture<'static, Result<(), Unavailable>>>;
+
+/// Gathers those that wait for the same thing.
+pub struct Rounds {
+    ask: Ask,
+    gathering: RefCell<Option<Rc<Round>>>,
+    running: Cell<usize>,
+}
+
+struct Round {
+    made_at: Instant,
+    deadline: Duration,
+    result: RefCell<Option<Result<(), Unavailable>>>,
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Rounds {
+    /// `ask` is called once a round.
+    pub fn new(ask: Ask) -> Rc<Self> {
+        Rc::new(Self { ask, gathering: RefCell::default(), running: Cell::new(0) })
+    }
+
+    /// Waits for a round that begins from now on, about `deadline` at most.
+    ///
+    /// # Errors
+    /// What the round came to.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the wait, not the round.
+    pub async fn join(self: &Rc<Self>, deadline: Duration) -> Result<(), Unavailable> {
+        let round = self.gathering.borrow().clone();
+        let round = round.unwrap_or_else(|| {
+            let round = Rc::new(Round {
+                made_at: Instant::now(),
+                deadline,
+                result: RefCell::default(),
+                waiting: RefCell::default(),
+            });
+            *self.gathering.borrow_mut() = Some(round.clone());
+            self.start();
+            round
+        });
+        let mut waits = false;
+        poll_fn(|cx| {
+            if let Some(result) = &*round.result.borrow() {
+                return Poll::Ready(result.clone());
+            }
+            if !waits {
+                waits = true;
+                round.waiting.borrow_mut().push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Starts the round that gathers, if there is room. Its task runs after what is ready now.
+    fn start(self: &Rc<Self>) {
+        if self.running.get() >= RUNNING_MAX || self.gathering.borrow().is_none() {
+            return;
+        }
+        self.running.set(self.running.get() + 1);
+        let rounds = self.clone();
+        tokio::task::spawn_local(async move {
+            let round = rounds.gathering.borrow_mut().take();
+            if let Some(round) = round {
+                let left = round.deadline.saturating_sub(round.made_at.elapsed());
+                let result = (rounds.ask)(left).await;
+                *round.result.borrow_mut() = Some(result);
+                round.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+            }
+            rounds.running.set(rounds.running.get() - 1);
+            rounds.start();
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::Semaphore, task::LocalSet};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn those_that_ask_together_share_a_round_and_later_ones_get_a_later_one() {
+        let (asked, gate) = (Rc::new(Cell::new(0)), std::sync::Arc::new(Semaphore::new(0)));
+        let local = LocalSet::new();
+        let rounds = {
+            let (asked, gate) = (asked.clone(), gate.clone());
+            Rounds::new(Box::new(move |_| {
+                asked.set(asked.get() + 1);
+                let gate = gate.clone();
+                Box::pin(async move {
+                    gate.acquire().await.expect("open").forget();
+                    Ok(())
+                })
+            }))
+        };
+        local
+            .run_until(async {
+                let join = || {
+                    let rounds = rounds.clone();
+                    tokio::task::spawn_local(async move { rounds.join(SECOND).await })
+                };
+                let first: Vec<_> = (0..10).map(|_| join()).collect();
+                while asked.get() == 0 {
+                    tokio::task::yield_now().await;
+                }
+                let second: Vec<_> = (0..10).map(|_| join()).collect();
+                while asked.get() == 1 {
+                    tokio::task::yield_now().await;
+                }
+                let third = join();
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(asked.get(), 2, "two rounds run, the third gathers");
+                assert!(first.iter().chain(&second).all(|task| !task.is_finished()));
+                gate.add_permits(3);
+                for task in first.into_iter().chain(second).chain([third]) {
+                    task.await.expect("ran").expect("confirmed");
+                }
+                assert_eq!(asked.get(), 3);
+            })
+            .await;
+    }
+}

@@ -1,0 +1,134 @@
+//! The server as the daemon sees it: start, listen, drain, stop.
+
+use std::{
+    io,
+    sync::{
+        Arc, PoisonError,
+        atomic::Ordering,
+        mpsc::{self, Sender},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::{
+    control::{Control, ListenerState, Notice, Published, Wanted},
+    node::{Node, Ports},
+    stats::Stats,
+    worker,
+};
+
+/// What is decided once, at the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerOptions {
+    /// Workers; zero means one for each core.
+    pub workers: usize,
+}
+
+/// The running session store server. Stops when dropped; [`Server::drain`] first, to lose nothing.
+pub struct Server {
+    node: Arc<Node>,
+    published: Published,
+    notices: Sender<Notice>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts workers. Nothing is listened on yet, see [`Server::listen`].
+    ///
+    /// # Errors
+    /// A thread or its runtime could not be started.
+    pub fn start(options: ServerOptions, ports: Ports) -> io::Result<Self> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = if options.workers == 0 { cores() } else { options.workers };
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
+        let node = Arc::new(Node::new(ports, senders)?);
+        let (notices, inbox) = mpsc::channel();
+        let mut server = Self { node, published: Published::default(), notices, threads: Vec::new() };
+        let (ready, started) = mpsc::channel();
+        for (index, orders) in receivers.into_iter().enumerate() {
+            let (node, ready) = (server.node.clone(), ready.clone());
+            let run = move || worker::run_on_this_thread(index, node, orders, ready);
+            server.threads.push(std::thread::Builder::new().name(format!("sessions-{index}")).spawn(run)?);
+        }
+        drop(ready);
+        // Ends when every worker has said its word.
+        started.iter().collect::<io::Result<()>>()?;
+        let control = Control::new(server.node.clone(), server.published.clone());
+        let run = move || control.run(&inbox);
+        server.threads.push(std::thread::Builder::new().name("sessions-control".to_owned()).spawn(run)?);
+        Ok(server)
+    }
+
+    /// Listens on these from now on and on nothing else. Returns at once; one that cannot be bound is tried again (see
+    /// [`Server::listeners`]).
+    pub fn listen(&self, wanted: Vec<Wanted>) {
+        self.tell(Notice::Listen(wanted));
+    }
+
+    /// Waits until everything told before has been carried out (a bind that fails counts as tried).
+    pub fn settle(&self) {
+        let (done, wait) = mpsc::sync_channel(1);
+        self.tell(Notice::Settle(done));
+        // Control has ended if nobody answers; then there is nothing to wait for.
+        let _ = wait.recv();
+    }
+
+    /// Stops accepting, lets commands in flight finish, closes connections that are idle, at most for `deadline`. Returns
+    /// how many connections were left.
+    ///
+    /// # Cancel safety
+    /// The drain goes on when the future is dropped; only the wait ends.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        self.node.draining.store(true, Ordering::Release);
+        self.tell(Notice::Drain);
+        let wait = async {
+            loop {
+                let released = self.node.released.notified();
+                if self.held() == 0 {
+                    return;
+                }
+                released.await;
+            }
+        };
+        // What is left when time is up is what the caller is told.
+        let _ = tokio::time::timeout(deadline, wait).await;
+        self.held()
+    }
+
+    /// Connections open.
+    pub fn held(&self) -> usize {
+        self.node.held.load(Ordering::Acquire)
+    }
+
+    /// Everything that was counted so far.
+    pub fn stats(&self) -> Stats {
+        self.node.stats()
+    }
+
+    /// The listeners that are wanted, with their addresses or what is wrong.
+    pub fn listeners(&self) -> Vec<ListenerState> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tell(&self, notice: Notice) {
+        // Control ends only when told to, or by a bug that was reported already.
+        let _ = self.notices.send(notice);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.tell(Notice::Stop);
+        // Control tells them too, but it does not run if the start failed half-way.
+        for orders in &self.node.orders {
+            let _ = orders.send(worker::Order::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            // A panic was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}

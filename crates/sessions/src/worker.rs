@@ -1,0 +1,499 @@
+//! One worker: a thread with its own single-threaded runtime, listeners and connections.
+//!
+//! Not here: which sockets there are ([`crate::control`]), what happens on a connection ([`crate::serve`]).
+
+use std::{
+    cell::{Cell, Ref, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use ballast_clock::boot_now;
+use ballast_core::{
+    lease::VipGate,
+    session::{Reply, Write},
+    state::{Command, Outcome},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
+    task::{AbortHandle, LocalSet},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    connection::Connection,
+    deadline::{Deadlines, TICK},
+    node::Node,
+    policy::{Access, Policy},
+    refusal::Unavailable,
+    rounds::Rounds,
+    serve,
+    stats::WorkerCounters,
+};
+
+/// How long an idle connection stays open once a drain has begun, so that a command that is on its way is answered.
+const IDLE_GRACE_MS: u64 = 1000;
+/// How long a TLS handshake may take. Arbitrary: some round trips on a bad line.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// Work that a worker is told to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Accept on a socket.
+    Listen(Box<Listen>),
+    /// Stop accepting on a listener and close its connections after what they are doing.
+    Unlisten(u64),
+    /// Close connections after what they are doing.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// A listener, as control describes it to a worker.
+#[derive(Debug)]
+pub struct Listen {
+    /// Names it in [`Order::Unlisten`].
+    pub id: u64,
+    /// This worker's socket.
+    pub socket: Socket,
+    /// What it is.
+    pub identity: Identity,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// What a listener is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its address with the real port, or its path.
+    pub name: Arc<str>,
+    /// The gate of the VIP that it is on.
+    pub gate: Option<Arc<VipGate>>,
+    /// TLS is spoken on it.
+    pub tls: bool,
+}
+
+/// A listener, as a worker knows it.
+#[derive(Debug)]
+pub struct Listener {
+    identity: Identity,
+    /// It is gone: connections close after what they are doing.
+    closed: Cell<bool>,
+    /// Connections were taken on it.
+    used: Cell<bool>,
+}
+
+impl Listener {
+    /// Whether this node may serve its connections right now.
+    pub fn may_serve(&self) -> bool {
+        self.identity.gate.as_ref().is_none_or(|gate| gate.may_finish(boot_now()))
+    }
+
+    fn may_accept(&self) -> bool {
+        self.identity.gate.as_ref().is_none_or(|gate| gate.may_accept(boot_now()))
+    }
+
+    fn renewed(&self) -> Self {
+        Self { identity: self.identity.clone(), closed: Cell::new(false), used: Cell::new(false) }
+    }
+
+    /// Whether connections should end with what they are doing.
+    fn is_ending(&self) -> bool {
+        self.closed.get() || self.identity.gate.as_ref().is_some_and(|gate| gate.is_leaving())
+    }
+}
+
+struct Accepting {
+    /// What connections get that are accepted from now on. Another one after each loss of its VIP.
+    current: Rc<RefCell<Rc<Listener>>>,
+    task: AbortHandle,
+}
+
+/// One worker.
+pub struct Worker {
+    /// What all workers share.
+    pub node: Arc<Node>,
+    /// Its counts.
+    pub counters: Arc<WorkerCounters>,
+    /// Its deadlines.
+    pub deadlines: Rc<Deadlines>,
+    /// Reads that wait for this node to be known to be current.
+    pub confirmations: Rc<Rounds>,
+    /// Reads that wait for log time to move on.
+    pub ticks: Rc<Rounds>,
+    policy: RefCell<Rc<Policy>>,
+    listeners: RefCell<HashMap<u64, Accepting>>,
+    draining: Cell<bool>,
+    closing_idle: Cell<bool>,
+    drain_began_ms: Cell<u64>,
+}
+
+impl Worker {
+    /// A worker that has taken the settings in. To be made on its own thread.
+    pub fn new(index: usize, node: Arc<Node>) -> Rc<Self> {
+        let counters = node.counters[index].clone();
+        let (read_index, propose) = (node.ports.read_index.clone(), node.ports.propose.clone());
+        let counted = counters.clone();
+        let confirmations = Rounds::new(Box::new(move |deadline| {
+            counted.counters.confirmations_total.up();
+            let confirmed = read_index.confirm(deadline);
+            Box::pin(async move { Ok(confirmed.await.map(|_| ())?) })
+        }));
+        let ticks = Rounds::new(Box::new(move |deadline| {
+            let ticked = propose.propose(Command::Tick, deadline);
+            Box::pin(async move { Ok(ticked.await.map(|_| ())?) })
+        }));
+        Rc::new(Self {
+            deadlines: Deadlines::new(node.now_ms()),
+            policy: RefCell::new(Rc::new(Policy::new(node.sessions.settings()))),
+            listeners: RefCell::default(),
+            draining: Cell::new(false),
+            closing_idle: Cell::new(false),
+            drain_began_ms: Cell::new(0),
+            counters,
+            confirmations,
+            ticks,
+            node,
+        })
+    }
+
+    /// Carries out orders until told to stop.
+    pub async fn run(self: Rc<Self>, index: usize, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let ticking = tokio::task::spawn_local(self.clone().tick());
+        let telling = (index == 0).then(|| tokio::task::spawn_local(self.clone().tell()));
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Listen(listen) => self.listen(*listen),
+                Order::Unlisten(id) => self.unlisten(id),
+                Order::Drain => {
+                    self.draining.set(true);
+                    self.drain_began_ms.set(self.node.now_ms());
+                }
+                Order::Stop => break,
+            }
+        }
+        ticking.abort();
+        if let Some(telling) = telling {
+            telling.abort();
+        }
+        self.listeners.borrow_mut().drain().for_each(|(_, accepting)| accepting.task.abort());
+    }
+
+    async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let now_ms = self.node.now_ms();
+            self.deadlines.advance(now_ms);
+            self.retire();
+            let ends = self.draining.get() && now_ms >= self.drain_began_ms.get() + IDLE_GRACE_MS;
+            if ends && !self.closing_idle.replace(true) {
+                self.deadlines.wake_all();
+            }
+            self.take_settings();
+        }
+    }
+
+    /// Tells subscribers what happened, whenever something did.
+    async fn tell(self: Rc<Self>) {
+        loop {
+            self.node.noticed.notified().await;
+            self.tell_subscribers();
+        }
+    }
+
+    /// Tells subscribers what has happened by now.
+    pub fn tell_subscribers(&self) {
+        self.counters.counters.delivered_total.add(self.node.subscribers.tell() as u64);
+    }
+
+    /// The settings in force, as of the last tick.
+    pub fn policy(&self) -> Rc<Policy> {
+        self.policy.borrow().clone()
+    }
+
+    /// The same, to compare.
+    pub fn current_policy(&self) -> Ref<'_, Rc<Policy>> {
+        self.policy.borrow()
+    }
+
+    /// Proposes a write and returns the replies.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn propose(&self, write: Write, deadline: Duration) -> Result<Vec<Reply>, Unavailable> {
+        self.counters.counters.proposals_total.up();
+        let applied = self.node.ports.propose.propose(Command::Session(Box::new(write)), deadline).await?;
+        match applied.outcome {
+            Outcome::Session(replies) => Ok(replies),
+            _ => Err(Unavailable::Misfit),
+        }
+    }
+
+    fn take_settings(&self) {
+        let settings = self.node.sessions.settings();
+        if settings.generation != self.policy.borrow().settings.generation {
+            *self.policy.borrow_mut() = Rc::new(Policy::new(settings));
+            self.deadlines.wake_all();
+        }
+    }
+
+    fn listen(self: &Rc<Self>, Listen { id, socket, identity }: Listen) {
+        let name = identity.name.clone();
+        let listener = Rc::new(Listener { identity, closed: Cell::new(false), used: Cell::new(false) });
+        let current = Rc::new(RefCell::new(listener));
+        let task = match socket {
+            Socket::Tcp(socket) => TcpListener::from_std(socket)
+                .map(|socket| tokio::task::spawn_local(self.clone().accept_tcp(current.clone(), socket))),
+            Socket::Unix(socket) => UnixListener::from_std(socket)
+                .map(|socket| tokio::task::spawn_local(self.clone().accept_unix(current.clone(), socket))),
+        };
+        match task {
+            Ok(task) => {
+                self.listeners.borrow_mut().insert(id, Accepting { current, task: task.abort_handle() });
+            }
+            Err(error) => tracing::error!(listener = %name, %error, "cannot accept"),
+        }
+    }
+
+    fn unlisten(&self, id: u64) {
+        if let Some(accepting) = self.listeners.borrow_mut().remove(&id) {
+            accepting.task.abort();
+            accepting.current.borrow().closed.set(true);
+            self.deadlines.wake_all();
+        }
+    }
+
+    /// Closes the connections of listeners whose VIP was lost since the last look.
+    fn retire(&self) {
+        let mut retired = false;
+        for accepting in self.listeners.borrow().values() {
+            let before = accepting.current.borrow().clone();
+            if before.used.get() && !before.may_serve() {
+                before.closed.set(true);
+                *accepting.current.borrow_mut() = Rc::new(before.renewed());
+                retired = true;
+            }
+        }
+        if retired {
+            self.deadlines.wake_all();
+        }
+    }
+
+    async fn accept_tcp(self: Rc<Self>, current: Rc<RefCell<Rc<Listener>>>, socket: TcpListener) {
+        loop {
+            let accepted = socket.accept().await;
+            let listener = current.borrow().clone();
+            match accepted {
+                Ok((stream, peer)) => {
+                    let trusted = peer.ip().to_canonical().is_loopback();
+                    if let Some(held) = self.admit(&listener) {
+                        let peer = peer.to_string();
+                        let arrival = Arrival { held, peer, trusted };
+                        if listener.identity.tls {
+                            tokio::task::spawn_local(serve_tls(stream, arrival));
+                        } else {
+                            tokio::task::spawn_local(arrival.serve(stream, None));
+                        }
+                    } else {
+                        refuse(&stream, REFUSED_MANY);
+                    }
+                }
+                Err(error) => self.cannot_accept(&listener, &error).await,
+            }
+        }
+    }
+
+    async fn accept_unix(self: Rc<Self>, current: Rc<RefCell<Rc<Listener>>>, socket: UnixListener) {
+        loop {
+            let accepted = socket.accept().await;
+            let listener = current.borrow().clone();
+            match accepted {
+                Ok((stream, _)) => {
+                    if let Some(held) = self.admit(&listener) {
+                        let peer = format!("{}:0", listener.identity.name);
+                        tokio::task::spawn_local(Arrival { held, peer, trusted: true }.serve(stream, None));
+                    } else {
+                        refuse(&stream, REFUSED_MANY);
+                    }
+                }
+                Err(error) => self.cannot_accept(&listener, &error).await,
+            }
+        }
+    }
+
+    async fn cannot_accept(&self, listener: &Listener, error: &std::io::Error) {
+        if !is_about_one_connection(error) {
+            // Out of descriptors or memory: the connection stays in the kernel's queue meanwhile.
+            tracing::warn!(listener = %listener.identity.name, %error, "cannot accept; trying again");
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    fn admit(self: &Rc<Self>, listener: &Rc<Listener>) -> Option<Held> {
+        let counters = &self.counters.counters;
+        let connections_max = self.policy.borrow().limits.connections_max;
+        let room = self.node.held.load(Ordering::Relaxed) < connections_max;
+        if !room || !listener.may_accept() || self.draining.get() && !listener.is_ending() {
+            counters.refused_total.up();
+            return None;
+        }
+        listener.used.set(true);
+        counters.accepted_total.up();
+        counters.connections.up();
+        self.node.held.fetch_add(1, Ordering::AcqRel);
+        Some(Held { worker: self.clone(), listener: listener.clone() })
+    }
+}
+
+const REFUSED_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
+const REFUSED_PLAIN: &[u8] =
+    b"-DENIED Ballast's session store has no users and is in protected mode: it serves only clients \
+on this machine, or over TLS with a certificate of the cluster. Add users to the document (sessions.users), or set \
+sessions.protected to false if everybody who reaches this address may read and change every session.\r\n";
+
+/// Says why a connection is not served. It is closed then, so this is written if the socket takes it at once.
+fn refuse(stream: &impl TryWrite, text: &[u8]) {
+    let _best_effort = stream.try_write(text);
+}
+
+trait TryWrite {
+    fn try_write(&self, bytes: &[u8]) -> std::io::Result<usize>;
+}
+
+impl TryWrite for TcpStream {
+    fn try_write(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        Self::try_write(self, bytes)
+    }
+}
+
+impl TryWrite for UnixStream {
+    fn try_write(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        Self::try_write(self, bytes)
+    }
+}
+
+/// A connection that was taken.
+struct Arrival {
+    held: Held,
+    peer: String,
+    /// Whoever can come this way is on this machine, or has shown a certificate.
+    trusted: bool,
+}
+
+impl Arrival {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S, certified: Option<Arc<Access>>) {
+        let worker = self.held.worker.clone();
+        let policy = worker.policy();
+        if policy.settings.protected && !policy.has_users() && !self.trusted {
+            worker.counters.counters.refused_total.up();
+            use tokio::io::AsyncWriteExt as _;
+            let say = async {
+                stream.write_all(REFUSED_PLAIN).await?;
+                stream.shutdown().await
+            };
+            // The client is gone, or is told; a second is enough to take some bytes.
+            let _ = tokio::time::timeout(Duration::from_secs(1), say).await;
+            return;
+        }
+        let local = self.held.listener.identity.name.to_string();
+        let card = worker.node.clients.add(self.peer, local, worker.node.now_ms());
+        let connection = Connection::new(card.clone(), certified.or_else(|| policy.anybody()));
+        serve::serve(stream, self.held, connection, card).await;
+    }
+}
+
+async fn serve_tls(stream: TcpStream, mut arrival: Arrival) {
+    let worker = arrival.held.worker.clone();
+    let Some(certificates) = worker.node.ports.certificates.clone() else { return };
+    let Some(config) = certificates.server_config() else { return };
+    let handshake = tokio::time::timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(stream));
+    let Ok(Ok(stream)) = handshake.await else {
+        worker.counters.counters.malformed_total.up();
+        return;
+    };
+    let policy = worker.policy();
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    arrival.trusted |= certificate.is_some();
+    let names = certificate.map(|certificate| certificates.names(certificate)).unwrap_or_default();
+    let certified = names.iter().find_map(|name| policy.has_users().then(|| policy.access(name)).flatten());
+    arrival.serve(stream, certified).await;
+}
+
+/// Errors of `accept` that concern only the connection that was being accepted (accept(2)).
+fn is_about_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::Interrupted
+    ) || matches!(
+        error.raw_os_error(),
+        Some(libc::ENETDOWN | libc::EPROTO | libc::EHOSTDOWN | libc::EHOSTUNREACH | libc::ENETUNREACH)
+    )
+}
+
+/// A connection that counts. What it counted is taken back when it is dropped.
+pub struct Held {
+    /// Who serves it.
+    pub worker: Rc<Worker>,
+    /// Where it came in.
+    pub listener: Rc<Listener>,
+}
+
+impl Held {
+    /// Whether the connection should end with what it is doing.
+    pub fn is_ending(&self) -> bool {
+        self.listener.is_ending() || self.worker.closing_idle.get()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.worker.counters.counters.connections.down();
+        if self.worker.node.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.worker.node.released.notify_waiters();
+        }
+    }
+}
+
+/// Runs a worker on this thread until it is told to stop. Says `ready` once it runs, or why it cannot.
+pub fn run_on_this_thread(
+    index: usize,
+    node: Arc<Node>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    ready: std::sync::mpsc::Sender<std::io::Result<()>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // Whoever starts workers waits for this.
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let worker = Worker::new(index, node);
+        // As above.
+        let _ = ready.send(Ok(()));
+        drop(ready);
+        worker.run(index, orders).await;
+    });
+    // Connections that are left end with their tasks.
+    drop(local);
+}
