@@ -285,8 +285,9 @@ impl Connection {
         if let Some(transaction) = &mut self.transaction {
             transaction.broken = true;
         }
-        if spec.is_some_and(|spec| spec.name == "exec")
-            && let Reply::Error(text) = &reply
+        let is_exec = spec.is_some_and(|spec| spec.name == "exec");
+        if let Reply::Error(text) = &reply
+            && (is_exec || text == EXEC_ARITY)
         {
             self.discard();
             let text = text.strip_prefix(b"ERR ").unwrap_or(text);
@@ -334,6 +335,7 @@ impl Connection {
 /// Commands that a transaction may have, whatever their size; as many as fit a request of the default size.
 const QUEUED_MAX: usize = 65_536;
 
+const EXEC_ARITY: &[u8] = b"ERR wrong number of arguments for 'exec' command";
 const NOAUTH: Reply = Reply::error("NOAUTH Authentication required.");
 
 fn may_while_subscribed(name: &str) -> bool {

@@ -66,3 +66,114 @@ fn without_a_quorum_every_command_is_refused_in_words() {
     *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
     assert_eq!(client.say("GET a"), "$1\r\n3\r\n");
 }
+
+#[test]
+fn stale_reads_are_served_without_a_quorum_if_the_document_says_so() {
+    let ballast = Ballast::start(r#"{"without_quorum":"stale"}"#);
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
+    assert!(client.say("SET a 2").starts_with("-CLUSTERDOWN"));
+}
+
+#[test]
+fn a_key_whose_end_has_come_is_gone_for_every_read() {
+    let ballast = Ballast::start("{}");
+    ballast.cluster.now_ms.store(2_000_000_000_000, Ordering::SeqCst);
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1 PX 500"), "+OK\r\n");
+    assert_eq!(client.say("PTTL a"), ":500\r\n");
+    ballast.cluster.now_ms.store(2_000_000_000_499, Ordering::SeqCst);
+    assert_eq!(client.say("PTTL a"), ":1\r\n");
+    let before = ballast.cluster.proposals.load(Ordering::SeqCst);
+    ballast.cluster.now_ms.store(2_000_000_000_500, Ordering::SeqCst);
+    assert_eq!(client.say("GET a"), "$-1\r\n");
+    assert_eq!(client.say("PTTL a"), ":-2\r\n");
+    assert_eq!(ballast.cluster.proposals.load(Ordering::SeqCst), before + 1, "log time was carried forward once");
+    assert_eq!(ballast.server.stats().totals.due_total, 1);
+}
+
+#[test]
+fn answers_that_are_not_wanted_are_not_sent() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    client.send(b"CLIENT REPLY SKIP\r\nSET a 1\r\nGET a\r\n");
+    assert_eq!(client.answer().unwrap(), b"$1\r\n1\r\n");
+    client.send(b"CLIENT REPLY OFF\r\nSET a 2\r\nPING\r\nNOPE\r\nCLIENT REPLY SKIP\r\nMULTI\r\nGET a\r\nEXEC\r\nCLIENT REPLY ON\r\nGET a\r\n");
+    assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+    assert_eq!(client.answer().unwrap(), b"$1\r\n2\r\n");
+}
+
+#[test]
+fn connections_see_and_end_each_other() {
+    let ballast = Ballast::start("{}");
+    let (mut first, mut second) = (ballast.client(), ballast.client());
+    assert_eq!(first.say("CLIENT SETNAME one"), "+OK\r\n");
+    assert_eq!(second.say("CLIENT SETNAME two"), "+OK\r\n");
+    let list = first.say("CLIENT LIST");
+    assert!(list.contains("name=one") && list.contains("name=two") && list.contains("cmd=client|list"), "{list}");
+    assert!(first.say("CLIENT INFO").contains("name=one"));
+    let id = second.say("CLIENT ID").trim().trim_start_matches(':').to_owned();
+    assert_eq!(first.say(&format!("CLIENT KILL ID {id}")), ":1\r\n");
+    assert_eq!(second.answer(), None);
+    assert_eq!(first.say("CLIENT SETINFO LIB-NAME x"), "+OK\r\n");
+    assert_eq!(first.say("CLIENT NO-TOUCH on"), "+OK\r\n");
+}
+
+#[test]
+fn a_drain_answers_what_is_asked_and_closes_what_is_idle() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let left = std::thread::scope(|scope| {
+        let drain = scope.spawn(|| runtime.block_on(ballast.server.drain(std::time::Duration::from_secs(10))));
+        // Within the grace a command that is on its way is answered.
+        assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
+        assert_eq!(client.answer(), None);
+        drain.join().unwrap()
+    });
+    assert_eq!(left, 0);
+    assert!(std::net::TcpStream::connect(ballast.address).is_err(), "nothing is accepted");
+}
+
+#[test]
+fn settings_are_followed_while_connections_are_open() {
+    let ballast = Ballast::start(
+        r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw")).as_str(),
+    );
+    let mut client = ballast.client();
+    assert_eq!(client.say("AUTH pw"), "+OK\r\n");
+    assert_eq!(client.say("GET a"), "$-1\r\n");
+    ballast
+        .cluster
+        .configure(&r#"{"users":[{"name":"other","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw")));
+    assert_eq!(client.answer(), None, "the user is gone");
+    let mut client = ballast.client();
+    assert_eq!(client.say("AUTH other pw"), "+OK\r\n");
+}
+
+#[test]
+fn users_are_kept_to_what_is_theirs() {
+    let users = r#"{"users":[
+        {"name":"reader","password_hash":"HASH","read_only":true},
+        {"name":"one","password_hash":"HASH","databases":[1]},
+        {"name":"pre","password_hash":"HASH","key_prefixes":["p:"]}]}"#;
+    let ballast = Ballast::start(&users.replace("HASH", &support::hash("pw")));
+    let mut client = ballast.client();
+    assert_eq!(client.say("AUTH reader pw"), "+OK\r\n");
+    assert_eq!(client.say("GET a"), "$-1\r\n");
+    assert_eq!(client.say("SET a 1"), "-NOPERM this user has no permissions to run the 'set' command\r\n");
+    assert_eq!(client.say("AUTH one pw"), "+OK\r\n");
+    assert_eq!(client.say("GET a"), "-NOPERM this user has no permissions to use database 0\r\n");
+    assert_eq!(client.say("SELECT 2"), "-NOPERM this user has no permissions to use database 2\r\n");
+    assert_eq!(client.say("SELECT 1"), "+OK\r\n");
+    assert_eq!(client.say("GET a"), "$-1\r\n");
+    assert_eq!(client.say("COPY a b DB 3"), "-NOPERM this user has no permissions to use database 3\r\n");
+    assert_eq!(client.say("AUTH pre pw"), "+OK\r\n");
+    assert_eq!(client.say("SELECT 0"), "+OK\r\n");
+    assert_eq!(client.say("SET p:1 x"), "+OK\r\n");
+    assert!(client.say("SET q:1 x").starts_with("-NOPERM"));
+    assert!(client.say("FLUSHDB").starts_with("-NOPERM"));
+}

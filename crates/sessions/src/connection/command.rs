@@ -1,6 +1,6 @@
 //! `COMMAND`: what commands there are.
 
-use ballast_core::session::{Call, Class, Spec, spec, specs};
+use ballast_core::session::{Call, Spec, spec, specs};
 use bytes::Bytes;
 
 use crate::{glob, wire::Out};
@@ -76,15 +76,18 @@ fn categories(spec: &Spec) -> Vec<&'static str> {
         "generic" => "keyspace",
         "transactions" => "transaction",
         "scripting" => "scripting",
-        "server" => "",
         group => group,
     };
+    let is_about_data = matches!(of_group, "set" | "hash" | "string");
     let of_flags = [
-        (!of_group.is_empty(), of_group),
-        (spec.class == Class::Write && spec.has_flag("write"), "write"),
+        (of_group == "keyspace", of_group),
         (spec.has_flag("readonly"), "read"),
+        (spec.has_flag("write"), "write"),
+        (is_about_data || of_group == "pubsub", of_group),
         (spec.has_flag("admin"), "admin"),
         (true, if spec.has_flag("fast") { "fast" } else { "slow" }),
+        (spec.has_flag("admin"), "dangerous"),
+        (matches!(of_group, "connection" | "transaction" | "scripting"), of_group),
     ];
     of_flags.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect()
 }

@@ -43,12 +43,22 @@ fn parameters(policy: &Policy) -> Vec<(&'static str, String)> {
 }
 
 fn get(patterns: &[Bytes], policy: &Policy, out: &mut Out<'_>) {
-    let patterns: Vec<_> = patterns.iter().map(|pattern| pattern.to_ascii_lowercase()).collect();
-    let mut found = parameters(policy);
-    found.retain(|(name, _)| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())));
+    let parameters = parameters(policy);
+    let mut found: Vec<(Bytes, String)> = Vec::new();
+    for pattern in patterns {
+        let lower = pattern.to_ascii_lowercase();
+        // As in Redis, a name is answered as it was asked for.
+        let is_name = !pattern.iter().any(|byte| matches!(byte, b'*' | b'?' | b'['));
+        for (name, value) in parameters.iter().filter(|(name, _)| glob::matches(&lower, name.as_bytes())) {
+            let name = if is_name { pattern.clone() } else { Bytes::from_static(name.as_bytes()) };
+            if !found.iter().any(|(known, _)| known.eq_ignore_ascii_case(&name)) {
+                found.push((name, value.clone()));
+            }
+        }
+    }
     out.map(found.len());
     for (name, value) in found {
-        out.bulk(name.as_bytes());
+        out.bulk(&name);
         out.bulk(value.as_bytes());
     }
 }
@@ -85,9 +95,11 @@ fn covers(name: &str, value: &[u8], policy: &Policy) -> Result<(), String> {
             false => Err(format!("settings are the cluster's; change {field} in its document")),
         };
     }
-    let wanted = NotifyFlags::parse(&value).ok_or("Invalid event class character. Use 'Ag$lshzxeKEtdn'.")?;
-    let missing: String =
-        EVENTS.chars().filter(|c| wanted.contains(*c) && !policy.settings.notify.contains(*c)).collect();
+    // `m`, for keys that were not found, is known to Redis and never published here.
+    let wanted = NotifyFlags::parse(&value.replace('m', ""));
+    let wanted = wanted.ok_or("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")?;
+    let is_missing = |flag: &char| wanted.contains(*flag) && !policy.settings.notify.contains(*flag);
+    let missing: String = EVENTS.chars().filter(is_missing).chain(value.chars().filter(|flag| *flag == 'm')).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -84,7 +84,7 @@ pub(super) fn ask(call: &Call, node: &Node, out: &mut Out<'_>) {
         }
         ("pubsub|numpat", _) => out.integer(node.subscribers.patterns() as i64),
         ("pubsub|help", _) => super::own_help(out, HELP),
-        _ => out.error(b"ERR wrong number of arguments for 'pubsub|channels' command"),
+        _ => out.error(b"ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP."),
     }
 }
 

@@ -1,0 +1,180 @@
+//! What clients should not do, and what becomes of it.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Ballast, Client, Redis, encode};
+
+#[test]
+fn what_is_no_request_is_answered_as_redis_does_and_ends_the_connection() {
+    let redis = Redis::start(&[]);
+    let ballast = Ballast::start("{}");
+    let long = |byte: u8| vec![byte; 70_000];
+    let inputs: Vec<Vec<u8>> = vec![
+        b"*1\r\n$2147483648\r\n".to_vec(),
+        b"*1\r\n$-1\r\n".to_vec(),
+        b"*1\r\n$x\r\n".to_vec(),
+        b"*2147483648\r\n".to_vec(),
+        b"*x\r\n".to_vec(),
+        b"*1\r\n:1\r\n".to_vec(),
+        b"*1\r\n*1\r\n$4\r\nPING\r\n".to_vec(),
+        b"GET 'a\r\n".to_vec(),
+        long(b'a'),
+        [b"*1\r\n".to_vec(), long(b'$')].concat(),
+        b"PING\r\n*1\r\n$x\r\nPING\r\n".to_vec(),
+    ];
+    for input in inputs {
+        let shown = String::from_utf8_lossy(&input[..input.len().min(40)]).into_owned();
+        let mut client = ballast.client();
+        client.send(&input);
+        let ours = client.rest();
+        assert!(ours.windows(20).any(|text| text == b"-ERR Protocol error: "[..20].as_ref()), "{shown}: {ours:?}");
+        if let Some(redis) = &redis {
+            let mut client = redis.client();
+            client.send(&input);
+            assert_eq!(
+                String::from_utf8_lossy(&ours),
+                String::from_utf8_lossy(&client.rest()),
+                "{shown}: as Redis answers"
+            );
+        }
+    }
+    assert_eq!(ballast.client().say("PING"), "+PONG\r\n", "others are served on");
+}
+
+#[test]
+fn a_million_words_are_answered_and_more_are_refused() {
+    let ballast = Ballast::start(r#"{"limits":{"request_max":"64MiB","arguments_max":1048576}}"#);
+    let mut client = ballast.client();
+    client.send(b"*1048577\r\n");
+    assert_eq!(client.rest(), b"-ERR Protocol error: invalid multibulk length\r\n");
+    let mut client = ballast.client();
+    let mut bytes = b"*1000000\r\n$3\r\nDEL\r\n".to_vec();
+    bytes.extend(b"$1\r\na\r\n".repeat(999_999));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(ballast.client().say("PING"), "+PONG\r\n");
+        });
+        client.send(&bytes);
+        assert_eq!(client.answer().unwrap(), b":0\r\n");
+    });
+}
+
+#[test]
+fn a_request_of_more_bytes_than_are_allowed_is_refused_when_it_is_announced() {
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"1KiB","request_max":"4KiB"}}"#);
+    let mut client = ballast.client();
+    client.send(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$4097\r\n");
+    assert_eq!(client.rest(), b"-ERR Protocol error: invalid bulk length\r\n");
+    let mut client = ballast.client();
+    let mut bytes = b"*1000\r\n$3\r\nDEL\r\n".to_vec();
+    bytes.extend([b"$1000\r\n", vec![b'a'; 1000].as_slice(), b"\r\n"].concat().repeat(100));
+    client.send(&bytes);
+    let answer = String::from_utf8(client.rest()).unwrap();
+    assert!(answer.contains("a request may have 4096 bytes (sessions.limits.request_max)"), "{answer}");
+}
+
+#[test]
+fn a_half_sent_command_is_not_waited_for_for_ever() {
+    let ballast = Ballast::start(r#"{"limits":{"write_timeout":"100ms"}}"#);
+    for half in [b"*2\r\n$3\r\nGET\r\n".as_slice(), b"PIN", b"*2\r\n$3\r\nGET\r\n$1000000\r\nab"] {
+        let mut client = ballast.client();
+        client.send(half);
+        assert_eq!(client.rest(), b"");
+    }
+    assert_eq!(ballast.server.stats().totals.cut_total, 3);
+}
+
+#[test]
+fn idle_connections_are_closed_if_that_is_wanted() {
+    let ballast = Ballast::start(r#"{"limits":{"idle_timeout":"1s"}}"#);
+    let mut client = ballast.client();
+    assert_eq!(client.say("PING"), "+PONG\r\n");
+    assert_eq!(client.answer(), None);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_and_holds_up_nobody() {
+    let ballast = Ballast::start(r#"{"limits":{"write_timeout":"200ms"}}"#);
+    let mut other = ballast.client();
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(other.call(&[b"SET", b"big", &value]), b"+OK\r\n");
+    let mut slow = ballast.client();
+    slow.send(&encode(&[b"GET", b"big"]).repeat(200));
+    while ballast.server.stats().totals.cut_total == 0 {
+        assert_eq!(other.say("PING"), "+PONG\r\n");
+    }
+    assert!(slow.rest().len() < 200 << 20);
+}
+
+#[test]
+fn an_answer_that_exceeds_the_bound_ends_the_connection() {
+    let ballast = Ballast::start(r#"{"limits":{"output_max":"1MiB"}}"#);
+    let mut client = ballast.client();
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
+    client.send(&encode(&[b"GET", b"big"]));
+    assert_eq!(client.answer(), None);
+    assert_eq!(ballast.client().say("PING"), "+PONG\r\n");
+}
+
+#[test]
+fn no_more_connections_than_are_allowed() {
+    let ballast = Ballast::start(r#"{"limits":{"connections_max":2}}"#);
+    let (mut first, mut second) = (ballast.client(), ballast.client());
+    assert_eq!((first.say("PING"), second.say("PING")), ("+PONG\r\n".to_owned(), "+PONG\r\n".to_owned()));
+    assert_eq!(ballast.client().rest(), b"-ERR max number of clients reached\r\n");
+    drop(first);
+    // The place is free as soon as the server has noticed.
+    while ballast.client().say("PING") != "+PONG\r\n" {}
+}
+
+#[test]
+fn many_idle_connections_cost_nobody_anything() {
+    let ballast = Ballast::start("{}");
+    let mut idle: Vec<Client> = (0..400).map(|_| ballast.client()).collect();
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    assert!(idle.iter_mut().all(|client| client.say("GET a") == "$1\r\n1\r\n"));
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    drop(idle);
+    while ballast.server.held() > 1 {
+        assert!(std::time::Instant::now() < until, "{} are held", ballast.server.held());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn random_bytes_never_break_the_server() {
+    let ballast = Ballast::start("{}");
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let words: [&[u8]; 14] = [
+        b"*2\r\n",
+        b"$3\r\nGET\r\n",
+        b"$1\r\na\r\n",
+        b"*1\r\n$4\r\nPING\r\n",
+        b"\r\n",
+        b"*",
+        b"$",
+        b"MULTI\r\n",
+        b"EXEC\r\n",
+        b"SUBSCRIBE x\r\n",
+        b"HELLO 3\r\n",
+        b"\0\xff",
+        b"'",
+        b"CLIENT REPLY OFF\r\n",
+    ];
+    for _ in 0..300 {
+        let mut client = ballast.client();
+        let bytes: Vec<u8> = (0..next() % 20).flat_map(|_| words[(next() % 14) as usize].to_vec()).collect();
+        client.send(&bytes);
+    }
+    assert_eq!(ballast.client().say("PING"), "+PONG\r\n");
+}

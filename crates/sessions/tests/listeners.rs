@@ -1,0 +1,149 @@
+//! The ways in: TCP beyond this machine, TLS, a Unix socket, a VIP.
+
+mod support;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    sync::Arc,
+};
+
+use ballast_core::{ids::VipId, time::BootNanos};
+use ballast_sessions::{Certificates, Place, Wanted};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    server::WebPkiClientVerifier,
+};
+use support::{Ballast, Client, LOCAL};
+
+/// An address of this machine that is not loopback; nothing is sent to find it.
+fn outside() -> Option<SocketAddr> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+    socket.connect(("192.0.2.1", 9)).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then(|| SocketAddr::new(address, 0))
+}
+
+fn at(place: Place, tls: bool) -> Vec<Wanted> {
+    vec![Wanted { place, tls }]
+}
+
+#[test]
+fn protected_mode_refuses_strangers_from_elsewhere_in_words() {
+    let Some(outside) = outside() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let ballast = Ballast::start_at("{}", at(Place::Address(outside), false), None);
+    let mut client = ballast.client();
+    let told = String::from_utf8(client.rest()).unwrap();
+    assert!(told.starts_with("-DENIED") && told.contains("sessions.protected") && told.ends_with("\r\n"), "{told}");
+    ballast.cluster.configure(r#"{"protected":false}"#);
+    // Settings are taken in with the next tick.
+    while ballast.client().say("PING") != "+PONG\r\n" {}
+    let users = r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw"));
+    let ballast = Ballast::start_at(&users, at(Place::Address(outside), false), None);
+    let mut client = ballast.client();
+    assert_eq!(client.say("PING"), "-NOAUTH Authentication required.\r\n");
+    assert_eq!(client.say("AUTH pw"), "+OK\r\n");
+    assert_eq!(client.say("PING"), "+PONG\r\n");
+}
+
+#[test]
+fn a_unix_socket_serves_and_is_replaced_if_nobody_listens_on_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sessions.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let ballast = Ballast::start_at("{}", at(Place::Unix(path.clone()), false), None);
+    let mut client = Client::unix(&path);
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    assert_eq!(Client::unix(&path).say("GET a"), "$1\r\n1\r\n");
+    drop(ballast);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_vip_is_served_while_it_is_held() {
+    let ballast = Ballast::start_at("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None);
+    assert_ne!(ballast.client().say("PING"), "+PONG\r\n", "it is not held");
+    ballast.cluster.gate.hold(1, BootNanos::new(u64::MAX));
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    ballast.cluster.gate.close();
+    client.send(b"SET a 2\r\n");
+    assert_eq!(client.answer(), None, "what is not begun is not begun here");
+    ballast.cluster.gate.hold(2, BootNanos::new(u64::MAX));
+    assert_eq!(ballast.client().say("GET a"), "$1\r\n1\r\n");
+}
+
+struct Pki {
+    server: Arc<ServerConfig>,
+    roots: RootCertStore,
+    client: (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+}
+
+fn pki() -> Pki {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_certificate = ca.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let issue = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        (vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add(ca_certificate.der().clone()).unwrap();
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots.clone())).allow_unauthenticated().build().unwrap();
+    let (chain, key) = issue("localhost");
+    let server = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap();
+    Pki { server: Arc::new(server), roots, client: issue("moodle") }
+}
+
+struct Fixed(Arc<ServerConfig>);
+
+impl Certificates for Fixed {
+    fn server_config(&self) -> Option<Arc<ServerConfig>> {
+        Some(self.0.clone())
+    }
+
+    fn names(&self, _: &CertificateDer<'_>) -> Vec<String> {
+        vec!["nobody".to_owned(), "moodle".to_owned()]
+    }
+}
+
+#[test]
+fn tls_with_and_without_a_certificate() {
+    let pki = pki();
+    let users = r#"{"users":[{"name":"moodle","key_prefixes":["m:"]}]}"#;
+    let ballast = Ballast::start_at(users, at(Place::Address(LOCAL), true), Some(Arc::new(Fixed(pki.server.clone()))));
+    let connect = |config: ClientConfig| {
+        let name = ServerName::try_from("localhost").unwrap();
+        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        Client::on(StreamOwned::new(connection, TcpStream::connect(ballast.address).unwrap()))
+    };
+    let roots = || ClientConfig::builder().with_root_certificates(pki.roots.clone());
+    let mut stranger = connect(roots().with_no_client_auth());
+    assert_eq!(stranger.say("PING"), "-NOAUTH Authentication required.\r\n");
+    assert!(stranger.say("AUTH moodle x").starts_with("-WRONGPASS"), "it has no password");
+    let (chain, key) = pki.client;
+    let mut known = connect(roots().with_client_auth_cert(chain, key).unwrap());
+    assert_eq!(known.say("SET m:1 x"), "+OK\r\n");
+    let value = vec![b'v'; 300_000];
+    assert_eq!(known.call(&[b"SET", b"m:2", &value]), b"+OK\r\n");
+    assert!(known.call(&[b"GET", b"m:2"]).len() > 300_000);
+    assert!(known.say("SET n:1 x").starts_with("-NOPERM"));
+    assert!(known.say("CLIENT INFO").contains("user=moodle"));
+    assert_eq!(known.say("QUIT"), "+OK\r\n");
+    assert_eq!(known.answer(), None);
+    let mut plain = TcpStream::connect(ballast.address).unwrap();
+    plain.write_all(b"PING\r\n").unwrap();
+    let mut told = Vec::new();
+    let _ = plain.read_to_end(&mut told);
+    assert!(!told.starts_with(b"+PONG"));
+}
