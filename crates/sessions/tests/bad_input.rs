@@ -110,7 +110,7 @@ fn a_client_that_does_not_read_is_cut_and_holds_up_nobody() {
 
 #[test]
 fn an_answer_that_exceeds_the_bound_ends_the_connection() {
-    let ballast = Ballast::start(r#"{"limits":{"output_max":"1MiB"}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"1MiB"}}"#);
     let mut client = ballast.client();
     let value = vec![b'v'; 1 << 20];
     assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");

@@ -1,0 +1,47 @@
+//! What subscribers of a whole server hear.
+
+mod support;
+
+use support::Ballast;
+
+#[test]
+fn what_is_published_and_what_becomes_of_keys_is_told_to_subscribers_of_any_worker() {
+    let ballast = Ballast::start(r#"{"notify":"KEg$x"}"#);
+    let mut writer = ballast.client();
+    let mut listeners: Vec<_> = (0..4).map(|_| ballast.client()).collect();
+    for client in &mut listeners {
+        assert_eq!(
+            client.say("SUBSCRIBE __keyevent@0__:del"),
+            "*3\r\n$9\r\nsubscribe\r\n$20\r\n__keyevent@0__:del\r\n:1\r\n".replace("$20", "$18")
+        );
+        assert_eq!(
+            client.say("PSUBSCRIBE __keyspace@0__:s:* news"),
+            "*3\r\n$10\r\npsubscribe\r\n$18\r\n__keyspace@0__:s:*\r\n:2\r\n"
+        );
+        client.answer().unwrap();
+    }
+    assert_eq!(writer.say("SET s:1 x"), "+OK\r\n");
+    assert_eq!(writer.say("DEL s:1"), ":1\r\n");
+    assert_eq!(writer.say("PUBLISH news hello"), ":4\r\n");
+    for client in &mut listeners {
+        let mut heard = Vec::new();
+        for _ in 0..4 {
+            heard.push(String::from_utf8(client.answer().unwrap()).unwrap());
+        }
+        assert_eq!(
+            heard[0],
+            "*4\r\n$8\r\npmessage\r\n$18\r\n__keyspace@0__:s:*\r\n$18\r\n__keyspace@0__:s:1\r\n$3\r\nset\r\n"
+        );
+        assert_eq!(
+            heard[1],
+            "*4\r\n$8\r\npmessage\r\n$18\r\n__keyspace@0__:s:*\r\n$18\r\n__keyspace@0__:s:1\r\n$3\r\ndel\r\n"
+        );
+        assert_eq!(heard[2], "*3\r\n$7\r\nmessage\r\n$18\r\n__keyevent@0__:del\r\n$3\r\ns:1\r\n");
+        assert_eq!(heard[3], "*4\r\n$8\r\npmessage\r\n$4\r\nnews\r\n$4\r\nnews\r\n$5\r\nhello\r\n");
+    }
+    let settings = writer.say("CONFIG GET notify-keyspace-events");
+    assert!(settings.contains("KEg$x"), "{settings}");
+    assert_eq!(writer.say("CONFIG SET notify-keyspace-events gxE"), "+OK\r\n");
+    let refused = writer.say("CONFIG SET notify-keyspace-events AKE");
+    assert!(refused.contains("sessions.notify"), "{refused}");
+}
