@@ -90,6 +90,11 @@ impl Cluster {
         assert!(matches!(outcome.outcome, Outcome::Applied { .. }), "{outcome:?}");
     }
 
+    /// Carries log time forward, as the leader does now and then.
+    pub fn tick(&self) {
+        self.apply(Command::Tick);
+    }
+
     fn now(&self) -> LogTime {
         match self.now_ms.load(Ordering::SeqCst) {
             0 => {
@@ -179,6 +184,15 @@ impl Ballast {
     }
 
     pub fn start_at(sessions: &str, wanted: Vec<Wanted>, certificates: Option<Arc<dyn Certificates>>) -> Self {
+        Self::start_with(sessions, wanted, certificates, 2)
+    }
+
+    pub fn start_with(
+        sessions: &str,
+        wanted: Vec<Wanted>,
+        certificates: Option<Arc<dyn Certificates>>,
+        workers: usize,
+    ) -> Self {
         let cluster = Cluster::new(sessions);
         let ports = Ports {
             sessions: cluster.sessions.clone(),
@@ -188,7 +202,7 @@ impl Ballast {
             clock: cluster.clone(),
             certificates,
         };
-        let server = Server::start(ServerOptions { workers: 2 }, ports).expect("threads start");
+        let server = Server::start(ServerOptions { workers }, ports).expect("threads start");
         server.listen(wanted);
         server.settle();
         let bound = server.listeners().remove(0).bound.expect("bound");
@@ -324,6 +338,47 @@ impl Redis {
             .current_dir(directory.path())
             .stdout(Stdio::null())
             .stdin(Stdio::null());
+        Self::come_up(process, directory, path)
+    }
+
+    /// One whose clock stands at `now_ms` and follows what is written to the file.
+    pub fn start_with_clock(now_ms: u64) -> Option<(Self, std::fs::File)> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let library = directory.path().join("clock.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock.c");
+        let compiled = Process::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+        if !compiled.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: there is no C compiler (cc) to build the clock that redis-server gets");
+            return None;
+        }
+        let clock = directory.path().join("clock");
+        let mut page = [0; 4096];
+        page[..8].copy_from_slice(&now_ms.to_le_bytes());
+        std::fs::write(&clock, page).expect("a file");
+        let file = std::fs::OpenOptions::new().write(true).open(&clock).expect("the file");
+        let path = directory.path().join("redis.sock");
+        let mut process = Process::new("redis-server");
+        process
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(&path)
+            .env("LD_PRELOAD", &library)
+            .env("CLOCK_FILE", &clock)
+            .current_dir(directory.path())
+            .stdout(Stdio::null())
+            .stdin(Stdio::null());
+        Self::come_up(process, directory, path).map(|redis| (redis, file))
+    }
+
+    /// Has it remove the keys whose lives are over.
+    pub fn come_across_what_is_over(&self) {
+        let mut client = self.client();
+        for database in ["0", "1"] {
+            client.call(&[b"SELECT", database.as_bytes()]);
+            client.call(&[b"SCAN", b"0", b"COUNT", b"100000"]);
+        }
+    }
+
+    fn come_up(mut process: Process, directory: tempfile::TempDir, path: PathBuf) -> Option<Self> {
         let process = match process.spawn() {
             Ok(process) => process,
             Err(error) => {
