@@ -14,7 +14,10 @@ mod info;
 mod own;
 mod pubsub;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ballast_core::session::{Call, Class, Reply, Spec, Watched};
 use bytes::Bytes;
@@ -41,7 +44,8 @@ pub struct Connection {
     stale: Option<bool>,
     silence: Silence,
     transaction: Option<Transaction>,
-    watched: Vec<Watched>,
+    /// Versions by database and key.
+    watched: BTreeMap<(u16, Bytes), u64>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
 }
@@ -117,7 +121,7 @@ impl Connection {
             stale: None,
             silence: Silence::Off,
             transaction: None,
-            watched: Vec::new(),
+            watched: BTreeMap::new(),
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
         }
@@ -203,13 +207,19 @@ impl Connection {
         step
     }
 
-    /// The keys of a `WATCH` and their versions.
-    pub fn watch(&mut self, watched: impl Iterator<Item = Watched>) {
+    /// The keys of a `WATCH` and their versions. A key that is watched already is watched as it was then. False if that
+    /// would be too many.
+    pub fn watch(&mut self, watched: impl Iterator<Item = Watched>) -> bool {
         for watch in watched {
-            if !self.watched.iter().any(|known| known.database == watch.database && known.key == watch.key) {
-                self.watched.push(watch);
-            }
+            // The key would keep the whole request in memory.
+            let key = (watch.database, Bytes::copy_from_slice(&watch.key));
+            self.watched.entry(key).or_insert(watch.version);
         }
+        let fits = self.watched.len() <= WATCHED_MAX;
+        if !fits {
+            self.watched.clear();
+        }
+        fits
     }
 
     /// The database that is selected.
@@ -225,7 +235,9 @@ impl Connection {
         let mut replies = replies.into_iter();
         for call in &exec.calls {
             if call.class() == Class::Connection {
-                self.dispatch(call, node, policy, out);
+                if matches!(self.dispatch(call, node, policy, out), Step::Close) {
+                    self.card.end();
+                }
             } else if let Some(mut reply) = replies.next() {
                 if let Some(access) = &self.access {
                     access.filter(call, &mut reply);
@@ -334,6 +346,9 @@ impl Connection {
 
 /// Commands that a transaction may have, whatever their size; as many as fit a request of the default size.
 const QUEUED_MAX: usize = 65_536;
+
+/// Keys that a connection may watch. They travel through the log with the transaction; arbitrary beyond that.
+const WATCHED_MAX: usize = 4096;
 
 const EXEC_ARITY: &[u8] = b"ERR wrong number of arguments for 'exec' command";
 const NOAUTH: Reply = Reply::error("NOAUTH Authentication required.");

@@ -198,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             }
         }
         let failed = self.out.get(before) == Some(&b'-');
-        self.count(spec, failed);
+        worker.counters.answered(spec, self.us(), failed);
         Ok(())
     }
 
@@ -243,8 +243,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 self.held.worker.counters.counters.unavailable_total.add(calls.len() as u64);
             }
         }
+        let us = self.us();
         for (call, reply) in calls.iter().zip(replies.drain(..)) {
-            self.answer(call.spec(), Some(call), reply).await?;
+            self.answer(call.spec(), Some(call), reply, us).await?;
         }
         self.replies = replies;
         Ok(())
@@ -303,19 +304,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Ok(replies) => replies,
             Err(unavailable) => {
                 self.held.worker.counters.counters.unavailable_total.add(specs.len() as u64);
+                let us = self.us();
                 for spec in specs {
-                    self.answer(spec, None, unavailable.reply()).await?;
+                    self.answer(spec, None, unavailable.reply(), us).await?;
                 }
                 return Ok(false);
             }
         };
+        let us = self.us();
         let mut special = special.into_iter().peekable();
         for (at, (spec, mut reply)) in specs.into_iter().zip(replies.drain(..)).enumerate() {
             let call = special.next_if(|(special, _)| *special == at).map(|(_, call)| call);
             if let Some(call) = &call {
                 self.adapt(call, &mut reply);
             }
-            self.answer(spec, call.as_ref(), reply).await?;
+            self.answer(spec, call.as_ref(), reply, us).await?;
         }
         Ok(true)
     }
@@ -374,8 +377,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     async fn watch(&mut self, keys: Vec<Bytes>) {
         match self.versions(keys).await {
             Ok(watched) => {
-                self.connection.watch(watched.into_iter());
-                self.connection.say(&Reply::OK, &mut self.out);
+                let fits = self.connection.watch(watched.into_iter());
+                let reply = if fits { Reply::OK } else { TOO_MANY_WATCHED };
+                self.connection.say(&reply, &mut self.out);
             }
             Err(unavailable) => self.refuse(&unavailable),
         }
@@ -429,17 +433,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         self.connection.say(&unavailable.reply(), &mut self.out);
     }
 
-    async fn answer(&mut self, spec: &'static Spec, call: Option<&Call>, reply: Reply) -> Result<(), Ending> {
+    async fn answer(&mut self, spec: &'static Spec, call: Option<&Call>, reply: Reply, us: u64) -> Result<(), Ending> {
         let failed = matches!(reply, Reply::Error(_));
         self.connection.answer(spec, call, reply, &mut self.out);
         self.connection.answered();
-        self.count(spec, failed);
+        self.held.worker.counters.answered(spec, us, failed);
         self.flush_soon().await
     }
 
-    fn count(&self, spec: &'static Spec, failed: bool) {
-        let us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.held.worker.counters.answered(spec, us, failed);
+    /// Microseconds since the bytes were there that are being carried out: one look at the clock for a whole run.
+    fn us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     async fn flush_soon(&mut self) -> Result<(), Ending> {
@@ -579,6 +583,9 @@ async fn under<T>(
     })
     .await
 }
+
+const TOO_MANY_WATCHED: Reply =
+    Reply::error("ERR a connection may watch 4096 keys; none is watched now, and a transaction should not be begun");
 
 fn is_special(call: &Call) -> bool {
     matches!(call.spec().name, "publish" | "keys" | "scan")

@@ -178,3 +178,18 @@ fn random_bytes_never_break_the_server() {
     }
     assert_eq!(ballast.client().say("PING"), "+PONG\r\n");
 }
+
+#[test]
+fn too_many_watched_keys_are_refused_and_take_no_time() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    let keys: Vec<String> = (0..100_000).map(|n| format!("k{n}")).collect();
+    let words: Vec<&[u8]> =
+        std::iter::once("WATCH").chain(keys.iter().map(String::as_str)).map(str::as_bytes).collect();
+    let told = String::from_utf8(client.call(&words)).unwrap();
+    assert!(told.starts_with("-ERR a connection may watch 4096 keys"), "{told}");
+    assert_eq!(client.call(&words[..4097]), b"+OK\r\n");
+    assert_eq!(client.say("MULTI"), "+OK\r\n");
+    assert_eq!(client.say("SET k1 1"), "+QUEUED\r\n");
+    assert_eq!(client.say("EXEC"), "*1\r\n+OK\r\n");
+}

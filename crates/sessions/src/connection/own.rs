@@ -1,6 +1,6 @@
 //! The table of commands that concern the connection alone, and the short ones among them.
 
-use ballast_core::session::{Call, Reply};
+use ballast_core::session::{Call, Reply, Watched};
 
 use super::{Connection, Exec, Silence, Step, Transaction};
 use crate::{
@@ -116,7 +116,8 @@ impl Connection {
             out.error(b"ERR EXEC without MULTI");
             return Step::Answered;
         };
-        let watched = std::mem::take(&mut self.watched);
+        let watched = std::mem::take(&mut self.watched).into_iter();
+        let watched = watched.map(|((database, key), version)| Watched { database, key, version }).collect();
         self.discard();
         if transaction.broken {
             out.error(b"EXECABORT Transaction discarded because of previous errors.");
