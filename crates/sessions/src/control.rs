@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::{
@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use ballast_core::ids::VipId;
+use ballast_core::{ids::VipId, session::Settings};
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use crate::{
@@ -39,6 +39,24 @@ pub struct Wanted {
     pub place: Place,
     /// Speaks TLS. Not on a Unix socket.
     pub tls: bool,
+}
+
+impl Wanted {
+    /// What the document wants of every node; nothing if it has no session store. `vip` knows the ids and addresses of VIPs; one
+    /// that it does not know is left out.
+    pub fn of(settings: &Settings, vip: impl Fn(&str) -> Option<(VipId, Vec<IpAddr>)>) -> Vec<Self> {
+        if !settings.enabled {
+            return Vec::new();
+        }
+        let plain = settings.listen.iter().map(|address| Self { place: Place::Address(*address), tls: false });
+        let tls = settings.tls_listen.iter().map(|address| Self { place: Place::Address(*address), tls: true });
+        let vips = settings.vips.iter().flat_map(|wanted| {
+            let (id, addresses) = vip(&wanted.vip).unwrap_or((VipId::new(0), Vec::new()));
+            let at = move |address| Place::Vip(id, SocketAddr::new(address, wanted.port));
+            addresses.into_iter().map(move |address| Self { place: at(address), tls: wanted.tls })
+        });
+        plain.chain(tls).chain(vips).collect()
+    }
 }
 
 /// Where clients arrive.

@@ -39,6 +39,7 @@ pub struct Passwords {
 #[derive(Debug)]
 struct Ask {
     stored: Option<Arc<str>>,
+    decoy: Option<Arc<str>>,
     password: Vec<u8>,
     answer: oneshot::Sender<bool>,
 }
@@ -69,14 +70,15 @@ impl Passwords {
         Ok(Self { key: rand::random(), known: Mutex::default(), asks: Some(asks), thread: Some(thread) })
     }
 
-    /// Holds `password` against `stored`; `None` stands for a user that does not exist, and is never right.
-    pub fn verify(&self, stored: Option<Arc<str>>, password: &[u8]) -> Verdict {
+    /// Holds `password` against `stored`. `None` stands for a user that does not exist, and is never right; `decoy`, the hash
+    /// of somebody else, is tried instead, so that it takes as long.
+    pub fn verify(&self, stored: Option<Arc<str>>, decoy: Option<Arc<str>>, password: &[u8]) -> Verdict {
         let mark = self.mark(stored.as_deref(), password);
         if stored.is_some() && self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&mark) {
             return Verdict::Right;
         }
         let (answer, wait) = oneshot::channel();
-        let ask = Ask { stored, password: password.to_vec(), answer };
+        let ask = Ask { stored, decoy, password: password.to_vec(), answer };
         match self.asks.as_ref().map(|asks| asks.try_send(ask)) {
             Some(Ok(())) => Verdict::Coming(wait, Remember(mark)),
             Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) | None => Verdict::Busy,
@@ -110,7 +112,7 @@ impl Drop for Passwords {
     }
 }
 
-/// A hash that no password is asked to fit; made when the first login comes.
+/// What is tried where nobody has a password; made when the first such login comes.
 static NOBODY: LazyLock<String> = LazyLock::new(|| {
     let salt = SaltString::from_b64("bm9ib2R5bm9ib2R5").expect("these sixteen letters are Base64");
     let hash = Argon2::default().hash_password(b"nobody", &salt).expect("the default parameters are valid");
@@ -119,7 +121,8 @@ static NOBODY: LazyLock<String> = LazyLock::new(|| {
 
 fn run(inbox: &Receiver<Ask>) {
     while let Ok(ask) = inbox.recv() {
-        let fits = fits(ask.stored.as_deref().unwrap_or(NOBODY.as_str()), &ask.password);
+        let held_against = ask.stored.as_deref().or(ask.decoy.as_deref()).unwrap_or(NOBODY.as_str());
+        let fits = fits(held_against, &ask.password);
         // Who asked may be gone.
         let _ = ask.answer.send(fits && ask.stored.is_some());
     }
@@ -141,7 +144,7 @@ mod tests {
     }
 
     fn ask(passwords: &Passwords, stored: Option<Arc<str>>, password: &[u8]) -> (bool, bool) {
-        match passwords.verify(stored, password) {
+        match passwords.verify(stored, Some(hash(b"nobody")), password) {
             Verdict::Right => (true, true),
             Verdict::Coming(answer, remember) => {
                 let right = answer.blocking_recv().unwrap();

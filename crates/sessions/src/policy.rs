@@ -129,6 +129,11 @@ impl Policy {
     pub fn password_hash(&self, user: &str) -> Option<Arc<str>> {
         self.users.get(user)?.password_hash.clone()
     }
+
+    /// The hash of somebody's password, to spend as much time on users that do not exist.
+    pub fn decoy_hash(&self) -> Option<Arc<str>> {
+        self.users.values().find_map(|user| user.password_hash.clone())
+    }
 }
 
 impl Access {

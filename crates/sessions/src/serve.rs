@@ -408,7 +408,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     async fn login(&mut self, login: Login) {
         let worker = self.held.worker.clone();
-        let right = match worker.node.passwords.verify(login.stored.clone(), &login.password) {
+        let decoy = self.policy.decoy_hash();
+        let right = match worker.node.passwords.verify(login.stored.clone(), decoy, &login.password) {
             Verdict::Right => true,
             Verdict::Coming(answer, remember) => {
                 let right = answer.await.unwrap_or(false);

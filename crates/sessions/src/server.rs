@@ -36,7 +36,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts workers. Nothing is listened on yet, see [`Server::listen`].
+    /// Starts workers. Nothing is listened on yet, see [`Server::listen`]. One for the life of the process: the keyspace
+    /// wakes the first one only when there is something for subscribers. A document without a session store is
+    /// `listen` of nothing.
     ///
     /// # Errors
     /// A thread or its runtime could not be started.

@@ -157,6 +157,7 @@ fn settings_are_followed_while_connections_are_open() {
 #[test]
 fn users_are_kept_to_what_is_theirs() {
     let users = r#"{"users":[
+        {"name":"all","password_hash":"HASH"},
         {"name":"reader","password_hash":"HASH","read_only":true},
         {"name":"one","password_hash":"HASH","databases":[1]},
         {"name":"pre","password_hash":"HASH","key_prefixes":["p:"]}]}"#;
@@ -176,4 +177,61 @@ fn users_are_kept_to_what_is_theirs() {
     assert_eq!(client.say("SET p:1 x"), "+OK\r\n");
     assert!(client.say("SET q:1 x").starts_with("-NOPERM"));
     assert!(client.say("FLUSHDB").starts_with("-NOPERM"));
+    let mut everything = ballast.client();
+    assert_eq!(everything.say("AUTH all pw"), "+OK\r\n");
+    assert_eq!(everything.say("SET q:1 x"), "+OK\r\n");
+    assert_eq!(client.say("KEYS *"), "*1\r\n$3\r\np:1\r\n");
+    assert_eq!(client.say("SCAN 0"), "*2\r\n$1\r\n0\r\n*1\r\n$3\r\np:1\r\n");
+    client.send(b"MULTI\r\nSET p:2 x\r\nKEYS *\r\nEXEC\r\n");
+    let answers: Vec<_> = (0..4).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
+    assert!(answers[3].starts_with("*2\r\n+OK\r\n*2\r\n") && !answers[3].contains("q:1"), "{answers:?}");
+}
+
+#[test]
+fn each_command_of_a_pipeline_is_answered_whatever_becomes_of_the_leader() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET n 0"), "+OK\r\n");
+    // Taken from the end.
+    *ballast.cluster.next_moods.lock().unwrap() =
+        vec![Mood::Healthy, Mood::Overloaded, Mood::NoQuorum, Mood::Unknown, Mood::Healthy];
+    client.send(&b"INCR n\r\nPING\r\n".repeat(4));
+    client.send(b"MULTI\r\nINCR n\r\nGET n\r\nEXEC\r\nGET n\r\n");
+    let starts = [
+        ":1\r\n",
+        "+PONG",
+        "-UNKNOWN outcome unknown",
+        "+PONG",
+        "-CLUSTERDOWN",
+        "+PONG",
+        "-OVERLOADED",
+        "+PONG",
+        "+OK",
+        "+QUEUED",
+        "+QUEUED",
+        "*2\r\n:3\r\n$1\r\n3",
+        "$1\r\n3",
+    ];
+    for start in starts {
+        let answer = String::from_utf8(client.answer().unwrap()).unwrap();
+        assert!(answer.starts_with(start), "{start}: {answer}");
+    }
+    assert_eq!(ballast.server.stats().totals.unavailable_total, 3);
+}
+
+#[test]
+fn the_document_says_where_to_listen() {
+    use ballast_core::ids::VipId;
+    use ballast_sessions::{Place, Wanted};
+    let cluster = support::Cluster::new(r#"{"listen":["127.0.0.1:6379"],"tls_listen":["0.0.0.0:6380"]}"#);
+    let wanted = Wanted::of(&cluster.sessions.settings(), |_| None);
+    let at = |address: &str, tls| Wanted { place: Place::Address(address.parse().unwrap()), tls };
+    assert_eq!(wanted, [at("127.0.0.1:6379", false), at("0.0.0.0:6380", true)]);
+    let mut settings = (*cluster.sessions.settings()).clone();
+    settings.config.vips = serde_json::from_str(r#"[{"vip":"v","port":6379},{"vip":"w","port":1}]"#).unwrap();
+    let known = |name: &str| (name == "v").then(|| (VipId::new(7), vec!["192.0.2.1".parse().unwrap()]));
+    let vip = Wanted { place: Place::Vip(VipId::new(7), "192.0.2.1:6379".parse().unwrap()), tls: false };
+    assert_eq!(Wanted::of(&settings, known)[2..], [vip]);
+    settings.enabled = false;
+    assert!(Wanted::of(&settings, known).is_empty());
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use ballast_core::session::Stats;
 use bytes::Bytes;
 
 use super::hello::REDIS_VERSION;
@@ -16,20 +17,20 @@ pub(super) fn info(asked: &[Bytes], node: &Node, policy: &Policy) -> String {
     let has = |name: &str| names.iter().any(|asked| asked == name);
     let (all, default) = (has("all") || has("everything"), names.is_empty() || has("default"));
     let mut text = String::new();
+    let stats = node.sessions.stats();
     for section in SECTIONS {
         if all || has(section) || default && section != "commandstats" {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
             // Writing to a string does not fail.
-            let _ = write_section(section, node, policy, &mut text);
+            let _ = write_section(section, node, policy, &stats, &mut text);
         }
     }
     text
 }
 
-fn write_section(section: &str, node: &Node, policy: &Policy, text: &mut String) -> std::fmt::Result {
-    let stats = node.sessions.stats();
+fn write_section(section: &str, node: &Node, policy: &Policy, stats: &Stats, text: &mut String) -> std::fmt::Result {
     let mut title = section.to_owned();
     title[..1].make_ascii_uppercase();
     write!(text, "# {title}\r\n")?;

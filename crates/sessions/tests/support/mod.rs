@@ -40,6 +40,8 @@ pub struct Cluster {
     /// Milliseconds since the epoch; zero follows the wall clock.
     pub now_ms: AtomicU64,
     pub mood: Mutex<Mood>,
+    /// Moods of the next proposals, before `mood` counts.
+    pub next_moods: Mutex<Vec<Mood>>,
     pub proposals: AtomicU64,
     pub confirmations: AtomicU64,
     pub gate: Arc<VipGate>,
@@ -57,6 +59,7 @@ impl Cluster {
             state: Mutex::new((state, 0)),
             now_ms: AtomicU64::new(0),
             mood: Mutex::new(Mood::Healthy),
+            next_moods: Mutex::default(),
             proposals: AtomicU64::new(0),
             confirmations: AtomicU64::new(0),
             gate: Arc::new(VipGate::closed()),
@@ -126,7 +129,8 @@ struct AsPropose(Arc<Cluster>);
 impl Propose for AsPropose {
     fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         self.0.proposals.fetch_add(1, Ordering::SeqCst);
-        let result = match self.0.mood() {
+        let next = self.0.next_moods.lock().unwrap().pop();
+        let result = match next.unwrap_or_else(|| self.0.mood()) {
             Mood::Healthy => Ok(self.0.apply(command)),
             Mood::NoQuorum => Err(ProposeError::NoQuorum { detail: "alone".to_owned() }),
             Mood::Unknown => {
