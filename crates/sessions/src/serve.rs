@@ -16,7 +16,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ballast_core::session::{Call, Class, Reply, Spec, Watched, Write};
@@ -38,6 +38,10 @@ use crate::{
 const READ_MIN: usize = 2048;
 /// The most room that is made for one read.
 const READ_MAX: usize = 256 * 1024;
+/// Room for answers that an idle connection may keep.
+const WRITE_IDLE: usize = 4096;
+/// When a connection counts as idle for that.
+const SOON: Duration = Duration::from_secs(1);
 /// Answers leave when there are so many, though commands wait that are not carried out.
 const WRITE_SOON: usize = 64 * 1024;
 /// Bytes of arguments in one run, besides its last command: an entry of the log should not hold others up.
@@ -503,7 +507,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     async fn wait(&mut self) -> Result<(), Ending> {
         let amid = self.requests.is_amid(&self.buf);
         let limits = &self.policy.limits;
-        self.deadline.arm(if amid { limits.write_timeout } else { limits.idle_timeout });
+        let timeout = if amid { limits.write_timeout } else { limits.idle_timeout };
+        // A connection that has grown is looked at once more, to take its room back if it stays idle.
+        let roomy = (self.room > READ_MIN || self.out.capacity() > WRITE_IDLE)
+            && !(Duration::ZERO < timeout && timeout <= SOON);
+        self.deadline.arm(if roomy { SOON } else { timeout });
         if self.buf.capacity() - self.buf.len() < READ_MIN.min(self.room) {
             self.buf.reserve(self.room.max(self.buf.len().min(READ_MAX)));
         }
@@ -522,11 +530,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 return Poll::Ready(Ok(0));
             }
             if deadline.is_over() {
-                return Poll::Ready(Err(Ending::Cut));
+                return Poll::Ready(if roomy { Ok(0) } else { Err(Ending::Cut) });
             }
             Poll::Pending
         })
         .await?;
+        if arrived == 0 && roomy && self.deadline.is_over() {
+            self.room = READ_MIN;
+            self.out = Vec::new();
+            if !amid {
+                self.buf = BytesMut::new();
+            }
+        }
         if arrived != 0 {
             self.arrived(arrived);
         }
@@ -546,7 +561,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     /// Ends so that the last answer arrives: closing with bytes unread would reset the connection.
     async fn part(&mut self) {
-        let timeout = std::time::Duration::from_secs(1);
+        let timeout = Duration::from_secs(1);
         let Self { stream, deadline, buf, .. } = self;
         if under(deadline, timeout, pin!(stream.shutdown())).await.is_err() {
             return;
@@ -566,7 +581,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 /// Waits for `io`, at most `timeout`.
 async fn under<T>(
     deadline: &Deadline,
-    timeout: std::time::Duration,
+    timeout: Duration,
     mut io: Pin<&mut impl Future<Output = std::io::Result<T>>>,
 ) -> Result<T, Ending> {
     let mut armed = false;
