@@ -138,15 +138,17 @@ impl Database {
 
     /// Puts an entry in the place of the one that its key has.
     pub(super) fn put(&mut self, entry: Entry) {
-        self.count_in(&entry);
+        let counted = Counted::of(&entry, self.number);
         let shard = Arc::make_mut(self.shards[shard_of(entry.hash)].get_or_insert_default());
         match shard.find(entry.hash, &entry.key) {
             Ok(at) => {
+                // Out before in: both may end at the same time, and then they share a place in the order of ends.
                 let old = std::mem::replace(shard.at_mut(at), entry);
                 self.count_out(&old);
             }
             Err(at) => shard.insert(at, entry),
         }
+        self.count_in(counted);
     }
 
     pub(super) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
@@ -187,6 +189,11 @@ impl Database {
     /// End and hash of the key whose life ends first.
     pub(super) fn first_end(&self) -> Option<(u64, u64)> {
         self.ends.first().copied()
+    }
+
+    /// When the next life after `now` ends.
+    pub(super) fn first_end_after(&self, now: u64) -> Option<u64> {
+        self.ends.range((now.saturating_add(1), 0)..).next().map(|(end, _)| *end)
     }
 
     /// Last change and hash of the key with an end that nobody has changed for the longest.
@@ -248,11 +255,11 @@ impl Database {
         self.shards.iter().flatten().flat_map(|shard| shard.items())
     }
 
-    fn count_in(&mut self, entry: &Entry) {
+    fn count_in(&mut self, counted: Counted) {
         self.len += 1;
-        self.bytes += entry.bytes();
-        self.digest = self.digest.wrapping_add(entry.digest(self.number));
-        self.list(entry.hash, (entry.expires, entry.touched));
+        self.bytes += counted.bytes;
+        self.digest = self.digest.wrapping_add(counted.digest);
+        self.list(counted.hash, counted.listed);
     }
 
     fn count_out(&mut self, entry: &Entry) {
@@ -285,6 +292,22 @@ impl Database {
         if let Some(idle) = &mut self.idle {
             idle.remove(&(touched, hash));
         }
+    }
+}
+
+/// What sums and orders know of an entry.
+struct Counted {
+    hash: u64,
+    bytes: u64,
+    digest: u128,
+    /// Its end and its last change.
+    listed: (u64, u64),
+}
+
+impl Counted {
+    fn of(entry: &Entry, number: u16) -> Self {
+        let listed = (entry.expires, entry.touched);
+        Self { hash: entry.hash, bytes: entry.bytes(), digest: entry.digest(number), listed }
     }
 }
 

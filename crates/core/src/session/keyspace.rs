@@ -191,6 +191,12 @@ impl Keyspace {
         self.get(database, key).is_some_and(|entry| entry.has_ended(estimate))
     }
 
+    /// Whether any key of a database is over by the estimate but not by log time.
+    pub(super) fn any_is_due(&self, database: u16, estimate: u64) -> bool {
+        let first = self.databases.get(&database).and_then(|database| database.first_end_after(self.now));
+        first.is_some_and(|end| end <= estimate)
+    }
+
     /// The change that made the key what it is; zero if it is absent.
     pub(super) fn version(&self, database: u16, key: &[u8]) -> u64 {
         self.get(database, key).map_or(0, |entry| entry.version)

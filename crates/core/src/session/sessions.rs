@@ -102,13 +102,20 @@ impl Sessions {
     /// over, so that a key which is over on one node is over on all.
     ///
     /// # Errors
-    /// [`Due`] if a key that is named is over by the estimate but not by log time; nothing is added then. That answers
+    /// [`Due`] if a key that is needed is over by the estimate but not by log time; nothing is added then. That answers
     /// together would take more than `output_max` is an error that is answered.
     pub fn read(&self, estimate: Option<LogTime>, calls: &[Call], replies: &mut Vec<Reply>) -> Result<(), Due> {
         let keyspace = self.keyspace.read();
         let now = estimate.map_or(0, LogTime::as_millis).max(keyspace.now);
         if now > keyspace.now {
-            let is_due = |call: &Call| call.keys().any(|key| keyspace.is_due(call.database, key, now));
+            // What names no key is about all of them: `DBSIZE`, `SCAN`.
+            let is_due = |call: &Call| {
+                let mut keys = call.keys().peekable();
+                match keys.peek() {
+                    None => keyspace.any_is_due(call.database, now),
+                    Some(_) => keys.any(|key| keyspace.is_due(call.database, key, now)),
+                }
+            };
             if calls.iter().any(is_due) {
                 return Err(Due);
             }

@@ -115,6 +115,18 @@ fn a_key_lives_to_the_millisecond_and_not_longer() {
 }
 
 #[test]
+fn a_value_that_is_replaced_by_one_with_the_same_end_still_ends() {
+    let mut store = Store::new();
+    for word in ["v", "w"] {
+        store.run(&format!("set a {word} pxat 1000100"));
+    }
+    store.at(1_000_100);
+    let stats = store.sessions.stats();
+    assert_eq!((stats.totals.expired, stats.bytes), (1, 0));
+    assert_eq!(store.read(None, "dbsize"), Ok(Reply::Integer(0)));
+}
+
+#[test]
 fn a_reader_ahead_of_log_time_asks_for_it_instead_of_guessing() {
     let mut store = Store::new();
     store.run("set a v px 100");
@@ -123,6 +135,8 @@ fn a_reader_ahead_of_log_time_asks_for_it_instead_of_guessing() {
     assert_eq!(store.read(Some(1_000_100), "get a"), Err(Due));
     assert_eq!(store.read(Some(1_000_100), "mget b a"), Err(Due));
     assert_eq!(store.read(Some(1_000_100), "get b"), Ok(text("v")));
+    assert_eq!(store.read(Some(1_000_100), "dbsize"), Err(Due), "what is about all keys is about this one");
+    assert_eq!(store.read(Some(1_000_099), "dbsize"), Ok(Reply::Integer(2)));
     assert_eq!(store.read(None, "get a"), Ok(text("v")), "log time alone judges");
     assert_eq!(store.sessions.version(Some(LogTime::from_millis(1_000_100)), 0, b"a"), Err(Due));
     let mut replies = Vec::new();
