@@ -18,6 +18,7 @@ mod programs;
 mod report;
 mod rounds;
 mod scale;
+mod sessions;
 mod stage;
 
 use std::{path::PathBuf, time::Instant};
@@ -99,6 +100,11 @@ const CASES: &[Case] = &[
         name: "config_visible_everywhere",
         question: "how soon all nodes serve a change",
         run: config_change::visible,
+    },
+    Case {
+        name: "session_commands",
+        question: "writes and reads of the session store, beside Redis and etcd",
+        run: sessions::commands,
     },
     Case { name: "bindings_at_scale", question: "memory, restart, new node with millions", run: scale::at_scale },
 ];

@@ -42,6 +42,9 @@ pub struct Bootstrap {
     /// The data plane.
     #[serde(default)]
     pub proxy: Proxy,
+    /// The session store, beside what the document says of it.
+    #[serde(default)]
+    pub sessions: Sessions,
     /// Logs.
     #[serde(default)]
     pub log: Log,
@@ -86,6 +89,18 @@ pub struct Advertise {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Proxy {
+    /// Worker threads; 0 takes one for each core.
+    pub workers: usize,
+}
+
+/// The session store on this node. Nothing is listened on while the document has no `sessions`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sessions {
+    /// Addresses that this node alone listens on, without TLS.
+    pub listen: Vec<SocketAddr>,
+    /// A Unix socket, for applications on this node.
+    pub socket: Option<PathBuf>,
     /// Worker threads; 0 takes one for each core.
     pub workers: usize,
 }

@@ -19,6 +19,7 @@ mod node;
 mod operations;
 mod programs;
 mod reader;
+mod sessions;
 mod settling;
 mod sockets;
 mod view;

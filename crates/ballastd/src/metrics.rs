@@ -37,6 +37,7 @@ pub fn page(node: &Node) -> String {
     vips(node, &mut families);
     traffic(node, &mut families);
     bindings(node, &mut families);
+    sessions(node, &mut families);
     metrics::render(families)
 }
 
@@ -368,4 +369,57 @@ fn bindings(node: &Node, families: &mut Vec<Family>) {
         }
     }
     families.extend([count, created, expired, rehomed]);
+}
+
+fn sessions(node: &Node, families: &mut Vec<Family>) {
+    let Some(sessions) = &node.sessions else { return };
+    let keys = sessions.keys();
+    if !keys.settings().enabled {
+        return;
+    }
+    let (held, served) = (keys.stats(), sessions.stats());
+    let gauge = |name, help, value| Family::gauge(name, help).with(&[], number(value));
+    let counter = |name, help, value| Family::counter(name, help).with(&[], number(value));
+    let mut in_databases = Family::gauge("ballast_session_keys", "Keys of the session store");
+    let mut ending = Family::gauge("ballast_session_keys_ending", "Keys that have an end");
+    for database in &held.databases {
+        let labels = [("database", &*database.database.to_string())];
+        in_databases.add(&labels, number(database.keys));
+        ending.add(&labels, number(database.ending));
+    }
+    let mut commands = Family::counter("ballast_session_commands", "Commands that were answered");
+    let mut durations = Family::histogram(
+        "ballast_session_command_duration_seconds",
+        "Time from when a command was there until its answer was",
+    );
+    for command in served.commands.iter().filter(|command| command.calls_total > 0) {
+        let failed = command.errors_total;
+        for (result, count) in [("ok", command.calls_total.saturating_sub(failed)), ("error", failed)] {
+            commands.add(&[("command", command.name), ("result", result)], number(count));
+        }
+        durations.add_distribution(&[("command", command.name)], seconds(&command.durations));
+    }
+    let totals = served.totals;
+    families.extend([
+        in_databases,
+        ending,
+        commands,
+        durations,
+        gauge("ballast_session_memory_bytes", "What keys and values are counted as in memory", held.bytes),
+        gauge("ballast_session_connections", "Connections to the session store", totals.connections),
+        counter("ballast_session_expired", "Keys whose life ended", held.totals.expired),
+        counter("ballast_session_evicted", "Keys that made room for others", held.totals.evicted),
+        counter("ballast_session_accepted", "Connections accepted", totals.accepted_total),
+        counter("ballast_session_refused", "Connections refused", totals.refused_total),
+        counter("ballast_session_cut", "Connections cut: idle, slow, or not speaking the protocol", totals.cut_total),
+        counter("ballast_session_malformed", "Requests that were malformed or beyond a bound", totals.malformed_total),
+        counter("ballast_session_login_failures", "Logins that were refused", totals.login_failures_total),
+        counter(
+            "ballast_session_unavailable",
+            "Commands refused for want of a quorum or of room",
+            totals.unavailable_total,
+        ),
+        counter("ballast_session_received_bytes", "Bytes read from clients", totals.bytes_in_total),
+        counter("ballast_session_sent_bytes", "Bytes sent to clients", totals.bytes_out_total),
+    ]);
 }

@@ -57,6 +57,7 @@ use crate::{
     metrics,
     operations::Node,
     programs::{Described, VipCheck, keep_checking, keep_telling},
+    sessions::NodeSessions,
     sockets::{Sockets, serve_cluster},
     view::View,
     webhooks::{Secrets, keep_posting},
@@ -131,6 +132,14 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         }
     };
 
+    let sessions = match bootstrap.role {
+        NodeRole::Witness => None,
+        NodeRole::Full => {
+            let (settings, driver) = (&bootstrap.sessions, bootstrap.vip.driver);
+            Some(NodeSessions::start(settings, driver, &view, &raft, &gates, &identity.credentials)?)
+        }
+    };
+
     let lease_view: Arc<ArcSwapOption<LeaseView>> = Arc::default();
     let node = Arc::new(Node {
         raft: raft.clone(),
@@ -139,6 +148,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         keeper: OnceLock::new(),
         lease_view: Arc::clone(&lease_view),
         proxy: proxy.clone(),
+        sessions,
         findings: Arc::clone(&findings),
         transitions: Arc::default(),
         hook_runs: Arc::default(),
@@ -429,13 +439,24 @@ async fn drain(node: &Node, leases: &ballast_vip::Handle, orderly: bool) {
     while !leases.drained() && leases.alive() && Instant::now() < until {
         sleep(Duration::from_millis(5)).await;
     }
-    let Some(proxy) = &node.proxy else { return };
     let plan = node.view.plan();
     let longest = plan.farms.iter().map(|farm| farm.timeouts.drain.duration()).max().unwrap_or(DRAIN_DEFAULT);
     let deadline = if orderly { longest } else { FAILED_DRAIN_MAX };
-    let left = proxy.drain(deadline).await;
-    if left > 0 {
-        warn!(connections = left, "connections were still open at the end of the drain");
+    let proxied = async {
+        match &node.proxy {
+            Some(proxy) => proxy.drain(deadline).await,
+            None => 0,
+        }
+    };
+    let sessions = async {
+        match &node.sessions {
+            Some(sessions) => sessions.drain(deadline).await,
+            None => 0,
+        }
+    };
+    let (proxied, sessions) = tokio::join!(proxied, sessions);
+    if proxied + sessions > 0 {
+        warn!(proxied, sessions, "connections were still open at the end of the drain");
     }
 }
 
@@ -494,6 +515,9 @@ impl Publisher {
                 if let Some(proxy) = &self.node.proxy {
                     proxy.plan_changed();
                 }
+            }
+            if let Some(sessions) = &self.node.sessions {
+                sessions.follow(&self.node.raft);
             }
             let fitness = OwnFitness { node: self.node.fitness(), vips: self.node.vip_fitness() };
             let membership = {

@@ -23,6 +23,7 @@ use ballast_core::{
 };
 use ballast_proxy::{ListenerState, Proxy, prober::Findings};
 use ballast_raft::Handle;
+use ballast_sessions::Place;
 use ballast_vip::netlink::KeeperHandle;
 use tokio::{
     sync::watch,
@@ -33,6 +34,7 @@ use crate::{
     interfaces,
     leases::TransitionCounts,
     programs::{Runs, VipCheck},
+    sessions::NodeSessions,
     view::View,
     webhooks::Deliveries,
 };
@@ -54,6 +56,8 @@ pub struct Node {
     pub lease_view: Arc<ArcSwapOption<LeaseView>>,
     /// The data plane; a witness has none.
     pub proxy: Option<Arc<Proxy>>,
+    /// The session store's server; a witness has none.
+    pub sessions: Option<NodeSessions>,
     /// This node's findings about backends.
     pub findings: Arc<Findings>,
     /// Gains and losses of VIPs.
@@ -107,8 +111,13 @@ impl Node {
 
     /// What this node is fit for, VIP by VIP; one that is missing is fit.
     pub fn vip_fitness(&self) -> BTreeMap<VipId, Fitness> {
-        let failed: BTreeSet<IpAddr> =
+        let mut failed: BTreeSet<IpAddr> =
             self.proxy.iter().flat_map(|proxy| proxy.listeners()).filter_map(failed).collect();
+        let sessions = self.sessions.iter().flat_map(NodeSessions::failed);
+        failed.extend(sessions.filter_map(|(place, _)| match place {
+            Place::Vip(_, address) => Some(address.ip()),
+            Place::Address(_) | Place::Unix(_) => None,
+        }));
         let vips: Vec<(VipId, Vec<IpAddr>)> = self.raft.with_state(|state| {
             state.vips().map(|(id, vip)| (id, vip.addresses.iter().map(|address| address.ip()).collect())).collect()
         });
@@ -155,6 +164,9 @@ impl Node {
                         .push(format!("listener {} cannot listen on {}: {error}", listener.listener, listener.address));
                 }
             }
+        }
+        for (place, error) in self.sessions.iter().flat_map(NodeSessions::failed) {
+            reasons.push(format!("the session store cannot listen on {place}: {error}"));
         }
         reasons
     }

@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr, TcpListener},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
@@ -68,6 +68,15 @@ pub enum Place {
     Vip(VipId, SocketAddr),
     /// A Unix socket. A socket of that name that nobody listens on is replaced.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) | Self::Vip(_, address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// What control is told.

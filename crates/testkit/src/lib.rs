@@ -13,6 +13,7 @@ pub mod disk;
 pub mod lab;
 pub mod newcomers;
 pub mod ports;
+pub mod resp;
 pub mod shop;
 pub mod visitors;
 pub mod wait;

@@ -32,7 +32,7 @@ pub use credentials::{Credentials, Validity};
 pub use files::write_private;
 pub use identity::{CaPin, Identity, IdentityError, UserName, UserRole, fingerprint_of, identity_of};
 pub use seal::{ClusterKey, SealError, random_secret};
-pub use tls::{admin_server, joining_client, node_client, node_server, server_name, user_client};
+pub use tls::{admin_server, joining_client, node_client, node_server, server_name, session_server, user_client};
 pub use token::{JoinToken, TokenError, TokenSecret};
 
 /// What went wrong with a key or certificate.

@@ -1,9 +1,10 @@
-//! TLS as Ballast speaks it: 1.3 only, HTTP/2 only, the cluster's CA only.
+//! TLS as Ballast speaks it: the cluster's CA only; 1.3 and HTTP/2 only, but for the session store.
 //!
 //! | who | shows | believes |
 //! |---|---|---|
 //! | [`node_server`] | node certificate | node certificates of this cluster, nothing else |
 //! | [`admin_server`] | node certificate | any certificate of this cluster, or none (the caller may then only enrol) |
+//! | [`session_server`] | node certificate | any certificate of this cluster, or none |
 //! | [`node_client`], [`user_client`] | own certificate | a node of this cluster, by name |
 //! | [`joining_client`] | nothing | a node of the cluster whose CA has the token's pin |
 //!
@@ -20,7 +21,7 @@ use std::{
 use ballast_core::ids::NodeId;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    SignatureScheme, SupportedProtocolVersion,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -31,7 +32,7 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     time_provider::TimeProvider,
-    version::TLS13,
+    version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -67,6 +68,17 @@ pub fn admin_server(credentials: &Credentials) -> Result<ServerConfig, PkiError>
     server(credentials, Admits::Everybody)
 }
 
+/// Server side of the session store: whoever shows a certificate must be of this cluster; who shows none has to log in.
+/// TLS 1.2 too, because clients of the Redis protocol are as old as that.
+///
+/// # Errors
+/// When rustls does not take the credentials.
+pub fn session_server(credentials: &Credentials) -> Result<ServerConfig, PkiError> {
+    let mut config = server_of(credentials, Admits::Everybody, &[&TLS13, &TLS12])?;
+    config.alpn_protocols.clear();
+    Ok(config)
+}
+
 /// Client side of traffic to a peer; use it with [`server_name`] of that peer.
 ///
 /// # Errors
@@ -99,12 +111,20 @@ pub fn joining_client(pin: CaPin) -> Result<ClientConfig, PkiError> {
 }
 
 fn server(credentials: &Credentials, admits: Admits) -> Result<ServerConfig, PkiError> {
+    server_of(credentials, admits, &[&TLS13])
+}
+
+fn server_of(
+    credentials: &Credentials,
+    admits: Admits,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ServerConfig, PkiError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(credentials)?), provider())
         .build()
         .map_err(|e| PkiError::Verifier { detail: e.to_string() })?;
     let verifier = OfCluster { inner: verifier, cluster_id: credentials.cluster_id().to_owned(), admits };
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(SteadyTime))
-        .with_protocol_versions(&[&TLS13])?
+        .with_protocol_versions(versions)?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_single_cert(credentials.chain(), credentials.key())?;
     config.alpn_protocols = vec![b"h2".to_vec()];

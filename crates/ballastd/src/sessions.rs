@@ -1,0 +1,157 @@
+//! The session store's server in this node: what it listens on, its certificates, its clock.
+//!
+//! Not here: the protocol (`ballast-sessions`), the keys (`ballast_core::session`).
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use ballast_admin::pki::{self, Credentials, Identity, fingerprint_of, identity_of};
+use ballast_clock::boot_now;
+use ballast_core::{cluster::Ownership, ids::VipId, session::Sessions, state::State, time::LogTime};
+use ballast_raft::Handle;
+use ballast_sessions::{
+    Certificates, ListenerState, LogClock, Place, Ports, Server, ServerOptions, Wanted, stats::Stats,
+};
+use ballast_vip::Gates;
+use parking_lot::Mutex;
+use rustls::{ServerConfig, pki_types::CertificateDer};
+
+use crate::{
+    bootstrap::{Sessions as Settings, VipDriver},
+    view::View,
+};
+
+/// The session store on this node.
+pub struct NodeSessions {
+    server: Server,
+    keys: Arc<Sessions>,
+    gates: Arc<Gates>,
+    /// Listeners of this node alone.
+    own: Vec<Wanted>,
+    /// Addresses of VIPs are bound only while they are held: the driver shares them with other nodes of this machine.
+    while_held: bool,
+    listening: Mutex<Vec<Wanted>>,
+}
+
+impl NodeSessions {
+    /// Starts the server. It listens on nothing before [`NodeSessions::follow`].
+    ///
+    /// # Errors
+    /// When the kernel gives no thread.
+    pub fn start(
+        settings: &Settings,
+        driver: VipDriver,
+        view: &Arc<View>,
+        raft: &Handle,
+        gates: &Arc<Gates>,
+        credentials: &Credentials,
+    ) -> Result<Self> {
+        let keys = raft.with_state(|state| Arc::clone(state.sessions()));
+        let ports = Ports {
+            sessions: Arc::clone(&keys),
+            propose: Arc::new(raft.clone()),
+            read_index: Arc::new(raft.clone()),
+            ownership: Arc::clone(gates) as Arc<dyn Ownership>,
+            clock: Arc::new(Clock(Arc::clone(view))),
+            certificates: Some(Arc::new(NodeCertificates {
+                config: Arc::new(pki::session_server(credentials)?),
+                cluster_id: credentials.cluster_id().to_owned(),
+                raft: raft.clone(),
+            })),
+        };
+        let options = ServerOptions { workers: settings.workers };
+        let server = Server::start(options, ports).context("cannot start the session store")?;
+        let addresses = settings.listen.iter().map(|address| Wanted { place: Place::Address(*address), tls: false });
+        let socket = settings.socket.iter().map(|path| Wanted { place: Place::Unix(path.clone()), tls: false });
+        Ok(Self {
+            server,
+            keys,
+            gates: Arc::clone(gates),
+            own: addresses.chain(socket).collect(),
+            while_held: driver == VipDriver::Loopback,
+            listening: Mutex::default(),
+        })
+    }
+
+    /// Listens on what the document and `ballastd.toml` want. Call it when either or a VIP's owner has changed; it costs
+    /// little when nothing has.
+    pub fn follow(&self, raft: &Handle) {
+        let settings = self.keys.settings();
+        if !settings.enabled && self.listening.lock().is_empty() {
+            return;
+        }
+        let mut wanted = raft.with_state(|state| Wanted::of(&settings, |name| addresses(state, name)));
+        if settings.enabled {
+            wanted.extend(self.own.iter().cloned());
+        }
+        if self.while_held {
+            let now = boot_now();
+            wanted.retain(|wanted| match wanted.place {
+                Place::Vip(vip, _) => self.gates.gate(vip).may_accept(now),
+                Place::Address(_) | Place::Unix(_) => true,
+            });
+        }
+        let mut listening = self.listening.lock();
+        if *listening != wanted {
+            self.server.listen(wanted.clone());
+            *listening = wanted;
+        }
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &Arc<Sessions> {
+        &self.keys
+    }
+
+    /// What the server counted.
+    pub fn stats(&self) -> Stats {
+        self.server.stats()
+    }
+
+    /// Listeners that cannot be bound, with the reason.
+    pub fn failed(&self) -> Vec<(Place, String)> {
+        let failed = |listener: ListenerState| Some((listener.wanted.place, listener.bound.err()?));
+        self.server.listeners().into_iter().filter_map(failed).collect()
+    }
+
+    /// Takes no new connections and lets the others finish what they are at. Returns how many were left.
+    pub async fn drain(&self, deadline: Duration) -> usize {
+        self.server.drain(deadline).await
+    }
+}
+
+fn addresses(state: &State, name: &str) -> Option<(VipId, Vec<IpAddr>)> {
+    let (id, vip) = state.vips().find(|(_, vip)| vip.name == name)?;
+    Some((id, vip.addresses.iter().map(|address| address.ip()).collect()))
+}
+
+/// This node's estimate of log time.
+struct Clock(Arc<View>);
+
+impl LogClock for Clock {
+    fn estimate(&self) -> LogTime {
+        self.0.log_time()
+    }
+}
+
+/// The node's certificate, and the names of those who show one of the cluster's CA.
+struct NodeCertificates {
+    config: Arc<ServerConfig>,
+    cluster_id: String,
+    raft: Handle,
+}
+
+impl Certificates for NodeCertificates {
+    fn server_config(&self) -> Option<Arc<ServerConfig>> {
+        Some(Arc::clone(&self.config))
+    }
+
+    fn names(&self, certificate: &CertificateDer<'_>) -> Vec<String> {
+        let revoked =
+            || fingerprint_of(certificate).map_or(true, |of| self.raft.with_state(|state| state.is_revoked(&of)));
+        match identity_of(certificate, &self.cluster_id) {
+            Ok(Identity::User { name, .. }) if !revoked() => vec![name.to_string()],
+            _ => Vec::new(),
+        }
+    }
+}
