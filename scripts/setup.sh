@@ -16,6 +16,8 @@ need python3 python3
 need clang clang
 need /usr/sbin/nft nftables
 need ip iproute2
+# The session store is held beside a real Redis.
+need redis-server redis-server
 # bindgen reads RocksDB's C header through libclang.
 if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; then
     missing+=(libclang-dev)

@@ -80,7 +80,7 @@ fn mount_of(mounts: &str, path: &Path) -> String {
 /// Versions of all programs that are there.
 pub fn versions() -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
-    let peers = [("haproxy", "-v"), ("nginx", "-v"), ("etcd", "--version")];
+    let peers = [("haproxy", "-v"), ("nginx", "-v"), ("etcd", "--version"), ("redis-server", "--version")];
     for (name, argument) in peers {
         let version = programs::find(name).and_then(|program| programs::version(&program, argument));
         versions.extend(version.map(|v| (name.to_owned(), v)));

@@ -146,9 +146,7 @@ impl Store {
 
     fn pids(&self) -> Vec<u32> {
         match self {
-            Self::Ballast { cluster, .. } => {
-                (0..cluster.len()).filter_map(|node| cluster.node(node).pid()).collect()
-            }
+            Self::Ballast { cluster, .. } => (0..cluster.len()).filter_map(|node| cluster.node(node).pid()).collect(),
             Self::Redis { server, .. } => vec![server.id()],
             Self::Etcd(_) => Vec::new(),
         }
@@ -193,7 +191,8 @@ fn run(
     count: u64,
 ) -> Result<Vec<Measured>> {
     thread::scope(|scope| {
-        let each = |position: usize| connections / addresses.len() + usize::from(position < connections % addresses.len());
+        let each =
+            |position: usize| connections / addresses.len() + usize::from(position < connections % addresses.len());
         let running: Vec<_> = addresses
             .iter()
             .enumerate()
@@ -221,7 +220,8 @@ fn run(
 /// Reads the CSV of `redis-benchmark`: test, rps, average, minimum, p50, p95, p99 and maximum in milliseconds.
 fn parse(csv: &str) -> Option<Measured> {
     let line = csv.lines().rev().find(|line| line.starts_with('"') && !line.starts_with("\"test\""))?;
-    let cells: Vec<f64> = line.split(',').skip(1).map(|cell| cell.trim_matches('"').parse().ok()).collect::<Option<_>>()?;
+    let cells: Vec<f64> =
+        line.split(',').skip(1).map(|cell| cell.trim_matches('"').parse().ok()).collect::<Option<_>>()?;
     let &[per_second, _, _, p50, _, p99, _] = cells.as_slice() else { return None };
     Some(Measured { per_second, p50_us: p50 * 1000.0, p99_us: p99 * 1000.0, cpu_us: 0.0 })
 }

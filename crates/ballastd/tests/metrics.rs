@@ -1,6 +1,6 @@
 //! The metrics page and its reference say the same.
 
-use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
+use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use ballast_testkit::{
@@ -8,6 +8,7 @@ use ballast_testkit::{
     client::{self, Client},
     cluster::Cluster,
     ports,
+    resp::Connection,
     shop::Shop,
     wait,
 };
@@ -63,7 +64,8 @@ fn every_family_is_in_the_reference() -> Result<()> {
     let backends = [Backend::start("web1")?, Backend::start("web2")?];
     let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
     let shop = Shop::new(&backends).on_vip(vip).persistence_header("x-visitor").checked();
-    cluster.apply(0, &shop.cluster("webhooks: [{ name: alarm, url: \"http://127.0.0.1:1/\" }]").to_yaml())?;
+    let more = "webhooks: [{ name: alarm, url: \"http://127.0.0.1:1/\" }]\nsessions: { vips: [{ vip: public, port: 6379 }], protected: false }";
+    cluster.apply(0, &shop.cluster(more).to_yaml())?;
     let owner = cluster.wait_owner("public")?;
     client::wait_served(vip)?;
 
@@ -76,6 +78,8 @@ fn every_family_is_in_the_reference() -> Result<()> {
     // Some families come with the first check, request or comparison of clocks.
     let text = wait::until("the page and its reference to say the same", || {
         Client::new(vip).request("GET", "/", &[("x-visitor", "one")], b"")?;
+        let mut sessions = Connection::open(std::net::SocketAddr::new(vip.ip(), 6379), Duration::from_secs(5))?;
+        ensure!(sessions.call(&["SET", "k", "v", "EX", "100"])?.is_ok(), "the session store does not take a key yet");
         let page = scrape.get("/metrics")?;
         ensure!(page.status == 200, "metrics answered {}", page.status);
         let found = families(&page.text());
