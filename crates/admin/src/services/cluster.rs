@@ -220,7 +220,7 @@ impl Shared {
         nodes
     }
 
-    async fn ask_node(&self, member: Node, hash_index: Option<LogIndex>, wait: Duration) -> NodeStatus {
+    pub(super) async fn ask_node(&self, member: Node, hash_index: Option<LogIndex>, wait: Duration) -> NodeStatus {
         let mut client =
             ClusterServiceClient::new(self.parts.peers.channel(NodeId::new(member.id), &member.admin_address));
         let mut request = Request::new(GetNodeStatusRequest { state_hash_index: hash_index.map(LogIndex::get) });

@@ -6,12 +6,12 @@ use ballast_core::{
     config::{self, Failback},
     ids::{NodeId, VipId},
     lease::{Fitness, Unfitness, VipStatus},
-    state::{Author, State, Tenure},
+    state::{Author, Node, NodeAdmin, NodeRole, State, Tenure},
 };
 use ballast_proto::admin::v1 as proto;
 
 use super::{change, etag, node_name, page::Place};
-use crate::error::{self, ApiError};
+use crate::error::{self, ApiError, ErrorCode};
 
 /// All VIPs, in the order of the document.
 pub fn vips(state: &State) -> Vec<proto::Vip> {
@@ -28,6 +28,52 @@ pub fn vip(state: &State, name: &str) -> Result<(VipId, proto::Vip), ApiError> {
         .find(|(_, vip)| vip.name == name)
         .map(|(id, vip)| (id, describe(state, id, vip)))
         .ok_or_else(|| error::not_found("VIP", name, state.vips().map(|(_, vip)| vip.name.as_str())))
+}
+
+/// Refuses a node as a place for a VIP when it may not hold it as far as the log says: a wish for such a place would
+/// be taken and never come true. What a group asks for is asked of its VIPs together.
+///
+/// # Errors
+/// `FAILED_PRECONDITION` with what has to change first.
+pub fn check_place(state: &State, vip: &str, node: &Node) -> Result<(), ApiError> {
+    let name = &node.info.name;
+    let refuse = |why: String| {
+        error::status(ErrorCode::Precondition, format!("VIP {vip} cannot go to {name}: {why}"), name.as_str())
+    };
+    if node.info.role == NodeRole::Witness {
+        let remedy = "choose a node that is no witness: ballastctl node list";
+        return Err(refuse("it is a witness, and witnesses hold no VIPs".to_owned()).remedy(remedy));
+    }
+    if node.admin == NodeAdmin::Drain {
+        let remedy = format!("end its drain first: ballastctl node enable {name}");
+        return Err(refuse("it is drained".to_owned()).remedy(remedy).remedy("or choose another node"));
+    }
+    let group = state.vips().find(|(_, known)| known.name == vip).and_then(|(_, known)| known.group.as_ref());
+    let beside = |known: &&config::Vip| known.name == vip || group.is_some() && known.group.as_ref() == group;
+    for known in state.vips().map(|(_, known)| known).filter(beside) {
+        let missing = known.nodes.iter().filter(|(key, value)| node.info.labels.get(*key) != Some(*value));
+        let missing: Vec<String> = missing.map(|(key, value)| format!("{key}={value}")).collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let missing = missing.join(", ");
+        let why = match known.name == vip {
+            true => format!("it lacks the label {missing}, which the VIP asks for"),
+            false => format!("it lacks the label {missing}, which VIP {} of its group asks for", known.name),
+        };
+        let able = state.nodes().filter(|other| {
+            let candidate = other.info.role == NodeRole::Full && other.admin != NodeAdmin::Drain;
+            candidate && state.vips().map(|(_, vip)| vip).filter(beside).all(|vip| other.info.carries(&vip.nodes))
+        });
+        let able: Vec<&str> = able.map(|other| other.info.name.as_str()).take(20).collect();
+        let instead = match able.is_empty() {
+            true => "no node that is neither drained nor a witness carries all of its labels".to_owned(),
+            false => format!("these nodes may hold it: {}", able.join(", ")),
+        };
+        let remedy = format!("give {name} the label in its ballastd.toml, or change `nodes` of VIP {}", known.name);
+        return Err(refuse(why).remedy(instead).remedy(remedy));
+    }
+    Ok(())
 }
 
 /// Where operators want VIPs.

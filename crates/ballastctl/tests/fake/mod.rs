@@ -54,6 +54,8 @@ pub struct State {
     pub drained: Option<proto::DrainBackendRequest>,
     /// What a move of a VIP was asked with.
     pub moved: Option<proto::MoveVipRequest>,
+    /// What every move of a VIP to a node is answered with, when it is to be refused.
+    pub refuse_moves: Option<Status>,
     /// The node says that it is ready.
     pub ready: bool,
     /// What a revocation was asked with.
@@ -476,7 +478,14 @@ impl VipService for Node {
     }
 
     async fn r#move(&self, request: Request<proto::MoveVipRequest>) -> Answer<proto::MoveVipResponse> {
-        self.state().moved = Some(request.into_inner());
+        let request = request.into_inner();
+        let mut state = self.state();
+        if let Some(status) = state.refuse_moves.clone().filter(|_| !request.node.is_empty()) {
+            return Err(status);
+        }
+        if !request.validate_only {
+            state.moved = Some(request);
+        }
         Ok(Response::new(proto::MoveVipResponse { header: header(), vip: Some(vip()), log_index: 7, arrived: false }))
     }
 
