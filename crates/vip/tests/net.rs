@@ -11,6 +11,7 @@ use ballast_vip::net::{
     Hearing, Interface, LinkEvent, Listener, Mac, Outcome, Problem, Sender, VipAddress, Watch, announcement, probe,
     question,
 };
+use ballast_vip::{FenceWish, netlink};
 use netns::{Lan, Netns, eventually, send_bytes};
 
 const VIPS: [&str; 2] = ["10.0.0.100", "2001:db8::100"];
@@ -57,6 +58,20 @@ fn addresses_are_added_once_found_again_after_a_crash_and_taken_away() {
     assert_eq!(reconcile(host, &folder, Vec::new()), removed(vips()));
     assert!(!VIPS.iter().any(|vip| has(host, vip)));
     assert!(has(host, "10.0.0.1") && has(host, "2001:db8::1"));
+}
+
+#[test]
+fn a_node_that_leaves_says_in_sentences_what_it_removed() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(reconcile(host, &folder, vips()), added(vips()));
+    let path = folder.path().to_owned();
+    let said = host.run(move || netlink::leave(FenceWish::None, &path).expect("leaves"));
+    let mut expected: Vec<String> = vips().iter().map(|at| format!("{at} was removed")).collect();
+    expected.push("there is no fence any more".to_owned());
+    assert_eq!(said, expected);
+    assert!(!VIPS.iter().any(|vip| has(host, vip)));
 }
 
 #[test]

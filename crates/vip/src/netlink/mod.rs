@@ -166,7 +166,7 @@ pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkEr
     }
     let mut addresses = Addresses::open(data_dir)?;
     let outcome = addresses.leave()?;
-    let mut said: Vec<String> = outcome.changes.iter().map(|change| format!("{change:?}")).collect();
+    let mut said: Vec<String> = outcome.changes.iter().map(ToString::to_string).collect();
     said.extend(outcome.problems.iter().map(ToString::to_string));
     if outcome.problems.iter().any(|problem| !problem.is_warning()) {
         said.push("the fence stays, because an address does".to_owned());
@@ -174,7 +174,10 @@ pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkEr
     }
     let (mut fence, _) = Fence::open(fence)?;
     fence.remove()?;
-    said.push(format!("the {} fence was removed", fence.level().as_str()));
+    said.push(match fence.level() {
+        FenceLevel::None => "there is no fence any more".to_owned(),
+        level => format!("the {} fence was removed", level.as_str()),
+    });
     Ok(said)
 }
 
