@@ -107,7 +107,7 @@ impl VipService for Shared {
         }
         let watched = vip.clone();
         let look = move |state: &State, after: LogIndex| {
-            // A VIP that was configured away has nothing more to tell.
+            // A name that no VIP ever had was refused above.
             let mut found: Vec<VipTransition> = view::transitions(state, &vip)
                 .unwrap_or_default()
                 .into_iter()
@@ -124,7 +124,7 @@ impl VipService for Shared {
                 .collect()
         };
         let whole_after = move |state: &State| {
-            let wanted = state.vips().filter(|(_, vip)| watched.is_empty() || vip.name == watched);
+            let wanted = state.vips_ever().filter(|(_, name)| watched.is_empty() || *name == watched);
             wanted.filter_map(|(id, _)| state.tenures_whole_after(id)).max()
         };
         Ok(Response::new(watch(self, &caller, from_index, History { look, whole_after })))

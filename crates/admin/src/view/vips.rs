@@ -1,6 +1,6 @@
 //! VIPs and their history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ballast_core::{
     config::{self, Failback},
@@ -81,26 +81,30 @@ pub(super) fn moves(state: &State) -> Vec<proto::VipMove> {
     state.vips().filter_map(|(id, vip)| wish(state, id, &vip.name)).collect()
 }
 
-/// Who held a VIP (or all, without a name), newest first, each with its place in the list.
+/// Who held a VIP (or all, without a name), newest first, each with its place in the list. VIPs that were configured
+/// away have a history too.
 ///
 /// # Errors
 /// `NOT_FOUND` with the names that there are.
 pub fn transitions(state: &State, name: &str) -> Result<Vec<(Place, proto::VipTransition)>, ApiError> {
-    if !name.is_empty() {
+    if !name.is_empty() && state.vip_id(name).is_none() {
         vip(state, name)?;
     }
+    let configured: BTreeSet<VipId> = state.vips().map(|(id, _)| id).collect();
     let mut found: Vec<_> = state
-        .vips()
-        .filter(|(_, vip)| name.is_empty() || vip.name == name)
+        .vips_ever()
+        .filter(|(_, vip)| name.is_empty() || *vip == name)
         .flat_map(|(id, vip)| {
+            let removed = !configured.contains(&id);
             state.tenures(id).map(move |tenure| {
                 let transition = proto::VipTransition {
-                    vip: vip.name.clone(),
+                    vip: vip.to_owned(),
                     owner_id: tenure.owner.map_or(0, NodeId::get),
                     owner_name: owner_name(state, tenure),
                     epoch: tenure.epoch,
-                    cause: tenure.cause.clone(),
+                    cause: with_names(state, &tenure.cause),
                     change: Some(recorded(state, tenure)),
+                    removed,
                 };
                 ((tenure.index.get(), id.get()), transition)
             })
@@ -108,6 +112,30 @@ pub fn transitions(state: &State, name: &str) -> Result<Vec<(Place, proto::VipTr
         .collect();
     found.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
     Ok(found)
+}
+
+/// Why a VIP changed hands, as it was recorded, with the names of the nodes in it. They are recorded by id, as `node 5`,
+/// because whoever changes hands need not know names.
+pub(super) fn with_names(state: &State, cause: &str) -> String {
+    const MARK: &str = "node ";
+    let mut told = String::with_capacity(cause.len());
+    let mut rest = cause;
+    while let Some(at) = rest.find(MARK) {
+        let (before, after) = (&rest[..at], &rest[at + MARK.len()..]);
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        told.push_str(before);
+        match after[..digits].parse() {
+            Ok(id) => told.push_str(&named(state, NodeId::new(id))),
+            Err(_) => told.push_str(&rest[at..at + MARK.len() + digits]),
+        }
+        rest = &after[digits..];
+    }
+    told + rest
+}
+
+/// A node in a sentence about the past.
+fn named(state: &State, node: NodeId) -> String {
+    node_name(state, node).unwrap_or_else(|| format!("id {node} (removed)"))
 }
 
 /// How a node stands to a VIP; nothing for a VIP that is configured no longer.
@@ -151,7 +179,7 @@ fn describe(state: &State, id: VipId, vip: &config::Vip) -> proto::Vip {
         owner_id: tenure.and_then(|tenure| tenure.owner).map_or(0, NodeId::get),
         owner_name: tenure.map_or_else(String::new, |tenure| owner_name(state, tenure)),
         epoch: tenure.map_or(0, |tenure| tenure.epoch),
-        cause: tenure.map_or_else(|| "never held".to_owned(), |tenure| tenure.cause.clone()),
+        cause: tenure.map_or_else(|| "never held".to_owned(), |tenure| with_names(state, &tenure.cause)),
         since: tenure.map(|tenure| recorded(state, tenure)),
         moved,
         prefer: vip.prefer.clone(),
@@ -183,5 +211,5 @@ fn owner_name(state: &State, tenure: &Tenure) -> String {
 fn recorded(state: &State, tenure: &Tenure) -> proto::Change {
     let name = owner_name(state, tenure);
     let name = if name.is_empty() { "ballastd".to_owned() } else { format!("ballastd@{name}") };
-    change(tenure.index, tenure.at, &Author { name, message: tenure.cause.clone() })
+    change(tenure.index, tenure.at, &Author { name, message: with_names(state, &tenure.cause) })
 }

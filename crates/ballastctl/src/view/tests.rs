@@ -221,6 +221,32 @@ fn a_holders_own_word_counts_when_its_epoch_is_newer() {
 }
 
 #[test]
+fn a_history_names_owners_and_says_what_is_removed() {
+    let told = |owner_id: u64, owner_name: &str, removed| {
+        TransitionView::from(&proto::VipTransition {
+            vip: "public".to_owned(),
+            owner_id,
+            owner_name: owner_name.to_owned(),
+            epoch: 9,
+            cause: "node-1 handed it over".to_owned(),
+            change: by("ballastd@node-1", ""),
+            removed,
+        })
+    };
+    check(
+        &List(vec![told(2, "node-2", false), told(5, "", true), told(0, "", true)]),
+        "
+TIME                  VIP               OWNER           EPOCH  WHY
+2026-01-02T03:04:05Z  public            node-2              9      node-1 handed it over
+2026-01-02T03:04:05Z  public (removed)  id 5 (removed)      9      node-1 handed it over
+2026-01-02T03:04:05Z  public (removed)  nobody              9      node-1 handed it over
+",
+    );
+    let line = told(5, "", true).text(PLAIN);
+    assert!(line.contains("public (removed) -> id 5 (removed), epoch 9: node-1 handed it over"), "{line}");
+}
+
+#[test]
 fn a_vip_that_nobody_holds_is_told_so() {
     let nobody = proto::Vip { owner_id: 0, owner_name: String::new(), cause: "released: draining".to_owned(), ..vip() };
     check(

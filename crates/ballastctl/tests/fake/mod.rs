@@ -491,9 +491,18 @@ impl VipService for Node {
 
     async fn list_transitions(
         &self,
-        _: Request<proto::ListVipTransitionsRequest>,
+        request: Request<proto::ListVipTransitionsRequest>,
     ) -> Answer<proto::ListVipTransitionsResponse> {
-        not_played()
+        // One that is configured no longer.
+        let transition = proto::VipTransition {
+            vip: "gone".to_owned(),
+            owner_id: 5,
+            removed: true,
+            ..proto::VipTransition::default()
+        };
+        let transitions = Some(transition).filter(|told| request.into_inner().vip == told.vip).into_iter().collect();
+        let next_page_token = String::new();
+        Ok(Response::new(proto::ListVipTransitionsResponse { header: header(), transitions, next_page_token }))
     }
 
     async fn watch(&self, request: Request<proto::WatchVipsRequest>) -> Answer<Self::WatchStream> {
@@ -506,8 +515,9 @@ impl VipService for Node {
                 owner_id: 2,
                 owner_name: "node-2".to_owned(),
                 epoch: 9,
-                cause: "node 1 handed it over".to_owned(),
+                cause: "node-1 handed it over".to_owned(),
                 change: Some(proto::Change { log_index: index, ..proto::Change::default() }),
+                removed: false,
             }),
         };
         Ok(Response::new(Box::pin(tokio_stream::iter([Ok(message(from + 1)), Ok(message(from + 2))]))))
