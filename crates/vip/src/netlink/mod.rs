@@ -58,12 +58,15 @@ pub struct NetlinkOptions {
 }
 
 /// What this node can do about one VIP, and why not more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VipFitness {
     /// Whether it may hold it.
     pub fitness: Fitness,
     /// In words, with what to do; empty when nothing is wrong.
     pub problem: String,
+    /// What deserves a look and keeps this node from nothing, in words: a conflict that was seen a moment ago. Empty
+    /// when there is nothing.
+    pub warning: String,
 }
 
 /// What the keeper found, for the daemon.
