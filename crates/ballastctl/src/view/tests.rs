@@ -237,9 +237,9 @@ fn a_history_names_owners_and_says_what_is_removed() {
         &List(vec![told(2, "node-2", false), told(5, "", true), told(0, "", true)]),
         "
 TIME                  VIP               OWNER           EPOCH  WHY
-2026-01-02T03:04:05Z  public            node-2              9      node-1 handed it over
-2026-01-02T03:04:05Z  public (removed)  id 5 (removed)      9      node-1 handed it over
-2026-01-02T03:04:05Z  public (removed)  nobody              9      node-1 handed it over
+2026-01-02T03:04:05Z  public            node-2              9  node-1 handed it over
+2026-01-02T03:04:05Z  public (removed)  id 5 (removed)      9  node-1 handed it over
+2026-01-02T03:04:05Z  public (removed)  nobody              9  node-1 handed it over
 ",
     );
     let line = told(5, "", true).text(PLAIN);
@@ -256,6 +256,30 @@ VIP     ADDRESSES    OWNER   SINCE                 WISH  WHY
 public  127.0.100.1  nobody  2026-01-02T03:04:05Z  -     released: draining
 ",
     );
+}
+
+#[test]
+fn an_owner_that_nobody_vouches_for_is_only_the_last_one() {
+    let mut nodes = status().nodes;
+    nodes.iter_mut().for_each(|status| status.vips.clear());
+    let view = VipView::new(&proto::Vip { owner_id: 2, owner_name: "node-2".to_owned(), ..vip() }, &nodes);
+    let wanted = json!({ "owner": 0, "owner_name": null, "last_owner": "node-2", "lease_remaining_ms": null });
+    contains(&serde_json::to_value(&view).expect("JSON"), &wanted);
+    check(
+        &List(vec![view]),
+        "
+VIP     ADDRESSES    OWNER            SINCE                 WISH  WHY
+public  127.0.100.1  - (last node-2)  2026-01-02T03:04:05Z  -     placement
+",
+    );
+    let removed = proto::Vip { owner_id: 2, owner_name: String::new(), ..vip() };
+    assert_eq!(VipView::new(&removed, &nodes).last_owner.as_deref(), Some("id 2 (removed)"));
+    // Nobody was asked, or nobody answered: the log is all there is.
+    nodes.iter_mut().for_each(|status| status.reachable = false);
+    for nodes in [&nodes[..], &[]] {
+        let view = VipView::new(&vip(), nodes);
+        assert_eq!((view.owner_name.as_deref(), view.last_owner), (Some("node-1"), None));
+    }
 }
 
 const WIDE: Style = Style { wide: true, color: false };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ballast_proto::admin::v1 as proto;
 use serde::Serialize;
 
-use super::{ChangeView, Row, millis, seconds, word};
+use super::{ChangeView, Row, history::owner_words, millis, seconds, word};
 use crate::output::{Cell, Paint};
 
 /// A VIP: who holds it, and why.
@@ -17,10 +17,12 @@ pub struct VipView {
     pub id: u32,
     /// They move together.
     pub addresses: Vec<String>,
-    /// Who holds it; zero when nobody.
+    /// Who holds it; zero when nobody, or nobody who answers says so.
     pub owner: u64,
-    /// Its name; absent when nobody holds it.
+    /// Its name; absent when nobody holds it, or the owner is a member no longer.
     pub owner_name: Option<String>,
+    /// Who held it last by the log, when none of the nodes that answer holds it.
+    pub last_owner: Option<String>,
     /// Epoch of the lease.
     pub epoch: u64,
     /// What is left of the lease, as its holder says; absent when the holder did not answer.
@@ -89,7 +91,9 @@ impl StandingView {
 
 impl VipView {
     /// From the log, and from what the nodes themselves say right now: the record of a change of
-    /// hands is written after the fact, so a holder's own word counts when its epoch is newer.
+    /// hands is written after the fact, so a holder's own word counts when its epoch is newer. Where none of the nodes
+    /// that were asked says that it holds it, the log's owner is who held it last: it may be dead, or have given it up
+    /// without being able to record that. Without nodes nothing was asked, and the log is all there is.
     pub fn new(vip: &proto::Vip, nodes: &[proto::NodeStatus]) -> Self {
         let held = nodes
             .iter()
@@ -108,6 +112,10 @@ impl VipView {
             }
             None => (vip.owner_id, vip.owner_name.clone(), vip.epoch, None),
         };
+        let asked = nodes.iter().any(|status| status.reachable);
+        let last_owner = owner_words(owner, (!owner_name.is_empty()).then_some(owner_name.as_str()));
+        let (owner, owner_name, last_owner) =
+            if asked && held.is_none() { (0, String::new(), last_owner) } else { (owner, owner_name, None) };
         let holder = nodes.iter().filter_map(|status| status.node.as_ref()).find(|node| node.id == owner);
         let mac = holder.map(|node| node.vip_macs.get(&vip.name).unwrap_or(&node.mac));
         Self {
@@ -118,6 +126,7 @@ impl VipView {
             addresses: vip.addresses.clone(),
             owner,
             owner_name: (!owner_name.is_empty()).then_some(owner_name),
+            last_owner,
             epoch,
             lease_remaining_ms,
             wish: vip.moved.as_ref().map(|moved| moved.node_name.clone()),
@@ -172,9 +181,10 @@ impl Row for VipView {
     }
 
     fn cells(&self, wide: bool) -> Vec<Cell> {
-        let owner = match &self.owner_name {
-            Some(name) => Cell::painted(Paint::Good, name),
-            None => Cell::painted(Paint::Bad, "nobody"),
+        let owner = match (owner_words(self.owner, self.owner_name.as_deref()), &self.last_owner) {
+            (Some(name), _) => Cell::painted(Paint::Good, name),
+            (None, Some(last)) => Cell::painted(Paint::Bad, format!("- (last {last})")),
+            (None, None) => Cell::painted(Paint::Bad, "nobody"),
         };
         let since = self.since.as_deref().map(seconds).unwrap_or_default();
         let mut cells: Vec<Cell> = vec![

@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ballast_core::{
     config::Failback,
@@ -8,8 +12,8 @@ use ballast_core::{
     time::LogTime,
 };
 use ballast_proto::admin::v1::{
-    ApplyRequest, MoveVipRequest, PlanFailoverRequest, ValidateRequest, config_service_server::ConfigService as _,
-    vip_service_server::VipService,
+    ApplyRequest, ListVipsRequest, MoveVipRequest, PlanFailoverRequest, ReadConsistency, ValidateRequest,
+    config_service_server::ConfigService as _, vip_service_server::VipService,
 };
 use tonic::Code;
 
@@ -125,6 +129,20 @@ async fn a_vip_is_not_wanted_where_it_may_not_be() {
     // Without the group there is nothing against it.
     apply(&shared, "anna", SHOP).await;
     VipService::r#move(&shared, to("public", "node-1", false)).await.expect("it may be there");
+}
+
+#[tokio::test]
+async fn without_a_quorum_a_list_says_how_to_see_what_the_node_knows() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    fake.cut_off.store(true, Ordering::Relaxed);
+    let list = |consistency: ReadConsistency| {
+        VipService::list(&shared, from("anna", ListVipsRequest { consistency: consistency.into() }))
+    };
+    let detail = refused(list(ReadConsistency::Linearizable).await, Code::Unavailable, "BALLAST-A012");
+    assert!(detail.remedies.iter().any(|remedy| remedy.contains("--consistency stale")), "{:?}", detail.remedies);
+    assert_eq!(list(ReadConsistency::Stale).await.expect("a list").into_inner().vips.len(), 1);
 }
 
 #[tokio::test]
