@@ -1,6 +1,6 @@
 //! VIPs and their history.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ballast_core::{
     config::{self, Failback},
@@ -11,7 +11,10 @@ use ballast_core::{
 use ballast_proto::admin::v1 as proto;
 
 use super::{change, etag, node_name, page::Place};
-use crate::error::{self, ApiError, ErrorCode};
+use crate::{
+    error::{self, ApiError, ErrorCode},
+    node::LocalStatus,
+};
 
 /// All VIPs, in the order of the document.
 pub fn vips(state: &State) -> Vec<proto::Vip> {
@@ -139,8 +142,8 @@ fn named(state: &State, node: NodeId) -> String {
 }
 
 /// How a node stands to a VIP; nothing for a VIP that is configured no longer.
-pub fn standing(state: &State, status: &VipStatus, problems: &BTreeMap<VipId, String>) -> Option<proto::VipStanding> {
-    let problem = problems.get(&status.vip).filter(|problem| !problem.is_empty());
+pub fn standing(state: &State, status: &VipStatus, local: &LocalStatus) -> Option<proto::VipStanding> {
+    let problem = local.problems.get(&status.vip).filter(|problem| !problem.is_empty());
     let (_, vip) = state.vips().find(|(id, _)| *id == status.vip)?;
     let rank = status.rank.map_or(0, |rank| rank + 1);
     Some(proto::VipStanding {
@@ -156,6 +159,7 @@ pub fn standing(state: &State, status: &VipStatus, problems: &BTreeMap<VipId, St
         best_id: status.best.map_or(0, NodeId::get),
         placement: status.best.map_or("", |_| status.reason.as_str()).to_owned(),
         stage: status.why.to_owned(),
+        warning: local.warnings.get(&status.vip).cloned().unwrap_or_default(),
     })
 }
 

@@ -300,6 +300,7 @@ fn troubled() -> proto::NodeStatus {
         best_id: 1,
         placement: "stays where it is".to_owned(),
         stage: "this node holds it for want of a fit one".to_owned(),
+        warning: String::new(),
     }];
     status
 }
@@ -318,7 +319,7 @@ fn a_vips_place_is_told_in_full_when_asked() {
         "group": "web", "apart_from": ["spare"], "nodes": { "zone": "dmz" }, "failback_delay_ms": 30_000, "owner_mac": "02:00:00:00:00:02",
         "standings": [{
             "node": "node-1", "fitness": "reluctant", "reason": "gateway_unreachable", "detail": "its gateway does not answer", "rank": 1,
-            "placement": "stays where it is", "stage": "this node holds it for want of a fit one"
+            "placement": "stays where it is", "stage": "this node holds it for want of a fit one", "warning": null
         }]
     });
     contains(&serde_json::to_value(&view).expect("JSON"), &wanted);
@@ -326,6 +327,26 @@ fn a_vips_place_is_told_in_full_when_asked() {
     for part in ["web", "spare", "zone=dmz", "02:00:00:00:00:02", "node-1 reluctant: its gateway does not answer"] {
         assert!(text.contains(part), "{part} in:\n{text}");
     }
+}
+
+#[test]
+fn nodes_that_say_the_same_of_a_vip_stand_together() {
+    let said = |id: u64, fitness: proto::Fitness, detail: &str, warning: &str| {
+        let mut status = proto::NodeStatus { node: node(id).node, ..troubled() };
+        let standing = &mut status.standings[0];
+        (standing.fitness, standing.fitness_detail) = (fitness.into(), detail.to_owned());
+        standing.warning = warning.to_owned();
+        status
+    };
+    let down = "eth0 is down or has no carrier";
+    let claimed = "02:00:00:00:09:09 claims 127.0.100.1 and is no node of this cluster";
+    let nodes = [
+        said(1, proto::Fitness::Unfit, down, ""),
+        said(2, proto::Fitness::Fit, "", claimed),
+        said(3, proto::Fitness::Unfit, down, claimed),
+    ];
+    let view = VipView::new(&vip(), &nodes);
+    assert_eq!(view.trouble(), format!("node-1, node-3 unfit: {down}; node-2, node-3: {claimed}"));
 }
 
 #[test]

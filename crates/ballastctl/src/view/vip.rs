@@ -66,6 +66,8 @@ pub struct StandingView {
     pub reason: Option<String>,
     /// The same in a sentence.
     pub detail: Option<String>,
+    /// What deserves a look and keeps the node from nothing: who else claimed the VIP within the last minute.
+    pub warning: Option<String>,
     /// Its place among those that may hold it, from 1; absent when it may not.
     pub rank: Option<u32>,
     /// Why the placement wants the VIP where it does, as this node sees it.
@@ -82,6 +84,7 @@ impl StandingView {
             fitness: word!(proto::Fitness, "FITNESS_", standing.fitness),
             reason: some(&standing.fitness_reason),
             detail: some(&standing.fitness_detail),
+            warning: some(&standing.warning),
             rank: (standing.rank > 0).then_some(standing.rank),
             placement: standing.placement.clone(),
             stage: standing.stage.clone(),
@@ -143,13 +146,25 @@ impl VipView {
         }
     }
 
-    /// Who could not hold it as well as one wishes, and why.
-    fn trouble(&self) -> String {
-        let troubled = self.standings.iter().filter_map(|standing| {
-            let detail = standing.detail.as_ref()?;
-            Some(format!("{} {}: {detail}", standing.node, standing.fitness))
-        });
-        troubled.collect::<Vec<_>>().join("; ")
+    /// Who could not hold it as well as one wishes, and why, and who saw what else that deserves a look; nodes that say
+    /// the same together.
+    pub(super) fn trouble(&self) -> String {
+        let mut said: Vec<(&str, &str, Vec<&str>)> = Vec::new();
+        for standing in &self.standings {
+            let unfit = standing.detail.as_deref().map(|detail| (standing.fitness.as_str(), detail));
+            let warning = standing.warning.as_deref().map(|warning| ("", warning));
+            for (fitness, text) in unfit.into_iter().chain(warning) {
+                match said.iter_mut().find(|(of, known, _)| (*of, *known) == (fitness, text)) {
+                    Some((.., nodes)) => nodes.push(&standing.node),
+                    None => said.push((fitness, text, vec![&standing.node])),
+                }
+            }
+        }
+        let line = |(fitness, text, nodes): (&str, &str, Vec<&str>)| {
+            let space = if fitness.is_empty() { "" } else { " " };
+            format!("{}{space}{fitness}: {text}", nodes.join(", "))
+        };
+        said.into_iter().map(line).collect::<Vec<_>>().join("; ")
     }
 }
 
