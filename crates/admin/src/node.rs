@@ -79,6 +79,8 @@ pub struct LocalStatus {
     pub standings: Arc<Vec<VipStatus>>,
     /// What is wrong about single VIPs, in words that name who and what.
     pub problems: BTreeMap<VipId, String>,
+    /// What deserves a look about single VIPs and keeps it from holding none: who else claims them.
+    pub warnings: BTreeMap<VipId, String>,
     /// The fence of its VIPs; `None` with a driver that has none.
     pub fence: Option<&'static str>,
     /// Why it is not ready, one sentence each; ready when empty.

@@ -192,6 +192,9 @@ impl Failure {
             }
         } else if broke && self.exit == Exit::Error {
             self.exit = Exit::Unavailable;
+        } else if self.exit == Exit::Unknown {
+            self.remedies.push("wait longer with --timeout, or ask another node with --server".to_owned());
+            self.remedies.push("without a quorum add --consistency stale".to_owned());
         }
         if self.exit == Exit::Unavailable && self.remedies.is_empty() {
             self.remedies.push("ask another node with --server".to_owned());
@@ -201,13 +204,7 @@ impl Failure {
 
     /// No answer before the deadline.
     pub fn timeout(waited: std::time::Duration, intent: &Intent) -> Self {
-        let status = tonic::Status::deadline_exceeded(format!("no answer within {waited:?}"));
-        let mut failure = Self::of_status(&status, intent);
-        if matches!(intent, Intent::Read) {
-            failure.remedies.push("wait longer with --timeout, or ask another node with --server".to_owned());
-            failure.remedies.push("without a quorum add --consistency stale".to_owned());
-        }
-        failure
+        Self::of_status(&tonic::Status::deadline_exceeded(format!("no answer within {waited:?}")), intent)
     }
 
     /// How the program ends.
@@ -396,6 +393,21 @@ mod tests {
         let failure = Failure::of_status(&status(Code::Unavailable, &sent), &intent);
         assert_eq!(failure.exit(), Exit::Unknown);
         assert!(failure.remedies().iter().any(|remedy| remedy.contains("--request-id r-1")), "{failure:?}");
+    }
+
+    #[test]
+    fn a_question_that_nobody_answers_in_time_may_be_asked_without_a_quorum() {
+        // As the connection's own deadline, the node's and ours end a call.
+        let expired = tonic::Status::cancelled("Timeout expired");
+        let late = status(Code::DeadlineExceeded, &detail());
+        let ours = Failure::timeout(std::time::Duration::from_secs(1), &Intent::Read);
+        for failure in [expired, late].iter().map(|status| Failure::of_status(status, &Intent::Read)).chain([ours]) {
+            let told = failure.remedies().iter().filter(|remedy| remedy.contains("--consistency stale")).count();
+            assert_eq!((failure.exit(), told), (Exit::Unknown, 1), "{failure:?}");
+        }
+        let change = Intent::Write { request_id: String::new() };
+        let failure = Failure::of_status(&tonic::Status::cancelled("Timeout expired"), &change);
+        assert!(!failure.remedies().iter().any(|remedy| remedy.contains("stale")), "{failure:?}");
     }
 
     #[test]

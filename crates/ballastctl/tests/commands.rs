@@ -585,6 +585,34 @@ async fn a_failover_test_moves_only_after_a_yes_and_tells_what_became_of_it() {
 }
 
 #[tokio::test]
+async fn a_failover_test_to_a_node_that_may_not_hold_the_vip_is_refused_before_it_begins() {
+    let fake = Fake::start(with_revision(1));
+    let detail = proto::ErrorDetail { remedies: vec!["choose another".to_owned()], ..Default::default() };
+    let refusal = refusal(Code::FailedPrecondition, "VIP public cannot go to node-4: it is a witness", &detail);
+    fake.state().refuse_moves = Some(refusal);
+    for line in
+        [&["failover", "test", "public", "--to", "node-4", "--yes"][..], &["vip", "move", "public", "--to", "4"]]
+    {
+        let said = ask(&fake, line).await;
+        assert_eq!(said.code, 4, "{said:?}");
+        assert!(said.err.contains("it is a witness") && said.err.contains("choose another"), "{said:?}");
+        assert!(!said.err.contains("it is moved to"), "nothing is announced: {said:?}");
+    }
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn the_history_of_a_vip_says_when_it_is_removed() {
+    let fake = Fake::start(with_revision(1));
+    let said = ask(&fake, &["vip", "history", "gone"]).await;
+    assert!(said.err.contains("VIP gone is removed from the configuration"), "{said:?}");
+    assert!(said.out.contains("gone (removed)") && said.out.contains("id 5 (removed)"), "{said:?}");
+    let said = ask(&fake, &["vip", "history", "public"]).await;
+    assert!(said.out.contains("no change of hands is recorded") && !said.err.contains("removed"), "{said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
 async fn changes_of_hands_are_watched_from_an_index() {
     let fake = Fake::start(with_revision(1));
     let said = ask(&fake, &["vip", "watch", "public", "--from-index", "6", "--limit", "3", "-o", "json"]).await;

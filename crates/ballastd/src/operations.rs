@@ -133,6 +133,13 @@ impl Node {
         report.iter().flat_map(|report| &report.vips).map(|(vip, known)| (*vip, known.problem.clone())).collect()
     }
 
+    /// What deserves a look about single VIPs and keeps this node from nothing, in words.
+    fn warnings(&self) -> BTreeMap<VipId, String> {
+        let report = self.keeper.get().map(|keeper| keeper.report());
+        let found = report.iter().flat_map(|report| &report.vips).filter(|(_, known)| !known.warning.is_empty());
+        found.map(|(vip, known)| (*vip, known.warning.clone())).collect()
+    }
+
     /// Why this node should get no traffic; empty when it should.
     pub fn not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -237,6 +244,7 @@ impl Operations for Node {
             fitness: self.fitness(),
             standings: self.leases.get().map(|leases| leases.status()).unwrap_or_default(),
             problems: self.problems(),
+            warnings: self.warnings(),
             fence: self.keeper.get().map(|keeper| keeper.level().as_str()),
             not_ready: self.not_ready(),
             draining: self.draining.load(Ordering::Relaxed),

@@ -2,14 +2,23 @@
 
 mod netns;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ballast_clock::boot_now;
-use ballast_core::{ids::VipId, time::BootNanos};
+use ballast_core::{
+    config::Failback,
+    ids::{LogIndex, NodeId, VipId},
+    lease::{Epoch, Fitness, LeaseView, LeaseVip, Timing, VoterSets},
+    time::BootNanos,
+};
 use ballast_vip::net::{
     Addresses, Announcer, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways,
     Hearing, Interface, LinkEvent, Listener, Mac, Outcome, Problem, Sender, VipAddress, Watch, announcement, probe,
     question,
+};
+use ballast_vip::{
+    Driver as _, FenceWish,
+    netlink::{self, NetlinkOptions, VipFitness},
 };
 use netns::{Lan, Netns, eventually, send_bytes};
 
@@ -57,6 +66,20 @@ fn addresses_are_added_once_found_again_after_a_crash_and_taken_away() {
     assert_eq!(reconcile(host, &folder, Vec::new()), removed(vips()));
     assert!(!VIPS.iter().any(|vip| has(host, vip)));
     assert!(has(host, "10.0.0.1") && has(host, "2001:db8::1"));
+}
+
+#[test]
+fn a_node_that_leaves_says_in_sentences_what_it_removed() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(reconcile(host, &folder, vips()), added(vips()));
+    let path = folder.path().to_owned();
+    let said = host.run(move || netlink::leave(FenceWish::None, &path).expect("leaves"));
+    let mut expected: Vec<String> = vips().iter().map(|at| format!("{at} was removed")).collect();
+    expected.push("there is no fence any more".to_owned());
+    assert_eq!(said, expected);
+    assert!(!VIPS.iter().any(|vip| has(host, vip)));
 }
 
 #[test]
@@ -276,6 +299,67 @@ fn a_conflict_is_seen_on_the_wire_and_traffic_of_others_is_not_heard() {
     for vip in VIPS {
         assert!(found.contains(&Conflict::Stranger { vip: VipId::new(1), address: ip(vip), mac: mac(2) }), "{found:?}");
     }
+}
+
+/// The agreed state of one node with one VIP.
+fn view() -> LeaseView {
+    let timing = Timing::takeover_within(200_000_000);
+    let vip = LeaseVip {
+        id: VipId::new(1),
+        name: "web".to_owned(),
+        addresses: VIPS.map(|address| address.parse().expect("an address")).to_vec(),
+        prefer: Vec::new(),
+        failback: Failback::Never,
+        failback_delay: 0,
+        group: None,
+        apart_from: Vec::new(),
+        only: None,
+        wish: None,
+        fitness: Fitness::Fit,
+        macs: vec![(NodeId::new(1), mac(1))],
+        finish: 0,
+        recorded_owner: None,
+        recorded_epoch: Epoch::default(),
+    };
+    LeaseView {
+        cluster: String::new(),
+        secret: [0; 32],
+        membership: LogIndex::new(1),
+        voters: VoterSets::new([[NodeId::new(1)]]),
+        nodes: Vec::new(),
+        vips: vec![vip],
+        timing,
+        longest: timing,
+        fitness: Fitness::Fit,
+    }
+}
+
+#[test]
+fn a_claim_of_a_stranger_is_a_warning_about_a_vip_that_the_node_stays_fit_for() {
+    let Some(lan) = Lan::new(2) else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = NetlinkOptions {
+        node: NodeId::new(1),
+        interface: "eth0".to_owned(),
+        interfaces: BTreeMap::new(),
+        fence: FenceWish::None,
+        data_dir: folder.path().to_owned(),
+    };
+    let (mut driver, keeper) = lan.hosts[0].run(move || netlink::start(options, || {}).expect("starts"));
+    driver.view(&Arc::new(view()));
+    let known = || keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+    eventually("the addresses are in place", || {
+        keeper.report().vips.contains_key(&VipId::new(1)) && known().problem.is_empty()
+    });
+    assert_eq!((known().fitness, known().warning.as_str()), (Fitness::Fit, ""));
+    announce(&lan.hosts[1], BootNanos::new(u64::MAX));
+    eventually("the claim is told", || !known().warning.is_empty());
+    let VipFitness { fitness, problem, warning } = known();
+    assert_eq!((fitness, problem.as_str()), (Fitness::Fit, ""));
+    assert!(
+        warning.starts_with("02:00:00:00:00:02 claims ") && warning.contains("no node of this cluster"),
+        "{warning}"
+    );
 }
 
 #[test]

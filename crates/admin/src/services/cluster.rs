@@ -220,7 +220,7 @@ impl Shared {
         nodes
     }
 
-    async fn ask_node(&self, member: Node, hash_index: Option<LogIndex>, wait: Duration) -> NodeStatus {
+    pub(super) async fn ask_node(&self, member: Node, hash_index: Option<LogIndex>, wait: Duration) -> NodeStatus {
         let mut client =
             ClusterServiceClient::new(self.parts.peers.channel(NodeId::new(member.id), &member.admin_address));
         let mut request = Request::new(GetNodeStatusRequest { state_hash_index: hash_index.map(LogIndex::get) });
@@ -481,7 +481,7 @@ fn describe(state: &State, local: &LocalStatus, hash: Option<(LogIndex, String)>
         fitness: view::fitness(local.fitness).into(),
         fitness_reason: local.fitness.trouble().map_or("", Unfitness::name).to_owned(),
         fitness_detail: local.fitness.trouble().map(|what| what.to_string()).unwrap_or_default(),
-        standings: local.standings.iter().filter_map(|status| view::standing(state, status, &local.problems)).collect(),
+        standings: local.standings.iter().filter_map(|status| view::standing(state, status, local)).collect(),
         fence: local.fence.unwrap_or_default().to_owned(),
     }
 }
@@ -551,6 +551,13 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], voters_wanted:
             problems.push(format!("node {} is {} entries behind", name(status), status.lag));
         }
     }
+    // All nodes of a link hear the same; it is told once.
+    let warned = nodes.iter().filter(|status| status.reachable).flat_map(|status| &status.standings);
+    let warned: BTreeSet<(&str, &str)> = warned
+        .filter(|standing| !standing.warning.is_empty())
+        .map(|standing| (standing.vip.as_str(), standing.warning.as_str()))
+        .collect();
+    problems.extend(warned.into_iter().map(|(vip, warning)| format!("VIP {vip}: {warning}")));
     let hashes: BTreeSet<(u64, &str)> = nodes
         .iter()
         .filter(|status| !status.state_hash.is_empty())

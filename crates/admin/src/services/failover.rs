@@ -12,7 +12,7 @@ use std::{
 use ballast_core::{
     ids::{NodeId, VipId},
     lease::{Ability, Takeover, takeovers},
-    state::NodeRole,
+    state::{Node, NodeAdmin, NodeRole},
 };
 use ballast_proto::admin::v1::{
     FailoverMove, FailoverPlan, Fitness, NodeStatus, PlanFailoverRequest, PlanFailoverResponse,
@@ -27,12 +27,14 @@ use crate::{
 };
 
 /// How long nodes may take to say how they are.
-const NODE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is known of the cluster when a plan is made.
 struct Picture {
     leases: LeasePicture,
     names: BTreeMap<NodeId, String>,
+    /// Those that hold no VIP whatever happens, with why.
+    idle: BTreeMap<NodeId, &'static str>,
     vips: BTreeMap<VipId, String>,
     statuses: BTreeMap<NodeId, NodeStatus>,
 }
@@ -52,19 +54,29 @@ impl Shared {
                 };
                 let names: BTreeMap<NodeId, String> =
                     state.nodes().map(|node| (node.id, node.info.name.clone())).collect();
+                let idle = state.nodes().filter_map(|node| Some((node.id, idle(node)?))).collect();
                 let vips = state.vips().map(|(id, vip)| (id, vip.name.clone())).collect();
-                Ok::<_, ApiError>((failed, names, vips))
+                Ok::<_, ApiError>((failed, names, idle, vips))
             })
             .await?;
-        let (failed, names, vips) = found?;
+        let (failed, names, idle, vips) = found?;
         let leases = self.parts.operations.leases().ok_or_else(|| {
             error::status(ErrorCode::Precondition, "this node takes no part in leases yet", "failover")
         })?;
         let statuses = self.ask_nodes(None, NODE_TIMEOUT.min(caller.remaining())).await;
         let by_id = |status: NodeStatus| Some((NodeId::new(status.node.as_ref()?.id), status));
-        let picture = Picture { leases, names, vips, statuses: statuses.into_iter().filter_map(by_id).collect() };
+        let picture = Picture { leases, names, idle, vips, statuses: statuses.into_iter().filter_map(by_id).collect() };
         let plans = failed.into_iter().map(|node| picture.plan(node)).collect();
         Ok(PlanFailoverResponse { header: Some(header), plans })
+    }
+}
+
+/// Why a node holds no VIP and is to hold none, if so.
+fn idle(node: &Node) -> Option<&'static str> {
+    match (node.info.role, node.admin) {
+        (NodeRole::Witness, _) => Some("is a witness"),
+        (NodeRole::Full, NodeAdmin::Drain) => Some("is drained"),
+        (NodeRole::Full, NodeAdmin::Ready | NodeAdmin::Demoted | NodeAdmin::Promoted) => None,
     }
 }
 
@@ -104,6 +116,14 @@ impl Picture {
         let LeasePicture { view, owners } = &self.leases;
         let takeovers = takeovers(view, owners, failed, |node, vip| self.ability(node, vip).0);
         let mut warnings = Vec::new();
+        // A plan without moves is no sign that all is well when nothing could be there to move.
+        if let Some(why) = self.idle.get(&failed).filter(|_| takeovers.is_empty()) {
+            warnings.push(format!("{} {why}: it holds no VIP, so its failure moves none", self.name(failed)));
+        }
+        if !self.answers(failed) {
+            let name = self.name(failed);
+            warnings.push(format!("{name} does not answer already: what it held may have moved before this plan"));
+        }
         // A voter grants while its lease thread runs: also when it drains, or has lost the majority itself.
         let majority = view.voters.quorum(|voter| voter != failed && self.answers(voter));
         if !majority {

@@ -8,19 +8,20 @@ use ballast_core::{
 };
 use ballast_proto::admin::v1::{
     ListVipTransitionsRequest, ListVipTransitionsResponse, ListVipsRequest, ListVipsResponse, MoveVipRequest,
-    MoveVipResponse, PlanFailoverRequest, PlanFailoverResponse, VipTransition, WatchVipsRequest, WatchVipsResponse,
-    vip_service_server::VipService,
+    MoveVipResponse, Node, PlanFailoverRequest, PlanFailoverResponse, VipTransition, WatchVipsRequest,
+    WatchVipsResponse, vip_service_server::VipService,
 };
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::{
     Shared,
+    failover::NODE_TIMEOUT,
     watch::{History, Streamed, watch},
 };
 use crate::{
     access::Caller,
-    error::ApiError,
+    error::{self, ApiError, ErrorCode},
     view::{self, Page},
 };
 
@@ -41,12 +42,21 @@ impl VipService for Shared {
         let wait = view::duration("wait_timeout", request.wait_timeout)?.unwrap_or(WAIT_DEFAULT);
         let (header, found) = self
             .read_at(&caller, 0, |state| {
-                let to = if request.node.is_empty() { None } else { Some(view::find_node(state, &request.node)?.id) };
-                Ok::<_, ApiError>((view::vip(state, &request.vip)?, to))
+                let vip = view::vip(state, &request.vip)?;
+                if request.node.is_empty() {
+                    return Ok::<_, ApiError>((vip, None));
+                }
+                let node = view::find_node(state, &request.node)?;
+                view::check_place(state, &request.vip, node)?;
+                Ok((vip, Some(view::node(state, node))))
             })
             .await?;
-        let ((vip, before), to) = found?;
+        let ((vip, before), node) = found?;
         view::check_etag(&request.etag, &before.etag, &before.name)?;
+        let to = node.as_ref().map(|node| NodeId::new(node.id));
+        if let Some(node) = node {
+            self.check_answers(&caller, &before.name, node).await?;
+        }
         if request.validate_only {
             return Ok(Response::new(MoveVipResponse {
                 header: Some(header),
@@ -97,7 +107,7 @@ impl VipService for Shared {
         }
         let watched = vip.clone();
         let look = move |state: &State, after: LogIndex| {
-            // A VIP that was configured away has nothing more to tell.
+            // A name that no VIP ever had was refused above.
             let mut found: Vec<VipTransition> = view::transitions(state, &vip)
                 .unwrap_or_default()
                 .into_iter()
@@ -114,7 +124,7 @@ impl VipService for Shared {
                 .collect()
         };
         let whole_after = move |state: &State| {
-            let wanted = state.vips().filter(|(_, vip)| watched.is_empty() || vip.name == watched);
+            let wanted = state.vips_ever().filter(|(_, name)| watched.is_empty() || *name == watched);
             wanted.filter_map(|(id, _)| state.tenures_whole_after(id)).max()
         };
         Ok(Response::new(watch(self, &caller, from_index, History { look, whole_after })))
@@ -130,6 +140,23 @@ impl VipService for Shared {
 }
 
 impl Shared {
+    /// Refuses a node that does not answer as a place for a VIP. One that is drained or dies a moment later is wished
+    /// for all the same; the lease protocol does without it.
+    async fn check_answers(&self, caller: &Caller, vip: &str, node: Node) -> Result<(), ApiError> {
+        if node.id == self.parts.operations.status().node.get() {
+            return Ok(());
+        }
+        let name = node.name.clone();
+        let status = self.ask_node(node, None, NODE_TIMEOUT.min(caller.remaining())).await;
+        if status.reachable {
+            return Ok(());
+        }
+        let why = format!("VIP {vip} cannot go to {name}: it does not answer ({})", status.error);
+        Err(error::status(ErrorCode::Precondition, why, name)
+            .remedy("see who is there: ballastctl cluster status")
+            .remedy("bring the node back first, or choose another one"))
+    }
+
     /// Waits until the log says that a node holds a VIP.
     async fn wait_for_owner(&self, caller: &Caller, vip: &str, node: NodeId, wait: Duration) -> bool {
         let mut applied = self.parts.state.applied();

@@ -2,11 +2,11 @@
 
 use ballast_core::{
     ids::{LogIndex, ServiceId, VipId},
-    state::{Author, Event, State, Subject},
+    state::{Author, Event, EventKind, State, Subject},
 };
 use ballast_proto::admin::v1 as proto;
 
-use super::{change, key_hash_text, node_name, page::Place};
+use super::{change, key_hash_text, node_name, page::Place, vips::with_names};
 
 /// All events that are kept, newest first.
 pub fn events(state: &State) -> Vec<proto::Event> {
@@ -39,14 +39,16 @@ fn describe(state: &State, newest_first: Vec<&Event>) -> Vec<proto::Event> {
             Some(last) if event_place(last).0 == event.index.get() => last.ordinal + 1,
             _ => 0,
         };
-        let author = Author {
-            name: event.author.name.clone(),
-            message: if event.author.message.is_empty() { event.cause.clone() } else { event.author.message.clone() },
+        let cause = match event.kind {
+            EventKind::VipRecorded => with_names(state, &event.cause),
+            _ => event.cause.clone(),
         };
+        let message = if event.author.message.is_empty() { &cause } else { &event.author.message };
+        let author = Author { name: event.author.name.clone(), message: message.clone() };
         described.push(proto::Event {
             kind: format!("{:?}", event.kind),
             subject: subject(state, event.subject),
-            text: if event.cause.is_empty() { event.what.clone() } else { format!("{}: {}", event.what, event.cause) },
+            text: if cause.is_empty() { event.what.clone() } else { format!("{}: {cause}", event.what) },
             change: Some(change(event.index, event.at, &author)),
             ordinal,
         });
@@ -66,7 +68,7 @@ fn subject(state: &State, subject: Subject) -> String {
 }
 
 fn vip_name(state: &State, id: VipId) -> String {
-    state.vips().find(|(known, _)| *known == id).map_or_else(|| format!("VIP {id}"), |(_, vip)| vip.name.clone())
+    state.vips_ever().find(|(known, _)| *known == id).map_or_else(|| format!("VIP {id}"), |(_, name)| name.to_owned())
 }
 
 pub(super) fn service_name(state: &State, id: ServiceId) -> String {

@@ -29,7 +29,7 @@ pub use events::{event_place, events, events_after, last_event_about};
 pub use members::{find_node, listener_problem, node, node_info, node_name, nodes, role_from};
 pub use page::Page;
 pub use users::{FoundUsers, find_users, fingerprint_text, users};
-pub use vips::{fitness, standing, transitions, vip, vips};
+pub use vips::{check_place, fitness, standing, transitions, vip, vips};
 
 use crate::{
     error::{self, ApiError, ErrorCode},

@@ -88,8 +88,10 @@ async fn move_to(run: &mut Run<'_>, args: VipMoveArgs) -> Done {
     let response = client.write(&request_id, client.vips().r#move(client.request(request))).await?;
     let view = VipView::new(&response.vip.unwrap_or_default(), &[]);
     let would = if args.write.dry_run { "would be accepted: " } else { "" };
+    // By its name when the record has it: an operator may have given an id.
+    let at = view.wish.as_deref().filter(|_| !args.write.dry_run).unwrap_or(&to);
     let done =
-        if to.is_empty() { "goes where the placement wants it".to_owned() } else { format!("is wanted at {to}") };
+        if to.is_empty() { "goes where the placement wants it".to_owned() } else { format!("is wanted at {at}") };
     run.screen.note(&format!("{would}{} {done}", view.name));
     run.screen.show(&List(vec![view]))?;
     if args.wait && !args.write.dry_run && !response.arrived {
@@ -118,6 +120,9 @@ async fn history(run: &mut Run<'_>, vip: Option<String>, limit: usize) -> Done {
         if !wants_more(limit, transitions.len(), &page_token) {
             break;
         }
+    }
+    if let Some(first) = transitions.first().filter(|first| !vip.is_empty() && first.removed) {
+        run.screen.note(&format!("VIP {} is removed from the configuration; this is what it was", first.vip));
     }
     run.screen.show(&List(transitions))?;
     Ok(Exit::Done)

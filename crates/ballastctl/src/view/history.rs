@@ -128,12 +128,14 @@ pub struct TransitionView {
     pub vip: String,
     /// Its new owner; zero when it was given up.
     pub owner: u64,
-    /// Its name; absent when it was given up.
+    /// Its name; absent when it was given up, or the owner is a member no longer.
     pub owner_name: Option<String>,
     /// The lease's epoch.
     pub epoch: u64,
     /// Why.
     pub cause: String,
+    /// The VIP is configured no longer.
+    pub removed: bool,
     /// When it was recorded.
     #[serde(flatten)]
     pub change: ChangeView,
@@ -147,13 +149,32 @@ impl From<&proto::VipTransition> for TransitionView {
             owner_name: (!transition.owner_name.is_empty()).then(|| transition.owner_name.clone()),
             epoch: transition.epoch,
             cause: transition.cause.clone(),
+            removed: transition.removed,
             change: change(transition.change.as_ref()),
         }
     }
 }
 
+impl TransitionView {
+    fn owner_words(&self) -> Option<String> {
+        owner_words(self.owner, self.owner_name.as_deref())
+    }
+
+    fn vip_words(&self) -> String {
+        if self.removed { format!("{} (removed)", self.vip) } else { self.vip.clone() }
+    }
+}
+
+/// An owner by its name, or by its id when it is a member no longer; nothing when there is none.
+pub(super) fn owner_words(id: u64, name: Option<&str>) -> Option<String> {
+    match name {
+        Some(name) => Some(name.to_owned()),
+        None => (id != 0).then(|| format!("id {id} (removed)")),
+    }
+}
+
 impl Row for TransitionView {
-    const NONE: &'static str = "no VIP ever changed hands";
+    const NONE: &'static str = "no change of hands is recorded";
 
     fn heads(wide: bool) -> &'static [&'static str] {
         if wide {
@@ -164,11 +185,11 @@ impl Row for TransitionView {
     }
 
     fn cells(&self, wide: bool) -> Vec<Cell> {
-        let owner = match &self.owner_name {
-            Some(name) => Cell::from(name.clone()),
+        let owner = match self.owner_words() {
+            Some(name) => Cell::from(name),
             None => Cell::painted(Paint::Bad, "nobody"),
         };
-        let mut cells = vec![when(self.change.time.as_ref()).into(), self.vip.clone().into(), owner];
+        let mut cells = vec![when(self.change.time.as_ref()).into(), self.vip_words().into(), owner];
         cells.push(Cell::number(self.epoch));
         if wide {
             cells.push(Cell::number(self.change.log_index));
@@ -180,9 +201,9 @@ impl Row for TransitionView {
 
 impl View for TransitionView {
     fn text(&self, _: Style) -> String {
-        let owner = self.owner_name.as_deref().unwrap_or("nobody");
+        let owner = self.owner_words().unwrap_or_else(|| "nobody".to_owned());
         let (time, epoch) = (when(self.change.time.as_ref()), self.epoch);
-        format!("{time}  {} -> {owner}, epoch {epoch}: {}\n", self.vip, self.cause)
+        format!("{time}  {} -> {owner}, epoch {epoch}: {}\n", self.vip_words(), self.cause)
     }
 }
 

@@ -221,6 +221,32 @@ fn a_holders_own_word_counts_when_its_epoch_is_newer() {
 }
 
 #[test]
+fn a_history_names_owners_and_says_what_is_removed() {
+    let told = |owner_id: u64, owner_name: &str, removed| {
+        TransitionView::from(&proto::VipTransition {
+            vip: "public".to_owned(),
+            owner_id,
+            owner_name: owner_name.to_owned(),
+            epoch: 9,
+            cause: "node-1 handed it over".to_owned(),
+            change: by("ballastd@node-1", ""),
+            removed,
+        })
+    };
+    check(
+        &List(vec![told(2, "node-2", false), told(5, "", true), told(0, "", true)]),
+        "
+TIME                  VIP               OWNER           EPOCH  WHY
+2026-01-02T03:04:05Z  public            node-2              9  node-1 handed it over
+2026-01-02T03:04:05Z  public (removed)  id 5 (removed)      9  node-1 handed it over
+2026-01-02T03:04:05Z  public (removed)  nobody              9  node-1 handed it over
+",
+    );
+    let line = told(5, "", true).text(PLAIN);
+    assert!(line.contains("public (removed) -> id 5 (removed), epoch 9: node-1 handed it over"), "{line}");
+}
+
+#[test]
 fn a_vip_that_nobody_holds_is_told_so() {
     let nobody = proto::Vip { owner_id: 0, owner_name: String::new(), cause: "released: draining".to_owned(), ..vip() };
     check(
@@ -230,6 +256,30 @@ VIP     ADDRESSES    OWNER   SINCE                 WISH  WHY
 public  127.0.100.1  nobody  2026-01-02T03:04:05Z  -     released: draining
 ",
     );
+}
+
+#[test]
+fn an_owner_that_nobody_vouches_for_is_only_the_last_one() {
+    let mut nodes = status().nodes;
+    nodes.iter_mut().for_each(|status| status.vips.clear());
+    let view = VipView::new(&proto::Vip { owner_id: 2, owner_name: "node-2".to_owned(), ..vip() }, &nodes);
+    let wanted = json!({ "owner": 0, "owner_name": null, "last_owner": "node-2", "lease_remaining_ms": null });
+    contains(&serde_json::to_value(&view).expect("JSON"), &wanted);
+    check(
+        &List(vec![view]),
+        "
+VIP     ADDRESSES    OWNER            SINCE                 WISH  WHY
+public  127.0.100.1  - (last node-2)  2026-01-02T03:04:05Z  -     placement
+",
+    );
+    let removed = proto::Vip { owner_id: 2, owner_name: String::new(), ..vip() };
+    assert_eq!(VipView::new(&removed, &nodes).last_owner.as_deref(), Some("id 2 (removed)"));
+    // Nobody was asked, or nobody answered: the log is all there is.
+    nodes.iter_mut().for_each(|status| status.reachable = false);
+    for nodes in [&nodes[..], &[]] {
+        let view = VipView::new(&vip(), nodes);
+        assert_eq!((view.owner_name.as_deref(), view.last_owner), (Some("node-1"), None));
+    }
 }
 
 const WIDE: Style = Style { wide: true, color: false };
@@ -250,6 +300,7 @@ fn troubled() -> proto::NodeStatus {
         best_id: 1,
         placement: "stays where it is".to_owned(),
         stage: "this node holds it for want of a fit one".to_owned(),
+        warning: String::new(),
     }];
     status
 }
@@ -268,7 +319,7 @@ fn a_vips_place_is_told_in_full_when_asked() {
         "group": "web", "apart_from": ["spare"], "nodes": { "zone": "dmz" }, "failback_delay_ms": 30_000, "owner_mac": "02:00:00:00:00:02",
         "standings": [{
             "node": "node-1", "fitness": "reluctant", "reason": "gateway_unreachable", "detail": "its gateway does not answer", "rank": 1,
-            "placement": "stays where it is", "stage": "this node holds it for want of a fit one"
+            "placement": "stays where it is", "stage": "this node holds it for want of a fit one", "warning": null
         }]
     });
     contains(&serde_json::to_value(&view).expect("JSON"), &wanted);
@@ -276,6 +327,26 @@ fn a_vips_place_is_told_in_full_when_asked() {
     for part in ["web", "spare", "zone=dmz", "02:00:00:00:00:02", "node-1 reluctant: its gateway does not answer"] {
         assert!(text.contains(part), "{part} in:\n{text}");
     }
+}
+
+#[test]
+fn nodes_that_say_the_same_of_a_vip_stand_together() {
+    let said = |id: u64, fitness: proto::Fitness, detail: &str, warning: &str| {
+        let mut status = proto::NodeStatus { node: node(id).node, ..troubled() };
+        let standing = &mut status.standings[0];
+        (standing.fitness, standing.fitness_detail) = (fitness.into(), detail.to_owned());
+        standing.warning = warning.to_owned();
+        status
+    };
+    let down = "eth0 is down or has no carrier";
+    let claimed = "02:00:00:00:09:09 claims 127.0.100.1 and is no node of this cluster";
+    let nodes = [
+        said(1, proto::Fitness::Unfit, down, ""),
+        said(2, proto::Fitness::Fit, "", claimed),
+        said(3, proto::Fitness::Unfit, down, claimed),
+    ];
+    let view = VipView::new(&vip(), &nodes);
+    assert_eq!(view.trouble(), format!("node-1, node-3 unfit: {down}; node-2, node-3: {claimed}"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ballast_proto::admin::v1 as proto;
 use serde::Serialize;
 
-use super::{ChangeView, Row, millis, seconds, word};
+use super::{ChangeView, Row, history::owner_words, millis, seconds, word};
 use crate::output::{Cell, Paint};
 
 /// A VIP: who holds it, and why.
@@ -17,10 +17,12 @@ pub struct VipView {
     pub id: u32,
     /// They move together.
     pub addresses: Vec<String>,
-    /// Who holds it; zero when nobody.
+    /// Who holds it; zero when nobody, or nobody who answers says so.
     pub owner: u64,
-    /// Its name; absent when nobody holds it.
+    /// Its name; absent when nobody holds it, or the owner is a member no longer.
     pub owner_name: Option<String>,
+    /// Who held it last by the log, when none of the nodes that answer holds it.
+    pub last_owner: Option<String>,
     /// Epoch of the lease.
     pub epoch: u64,
     /// What is left of the lease, as its holder says; absent when the holder did not answer.
@@ -64,6 +66,8 @@ pub struct StandingView {
     pub reason: Option<String>,
     /// The same in a sentence.
     pub detail: Option<String>,
+    /// What deserves a look and keeps the node from nothing: who else claimed the VIP within the last minute.
+    pub warning: Option<String>,
     /// Its place among those that may hold it, from 1; absent when it may not.
     pub rank: Option<u32>,
     /// Why the placement wants the VIP where it does, as this node sees it.
@@ -80,6 +84,7 @@ impl StandingView {
             fitness: word!(proto::Fitness, "FITNESS_", standing.fitness),
             reason: some(&standing.fitness_reason),
             detail: some(&standing.fitness_detail),
+            warning: some(&standing.warning),
             rank: (standing.rank > 0).then_some(standing.rank),
             placement: standing.placement.clone(),
             stage: standing.stage.clone(),
@@ -89,7 +94,9 @@ impl StandingView {
 
 impl VipView {
     /// From the log, and from what the nodes themselves say right now: the record of a change of
-    /// hands is written after the fact, so a holder's own word counts when its epoch is newer.
+    /// hands is written after the fact, so a holder's own word counts when its epoch is newer. Where none of the nodes
+    /// that were asked says that it holds it, the log's owner is who held it last: it may be dead, or have given it up
+    /// without being able to record that. Without nodes nothing was asked, and the log is all there is.
     pub fn new(vip: &proto::Vip, nodes: &[proto::NodeStatus]) -> Self {
         let held = nodes
             .iter()
@@ -108,6 +115,10 @@ impl VipView {
             }
             None => (vip.owner_id, vip.owner_name.clone(), vip.epoch, None),
         };
+        let asked = nodes.iter().any(|status| status.reachable);
+        let last_owner = owner_words(owner, (!owner_name.is_empty()).then_some(owner_name.as_str()));
+        let (owner, owner_name, last_owner) =
+            if asked && held.is_none() { (0, String::new(), last_owner) } else { (owner, owner_name, None) };
         let holder = nodes.iter().filter_map(|status| status.node.as_ref()).find(|node| node.id == owner);
         let mac = holder.map(|node| node.vip_macs.get(&vip.name).unwrap_or(&node.mac));
         Self {
@@ -118,6 +129,7 @@ impl VipView {
             addresses: vip.addresses.clone(),
             owner,
             owner_name: (!owner_name.is_empty()).then_some(owner_name),
+            last_owner,
             epoch,
             lease_remaining_ms,
             wish: vip.moved.as_ref().map(|moved| moved.node_name.clone()),
@@ -134,13 +146,25 @@ impl VipView {
         }
     }
 
-    /// Who could not hold it as well as one wishes, and why.
-    fn trouble(&self) -> String {
-        let troubled = self.standings.iter().filter_map(|standing| {
-            let detail = standing.detail.as_ref()?;
-            Some(format!("{} {}: {detail}", standing.node, standing.fitness))
-        });
-        troubled.collect::<Vec<_>>().join("; ")
+    /// Who could not hold it as well as one wishes, and why, and who saw what else that deserves a look; nodes that say
+    /// the same together.
+    pub(super) fn trouble(&self) -> String {
+        let mut said: Vec<(&str, &str, Vec<&str>)> = Vec::new();
+        for standing in &self.standings {
+            let unfit = standing.detail.as_deref().map(|detail| (standing.fitness.as_str(), detail));
+            let warning = standing.warning.as_deref().map(|warning| ("", warning));
+            for (fitness, text) in unfit.into_iter().chain(warning) {
+                match said.iter_mut().find(|(of, known, _)| (*of, *known) == (fitness, text)) {
+                    Some((.., nodes)) => nodes.push(&standing.node),
+                    None => said.push((fitness, text, vec![&standing.node])),
+                }
+            }
+        }
+        let line = |(fitness, text, nodes): (&str, &str, Vec<&str>)| {
+            let space = if fitness.is_empty() { "" } else { " " };
+            format!("{}{space}{fitness}: {text}", nodes.join(", "))
+        };
+        said.into_iter().map(line).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -172,9 +196,10 @@ impl Row for VipView {
     }
 
     fn cells(&self, wide: bool) -> Vec<Cell> {
-        let owner = match &self.owner_name {
-            Some(name) => Cell::painted(Paint::Good, name),
-            None => Cell::painted(Paint::Bad, "nobody"),
+        let owner = match (owner_words(self.owner, self.owner_name.as_deref()), &self.last_owner) {
+            (Some(name), _) => Cell::painted(Paint::Good, name),
+            (None, Some(last)) => Cell::painted(Paint::Bad, format!("- (last {last})")),
+            (None, None) => Cell::painted(Paint::Bad, "nobody"),
         };
         let since = self.since.as_deref().map(seconds).unwrap_or_default();
         let mut cells: Vec<Cell> = vec![

@@ -54,6 +54,8 @@ pub struct State {
     pub drained: Option<proto::DrainBackendRequest>,
     /// What a move of a VIP was asked with.
     pub moved: Option<proto::MoveVipRequest>,
+    /// What every move of a VIP to a node is answered with, when it is to be refused.
+    pub refuse_moves: Option<Status>,
     /// The node says that it is ready.
     pub ready: bool,
     /// What a revocation was asked with.
@@ -476,15 +478,31 @@ impl VipService for Node {
     }
 
     async fn r#move(&self, request: Request<proto::MoveVipRequest>) -> Answer<proto::MoveVipResponse> {
-        self.state().moved = Some(request.into_inner());
+        let request = request.into_inner();
+        let mut state = self.state();
+        if let Some(status) = state.refuse_moves.clone().filter(|_| !request.node.is_empty()) {
+            return Err(status);
+        }
+        if !request.validate_only {
+            state.moved = Some(request);
+        }
         Ok(Response::new(proto::MoveVipResponse { header: header(), vip: Some(vip()), log_index: 7, arrived: false }))
     }
 
     async fn list_transitions(
         &self,
-        _: Request<proto::ListVipTransitionsRequest>,
+        request: Request<proto::ListVipTransitionsRequest>,
     ) -> Answer<proto::ListVipTransitionsResponse> {
-        not_played()
+        // One that is configured no longer.
+        let transition = proto::VipTransition {
+            vip: "gone".to_owned(),
+            owner_id: 5,
+            removed: true,
+            ..proto::VipTransition::default()
+        };
+        let transitions = Some(transition).filter(|told| request.into_inner().vip == told.vip).into_iter().collect();
+        let next_page_token = String::new();
+        Ok(Response::new(proto::ListVipTransitionsResponse { header: header(), transitions, next_page_token }))
     }
 
     async fn watch(&self, request: Request<proto::WatchVipsRequest>) -> Answer<Self::WatchStream> {
@@ -497,8 +515,9 @@ impl VipService for Node {
                 owner_id: 2,
                 owner_name: "node-2".to_owned(),
                 epoch: 9,
-                cause: "node 1 handed it over".to_owned(),
+                cause: "node-1 handed it over".to_owned(),
                 change: Some(proto::Change { log_index: index, ..proto::Change::default() }),
+                removed: false,
             }),
         };
         Ok(Response::new(Box::pin(tokio_stream::iter([Ok(message(from + 1)), Ok(message(from + 2))]))))

@@ -155,6 +155,11 @@ impl State {
         self.parts.registry.vip(name)
     }
 
+    /// All VIPs that are or were configured, by name.
+    pub fn vips_ever(&self) -> impl Iterator<Item = (VipId, &str)> {
+        self.parts.registry.vips()
+    }
+
     /// The configured VIPs with their ids, in document order.
     pub fn vips(&self) -> impl Iterator<Item = (VipId, &crate::config::Vip)> {
         let vips = self.document().map_or(&[][..], |document| &document.vips);

@@ -90,6 +90,11 @@ impl Registry {
     pub(crate) fn vip(&self, name: &str) -> Option<VipId> {
         self.vips.get(name).copied()
     }
+
+    /// All VIPs by name, also those that were configured away.
+    pub(crate) fn vips(&self) -> impl Iterator<Item = (VipId, &str)> {
+        self.vips.iter().map(|(name, id)| (*id, name.as_str()))
+    }
 }
 
 fn once(seen: &mut BTreeSet<(&'static str, String)>, what: &'static str, path: &str) -> Result<(), String> {

@@ -166,7 +166,7 @@ impl EbpfFence {
 
     pub(super) fn remove(&mut self) -> Result<(), FenceError> {
         for link in self.links()? {
-            self.tc.detach_both(&link)?;
+            self.tc.clear(&link)?;
         }
         self.interfaces.clear();
         self.forget_all_but(&BTreeMap::new())

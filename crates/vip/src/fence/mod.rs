@@ -311,7 +311,7 @@ impl Fence {
         if !matches!(self.slow, Slow::Ebpf(_)) {
             let mut tc = Tc::open().map_err(FenceError::Links)?;
             for link in tc.links().map_err(FenceError::Links)? {
-                tc.detach_both(&link)?;
+                tc.clear(&link)?;
             }
         }
         if !matches!(self.slow, Slow::Nftables(_)) {

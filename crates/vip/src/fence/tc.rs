@@ -4,7 +4,8 @@
 //! process that holds it, and the fence must stand exactly then. Priority and handle are fixed, so that a new
 //! process replaces in one step what an earlier one left.
 //!
-//! A `clsact` qdisc stays when our filters go: it does nothing by itself and may have been there before.
+//! A `clsact` qdisc goes with our filters when the fence is removed and nobody else has a filter on it: it does
+//! nothing by itself, and who put it there is not known.
 //! Programs of the newer `tcx` kind run before all of these and can let packets bypass the fence.
 
 use std::{io, os::fd::RawFd};
@@ -125,23 +126,59 @@ impl Tc {
         Ok(found)
     }
 
-    /// Takes our filters away, whichever process put them there.
-    pub(super) fn detach_both(&mut self, link: &Link) -> Result<(), FenceError> {
+    /// Takes our filters away, whichever process put them there. Says whether there were any.
+    pub(super) fn detach_both(&mut self, link: &Link) -> Result<bool, FenceError> {
+        let mut any = false;
         for hook in Hook::BOTH {
-            match self.detach(link.index, hook) {
-                // The interface went meanwhile, and took the filter along.
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-                other => other.map_err(|source| FenceError::Detach { interface: link.name.clone(), source })?,
-            }
+            any |= unless_gone(link, self.detach(link.index, hook))?;
+        }
+        Ok(any)
+    }
+
+    /// Takes our filters away, and the hooks when they were for ours alone. Where we have no filter, others' hooks are
+    /// none of our business, used or not.
+    pub(super) fn clear(&mut self, link: &Link) -> Result<(), FenceError> {
+        if self.detach_both(link)? {
+            let removed = self.remove_idle_hooks(link.index);
+            unless_gone(link, removed)?;
         }
         Ok(())
     }
 
-    fn detach(&mut self, interface: u32, hook: Hook) -> io::Result<()> {
+    fn detach(&mut self, interface: u32, hook: Hook) -> io::Result<bool> {
         if self.attached(interface, hook)?.is_none() {
-            return Ok(());
+            return Ok(false);
         }
-        self.socket.request(libc::RTM_DELTFILTER, 0, |message| filter(message, interface, hook))
+        self.socket.request(libc::RTM_DELTFILTER, 0, |message| filter(message, interface, hook))?;
+        Ok(true)
+    }
+
+    /// Removes the hooks of an interface if there is no filter on them. Says whether they are removed.
+    fn remove_idle_hooks(&mut self, interface: u32) -> io::Result<bool> {
+        let mut used = false;
+        for hook in Hook::BOTH {
+            self.socket.dump(
+                libc::RTM_GETTFILTER,
+                |message| message.body(&tcmsg(interface, 0, hook.parent(), 0)),
+                |message| used |= message.kind == libc::RTM_NEWTFILTER,
+            )?;
+        }
+        if used {
+            return Ok(false);
+        }
+        self.socket.request(libc::RTM_DELQDISC, 0, |message| {
+            message.body(&tcmsg(interface, CLSACT, TC_H_CLSACT, 0));
+            message.string(TCA_KIND, "clsact");
+        })?;
+        Ok(true)
+    }
+}
+
+/// An interface that went meanwhile took everything on it along.
+fn unless_gone(link: &Link, result: io::Result<bool>) -> Result<bool, FenceError> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
+        other => other.map_err(|source| FenceError::Detach { interface: link.name.clone(), source }),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
 };
 
@@ -20,6 +21,10 @@ const REPORT_NANOS: u64 = 10_000_000_000;
 /// Pairs of address and MAC remembered. Somebody who invents MACs gets this many reports in ten
 /// seconds, and the others are counted.
 const PAIRS_MAX: usize = 256;
+
+/// A claim deserves a look for so long after it was heard last. Arbitrary: a host that keeps an address is asked for it
+/// every few seconds, and an operator who looks a moment later still sees what happened.
+const RECENT_NANOS: u64 = 60_000_000_000;
 
 /// Somebody claims a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,37 @@ pub enum Conflict {
     },
 }
 
+impl Conflict {
+    /// The VIP.
+    pub const fn vip(&self) -> VipId {
+        match self {
+            Self::Stranger { vip, .. } | Self::Peer { vip, .. } => *vip,
+        }
+    }
+
+    /// The address that is claimed.
+    pub const fn address(&self) -> IpAddr {
+        match self {
+            Self::Stranger { address, .. } | Self::Peer { address, .. } => *address,
+        }
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stranger { address, mac, .. } => write!(
+                f,
+                "{mac} claims {address} and is no node of this cluster; take the address away from it or choose another VIP"
+            ),
+            Self::Peer { address, mac, .. } => write!(
+                f,
+                "{mac} of another node claims {address}, which this node holds; see whether that node has a fence: ballastctl node list -o wide"
+            ),
+        }
+    }
+}
+
 /// Judges what was heard on the link.
 #[derive(Debug, Default)]
 pub struct Conflicts {
@@ -54,6 +90,8 @@ pub struct Conflicts {
     held: BTreeSet<VipId>,
     reported: Vec<(IpAddr, Mac, BootNanos)>,
     unreported: u64,
+    /// The last of each VIP, reported or not, and when it was heard.
+    last: BTreeMap<VipId, (BootNanos, Conflict)>,
 }
 
 impl Conflicts {
@@ -75,6 +113,8 @@ impl Conflicts {
     /// The addresses of all VIPs.
     pub fn set_vips(&mut self, addresses: impl IntoIterator<Item = (IpAddr, VipId)>) {
         self.vips = addresses.into_iter().collect();
+        let Self { vips, last, .. } = self;
+        last.retain(|_, (_, conflict)| vips.get(&conflict.address()) == Some(&conflict.vip()));
     }
 
     /// Whether this node holds the VIP.
@@ -100,7 +140,19 @@ impl Conflicts {
         } else {
             return None;
         };
+        self.last.insert(vip, (now, conflict));
         self.may_report(now, address, mac).then_some(conflict)
+    }
+
+    /// Those that were heard in the last minute, the last one of each VIP. One with a member is over when this node
+    /// holds the VIP no longer.
+    pub fn recent(&self, now: BootNanos) -> impl Iterator<Item = Conflict> {
+        let recent =
+            self.last.values().filter(move |(at, _)| now.since(*at) < RECENT_NANOS).map(|(_, conflict)| *conflict);
+        recent.filter(|conflict| match conflict {
+            Conflict::Stranger { .. } => true,
+            Conflict::Peer { vip, .. } => self.held.contains(vip),
+        })
     }
 
     /// Conflicts that were not reported, because of the limits.
@@ -184,6 +236,29 @@ mod tests {
         assert_eq!(reports, [0, 10, 20]);
         assert_eq!(conflicts.unreported(), 22);
         assert!(heard(&mut conflicts, 25, 6, STRANGER).is_some(), "another address");
+    }
+
+    #[test]
+    fn a_conflict_is_recent_for_a_minute_after_it_was_heard_last() {
+        let mut conflicts = conflicts();
+        let recent = |conflicts: &Conflicts, second: u64| -> Vec<String> {
+            conflicts.recent(BootNanos::new(second * SECOND)).map(|conflict| conflict.to_string()).collect()
+        };
+        assert!(recent(&conflicts, 1).is_empty());
+        heard(&mut conflicts, 1, 5, STRANGER);
+        assert!(heard(&mut conflicts, 5, 5, STRANGER).is_none(), "it is not reported again, and counts all the same");
+        let [said] = &recent(&conflicts, 64)[..] else { panic!("one VIP") };
+        assert!(said.starts_with("02:00:00:00:09:09 claims 10.0.0.5 and is no node of this cluster; take"), "{said}");
+        assert!(recent(&conflicts, 65).is_empty());
+        conflicts.set_held(VIP, true);
+        heard(&mut conflicts, 70, 6, MEMBER);
+        let [said] = &recent(&conflicts, 71)[..] else { panic!("one VIP") };
+        assert!(said.starts_with("02:00:00:00:01:02 of another node claims 10.0.0.6, which this node holds"), "{said}");
+        conflicts.set_held(VIP, false);
+        assert!(recent(&conflicts, 71).is_empty(), "the VIP went to the one that claims it");
+        heard(&mut conflicts, 72, 5, STRANGER);
+        conflicts.set_vips([(address(6), VIP)]);
+        assert!(recent(&conflicts, 73).is_empty(), "the address is no VIP's any more");
     }
 
     #[test]

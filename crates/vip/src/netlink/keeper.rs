@@ -184,10 +184,9 @@ impl Keeper {
 
         let mut problems: BTreeMap<VipId, VipFitness> = BTreeMap::new();
         let mut trouble = |vip: VipId, fitness: Fitness, problem: String| {
-            let known =
-                problems.entry(vip).or_insert_with(|| VipFitness { fitness: Fitness::Fit, problem: String::new() });
+            let known = problems.entry(vip).or_default();
             if known.fitness.worse(fitness) != known.fitness {
-                *known = VipFitness { fitness, problem };
+                *known = VipFitness { fitness, problem, ..VipFitness::default() };
             }
         };
 
@@ -335,8 +334,12 @@ impl Keeper {
             }
         }
         let vips = wanted.iter().map(|want| want.vip);
-        let fit = || VipFitness { fitness: Fitness::Fit, problem: String::new() };
-        let vips: BTreeMap<_, _> = vips.map(|vip| (vip, problems.remove(&vip).unwrap_or_else(fit))).collect();
+        let mut vips: BTreeMap<_, _> = vips.map(|vip| (vip, problems.remove(&vip).unwrap_or_default())).collect();
+        for conflict in self.conflicts.recent(now) {
+            if let Some(known) = vips.get_mut(&conflict.vip()) {
+                known.warning = conflict.to_string();
+            }
+        }
         self.publish(places, vips);
     }
 

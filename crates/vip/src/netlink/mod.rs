@@ -58,12 +58,15 @@ pub struct NetlinkOptions {
 }
 
 /// What this node can do about one VIP, and why not more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VipFitness {
     /// Whether it may hold it.
     pub fitness: Fitness,
     /// In words, with what to do; empty when nothing is wrong.
     pub problem: String,
+    /// What deserves a look and keeps this node from nothing, in words: a conflict that was seen a moment ago. Empty
+    /// when there is nothing.
+    pub warning: String,
 }
 
 /// What the keeper found, for the daemon.
@@ -166,7 +169,7 @@ pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkEr
     }
     let mut addresses = Addresses::open(data_dir)?;
     let outcome = addresses.leave()?;
-    let mut said: Vec<String> = outcome.changes.iter().map(|change| format!("{change:?}")).collect();
+    let mut said: Vec<String> = outcome.changes.iter().map(ToString::to_string).collect();
     said.extend(outcome.problems.iter().map(ToString::to_string));
     if outcome.problems.iter().any(|problem| !problem.is_warning()) {
         said.push("the fence stays, because an address does".to_owned());
@@ -174,7 +177,10 @@ pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkEr
     }
     let (mut fence, _) = Fence::open(fence)?;
     fence.remove()?;
-    said.push(format!("the {} fence was removed", fence.level().as_str()));
+    said.push(match fence.level() {
+        FenceLevel::None => "there is no fence any more".to_owned(),
+        level => format!("the {} fence was removed", level.as_str()),
+    });
     Ok(said)
 }
 

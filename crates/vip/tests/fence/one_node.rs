@@ -394,6 +394,21 @@ fn what_somebody_takes_away_of_the_nftables_fence_is_noticed_and_put_back() {
 }
 
 #[test]
+fn nothing_is_left_of_a_fence_that_was_alone() {
+    at_each_level(|lab, mut fence, _deadlines| {
+        let qdiscs = || lab.node.sh("tc qdisc show");
+        // Somebody else's, on an interface that no VIP is on.
+        lab.node.sh("tc qdisc add dev lo clsact");
+        let before = qdiscs();
+        lab.guard(&mut fence, &lab.both());
+        lab.node.inside(|| fence.remove()).expect("removed");
+        assert_eq!(qdiscs(), before);
+        lab.node.inside(|| fence.remove()).expect("and again");
+        assert_eq!(qdiscs(), before);
+    });
+}
+
+#[test]
 fn the_filters_of_others_stay() {
     at_each_level(|lab, mut fence, _deadlines| {
         lab.node.sh("tc qdisc add dev eth0 clsact");

@@ -5,9 +5,9 @@ use ballast_proto::admin::v1::{
     BackendAdmin, BindingKey, DeleteBindingRequest, DrainBackendRequest, EnableBackendRequest, GetBindingRequest,
     GetConfigRequest, ListBackendsRequest, ListBindingsRequest, ListEventsRequest, ListVipTransitionsRequest,
     ListVipsRequest, MaintenanceBackendRequest, MoveBindingRequest, MoveVipRequest, PinBindingRequest,
-    SetBackendWeightRequest, Verdict, WatchEventsRequest, backend_service_server::BackendService, binding_key::Key,
-    binding_service_server::BindingService, config_service_server::ConfigService, event_service_server::EventService,
-    vip_service_server::VipService,
+    SetBackendWeightRequest, Verdict, VipTransition, WatchEventsRequest, backend_service_server::BackendService,
+    binding_key::Key, binding_service_server::BindingService, config_service_server::ConfigService,
+    event_service_server::EventService, vip_service_server::VipService,
 };
 use futures_util::StreamExt as _;
 use tonic::Code;
@@ -242,6 +242,50 @@ async fn a_vip_is_wanted_elsewhere_and_its_history_is_kept() {
     refused(VipService::r#move(&shared, from("bert", to("node-9"))).await, Code::NotFound, "BALLAST-A005");
     let back = VipService::r#move(&shared, from("bert", to(""))).await.expect("moved").into_inner();
     assert!(back.vip.expect("it").moved.is_none());
+}
+
+#[tokio::test]
+async fn the_history_names_nodes_and_knows_vips_that_are_removed() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let vip = fake.read(|state| state.vip_id("public")).expect("an id");
+    let tenures = [
+        (Some(1), 5, "the lease of node 77 ran out"),
+        (None, 5, "this node gives it up: it is drained; node 1 takes over"),
+        (Some(77), 6, "node 1 handed it over, a node"),
+    ];
+    for (owner, epoch, cause) in tenures {
+        fake.apply(Command::RecordVip { vip, owner: owner.map(NodeId::new), epoch, cause: cause.to_owned() });
+    }
+    let expected = [
+        "node-1 handed it over, a node",
+        "this node gives it up: it is drained; node-1 takes over",
+        "the lease of id 77 (removed) ran out",
+    ];
+    let vips =
+        VipService::list(&shared, from("a", ListVipsRequest::default())).await.expect("a list").into_inner().vips;
+    assert_eq!((vips[0].cause.as_str(), vips[0].owner_id, vips[0].owner_name.as_str()), (expected[0], 77, ""));
+    let events = EventService::list(&shared, from("a", ListEventsRequest::default())).await.expect("a list");
+    let told = &events.into_inner().events[0];
+    assert!(told.text.ends_with(&format!("epoch 6: {}", expected[0])), "{}", told.text);
+    let history = async |name: &str| {
+        let request = ListVipTransitionsRequest { vip: name.to_owned(), ..Default::default() };
+        shared.list_transitions(from("a", request)).await.map(|answer| answer.into_inner().transitions)
+    };
+    let causes = |told: &[VipTransition]| told.iter().map(|one| one.cause.clone()).collect::<Vec<_>>();
+    let before = history("public").await.expect("a list");
+    assert_eq!((causes(&before), before.iter().any(|told| told.removed)), (expected.map(str::to_owned).into(), false));
+
+    apply(&shared, "anna", "version: 1\n").await;
+    for name in ["public", ""] {
+        let after = history(name).await.expect("it is found by the name that it had");
+        assert!(after.len() == 3 && after.iter().all(|told| told.removed && told.vip == "public"), "{after:?}");
+    }
+    let never = history("never").await.expect_err("nobody ever called one so");
+    assert_eq!(never.code(), Code::NotFound);
+    let events = EventService::list(&shared, from("a", ListEventsRequest::default())).await.expect("a list");
+    assert!(events.into_inner().events.iter().any(|event| event.subject == "public"));
 }
 
 #[tokio::test]

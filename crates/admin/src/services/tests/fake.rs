@@ -2,7 +2,7 @@
 //! services in front of it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{
         Arc,
@@ -14,7 +14,7 @@ use std::{
 use ballast_core::{
     cluster::{Applied, BoxFuture, NotConfirmed, Propose, ProposeError, ReadIndex},
     config::{RequestMatch, TableKey},
-    ids::{BackendId, Boot, LogIndex, NodeId, ServiceId},
+    ids::{BackendId, Boot, LogIndex, NodeId, ServiceId, VipId},
     lease::{Fitness, VipStatus},
     persistence::KeyHash,
     plan::CookieKey,
@@ -63,6 +63,8 @@ pub struct Fake {
     pub leases: Mutex<Option<LeasePicture>>,
     /// How fit this node says it is, as a whole and for single VIPs.
     pub fitness: Mutex<(Fitness, Arc<Vec<VipStatus>>)>,
+    /// What it says deserves a look about single VIPs.
+    pub warnings: Mutex<BTreeMap<VipId, String>>,
     pub authority: Authority,
     pub cluster_key: ClusterKey,
     pub credentials: Credentials,
@@ -98,6 +100,7 @@ impl Fake {
             lease_wake_late: Mutex::default(),
             leases: Mutex::default(),
             fitness: Mutex::default(),
+            warnings: Mutex::default(),
             authority,
             cluster_key,
             credentials,
@@ -258,7 +261,8 @@ impl Operations for Fake {
             held: self.held(),
             fitness,
             standings,
-            problems: std::collections::BTreeMap::new(),
+            problems: BTreeMap::new(),
+            warnings: self.warnings.lock().clone(),
             fence: Some("ebpf"),
             not_ready: Vec::new(),
             draining: false,

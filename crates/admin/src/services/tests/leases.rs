@@ -1,17 +1,23 @@
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ballast_core::{
     config::Failback,
     ids::{LogIndex, NodeId, VipId},
     lease::{Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, VoterSets},
+    state::{Author, Command, NodeAdmin, NodeRole},
+    time::LogTime,
 };
 use ballast_proto::admin::v1::{
-    ApplyRequest, PlanFailoverRequest, ValidateRequest, config_service_server::ConfigService as _,
-    vip_service_server::VipService,
+    ApplyRequest, ListVipsRequest, MoveVipRequest, PlanFailoverRequest, ReadConsistency, ValidateRequest,
+    config_service_server::ConfigService as _, vip_service_server::VipService,
 };
 use tonic::Code;
 
-use super::{Fake, SHOP, apply, from, refused};
+use super::{Fake, SHOP, apply, fake, from, refused};
 use crate::node::LeasePicture;
 
 /// What the lease thread of a cluster of one works from, when that one holds a VIP.
@@ -73,6 +79,87 @@ async fn a_plan_says_that_a_lone_voter_takes_every_vip_with_it() {
     assert_eq!(step.warnings, ["node-2 comes first and does not answer"]);
     let unknown = PlanFailoverRequest { node: "nobody".to_owned(), ..PlanFailoverRequest::default() };
     refused(VipService::plan_failover(&shared, from("anna", unknown)).await, Code::NotFound, "BALLAST-A005");
+}
+
+/// Enrols another node, which nobody answers for.
+fn enrol(fake: &Fake, name: &str, role: NodeRole, labels: &[(&str, &str)]) -> NodeId {
+    let mut hash = [0; 32];
+    hash[..name.len()].copy_from_slice(name.as_bytes());
+    let expires = LogTime::from_millis(u64::MAX / 2);
+    fake.apply(Command::CreateJoinToken { hash, expires, role, author: Author::default() });
+    let mut info = fake::info(name, "127.0.0.1:1");
+    info.labels.extend(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    info.role = role;
+    fake.apply(Command::EnrolNode { token_hash: hash, info, key_fingerprint: hash });
+    fake.read(|state| state.node_named(name).expect("enrolled").id)
+}
+
+#[tokio::test]
+async fn a_vip_is_not_wanted_where_it_may_not_be() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let labelled = "addresses: [127.0.100.1]\n    group: web\n  - name: beside\n    addresses: [127.0.100.2]\n    \
+                    group: web\n    nodes: { zone: dmz }\n";
+    apply(&shared, "anna", &SHOP.replace("addresses: [127.0.100.1]\n", labelled)).await;
+    enrol(&fake, "judge", NodeRole::Witness, &[]);
+    let idle = enrol(&fake, "idle", NodeRole::Full, &[("zone", "dmz")]);
+    fake.apply(Command::SetNode { node: idle, admin: NodeAdmin::Drain, author: Author::default() });
+    enrol(&fake, "dead", NodeRole::Full, &[("zone", "dmz")]);
+    let to = |vip: &str, node: &str, validate_only| {
+        let (vip, node) = (vip.to_owned(), node.to_owned());
+        from("anna", MoveVipRequest { vip, node, validate_only, ..MoveVipRequest::default() })
+    };
+    for (vip, node, why, remedy) in [
+        ("public", "judge", "cannot go to judge: it is a witness", "ballastctl node list"),
+        ("public", "idle", "cannot go to idle: it is drained", "ballastctl node enable idle"),
+        ("beside", "node-1", "cannot go to node-1: it lacks the label zone=dmz", "may hold it: dead"),
+        ("public", "node-1", "zone=dmz, which VIP beside of its group asks for", "may hold it: dead"),
+        ("public", "dead", "cannot go to dead: it does not answer", "ballastctl cluster status"),
+    ] {
+        for validate_only in [true, false] {
+            let answer = VipService::r#move(&shared, to(vip, node, validate_only)).await;
+            let message = answer.as_ref().map_or_else(|status| status.message().to_owned(), |_| String::new());
+            assert!(message.contains(why), "{message}");
+            let detail = refused(answer, Code::FailedPrecondition, "BALLAST-A007");
+            assert_eq!(detail.subject, node);
+            assert!(detail.remedies.iter().any(|known| known.contains(remedy)), "{:?}", detail.remedies);
+        }
+    }
+    assert!(fake.read(|state| state.vips().all(|(id, _)| state.vip_wish(id).is_none())), "nothing is wished");
+    // Without the group there is nothing against it.
+    apply(&shared, "anna", SHOP).await;
+    VipService::r#move(&shared, to("public", "node-1", false)).await.expect("it may be there");
+}
+
+#[tokio::test]
+async fn without_a_quorum_a_list_says_how_to_see_what_the_node_knows() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    fake.cut_off.store(true, Ordering::Relaxed);
+    let list = |consistency: ReadConsistency| {
+        VipService::list(&shared, from("anna", ListVipsRequest { consistency: consistency.into() }))
+    };
+    let detail = refused(list(ReadConsistency::Linearizable).await, Code::Unavailable, "BALLAST-A012");
+    assert!(detail.remedies.iter().any(|remedy| remedy.contains("--consistency stale")), "{:?}", detail.remedies);
+    assert_eq!(list(ReadConsistency::Stale).await.expect("a list").into_inner().vips.len(), 1);
+}
+
+#[tokio::test]
+async fn a_plan_for_a_node_that_holds_nothing_says_why() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let vip = fake.read(|state| state.vips().next().expect("a VIP").0);
+    *fake.leases.lock() = Some(picture(vip, 1));
+    enrol(&fake, "judge", NodeRole::Witness, &[]);
+    let request = PlanFailoverRequest { node: "judge".to_owned(), ..PlanFailoverRequest::default() };
+    let plans = VipService::plan_failover(&shared, from("anna", request)).await.expect("planned").into_inner().plans;
+    let [plan] = plans.as_slice() else { panic!("one node: {plans:?}") };
+    assert!(plan.moves.is_empty());
+    for part in ["judge is a witness: it holds no VIP", "judge does not answer already"] {
+        assert!(plan.warnings.iter().any(|warning| warning.contains(part)), "{:?}", plan.warnings);
+    }
 }
 
 #[tokio::test]

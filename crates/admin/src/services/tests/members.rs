@@ -130,6 +130,16 @@ async fn a_node_tells_how_fit_it_is_and_why_not() {
     assert_eq!((standing.vip.as_str(), standing.fitness()), (name.as_str(), proto::Fitness::Unfit));
     assert_eq!((standing.fitness_reason.as_str(), standing.rank, standing.best_id), ("link_down", 2, 7));
     assert_eq!(standing.fitness_detail, "its link is down");
+    assert_eq!(standing.warning, "");
+    // Somebody else claims the VIP: told whatever the node is fit for, and not by whom it is told.
+    fake.warnings.lock().insert(vip, "02:00:00:00:09:09 claims it".to_owned());
+    let status = shared.status(from("anna", StatusRequest::default())).await.expect("a status").into_inner();
+    let standing = &status.nodes[0].standings[0];
+    assert_eq!(
+        (standing.fitness_detail.as_str(), standing.warning.as_str()),
+        ("its link is down", "02:00:00:00:09:09 claims it")
+    );
+    assert!(status.problems.contains(&format!("VIP {name}: 02:00:00:00:09:09 claims it")), "{:?}", status.problems);
     // What it holds for want of a fit one is a problem of the cluster.
     let mut held = VipStatus::clone(&fake.fitness.lock().1[0]);
     (held.holder, held.fitness) = (Some(NodeId::new(1)), Fitness::Reluctant(Unfitness::GatewayUnreachable));

@@ -140,7 +140,17 @@ async fn prepare(client: &Client, args: &FailoverTestArgs) -> Result<Trial, Fail
             return Err(Failure::new(Exit::Usage, format!("VIP {} is at {to} already", vip.name))
                 .remedy("leave --to out to move it to the next in rank"));
         }
-        (Some(to), _) => (to.clone(), "as asked for".to_owned()),
+        (Some(to), _) => {
+            // A node that may not hold it is refused before anybody is asked whether to go on.
+            let request = MoveVipRequest {
+                vip: vip.name.clone(),
+                node: to.clone(),
+                validate_only: true,
+                ..MoveVipRequest::default()
+            };
+            client.read(client.vips().r#move(client.request(request))).await?;
+            (to.clone(), "as asked for".to_owned())
+        }
         (None, Some(step)) if step.to_id != 0 => (step.to_name, format!("next in rank: {}", step.reason)),
         (None, step) => {
             let why = step.map_or_else(
@@ -204,10 +214,15 @@ async fn wish(client: &Client, vip: &str, node: &str, message: &str) -> Result<u
     Ok(client.write(&request_id, client.vips().r#move(client.request(request))).await?.log_index)
 }
 
-/// Wishes what was wished before.
+/// Wishes what was wished before; leaves the VIP to the placement where that is no place for it any more.
 async fn restore(client: &Client, trial: &Trial, message: &str) -> Result<(), Failure> {
     let before = trial.vip.moved.as_ref().map_or("", |moved| moved.node_name.as_str());
-    wish(client, &trial.vip.name, before, message).await?;
+    match wish(client, &trial.vip.name, before, message).await {
+        Err(failure) if !before.is_empty() && matches!(failure.exit(), Exit::Conflict | Exit::NotFound) => {
+            wish(client, &trial.vip.name, "", message).await?;
+        }
+        restored => drop(restored?),
+    }
     Ok(())
 }
 

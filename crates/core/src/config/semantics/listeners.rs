@@ -19,17 +19,20 @@ pub(super) fn check<'d>(document: &'d Document, checks: &mut Checks<'_, '_>) -> 
     (owners, places)
 }
 
-/// An address that one machine can have.
-pub(super) fn usable(address: IpAddr, what: &str, checks: &mut Checks<'_, '_>, at: &At<'_>) {
+/// An address that one machine can have. Whether it is one, after saying so if not.
+pub(super) fn usable(address: IpAddr, what: &str, checks: &mut Checks<'_, '_>, at: &At<'_>) -> bool {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-    if address.is_unspecified() || address.is_multicast() || broadcast {
+    let wrong = address.is_unspecified() || address.is_multicast() || broadcast;
+    if wrong {
         checks.wrong(at, format!("{address} cannot be the address of {what}"), "write the address of one host");
     }
     if let IpAddr::V6(v6) = address
         && let Some(v4) = v6.to_ipv4_mapped()
     {
         checks.wrong(at, format!("{address} is an IPv4 address in IPv6 clothes"), format!("write {v4}"));
+        return false;
     }
+    !wrong
 }
 
 /// A listener's place: what it was written as, and the labels of the nodes it is on.

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use super::{
     At, Checks, DAY,
     listeners::{labels, may_meet, sorted, usable},
 };
-use crate::config::{Span, Vip, structure::shorten, suggest};
+use crate::config::{Span, Vip, VipAddress, structure::shorten, suggest};
 
 /// Most names in one list of a VIP. Arbitrary, and more than a cluster has nodes.
 const NAMES_MAX: usize = 64;
@@ -21,9 +21,10 @@ pub(super) fn check<'d>(vips: &'d [Vip], checks: &mut Checks<'_, '_>) -> HashMap
     let by_name: HashMap<&str, &Vip> = vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
     let mut owners: HashMap<IpAddr, &str> = HashMap::new();
     let mut groups: BTreeMap<&str, &Vip> = BTreeMap::new();
+    let edges = edges(vips);
     for (index, vip) in vips.iter().enumerate() {
         let item = list.index(index);
-        addresses(vip, &mut owners, checks, &item);
+        addresses(vip, &edges, &mut owners, checks, &item);
         preferred(vip, checks, &item.key("prefer"));
         checks.span(&item.key("failback_delay"), vip.failback_delay, Span::from_millis(0), DAY);
         labels(&vip.nodes, checks, &item.key("nodes"));
@@ -41,12 +42,20 @@ pub(super) fn check<'d>(vips: &'d [Vip], checks: &mut Checks<'_, '_>) -> HashMap
     owners
 }
 
-fn addresses<'d>(vip: &'d Vip, owners: &mut HashMap<IpAddr, &'d str>, checks: &mut Checks<'_, '_>, item: &At<'_>) {
+fn addresses<'d>(
+    vip: &'d Vip,
+    edges: &HashMap<IpAddr, String>,
+    owners: &mut HashMap<IpAddr, &'d str>,
+    checks: &mut Checks<'_, '_>,
+    item: &At<'_>,
+) {
     let addresses = item.key("addresses");
     for (position, address) in vip.addresses.iter().enumerate() {
         let at = addresses.index(position);
         let ip = address.ip();
-        usable(ip, "a VIP", checks, &at);
+        if usable(ip, "a VIP", checks, &at) {
+            of_one_host(*address, vip, edges, checks, &at);
+        }
         if address.prefix() == Some(0) {
             let problem = format!("{address} makes every address one of the interface's own network");
             checks.wrong(&at, problem, format!("write the prefix length of the network, like {ip}/24, or {ip} alone"));
@@ -54,6 +63,69 @@ fn addresses<'d>(vip: &'d Vip, owners: &mut HashMap<IpAddr, &'d str>, checks: &m
         if let Some(other) = owners.insert(ip, &vip.name) {
             let problem = format!("{ip} is an address of the VIP `{other}` already");
             checks.wrong(&at, problem, "an address belongs to one VIP, and stands there once");
+        }
+    }
+}
+
+/// Addresses that stand for a network or for all of its hosts, with which it is. The kernel keeps them for that as soon
+/// as any address of the network is on an interface, so another VIP's network counts as much as the VIP's own.
+fn edges(vips: &[Vip]) -> HashMap<IpAddr, String> {
+    let mut edges = HashMap::new();
+    for (vip, address) in vips.iter().flat_map(|vip| vip.addresses.iter().map(move |address| (vip, *address))) {
+        let Some(prefix) = address.prefix().filter(|prefix| *prefix > 0) else { continue };
+        let mut edge = |ip: IpAddr, what: &str, network: IpAddr| {
+            edges
+                .entry(ip)
+                .or_insert_with(|| format!("{what} of {network}/{prefix}, the network of VIP `{}`", vip.name));
+        };
+        match address.ip() {
+            // RFC 3021: a network of two addresses has neither.
+            IpAddr::V4(ip) if prefix < 31 => {
+                let hosts = u32::MAX >> prefix;
+                let network = Ipv4Addr::from_bits(ip.to_bits() & !hosts);
+                edge(network.into(), "the address", network.into());
+                edge(Ipv4Addr::from_bits(ip.to_bits() | hosts).into(), "the broadcast address", network.into());
+            }
+            // RFC 4291 section 2.6.1: all of its routers have the first one. RFC 6164: but not in a network of two.
+            IpAddr::V6(ip) if prefix < 127 => {
+                let network = Ipv6Addr::from_bits(ip.to_bits() & !(u128::MAX >> prefix));
+                edge(network.into(), "the address of all routers", network.into());
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+    }
+    edges
+}
+
+/// An address that can be on an interface beside others, and that clients elsewhere reach.
+fn of_one_host(
+    address: VipAddress,
+    vip: &Vip,
+    edges: &HashMap<IpAddr, String>,
+    checks: &mut Checks<'_, '_>,
+    at: &At<'_>,
+) {
+    let ip = address.ip();
+    if let Some(edge) = edges.get(&ip) {
+        checks.wrong(at, format!("{ip} is {edge}"), "write the address of one host of that network");
+    }
+    if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        let problem = format!("{ip} is a link-local address, which means something else on every link");
+        checks.wrong(
+            at,
+            problem,
+            "write an address that clients reach: a global one, or a unique local one of fd00::/8",
+        );
+    }
+    // Which driver a node has is its own affair, but these two give away that it is the one with real addresses.
+    if ip.is_loopback() {
+        let fix = "loopback addresses are for the loopback driver alone: write it without a prefix length, in a VIP of \
+                   loopback addresses, or write an address of the network";
+        if address.prefix().is_some() {
+            checks.wrong(at, format!("{address} is a loopback address, which is of no network"), fix);
+        } else if let Some(other) = vip.addresses.iter().find(|other| !other.ip().is_loopback()) {
+            let problem = format!("{ip} is a loopback address, and {} of the same VIP is none", other.ip());
+            checks.wrong(at, problem, fix);
         }
     }
 }

@@ -157,6 +157,41 @@ farms:
 }
 
 #[test]
+fn the_addresses_of_vips_are_those_of_single_hosts() {
+    let check = |addresses: &str, expected: &[&str]| {
+        let text = format!("version: 1\nvips:\n  - {{ name: a, addresses: [{addresses}] }}\n");
+        let found: Vec<String> = match parse(&text) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes.iter().map(|m| format!("{}: {}; {}", m.path, m.problem, m.fix)).collect(),
+        };
+        let expected: Vec<String> = expected.iter().map(|wanted| format!("vips[a].addresses[{wanted}")).collect();
+        assert_eq!(found.len(), expected.len(), "{addresses}: {found:?}");
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(found.starts_with(expected.as_str()), "{addresses}: {found}, not {expected}");
+        }
+    };
+    let host = "write the address of one host of that network";
+    let broadcast = format!("0]: 10.0.0.255 is the broadcast address of 10.0.0.0/24, the network of VIP `a`; {host}");
+    check("10.0.0.255/24", &[&broadcast]);
+    check("10.0.0.0/24", &["0]: 10.0.0.0 is the address of 10.0.0.0/24"]);
+    check("10.0.0.127/25, 10.0.0.128/25", &["0]: 10.0.0.127 is the broadcast", "1]: 10.0.0.128 is the address of"]);
+    check("10.0.1.255/16, 10.0.0.0, 10.0.0.255, 10.0.0.4/31, 10.0.0.5/31", &["1]: 10.0.0.0 is the address of"]);
+    check("10.0.0.9/24, 10.0.0.255", &["1]: 10.0.0.255 is the broadcast address of 10.0.0.0/24"]);
+    check("\"2001:db8::/64\"", &["0]: 2001:db8:: is the address of all routers of 2001:db8::/64"]);
+    check("\"2001:db8::/127\", \"2001:db8::ffff:ffff:ffff:ffff/64\"", &["0]: 2001:db8:: is the address of all"]);
+    check("\"2001:db8:1::/127\", \"2001:db8:1::2/128\"", &[]);
+    check("\"fe80::5/64\"", &["0]: fe80::5 is a link-local address"]);
+    check("\"fe80::5\"", &["0]: fe80::5 is a link-local address"]);
+    for never in ["0.0.0.0", "0.0.0.0/24", "224.0.0.18/24", "255.255.255.255/24", "\"::/64\"", "\"ff02::1\""] {
+        let ip = never.trim_matches('"').split('/').next().expect("the address");
+        check(never, &[&format!("0]: {ip} cannot be the address of a VIP; write the address of one host")]);
+    }
+    check("127.0.0.1, \"::1\"", &[]);
+    check("127.0.0.9/8", &["0]: 127.0.0.9/8 is a loopback address, which is of no network"]);
+    check("10.0.0.1, 127.0.0.1", &["1]: 127.0.0.1 is a loopback address, and 10.0.0.1 of the same VIP is none"]);
+}
+
+#[test]
 fn places_of_vips_do_not_contradict_each_other() {
     let text = "\
 version: 1

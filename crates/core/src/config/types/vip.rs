@@ -16,7 +16,8 @@ pub struct Vip {
     /// Its name, unique in the document.
     pub name: String,
     /// IPv4 and IPv6 addresses; they move together. Each with the prefix length of its network, or without one: then it
-    /// is put on the interface as a single address (`/32`, `/128`).
+    /// is put on the interface as a single address (`/32`, `/128`). Each is one host's: not the network's own nor its
+    /// broadcast address, and no IPv6 link-local one.
     #[schemars(length(min = 1))]
     pub addresses: Vec<VipAddress>,
     /// Nodes that should hold it, best first. Spread over all nodes by their weights otherwise.

@@ -80,6 +80,16 @@ pub enum Change {
     Removed(VipAddress),
 }
 
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added(at) => write!(f, "{at} was added"),
+            Self::CameBack(at) => write!(f, "{at} had been removed by somebody else and was put back"),
+            Self::Removed(at) => write!(f, "{at} was removed"),
+        }
+    }
+}
+
 /// Why an address is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
