@@ -94,7 +94,13 @@ proptest! {
             }
             s.now = s.now.plus_millis(wait);
             let filler = format!("set fill{n} {} px 100000", "y".repeat(60_000));
-            let entry = s.entry(vec![Command::Session(Box::new(write)), session(&filler)]);
+            let mut commands = vec![Command::Session(Box::new(write)), session(&filler)];
+            match n % 12 {
+                3 | 7 => commands.push(removal("0", Some("k1"))),
+                11 => commands.push(removal("0", None)),
+                _ => {}
+            }
+            let entry = s.entry(commands);
             let entry = codec::decode_entry(&codec::encode_entry(&entry)).expect("what was encoded is decoded");
             let index = LogIndex::new(s.state.applied().get() + 1);
             let (mut mine, mut theirs) = (Vec::new(), Vec::new());
