@@ -9,7 +9,8 @@ use ballast_proto::admin::v1::{
     ReadConsistency, backend_service_client::BackendServiceClient, binding_service_client::BindingServiceClient,
     certificate_service_client::CertificateServiceClient, cluster_service_client::ClusterServiceClient,
     config_service_client::ConfigServiceClient, event_service_client::EventServiceClient,
-    explain_service_client::ExplainServiceClient, vip_service_client::VipServiceClient,
+    explain_service_client::ExplainServiceClient, session_service_client::SessionServiceClient,
+    vip_service_client::VipServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -148,6 +149,8 @@ impl Client {
         vips: VipServiceClient,
         /// Bindings.
         bindings: BindingServiceClient,
+        /// The session store.
+        sessions: SessionServiceClient,
         /// Why a request goes where it goes.
         explain: ExplainServiceClient,
         /// The history.

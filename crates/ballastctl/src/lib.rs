@@ -16,6 +16,7 @@ pub mod commands;
 pub mod contexts;
 pub mod failure;
 pub mod input;
+pub mod key;
 pub mod output;
 pub mod reference;
 pub mod server;

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use argon2::{Argon2, PasswordHash, PasswordVerifier as _};
 use ballast_admin::pki::{self, Authority, Key, UserRole};
 use ballast_core::ids::NodeId;
 use ballast_proto::admin::v1 as proto;
@@ -622,4 +623,89 @@ async fn changes_of_hands_are_watched_from_an_index() {
     assert_eq!(indexes, [Some(7), Some(8), Some(9)], "the stream that ended was opened again where it ended");
     assert_eq!((lines[0]["owner_name"].as_str(), lines[0]["epoch"].as_u64()), (Some("node-2"), Some(9)));
     fake.stop().await;
+}
+
+#[tokio::test]
+async fn sessions_are_listed_to_the_limit_and_their_bytes_can_be_typed() {
+    let fake = Fake::start(with_revision(1));
+    let line = ["sessions", "list", "--keyspace", "shop", "--prefix", r"a\x00", "-o", "json"];
+    let said = ask(&fake, &[&line[..], &["--limit", "2"]].concat()).await;
+    let keys = said.json();
+    assert_eq!(keys.as_array().map(Vec::len), Some(2), "{said:?}");
+    assert_eq!((keys[1]["key"].as_str(), keys[1]["ttl_ms"].as_u64()), (Some(r"sess:1\x00"), None));
+    assert_eq!(said.err, "2 shown, the keyspace has 3; see more with --limit\n");
+    {
+        let state = fake.state();
+        let asked: Vec<_> = state.keys_asked.iter().map(|asked| (asked.page_size, asked.prefix.as_slice())).collect();
+        assert_eq!(asked, [(2, &b"a\0"[..]), (1, b"a\0")]);
+    }
+    let all = ask(&fake, &[&line[..], &["--limit", "0"]].concat()).await;
+    assert_eq!((all.json().as_array().map(Vec::len), all.err.as_str()), (Some(3), ""));
+    let top = ask(&fake, &["sessions", "top", "--limit", "1"]).await;
+    assert!(top.out.contains("202") && !top.out.contains("201"), "{top:?}");
+    assert_eq!(top.err, "of 3 keys that take 603 B of memory\n");
+    let got = ask(&fake, &["sessions", "get", r"b\xff\\", "--value", "-o", "json"]).await.json();
+    assert_eq!((got["key"].as_str(), got["value"].as_str()), (Some(r"b\xff\\"), Some(r"user|i:7;\xff")));
+    let without = ask(&fake, &["sessions", "get", "b", "-o", "json"]).await.json();
+    assert!(without.get("value").is_none(), "{without}");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn a_keyspace_is_flushed_only_after_a_yes_and_with_a_reason() {
+    let fake = Fake::start(with_revision(1));
+    let line = ["sessions", "flush", "--keyspace", "shop", "-m", "new secret"];
+    let said = ask(&fake, &line).await;
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("nobody said yes") && said.err.contains("--yes"), "{said:?}");
+    assert!(fake.state().flushes.iter().all(|flush| flush.validate_only));
+
+    let url = fake.url();
+    let there: Vec<&str> = ["--server", &url].into_iter().chain(line).collect();
+    let said = Shell { interactive: true, input: "n\n", ..Shell::default() }.run(&there).await;
+    assert!(said.code == 2 && said.err.contains("remove all 3 keys of keyspace shop? [y/N]"), "{said:?}");
+    assert!(fake.state().flushes.iter().all(|flush| flush.validate_only));
+    let said = Shell { interactive: true, input: "y\n", ..Shell::default() }.run(&there).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "3 keys of keyspace shop were removed\n"), "{said:?}");
+    let done = fake.state().flushes.last().cloned().expect("a flush");
+    assert_eq!((done.message.as_str(), done.validate_only, done.request_id.len()), ("new secret", false, 36));
+
+    let before = fake.state().flushes.len();
+    let said = ask(&fake, &[&line[..], &["--yes", "-o", "json"]].concat()).await;
+    assert_eq!((said.json()["keys"].as_u64(), said.json()["log_index"].as_u64()), (Some(3), Some(7)));
+    assert_eq!(fake.state().flushes.len(), before + 1, "nobody is asked, nothing is rehearsed");
+    let said = ask(&fake, &["sessions", "flush", "--keyspace", "shop", "--dry-run"]).await;
+    assert_eq!((said.code, said.out.as_str()), (0, "3 keys of keyspace shop would be removed\n"));
+    let said = ask(&fake, &["sessions", "flush", "--keyspace", "shop", "--yes"]).await;
+    assert!(said.code == 2 && said.err.contains("--message"), "{said:?}");
+
+    let said = ask(&fake, &["sessions", "delete", "sess:0", "-k", "shop", "-m", "stolen", "--request-id", "r"]).await;
+    assert_eq!(said.out, "sess:0\\x00 is deleted (string, 72 bytes, 200 B of memory)\n");
+    let deleted = fake.state().session_deleted.clone().expect("it was asked for");
+    assert_eq!((deleted.key.as_slice(), deleted.keyspace.as_str()), (&b"sess:0"[..], "shop"));
+    assert_eq!((deleted.message.as_str(), deleted.request_id.as_str()), ("stolen", "r"));
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn a_password_is_hashed_as_the_document_wants_it() {
+    let hash = async |input: &str, interactive| {
+        Shell { input, interactive, ..Shell::default() }.run(&["sessions", "hash-password"]).await
+    };
+    let said = hash("s3cret\r\nnot this\n", false).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let printed = said.out.trim_end();
+    let parsed = PasswordHash::new(printed).expect("PHC");
+    assert!(Argon2::default().verify_password(b"s3cret", &parsed).is_ok());
+    assert!(Argon2::default().verify_password(b"s3cret\r", &parsed).is_err());
+    let document = format!("version: 1\nsessions:\n  users: [{{ name: shop, password_hash: \"{printed}\" }}]\n");
+    ballast_core::config::parse(&document).expect("the document takes it");
+    assert_ne!(hash("s3cret", false).await.out.trim_end(), printed, "each has its own salt");
+
+    let said = hash("s3cret\ns3cret\n", true).await;
+    assert!(said.code == 0 && !said.err.contains("s3cret"), "{said:?}");
+    for (input, interactive) in [("", false), ("\n", false), ("a\nb\n", true), (&*"x".repeat(2000), false)] {
+        let said = hash(input, interactive).await;
+        assert!(said.code == 2 && said.out.is_empty(), "{said:?}");
+    }
 }

@@ -1,7 +1,8 @@
 //! Confirms that this node's state is current (ReadIndex, section 6.4 of Ongaro's thesis).
 //!
 //! Whoever asks while a round is on its way waits for the next one, which begins after they
-//! asked; all of them share it. So a thousand readers cost two rounds, not a thousand.
+//! asked; all of them share it. So a thousand readers cost two rounds, not a thousand. The leader does the same for
+//! what all nodes ask.
 
 use std::{error::Error, mem, sync::Arc, time::Duration};
 
@@ -70,6 +71,7 @@ impl Reads {
         &self,
         me: NodeId,
         raft: Raft,
+        rounds: Arc<LeaderRounds>,
         peers: Arc<Peers>,
         mut leader: watch::Receiver<Option<NodeId>>,
     ) {
@@ -83,7 +85,7 @@ impl Reads {
                 continue;
             }
             let known = *leader.borrow();
-            match ask(me, known, &raft, &peers).await {
+            match ask(me, known, &raft, &rounds, &peers).await {
                 // Some may have stopped waiting.
                 Ok(index) => {
                     self.problem.lock().clear();
@@ -112,11 +114,56 @@ impl Reads {
     }
 }
 
-async fn ask(me: NodeId, leader: Option<NodeId>, raft: &Raft, peers: &Peers) -> Result<u64, String> {
+/// Rounds of a leader: one heartbeat to a quorum serves the readers of all nodes that asked before it began.
+#[derive(Debug, Default)]
+pub(crate) struct LeaderRounds {
+    waiting: Mutex<Vec<oneshot::Sender<Result<u64, String>>>>,
+    wake: Notify,
+}
+
+impl LeaderRounds {
+    /// The index that a read must have seen, confirmed by a quorum. The error is for people; a node that does not lead has
+    /// nothing else.
+    pub(crate) async fn index(&self) -> Result<u64, String> {
+        let (sender, index) = oneshot::channel();
+        self.waiting.lock().push(sender);
+        self.wake.notify_one();
+        index.await.unwrap_or_else(|_| Err(words::stopped()))
+    }
+
+    /// Confirms as long as somebody waits. Ends when the leader watch closes.
+    pub(crate) async fn run(&self, raft: Raft, mut leader: watch::Receiver<Option<NodeId>>) {
+        loop {
+            let round = mem::take(&mut *self.waiting.lock());
+            if round.is_empty() {
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    changed = leader.changed() => if changed.is_err() { break },
+                }
+                continue;
+            }
+            let answer = timeout(ASK_TIMEOUT, read_index(&raft)).await.unwrap_or_else(|_| Err(no_quorum(&raft)));
+            // Some may have stopped waiting.
+            round.into_iter().for_each(|waiting| _ = waiting.send(answer.clone()));
+            if leader.has_changed().is_err() {
+                break;
+            }
+        }
+        self.waiting.lock().clear();
+    }
+}
+
+async fn ask(
+    me: NodeId,
+    leader: Option<NodeId>,
+    raft: &Raft,
+    rounds: &LeaderRounds,
+    peers: &Peers,
+) -> Result<u64, String> {
     let Some(leader) = leader else { return Err(no_quorum(raft)) };
     let asked = async {
         if leader == me {
-            return read_index(raft).await;
+            return rounds.index().await;
         }
         let mut client = LeaderClient::new(peers.channel(leader, Traffic::Leader));
         let reply = client.read_index(peers.request(leader, ReadIndexRequest {})).await;
@@ -147,8 +194,7 @@ fn status(raft: &Raft) -> Status {
     Status::of(&raft.metrics().borrow_watched())
 }
 
-/// The index a read must have seen, confirmed by a quorum. Only on the leader. The error is for people.
-pub(crate) async fn read_index(raft: &Raft) -> Result<u64, String> {
+async fn read_index(raft: &Raft) -> Result<u64, String> {
     let error = match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
         Ok((read, _applied)) => return Ok(read.index()),
         Err(error) => error,

@@ -36,7 +36,6 @@ use crate::{
     network::SNAPSHOT_STALL,
     peers::{FROM, MESSAGE_BYTES_MAX, TO},
     proposer::{Inlet, Merger, Refused},
-    reads::read_index,
     removal,
     types::{Raft, SnapshotMeta, Vote},
     wire,
@@ -314,7 +313,7 @@ impl Leader for Service {
 
     async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
         self.check(&request)?;
-        let index = read_index(&self.raft).await.map_err(Status::unavailable)?;
+        let index = self.shared.leader_rounds.index().await.map_err(Status::unavailable)?;
         Ok(Response::new(pb::ReadIndexReply { index }))
     }
 

@@ -57,6 +57,15 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/ballast.admin.v1.BindingService/Move", OPERATOR),
     ("/ballast.admin.v1.BindingService/Delete", OPERATOR),
     ("/ballast.admin.v1.BindingService/Pin", OPERATOR),
+    ("/ballast.admin.v1.SessionService/ListKeyspaces", VIEWER),
+    // Whoever knows a session's key can take the session over, so lists of keys are not for viewers. To ask about a key
+    // is: the caller knows it already.
+    ("/ballast.admin.v1.SessionService/ListKeys", OPERATOR),
+    ("/ballast.admin.v1.SessionService/TopKeys", OPERATOR),
+    ("/ballast.admin.v1.SessionService/GetKey", VIEWER),
+    ("/ballast.admin.v1.SessionService/DeleteKey", OPERATOR),
+    ("/ballast.admin.v1.SessionService/Stats", VIEWER),
+    ("/ballast.admin.v1.SessionService/Flush", OPERATOR),
     ("/ballast.admin.v1.ExplainService/Explain", VIEWER),
     ("/ballast.admin.v1.EventService/List", VIEWER),
     ("/ballast.admin.v1.EventService/Watch", VIEWER),

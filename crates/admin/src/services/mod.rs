@@ -18,9 +18,10 @@ mod explain;
 mod failover;
 mod jitter;
 mod rehoming;
+mod sessions;
 mod shared;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod vips;
 mod watch;
 
@@ -32,7 +33,7 @@ use ballast_proto::admin::v1::{
     certificate_service_server::CertificateServiceServer, cluster_service_server::ClusterServiceServer,
     config_service_server::ConfigServiceServer, enrol_service_server::EnrolServiceServer,
     event_service_server::EventServiceServer, explain_service_server::ExplainServiceServer,
-    vip_service_server::VipServiceServer,
+    session_service_server::SessionServiceServer, vip_service_server::VipServiceServer,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -104,6 +105,7 @@ impl Services {
             .add_service(BackendServiceServer::from_arc(shared.clone()))
             .add_service(VipServiceServer::from_arc(shared.clone()))
             .add_service(BindingServiceServer::from_arc(shared.clone()))
+            .add_service(SessionServiceServer::from_arc(shared.clone()))
             .add_service(ExplainServiceServer::from_arc(shared.clone()))
             .add_service(EventServiceServer::from_arc(shared.clone()))
             .add_service(EnrolServiceServer::from_arc(shared.clone()))

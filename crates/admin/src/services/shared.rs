@@ -26,7 +26,7 @@ const REQUESTS_MAX: usize = 4096;
 /// The services' common ground.
 pub struct Shared {
     pub(super) parts: Parts,
-    answered: Mutex<VecDeque<(String, LogIndex)>>,
+    answered: Mutex<VecDeque<(String, LogIndex, Outcome)>>,
     /// Reads documents.
     pub(super) parsing: Bench,
 }
@@ -98,21 +98,32 @@ impl Shared {
         request_id: &str,
         command: Command,
     ) -> Result<LogIndex, ApiError> {
+        Ok(self.outcome_once(caller, method, request_id, command).await?.0)
+    }
+
+    /// As [`Self::propose_once`], with what the command came to.
+    pub(super) async fn outcome_once(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        request_id: &str,
+        command: Command,
+    ) -> Result<(LogIndex, Outcome), ApiError> {
         let key = format!("{}\n{method}\n{request_id}", caller.name);
         if !request_id.is_empty()
-            && let Some((_, index)) = self.answered.lock().iter().find(|(known, _)| *known == key)
+            && let Some((_, index, outcome)) = self.answered.lock().iter().find(|(known, ..)| *known == key)
         {
-            return Ok(*index);
+            return Ok((*index, outcome.clone()));
         }
-        let (index, _) = self.propose(caller, command).await?;
+        let (index, outcome) = self.propose(caller, command).await?;
         if !request_id.is_empty() {
             let mut answered = self.answered.lock();
             if answered.len() >= REQUESTS_MAX {
                 answered.pop_front();
             }
-            answered.push_back((key, index));
+            answered.push_back((key, index, outcome.clone()));
         }
-        Ok(index)
+        Ok((index, outcome))
     }
 }
 

@@ -64,6 +64,7 @@ fn subject(state: &State, subject: Subject) -> String {
         Subject::Binding(service, key) => format!("{}:{}", service_name(state, service), key_hash_text(key)),
         Subject::Node(id) => node_name(state, id).unwrap_or_else(|| format!("node-{id}")),
         Subject::Vip(id) => vip_name(state, id),
+        Subject::Sessions(database) => format!("sessions/{}", state.sessions().settings().keyspace_name(database)),
     }
 }
 

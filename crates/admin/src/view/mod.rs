@@ -9,6 +9,7 @@ mod config;
 mod events;
 mod members;
 mod page;
+mod sessions;
 mod users;
 mod vips;
 
@@ -28,6 +29,7 @@ pub use config::{Stored, config_etag, diff, in_force, operator_state, revision, 
 pub use events::{event_place, events, events_after, last_event_about};
 pub use members::{find_node, listener_problem, node, node_info, node_name, nodes, role_from};
 pub use page::Page;
+pub use sessions::{keyspace_named, keyspaces, session_key, session_stats, session_value};
 pub use users::{FoundUsers, find_users, fingerprint_text, users};
 pub use vips::{check_place, fitness, standing, transitions, vip, vips};
 

@@ -9,6 +9,7 @@ mod config;
 mod failover;
 mod local;
 mod objects;
+mod sessions;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -21,6 +22,7 @@ pub use config::*;
 pub use failover::*;
 pub use local::*;
 pub use objects::*;
+pub use sessions::*;
 
 /// What the exit codes mean. Part of the help, of the man page and of `docs/cli`.
 pub const EXIT_CODES: &str = "\
@@ -224,6 +226,9 @@ pub enum Command {
     /// Which client stays with which backend
     #[command(subcommand, alias = "binding")]
     Bindings(BindingsCommand),
+    /// The session store: which keys there are, what they take, and their removal
+    #[command(subcommand, alias = "session")]
+    Sessions(SessionsCommand),
     /// Say where a request would go, and why
     ///
     /// Nothing is sent and nothing is bound: the node says what would happen to such a request now,
@@ -366,6 +371,14 @@ mod tests {
             "bindings move --farm shop --hash 0f --to web2",
             "bindings delete --farm shop --key abc --allow-missing",
             "bindings pin --farm shop --service site --key abc",
+            "sessions list --keyspace shop --prefix sess: --limit 0",
+            r"sessions get -k shop a\x00b --value",
+            "sessions delete abc -m why --dry-run",
+            "sessions stats -o json",
+            "sessions top --keyspace 3",
+            "sessions flush --keyspace shop --yes -m why",
+            "sessions flush --keyspace shop --dry-run",
+            "sessions hash-password",
             "explain --farm shop --host h --path /x --client 192.0.2.7 --cookie A=b --header X-A:b",
             "node list",
             "node drain node-1",
@@ -412,6 +425,10 @@ mod tests {
             "bindings get --key k",
             "bindings list --service s",
             "explain",
+            r"sessions get a\b",
+            "sessions get",
+            "sessions flush -m why",
+            "sessions flush --keyspace shop",
             "explain --farm f --cookie nonsense",
             "explain --farm f --header nonsense",
             "explain --farm f --client nonsense",

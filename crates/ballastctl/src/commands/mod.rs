@@ -15,6 +15,7 @@ mod failover;
 mod follow;
 mod generate;
 mod health;
+mod sessions;
 mod user;
 mod vip;
 
@@ -90,6 +91,7 @@ pub async fn dispatch(run: &mut Run<'_>, command: Command) -> Done {
         Command::Vip(command) => vip::vip(run, command).await,
         Command::Failover(args) => failover::failover(run, args).await,
         Command::Bindings(command) => bindings::bindings(run, command).await,
+        Command::Sessions(command) => sessions::sessions(run, command).await,
         Command::Explain(args) => config::explain(run, args).await,
         Command::Node(command) => cluster::node(run, command).await,
         Command::Cluster(command) => cluster::cluster(run, command).await,
@@ -114,6 +116,21 @@ fn page_size(wanted: usize, have: usize, page_max: u32) -> u32 {
 /// Whether more pages are wanted.
 fn wants_more(wanted: usize, have: usize, next_page_token: &str) -> bool {
     !next_page_token.is_empty() && (wanted == 0 || have < wanted)
+}
+
+/// Asks a question that only a yes answers; where nobody can be asked the answer is no.
+fn asked(run: &mut Run<'_>, question: &str) -> Result<bool, Failure> {
+    if !run.interactive {
+        return Ok(false);
+    }
+    write!(run.screen.err, "{question} [y/N] ")?;
+    run.screen.err.flush()?;
+    let mut answer = String::new();
+    let mut byte = [0];
+    while run.input.read(&mut byte)? == 1 && byte[0] != b'\n' {
+        answer.push(char::from(byte[0]));
+    }
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod diff;
 mod explain;
 mod failover;
 mod history;
+mod session;
 #[cfg(test)]
 mod tests;
 mod user;
@@ -34,6 +35,9 @@ pub use diff::{ChangeKind, ChangeLine, DiffView};
 pub use explain::ExplainView;
 pub use failover::{OutageView, PlansView, TrialView};
 pub use history::{EventView, RevisionChange, RevisionDetail, RevisionView, TransitionView};
+pub use session::{
+    FlushView, PasswordHashView, SessionDeletedView, SessionKeyDetail, SessionKeyView, SessionStatsView,
+};
 pub use user::{IssuedView, RevokedView, UserView};
 pub use vip::VipView;
 

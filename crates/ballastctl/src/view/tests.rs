@@ -596,3 +596,78 @@ fn an_unknown_number_of_a_newer_node_is_shown_as_it_is() {
     let view = BackendView::from(&proto::Backend { admin: 99, ..backend() });
     assert_eq!(view.admin, "unknown_99");
 }
+
+#[test]
+fn session_keys_are_told_with_what_is_left_of_them() {
+    let key = |name: &[u8], ttl: Option<i64>| proto::SessionKey {
+        key: name.to_vec(),
+        key_hash: "00000000000000ab".to_owned(),
+        r#type: "hash".to_owned(),
+        ttl: ttl.map(|seconds| Duration { seconds, nanos: 0 }),
+        expire_time: ttl.and_then(|_| moment()),
+        bytes: 300,
+        length: 2,
+    };
+    let keys = [key(b"a", None), key(b"b\n", Some(59)), key(b"c", Some(3599)), key(b"d", Some(90_000))];
+    check(
+        &keys.iter().collect::<List<SessionKeyView>>(),
+        r"
+KEY    TYPE     TTL  MEMORY  LENGTH
+a      hash       -     300       2
+b\x0a  hash     59s     300       2
+c      hash  59m59s     300       2
+d      hash    1d1h     300       2
+",
+    );
+    let fields = vec![proto::SessionField { name: b"f".to_vec(), value: b"\xffv".to_vec() }];
+    let value = proto::session_value::Value::Fields(proto::SessionFields { fields });
+    let detail = SessionKeyDetail::new(&proto::GetSessionKeyResponse {
+        header: header(),
+        key: Some(key(b"b", Some(60))),
+        value: Some(proto::SessionValue { value: Some(value) }),
+    });
+    check(
+        &detail,
+        r"
+b: hash, 2 fields, 300 B of memory
+  hash 00000000000000ab
+  ends in 1m0s, at 2026-01-02T03:04:05Z
+  f = \xffv
+",
+    );
+    let wanted = json!({
+        "key": "b", "key_hash": "00000000000000ab", "type": "hash", "ttl_ms": 60_000,
+        "expire_time": "2026-01-02T03:04:05.678Z", "bytes": 300, "length": 2, "value": { "f": r"\xffv" },
+    });
+    assert_eq!(serde_json::to_value(&detail).expect("JSON"), wanted);
+}
+
+#[test]
+fn session_stats_show_how_full_the_store_is() {
+    let keyspace = proto::Keyspace { name: "shop".to_owned(), database: 0, keys: 7, ending: 5, bytes: 2048 };
+    let stats = proto::SessionStatsResponse {
+        header: header(),
+        enabled: true,
+        keyspaces: vec![keyspace],
+        bytes: 2048,
+        memory_max: 4096,
+        eviction: "noeviction".to_owned(),
+        expired: 3,
+        evicted: 0,
+        changes: 12,
+    };
+    check(
+        &SessionStatsView::from(&stats),
+        "
+memory   2048 B of 4KiB, 50 %; noeviction
+expired  3
+evicted  0
+changes  12
+
+KEYSPACE  DATABASE  KEYS  WITH AN END  MEMORY
+shop             0     7            5    2048
+",
+    );
+    let none = SessionStatsView::from(&proto::SessionStatsResponse { enabled: false, memory_max: 0, ..stats });
+    assert!(none.text(PLAIN).starts_with("the document has no session store\n"));
+}

@@ -14,6 +14,7 @@ use ballast_proto::{
         certificate_service_server::{CertificateService, CertificateServiceServer},
         cluster_service_server::{ClusterService, ClusterServiceServer},
         config_service_server::{ConfigService, ConfigServiceServer},
+        session_service_server::{SessionService, SessionServiceServer},
         vip_service_server::{VipService, VipServiceServer},
     },
     google_rpc,
@@ -60,6 +61,12 @@ pub struct State {
     pub ready: bool,
     /// What a revocation was asked with.
     pub revoked: Option<proto::RevokeUserRequest>,
+    /// What keys of the session store were asked for with, page by page.
+    pub keys_asked: Vec<proto::ListSessionKeysRequest>,
+    /// What the deletion of a session was asked with.
+    pub session_deleted: Option<proto::DeleteSessionKeyRequest>,
+    /// What flushes were asked with, rehearsals too.
+    pub flushes: Vec<proto::FlushKeyspaceRequest>,
     /// Log indexes from which the configuration was watched.
     pub watched_from: Vec<Option<u64>>,
 }
@@ -108,6 +115,7 @@ impl Fake {
                 .add_service(ClusterServiceServer::new(node.clone()))
                 .add_service(BackendServiceServer::new(node.clone()))
                 .add_service(VipServiceServer::new(node.clone()))
+                .add_service(SessionServiceServer::new(node.clone()))
                 .add_service(CertificateServiceServer::new(node))
                 .serve_with_incoming_shutdown(incoming, async {
                     let _ = stopped.await;
@@ -538,6 +546,75 @@ impl VipService for Node {
             warnings: vec!["all would go to one".to_owned()],
         };
         Ok(Response::new(proto::PlanFailoverResponse { header: header(), plans: vec![plan] }))
+    }
+}
+
+/// Keys that the fake has.
+const KEYS: usize = 3;
+
+#[tonic::async_trait]
+impl SessionService for Node {
+    async fn list_keyspaces(&self, _: Request<proto::ListKeyspacesRequest>) -> Answer<proto::ListKeyspacesResponse> {
+        not_played()
+    }
+
+    /// One key a page, whatever is asked for: its name says which.
+    async fn list_keys(
+        &self,
+        request: Request<proto::ListSessionKeysRequest>,
+    ) -> Answer<proto::ListSessionKeysResponse> {
+        let request = request.into_inner();
+        let at: usize = request.page_token.parse().unwrap_or(0);
+        self.state().keys_asked.push(request);
+        let next_page_token = if at + 1 < KEYS { (at + 1).to_string() } else { String::new() };
+        let keys = vec![session(at)];
+        let total_size = KEYS as u64;
+        Ok(Response::new(proto::ListSessionKeysResponse { header: header(), keys, next_page_token, total_size }))
+    }
+
+    async fn top_keys(&self, request: Request<proto::TopSessionKeysRequest>) -> Answer<proto::TopSessionKeysResponse> {
+        let limit = request.into_inner().limit as usize;
+        let keys = (0..KEYS).rev().take(limit).map(session).collect();
+        Ok(Response::new(proto::TopSessionKeysResponse { header: header(), keys, total_size: 3, total_bytes: 603 }))
+    }
+
+    async fn get_key(&self, request: Request<proto::GetSessionKeyRequest>) -> Answer<proto::GetSessionKeyResponse> {
+        let proto::GetSessionKeyRequest { key, value, .. } = request.into_inner();
+        let value = value
+            .then(|| proto::SessionValue { value: Some(proto::session_value::Value::Text(b"user|i:7;\xff".to_vec())) });
+        let key = Some(proto::SessionKey { key, ..session(0) });
+        Ok(Response::new(proto::GetSessionKeyResponse { header: header(), key, value }))
+    }
+
+    async fn delete_key(
+        &self,
+        request: Request<proto::DeleteSessionKeyRequest>,
+    ) -> Answer<proto::DeleteSessionKeyResponse> {
+        self.state().session_deleted = Some(request.into_inner());
+        let key = Some(session(0));
+        Ok(Response::new(proto::DeleteSessionKeyResponse { header: header(), key, log_index: 7 }))
+    }
+
+    async fn stats(&self, _: Request<proto::SessionStatsRequest>) -> Answer<proto::SessionStatsResponse> {
+        not_played()
+    }
+
+    async fn flush(&self, request: Request<proto::FlushKeyspaceRequest>) -> Answer<proto::FlushKeyspaceResponse> {
+        let request = request.into_inner();
+        let (keyspace, log_index) = (request.keyspace.clone(), if request.validate_only { 0 } else { 7 });
+        self.state().flushes.push(request);
+        Ok(Response::new(proto::FlushKeyspaceResponse { header: header(), keyspace, keys: 3, log_index }))
+    }
+}
+
+fn session(at: usize) -> proto::SessionKey {
+    proto::SessionKey {
+        key: format!("sess:{at}\0").into_bytes(),
+        key_hash: "00000000000000ab".to_owned(),
+        r#type: "string".to_owned(),
+        bytes: 200 + at as u64,
+        length: 72,
+        ..proto::SessionKey::default()
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn after(state: &State, from: LogIndex) -> Vec<Notice> {
         .collect()
 }
 
-/// What kinds of events belong to. Clients' bindings, certificates and tokens are told to nobody.
+/// What kinds of events belong to. Clients' bindings and sessions, certificates and tokens are told to nobody.
 fn about(kind: EventKind) -> Option<WebhookEvent> {
     match kind {
         EventKind::VipRecorded | EventKind::VipMoved => Some(WebhookEvent::Vip),
@@ -62,7 +62,9 @@ fn about(kind: EventKind) -> Option<WebhookEvent> {
         | EventKind::JoinTokenCreated
         | EventKind::CookieKeyRotated
         | EventKind::UserIssued
-        | EventKind::UserRevoked => None,
+        | EventKind::UserRevoked
+        | EventKind::SessionsFlushed
+        | EventKind::SessionKeyDeleted => None,
     }
 }
 

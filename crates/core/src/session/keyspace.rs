@@ -180,6 +180,12 @@ impl Keyspace {
         self.databases.values().map(Database::bytes).sum()
     }
 
+    /// Keys of a database whose lives are not over.
+    pub(super) fn count(&self, database: u16) -> u64 {
+        let live = |database: &Database| database.len() - database.ended(self.now);
+        self.databases.get(&database).map_or(0, live) as u64
+    }
+
     /// A key whose life is not over.
     pub(super) fn get(&self, database: u16, key: &[u8]) -> Option<&Entry> {
         let entry = self.databases.get(&database)?.get(self.seed.hash(key), key)?;

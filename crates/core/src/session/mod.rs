@@ -17,6 +17,7 @@ mod digest;
 mod extended;
 mod glob;
 mod hash;
+mod key;
 mod keyspace;
 mod notice;
 mod number;
@@ -29,16 +30,19 @@ mod settings;
 mod shelf;
 mod snapshot;
 mod spec;
+mod survey;
 mod value;
 mod write;
 
 pub use call::Call;
+pub use key::Key;
 pub use keyspace::Totals;
 pub use notice::{Notice, NotifyFlags};
 pub use reply::Reply;
 pub use sessions::{DatabaseStats, Due, Sessions, Stats};
 pub use settings::Settings;
 pub use spec::{Class, Spec, spec, specs};
+pub use survey::{KeyInfo, key_hash_text};
 pub use write::{Watched, Write};
 
 pub(crate) use snapshot::{Head as SessionsHead, SessionsSnapshot};

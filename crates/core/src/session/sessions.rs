@@ -28,7 +28,7 @@ use crate::{config::Document, time::LogTime};
 /// One lock over all: the state machine holds it for as long as it carries out the commands of one
 /// [`crate::state::Command::Session`], readers share it.
 pub struct Sessions {
-    keyspace: RwLock<Keyspace>,
+    pub(super) keyspace: RwLock<Keyspace>,
     settings: ArcSwap<Settings>,
     notices: Mutex<Queue>,
     listening: AtomicBool,
@@ -251,7 +251,7 @@ impl Sessions {
         drop(old);
     }
 
-    fn writing<R>(&self, change: impl FnOnce(&mut Keyspace) -> R) -> R {
+    pub(super) fn writing<R>(&self, change: impl FnOnce(&mut Keyspace) -> R) -> R {
         let mut keyspace = self.keyspace.write();
         keyspace.listening = self.listening.load(Ordering::Relaxed);
         let result = change(&mut keyspace);

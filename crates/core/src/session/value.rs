@@ -51,6 +51,16 @@ impl Value {
         }
     }
 
+    /// Bytes of a string, fields of a hash, members of a set.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Small(text) => text.len() as u64,
+            Self::Large(text) => text.len() as u64,
+            Self::Hash(hash) => hash.len() as u64,
+            Self::Set(set) => set.len() as u64,
+        }
+    }
+
     /// What it is counted as in memory.
     pub(super) fn bytes(&self) -> u64 {
         match self {

@@ -215,6 +215,16 @@ pub enum Command {
     /// Commands of the session store. Their form in the log is packed and never JSON.
     #[serde(skip)]
     Session(Box<session::Write>),
+    /// An administrator's removal of keys of the session store. Applications remove theirs by [`Command::Session`].
+    /// Answers [`Outcome::Session`] with how many keys there were.
+    RemoveSessions {
+        /// Name of a keyspace, or number of a database.
+        keyspace: String,
+        /// The key; all keys without one.
+        key: Option<session::Key>,
+        /// Who and why.
+        author: Author,
+    },
     /// Carries log time forward so that lifetimes end in an idle cluster. Proposed by the leader.
     Tick,
 }

@@ -60,6 +60,8 @@ pub enum EventKind {
     CookieKeyRotated,
     UserIssued,
     UserRevoked,
+    SessionsFlushed,
+    SessionKeyDeleted,
 }
 
 /// What an event is about.
@@ -73,6 +75,8 @@ pub enum Subject {
     Binding(ServiceId, #[serde(with = "hex_key")] KeyHash),
     Node(NodeId),
     Vip(VipId),
+    /// A database of the session store.
+    Sessions(u16),
 }
 
 /// The last [`EVENTS_MAX`] events, oldest first.

@@ -24,6 +24,7 @@ mod origins;
 mod part;
 mod registry;
 mod roster;
+mod sessions;
 mod snapshot;
 mod users;
 mod vips;
@@ -258,6 +259,9 @@ impl State {
             Command::RevokeUsers { fingerprints, author, names } => self.revoke_users(at, fingerprints, names, author),
             Command::LapseFindings { node } => self.lapse_findings(at, *node),
             Command::Session(write) => Outcome::Session(self.sessions.apply(write)),
+            Command::RemoveSessions { keyspace, key, author } => {
+                self.remove_sessions(at, keyspace, key.as_ref(), author)
+            }
             Command::Tick => Outcome::Done,
         }
     }

@@ -94,6 +94,7 @@ impl Member {
             quorum_patience: options.timing.election_max * 2,
             queue: Arc::new(Proposals::new(options.queue_capacity)),
             reads: Arc::default(),
+            leader_rounds: Arc::default(),
             leader: leader.subscribe(),
             status: status.subscribe(),
             condemned: watch::Sender::new(None),
@@ -229,7 +230,13 @@ fn spawn(
     tasks.spawn("reads", {
         let (reads, peers, leader) = (Arc::clone(&shared.reads), Arc::clone(&shared.peers), shared.leader.clone());
         let raft = raft.clone();
-        async move { reads.run(replica.node(), raft, peers, leader).await }
+        let rounds = Arc::clone(&shared.leader_rounds);
+        async move { reads.run(replica.node(), raft, rounds, peers, leader).await }
+    });
+    tasks.spawn("confirmations", {
+        let (rounds, leader) = (Arc::clone(&shared.leader_rounds), shared.leader.clone());
+        let raft = raft.clone();
+        async move { rounds.run(raft, leader).await }
     });
     tasks.spawn("leader", duties::follow_leader(Arc::clone(shared), leader));
     tasks.spawn("status", duties::publish_status(Arc::clone(shared), status));

@@ -27,7 +27,7 @@ use crate::{
     machine::Replica,
     peers::Peers,
     proposer::{Merger, Proposals},
-    reads::Reads,
+    reads::{LeaderRounds, Reads},
     status::{Role, Status},
     tasks::Tasks,
     types::Raft,
@@ -77,6 +77,7 @@ pub(crate) struct Shared {
     pub(super) quorum_patience: Duration,
     pub(super) queue: Arc<Proposals>,
     pub(super) reads: Arc<Reads>,
+    pub(crate) leader_rounds: Arc<LeaderRounds>,
     pub(super) leader: watch::Receiver<Option<NodeId>>,
     pub(super) status: watch::Receiver<Status>,
     /// Why this node must not go on, if others found that.

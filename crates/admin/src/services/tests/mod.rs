@@ -1,9 +1,10 @@
 mod backends;
 mod config;
 mod explain;
-mod fake;
+pub(crate) mod fake;
 mod leases;
 mod members;
+pub(crate) mod sessions;
 mod wire;
 
 use ballast_proto::admin::v1::{ApplyRequest, ApplyResponse, ErrorDetail, config_service_server::ConfigService as _};
@@ -37,7 +38,7 @@ farms:
         fallback: { status: 503, body: "back in a minute" }
 "#;
 
-async fn apply(shared: &Shared, name: &str, source: &str) -> ApplyResponse {
+pub(crate) async fn apply(shared: &Shared, name: &str, source: &str) -> ApplyResponse {
     let request = ApplyRequest { source: source.to_owned(), message: "test".to_owned(), ..ApplyRequest::default() };
     shared.apply(from(name, request)).await.expect("applied").into_inner()
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    super::{Done, Run},
+    super::{Done, Run, asked},
     probe,
 };
 use crate::{
@@ -236,19 +236,4 @@ async fn give_back(run: &Run<'_>, client: &Client, trial: &Trial, since: u64) ->
             .remedy("see why it is where it is: ballastctl vip history"));
     }
     restore(client, trial, &message).await
-}
-
-/// Asks a question that only a yes answers; where nobody can be asked the answer is no.
-fn asked(run: &mut Run<'_>, question: &str) -> Result<bool, Failure> {
-    if !run.interactive {
-        return Ok(false);
-    }
-    write!(run.screen.err, "{question} [y/N] ")?;
-    run.screen.err.flush()?;
-    let mut answer = String::new();
-    let mut byte = [0];
-    while run.input.read(&mut byte)? == 1 && byte[0] != b'\n' {
-        answer.push(char::from(byte[0]));
-    }
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -113,7 +113,8 @@ fn users(sessions: &Sessions, checks: &mut Checks<'_, '_>, list: &At<'_>) {
 
 fn check_user(user: &SessionUser, sessions: &Sessions, checks: &mut Checks<'_, '_>, at: &At<'_>) {
     if user.password_hash.as_deref().is_some_and(|hash| !is_argon2id(hash)) {
-        let fix = "write what an Argon2id tool prints: \"$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>\"";
+        let fix =
+            "write what `ballastctl sessions hash-password` prints: \"$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>\"";
         checks.wrong(&at.key("password_hash"), "this is no Argon2id hash in PHC form", fix);
     }
     let prefixes = at.key("key_prefixes");

@@ -472,7 +472,7 @@ fn a_session_store_that_cannot_be_served() {
     check(
         "users: [{ name: a, password_hash: secret, key_prefixes: [\"\"], databases: [99] }, { name: b, password_hash: \"$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA\" }]",
         &[
-            "4:37: sessions.users[a].password_hash: this is no Argon2id hash in PHC form; write what an Argon2id tool prints: \"$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>\"",
+            "4:37: sessions.users[a].password_hash: this is no Argon2id hash in PHC form; write what `ballastctl sessions hash-password` prints: \"$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>\"",
             "4:60: sessions.users[a].key_prefixes[0]: every key begins with nothing; leave the list out for a user who may name all keys",
             "4:77: sessions.users[a].databases[0]: there is no database 99; write 0 to 15, or raise `databases`",
         ],

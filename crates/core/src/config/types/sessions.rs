@@ -129,7 +129,8 @@ pub struct SessionUser {
     /// Its name, unique in the list. `default` is who `AUTH` with a password alone means. A client certificate with
     /// this name in it is this user too.
     pub name: String,
-    /// Argon2id hash of the password, in PHC form: `$argon2id$v=19$m=...`. Without one, only a certificate will do.
+    /// Argon2id hash of the password, in PHC form: `$argon2id$v=19$m=...`, as `ballastctl sessions hash-password` prints
+    /// it. Without one, only a certificate will do.
     #[serde(default)]
     pub password_hash: Option<String>,
     /// Keys that it may name begin with one of these; all keys when empty.

@@ -41,6 +41,11 @@ impl View<'_> {
     }
 }
 
+/// Takes a key away as `DEL` does; whether it was there.
+pub(super) fn delete(keyspace: &mut Keyspace, database: u16, key: &[u8]) -> bool {
+    keys::remove(keyspace, database, key)
+}
+
 /// An answer, or the error that is the answer.
 type Answer = Result<Reply, Reply>;
 

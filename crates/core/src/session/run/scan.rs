@@ -109,6 +109,5 @@ pub(super) fn randomkey(view: &View<'_>, call: &Call) -> Reply {
 }
 
 pub(super) fn dbsize(view: &View<'_>, call: &Call) -> Reply {
-    let size = |database: &Database| database.len() - database.ended(view.keyspace.now);
-    count(view.keyspace.databases.get(&call.database).map_or(0, size))
+    count(view.keyspace.count(call.database) as usize)
 }

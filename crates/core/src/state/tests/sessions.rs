@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::scenario::*;
 use crate::{
     ids::LogIndex,
-    session::{Call, Reply, Watched, Write},
+    session::{Call, Key, Reply, Watched, Write},
     state::*,
 };
 
@@ -94,7 +94,13 @@ proptest! {
             }
             s.now = s.now.plus_millis(wait);
             let filler = format!("set fill{n} {} px 100000", "y".repeat(60_000));
-            let entry = s.entry(vec![Command::Session(Box::new(write)), session(&filler)]);
+            let mut commands = vec![Command::Session(Box::new(write)), session(&filler)];
+            match n % 12 {
+                3 | 7 => commands.push(removal("0", Some("k1"))),
+                11 => commands.push(removal("0", None)),
+                _ => {}
+            }
+            let entry = s.entry(commands);
             let entry = codec::decode_entry(&codec::encode_entry(&entry)).expect("what was encoded is decoded");
             let index = LogIndex::new(s.state.applied().get() + 1);
             let (mut mine, mut theirs) = (Vec::new(), Vec::new());
@@ -272,4 +278,84 @@ fn what_a_later_release_writes_is_refused_in_words() {
         let error = codec::decode_commands(&bytes).expect_err("not known").to_string();
         assert!(error.contains(word), "{error}");
     }
+}
+
+fn removal(keyspace: &str, key: Option<&'static str>) -> Command {
+    let key = key.map(|key| Key::from(Bytes::from_static(key.as_bytes())));
+    Command::RemoveSessions { keyspace: keyspace.to_owned(), key, author: author() }
+}
+
+#[test]
+fn what_administrators_remove_is_in_the_history_without_its_key() {
+    let mut s = Scenario::founded();
+    s.apply(r#"{"version":1,"sessions":{"databases":4,"keyspaces":[{"name":"shop","database":3}]}}"#.to_owned());
+    let in_shop = |words: &str| {
+        let argv = words.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        Command::Session(Box::new(Write::one(Call::parse(3, argv).expect("a command"))))
+    };
+    for words in ["set sesame 1", "set b 2", "set c 3 px 1000"] {
+        s.run(in_shop(words));
+    }
+    reply(&mut s, "set elsewhere 1");
+    let before = s.state.events().count();
+    let counted = |outcome: Outcome| match outcome {
+        Outcome::Session(replies) => match replies.as_slice() {
+            [Reply::Integer(count)] => *count,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    let sent = removal("shop", Some("sesame"));
+    let bytes = codec::encode_commands(std::slice::from_ref(&sent));
+    let read = codec::decode_commands(&bytes).expect("what was encoded").remove(0);
+    assert_eq!(read, sent);
+    assert_eq!(counted(s.run(read)), 1);
+    assert_eq!(counted(s.run(removal("shop", Some("sesame")))), 0);
+    assert_eq!(s.state.events().count(), before + 1, "what changed nothing is not told");
+    s.wait(1000);
+    assert_eq!(counted(s.run(removal("3", None))), 1, "the one whose life is over is not counted");
+    assert_eq!(s.state.sessions().count(3), 0);
+    assert_eq!(s.state.sessions().count(0), 1);
+    let events: Vec<_> =
+        s.state.events().take(2).map(|event| (event.kind, event.subject, event.what.clone())).collect();
+    let hash = crate::session::key_hash_text(s.state.sessions().key_hash(b"sesame"));
+    assert_eq!(events[0], (EventKind::SessionsFlushed, Subject::Sessions(3), "the only key is removed".to_owned()));
+    assert_eq!(events[1], (EventKind::SessionKeyDeleted, Subject::Sessions(3), format!("key {hash} is deleted")));
+    assert!(s.state.events().take(2).all(|event| event.author == author()));
+    assert!(!format!("{sent:?} {:?}", s.state.events().next()).contains("sesame"));
+    for nowhere in ["4", "+3", "03", "", "site"] {
+        let refused = s.run(removal(nowhere, None));
+        assert!(matches!(refused, Outcome::Refused(Refusal::NotFound { .. })), "{nowhere}: {refused:?}");
+    }
+}
+
+#[test]
+fn pages_of_keys_meet_each_once() {
+    let mut s = scenario("noeviction");
+    for n in 0..500 {
+        reply(
+            &mut s,
+            &format!("set {}:{n} v px {}", if n % 5 == 0 { "a" } else { "b" }, if n < 50 { 1 } else { 9000 }),
+        );
+    }
+    s.wait(10);
+    for (prefix, expected) in [("", 450), ("a:", 90), ("c", 0)] {
+        let (mut cursor, mut seen, mut count) = (0, std::collections::BTreeSet::new(), 0);
+        loop {
+            let (keys, next) = s.state.sessions().list(0, cursor, 7, |key| key.starts_with(prefix.as_bytes()));
+            assert!(keys.iter().all(|info| s.state.sessions().look_up(0, &info.key).as_ref() == Some(info)));
+            count += keys.len();
+            seen.extend(keys.into_iter().map(|info| info.key));
+            if next == 0 {
+                break;
+            }
+            assert!(next > cursor);
+            cursor = next;
+        }
+        assert_eq!((seen.len(), count), (expected, expected), "{prefix:?}");
+    }
+    reply(&mut s, "hset h f v g w");
+    let info = s.state.sessions().look_up(0, b"h").expect("there");
+    assert_eq!((info.kind, info.len, info.expires), ("hash", 2, None));
+    assert_eq!(Reply::Integer(info.bytes as i64), reply(&mut s, "memory usage h"));
 }
