@@ -8,7 +8,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     config::Failback,
     ids::{LogIndex, NodeId, VipId},
-    lease::{Epoch, Fitness, LeaseView, LeaseVip, Timing, VoterSets},
+    lease::{Epoch, Fitness, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
     time::BootNanos,
 };
 use ballast_vip::net::{
@@ -18,7 +18,7 @@ use ballast_vip::net::{
 };
 use ballast_vip::{
     Driver as _, FenceWish,
-    netlink::{self, NetlinkOptions, VipFitness},
+    netlink::{self, KeeperHandle, NetlinkOptions, VipFitness},
 };
 use netns::{Lan, Netns, eventually, send_bytes};
 
@@ -334,10 +334,8 @@ fn view() -> LeaseView {
     }
 }
 
-#[test]
-fn a_claim_of_a_stranger_is_a_warning_about_a_vip_that_the_node_stays_fit_for() {
-    let Some(lan) = Lan::new(2) else { return };
-    let folder = tempfile::tempdir().expect("a folder");
+/// A keeper on the host that was told of the agreed state.
+fn keep(host: &Netns, folder: &tempfile::TempDir) -> KeeperHandle {
     let options = NetlinkOptions {
         node: NodeId::new(1),
         interface: "eth0".to_owned(),
@@ -345,12 +343,61 @@ fn a_claim_of_a_stranger_is_a_warning_about_a_vip_that_the_node_stays_fit_for() 
         fence: FenceWish::None,
         data_dir: folder.path().to_owned(),
     };
-    let (mut driver, keeper) = lan.hosts[0].run(move || netlink::start(options, || {}).expect("starts"));
+    let (mut driver, keeper) = host.run(move || netlink::start(options, || {}).expect("starts"));
     driver.view(&Arc::new(view()));
-    let known = || keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
-    eventually("the addresses are in place", || {
-        keeper.report().vips.contains_key(&VipId::new(1)) && known().problem.is_empty()
+    keeper
+}
+
+/// Whether a keeper says this of the VIP, in words that contain these.
+fn says(keeper: &KeeperHandle, fitness: Fitness, words: &str) -> bool {
+    let known = keeper.report().vips.get(&VipId::new(1)).cloned();
+    known.is_some_and(|known| known.fitness == fitness && known.problem.contains(words))
+}
+
+#[test]
+fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, other] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = tempfile::tempdir().expect("a folder");
+    let keeper = keep(host, &folder);
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    assert!(VIPS.iter().all(|vip| has(host, vip)));
+    host.ip("link set eth0 down");
+    eventually("the link is down", || {
+        says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "eth0 is down or has no carrier")
     });
+    host.ip("link set eth0 up");
+    // IPv6 goes with the link.
+    host.ip("address add 2001:db8::1/64 dev eth0 nodad");
+    eventually("it is fit again", || says(&keeper, Fitness::Fit, ""));
+    drop(keeper);
+
+    // The next process finds the machine's own and a stranger's address where it wants VIPs.
+    host.ip("address del 10.0.0.100/32 dev eth0");
+    host.ip("address del 2001:db8::100/128 dev eth0");
+    other.ip("address add 10.0.0.100/24 dev eth0");
+    let folder = tempfile::tempdir().expect("a folder");
+    let keeper = keep(host, &folder);
+    let taken = "02:00:00:00:00:02 answers for 10.0.0.100 on eth0 and is no node";
+    eventually("a stranger has it", || says(&keeper, Fitness::Unfit(Unfitness::AddressTaken), taken));
+    assert!(!has(host, "10.0.0.100") && has(host, "2001:db8::100"));
+    drop(keeper);
+
+    host.ip("address del 2001:db8::100/128 dev eth0");
+    host.ip("address add 10.0.0.100/32 dev eth0");
+    let folder = tempfile::tempdir().expect("a folder");
+    let keeper = keep(host, &folder);
+    let ours = "10.0.0.100/32 on eth0: is on eth0 already and was not put there by Ballast";
+    eventually("the machine has it itself", || says(&keeper, Fitness::Unfit(Unfitness::AddressMissing), ours));
+}
+
+#[test]
+fn a_claim_of_a_stranger_is_a_warning_about_a_vip_that_the_node_stays_fit_for() {
+    let Some(lan) = Lan::new(2) else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let keeper = keep(&lan.hosts[0], &folder);
+    let known = || keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
     assert_eq!((known().fitness, known().warning.as_str()), (Fitness::Fit, ""));
     announce(&lan.hosts[1], BootNanos::new(u64::MAX));
     eventually("the claim is told", || !known().warning.is_empty());

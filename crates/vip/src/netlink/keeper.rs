@@ -29,6 +29,7 @@ use super::{
     capture::{Capture, Tap},
     places::{Place, Places, Shared},
     probes::Probes,
+    round::{Round, Troubles, Wanted},
 };
 use crate::{
     fence::{Fence, FenceLevel, Guarded},
@@ -115,11 +116,11 @@ struct Link {
     asked_at: BootNanos,
 }
 
-/// One VIP of this node, with where it should be.
-struct Wanted {
-    vip: VipId,
-    interface: String,
-    addresses: Vec<VipAddress>,
+/// What the fence guards of what should be on the interfaces.
+struct GuardedNow {
+    wanted: BTreeSet<IpAddr>,
+    /// The fence is as it should be; nothing may be added while it is not.
+    stands: bool,
 }
 
 impl Keeper {
@@ -164,7 +165,9 @@ impl Keeper {
     /// One look at everything, and what follows from it.
     pub fn round(&mut self) {
         // Closing them is slow, which is why it happens here.
-        while self.used.try_recv().is_ok_and(|capture| self.renew_tap(capture.index())) {}
+        while let Ok(capture) = self.used.try_recv() {
+            self.renew_tap(capture.index());
+        }
         let interfaces = match Interface::all() {
             Ok(interfaces) => interfaces,
             Err(error) => {
@@ -179,103 +182,98 @@ impl Keeper {
             return;
         };
         let wanted = self.wanted(view);
-        let by_name = |name: &str| interfaces.iter().find(|interface| interface.name == name);
         self.look_at_links(now, view, &interfaces, &wanted);
-
-        let mut problems: BTreeMap<VipId, VipFitness> = BTreeMap::new();
-        let mut trouble = |vip: VipId, fitness: Fitness, problem: String| {
-            let known = problems.entry(vip).or_default();
-            if known.fitness.worse(fitness) != known.fitness {
-                *known = VipFitness { fitness, problem, ..VipFitness::default() };
+        let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
+        let mut troubles = Troubles::default();
+        let guarded = self.guard(&round, &mut troubles);
+        self.ask(&round, view, &mut troubles);
+        let put = self.put(&round, &guarded, &mut troubles);
+        let places = self.judge(&round, &put, &mut troubles);
+        let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
+        for conflict in self.conflicts.recent(now) {
+            if let Some(known) = vips.get_mut(&conflict.vip()) {
+                known.warning = conflict.to_string();
             }
-        };
+        }
+        self.publish(places, vips);
+    }
 
-        // Guarded before they are on the interface, and for as long as they are.
-        let ours = self.addresses.ours().clone();
-        // An address that this machine has for itself is not fenced: that would cut the machine off.
-        let kept_by_us: BTreeSet<IpAddr> = ours.iter().map(|at| at.address).collect();
-        let machines: BTreeSet<IpAddr> = (interfaces.iter().flat_map(|on| &on.addresses))
-            .map(|held| held.address)
-            .filter(|address| !kept_by_us.contains(address))
-            .collect();
-        let foreign = |address: IpAddr| machines.contains(&address);
+    /// Guards what should be on the interfaces before it is, and what is there for as long as it is.
+    fn guard(&mut self, round: &Round<'_>, troubles: &mut Troubles) -> GuardedNow {
         let mut guarded: BTreeSet<(VipId, u32, IpAddr)> = BTreeSet::new();
-        for want in &wanted {
+        for want in round.wanted {
             // Only Ethernet can be fenced; elsewhere the VIP is not put.
-            let Some(interface) = by_name(&want.interface).filter(|found| found.mac.is_some()) else { continue };
-            let own = want.addresses.iter().filter(|at| !foreign(at.address));
+            let Some(interface) = round.interface(&want.interface).filter(|found| found.mac.is_some()) else {
+                continue;
+            };
+            let own = want.addresses.iter().filter(|at| !round.foreign(at.address));
             guarded.extend(own.map(|at| (want.vip, interface.index, at.address)));
         }
-        let kept: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
+        let wanted: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
         // Guarded wherever it still is, too: under its VIP, or closed for good when it is nobody's any more.
         let of: BTreeMap<IpAddr, VipId> = guarded.iter().map(|(vip, _, address)| (*address, *vip)).collect();
-        for left in &ours {
+        for left in &round.ours {
             let vip = of.get(&left.address).copied().unwrap_or(NOBODY);
-            for interface in interfaces.iter().filter(|at| at.name == left.interface || at.has(left.address)) {
+            for interface in round.interfaces.iter().filter(|at| at.name == left.interface || at.has(left.address)) {
                 if interface.mac.is_some() {
                     guarded.insert((vip, interface.index, left.address));
                 }
             }
         }
-        let fenced = self.fence(now, &guarded, &interfaces);
+        let fenced = self.fence(round.now, &guarded, round.interfaces);
         if let Err(problem) = &fenced {
-            for want in &wanted {
-                trouble(want.vip, Fitness::Unfit(Unfitness::FenceBreached), problem.clone());
-            }
+            troubles.add_to_all(round.wanted, Unfitness::FenceBreached, problem);
         }
+        GuardedNow { wanted, stands: fenced.is_ok() }
+    }
 
-        // A stranger's address is not put on the interface.
+    /// Asks the link who has the addresses: a stranger's is not put on the interface.
+    fn ask(&mut self, round: &Round<'_>, view: &LeaseView, troubles: &mut Troubles) {
         let member = |mac: Mac| view.vips.iter().any(|vip| vip.macs.iter().any(|(_, of)| *of == mac));
         let mut ask = Vec::new();
-        for want in &wanted {
-            let Some(interface) = by_name(&want.interface).filter(|interface| interface.up) else { continue };
+        for want in round.wanted {
+            let Some(interface) = round.interface(&want.interface).filter(|interface| interface.up) else { continue };
             for at in &want.addresses {
-                if ours.contains(at) || interface.has(at.address) {
+                if round.ours.contains(at) || interface.has(at.address) {
                     self.probes.assume_free(&want.interface, at.address);
                 }
                 ask.push((interface, at.address));
             }
         }
-        let taken = self.probes.taken(now, &ask, member);
-        for want in &wanted {
+        let taken = self.probes.taken(round.now, &ask, member);
+        for want in round.wanted {
             for at in &want.addresses {
                 if let Some(mac) = taken.get(&at.address) {
                     let problem = format!(
                         "{mac} answers for {} on {} and is no node of this cluster; take the address away from it or choose another VIP",
                         at.address, want.interface
                     );
-                    trouble(want.vip, Fitness::Unfit(Unfitness::AddressTaken), problem);
+                    troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressTaken), problem);
                 }
             }
         }
+    }
 
+    /// Puts on the interfaces what is guarded and free, and takes away what should not be there. Returns what should.
+    fn put(&mut self, round: &Round<'_>, guarded: &GuardedNow, troubles: &mut Troubles) -> BTreeSet<IpAddr> {
         let free = |at: &&VipAddress| {
-            kept.contains(&at.address) && (ours.contains(*at) || self.probes.is_free(&at.interface, at.address))
+            guarded.wanted.contains(&at.address)
+                && (round.ours.contains(*at) || self.probes.is_free(&at.interface, at.address))
         };
-        let put: Vec<VipAddress> = if fenced.is_ok() {
-            wanted
-                .iter()
-                .flat_map(|want| want.addresses.iter().filter(|at| free(at) || foreign(at.address)).cloned())
-                .collect()
+        let put: Vec<VipAddress> = if guarded.stands {
+            let all = round.wanted.iter().flat_map(|want| &want.addresses);
+            all.filter(|at| free(at) || round.foreign(at.address)).cloned().collect()
         } else {
             // Nothing is added behind a fence that does not stand; what is there stays.
-            let there = |at: &&VipAddress| by_name(&at.interface).is_some_and(|interface| interface.has(at.address));
-            ours.iter().filter(|at| kept.contains(&at.address)).filter(there).cloned().collect()
+            let there =
+                |at: &&VipAddress| round.interface(&at.interface).is_some_and(|interface| interface.has(at.address));
+            round.ours.iter().filter(|at| guarded.wanted.contains(&at.address)).filter(there).cloned().collect()
         };
         match self.addresses.reconcile(&put) {
             Ok(outcome) => {
-                for change in &outcome.changes {
-                    match change {
-                        Change::Added(at) => info!(address = %at, "VIP address added"),
-                        Change::Removed(at) => info!(address = %at, "VIP address removed"),
-                        Change::CameBack(at) => {
-                            self.shared.counts.addresses_restored.fetch_add(1, Ordering::Relaxed);
-                            warn!(address = %at, "somebody had removed a VIP's address; it is back");
-                        }
-                    }
-                }
+                outcome.changes.iter().for_each(|change| self.tell(change));
                 for problem in outcome.problems {
-                    let of = wanted.iter().find(|want| want.addresses.contains(problem.address()));
+                    let of = round.wanted.iter().find(|want| want.addresses.contains(problem.address()));
                     if let Some(want) = of {
                         // One that is there and may not be reached is kept if no node is better off.
                         let fitness = if problem.is_warning() {
@@ -283,64 +281,67 @@ impl Keeper {
                         } else {
                             Fitness::Unfit(Unfitness::AddressMissing)
                         };
-                        trouble(want.vip, fitness, problem.to_string());
+                        troubles.add(want.vip, fitness, problem.to_string());
                     }
                 }
             }
-            Err(error) => {
-                for want in &wanted {
-                    trouble(want.vip, Fitness::Unfit(Unfitness::AddressMissing), format!("{error}"));
-                }
+            Err(error) => troubles.add_to_all(round.wanted, Unfitness::AddressMissing, &error.to_string()),
+        }
+        put.iter().map(|at| at.address).collect()
+    }
+
+    fn tell(&self, change: &Change) {
+        match change {
+            Change::Added(at) => info!(address = %at, "VIP address added"),
+            Change::Removed(at) => info!(address = %at, "VIP address removed"),
+            Change::CameBack(at) => {
+                self.shared.counts.addresses_restored.fetch_add(1, Ordering::Relaxed);
+                warn!(address = %at, "somebody had removed a VIP's address; it is back");
             }
         }
+    }
 
-        let put: BTreeSet<IpAddr> = put.iter().map(|at| at.address).collect();
+    /// Judges which VIPs this node is fit to hold by their interfaces, and says where those are whose every address was
+    /// put in place.
+    fn judge(&self, round: &Round<'_>, put: &BTreeSet<IpAddr>, troubles: &mut Troubles) -> Places {
         let mut places = Places::new();
-        for want in &wanted {
-            let Some(interface) = by_name(&want.interface) else {
+        for want in round.wanted {
+            let Some(interface) = round.interface(&want.interface) else {
                 let problem =
                     format!("there is no interface {}; correct vip.interface in ballastd.toml", want.interface);
-                trouble(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
                 continue;
             };
             if !interface.up {
                 let problem = format!("{} is down or has no carrier", want.interface);
-                trouble(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
             }
             if let Some(link) = self.links.get(&interface.index) {
-                if link.breached_at.is_some_and(|at| now.since(at) < BREACH_NANOS) {
+                if link.breached_at.is_some_and(|at| round.now.since(at) < BREACH_NANOS) {
                     let problem = format!("somebody changed the fence on {}", want.interface);
-                    trouble(want.vip, Fitness::Unfit(Unfitness::FenceBreached), problem);
+                    troubles.add(want.vip, Fitness::Unfit(Unfitness::FenceBreached), problem);
                 }
                 if link.gateway.state() == GatewayState::Unreachable
                     && let Some(gateway) = link.gateway.gateway()
                 {
                     let problem = format!("the gateway {gateway} does not answer on {}", want.interface);
-                    trouble(want.vip, Fitness::Reluctant(Unfitness::GatewayUnreachable), problem);
+                    troubles.add(want.vip, Fitness::Reluctant(Unfitness::GatewayUnreachable), problem);
                 }
             }
-            if let Some(mac) = interface.mac {
-                let addresses: Vec<IpAddr> = want.addresses.iter().map(|at| at.address).collect();
-                let in_place = addresses.iter().all(|address| put.contains(address) && !foreign(*address));
-                if in_place {
-                    places.insert(want.vip, Place { interface: interface.index, mac, addresses });
-                } else {
-                    let problem = format!("not every address is on {} yet", want.interface);
-                    trouble(want.vip, Fitness::Unfit(Unfitness::AddressMissing), problem);
-                }
-            } else {
+            let Some(mac) = interface.mac else {
                 let problem = format!("{} has no MAC, and VIPs need Ethernet", want.interface);
-                trouble(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+                continue;
+            };
+            let addresses: Vec<IpAddr> = want.addresses.iter().map(|at| at.address).collect();
+            if addresses.iter().all(|address| put.contains(address) && !round.foreign(*address)) {
+                places.insert(want.vip, Place { interface: interface.index, mac, addresses });
+            } else {
+                let problem = format!("not every address is on {} yet", want.interface);
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressMissing), problem);
             }
         }
-        let vips = wanted.iter().map(|want| want.vip);
-        let mut vips: BTreeMap<_, _> = vips.map(|vip| (vip, problems.remove(&vip).unwrap_or_default())).collect();
-        for conflict in self.conflicts.recent(now) {
-            if let Some(known) = vips.get_mut(&conflict.vip()) {
-                known.warning = conflict.to_string();
-            }
-        }
-        self.publish(places, vips);
+        places
     }
 
     fn publish(&mut self, places: Places, vips: BTreeMap<VipId, VipFitness>) {
@@ -521,14 +522,13 @@ impl Keeper {
         }
     }
 
-    /// Makes a new tap after one was used. Always true, for use in a loop.
-    fn renew_tap(&self, index: u32) -> bool {
+    /// Makes a new tap after one was used.
+    fn renew_tap(&self, index: u32) {
         if let Ok(interfaces) = Interface::all()
             && let Some(mac) = interfaces.iter().find(|interface| interface.index == index).and_then(|found| found.mac)
         {
             Self::send_tap(&self.fresh, index, mac);
         }
-        true
     }
 
     fn send_tap(fresh: &Sender<Tap>, index: u32, mac: Mac) {

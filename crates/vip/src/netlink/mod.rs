@@ -17,6 +17,7 @@ mod driver;
 mod keeper;
 mod places;
 mod probes;
+mod round;
 mod segment;
 mod wake;
 
