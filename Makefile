@@ -78,6 +78,11 @@ bench-failover-soak: build ## A thousand random faults on Ballast: never two own
 	@scripts/setup.sh bench
 	$(BIN)/ballast-failover soak
 
+.PHONY: bench-failover-voters
+bench-failover-voters: build ## All voters killed and replaced one by one while a VIP is held: nobody notices
+	@scripts/setup.sh bench
+	$(BIN)/ballast-failover voters
+
 .PHONY: bench-failover-many
 bench-failover-many: build ## Nine nodes and two hundred VIPs: what leases cost at rest; the death of a node moves its VIPs only
 	@scripts/setup.sh bench

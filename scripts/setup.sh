@@ -18,6 +18,10 @@ need /usr/sbin/nft nftables
 need ip iproute2
 # The session store is held beside a real Redis.
 need redis-server redis-server
+# Clients of the session store. Django's and Flask's (python3-django-redis, python3-flask-session) are tried where they are.
+need /usr/lib/python3/dist-packages/redis python3-redis
+need php php-cli
+compgen -G '/usr/lib/php/*/redis.so' >/dev/null || missing+=(php-redis)
 # bindgen reads RocksDB's C header through libclang.
 if ! compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ! compgen -G '/usr/lib/*/libclang*.so*' >/dev/null; then
     missing+=(libclang-dev)

@@ -19,6 +19,7 @@ mod repetition;
 mod report;
 mod soak;
 mod systems;
+mod voters;
 
 use std::{
     collections::HashMap,
@@ -54,6 +55,8 @@ enum Command {
     Soak(SoakOptions),
     /// Planned moves under load; fails if a request does.
     Moves(MovesOptions),
+    /// All voters killed and replaced one by one while a VIP is held; fails if anybody could have noticed.
+    Voters(VotersOptions),
     /// Many nodes and VIPs: what leases cost at rest, and that the death of a node moves its VIPs only.
     Many(ManyOptions),
 }
@@ -85,6 +88,16 @@ struct MovesOptions {
     /// Systems.
     #[arg(long, env = "FAILOVER_SYSTEMS", value_delimiter = ',', default_value = "ballast-ebpf-200ms")]
     systems: Vec<String>,
+}
+
+#[derive(Args)]
+struct VotersOptions {
+    /// Of the VIP, in milliseconds.
+    #[arg(long, default_value_t = 200)]
+    lease_ms: u32,
+    /// Which fence.
+    #[arg(long, default_value = "ebpf")]
+    fence: String,
 }
 
 #[derive(Args)]
@@ -123,6 +136,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Soak(options) => soak(&options),
+        Command::Voters(VotersOptions { lease_ms, fence }) => voters::run(&fence, lease_ms),
         Command::Many(ManyOptions { nodes, vips, kills, lease_ms, fence }) => {
             many::run(&fence, lease_ms, nodes, vips, kills)
         }

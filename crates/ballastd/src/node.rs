@@ -500,6 +500,7 @@ impl Publisher {
                     "the thread that keeps VIPs in place ended; this is a bug, start the node again and report it with its log"
                 );
             }
+            self.marks.looked(boot_now());
             let reached = self.node.view.applied_index();
             self.marks.set_applied(reached);
             self.node.view.settling.applied(reached, boot_now(), self.node.view.settle());

@@ -82,6 +82,9 @@ pub struct Node {
 /// leader must cost no VIP.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
+/// A disk that takes longer for one sync is in trouble: this node takes no new bindings and sessions in reasonable time.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Node {
     /// Whether this node is fit to hold VIPs at all.
     pub fn fitness(&self) -> Fitness {
@@ -99,6 +102,9 @@ impl Node {
             Some((NodeRole::Full, NodeAdmin::Drain)) => Fitness::Unfit(Unfitness::Draining),
             Some(_) if self.draining.load(Ordering::Relaxed) => Fitness::Unfit(Unfitness::Draining),
             Some(_) if within(self.view.freshness.age(boot_now())) => {
+                if Duration::from_nanos(self.raft.sync_stats().nanos_pending) > DISK_PATIENCE {
+                    return Fitness::Reluctant(Unfitness::DiskTrouble);
+                }
                 let failed = self.check.as_ref().and_then(VipCheck::failed);
                 failed.map_or(Fitness::Fit, |_| Fitness::Reluctant(Unfitness::CheckFailed))
             }

@@ -136,6 +136,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     async fn run(&mut self) -> Result<(), Ending> {
         loop {
             let worker = &self.held.worker;
+            // What has just arrived may be of a user that the document has known only for a moment, or no longer knows.
+            worker.take_settings();
             if !Rc::ptr_eq(&self.policy, &*worker.current_policy()) {
                 self.policy = worker.policy();
                 self.card.bound_mail(self.policy.limits.output_max);

@@ -219,7 +219,7 @@ impl Worker {
         self.counters.counters.delivered_total.add(self.node.subscribers.tell() as u64);
     }
 
-    /// The settings in force, as of the last tick.
+    /// The settings in force, as last taken in.
     pub fn policy(&self) -> Rc<Policy> {
         self.policy.borrow().clone()
     }
@@ -242,7 +242,8 @@ impl Worker {
         }
     }
 
-    fn take_settings(&self) {
+    /// Takes in what the document says by now. Costs next to nothing when that is what it said before.
+    pub fn take_settings(&self) {
         let settings = self.node.sessions.settings();
         if settings.generation != self.policy.borrow().settings.generation {
             *self.policy.borrow_mut() = Rc::new(Policy::new(settings));

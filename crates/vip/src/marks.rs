@@ -8,12 +8,14 @@ use ballast_core::{
     time::BootNanos,
 };
 
-/// Positions in this node's log, written by Raft's storage, read with every datagram.
+/// Positions in this node's log, written by Raft's storage, read with every datagram; and whether views are still made.
 #[derive(Debug, Default)]
 pub struct LogMarks {
     applied: AtomicU64,
     last: AtomicU64,
     membership: AtomicU64,
+    /// When the one who publishes views last looked; zero if it never said so.
+    looked: AtomicU64,
 }
 
 impl LogMarks {
@@ -40,6 +42,19 @@ impl LogMarks {
     /// it is acknowledged, and after a truncation that took it away.
     pub fn set_membership(&self, index: LogIndex) {
         self.membership.store(index.get(), Ordering::Release);
+    }
+
+    /// Whoever publishes views says that it is alive, as often as it looks.
+    pub fn looked(&self, now: BootNanos) {
+        self.looked.store(now.get(), Ordering::Release);
+    }
+
+    /// For how many nanoseconds it has not said so; zero if it never did.
+    pub(crate) fn silent_for(&self, now: BootNanos) -> u64 {
+        match self.looked.load(Ordering::Acquire) {
+            0 => 0,
+            looked => now.since(BootNanos::new(looked)),
+        }
     }
 
     /// All three.

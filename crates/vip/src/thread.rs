@@ -16,7 +16,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
     ids::{Boot, NodeId, VipId},
-    lease::{Action, Actions, Dropped, LeaseNode, LeaseView, Transition, VipGate},
+    lease::{Action, Actions, Dropped, Fitness, LeaseNode, LeaseView, Transition, Unfitness, VipGate},
     time::BootNanos,
 };
 use smallvec::{SmallVec, smallvec};
@@ -35,6 +35,10 @@ const WAIT_NANOS_MAX: u64 = 100_000_000;
 
 /// People and metrics read how VIPs stand; nothing is decided by it.
 const STATUS_NANOS: u64 = 100_000_000;
+
+/// A publisher that has not looked for so long hangs, with a disk perhaps, and what this node believes of itself is old:
+/// it leaves its VIPs to others, and keeps those that nobody takes. Far more than a busy machine delays it.
+const PUBLISHER_SILENT_NANOS: u64 = 5_000_000_000;
 
 /// Longer than the longest datagram, so that an overlong one is seen as such.
 const BUFFER_BYTES: usize = 2048;
@@ -94,6 +98,7 @@ impl LeaseThread {
             node: LeaseNode::new(options.node, options.boot, boot_now()),
             socket: options.socket,
             seen: None,
+            doubts: false,
             actions: Actions::new(),
             held: Vec::new(),
             inputs,
@@ -114,6 +119,8 @@ struct Runner {
     inputs: Inputs,
     shared: Arc<Shared>,
     seen: Option<Arc<LeaseView>>,
+    /// The view may be out of date.
+    doubts: bool,
     actions: Actions,
     held: Vec<(VipId, Arc<VipGate>)>,
     published_at: BootNanos,
@@ -168,11 +175,22 @@ impl Runner {
     fn look_at_view(&mut self) {
         let current = self.inputs.view.load();
         let Some(view) = current.as_ref() else { return };
-        if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, view)) {
+        let doubts = self.inputs.marks.silent_for(boot_now()) > PUBLISHER_SILENT_NANOS;
+        if doubts == self.doubts && self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, view)) {
             return;
         }
-        let view = Arc::clone(view);
-        self.seen = Some(Arc::clone(&view));
+        if doubts != self.doubts {
+            tracing::warn!(
+                doubts,
+                "this node's view of the cluster is not kept up; VIPs are offered to others while it is not"
+            );
+        }
+        let mut view = Arc::clone(view);
+        (self.seen, self.doubts) = (Some(Arc::clone(&view)), doubts);
+        if doubts {
+            let fitness = view.fitness.worse(Fitness::Reluctant(Unfitness::StateBehind));
+            view = Arc::new(LeaseView { fitness, ..LeaseView::clone(&view) });
+        }
         self.inputs.driver.view(&view);
         self.node.set_view(boot_now(), self.inputs.marks.get(), view, &mut self.actions);
         self.perform();

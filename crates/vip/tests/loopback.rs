@@ -10,6 +10,7 @@ use ballast_core::{
     cluster::Ownership,
     ids::{LogIndex, NodeId},
     lease::{Change, GainCause, LossCause, Unfitness},
+    time::BootNanos,
 };
 use ballast_vip::{Driver as _, ListenerChange, LoopbackDriver};
 use support::{Cluster, VIP};
@@ -81,6 +82,27 @@ fn a_draining_node_hands_over_and_asks_no_more() {
     cluster.node(next).handle.take().expect("runs").crash();
     let (third, _) = cluster.wait_owner("the third node", |_| true);
     assert!(third != owner && third != next);
+    cluster.finish();
+}
+
+#[test]
+fn an_owner_whose_view_is_not_kept_up_leaves_the_vip_to_another_and_keeps_it_for_want_of_one() {
+    let hung = || BootNanos::new(boot_now().get().saturating_sub(6_000_000_000));
+    let mut cluster = Cluster::start(LEASE);
+    let (owner, _) = cluster.wait_owner("a first owner", |_| true);
+    cluster.node(owner).marks.looked(hung());
+    cluster.handle(owner).wake();
+    let (next, gained) = cluster.wait_owner("a successor", |node| node != owner);
+    assert_eq!(gained.change, Change::Gained(GainCause::HandedOver { from: owner }));
+    // Now all hang: one cause must not take the VIP from everybody.
+    for node in [1, 2, 3].map(NodeId::new) {
+        cluster.node(node).marks.looked(hung());
+        cluster.handle(node).wake();
+    }
+    let gate = cluster.node(next).gates.gate(VIP);
+    let until = boot_now().plus(2 * LEASE.as_nanos() as u64);
+    cluster.until("two leases", |_| boot_now() > until);
+    assert!(gate.is_open(boot_now()), "whoever has it keeps it");
     cluster.finish();
 }
 

@@ -28,6 +28,8 @@ pub struct SyncStats {
     pub nanos: u64,
     /// Nanoseconds of the longest.
     pub nanos_max: u64,
+    /// Nanoseconds that the one under way has taken so far; zero while there is none.
+    pub nanos_pending: u64,
 }
 
 /// Owns the thread; ends it when dropped, after a last sync.
@@ -45,6 +47,7 @@ struct Shared {
     writes: AtomicU64,
     nanos: AtomicU64,
     nanos_max: AtomicU64,
+    under_way: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -81,6 +84,7 @@ impl Flusher {
             writes: self.shared.writes.load(Ordering::Relaxed),
             nanos: self.shared.nanos.load(Ordering::Relaxed),
             nanos_max: self.shared.nanos_max.load(Ordering::Relaxed),
+            nanos_pending: self.shared.under_way.lock().map_or(0, nanos_since),
         }
     }
 }
@@ -108,7 +112,9 @@ fn run(shared: &Shared, db: &DB, mark: &Mark, path: &std::path::Path) {
             (mem::take(&mut queue.waiting), queue.stop)
         };
         if failed.is_none() {
+            *shared.under_way.lock() = Some(Instant::now());
             failed = sync(shared, db, mark, path, waiting.len() as u64).err();
+            *shared.under_way.lock() = None;
         }
         for synced in waiting {
             synced(failed.clone().map_or(Ok(()), Err));
@@ -117,6 +123,10 @@ fn run(shared: &Shared, db: &DB, mark: &Mark, path: &std::path::Path) {
             return;
         }
     }
+}
+
+fn nanos_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn sync(shared: &Shared, db: &DB, mark: &Mark, path: &std::path::Path, writes: u64) -> Result<(), SyncError> {
@@ -128,7 +138,7 @@ fn sync(shared: &Shared, db: &DB, mark: &Mark, path: &std::path::Path, writes: u
     // A file system that was made read-only by an error in this moment may confirm a sync that it did not
     // carry out. It refuses this write, and then nothing is acknowledged.
     mark.write(number).map_err(|error| failed(format!("cannot note how far it was written: {error}")))?;
-    let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let nanos = nanos_since(began);
     shared.syncs.fetch_add(1, Ordering::Relaxed);
     shared.writes.fetch_add(writes, Ordering::Relaxed);
     shared.nanos.fetch_add(nanos, Ordering::Relaxed);
