@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ballast_testkit::{cluster::Cluster, ports, resp::Connection, wait};
+use ballast_testkit::{cluster::Cluster, ports, store};
 
 use super::{
     etcd::Etcd,
@@ -55,7 +55,8 @@ pub fn commands(stage: &mut Stage) -> Result<Vec<Row>> {
     let Some(load) = programs::find_or_tell("redis-benchmark", "redis-tools") else { return Ok(Vec::new()) };
     let mut stores: Vec<(&str, Store)> = Vec::new();
     if !stage.options.without_ballast {
-        stores.push((BALLAST, ballast()?));
+        let (cluster, addresses) = store::start("version: 1\nsessions: {}\n")?;
+        stores.push((BALLAST, Store::Ballast { cluster, addresses }));
     }
     if let Some(program) = programs::find_or_tell("redis-server", "redis-server") {
         for (name, sync) in [("redis_always", "always"), ("redis_everysec", "everysec")] {
@@ -99,22 +100,6 @@ pub fn commands(stage: &mut Stage) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn ballast() -> Result<Store> {
-    let mut cluster = Cluster::start(NODES)?;
-    let mut addresses = Vec::new();
-    for node in 0..NODES {
-        let address = ports::free_local()?;
-        cluster.edit(node, |text| format!("{text}\n[sessions]\nlisten = [\"{address}\"]\n"))?;
-        cluster.kill(node);
-        cluster.spawn(node)?;
-        cluster.wait_ready(node)?;
-        addresses.push(address);
-    }
-    cluster.apply(0, "version: 1\nsessions: {}\n")?;
-    addresses.iter().try_for_each(|address| wait_serving(*address))?;
-    Ok(Store::Ballast { cluster, addresses })
-}
-
 fn redis(program: &Path, folder: &Path, sync: &str) -> Result<Store> {
     std::fs::create_dir_all(folder)?;
     let address = ports::free_local()?;
@@ -123,16 +108,8 @@ fn redis(program: &Path, folder: &Path, sync: &str) -> Result<Store> {
     command.args(["--appendonly", "yes", "--appendfsync", sync, "--dir"]).arg(folder);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let server = Guarded::spawn(&mut command).context("start redis-server")?;
-    wait_serving(address)?;
+    store::wait_serving(address)?;
     Ok(Store::Redis { server, address })
-}
-
-fn wait_serving(address: SocketAddr) -> Result<()> {
-    let patience = std::time::Duration::from_secs(5);
-    wait::until("a store that answers", || {
-        let Ok(mut connection) = Connection::open(address, patience) else { return Ok(None) };
-        Ok(connection.call(&["PING"]).ok().map(drop))
-    })
 }
 
 impl Store {

@@ -8,48 +8,14 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use ballast_testkit::{
-    cluster::Cluster,
-    ports,
-    resp::{Answer, Connection},
-    wait,
-};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use ballast_testkit::{resp::Answer, store, wait};
 
 /// Events are published, for those that wait for the end of a key. The deadline decides how long a PHP request may be at
 /// work and so how long its lock has to last, which is what the others wait for if it dies: `session_counter.php`.
 const DOCUMENT: &str = "version: 1\nsessions: { notify: Ex, limits: { deadline: 500ms } }\n";
-
-/// Three nodes that serve sessions, and where.
-fn cluster() -> Result<(Cluster, Vec<SocketAddr>)> {
-    let mut cluster = Cluster::start(3)?;
-    let mut addresses = Vec::new();
-    for node in 0..3 {
-        let address = ports::free_local()?;
-        cluster.edit(node, |text| format!("{text}\n[sessions]\nlisten = [\"{address}\"]\n"))?;
-        cluster.kill(node);
-        cluster.spawn(node)?;
-        cluster.wait_ready(node)?;
-        addresses.push(address);
-    }
-    cluster.apply(0, DOCUMENT)?;
-    for address in &addresses {
-        wait::until("the session store", || Ok(open(*address).ok()))?;
-    }
-    Ok((cluster, addresses))
-}
-
-fn open(address: SocketAddr) -> Result<Connection> {
-    let mut connection = Connection::open(address, PATIENCE)?;
-    let pong = connection.call(&["PING"])?;
-    ensure!(pong == Answer::Simple("PONG".to_owned()), "{pong:?}");
-    Ok(connection)
-}
 
 /// Whether a program runs and ends well. Tells the reader of a test's output if it does not.
 fn installed(what: &str, package: &str, program: &str, arguments: &[&str]) -> bool {
@@ -79,7 +45,7 @@ fn python_with_a_cluster(modules: &str, package: &str, program: &str) -> Result<
     if !installed(modules, package, python(), &["-c", &format!("import {modules}")]) {
         return Ok(());
     }
-    let (_cluster, addresses) = cluster()?;
+    let (_cluster, addresses) = store::start(DOCUMENT)?;
     let mut command = Command::new(python());
     // `-B`: leaves no __pycache__ in the tree.
     command.arg("-B").arg(script(program)).args(addresses.iter().map(SocketAddr::to_string));
@@ -123,7 +89,7 @@ fn redis_cli_works_as_with_redis() -> Result<()> {
     if !installed("redis-cli", "redis-tools", "redis-cli", &["--version"]) {
         return Ok(());
     }
-    let (_cluster, addresses) = cluster()?;
+    let (_cluster, addresses) = store::start(DOCUMENT)?;
     let [first, second, third] = addresses[..] else { unreachable!("three nodes") };
     let say = |address, words: &[&str]| redis_cli(address, words, b"");
     assert_eq!(say(first, &["SET", "k", "v", "EX", "100"])?, "OK\n");
@@ -166,7 +132,9 @@ fn rounds() -> Result<usize> {
 
 /// Where the count of the PHP workers' session is, once it is anywhere.
 fn counted(address: SocketAddr) -> Result<Option<usize>> {
-    let Answer::Bulk(session) = open(address)?.call(&["GET", "PHPREDIS_SESSION:shared"])? else { return Ok(None) };
+    let Answer::Bulk(session) = store::open(address)?.call(&["GET", "PHPREDIS_SESSION:shared"])? else {
+        return Ok(None);
+    };
     let session = String::from_utf8(session)?;
     let count = session.strip_prefix("count|i:").and_then(|rest| rest.split(';').next());
     Ok(Some(count.with_context(|| session.clone())?.parse()?))
@@ -180,7 +148,7 @@ fn php_workers_lose_no_update_of_their_session_while_its_leader_dies() -> Result
     }
     let rounds = rounds()?;
     let total = WORKERS * rounds;
-    let (mut cluster, addresses) = cluster()?;
+    let (mut cluster, addresses) = store::start(DOCUMENT)?;
     let mut workers = Vec::new();
     for worker in 0..WORKERS {
         let mut command = Command::new("php");

@@ -1,49 +1,17 @@
 //! The session store of a real cluster: any node, and what nodes that die and freeze leave of it.
 
-use std::{net::SocketAddr, time::Duration};
-
 use anyhow::{Result, ensure};
 use ballast_testkit::{
-    cluster::Cluster,
-    ports,
     resp::{Answer, Connection},
-    wait,
+    store, wait,
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Three nodes that serve sessions, and where.
-fn cluster(document: &str) -> Result<(Cluster, Vec<SocketAddr>)> {
-    let mut cluster = Cluster::start(3)?;
-    let mut addresses = Vec::new();
-    for node in 0..3 {
-        let address = ports::free_local()?;
-        cluster.edit(node, |text| format!("{text}\n[sessions]\nlisten = [\"{address}\"]\n"))?;
-        cluster.kill(node);
-        cluster.spawn(node)?;
-        cluster.wait_ready(node)?;
-        addresses.push(address);
-    }
-    cluster.apply(0, document)?;
-    for address in &addresses {
-        wait::until("the session store", || Ok(open(*address).ok()))?;
-    }
-    Ok((cluster, addresses))
-}
-
-fn open(address: SocketAddr) -> Result<Connection> {
-    let mut connection = Connection::open(address, PATIENCE)?;
-    let pong = connection.call(&["PING"])?;
-    ensure!(pong == Answer::Simple("PONG".to_owned()), "{pong:?}");
-    Ok(connection)
-}
 
 const PLAIN: &str = "version: 1\nsessions: {}\n";
 
 #[test]
 fn what_one_node_acknowledged_every_node_has() -> Result<()> {
-    let (_cluster, addresses) = cluster(PLAIN)?;
-    let mut nodes = addresses.iter().map(|address| open(*address)).collect::<Result<Vec<_>>>()?;
+    let (_cluster, addresses) = store::start(PLAIN)?;
+    let mut nodes = addresses.iter().map(|address| store::open(*address)).collect::<Result<Vec<_>>>()?;
     for round in 0..30 {
         let (key, value) = (format!("k{}", round % 5), round.to_string());
         let set = nodes[round % 3].call(&["SET", &key, &value, "EX", "100"])?;
@@ -69,8 +37,8 @@ fn what_one_node_acknowledged_every_node_has() -> Result<()> {
 
 #[test]
 fn a_key_ends_everywhere_at_once_and_is_never_seen_again() -> Result<()> {
-    let (_cluster, addresses) = cluster(PLAIN)?;
-    let mut nodes = addresses.iter().map(|address| open(*address)).collect::<Result<Vec<_>>>()?;
+    let (_cluster, addresses) = store::start(PLAIN)?;
+    let mut nodes = addresses.iter().map(|address| store::open(*address)).collect::<Result<Vec<_>>>()?;
     for round in 0..10 {
         let key = format!("short{round}");
         assert!(nodes[round % 3].call(&["SET", &key, "v", "PX", "60"])?.is_ok());
@@ -89,7 +57,7 @@ fn a_key_ends_everywhere_at_once_and_is_never_seen_again() -> Result<()> {
 
 #[test]
 fn increments_through_all_nodes_count_exactly_while_nodes_die() -> Result<()> {
-    let (mut cluster, addresses) = cluster(PLAIN)?;
+    let (mut cluster, addresses) = store::start(PLAIN)?;
     let (mut sure, mut unsure) = (0, 0);
     let mut connections: Vec<Option<Connection>> = addresses.iter().map(|_| None).collect();
     for round in 0..1500 {
@@ -107,7 +75,7 @@ fn increments_through_all_nodes_count_exactly_while_nodes_die() -> Result<()> {
         }
         let at = round % 3;
         if connections[at].is_none() {
-            connections[at] = open(addresses[at]).ok();
+            connections[at] = store::open(addresses[at]).ok();
         }
         let Some(connection) = &mut connections[at] else { continue };
         match connection.call(&["INCR", "counter"]) {
@@ -127,7 +95,7 @@ fn increments_through_all_nodes_count_exactly_while_nodes_die() -> Result<()> {
     }
     let counted = wait::until("a count", || {
         for address in &addresses {
-            let Ok(mut connection) = open(*address) else { continue };
+            let Ok(mut connection) = store::open(*address) else { continue };
             if let Ok(Answer::Bulk(value)) = connection.call(&["GET", "counter"]) {
                 return Ok(Some(String::from_utf8(value)?.parse::<i64>()?));
             }
@@ -141,8 +109,8 @@ fn increments_through_all_nodes_count_exactly_while_nodes_die() -> Result<()> {
 
 #[test]
 fn without_a_quorum_writes_and_reads_are_refused_in_time_and_stale_reads_are_a_choice() -> Result<()> {
-    let (mut cluster, addresses) = cluster("version: 1\nsessions: { limits: { deadline: 500ms } }\n")?;
-    let mut node = open(addresses[0])?;
+    let (mut cluster, addresses) = store::start("version: 1\nsessions: { limits: { deadline: 500ms } }\n")?;
+    let mut node = store::open(addresses[0])?;
     assert!(node.call(&["SET", "k", "v"])?.is_ok());
     cluster.kill(1);
     cluster.kill(2);
@@ -161,8 +129,8 @@ fn without_a_quorum_writes_and_reads_are_refused_in_time_and_stale_reads_are_a_c
 
 #[test]
 fn keys_outlive_all_nodes_and_come_back_from_snapshots() -> Result<()> {
-    let (mut cluster, addresses) = cluster(PLAIN)?;
-    let mut node = open(addresses[1])?;
+    let (mut cluster, addresses) = store::start(PLAIN)?;
+    let mut node = store::open(addresses[1])?;
     for key in 0..300 {
         assert!(node.call(&["SET", &format!("k{key}"), "v", "EX", "1000"])?.is_ok());
     }
@@ -176,7 +144,7 @@ fn keys_outlive_all_nodes_and_come_back_from_snapshots() -> Result<()> {
         cluster.wait_ready(at)?;
     }
     for address in addresses {
-        let mut node = wait::until("the session store", || Ok(open(address).ok()))?;
+        let mut node = wait::until("the session store", || Ok(store::open(address).ok()))?;
         assert_eq!(node.call(&["DBSIZE"])?, Answer::Integer(301));
         assert_eq!(node.call(&["HGET", "h", "b"])?, Answer::text("2"));
     }

@@ -15,5 +15,6 @@ pub mod newcomers;
 pub mod ports;
 pub mod resp;
 pub mod shop;
+pub mod store;
 pub mod visitors;
 pub mod wait;
