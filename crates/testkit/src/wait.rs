@@ -1,6 +1,7 @@
 //! Waiting for a thing to become true, instead of for a time to pass.
 
 use std::{
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -11,6 +12,9 @@ use anyhow::{Result, bail};
 /// patience and not an expectation.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Ends all waits of this process. For a program whose user has interrupted it.
+pub static CALLED_OFF: AtomicBool = AtomicBool::new(false);
+
 /// Polls `probe` until it returns `Some`, at most [`PATIENCE`].
 ///
 /// # Errors
@@ -19,6 +23,9 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Res
     let started = Instant::now();
     let mut last = String::new();
     while started.elapsed() < PATIENCE {
+        if CALLED_OFF.load(Ordering::Relaxed) {
+            bail!("interrupted while waiting for {what}");
+        }
         match probe() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => {}

@@ -6,12 +6,10 @@
 
 mod story;
 
-use std::{
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{process::ExitCode, sync::atomic::Ordering};
 
 use anyhow::Result;
+use ballast_testkit::wait;
 use clap::Parser;
 
 /// A shop behind three Ballast nodes, and what its visitors notice when nodes die.
@@ -25,10 +23,8 @@ struct Arguments {
     visitors: usize,
 }
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 extern "C" fn interrupt(_signal: libc::c_int) {
-    INTERRUPTED.store(true, Ordering::Relaxed);
+    wait::CALLED_OFF.store(true, Ordering::Relaxed);
 }
 
 fn main() -> ExitCode {
@@ -53,7 +49,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let mut shop = story::Shop::open()?;
     let held = shop.kills(arguments.visitors)?;
     if !arguments.once {
-        shop.stay_open(&INTERRUPTED)?;
+        shop.stay_open(&wait::CALLED_OFF)?;
     }
     Ok(held)
 }
