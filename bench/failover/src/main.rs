@@ -6,15 +6,13 @@
 //! what nodes believe of themselves is what is in question. How to read the figures:
 //! `docs/benchmarks.md`.
 //!
-//! Not here: the network and its faults (`ballast_testkit::lab`), throughput (`ballast-bench`).
+//! Not here: the network, its faults and the observer (`ballast_testkit`), throughput (`ballast-bench`).
 
 mod client;
 mod faults;
-mod kernel;
 mod machine;
 mod many;
 mod moves;
-mod observer;
 mod repetition;
 mod report;
 mod soak;
@@ -29,6 +27,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use ballast_testkit::{kernel, observer};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{

@@ -58,6 +58,14 @@ pub struct Node {
     process: Option<Child>,
 }
 
+/// A way to run `ballastctl` for a thread that does not have the cluster.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    program: PathBuf,
+    sockets: Vec<PathBuf>,
+    environment: Vec<(String, String)>,
+}
+
 /// What a finished `ballastctl` said.
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -371,14 +379,16 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn ctl(&self, position: usize, arguments: &[&str]) -> Result<Said> {
-        let mut command = Command::new(self.bin.join("ballastctl"));
-        command
-            .env_remove("BALLAST_CONTEXT")
-            .env("BALLAST_SERVER", format!("unix://{}", self.nodes[position].socket().display()))
-            .env("NO_COLOR", "1")
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .args(arguments);
-        finish(command)
+        self.operator().ctl(position, arguments)
+    }
+
+    /// Somebody who administers the nodes that there are now.
+    pub fn operator(&self) -> Operator {
+        Operator {
+            program: self.bin.join("ballastctl"),
+            sockets: self.nodes.iter().map(Node::socket).collect(),
+            environment: self.environment.clone(),
+        }
     }
 
     /// Runs `ballastctl` against a node's admin address, with `ca.pem`, `admin.pem` and `admin.key` of a folder.
@@ -539,6 +549,23 @@ impl Cluster {
             .filter_map(|line| line.rsplit_once(' '))
             .filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?)))
             .collect())
+    }
+}
+
+impl Operator {
+    /// Runs `ballastctl` against a node's unix socket.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn ctl(&self, position: usize, arguments: &[&str]) -> Result<Said> {
+        let mut command = Command::new(&self.program);
+        command
+            .env_remove("BALLAST_CONTEXT")
+            .env("BALLAST_SERVER", format!("unix://{}", self.sockets[position].display()))
+            .env("NO_COLOR", "1")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .args(arguments);
+        finish(command)
     }
 }
 

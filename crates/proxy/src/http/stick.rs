@@ -16,6 +16,7 @@ use ballast_core::{
     persistence::KeyHash,
     state::RehomeCause,
 };
+use ballast_planted::Bug;
 
 use super::{cookie::Named, ending::Ending};
 use crate::{
@@ -183,7 +184,7 @@ impl Chooser<'_> {
             let choice = self.balanced_without(&refused, "table", "new")?;
             let backend = self.service.plan.backends[choice.at].id;
             let request = BindRequest { service: self.service.plan.id, key, choice: backend, replaces };
-            if table.commit == Commit::AfterForward
+            if commits_behind(table)
                 && replaces.is_none()
                 && let Some(backend) = bind_behind(&self.worker.shared, request.clone())
                 && self.must_move(backend).is_none()
@@ -285,7 +286,7 @@ impl Chooser<'_> {
             Lookup::Hit { .. } | Lookup::Miss | Lookup::Stale => {}
         }
         let request = BindRequest { service: self.service.plan.id, key, choice: backend, replaces: None };
-        if table.commit == Commit::AfterForward && bind_behind(&self.worker.shared, request.clone()).is_some() {
+        if commits_behind(table) && bind_behind(&self.worker.shared, request.clone()).is_some() {
             return "new";
         }
         match self.timer.limit(self.wait_ms(), bindings.bind(request)).await {
@@ -296,6 +297,11 @@ impl Chooser<'_> {
             }
         }
     }
+}
+
+/// Whether a request may go on before its binding is in the log.
+fn commits_behind(table: &TablePersistence) -> bool {
+    table.commit == Commit::AfterForward || ballast_planted::is(Bug::BindingForwardedBeforeCommit)
 }
 
 /// Binds without waiting. Returns the backend to use meanwhile: the one chosen by the first request of this

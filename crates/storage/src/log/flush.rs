@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use ballast_planted::Bug;
 use parking_lot::{Condvar, Mutex};
 use rocksdb::DB;
 
@@ -134,7 +135,7 @@ fn sync(shared: &Shared, db: &DB, mark: &Mark, path: &std::path::Path, writes: u
     // Read before the sync, so that it names only writes that the sync covers.
     let number = db.latest_sequence_number();
     let failed = |detail: String| SyncError { path: path.to_owned(), detail: detail.into() };
-    db.flush_wal(true).map_err(|error| failed(error.to_string()))?;
+    db.flush_wal(!ballast_planted::is(Bug::UnsyncedLog)).map_err(|error| failed(error.to_string()))?;
     // A file system that was made read-only by an error in this moment may confirm a sync that it did not
     // carry out. It refuses this write, and then nothing is acknowledged.
     mark.write(number).map_err(|error| failed(format!("cannot note how far it was written: {error}")))?;

@@ -19,6 +19,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ballast_core::{ids::VipId, time::BootNanos};
+use ballast_planted::Bug;
 
 /// `struct slot` of `bpf/fence.bpf.c`.
 #[repr(C)]
@@ -104,6 +105,9 @@ impl Slots {
         let mut grown = Vec::clone(&table);
         grown.insert(place, (vip, index));
         self.table.store(Arc::new(grown));
+        if ballast_planted::is(Bug::FenceOpenAtStart) {
+            self.set(vip, BootNanos::new(u64::MAX));
+        }
         Some(index)
     }
 

@@ -20,7 +20,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use ballast_testkit::lab::{Host, Lab};
 
 use self::{
     frames::NDP_SOURCES,
@@ -31,7 +30,10 @@ pub use self::{
     frames::{Answer, Target},
     history::{History, Kind},
 };
-use crate::kernel;
+use crate::{
+    kernel,
+    lab::{Host, Lab},
+};
 
 /// Ticks between questions in IPv6.
 const NDP_EVERY: u32 = 8;

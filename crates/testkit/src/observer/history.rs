@@ -17,8 +17,11 @@ pub const LATE_NANOS: u64 = 100_000_000;
 /// How an owner shows itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// It answers ARP.
     Arp,
+    /// It answers neighbour solicitations.
     Ndp,
+    /// It accepts connections.
     Syn,
 }
 

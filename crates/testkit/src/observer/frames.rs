@@ -9,7 +9,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ballast_testkit::lab::Host;
+use crate::lab::Host;
 
 /// Source addresses of neighbour solicitations.
 pub const NDP_SOURCES: u32 = 16;
@@ -23,8 +23,11 @@ const ACK: u8 = 0x10;
 /// Whom the probes are about.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
+    /// Its address.
     pub vip: Ipv4Addr,
+    /// Its address in IPv6.
     pub vip6: Ipv6Addr,
+    /// A TCP port on which its owner listens.
     pub port: u16,
 }
 
@@ -32,11 +35,22 @@ pub struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Somebody says that the VIP's hardware address is its own.
-    Arp { tick: u32 },
+    Arp {
+        /// Of the question.
+        tick: u32,
+    },
     /// The same in IPv6, to the source address of that number.
-    Ndp { source: u32 },
+    Ndp {
+        /// Number of the address.
+        source: u32,
+    },
     /// Somebody accepts a connection; `port` is the observer's.
-    Syn { tick: u32, port: u16 },
+    Syn {
+        /// Of the question.
+        tick: u32,
+        /// The observer's.
+        port: u16,
+    },
     /// Somebody announces the VIP unasked.
     Announcement,
 }
