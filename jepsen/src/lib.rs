@@ -1,0 +1,14 @@
+//! Judges what clients and the wire saw of a Ballast cluster while it was being broken.
+//!
+//! Everything here is pure: histories, observations and faults go in, verdicts come out, and the same input gives the
+//! same verdict. So a run can be stored and judged again, and each checker is tested with histories that it must accept
+//! and with some that it must refuse.
+//!
+//! Not here: sockets, clocks and processes. Whoever observes says when.
+
+pub mod history;
+pub mod linear;
+pub mod models;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,262 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::*;
+use crate::history::{Client, Outcome, RunTime};
+use crate::models::{ClockSlack, SessionInput, SessionModel, SessionOutput};
+use crate::testing::{Dice, Program, SessionOperation, run};
+
+const MODEL: SessionModel = SessionModel { clock_slack: ClockSlack::NONE };
+
+fn judge(history: &History<SessionInput, SessionOutput>) -> Verdict {
+    check(&MODEL, history, Limits::default())
+}
+
+/// Operations as `client from..to command -> answer` with milliseconds; an answer of `?` is unknown, `!` failed.
+fn written(text: &str) -> History<SessionInput, SessionOutput> {
+    let operation = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (from, to) = words[1].split_once("..").unwrap();
+        let at = |text: &str| RunTime::from_millis(text.parse().unwrap());
+        let input = match words[2] {
+            "get" => SessionInput::Get,
+            "del" => SessionInput::Del,
+            "incr" => SessionInput::Incr,
+            set => SessionInput::Set { value: set.strip_prefix("set:").unwrap().to_owned(), px: None },
+        };
+        let outcome = match (words[4], &input) {
+            ("?", _) => Outcome::Unknown,
+            ("!", _) => Outcome::Fail,
+            ("nil", _) => Outcome::Ok(SessionOutput::Value(None)),
+            (_, SessionInput::Set { .. }) => Outcome::Ok(SessionOutput::Done),
+            (number, SessionInput::Incr) => Outcome::Ok(SessionOutput::Number(number.parse().unwrap())),
+            (flag, SessionInput::Del) => Outcome::Ok(SessionOutput::Flag(flag == "1")),
+            (value, _) => Outcome::Ok(SessionOutput::Value(Some(value.to_owned()))),
+        };
+        let (client, key, note) = (Client::new(words[0].parse().unwrap()), String::from("k"), String::new());
+        Operation { client, invoked: at(from), completed: at(to), key, input, outcome, note }
+    };
+    History::new(text.lines().filter(|line| !line.trim().is_empty()).map(operation).collect())
+}
+
+#[track_caller]
+fn good(text: &str) {
+    assert_eq!(judge(&written(text)), Verdict::Linearizable);
+}
+
+#[track_caller]
+fn bad(text: &str, culprit: usize) -> Violation {
+    match judge(&written(text)) {
+        Verdict::Violation(violation) => {
+            assert_eq!(violation.culprit, culprit, "{violation}");
+            *violation
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_linearizable() {
+    good("");
+}
+
+#[test]
+fn concurrent_reads_see_either_but_not_new_then_old() {
+    good("1 0..9 set:a -> ok\n 2 1..2 get -> nil\n 3 3..4 get -> a");
+    bad("1 0..9 set:a -> ok\n 2 1..2 get -> a\n 3 3..4 get -> nil", 2);
+}
+
+#[test]
+fn what_touches_in_time_is_concurrent() {
+    good("1 0..5 set:a -> ok\n 2 5..6 get -> nil");
+    bad("1 0..5 set:a -> ok\n 2 6..7 get -> nil", 1);
+}
+
+#[test]
+fn stale_reads_are_found() {
+    bad("1 0..1 set:a -> ok\n 1 2..3 set:b -> ok\n 2 4..5 get -> a", 2);
+}
+
+#[test]
+fn unknown_writes_take_effect_late_once_or_never() {
+    good("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?\n 1 4..5 get -> a\n 1 6..7 get -> b\n 1 8..9 get -> b");
+    good("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?\n 1 4..5 get -> a");
+    bad("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?\n 1 4..5 get -> b\n 1 6..7 get -> a", 3);
+    bad("1 0..1 get -> b\n 2 2..3 set:b -> ?", 0);
+}
+
+#[test]
+fn failed_writes_are_never_seen() {
+    bad("1 0..1 set:a -> ok\n 2 2..3 set:b -> !\n 1 4..5 get -> b", 2);
+}
+
+#[test]
+fn a_lost_update_is_found() {
+    good("1 0..9 incr -> 1\n 2 0..9 incr -> 2");
+    bad("1 0..9 incr -> 1\n 2 0..9 incr -> 1", 1);
+}
+
+#[test]
+fn unknown_increments_count_at_most_once_each() {
+    good("1 0..1 incr -> ?\n 2 0..1 incr -> ?\n 3 2..3 get -> 2");
+    bad("1 0..1 incr -> ?\n 2 0..1 incr -> ?\n 3 2..3 get -> 3", 2);
+}
+
+#[test]
+fn only_the_last_quiet_window_is_told() {
+    let text = "1 0..1 set:a -> ok\n 1 2..3 set:b -> ok\n 2 4..8 set:c -> ok\n 3 5..6 get -> a";
+    let violation = bad(text, 3);
+    assert_eq!(violation.window, [2, 3]);
+    assert_eq!(violation.before, [r#"Present { value: "b", end: None }"#]);
+    assert_eq!(violation.possible.len(), 2, "{violation}");
+    assert!(violation.text.contains(r#"#3 0.005000 s .. 0.006000 s client 3: Get -> Value(Some("a"))"#), "{violation}");
+}
+
+#[test]
+fn keys_are_judged_apart() {
+    let mut operations = written("1 0..1 set:a -> ok\n 2 2..3 get -> nil").operations().to_vec();
+    operations[1].key = String::from("other");
+    assert_eq!(judge(&History::new(operations)), Verdict::Linearizable);
+}
+
+#[test]
+fn limits_leave_it_undecided() {
+    let lines: String = (0..12).map(|client| format!("{client} 0..9 set:v{client} -> ok\n")).collect();
+    let history = written(&format!("{lines} 20 10..11 get -> no"));
+    let limits = Limits { configurations_max: 100, ..Limits::default() };
+    let Verdict::Undecided(undecided) = check(&MODEL, &history, limits) else { panic!("decided") };
+    assert_eq!((undecided.of, undecided.unknown), (13, 0), "{undecided}");
+    assert!(matches!(judge(&history), Verdict::Violation(_)));
+}
+
+#[test]
+fn many_unknown_writes_are_no_trouble() {
+    let unknown: String = (0..500).map(|n| format!("{n} {n}..{n} set:u{n} -> ?\n")).collect();
+    let reads: String = (0..100).map(|n| format!("900 {}..{} get -> u{}\n", 600 + 2 * n, 601 + 2 * n, n * 5)).collect();
+    good(&format!("{unknown}{reads}"));
+    bad(&format!("{unknown}{reads} 900 900..901 get -> u0"), 600);
+}
+
+#[test]
+fn what_a_register_did_is_linearizable() {
+    for seed in 0..40 {
+        let program = Program { keys: 1 + seed % 20, operations: 1500, unknown_percent: seed % 8, ..Program::USUAL };
+        assert_eq!(judge(&run(program, 0, seed)), Verdict::Linearizable, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_a_register_with_lives_did_is_linearizable() {
+    let slack = Duration::from_millis(1);
+    let model = SessionModel { clock_slack: ClockSlack::fixed(slack) };
+    for seed in 0..40 {
+        let program = Program { keys: 2 + seed % 20, operations: 1000, lives: true, ..Program::USUAL };
+        let history = run(program, slack.as_nanos() as u64, seed);
+        assert_eq!(check(&model, &history, Limits::default()), Verdict::Linearizable, "seed {seed}");
+    }
+}
+
+#[test]
+fn injected_stale_reads_are_found() {
+    for seed in 0..40 {
+        let program = Program { keys: 1 + seed % 10, operations: 1000, plain: true, ..Program::USUAL };
+        let mut operations = run(program, 0, seed).operations().to_vec();
+        let Some(read) = make_stale(&mut operations, &mut Dice(seed)) else { panic!("seed {seed}: nothing to spoil") };
+        let Verdict::Violation(violation) = judge(&History::new(operations)) else { panic!("seed {seed}: not found") };
+        assert_eq!(violation.culprit, read, "seed {seed}: {violation}");
+    }
+}
+
+/// Lets a read answer what was certainly overwritten before it began, and gives its place.
+fn make_stale(operations: &mut [SessionOperation], dice: &mut Dice) -> Option<usize> {
+    let is_set = |operation: &SessionOperation| {
+        matches!((&operation.input, &operation.outcome), (SessionInput::Set { .. }, Outcome::Ok(_)))
+    };
+    let from = operations.len() / 2 + dice.below(100) as usize;
+    for index in from..operations.len() {
+        let read = &operations[index];
+        if read.input != SessionInput::Get || !matches!(read.outcome, Outcome::Ok(_)) {
+            continue;
+        }
+        let earlier = |before: RunTime| {
+            operations.iter().rfind(|other| is_set(other) && other.key == read.key && other.completed < before)
+        };
+        let Some(older) = earlier(read.invoked).and_then(|newer| earlier(newer.invoked)) else { continue };
+        let SessionInput::Set { value, .. } = older.input.clone() else { unreachable!("only sets are asked for") };
+        operations[index].outcome = Outcome::Ok(SessionOutput::Value(Some(value)));
+        return Some(index);
+    }
+    None
+}
+
+fn small_history() -> impl Strategy<Value = Vec<SessionOperation>> {
+    let input = prop_oneof![
+        3 => Just(SessionInput::Get),
+        3 => (0..2u8, prop::option::weighted(0.3, 2..9u64))
+            .prop_map(|(value, px)| SessionInput::Set { value: value.to_string(), px }),
+        1 => Just(SessionInput::SetNx { value: String::from("1"), px: None }),
+        1 => Just(SessionInput::Del),
+        1 => Just(SessionInput::Incr),
+        1 => (1..5u64).prop_map(|px| SessionInput::Expire { px }),
+    ];
+    let answer = prop_oneof![
+        Just(SessionOutput::Value(None)),
+        (0..2u8).prop_map(|value| SessionOutput::Value(Some(value.to_string()))),
+    ];
+    let operation = (0..12u64, 0..6u64, input, answer, any::<bool>(), 0..3i64, 0..10u8).prop_map(
+        |(from, span, input, read, flag, number, fate)| {
+            let output = match input {
+                SessionInput::Get | SessionInput::GetDel => read,
+                SessionInput::Set { .. } => SessionOutput::Done,
+                SessionInput::Incr => SessionOutput::Number(number),
+                _ => SessionOutput::Flag(flag),
+            };
+            let outcome = match fate {
+                0 | 1 => Outcome::Unknown,
+                2 => Outcome::Fail,
+                _ => Outcome::Ok(output),
+            };
+            let (invoked, completed) = (RunTime::from_millis(from), RunTime::from_millis(from + span));
+            let (key, note) = (String::from("k"), String::new());
+            Operation { client: Client::new(0), invoked, completed, key, input, outcome, note }
+        },
+    );
+    prop::collection::vec(operation, 0..7)
+}
+
+fn without_lives(operations: Vec<SessionOperation>) -> Vec<SessionOperation> {
+    operations
+        .into_iter()
+        .filter(|operation| !matches!(operation.input, SessionInput::Expire { .. }))
+        .map(|mut operation| {
+            if let SessionInput::Set { px, .. } = &mut operation.input {
+                *px = None;
+            }
+            operation
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 6000, failure_persistence: None, rng_seed: RngSeed::Fixed(1990), ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn it_agrees_with_the_definition(operations in small_history().prop_map(without_lives)) {
+        let expected = brute::linearizable(&MODEL, &operations);
+        let verdict = judge(&History::new(operations));
+        prop_assert_eq!(verdict == Verdict::Linearizable, expected, "{:?}", verdict);
+    }
+
+    /// What reads certainly came before is not used to date what came after, so that now and then a history with lives is
+    /// explained that the definition refuses; never the other way around.
+    #[test]
+    fn with_lives_it_refuses_nothing_that_the_definition_allows(operations in small_history()) {
+        let allowed = brute::linearizable(&MODEL, &operations);
+        let verdict = judge(&History::new(operations));
+        prop_assert!(!allowed || verdict == Verdict::Linearizable, "{:?}", verdict);
+    }
+}

@@ -1,0 +1,318 @@
+//! Each model by what it must allow and refuse, told as one client's or several clients' short histories.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use super::*;
+use crate::history::{Client, History, Operation, Outcome, RunTime};
+use crate::linear::{Limits, Model, Verdict, check};
+
+/// One operation: when it began and ended in milliseconds, what was asked and, if it is known, answered.
+type Line<I, O> = (u64, u64, I, Option<O>);
+
+fn explained<M: Model>(model: &M, lines: Vec<Line<M::Input, M::Output>>) -> bool
+where
+    M::Input: Clone + Debug,
+    M::Output: Clone + Debug,
+{
+    let operation = |(from, to, input, output): Line<M::Input, M::Output>| Operation {
+        client: Client::new(0),
+        invoked: RunTime::from_millis(from),
+        completed: RunTime::from_millis(to),
+        key: String::from("k"),
+        input,
+        outcome: output.map_or(Outcome::Unknown, Outcome::Ok),
+        note: String::new(),
+    };
+    match check(model, &History::new(lines.into_iter().map(operation).collect()), Limits::default()) {
+        Verdict::Linearizable => true,
+        Verdict::Violation(_) => false,
+        Verdict::Undecided(undecided) => panic!("{undecided}"),
+    }
+}
+
+mod session {
+    use super::*;
+
+    fn allows(slack: u64, lines: Vec<Line<SessionInput, SessionOutput>>) -> bool {
+        explained(&SessionModel { clock_slack: ClockSlack::fixed(Duration::from_millis(slack)) }, lines)
+    }
+
+    fn get(from: u64, to: u64, value: &str) -> Line<SessionInput, SessionOutput> {
+        let value = (value != "nil").then(|| value.to_owned());
+        (from, to, SessionInput::Get, Some(SessionOutput::Value(value)))
+    }
+
+    fn set(from: u64, to: u64, value: &str, px: Option<u64>) -> Line<SessionInput, SessionOutput> {
+        (from, to, SessionInput::Set { value: value.to_owned(), px }, Some(SessionOutput::Done))
+    }
+
+    fn unknown(line: Line<SessionInput, SessionOutput>) -> Line<SessionInput, SessionOutput> {
+        (line.0, line.1, line.2, None)
+    }
+
+    #[test]
+    fn a_life_may_end_between_its_earliest_and_its_latest_end() {
+        // Set between 10 and 20 for 100, with a slack of 5: it ends between 105 and 125.
+        let then = |line| allows(5, vec![set(10, 20, "a", Some(100)), line]);
+        assert!(then(get(103, 104, "a")) && !then(get(103, 104, "nil")));
+        assert!(then(get(104, 105, "a")) && then(get(104, 105, "nil")));
+        assert!(then(get(124, 130, "a")) && then(get(124, 130, "nil")));
+        assert!(!then(get(125, 130, "a")) && then(get(125, 130, "nil")));
+    }
+
+    #[test]
+    fn gone_is_gone() {
+        let life = set(10, 20, "a", Some(100));
+        assert!(allows(5, vec![life.clone(), get(106, 108, "a"), get(110, 111, "nil")]));
+        assert!(!allows(5, vec![life, get(106, 108, "nil"), get(110, 111, "a")]));
+    }
+
+    #[test]
+    fn a_life_of_unknown_beginning_is_dated_by_what_saw_it() {
+        // It was there by 20, so that it began by then and is over at 120.
+        let lines = |seen| vec![unknown(set(0, 5, "a", Some(100))), get(19, 20, "a"), seen];
+        assert!(allows(0, lines(get(119, 125, "a"))));
+        assert!(!allows(0, lines(get(120, 125, "a"))));
+        // Nobody saw it: it may begin later.
+        assert!(allows(0, vec![unknown(set(0, 5, "a", Some(100))), get(300, 301, "a")]));
+        // What it was certainly written after dates it too.
+        let late = |seen| vec![unknown(set(0, 5, "a", Some(100))), set(300, 301, "b", None), get(302, 303, "a"), seen];
+        assert!(!allows(0, late(get(390, 399, "nil"))));
+        assert!(allows(0, late(get(390, 400, "nil"))));
+    }
+
+    #[test]
+    fn rates_count_over_long_lives() {
+        let model =
+            |rate_per_mille| SessionModel { clock_slack: ClockSlack { offset: Duration::ZERO, rate_per_mille } };
+        let lines = || vec![set(0, 0, "a", Some(60_000)), get(55_000, 55_001, "nil")];
+        assert!(!explained(&model(0), lines()));
+        assert!(explained(&model(100), lines()));
+    }
+
+    #[test]
+    fn set_ends_a_life_and_incr_keeps_it() {
+        assert!(!allows(0, vec![set(0, 1, "1", Some(10)), set(2, 3, "2", None), get(50, 51, "nil")]));
+        let incr = (2, 3, SessionInput::Incr, Some(SessionOutput::Number(2)));
+        assert!(!allows(0, vec![set(0, 1, "1", Some(10)), incr.clone(), get(50, 51, "2")]));
+        assert!(allows(0, vec![set(0, 1, "1", Some(10)), incr, get(50, 51, "nil")]));
+    }
+
+    #[test]
+    fn expire_and_persist_need_something_to_be_there() {
+        let expire = |from, px, done| (from, from + 1, SessionInput::Expire { px }, Some(SessionOutput::Flag(done)));
+        let persist = |from, done| (from, from + 1, SessionInput::Persist, Some(SessionOutput::Flag(done)));
+        assert!(allows(0, vec![expire(0, 5, false), set(2, 3, "a", None), expire(4, 5, true), get(20, 21, "nil")]));
+        assert!(!allows(0, vec![set(2, 3, "a", None), expire(4, 5, true), get(20, 21, "a")]));
+        assert!(!allows(0, vec![expire(0, 5, true)]));
+        assert!(allows(0, vec![set(0, 1, "a", Some(9)), persist(2, true), persist(4, false), get(50, 51, "a")]));
+        assert!(allows(0, vec![set(0, 1, "a", None), expire(2, 0, true), get(4, 5, "nil")]));
+        assert!(!allows(0, vec![set(0, 1, "a", None), expire(2, 0, true), get(4, 5, "a")]));
+    }
+
+    #[test]
+    fn conditions_are_told_truly() {
+        let set_nx = |from, done| {
+            let input = SessionInput::SetNx { value: String::from("n"), px: Some(10) };
+            (from, from + 1, input, Some(SessionOutput::Flag(done)))
+        };
+        let del = |from, done| (from, from + 1, SessionInput::Del, Some(SessionOutput::Flag(done)));
+        assert!(allows(0, vec![set_nx(0, true), set_nx(2, false), set_nx(30, true), del(32, true), del(34, false)]));
+        assert!(!allows(0, vec![set_nx(0, true), set_nx(2, true)]));
+        assert!(!allows(0, vec![set_nx(0, true), set_nx(30, false)]));
+        assert!(!allows(0, vec![del(0, true)]));
+        let get_del = (2, 3, SessionInput::GetDel, Some(SessionOutput::Value(Some(String::from("a")))));
+        assert!(allows(0, vec![set(0, 1, "a", None), get_del.clone(), get(4, 5, "nil")]));
+        assert!(!allows(0, vec![set(0, 1, "a", None), get_del, get(4, 5, "a")]));
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        let incr = (2, 3, SessionInput::Incr, Some(SessionOutput::Refused));
+        assert!(allows(0, vec![set(0, 1, "a", None), incr.clone(), get(4, 5, "a")]));
+        assert!(!allows(0, vec![set(0, 1, "7", None), incr.clone()]));
+        assert!(allows(0, vec![set(0, 1, "9223372036854775807", None), incr.clone()]));
+        assert!(allows(0, vec![set(0, 1, "007", None), incr]));
+    }
+}
+
+mod config {
+    use super::*;
+
+    fn allows(versions: Versions, lines: Vec<Line<ConfigInput, ConfigOutput>>) -> bool {
+        explained(&ConfigModel { versions }, lines)
+    }
+
+    fn own(lines: Vec<Line<ConfigInput, ConfigOutput>>) -> bool {
+        allows(Versions::Own, lines)
+    }
+
+    fn cas(at: u64, expected: u64, value: &str, output: Option<ConfigOutput>) -> Line<ConfigInput, ConfigOutput> {
+        (at, at + 1, ConfigInput::Cas { expected, value: value.to_owned() }, output)
+    }
+
+    fn read(at: u64, version: u64, value: &str) -> Line<ConfigInput, ConfigOutput> {
+        (at, at + 1, ConfigInput::Read, Some(ConfigOutput::Found { version, value: value.to_owned() }))
+    }
+
+    fn written(version: u64) -> Option<ConfigOutput> {
+        Some(ConfigOutput::Written { version })
+    }
+
+    #[test]
+    fn only_who_expects_what_is_in_force_may_write() {
+        assert!(own(vec![cas(0, 0, "a", written(4)), cas(2, 4, "b", written(9)), read(4, 9, "b")]));
+        assert!(!own(vec![cas(0, 0, "a", written(4)), cas(2, 0, "b", written(9))]));
+        assert!(!own(vec![cas(0, 0, "a", written(4)), cas(2, 4, "b", written(3))]));
+        assert!(!own(vec![cas(0, 0, "a", written(4)), cas(2, 4, "b", Some(ConfigOutput::Conflict))]));
+        assert!(own(vec![cas(0, 0, "a", written(4)), cas(2, 3, "b", Some(ConfigOutput::Conflict)), read(4, 4, "a")]));
+        assert!(!own(vec![cas(0, 0, "a", written(4)), read(2, 4, "b")]));
+        assert!(!own(vec![cas(0, 0, "a", written(4)), read(2, 5, "a")]));
+    }
+
+    #[test]
+    fn two_cannot_win() {
+        let race = |first, second| {
+            vec![
+                cas(0, 0, "a", written(1)),
+                (2, 9, cas(0, 1, "b", None).2, first),
+                (2, 9, cas(0, 1, "c", None).2, second),
+            ]
+        };
+        assert!(own(race(written(2), Some(ConfigOutput::Conflict))));
+        assert!(!own(race(written(2), written(3))));
+    }
+
+    #[test]
+    fn the_version_of_an_unknown_write_is_found_out_once() {
+        let lines = |then| vec![cas(0, 0, "a", written(4)), cas(2, 4, "b", None), read(4, 7, "b"), then];
+        assert!(own(lines(cas(6, 7, "c", written(8)))));
+        assert!(!own(lines(read(6, 8, "b"))));
+        assert!(!own(lines(read(6, 4, "a"))));
+        assert!(!own(vec![cas(0, 0, "a", written(4)), cas(2, 4, "b", None), read(4, 4, "b")]));
+    }
+
+    #[test]
+    fn writing_the_same_may_make_no_version() {
+        assert!(own(vec![cas(0, 0, "a", written(4)), cas(2, 4, "a", written(4)), read(4, 4, "a")]));
+        assert!(own(vec![cas(0, 0, "a", written(4)), cas(2, 4, "a", None), read(4, 4, "a")]));
+        assert!(!own(vec![cas(0, 0, "a", written(4)), cas(2, 4, "b", written(4))]));
+    }
+
+    #[test]
+    fn what_was_removed_is_gone_and_its_versions_used() {
+        let remove = |at, expected| (at, at + 1, ConfigInput::Remove { expected }, Some(ConfigOutput::Removed));
+        let absent = |at| (at, at + 1, ConfigInput::Read, Some(ConfigOutput::Absent));
+        assert!(own(vec![absent(0), cas(2, 0, "a", written(4)), remove(4, 4), absent(6), cas(8, 0, "b", written(5))]));
+        assert!(!own(vec![cas(2, 0, "a", written(4)), remove(4, 4), read(6, 4, "a")]));
+        assert!(!own(vec![cas(2, 0, "a", written(4)), remove(4, 3)]));
+        assert!(!own(vec![cas(2, 0, "a", written(4)), remove(4, 4), cas(8, 0, "b", written(4))]));
+    }
+
+    #[test]
+    fn others_may_make_versions_where_they_are_shared() {
+        let lines = || vec![cas(0, 0, "a", written(4)), read(2, 6, "a"), cas(4, 7, "b", written(8))];
+        assert!(allows(Versions::Shared, lines()) && !own(lines()));
+        assert!(!allows(Versions::Shared, vec![cas(0, 0, "a", written(4)), read(2, 6, "a"), read(4, 5, "a")]));
+        assert!(!allows(
+            Versions::Shared,
+            vec![cas(0, 0, "a", written(4)), cas(2, 4, "b", written(8)), read(4, 9, "a")]
+        ));
+    }
+}
+
+mod lock {
+    use super::*;
+
+    fn allows(lines: Vec<Line<LockInput, bool>>) -> bool {
+        explained(&LockModel { clock_slack: ClockSlack::fixed(Duration::from_millis(2)) }, lines)
+    }
+
+    fn acquire(at: u64, token: &str, px: Option<u64>, done: Option<bool>) -> Line<LockInput, bool> {
+        (at, at + 1, LockInput::Acquire { token: token.to_owned(), px }, done)
+    }
+
+    fn release(at: u64, token: &str, done: bool) -> Line<LockInput, bool> {
+        (at, at + 1, LockInput::Release { token: token.to_owned() }, Some(done))
+    }
+
+    fn extend(at: u64, token: &str, px: u64, done: bool) -> Line<LockInput, bool> {
+        (at, at + 1, LockInput::Extend { token: token.to_owned(), px }, Some(done))
+    }
+
+    #[test]
+    fn one_holder_at_a_time() {
+        assert!(allows(vec![
+            acquire(0, "a", None, Some(true)),
+            acquire(2, "b", None, Some(false)),
+            release(4, "b", false),
+            release(6, "a", true),
+            acquire(8, "b", None, Some(true)),
+        ]));
+        assert!(!allows(vec![acquire(0, "a", None, Some(true)), acquire(2, "b", None, Some(true))]));
+        assert!(!allows(vec![acquire(0, "a", None, Some(true)), release(2, "b", true)]));
+        assert!(!allows(vec![
+            acquire(0, "a", None, Some(true)),
+            release(2, "a", true),
+            acquire(4, "b", None, Some(false))
+        ]));
+    }
+
+    #[test]
+    fn held_until_it_ends() {
+        let held = |at, done| allows(vec![acquire(0, "a", Some(100), Some(true)), acquire(at, "b", None, Some(done))]);
+        assert!(!held(90, true) && held(90, false));
+        assert!(held(98, true) && held(98, false));
+        assert!(held(104, true) && !held(104, false));
+    }
+
+    #[test]
+    fn who_extends_holds_it_longer() {
+        let lines = |done| {
+            vec![acquire(0, "a", Some(50), Some(true)), extend(40, "a", 50, true), acquire(70, "b", None, Some(done))]
+        };
+        assert!(allows(lines(false)) && !allows(lines(true)));
+        assert!(!allows(vec![acquire(0, "a", Some(50), Some(true)), extend(60, "a", 50, true)]));
+        assert!(allows(vec![acquire(0, "a", Some(50), Some(true)), extend(60, "a", 50, false)]));
+    }
+
+    #[test]
+    fn an_unknown_acquisition_may_hold_it() {
+        assert!(allows(vec![acquire(0, "a", None, None), acquire(2, "b", None, Some(false)), release(4, "a", true)]));
+        assert!(allows(vec![acquire(0, "a", None, None), acquire(2, "b", None, Some(true))]));
+        assert!(!allows(vec![acquire(0, "a", None, None), acquire(2, "b", None, Some(true)), release(4, "a", true)]));
+    }
+}
+
+mod counter {
+    use super::*;
+
+    fn allows(lines: Vec<Line<CounterInput, CounterOutput>>) -> bool {
+        explained(&CounterModel, lines)
+    }
+
+    fn add(at: u64, more: i64, output: Option<CounterOutput>) -> Line<CounterInput, CounterOutput> {
+        (at, at + 1, CounterInput::Add(more), output)
+    }
+
+    fn read(at: u64, value: i64) -> Line<CounterInput, CounterOutput> {
+        (at, at + 1, CounterInput::Read, Some(CounterOutput::Value(value)))
+    }
+
+    #[test]
+    fn everything_acknowledged_counts_once() {
+        let silent = Some(CounterOutput::Done);
+        assert!(allows(vec![add(0, 2, silent.clone()), add(2, 3, Some(CounterOutput::Value(5))), read(4, 5)]));
+        assert!(!allows(vec![add(0, 2, silent.clone()), read(2, 0)]));
+        assert!(!allows(vec![add(0, 2, silent.clone()), read(2, 4)]));
+        assert!(!allows(vec![add(0, 2, silent), add(2, 3, Some(CounterOutput::Value(3)))]));
+    }
+
+    #[test]
+    fn unknown_additions_count_or_not() {
+        let sums = |sum| allows(vec![add(0, 2, None), add(0, 2, None), add(0, 5, None), read(2, sum)]);
+        assert_eq!((0..12).filter(|sum| sums(*sum)).collect::<Vec<_>>(), [0, 2, 4, 5, 7, 9]);
+        assert!(!allows(vec![add(0, 2, None), read(2, 2), read(4, 0)]));
+    }
+}
