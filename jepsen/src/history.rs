@@ -12,69 +12,11 @@
 use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// An instant: nanoseconds of `CLOCK_MONOTONIC` since the start of the run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RunTime(u64);
-
-impl RunTime {
-    /// The start of the run.
-    pub const START: Self = Self(0);
-    /// Later than everything that happens.
-    pub const NEVER: Self = Self(u64::MAX);
-
-    /// The instant so many nanoseconds after the start.
-    pub const fn from_nanos(nanos: u64) -> Self {
-        Self(nanos)
-    }
-
-    /// The instant so many milliseconds after the start.
-    pub const fn from_millis(millis: u64) -> Self {
-        Self(millis.saturating_mul(1_000_000))
-    }
-
-    /// Nanoseconds since the start.
-    pub const fn as_nanos(self) -> u64 {
-        self.0
-    }
-
-    /// Seconds since the start, for pictures and texts.
-    pub fn as_secs_f64(self) -> f64 {
-        self.0 as f64 / 1e9
-    }
-
-    /// That much later; [`RunTime::NEVER`] stays what it is.
-    #[must_use]
-    pub fn after(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(nanos(span)))
-    }
-
-    /// That much earlier, but not before the start.
-    #[must_use]
-    pub fn before(self, span: Duration) -> Self {
-        if self == Self::NEVER { self } else { Self(self.0.saturating_sub(nanos(span))) }
-    }
-
-    /// The time since `earlier`; zero if that is later.
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-}
-
-impl fmt::Display for RunTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::NEVER { f.write_str("never") } else { write!(f, "{:.6} s", self.as_secs_f64()) }
-    }
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
+pub use crate::time::RunTime;
 
 /// Who did it: one client, which does one thing at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

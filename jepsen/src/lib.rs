@@ -6,9 +6,18 @@
 //!
 //! Not here: sockets, clocks and processes. Whoever observes says when.
 
+pub mod durability;
+pub mod epochs;
 pub mod history;
+pub mod leaks;
 pub mod linear;
 pub mod models;
+pub mod ownership;
+pub mod recovery;
+pub mod stickiness;
+pub mod time;
+pub mod timeline;
+pub mod verdict;
 
 #[cfg(test)]
 mod testing;

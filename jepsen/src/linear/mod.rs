@@ -33,7 +33,8 @@ use std::fmt;
 use serde::Serialize;
 
 pub use self::model::{Model, Step, Window};
-use crate::history::{History, Operation};
+use crate::history::{History, Operation, Outcome};
+use crate::verdict::{Judgement, Promise};
 
 /// How much a search may take, for each key.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +126,32 @@ pub fn check<M: Model>(model: &M, history: &History<M::Input, M::Output>, limits
         }
     }
     undecided.unwrap_or(Verdict::Linearizable)
+}
+
+/// Judges each key alone and says what is to be ruled of the promise that it is about.
+pub fn judge<M: Model>(
+    promise: Promise,
+    model: &M,
+    history: &History<M::Input, M::Output>,
+    limits: Limits,
+) -> Judgement {
+    let of = |wanted: fn(&Outcome<M::Output>) -> bool| {
+        history.operations().iter().filter(|operation| wanted(&operation.outcome)).count()
+    };
+    let mut judgement = Judgement::new(promise)
+        .looked_at("operations", of(|outcome| matches!(outcome, Outcome::Ok(_))))
+        .count("unknown", of(|outcome| matches!(outcome, Outcome::Unknown)))
+        .count("failed", of(|outcome| matches!(outcome, Outcome::Fail)));
+    let mut keys = 0;
+    for (_, verdict) in verdicts(model, history, limits) {
+        keys += 1;
+        match verdict {
+            Verdict::Linearizable => {}
+            Verdict::Violation(violation) => judgement.violated(violation.text),
+            Verdict::Undecided(undecided) => judgement.undecided(undecided.to_string()),
+        }
+    }
+    judgement.count("keys", keys)
 }
 
 /// Judges key after key, in their order, each when it is asked for.

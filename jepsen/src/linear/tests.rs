@@ -5,7 +5,7 @@ use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::history::{Client, Outcome, RunTime};
-use crate::models::{ClockSlack, SessionInput, SessionModel, SessionOutput};
+use crate::models::{ClockSlack, SessionInput, SessionModel, SessionOutput, unread_alike};
 use crate::testing::{Dice, Program, SessionOperation, run};
 
 const MODEL: SessionModel = SessionModel { clock_slack: ClockSlack::NONE };
@@ -122,6 +122,18 @@ fn keys_are_judged_apart() {
 }
 
 #[test]
+fn what_is_ruled_counts_keys_and_outcomes() {
+    use crate::verdict::{Promise, Ruling};
+    let rule = |text: &str| super::judge(Promise::Sessions, &MODEL, &written(text), Limits::default());
+    let judgement = rule("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?\n 1 4..5 get -> c");
+    assert_eq!((judgement.ruling, judgement.findings.len()), (Ruling::Violated, 1));
+    let counts: Vec<_> = judgement.counts.iter().map(|(name, number)| (name.as_str(), *number)).collect();
+    assert_eq!(counts, [("failed", 0), ("keys", 1), ("operations", 2), ("unknown", 1)]);
+    assert_eq!(rule("1 0..1 set:a -> ok").ruling, Ruling::Held);
+    assert_eq!(rule("1 0..1 set:a -> ?").ruling, Ruling::Undecided);
+}
+
+#[test]
 fn limits_leave_it_undecided() {
     let lines: String = (0..12).map(|client| format!("{client} 0..9 set:v{client} -> ok\n")).collect();
     let history = written(&format!("{lines} 20 10..11 get -> no"));
@@ -145,6 +157,19 @@ fn what_a_register_did_is_linearizable() {
         let program = Program { keys: 1 + seed % 20, operations: 1500, unknown_percent: seed % 8, ..Program::USUAL };
         assert_eq!(judge(&run(program, 0, seed)), Verdict::Linearizable, "seed {seed}");
     }
+}
+
+#[test]
+fn a_hot_key_is_judged_too() {
+    let program = Program { keys: 1, operations: 4000, ..Program::USUAL };
+    assert_eq!(judge(&unread_alike(&run(program, 0, 1))), Verdict::Linearizable);
+}
+
+#[test]
+fn a_long_run_is_judged_in_no_time() {
+    let program = Program { operations: 100_000, ..Program::USUAL };
+    let verdict = check(&MODEL, &run(program, 0, 2017), Limits { steps_max: 1_000_000, ..Limits::default() });
+    assert_eq!(verdict, Verdict::Linearizable);
 }
 
 #[test]
@@ -191,11 +216,14 @@ fn make_stale(operations: &mut [SessionOperation], dice: &mut Dice) -> Option<us
     None
 }
 
+/// Two that may be read, and two that never are.
+const VALUES: [&str; 4] = ["0", "1", "a", "b"];
+
 fn small_history() -> impl Strategy<Value = Vec<SessionOperation>> {
     let input = prop_oneof![
         3 => Just(SessionInput::Get),
-        3 => (0..2u8, prop::option::weighted(0.3, 2..9u64))
-            .prop_map(|(value, px)| SessionInput::Set { value: value.to_string(), px }),
+        3 => (0..4u8, prop::option::weighted(0.3, 2..9u64))
+            .prop_map(|(value, px)| SessionInput::Set { value: VALUES[usize::from(value)].to_owned(), px }),
         1 => Just(SessionInput::SetNx { value: String::from("1"), px: None }),
         1 => Just(SessionInput::Del),
         1 => Just(SessionInput::Incr),
@@ -249,6 +277,12 @@ proptest! {
         let expected = brute::linearizable(&MODEL, &operations);
         let verdict = judge(&History::new(operations));
         prop_assert_eq!(verdict == Verdict::Linearizable, expected, "{:?}", verdict);
+    }
+
+    #[test]
+    fn what_nobody_read_may_as_well_be_alike(operations in small_history()) {
+        let history = History::new(operations);
+        prop_assert_eq!(judge(&unread_alike(&history)) == Verdict::Linearizable, judge(&history) == Verdict::Linearizable);
     }
 
     /// What reads certainly came before is not used to date what came after, so that now and then a history with lives is

@@ -13,4 +13,4 @@ pub use self::config::{ConfigInput, ConfigModel, ConfigOutput, ConfigState, Vers
 pub use self::counter::{CounterInput, CounterModel, CounterOutput};
 pub use self::life::{ClockSlack, End};
 pub use self::lock::{LockInput, LockModel, LockState};
-pub use self::session::{SessionInput, SessionModel, SessionOutput, SessionState};
+pub use self::session::{SessionInput, SessionModel, SessionOutput, SessionState, unread_alike};

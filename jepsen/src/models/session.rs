@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::life::{ClockSlack, End};
+use crate::history::{History, Outcome};
 use crate::linear::{Model, Step, Window};
 
 /// Commands on one key, with the options that the workloads use.
@@ -147,6 +149,28 @@ impl Model for SessionModel {
             _ => false,
         }
     }
+}
+
+/// The same history with one word for all values of a key that nobody has read, which nothing can tell apart. It is judged
+/// as the original is, sooner where many writes are of unknown outcome or under way together.
+pub fn unread_alike(history: &History<SessionInput, SessionOutput>) -> History<SessionInput, SessionOutput> {
+    const UNREAD: &str = "(never read)";
+    let mut read: HashSet<(&str, &str)> = HashSet::new();
+    for operation in history.operations() {
+        if let Outcome::Ok(SessionOutput::Value(Some(value))) = &operation.outcome {
+            read.insert((&operation.key, value));
+        }
+    }
+    let mut operations = history.operations().to_vec();
+    for operation in &mut operations {
+        if let SessionInput::Set { value, .. } | SessionInput::SetNx { value, .. } = &mut operation.input
+            && number(value).is_none()
+            && !read.contains(&(operation.key.as_str(), value.as_str()))
+        {
+            UNREAD.clone_into(value);
+        }
+    }
+    History::new(operations)
 }
 
 /// What an operation can find: the key as it is, or, near the end of its life, either that or nothing.
