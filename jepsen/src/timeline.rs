@@ -129,7 +129,7 @@ impl<'a> Drawing<'a> {
             }
         }
         for (kind, colour) in kinds.into_iter().zip(FAULTS.into_iter().cycle()) {
-            self.svg.text(LEFT - 8.0, self.y + 14.0, 11, Anchor::End, kind);
+            self.name(kind);
             for fault in faults.iter().filter(|fault| fault.kind == kind) {
                 let tip = format!("{kind} {}, {}", fault.detail, fault.span);
                 self.bar(fault.span, self.y + 3.0, LANE - 6.0, colour, &tip);
@@ -140,7 +140,7 @@ impl<'a> Drawing<'a> {
     }
 
     fn nodes(&mut self, name: &str, spans: &[(Span, String)]) {
-        self.svg.text(LEFT - 8.0, self.y + 14.0, 11, Anchor::End, name);
+        self.name(name);
         for (span, node) in spans {
             let colour = self.colours[node.as_str()];
             self.bar(*span, self.y + 3.0, LANE - 6.0, colour, &format!("{node}, {span}"));
@@ -188,7 +188,7 @@ impl<'a> Drawing<'a> {
     fn latencies(&mut self) {
         let run = self.run;
         let bottom = self.y + CHART;
-        self.frame("latency, ms");
+        self.frame("latency");
         let all = || run.latencies.iter().flat_map(|slice| [slice.median_ms, slice.p99_ms, slice.max_ms]);
         let positive = || all().filter(|ms| ms.is_finite() && *ms > 0.0);
         let low = positive().fold(f64::INFINITY, f64::min).log10().floor();
@@ -202,7 +202,7 @@ impl<'a> Drawing<'a> {
         while decade <= high {
             let at = y(10f64.powf(decade));
             self.svg.rule((LEFT, at), (WIDTH - RIGHT, at), "#dddddd");
-            self.svg.text(LEFT - 8.0, at + 3.0, 9, Anchor::End, &format!("{}", 10f64.powf(decade)));
+            self.svg.text(LEFT - 8.0, at + 3.0, 9, Anchor::End, &format!("{} ms", 10f64.powf(decade)));
             decade += 1.0;
         }
         let mut curve = |of: fn(&Latency) -> f64, colour: &str| {
@@ -215,9 +215,19 @@ impl<'a> Drawing<'a> {
         self.y = bottom + GAP;
     }
 
+    /// The name of a lane, or as much of it as there is room for.
+    fn name(&mut self, name: &str) {
+        const CHARACTERS: usize = 22;
+        let shown = match name.char_indices().nth(CHARACTERS) {
+            Some((end, _)) => format!("{}…", &name[..end]),
+            None => name.to_owned(),
+        };
+        self.svg.text(LEFT - 8.0, self.y + 14.0, 11, Anchor::End, &shown);
+    }
+
     fn frame(&mut self, name: &str) {
         self.svg.frame((LEFT, self.y), (WIDTH - LEFT - RIGHT, CHART));
-        self.svg.text(LEFT - 8.0, self.y + 14.0, 11, Anchor::End, name);
+        self.svg.text(LEFT - 48.0, self.y + 14.0, 11, Anchor::End, name);
     }
 
     /// Ticks at round distances, with faint lines through all lanes.

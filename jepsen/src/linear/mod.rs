@@ -23,6 +23,8 @@ mod model;
 mod search;
 
 #[cfg(test)]
+mod agreement;
+#[cfg(test)]
 mod brute;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,5 @@
 use std::time::Duration;
 
-use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
-
 use super::*;
 use crate::history::{Client, Outcome, RunTime};
 use crate::models::{ClockSlack, SessionInput, SessionModel, SessionOutput, unread_alike};
@@ -214,83 +211,4 @@ fn make_stale(operations: &mut [SessionOperation], dice: &mut Dice) -> Option<us
         return Some(index);
     }
     None
-}
-
-/// Two that may be read, and two that never are.
-const VALUES: [&str; 4] = ["0", "1", "a", "b"];
-
-fn small_history() -> impl Strategy<Value = Vec<SessionOperation>> {
-    let input = prop_oneof![
-        3 => Just(SessionInput::Get),
-        3 => (0..4u8, prop::option::weighted(0.3, 2..9u64))
-            .prop_map(|(value, px)| SessionInput::Set { value: VALUES[usize::from(value)].to_owned(), px }),
-        1 => Just(SessionInput::SetNx { value: String::from("1"), px: None }),
-        1 => Just(SessionInput::Del),
-        1 => Just(SessionInput::Incr),
-        1 => (1..5u64).prop_map(|px| SessionInput::Expire { px }),
-    ];
-    let answer = prop_oneof![
-        Just(SessionOutput::Value(None)),
-        (0..2u8).prop_map(|value| SessionOutput::Value(Some(value.to_string()))),
-    ];
-    let operation = (0..12u64, 0..6u64, input, answer, any::<bool>(), 0..3i64, 0..10u8).prop_map(
-        |(from, span, input, read, flag, number, fate)| {
-            let output = match input {
-                SessionInput::Get | SessionInput::GetDel => read,
-                SessionInput::Set { .. } => SessionOutput::Done,
-                SessionInput::Incr => SessionOutput::Number(number),
-                _ => SessionOutput::Flag(flag),
-            };
-            let outcome = match fate {
-                0 | 1 => Outcome::Unknown,
-                2 => Outcome::Fail,
-                _ => Outcome::Ok(output),
-            };
-            let (invoked, completed) = (RunTime::from_millis(from), RunTime::from_millis(from + span));
-            let (key, note) = (String::from("k"), String::new());
-            Operation { client: Client::new(0), invoked, completed, key, input, outcome, note }
-        },
-    );
-    prop::collection::vec(operation, 0..7)
-}
-
-fn without_lives(operations: Vec<SessionOperation>) -> Vec<SessionOperation> {
-    operations
-        .into_iter()
-        .filter(|operation| !matches!(operation.input, SessionInput::Expire { .. }))
-        .map(|mut operation| {
-            if let SessionInput::Set { px, .. } = &mut operation.input {
-                *px = None;
-            }
-            operation
-        })
-        .collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 6000, failure_persistence: None, rng_seed: RngSeed::Fixed(1990), ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn it_agrees_with_the_definition(operations in small_history().prop_map(without_lives)) {
-        let expected = brute::linearizable(&MODEL, &operations);
-        let verdict = judge(&History::new(operations));
-        prop_assert_eq!(verdict == Verdict::Linearizable, expected, "{:?}", verdict);
-    }
-
-    #[test]
-    fn what_nobody_read_may_as_well_be_alike(operations in small_history()) {
-        let history = History::new(operations);
-        prop_assert_eq!(judge(&unread_alike(&history)) == Verdict::Linearizable, judge(&history) == Verdict::Linearizable);
-    }
-
-    /// What reads certainly came before is not used to date what came after, so that now and then a history with lives is
-    /// explained that the definition refuses; never the other way around.
-    #[test]
-    fn with_lives_it_refuses_nothing_that_the_definition_allows(operations in small_history()) {
-        let allowed = brute::linearizable(&MODEL, &operations);
-        let verdict = judge(&History::new(operations));
-        prop_assert!(!allowed || verdict == Verdict::Linearizable, "{:?}", verdict);
-    }
 }

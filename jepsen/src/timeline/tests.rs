@@ -55,9 +55,15 @@ fn well_formed(svg: &str) {
 fn it_shows_everything() {
     let svg = draw(&run());
     well_formed(&svg);
-    for text in
-        ["halves &amp; &lt;kills&gt; (seed 4711)", "owner of 10.0.0.5", "leader", "latency, ms", "60 s", "35 errors"]
-    {
+    for text in [
+        "halves &amp; &lt;kills&gt; (seed 4711)",
+        "owner of 10.0.0.5",
+        "leader",
+        "latency",
+        "100 ms",
+        "60 s",
+        "35 errors",
+    ] {
         assert!(svg.contains(text), "{text}");
     }
     assert_eq!(svg.matches("TWO OWNERS: node 3 and node 1, 30.500000 s .. 31.000000 s").count(), 1);
