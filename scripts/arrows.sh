@@ -21,7 +21,7 @@ declare -A may=(
     [ballast-bench]="ballast-core ballast-testkit"
     [ballast-failover]="ballast-testkit"
     [ballast-lease-model]=""
-    [ballast-jepsen]=""
+    [ballast-jepsen]="ballast-testkit"
 )
 # Each heavy dependency has one home; core has no I/O.
 declare -A home=([rocksdb]=ballast-storage [openraft]=ballast-raft)

@@ -12,7 +12,6 @@ pub mod history;
 pub mod leaks;
 pub mod linear;
 pub mod models;
-pub mod ownership;
 pub mod recovery;
 pub mod stickiness;
 pub mod time;

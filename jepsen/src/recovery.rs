@@ -24,7 +24,7 @@ pub struct Fault {
 }
 
 /// How soon service was back after faults of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovery {
     /// Faults of this kind.
     pub faults: usize,

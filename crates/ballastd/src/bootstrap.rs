@@ -13,12 +13,16 @@ use ballast_core::{
     mac::Mac,
     state::{NodeInfo, NodeRole, VipHome},
 };
+use ballast_raft::LogBounds;
 use serde::Deserialize;
 
 use crate::{
     programs::{CheckSettings, HookSettings},
     webhooks::WebhookSecret,
 };
+
+/// With fewer entries in the log, a node that restarts would need a snapshot each time.
+const ENTRIES_MIN: u64 = 500;
 
 /// The file, read and checked.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -45,6 +49,9 @@ pub struct Bootstrap {
     /// The session store, beside what the document says of it.
     #[serde(default)]
     pub sessions: Sessions,
+    /// The replicated log on this node's disk.
+    #[serde(default)]
+    pub raft: Raft,
     /// Logs.
     #[serde(default)]
     pub log: Log,
@@ -103,6 +110,40 @@ pub struct Sessions {
     pub socket: Option<PathBuf>,
     /// Worker threads; 0 takes one for each core.
     pub workers: usize,
+}
+
+/// The replicated log on this node's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Raft {
+    /// A snapshot is written when so many entries were applied since the last one; a restart replays at most about as many.
+    pub snapshot_entries: u64,
+    /// Entries kept behind the last applied one. A node that was away for more is sent a snapshot.
+    pub kept_entries: u64,
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        let LogBounds { snapshot_entries, kept_entries, .. } = LogBounds::default();
+        Self { snapshot_entries, kept_entries }
+    }
+}
+
+impl Raft {
+    fn check(self) -> Result<(), String> {
+        for (key, value) in [("snapshot_entries", self.snapshot_entries), ("kept_entries", self.kept_entries)] {
+            if value < ENTRIES_MIN {
+                return Err(format!("raft.{key}: {value} is too few; use {ENTRIES_MIN} or more, for example 20000"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The log's bounds.
+    pub fn bounds(self) -> LogBounds {
+        let Self { snapshot_entries, kept_entries } = self;
+        LogBounds { snapshot_entries, kept_entries, ..LogBounds::default() }
+    }
 }
 
 /// Logs.
@@ -289,6 +330,7 @@ impl Bootstrap {
                 return Err(format!("advertise.{key}: {advertised:?} is not `address:port`"));
             }
         }
+        self.raft.check()?;
         self.vip.hook.iter().try_for_each(HookSettings::check)?;
         self.vip.check.iter().try_for_each(CheckSettings::check)?;
         self.vip.check()
@@ -418,6 +460,7 @@ admin = "10.0.0.1:7401"
         check(&GOOD.replace("10.0.0.1:7400", "0.0.0.0:7400"), "advertise.cluster");
         check(&GOOD.replace("10.0.0.1:7400", "10.0.0.1:0"), "port 0");
         check(&format!("{GOOD}metrics = \"10.0.0.1:7402\"\n"), "metrics_open");
+        check(&format!("{GOOD}\n[raft]\nkept_entries = 10\n"), "raft.kept_entries");
         check(&format!("{GOOD}\n[vip]\ndriver = \"magic\"\n"), "magic");
         check(&format!("{GOOD}\n[vip.hook]\ncommand = [\"on-vip\"]\n"), "vip.hook.command");
         check(&format!("{GOOD}\n[vip.check]\ncommand = [\"/bin/sh\"]\nfall = 0\n"), "vip.check.fall");

@@ -89,7 +89,8 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     let boot = Boot(rand::random());
     let view = Arc::new(View::new(identity.node));
 
-    let options = MemberOptions::new(identity.cluster_id.clone(), identity.node, boot, &bootstrap.data_dir);
+    let mut options = MemberOptions::new(identity.cluster_id.clone(), identity.node, boot, &bootstrap.data_dir);
+    options.bounds = bootstrap.raft.bounds();
     let cluster_id = identity.cluster_id.clone();
     let peer_name = Arc::new(move |node| pki::server_name(&cluster_id, Some(node)));
     let connect = Arc::new(TlsConnect::new(&pki::node_client(&identity.credentials)?, peer_name));

@@ -15,7 +15,7 @@ pub enum Bug {
     LeaseTimedFromReceipt,
     /// The log is acknowledged when it is written, not when it is synced.
     UnsyncedLog,
-    /// The log is purged up to what is committed, whatever the last snapshot holds.
+    /// The log is purged to its end, whatever the last snapshot holds.
     PurgePastSnapshot,
     /// The fence of a VIP that is new to it is open.
     FenceOpenAtStart,

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use ballast_planted::Bug;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -81,9 +80,6 @@ fn wants_snapshot(bounds: &LogBounds, at: Position) -> bool {
 
 /// Up to where to purge. `leaving` is the index after which `kept_bytes` lie, if the log is larger.
 fn wants_purge(bounds: &LogBounds, at: Position, leaving: Option<u64>) -> Option<u64> {
-    if ballast_planted::is(Bug::PurgePastSnapshot) {
-        return (at.applied > at.purged + 1).then_some(at.applied);
-    }
     let by_count = at.applied.saturating_sub(bounds.kept_entries);
     let upto = by_count.max(leaving.unwrap_or(0)).min(at.snapshot).min(at.applied.saturating_sub(APPLY_LAG_MAX));
     // In steps, so that a purge is rare beside the entries it removes.

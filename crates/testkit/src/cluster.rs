@@ -107,7 +107,15 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub fn start_in_lab(lab: &Arc<Lab>, extra: &str) -> Result<Self> {
-        Self::begin(lab.nodes(), extra, &[], Some(Arc::clone(lab)))
+        Self::start_in_lab_with(lab, extra, &[])
+    }
+
+    /// As [`Cluster::start_in_lab`], with these variables in the environment of `ballastd` and `ballastctl`.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_in_lab_with(lab: &Arc<Lab>, extra: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::begin(lab.nodes(), extra, environment, Some(Arc::clone(lab)))
     }
 
     fn begin(count: usize, extra: &str, environment: &[(&str, &str)], lab: Option<Arc<Lab>>) -> Result<Self> {
@@ -257,6 +265,7 @@ impl Cluster {
     pub fn daemon_says(&self, position: usize, arguments: &[&str]) -> Result<Said> {
         let mut command = Command::new(self.bin.join("ballastd"));
         command.args(arguments).arg("--config").arg(self.nodes[position].config());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.place(position, &mut command)?;
         finish(command)
     }

@@ -28,6 +28,7 @@ use std::{
     sync::Arc,
 };
 
+use ballast_planted::Bug;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction, ErrorKind, IteratorMode, Options, WriteBatch};
@@ -171,7 +172,8 @@ impl Log {
         let mut value = Vec::new();
         record::encode(purged, &mut value);
         batch.put_cf(&self.slots(), Slot::Purged.key(), &value);
-        let end = index.saturating_add(1).to_be_bytes();
+        let end = if ballast_planted::is(Bug::PurgePastSnapshot) { u64::MAX } else { index.saturating_add(1) };
+        let end = end.to_be_bytes();
         batch.delete_range_cf(&self.entries(), 0u64.to_be_bytes(), end);
         self.write(batch)?;
         self.sizes.lock().purge_to(index);

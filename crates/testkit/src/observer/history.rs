@@ -163,6 +163,24 @@ impl History {
             .then_some(owner)
     }
 
+    /// When which node alone accepted connections, from its first such tick to its last before another's or nobody's.
+    pub fn owners(&self) -> Vec<(u64, u64, usize)> {
+        let mut owners: Vec<(u64, u64, usize)> = Vec::new();
+        let mut unbroken = false;
+        for tick in self.sent(0, u64::MAX) {
+            let Some(node) = tick.syn.single() else {
+                unbroken = false;
+                continue;
+            };
+            match owners.last_mut() {
+                Some((_, until, owner)) if unbroken && *owner == node => *until = tick.sent_at,
+                _ => owners.push((tick.sent_at, tick.sent_at, node)),
+            }
+            unbroken = true;
+        }
+        owners
+    }
+
     /// Announcements between `from` and `to`.
     pub fn announcements(&self, from: u64, to: u64) -> usize {
         self.announcements.iter().filter(|at| (from..to).contains(*at)).count()
@@ -213,6 +231,12 @@ mod tests {
     fn two_nodes_in_a_row_of_ticks_are_dual() {
         assert_eq!(dual("0 0 01 01 01 1"), (3.0, 0.0));
         assert_eq!(dual("01 01"), (2.0, 0.0));
+    }
+
+    #[test]
+    fn owners_follow_each_other() {
+        let ms = |number: u64| number * TICK_NANOS;
+        assert_eq!(history("0 0 01 1 1 - 1").owners(), [(ms(1), ms(2), 0), (ms(4), ms(5), 1), (ms(7), ms(7), 1)]);
     }
 
     #[test]

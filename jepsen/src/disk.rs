@@ -1,0 +1,166 @@
+//! Disks that are slow, that fail, and that lose what was not synced when the power goes.
+//!
+//! Daemons run with `preload/disk.c` before their `fsync`. It does what a file beside their configuration says, and notes how
+//! much of each file a sync has made safe. When a node loses its power, whatever lies behind that is cut off, in the middle
+//! of a record as likely as not.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use crate::plan::Random;
+
+const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/disk.so"));
+/// A kernel writes back by itself what is older (`vm.dirty_expire_centisecs`).
+const WRITTEN_BACK_AFTER: Duration = Duration::from_secs(30);
+/// Device, inode and size.
+const RECORD_BYTES: usize = 24;
+
+/// What syncs do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Work.
+    Work,
+    /// Come late.
+    Late(Duration),
+    /// Fail with EIO.
+    Fail,
+}
+
+/// Writes the library to a folder, and returns the variable that has a daemon use it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn install(folder: &Path) -> Result<(&'static str, String)> {
+    let file = folder.join("disk.so");
+    fs::write(&file, LIBRARY).with_context(|| format!("write {}", file.display()))?;
+    Ok(("LD_PRELOAD", file.display().to_string()))
+}
+
+/// Tells the disk of the node in a folder what to do from now on.
+///
+/// # Errors
+/// When its daemon has never run.
+pub fn set(node: &Path, mode: Mode) -> Result<()> {
+    let (word, millis) = match mode {
+        Mode::Work => (0u32, 0),
+        Mode::Late(by) => (1, u32::try_from(by.as_millis()).unwrap_or(u32::MAX)),
+        Mode::Fail => (2, 0),
+    };
+    let mut bytes = word.to_ne_bytes().to_vec();
+    bytes.extend(millis.to_ne_bytes());
+    let file = node.join("disk");
+    let mut disk = OpenOptions::new().write(true).open(&file).with_context(|| format!("open {}", file.display()))?;
+    Ok(disk.write_all(&bytes)?)
+}
+
+/// Takes from the data of a node, whose daemon is dead, what no sync has made safe. Returns how many bytes that was.
+///
+/// # Errors
+/// When a file cannot be read or cut.
+pub fn lose_unsynced(node: &Path, random: &mut Random) -> Result<u64> {
+    let synced = match fs::read(node.join("synced")) {
+        Ok(bytes) => safe(&bytes),
+        Err(error) if error.kind() == ErrorKind::NotFound => HashMap::new(),
+        Err(error) => return Err(error).context("read what was synced"),
+    };
+    let mut lost = 0;
+    let mut folders = vec![node.join("data")];
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<PathBuf> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        // A seed is to cut the same again, in whatever order the file system tells them.
+        entries.sort();
+        for path in entries {
+            let about = fs::symlink_metadata(&path)?;
+            if about.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let old = about.modified()?.elapsed().is_ok_and(|age| age > WRITTEN_BACK_AFTER);
+            let kept = synced.get(&(about.dev(), about.ino())).copied().unwrap_or(0);
+            if !about.is_file() || old || about.len() <= kept {
+                continue;
+            }
+            let end = kept + random.below(about.len() - kept + 1);
+            OpenOptions::new().write(true).open(&path).and_then(|file: File| file.set_len(end))?;
+            lost += about.len() - end;
+        }
+    }
+    Ok(lost)
+}
+
+/// The last synced size of each file, by device and inode.
+fn safe(records: &[u8]) -> HashMap<(u64, u64), u64> {
+    let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+    let records = records.chunks_exact(RECORD_BYTES);
+    records.map(|record| ((word(&record[..8]), word(&record[8..16])), word(&record[16..]))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Runs a shell with the library, as the daemon of the node in `folder`.
+    fn shell(folder: &Path, script: &str) -> std::process::Output {
+        let (name, library) = install(folder).expect("install");
+        let config = folder.join("ballastd.toml");
+        // dd syncs as it is told; the shell's own arguments carry the name of the configuration.
+        let words = ["-c", script, "sh", "--config"];
+        Command::new("sh").args(words).arg(config).current_dir(folder).env(name, library).output().expect("run sh")
+    }
+
+    #[test]
+    fn what_was_not_synced_is_lost_and_what_was_is_kept() {
+        let node = tempfile::tempdir().expect("a folder");
+        fs::create_dir(node.path().join("data")).expect("a folder");
+        // dd is a child with a command line of its own, so it is given the configuration where it ignores it.
+        let script = "exec python3 - --config \"$2\" <<'E'
+import os
+log = os.open('data/log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.write(log, b'a' * 1000)
+os.fdatasync(log)
+os.write(log, b'b' * 1000)
+new = os.open('data/new', os.O_WRONLY | os.O_CREAT)
+os.write(new, b'c' * 1000)
+E";
+        let output = shell(node.path(), script);
+        assert!(output.status.success(), "{output:?}");
+        let mut lost = 0;
+        let mut random = Random(7);
+        for _ in 0..50 {
+            lost += lose_unsynced(node.path(), &mut random).expect("lose");
+        }
+        assert!(lost > 0);
+        let log = fs::read(node.path().join("data/log")).expect("read");
+        assert!(log.len() >= 1000 && log[..1000].iter().all(|byte| *byte == b'a'), "{}", log.len());
+        assert!(log.len() < 2000 || fs::read(node.path().join("data/new")).expect("read").len() < 1000);
+    }
+
+    #[test]
+    fn a_disk_fails_when_it_is_told_to() {
+        let node = tempfile::tempdir().expect("a folder");
+        let script = "exec python3 - --config \"$2\" <<'E'
+import os, errno
+file = os.open('file', os.O_WRONLY | os.O_CREAT)
+os.fsync(file)
+open('disk', 'r+b').write(b'\\x02\\0\\0\\0\\0\\0\\0\\0')
+try:
+    os.fsync(file)
+except OSError as error:
+    assert error.errno == errno.EIO
+else:
+    raise SystemExit('it worked')
+E";
+        let output = shell(node.path(), script);
+        assert!(output.status.success(), "{output:?}");
+    }
+}

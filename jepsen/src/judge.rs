@@ -1,0 +1,264 @@
+//! What a run says about each promise.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use ballast_jepsen::{
+    durability::{self, Addition, FinalRead},
+    epochs::{self, Mark, Saying},
+    history::{History, Outcome},
+    leaks::{self, Resource, Series, Tolerance},
+    linear::{self, Limits, Verdict},
+    models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions},
+    recovery::{self, Bounds, Fault, Recovery},
+    stickiness::{self, Cause, Observation, Reason},
+    time::{RunTime, Span},
+    verdict::{Judgement, Promise, Report, Ruling},
+};
+
+use crate::{
+    nemesis::{self, Happened},
+    plan::Kind,
+    run::Run,
+    site::VIP_NAME,
+    watch::Sample,
+    workload::locks,
+};
+
+/// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
+/// at least every so often, and a leader that was stopped stamps nothing.
+const SLACK: Duration = Duration::from_millis(400);
+/// What starting takes, when nobody carries log time on.
+const START: Duration = Duration::from_secs(2);
+/// How soon after a fault somebody must be served again: an election or two, a lease and a start on a busy machine.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+/// The farm of the shop.
+const FARM: &str = "shop";
+
+/// Judges all promises.
+pub fn judge(run: &Run) -> Report {
+    let mut judgements = vec![ownership(run), stickiness(run), sessions(run), configuration(run)];
+    judgements.extend([durability(run), recovery(run), leaks(run)]);
+    judgements.extend(forward(run));
+    let Run { options, .. } = run;
+    let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
+    let title = format!("{} nodes, {} s of faults{planted}", options.nodes, options.seconds);
+    Report { title, seed: options.seed, judgements }
+}
+
+/// Holds a history against a model, and adds what follows to a judgement.
+fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::Input, M::Output>) -> Judgement {
+    let operations = history.operations();
+    let unknown = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Unknown)).count();
+    let mut judgement = judgement.looked_at("operations", operations.len()).count("of unknown outcome", unknown);
+    if let Err(error) = history.validate() {
+        judgement.undecided(format!("the recorder is wrong: {error}"));
+        return judgement;
+    }
+    for (_, verdict) in linear::verdicts(model, history, Limits::default()) {
+        match verdict {
+            Verdict::Linearizable => {}
+            Verdict::Violation(violation) => judgement.violated(violation.to_string()),
+            Verdict::Undecided(why) => judgement.undecided(why.to_string()),
+        }
+    }
+    judgement
+}
+
+/// While every daemon is dead nobody carries log time on; then it catches up by a tenth of what passes. So lives last longer
+/// after each such time, by as much as it took.
+fn slack(run: &Run) -> ClockSlack {
+    let dead = run.faults.faults.iter().filter(|fault| matches!(fault.kind, Kind::KillAll | Kind::BlackOut));
+    let dead: Duration = dead.map(|fault| fault.until.since(fault.from) + START).sum();
+    ClockSlack { offset: SLACK + dead, rate_per_mille: 100 }
+}
+
+fn sessions(run: &Run) -> Judgement {
+    let judgement = Judgement::new(Promise::Sessions).looked_at("times a lock was held", run.held.len());
+    let mut judgement = hold(judgement, &SessionModel { clock_slack: slack(run) }, &run.registers);
+    for (one, other) in locks::overlaps(&run.held) {
+        judgement.violated(format!(
+            "{} was held by client {} from {} to {} and by client {} from {} to {}",
+            one.lock, one.client, one.from, one.until, other.client, other.from, other.until
+        ));
+    }
+    judgement
+}
+
+fn configuration(run: &Run) -> Judgement {
+    // Only these clients change the document.
+    hold(Judgement::new(Promise::Configuration), &ConfigModel { versions: Versions::Own }, &run.config)
+}
+
+fn durability(run: &Run) -> Judgement {
+    let element = |key: &str, member: u64| format!("{key}/{member}");
+    let additions: Vec<Addition> = run
+        .additions
+        .operations()
+        .iter()
+        .map(|addition| Addition { element: element(&addition.key, addition.input), outcome: addition.outcome.clone() })
+        .collect();
+    let nodes = if run.sets.is_empty() { 0 } else { run.options.nodes };
+    let reads: Vec<FinalRead> = (0..nodes)
+        .map(|node| FinalRead {
+            node: name(node),
+            elements: run
+                .sets
+                .iter()
+                .flat_map(|(key, sets)| sets[node].iter().map(|member| element(key, *member)))
+                .collect(),
+        })
+        .collect();
+    let mut judgement = durability::check_durability(&additions, &reads).judgement();
+    if let Some(why) = run.unwell.as_ref().filter(|_| nodes == 0) {
+        judgement.undecided(format!("the sets could not be read at the end: {why}"));
+    }
+    judgement
+}
+
+fn stickiness(run: &Run) -> Judgement {
+    let observations: Vec<Observation> = run
+        .seen
+        .served
+        .iter()
+        .map(|served| Observation {
+            farm: FARM.to_owned(),
+            client: served.visitor.clone(),
+            backend: served.backend.clone(),
+            via: if served.through == run.options.nodes { VIP_NAME.to_owned() } else { name(served.through) },
+            span: Span::new(served.invoked, served.completed),
+        })
+        .collect();
+    let cause = |fault: &Happened| {
+        let reason = match fault.kind {
+            Kind::BackendFails => Reason::Down,
+            Kind::BackendMaintenance => Reason::Removed,
+            _ => return None,
+        };
+        let span = Span::new(fault.from, nemesis::reason_until(fault));
+        Some(Cause { reason, farm: FARM.to_owned(), client: None, backend: fault.victims.first().cloned(), span })
+    };
+    let causes: Vec<Cause> = run.faults.faults.iter().filter_map(cause).collect();
+    stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement()
+}
+
+fn ownership(run: &Run) -> Judgement {
+    let (from, until) = (run.clock.kernel(run.span.0), run.clock.kernel(run.span.1));
+    let dual = run.owners.dual(None, from, until);
+    let missed = run.owners.missed(from, until);
+    let asked = ((until - from) as f64 / 1e6 * (1.0 - missed)) as usize;
+    let mut judgement = Judgement::new(Promise::OneOwner)
+        .looked_at("times asked", asked)
+        .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
+    if dual.ms > 0.0 {
+        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms", dual.ms));
+    }
+    if missed > 0.5 {
+        judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));
+    }
+    judgement
+}
+
+fn forward(run: &Run) -> Vec<Judgement> {
+    let mut samples = Vec::new();
+    let mut starts: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+    let mut mismatches = Vec::new();
+    for sample in &run.samples {
+        let pids = starts.entry(sample.node).or_default();
+        if pids.last() != Some(&sample.pid) {
+            pids.push(sample.pid);
+        }
+        let Sample { at, node, term, applied, leads, epoch, .. } = sample;
+        let incarnation = u32::try_from(pids.len()).unwrap_or(u32::MAX);
+        let say = |saying| epochs::Sample { at: *at, node: name(*node), incarnation, saying };
+        // Zero is what a process says that has just started and knows nothing yet.
+        let marks = [(Mark::Term, *term), (Mark::Applied, *applied), (Mark::Epoch(VIP_NAME.to_owned()), *epoch)];
+        samples.extend(
+            marks.into_iter().filter(|(_, value)| *value != 0).map(|(mark, value)| say(Saying::Mark { mark, value })),
+        );
+        samples.extend(leads.then(|| say(Saying::Leads { term: *term })));
+        if sample.mismatches > 0 {
+            mismatches.push(format!("{} had found another state than its own by {at}", name(*node)));
+        }
+    }
+    let [only_forward, _] = epochs::judge_epochs(&samples);
+    // Nodes compare the hashes of their states at equal index themselves, and count what differs.
+    let mut equal = Judgement::new(Promise::ReplicasEqual).looked_at("samples", run.samples.len());
+    mismatches.into_iter().for_each(|mismatch| equal.violated(mismatch));
+    vec![only_forward, equal]
+}
+
+/// The faults, as the library knows them.
+pub fn faults(run: &Run) -> Vec<Fault> {
+    let fault = |fault: &Happened| Fault {
+        kind: fault.kind.to_string(),
+        detail: fault.victims.join(", "),
+        span: Span::new(fault.from, fault.until),
+    };
+    run.faults.faults.iter().map(fault).collect()
+}
+
+/// How soon after each kind of fault the store took a write.
+pub fn writes_after(run: &Run) -> BTreeMap<String, Recovery> {
+    let is_write = |input: &SessionInput| !matches!(input, SessionInput::Get);
+    let writes = run.registers.operations().iter();
+    let writes = writes.filter(|operation| is_write(&operation.input) && matches!(operation.outcome, Outcome::Ok(_)));
+    let completed: Vec<RunTime> = writes.map(|operation| operation.completed).collect();
+    recovery::recoveries(&faults(run), &completed, run.span.1)
+}
+
+/// How soon after each kind of fault the shop answered over the VIP.
+pub fn answers_after(run: &Run) -> BTreeMap<String, Recovery> {
+    recovery::recoveries(&faults(run), &run.seen.over_vip, run.span.1)
+}
+
+fn recovery(run: &Run) -> Judgement {
+    let bounds = Bounds { usual: BACK_WITHIN, of_kind: BTreeMap::new() };
+    let mut judgement = recovery::judgement(&writes_after(run), &bounds);
+    let answers = recovery::judgement(&answers_after(run), &bounds);
+    for finding in &answers.findings {
+        let finding = format!("over the VIP: {finding}");
+        match answers.ruling {
+            Ruling::Violated => judgement.violated(finding),
+            _ => judgement.undecided(finding),
+        }
+    }
+    if let Some(why) = &run.unwell {
+        judgement.violated(format!("the cluster was not well at the end: {why}"));
+    }
+    judgement
+}
+
+fn leaks(run: &Run) -> Judgement {
+    type Counted = Vec<(RunTime, u64)>;
+    let mut series: BTreeMap<(usize, u32), [Counted; 3]> = BTreeMap::new();
+    for sample in run.samples.iter().filter(|sample| sample.pid != 0) {
+        let [descriptors, resident, threads] = series.entry((sample.node, sample.pid)).or_default();
+        descriptors.push((sample.at, sample.descriptors));
+        resident.push((sample.at, sample.resident));
+        threads.push((sample.at, sample.threads));
+    }
+    let series: Vec<Series> = series
+        .into_iter()
+        .flat_map(|((node, pid), samples)| {
+            let resources = [Resource::Descriptors, Resource::Resident, Resource::Threads];
+            resources.into_iter().zip(samples).map(move |(resource, samples)| Series {
+                node: name(node),
+                incarnation: pid,
+                resource,
+                samples,
+            })
+        })
+        .collect();
+    // The log, the document's history and what clients leave in the store grow by what they are given.
+    let tolerances = BTreeMap::from([
+        (Resource::Descriptors, Tolerance { absolute: 64, per_mille: 200 }),
+        (Resource::Resident, Tolerance { absolute: 96 << 20, per_mille: 300 }),
+        (Resource::Threads, Tolerance { absolute: 8, per_mille: 0 }),
+    ]);
+    leaks::judge_leaks(&series, Duration::from_secs(30), &tolerances)
+}
+
+/// A node by its position.
+pub fn name(node: usize) -> String {
+    format!("node-{}", node + 1)
+}

@@ -1,0 +1,171 @@
+//! `jepsen`: breaks a cluster in every way it knows, and judges what clients and the wire saw.
+//!
+//! The cluster runs on a network of namespaces and is seen by its public interfaces only: HTTP, RESP, `ballastctl`, ARP and
+//! connections on the wire, metrics. Faults come from a seed. What each run saw is kept in a folder with the verdicts.
+//!
+//! Not here: the checkers (`ballast_jepsen`), the network and its faults (`ballast_testkit::lab`).
+
+mod clock;
+mod disk;
+mod evidence;
+mod judge;
+mod nemesis;
+mod peer;
+mod plan;
+mod run;
+mod selftest;
+mod site;
+mod store;
+mod watch;
+mod workload;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use ballast_jepsen::verdict::Ruling;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{plan::Kind, run::Options};
+
+#[derive(Parser)]
+#[command(name = "jepsen", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Faults on a cluster, from a seed; fails if a promise is broken.
+    Run(RunOptions),
+    /// The faults of an earlier seed again.
+    Replay {
+        /// Its seed.
+        seed: u64,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Writes a page of what all runs in a folder came to.
+    Evidence {
+        /// The folder.
+        #[arg(long, default_value = "target/chaos")]
+        runs: PathBuf,
+        /// The page.
+        #[arg(long, default_value = "docs/evidence.md")]
+        output: PathBuf,
+    },
+    /// A lock on Ballast and on Redis with a replica under the same cuts: who finds two holders.
+    Locks {
+        /// Determines what clients choose.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Cuts.
+        #[arg(long, default_value_t = 10)]
+        rounds: u32,
+    },
+    /// Plants each bug in turn and fails unless the checker that is meant to finds it.
+    Selftest(selftest::SelftestOptions),
+}
+
+#[derive(Args, Clone, Debug)]
+struct RunOptions {
+    /// Determines the faults; by the clock when none is given.
+    #[arg(long, env = "CHAOS_SEED")]
+    seed: Option<u64>,
+    /// For how many seconds faults are begun.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// So many runs, with the seeds that follow.
+    #[arg(long, default_value_t = 1)]
+    runs: u64,
+    /// Nodes, all of which vote.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=7))]
+    nodes: u64,
+    /// Kinds of faults, say `kill,pause,one-way`; all when none is given.
+    #[arg(long, env = "CHAOS_FAULTS", value_delimiter = ',')]
+    faults: Vec<String>,
+    /// Folder in which each run gets one of its own.
+    #[arg(long, default_value = "target/chaos")]
+    output: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(options) => run(&options),
+        Command::Replay { seed, options } => run(&RunOptions { seed: Some(seed), ..options }),
+        Command::Evidence { runs, output } => {
+            evidence::page(&runs).and_then(|page| Ok(std::fs::write(&output, page)?)).map(|()| true)
+        }
+        Command::Locks { seed, rounds } => locks(seed, rounds),
+        Command::Selftest(options) => selftest::run(&options),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("jepsen: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn kinds(names: &[String]) -> Result<Vec<Kind>> {
+    let named: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
+    if named.is_empty() {
+        return Ok(Kind::ALL.to_vec());
+    }
+    let known = || Kind::ALL.map(|kind| kind.to_string()).join(", ");
+    let parse =
+        |name: &&str| Kind::parse(name).with_context(|| format!("no fault is called {name:?}; there are {}", known()));
+    named.iter().map(parse).collect()
+}
+
+/// Whether Ballast never had two holders. That Redis had some shows that the cuts can bring it about.
+fn locks(seed: u64, rounds: u32) -> Result<bool> {
+    let mut kept = true;
+    for (name, record) in [("ballast", peer::ballast(seed, rounds)?), ("redis", peer::redis(seed, rounds)?)] {
+        let overlaps = workload::locks::overlaps(&record);
+        println!("{name:8} {} times held in {rounds} cuts, {} times by two at once", record.len(), overlaps.len());
+        if let Some((one, other)) = overlaps.first() {
+            println!("         first {one:?}\n           and {other:?}");
+        }
+        match name {
+            "ballast" => kept &= overlaps.is_empty() && !record.is_empty(),
+            _ => anyhow::ensure!(!overlaps.is_empty(), "Redis had no two holders either: the cuts show nothing"),
+        }
+    }
+    Ok(kept)
+}
+
+/// Whether all promises were kept in all runs.
+fn run(options: &RunOptions) -> Result<bool> {
+    let by_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let first = options.seed.unwrap_or_else(by_clock);
+    let mut kept = true;
+    for seed in first..first + options.runs {
+        let one = Options {
+            seed,
+            seconds: options.seconds,
+            nodes: options.nodes as usize,
+            kinds: kinds(&options.faults)?,
+            planted: std::env::var("BALLAST_PLANTED").ok(),
+        };
+        kept &= run_once(&one, &options.output)?;
+    }
+    Ok(kept)
+}
+
+fn run_once(options: &Options, output: &Path) -> Result<bool> {
+    let folder = store::folder(output, options.seed)?;
+    println!("Seed {}, {} s of faults on {} nodes; {}", options.seed, options.seconds, options.nodes, folder.display());
+    let run = run::run(options, &folder)?;
+    let report = judge::judge(&run);
+    store::store(&folder, &run, &report)?;
+    print!("{report}");
+    println!("{} faults in {} rounds", run.faults.faults.len(), run.rounds.len());
+    Ok(report.ruling() != Ruling::Violated)
+}

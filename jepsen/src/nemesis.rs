@@ -1,0 +1,308 @@
+//! Brings faults about, and undoes them.
+
+use std::{
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use ballast_testkit::{
+    backend::Mode,
+    cluster::Operator,
+    lab::{Direction, Host},
+    wait,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Clock,
+    disk,
+    plan::{Kind, Planned, Random, Round, Whom},
+    site::{Site, VIP_NAME},
+    watch::Watch,
+};
+use ballast_jepsen::time::RunTime;
+
+/// Checks five times a second, three failures and a majority; twice that for a machine that is busy.
+const VERDICT: Duration = Duration::from_secs(5);
+
+/// A fault as it happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Happened {
+    /// What.
+    pub kind: Kind,
+    /// Whom it befell: nodes, or a backend.
+    pub victims: Vec<String>,
+    /// When it began.
+    pub from: RunTime,
+    /// When it had been undone.
+    pub until: RunTime,
+}
+
+/// What had happened when all was over.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Record {
+    /// All faults, in the order in which they were undone.
+    pub faults: Vec<Happened>,
+    /// The end of each round's last fault, and the end of the calm after it.
+    pub calms: Vec<(RunTime, RunTime)>,
+    /// Bytes that were written and not synced when a node lost its power.
+    pub bytes_lost: u64,
+    /// What an operator was told that was not `done`.
+    pub complaints: Vec<String>,
+}
+
+/// Plays the rounds. Returns when the last calm is over.
+///
+/// # Errors
+/// When the lab does not do as told; that is no finding about the cluster.
+pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> Result<Record> {
+    let mut nemesis =
+        Nemesis { operator: site.cluster.operator(), clock, commands: Vec::new(), record: Record::default() };
+    let began = clock.now();
+    for round in rounds {
+        let mut events: Vec<(u64, Option<usize>, usize)> = Vec::new();
+        for (number, fault) in round.faults.iter().enumerate() {
+            events.push((fault.from_ms, None, number));
+            events.push((fault.until_ms, Some(number), number));
+        }
+        events.sort_by_key(|(at, end, _)| (*at, end.is_some()));
+        let mut running: Vec<Option<Running>> = round.faults.iter().map(|_| None).collect();
+        for (at_ms, end, number) in events {
+            sleep_until(clock, began.after(Duration::from_millis(at_ms)));
+            if end.is_none() {
+                running[number] = Some(nemesis.begin(site, watch, &round.faults[number])?);
+            } else if let Some(fault) = running[number].take() {
+                nemesis.end(site, fault)?;
+            }
+        }
+        let healed = clock.now();
+        nemesis.collect();
+        sleep_until(clock, began.after(Duration::from_millis(round.calm_until_ms)));
+        nemesis.record.calms.push((healed, clock.now()));
+    }
+    nemesis.collect();
+    Ok(nemesis.record)
+}
+
+/// Waits until every node is well and one of them owns the VIP.
+///
+/// # Errors
+/// When that takes too long, which is a finding.
+pub fn recover(site: &mut Site) -> Result<()> {
+    for node in 0..site.nodes() {
+        if !site.cluster.is_up(node) {
+            site.cluster.spawn(node)?;
+        }
+    }
+    for node in 0..site.nodes() {
+        site.cluster.wait_ready(node)?;
+    }
+    site.cluster.wait_owner(VIP_NAME)?;
+    // A node that an operator had made a learner votes again.
+    let voters = site.nodes();
+    wait::until("all nodes to vote", || {
+        let status = site.cluster.ctl_json(0, &["cluster", "status"])?;
+        let nodes = status["nodes"].as_array().context("nodes of the cluster")?;
+        for node in nodes.iter().filter(|node| node["voter"] != true) {
+            let name = node["name"].as_str().unwrap_or_default();
+            let _ = site.cluster.ctl(0, &["node", "promote", name]);
+        }
+        Ok((nodes.iter().filter(|node| node["voter"] == true).count() == voters).then_some(()))
+    })
+}
+
+struct Nemesis {
+    operator: Operator,
+    clock: Clock,
+    /// `ballastctl` that runs beside, with what it was told to do.
+    commands: Vec<JoinHandle<Option<String>>>,
+    record: Record,
+}
+
+struct Running {
+    planned: Planned,
+    victims: Vec<String>,
+    node: usize,
+    from: RunTime,
+}
+
+impl Nemesis {
+    fn begin(&mut self, site: &mut Site, watch: &Watch, planned: &Planned) -> Result<Running> {
+        let count = site.nodes();
+        let node = match planned.whom {
+            Whom::Leader => watch.leader().unwrap_or(0),
+            Whom::Owner => watch.owner().unwrap_or(0),
+            Whom::Node(node) => node,
+        };
+        let other = (node + 1 + (planned.choice % (count as u64 - 1)) as usize) % count;
+        let name = |node: usize| format!("node-{}", node + 1);
+        let backend = (planned.choice % site.backends().len() as u64) as usize;
+        let host = Host::Node(node);
+        let all = || (0..count).map(Host::Node);
+        let from = self.clock.now();
+        let lab = site.lab.clone();
+        let mut victims = vec![name(node)];
+        match planned.kind {
+            Kind::Kill => site.cluster.kill(node),
+            Kind::Restart => {
+                site.cluster.kill(node);
+                site.cluster.spawn(node)?;
+            }
+            Kind::CrashLoop => {
+                for _ in 0..3 {
+                    site.cluster.kill(node);
+                    site.cluster.spawn(node)?;
+                    // A process that came half up.
+                    thread::sleep(Duration::from_millis(planned.choice % 200));
+                }
+            }
+            Kind::KillAll => {
+                site.cluster.kill_all();
+                victims = (0..count).map(name).collect();
+            }
+            Kind::Pause => site.cluster.pause(node),
+            Kind::Freeze => lab.freeze(node)?,
+            Kind::PowerOff => {
+                lab.power_off(node)?;
+                // Reaped.
+                site.cluster.kill(node);
+            }
+            Kind::BlackOut => {
+                for node in 0..count {
+                    lab.power_off(node)?;
+                }
+                site.cluster.kill_all();
+                victims = (0..count).map(name).collect();
+            }
+            Kind::SlowDisk => {
+                let late = Duration::from_millis(20 + planned.choice % 400);
+                disk::set(site.cluster.node(node).folder(), disk::Mode::Late(late))?;
+            }
+            Kind::DiskError => disk::set(site.cluster.node(node).folder(), disk::Mode::Fail)?,
+            Kind::Isolate => lab.isolate(host)?,
+            Kind::OneWay => {
+                lab.cut(host, Host::Node(other), Direction::OneWay)?;
+                victims.push(name(other));
+            }
+            Kind::Split => {
+                // The chosen one is among the few.
+                let few: Vec<Host> = (0..count / 2).map(|k| Host::Node((node + k) % count)).collect();
+                let many: Vec<Host> = all().filter(|host| !few.contains(host)).collect();
+                lab.partition(&few, &many)?;
+                victims = few.iter().map(|host| format!("{host}").replace("node", "node-")).collect();
+            }
+            Kind::Ring => {
+                lab.ring()?;
+                victims = (0..count).map(name).collect();
+            }
+            Kind::Bridge => {
+                let others: Vec<Host> = all().filter(|other| *other != host).collect();
+                let (left, right) = others.split_at(others.len() / 2);
+                lab.partition(left, right)?;
+            }
+            Kind::LinkDown => lab.link_down(host)?,
+            Kind::Loss => lab.loss_between_nodes(5 + (planned.choice % 45) as u32)?,
+            Kind::LossEverywhere => lab.loss_everywhere(2 + (planned.choice % 18) as u32)?,
+            Kind::TransferLeader => self.tell(other, &["cluster", "transfer-leader", "--to", &name(other)]),
+            Kind::Snapshot => self.tell(node, &["cluster", "snapshot"]),
+            Kind::MoveVip => {
+                self.tell(other, &["vip", "move", VIP_NAME, "--to", &name(other)]);
+                victims.push(name(other));
+            }
+            Kind::Demote => self.tell(other, &["node", "demote", &name(node)]),
+            Kind::BackendFails => {
+                site.backends()[backend].set_mode(Mode::Failing);
+                victims = vec![site.backends()[backend].name().to_owned()];
+            }
+            Kind::BackendDrain | Kind::BackendMaintenance => {
+                let verb = if planned.kind == Kind::BackendDrain { "drain" } else { "maintenance" };
+                let web = site.backends()[backend].name().to_owned();
+                self.tell(other, &["backend", verb, &format!("shop/site/{web}")]);
+                victims = vec![web];
+            }
+        }
+        Ok(Running { planned: *planned, victims, node, from })
+    }
+
+    fn end(&mut self, site: &mut Site, running: Running) -> Result<()> {
+        let Running { planned, victims, node, from } = running;
+        let other = (node + 1) % site.nodes();
+        let lab = site.lab.clone();
+        match planned.kind {
+            Kind::Kill => site.cluster.spawn(node)?,
+            Kind::KillAll => {
+                for node in 0..site.nodes() {
+                    site.cluster.spawn(node)?;
+                }
+            }
+            Kind::Pause => site.cluster.resume(node),
+            Kind::Freeze => lab.thaw(node),
+            Kind::PowerOff => self.power_on(site, node, planned.choice)?,
+            Kind::BlackOut => {
+                for node in 0..site.nodes() {
+                    self.power_on(site, node, planned.choice)?;
+                }
+            }
+            Kind::SlowDisk => disk::set(site.cluster.node(node).folder(), disk::Mode::Work)?,
+            Kind::DiskError => {
+                disk::set(site.cluster.node(node).folder(), disk::Mode::Work)?;
+                // It may have stopped by itself, or not have needed its disk.
+                site.cluster.kill(node);
+                site.cluster.spawn(node)?;
+            }
+            Kind::Isolate | Kind::OneWay | Kind::Split | Kind::Ring | Kind::Bridge => lab.heal()?,
+            Kind::Loss | Kind::LossEverywhere => lab.heal()?,
+            Kind::LinkDown => lab.link_up(Host::Node(node))?,
+            Kind::Demote => self.tell(other, &["node", "promote", &victims[0]]),
+            Kind::BackendFails => {
+                let backend = site.backends().iter().find(|backend| backend.name() == victims[0]);
+                backend.context("a backend of the site")?.set_mode(Mode::Ok);
+            }
+            Kind::BackendDrain | Kind::BackendMaintenance => {
+                self.tell(other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
+            }
+            Kind::Restart | Kind::CrashLoop | Kind::TransferLeader | Kind::Snapshot | Kind::MoveVip => {}
+        }
+        self.record.faults.push(Happened { kind: planned.kind, victims, from, until: self.clock.now() });
+        Ok(())
+    }
+
+    /// Gives a node its power back. What its daemon had not synced is not there any more.
+    fn power_on(&mut self, site: &mut Site, node: usize, seed: u64) -> Result<()> {
+        let folder = site.cluster.node(node).folder().to_owned();
+        self.record.bytes_lost += disk::lose_unsynced(&folder, &mut Random(seed ^ node as u64))?;
+        site.lab.power_on(node)?;
+        site.cluster.spawn(node)
+    }
+
+    /// Gives an operator's order at a node, and does not wait for it.
+    fn tell(&mut self, node: usize, arguments: &[&str]) {
+        let (operator, words) = (self.operator.clone(), arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
+        self.commands.push(thread::spawn(move || {
+            let mut arguments: Vec<&str> = vec!["--timeout", "4s"];
+            arguments.extend(words.iter().map(String::as_str));
+            match operator.ctl(node, &arguments) {
+                Ok(said) if said.code == 0 => None,
+                Ok(said) => Some(format!("{}: exit {}: {}", words.join(" "), said.code, said.err.trim())),
+                Err(error) => Some(format!("{}: {error:#}", words.join(" "))),
+            }
+        }));
+    }
+
+    /// Waits for the operators.
+    fn collect(&mut self) {
+        for command in self.commands.drain(..) {
+            self.record.complaints.extend(command.join().ok().flatten());
+        }
+    }
+}
+
+/// Until when a fault of a backend is a reason for its clients to be elsewhere.
+pub fn reason_until(fault: &Happened) -> RunTime {
+    fault.until.after(VERDICT)
+}
+
+fn sleep_until(clock: Clock, at: RunTime) {
+    thread::sleep(at.since(clock.now()));
+}

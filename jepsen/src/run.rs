@@ -1,0 +1,152 @@
+//! One run: a cluster, clients, faults, a recovery, and what all of it came to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+use ballast_jepsen::{
+    history::History,
+    models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
+    time::RunTime,
+};
+use ballast_testkit::observer::{self, Observer};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Clock,
+    nemesis,
+    plan::{self, Kind, Round},
+    site::Site,
+    watch::{Sample, Watch},
+    workload::{
+        bindings::{self, Seen},
+        config,
+        locks::{self, Held},
+        members, registers,
+    },
+};
+
+/// What is to be run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Options {
+    /// Determines the faults, and what clients choose.
+    pub seed: u64,
+    /// For how long faults are begun, in seconds. What the last of them takes, and the recovery, come on top.
+    pub seconds: u64,
+    /// Nodes; all of them vote.
+    pub nodes: usize,
+    /// Which faults.
+    pub kinds: Vec<Kind>,
+    /// The bug that the daemons were built with and told to have, if any.
+    pub planted: Option<String>,
+}
+
+/// What was done and seen.
+pub struct Run {
+    /// What was to be run.
+    pub options: Options,
+    /// What was planned.
+    pub rounds: Vec<Round>,
+    /// What happened.
+    pub faults: nemesis::Record,
+    /// When the first fault could begin, and when the last calm was over.
+    pub span: (RunTime, RunTime),
+    /// What kept the cluster from being well again afterwards, if anything did.
+    pub unwell: Option<String>,
+    /// What nodes said of themselves.
+    pub samples: Vec<Sample>,
+    /// Commands on single keys.
+    pub registers: History<SessionInput, SessionOutput>,
+    /// Changes of the document.
+    pub config: History<ConfigInput, ConfigOutput>,
+    /// Additions to sets.
+    pub additions: History<u64, ()>,
+    /// What each node had in the sets at the end; by key, then by node.
+    pub sets: BTreeMap<String, Vec<BTreeSet<u64>>>,
+    /// Who held locks.
+    pub held: Vec<Held>,
+    /// What visitors of the shop saw.
+    pub seen: Seen,
+    /// Who answered for the VIP.
+    pub owners: observer::History,
+    /// The clock of all of it.
+    pub clock: Clock,
+}
+
+/// Before the first fault, so that all workloads are under way.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// By how much a lock's life may be shorter by log time than by its holder's clock.
+pub const LIFE_MARGIN: Duration = Duration::from_millis(200);
+
+/// Runs. The daemons' logs go to `folder`.
+///
+/// # Errors
+/// When there can be no run: no namespaces, no cluster to begin with. What goes wrong afterwards is in the [`Run`].
+pub fn run(options: &Options, folder: &Path) -> Result<Run> {
+    let rounds = plan::schedule(options.seed, options.nodes, Duration::from_secs(options.seconds), &options.kinds);
+    let last_ms = rounds.last().map_or(0, |round| round.calm_until_ms);
+    let mut site = Site::start(options.nodes, "")?;
+    let clock = Clock::start();
+    let watch = Watch::start(&site, clock)?;
+    // Longer than anything that can happen in between.
+    let longest = WARM_UP + Duration::from_millis(last_ms) + Duration::from_secs(300);
+    let observer = Observer::start(&site.lab, Site::target(), longest)?;
+
+    let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());
+    let (held, seen) = (locks::Record::default(), bindings::Record::default());
+    let (stores, shops, seed) = (site.stores(), site.shops(), options.seed);
+    let clients = [
+        registers::start(&site.lab, &stores, clock, seed, &registers)?,
+        config::start(&site, clock, seed, &changes)?,
+        members::start(&site.lab, &stores, clock, seed, &additions)?,
+        locks::start(&site.lab, &stores, clock, seed, LIFE_MARGIN, &held)?,
+        bindings::start(&site.lab, &shops, clock, seed, &seen)?,
+    ];
+    thread::sleep(WARM_UP);
+
+    let began = clock.now();
+    let faults = nemesis::play(&mut site, &watch, clock, &rounds);
+    let over = clock.now();
+    let recovered = match &faults {
+        Ok(_) => nemesis::recover(&mut site),
+        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    };
+    clients.into_iter().for_each(super::workload::Clients::finish);
+    let nodes = &stores[..options.nodes];
+    let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
+    let (unwell, sets) = match sets {
+        Ok(sets) => (None, sets),
+        Err(error) => (Some(format!("{error:#}")), BTreeMap::new()),
+    };
+    let run = Run {
+        options: options.clone(),
+        rounds,
+        faults: faults?,
+        span: (began, over),
+        unwell,
+        samples: watch.finish(),
+        registers: registers.take(),
+        config: changes.take(),
+        additions: additions.take(),
+        sets,
+        held: std::mem::take(&mut *lock(&held)),
+        seen: std::mem::take(&mut *lock(&seen)),
+        owners: observer.finish(),
+        clock,
+    };
+    for node in 0..site.nodes() {
+        let node = site.cluster.node(node);
+        fs::write(folder.join(format!("{}.log", node.name())), node.log()?)?;
+    }
+    Ok(run)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,119 @@
+//! The cluster that is tried: nodes, backends and clients in a network of namespaces, seen by its public interfaces only.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, Result};
+use ballast_testkit::{
+    backend::Backend,
+    cluster::Cluster,
+    lab::{Host, Lab, VIP},
+    observer::{self, Target},
+    shop::Shop,
+};
+
+use crate::disk;
+
+/// Port of the shop, on the VIP and on each node.
+pub const SHOP_PORT: u16 = 8080;
+/// Port of the session store, on the VIP and on each node.
+pub const STORE_PORT: u16 = 6379;
+/// Name of the VIP.
+pub const VIP_NAME: &str = "public";
+/// Cookie by which the shop knows its visitors.
+pub const COOKIE: &str = "SHOPID";
+/// Port of each node's metrics.
+pub const METRICS_PORT: u16 = 7402;
+
+/// A running cluster. Everything of it ends when it is dropped.
+pub struct Site {
+    /// The nodes.
+    pub cluster: Cluster,
+    /// What lies between them.
+    pub lab: Arc<Lab>,
+    /// Servers of the shop. Taken out to be dropped where they live.
+    backends: Vec<Backend>,
+}
+
+impl Site {
+    /// Starts so many nodes, all of which vote, with the session store, a shop of four backends and one VIP.
+    ///
+    /// # Errors
+    /// When the kernel refuses namespaces, or a node does not come up.
+    pub fn start(nodes: usize, settings: &str) -> Result<Self> {
+        let lab = Arc::new(Lab::new(nodes)?);
+        observer::introduce(&lab)?;
+        let backends = (0..4u16)
+            .map(|number| {
+                let address = SocketAddr::from((Host::Backends.ip(), 8001 + number));
+                lab.within(Host::Backends, || Backend::start_at(&format!("web{}", number + 1), address))?
+                    .with_context(|| format!("start a backend at {address}"))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        // A short log, so that nodes which were away are sent snapshots, too.
+        let extra = format!(
+            "[vip]\ndriver = \"netlink\"\ninterface = \"eth0\"\n[raft]\nsnapshot_entries = 3000\nkept_entries = 500\n{settings}"
+        );
+        let (name, value) = disk::install(lab.folder())?;
+        let cluster = Cluster::start_in_lab_with(&lab, &extra, &[(name, &value)])?;
+        let site = Self { cluster, lab, backends };
+        site.cluster.apply(0, &site.document("none"))?;
+        site.cluster.wait_voters(nodes)?;
+        site.cluster.wait_owner(VIP_NAME)?;
+        Ok(site)
+    }
+
+    /// What all nodes are told, with a note that concerns no request.
+    pub fn document(&self, note: &str) -> String {
+        let nodes: Vec<SocketAddr> =
+            (0..self.cluster.len()).map(|node| (Host::Node(node).ip(), SHOP_PORT).into()).collect();
+        let shop = Shop::new(&self.backends)
+            .on_vip((VIP, SHOP_PORT).into())
+            .listen_on_each(&nodes)
+            .cluster(&format!("voters: {}", self.cluster.len()))
+            .unused_service(&format!("note-{note}"))
+            // By default a node without a leader serves a client that it does not know, and lets it go.
+            .farm("isolated: refuse")
+            .learned_cookie(COOKIE)
+            .checked();
+        // The store is on every address of a node, of which the VIP is one.
+        format!("{}sessions: {{ listen: [\"0.0.0.0:{STORE_PORT}\"], protected: false }}\n", shop.to_yaml())
+    }
+
+    /// Number of nodes.
+    pub fn nodes(&self) -> usize {
+        self.cluster.len()
+    }
+
+    /// The shop's servers.
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
+    /// Whom the observer asks for.
+    pub fn target() -> Target {
+        Target { vip: VIP, vip6: ballast_testkit::lab::VIP6, port: SHOP_PORT }
+    }
+
+    /// Where the store is: on each node, and last on the VIP.
+    pub fn stores(&self) -> Vec<SocketAddr> {
+        self.everywhere(STORE_PORT)
+    }
+
+    /// Where the shop is: on each node, and last on the VIP.
+    pub fn shops(&self) -> Vec<SocketAddr> {
+        self.everywhere(SHOP_PORT)
+    }
+
+    fn everywhere(&self, port: u16) -> Vec<SocketAddr> {
+        let nodes = (0..self.nodes()).map(|node| Host::Node(node).ip());
+        nodes.chain([VIP]).map(|ip| SocketAddr::from((ip, port))).collect()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let backends = std::mem::take(&mut self.backends);
+        // A backend that ends knocks at its own door, which is in its network.
+        let _ = self.lab.within(Host::Backends, move || drop(backends));
+    }
+}

@@ -1,0 +1,171 @@
+//! The folder of a run: what was planned, done, seen and concluded.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use ballast_jepsen::{
+    history::Outcome,
+    recovery::Recovery,
+    time::{RunTime, Span},
+    timeline::{self, Latency, Timeline},
+    verdict::Report,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{judge, run::Run, site::VIP_NAME, workload::bindings};
+
+/// Makes the folder of a run, beside those of earlier ones.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn folder(output: &Path, seed: u64) -> Result<PathBuf> {
+    let names = std::iter::once(format!("seed-{seed}")).chain((2..).map(|number| format!("seed-{seed}-{number}")));
+    for name in names {
+        let folder = output.join(name);
+        if !folder.exists() {
+            fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+            return Ok(folder);
+        }
+    }
+    unreachable!("numbers do not end")
+}
+
+/// How soon service was back after each kind of fault.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Recoveries {
+    /// A write to the store.
+    pub writes: BTreeMap<String, Recovery>,
+    /// An answer of the shop over the VIP.
+    pub answers: BTreeMap<String, Recovery>,
+}
+
+/// Writes everything.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
+    json(&folder.join("options.json"), &run.options)?;
+    json(&folder.join("schedule.json"), &run.rounds)?;
+    json(&folder.join("faults.json"), &run.faults)?;
+    json(&folder.join("verdict.json"), report)?;
+    json(&folder.join("sets.json"), &run.sets)?;
+    let recoveries = Recoveries { writes: judge::writes_after(run), answers: judge::answers_after(run) };
+    json(&folder.join("recoveries.json"), &recoveries)?;
+    lines(&folder.join("samples.jsonl"), &run.samples)?;
+    lines(&folder.join("locks.jsonl"), &run.held)?;
+    lines(&folder.join("served.jsonl"), &run.seen.served)?;
+    lines(&folder.join("failed.jsonl"), &run.seen.failed)?;
+    run.registers.write(file(&folder.join("registers.jsonl"))?)?;
+    run.config.write(file(&folder.join("configuration.jsonl"))?)?;
+    run.additions.write(file(&folder.join("additions.jsonl"))?)?;
+    fs::write(folder.join("timeline.svg"), timeline::draw(&picture(run, report)))?;
+    fs::write(folder.join("report.txt"), told(run, report))?;
+    Ok(())
+}
+
+/// What the picture shows.
+fn picture(run: &Run, report: &Report) -> Timeline {
+    let end = run.span.1;
+    let second = |at: RunTime| (at.as_nanos() / 1_000_000_000) as usize;
+    let mut picture = Timeline {
+        title: report.title.clone(),
+        seed: report.seed,
+        end,
+        faults: judge::faults(run),
+        successes: vec![0; second(end) + 1],
+        errors: vec![0; second(end) + 1],
+        ..Timeline::default()
+    };
+    let mut lengths: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for operation in run.registers.operations().iter().filter(|operation| operation.completed <= end) {
+        let at = second(operation.completed);
+        if matches!(operation.outcome, Outcome::Ok(_)) {
+            picture.successes[at] += 1;
+            let took = operation.completed.since(operation.invoked).as_secs_f64() * 1000.0;
+            lengths.entry(at).or_default().push(took);
+        } else {
+            picture.errors[at] += 1;
+        }
+    }
+    for served in run.seen.served.iter().filter(|served| served.completed <= end) {
+        picture.successes[second(served.completed)] += 1;
+    }
+    for (at, _, _) in run.seen.failed.iter().filter(|(at, _, _)| *at <= end) {
+        picture.errors[second(*at)] += 1;
+    }
+    for (at, mut took) in lengths {
+        took.sort_by(f64::total_cmp);
+        let of = |per_cent: usize| took[(took.len() - 1) * per_cent / 100];
+        picture.latencies.push(Latency {
+            at: RunTime::from_millis(at as u64 * 1000 + 500),
+            median_ms: of(50),
+            p99_ms: of(99),
+            max_ms: of(100),
+        });
+    }
+    let owners = run
+        .owners
+        .owners()
+        .into_iter()
+        .map(|(from, until, node)| (Span::new(run.clock.of(from), run.clock.of(until)), judge::name(node)));
+    picture.owners.insert(VIP_NAME.to_owned(), owners.collect());
+    picture.leaders = leaders(run);
+    picture
+}
+
+/// Who led when, by what nodes said: from the first to the last time that a node said so in a term.
+fn leaders(run: &Run) -> Vec<(Span, String)> {
+    let mut terms: BTreeMap<(u64, usize), (RunTime, RunTime)> = BTreeMap::new();
+    for sample in run.samples.iter().filter(|sample| sample.leads) {
+        let (_, until) = terms.entry((sample.term, sample.node)).or_insert((sample.at, sample.at));
+        *until = sample.at;
+    }
+    terms.into_iter().map(|((_, node), (from, until))| (Span::new(from, until), judge::name(node))).collect()
+}
+
+/// For people.
+fn told(run: &Run, report: &Report) -> String {
+    let mut text = report.to_string();
+    let mut line = |words: &str| {
+        text.push_str(words);
+        text.push('\n');
+    };
+    line("\nFaults:");
+    for fault in &run.faults.faults {
+        line(&format!("{} to {}  {} of {}", fault.from, fault.until, fault.kind, fault.victims.join(", ")));
+    }
+    line(&format!("{} bytes that were not synced were lost with the power of nodes", run.faults.bytes_lost));
+    line("\nRequests of visitors that were not answered, by reason:");
+    for (reason, count) in bindings::reasons(&run.seen.failed) {
+        line(&format!("{count:6} {reason}"));
+    }
+    if !run.faults.complaints.is_empty() {
+        line("\nWhat operators were told:");
+        run.faults.complaints.iter().for_each(|complaint| line(complaint));
+    }
+    text
+}
+
+fn file(path: &Path) -> Result<BufWriter<File>> {
+    Ok(BufWriter::new(File::create(path).with_context(|| format!("write {}", path.display()))?))
+}
+
+fn json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut file = file(path)?;
+    serde_json::to_writer_pretty(&mut file, value)?;
+    Ok(file.flush()?)
+}
+
+fn lines(path: &Path, values: &[impl Serialize]) -> Result<()> {
+    let mut file = file(path)?;
+    for value in values {
+        serde_json::to_writer(&mut file, value)?;
+        file.write_all(b"\n")?;
+    }
+    Ok(file.flush()?)
+}

@@ -1,0 +1,107 @@
+//! The configuration document as one register with a version: read the newest revision, replace it if nobody did meanwhile.
+
+use std::{
+    fs,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+use ballast_jepsen::{
+    history::Recorder,
+    models::{ConfigInput, ConfigOutput},
+    time::RunTime,
+};
+use ballast_testkit::cluster::Operator;
+use serde_json::Value;
+
+use super::Clients;
+use crate::{clock::Clock, plan::Random, site::Site};
+
+const CLIENTS: usize = 2;
+/// The object's name in the history.
+const DOCUMENT: &str = "document";
+/// Where a value goes in the document.
+const MARK: &str = "the-value";
+/// `ballastctl`'s exit code for a revision that is not in force.
+const CONFLICT: i32 = 4;
+
+/// What operators asked.
+pub type Changes = Recorder<ConfigInput, ConfigOutput>;
+
+/// Lets operators change the document in turn. Its value is the message of its revision.
+///
+/// # Errors
+/// When the client network cannot be entered.
+pub fn start(site: &Site, clock: Clock, seed: u64, recorder: &Arc<Changes>) -> Result<Clients> {
+    let (operator, recorder, nodes) = (site.cluster.operator(), Arc::clone(recorder), site.nodes() as u64);
+    // What is there to begin with was written by somebody, too.
+    if let Some(ConfigOutput::Found { version, value }) = newest(&operator, 0) {
+        let mut log = recorder.client();
+        let written = log.invoke(RunTime::START, DOCUMENT, ConfigInput::Write { value });
+        written.ok(clock.now(), ConfigOutput::Written { version });
+    }
+    // A text for each value would hold the site; a mark is put in its place instead.
+    let (document, folder) = (site.document(MARK), site.cluster.folder().to_owned());
+    Clients::start(&site.lab, CLIENTS, move |number, stop| {
+        let mut log = recorder.client();
+        let mut random = Random(seed ^ number as u64 ^ 0xc0f1);
+        let file = folder.join(format!("operator-{number}.yaml"));
+        let (mut known, mut turn) = (0u64, 0u64);
+        while !stop.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(100 + random.below(300)));
+            let node = random.below(nodes) as usize;
+            turn += 1;
+            if known == 0 || random.below(2) == 0 {
+                let pending = log.invoke(clock.now(), DOCUMENT, ConfigInput::Read);
+                match newest(&operator, node) {
+                    Some(found) => {
+                        if let ConfigOutput::Found { version, .. } = found {
+                            known = version;
+                        }
+                        pending.ok(clock.now(), found);
+                    }
+                    None => pending.fail(clock.now(), "no answer"),
+                }
+                continue;
+            }
+            let value = format!("{number}-{turn}");
+            // What changes nothing makes no revision.
+            if fs::write(&file, document.replace(MARK, &value)).is_err() {
+                continue;
+            }
+            let input = ConfigInput::Cas { expected: known, value: value.clone() };
+            let (expected, path) = (known.to_string(), file.display().to_string());
+            let words = ["apply", "-f", &path, "--expect", &expected, "-m", &value, "-o", "json", "--timeout", "3s"];
+            let pending = log.invoke(clock.now(), DOCUMENT, input);
+            match operator.ctl(node, &words) {
+                Ok(said) if said.code == 0 => match revision(&said.out) {
+                    Some(version) => {
+                        known = version;
+                        pending.ok(clock.now(), ConfigOutput::Written { version });
+                    }
+                    None => pending.unknown(clock.now(), said.out),
+                },
+                Ok(said) if said.code == CONFLICT => {
+                    known = 0;
+                    pending.ok(clock.now(), ConfigOutput::Conflict);
+                }
+                Ok(said) => pending.unknown(clock.now(), format!("exit {}: {}", said.code, said.err.trim())),
+                Err(error) => pending.unknown(clock.now(), format!("{error:#}")),
+            }
+        }
+    })
+}
+
+fn newest(operator: &Operator, node: usize) -> Option<ConfigOutput> {
+    let said = operator.ctl(node, &["history", "--limit", "1", "-o", "json", "--timeout", "3s"]).ok()?;
+    let list: Value = serde_json::from_str(&said.out).ok().filter(|_| said.code == 0)?;
+    let entry = list.as_array()?.first()?;
+    let version = entry["revision"].as_u64()?;
+    Some(ConfigOutput::Found { version, value: entry["message"].as_str().unwrap_or_default().to_owned() })
+}
+
+fn revision(out: &str) -> Option<u64> {
+    serde_json::from_str::<Value>(out).ok()?["revision"].as_u64()
+}

@@ -1,0 +1,136 @@
+//! What clients do meanwhile, and what they saw.
+
+pub mod bindings;
+pub mod config;
+pub mod locks;
+pub mod members;
+pub mod registers;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::Result;
+use ballast_testkit::{
+    lab::{Host, Lab},
+    resp::{Answer, Connection},
+};
+
+use crate::plan::Random;
+
+/// Longer than the store's own deadline, so that it is the store that says what became of a command.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Clients that run until they are told to stop.
+pub struct Clients {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Clients {
+    /// Lets so many clients run in the lab's client network. Each is given its number, and a flag that tells it to stop.
+    ///
+    /// # Errors
+    /// When the network cannot be entered.
+    pub fn start<F>(lab: &Lab, count: usize, client: F) -> Result<Self>
+    where
+        F: Fn(usize, &AtomicBool) + Clone + Send + 'static,
+    {
+        let stop = Arc::<AtomicBool>::default();
+        let mut threads = Vec::new();
+        for number in 0..count {
+            let (door, stop, client) = (lab.door(Host::Client)?, Arc::clone(&stop), client.clone());
+            threads.push(thread::spawn(move || {
+                if door.enter().is_ok() {
+                    client(number, &stop);
+                }
+            }));
+        }
+        Ok(Self { stop, threads })
+    }
+
+    /// Waits for the last answers.
+    pub fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was carried out.
+    Done(Answer),
+    /// It certainly was not, and why.
+    Refused(String),
+    /// Nobody knows, and why.
+    Unknown(String),
+}
+
+/// A client of the store that goes from node to node.
+pub struct Visitor {
+    stores: Vec<SocketAddr>,
+    at: usize,
+    connection: Option<Connection>,
+}
+
+impl Visitor {
+    /// A client that has not connected yet.
+    pub fn new(stores: &[SocketAddr], number: usize) -> Self {
+        Self { stores: stores.to_vec(), at: number % stores.len(), connection: None }
+    }
+
+    /// Goes to another store now and then.
+    pub fn wander(&mut self, random: &mut Random) {
+        if random.below(20) == 0 {
+            self.leave();
+            self.at = random.below(self.stores.len() as u64) as usize;
+        }
+    }
+
+    /// Connects where it is, or goes on to the next store if that does not work.
+    ///
+    /// # Errors
+    /// What the system said; nothing was sent.
+    pub fn arrive(&mut self) -> io::Result<()> {
+        if self.connection.is_none() {
+            match Connection::open(self.stores[self.at], PATIENCE) {
+                Ok(connection) => self.connection = Some(connection),
+                Err(error) => {
+                    self.at = (self.at + 1) % self.stores.len();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a command. Call [`Visitor::arrive`] before, outside of the time that is measured.
+    pub fn call(&mut self, words: &[&str]) -> Outcome {
+        let Some(connection) = &mut self.connection else { return Outcome::Refused("not connected".to_owned()) };
+        match connection.call(words) {
+            Ok(Answer::Error(error)) if error.starts_with("CLUSTERDOWN") => Outcome::Refused(error),
+            Ok(Answer::Error(error)) if error.starts_with("UNKNOWN") => Outcome::Unknown(error),
+            Ok(answer) => Outcome::Done(answer),
+            Err(error) => {
+                self.leave();
+                Outcome::Unknown(format!("{:?}", error.kind()))
+            }
+        }
+    }
+
+    /// Hangs up, and goes on to the next store.
+    pub fn leave(&mut self) {
+        self.connection = None;
+        self.at = (self.at + 1) % self.stores.len();
+    }
+}

@@ -1,0 +1,32 @@
+//! Every workload, a minute of faults and all checkers, on real nodes; and the lock that Redis gives to two.
+
+use std::process::Command;
+
+use ballast_testkit::lab::Lab;
+
+/// Runs `jepsen`; `None` where the kernel refuses namespaces, which was said.
+fn jepsen(arguments: &[&str]) -> Option<(Option<i32>, String)> {
+    drop(Lab::or_skip(1)?);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
+    command.args(arguments);
+    if arguments[0] == "run" {
+        command.arg("--output").arg(folder.path());
+    }
+    let output = command.output().expect("run jepsen");
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{said}");
+    Some((output.status.code(), said))
+}
+
+#[test]
+fn no_promise_is_broken_in_a_minute_of_faults() {
+    let Some((code, said)) = jepsen(&["run", "--seed", "3", "--seconds", "45", "--nodes", "3"]) else { return };
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn a_lock_has_one_holder_where_redis_gives_it_to_two() {
+    let Some((code, said)) = jepsen(&["locks", "--rounds", "4"]) else { return };
+    assert_eq!(code, Some(0), "{said}");
+}
