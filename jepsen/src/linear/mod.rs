@@ -41,10 +41,10 @@ use crate::verdict::{Judgement, Promise};
 /// How much a search may take, for each key.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Configurations kept, some hundred bytes each. The default is four million, which is more than any history of a
-    /// cluster that works has needed by three orders of magnitude.
+    /// Configurations kept, some hundred bytes each. The default is four million; 20 000 operations of 16 clients on one key
+    /// have kept a hundred thousand.
     pub configurations_max: usize,
-    /// Steps of the model tried, some tens of nanoseconds each. The default is a hundred million.
+    /// Steps of the model tried. The default is a hundred million, which took ten seconds.
     pub steps_max: u64,
 }
 

@@ -105,6 +105,9 @@ pub enum Versions {
 }
 
 /// A register with versions that only grow. A write of the value in force may leave the version what it is.
+///
+/// A conflict told while the version in force was made by a write of unknown outcome is believed, and not remembered: that
+/// this version later turns out to be the one that was expected is not found.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfigModel {
     /// Whose versions are counted.
