@@ -8,7 +8,7 @@ use ballast_jepsen::{
     history::{History, Outcome},
     leaks::{self, Resource, Series, Tolerance},
     linear::{self, Limits, Verdict},
-    models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions},
+    models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
     recovery::{self, Bounds, Fault, Recovery},
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
@@ -74,7 +74,7 @@ fn slack(run: &Run) -> ClockSlack {
 
 fn sessions(run: &Run) -> Judgement {
     let judgement = Judgement::new(Promise::Sessions).looked_at("times a lock was held", run.held.len());
-    let mut judgement = hold(judgement, &SessionModel { clock_slack: slack(run) }, &run.registers);
+    let mut judgement = hold(judgement, &SessionModel { clock_slack: slack(run) }, &unread_alike(&run.registers));
     for (one, other) in locks::overlaps(&run.held) {
         judgement.violated(format!(
             "{} was held by client {} from {} to {} and by client {} from {} to {}",

@@ -49,7 +49,15 @@ impl Connection {
     /// # Errors
     /// What the system says.
     pub fn open(address: SocketAddr, patience: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, patience)?;
+        Self::open_within(patience, address, patience)
+    }
+
+    /// As [`Connection::open`], and gives up to connect after a time of its own.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open_within(connect: Duration, address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, connect)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         stream.set_nodelay(true)?;

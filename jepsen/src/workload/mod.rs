@@ -28,6 +28,9 @@ use crate::plan::Random;
 /// Longer than the store's own deadline, so that it is the store that says what became of a command.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
+/// After which a client gives up on a node that nothing comes back from, so that it does not keep all of them.
+const CONNECT: Duration = Duration::from_millis(300);
+
 /// Clients that run until they are told to stop.
 pub struct Clients {
     stop: Arc<AtomicBool>,
@@ -103,7 +106,7 @@ impl Visitor {
     /// What the system said; nothing was sent.
     pub fn arrive(&mut self) -> io::Result<()> {
         if self.connection.is_none() {
-            match Connection::open(self.stores[self.at], PATIENCE) {
+            match Connection::open_within(CONNECT, self.stores[self.at], PATIENCE) {
                 Ok(connection) => self.connection = Some(connection),
                 Err(error) => {
                     self.at = (self.at + 1) % self.stores.len();
