@@ -14,6 +14,7 @@ mod glob;
 mod node;
 mod passwords;
 mod policy;
+mod reads;
 mod refusal;
 mod rounds;
 mod serve;

@@ -1,0 +1,174 @@
+//! Bytes in, bytes out, and how long each may take.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::{Ending, READ_MIN, Serving};
+use crate::deadline::Deadline;
+
+/// The most room that is made for one read.
+const READ_MAX: usize = 256 * 1024;
+/// Room for answers that an idle connection may keep.
+const WRITE_IDLE: usize = 4096;
+/// When a connection counts as idle for that.
+const SOON: Duration = Duration::from_secs(1);
+/// Answers leave when there are so many, though commands wait that are not carried out.
+const WRITE_SOON: usize = 64 * 1024;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+    pub(super) async fn flush_soon(&mut self) -> Result<(), Ending> {
+        if self.out.len() < WRITE_SOON {
+            return Ok(());
+        }
+        if self.out.len() > self.policy.limits.output_max {
+            tracing::warn!(peer = %self.card.peer, bytes = self.out.len(), "cut: an answer exceeds sessions.limits.output_max");
+            return Err(Ending::Cut);
+        }
+        self.flush().await
+    }
+
+    /// Sends what is to be sent. The client must take some of it every `write_timeout`.
+    pub(super) async fn flush(&mut self) -> Result<(), Ending> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let Self { stream, out, deadline, card, policy, held, .. } = self;
+        let (mut sent, mut armed) = (0, false);
+        let timeout = policy.limits.write_timeout;
+        let result = poll_fn(|cx| {
+            while sent < out.len() {
+                match Pin::new(&mut *stream).poll_write(cx, &out[sent..]) {
+                    Poll::Ready(Ok(1..)) if card.is_ended() => return Poll::Ready(Err(Ending::Told)),
+                    Poll::Ready(Ok(written @ 1..)) => {
+                        sent += written;
+                        armed = false;
+                    }
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Ending::Closed)),
+                    Poll::Pending if card.is_ended() => return Poll::Ready(Err(Ending::Told)),
+                    Poll::Pending if armed && deadline.is_over() => return Poll::Ready(Err(Ending::Cut)),
+                    Poll::Pending => {
+                        if !armed {
+                            armed = true;
+                            deadline.arm(timeout);
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await;
+        if result.is_ok() {
+            let flushed = pin!(stream.flush());
+            under(deadline, timeout, flushed).await?;
+        }
+        held.worker.counters.counters.bytes_out_total.add(sent as u64);
+        self.out.clear();
+        self.out.shrink_to(WRITE_SOON);
+        result
+    }
+
+    /// Waits for bytes of the client, or mail for it.
+    pub(super) async fn wait(&mut self) -> Result<(), Ending> {
+        let amid = self.requests.is_amid(&self.buf);
+        let limits = &self.policy.limits;
+        let timeout = if amid { limits.write_timeout } else { limits.idle_timeout };
+        // A connection that has grown is looked at once more, to take its room back if it stays idle.
+        let roomy = (self.room > READ_MIN || self.out.capacity() > WRITE_IDLE)
+            && !(Duration::ZERO < timeout && timeout <= SOON);
+        self.deadline.arm(if roomy { SOON } else { timeout });
+        if self.buf.capacity() - self.buf.len() < READ_MIN.min(self.room) {
+            self.buf.reserve(self.room.max(self.buf.len().min(READ_MAX)));
+        }
+        let Self { stream, buf, deadline, card, held, policy, .. } = self;
+        let mut read = pin!(stream.read_buf(buf));
+        let arrived = poll_fn(|cx| {
+            match read.as_mut().poll(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Ending::Closed)),
+                Poll::Ready(Ok(arrived)) => return Poll::Ready(Ok(arrived)),
+                Poll::Pending => {}
+            }
+            if card.is_ended() || !amid && held.is_ending() {
+                return Poll::Ready(Err(Ending::Told));
+            }
+            if card.has_mail() || !Rc::ptr_eq(policy, &*held.worker.current_policy()) {
+                return Poll::Ready(Ok(0));
+            }
+            if deadline.is_over() {
+                return Poll::Ready(if roomy { Ok(0) } else { Err(Ending::Cut) });
+            }
+            Poll::Pending
+        })
+        .await?;
+        if arrived == 0 && roomy && self.deadline.is_over() {
+            self.room = READ_MIN;
+            self.out = Vec::new();
+            if !amid {
+                self.buf = BytesMut::new();
+            }
+        }
+        if arrived != 0 {
+            self.arrived(arrived);
+        }
+        Ok(())
+    }
+
+    fn arrived(&mut self, bytes: usize) {
+        self.began = Instant::now();
+        let worker = &self.held.worker;
+        worker.counters.counters.bytes_in_total.add(bytes as u64);
+        self.card.active_ms.store(worker.deadlines.now_ms(), std::sync::atomic::Ordering::Relaxed);
+        // A client that fills its room gets more, up to a bound.
+        if bytes >= self.room {
+            self.room = (self.room * 2).min(READ_MAX);
+        }
+    }
+
+    /// Ends so that the last answer arrives: closing with bytes unread would reset the connection.
+    pub(super) async fn part(&mut self) {
+        let timeout = Duration::from_secs(1);
+        let Self { stream, deadline, buf, .. } = self;
+        if under(deadline, timeout, pin!(stream.shutdown())).await.is_err() {
+            return;
+        }
+        let mut left = 1 << 20;
+        while left > 0 {
+            buf.clear();
+            buf.reserve(READ_MIN);
+            match under(deadline, timeout, pin!(stream.read_buf(buf))).await {
+                Ok(1..) => left -= buf.len().min(left),
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Waits for `io`, at most `timeout`.
+async fn under<T>(
+    deadline: &Deadline,
+    timeout: Duration,
+    mut io: Pin<&mut impl Future<Output = std::io::Result<T>>>,
+) -> Result<T, Ending> {
+    let mut armed = false;
+    poll_fn(move |cx: &mut Context<'_>| match io.as_mut().poll(cx) {
+        Poll::Ready(Ok(done)) => Poll::Ready(Ok(done)),
+        Poll::Ready(Err(_)) => Poll::Ready(Err(Ending::Closed)),
+        Poll::Pending if armed && deadline.is_over() => Poll::Ready(Err(Ending::Cut)),
+        Poll::Pending => {
+            if !armed {
+                armed = true;
+                deadline.arm(timeout);
+            }
+            Poll::Pending
+        }
+    })
+    .await
+}

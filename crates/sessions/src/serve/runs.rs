@@ -1,0 +1,168 @@
+//! Calls of the keyspace that follow each other, carried out together.
+//!
+//! A run is: the reads before its first write, on a state that was confirmed after they arrived; everything from the first
+//! to the last write, through the log; and the reads after it, on the state as this node has it once the entry is applied,
+//! which holds everything that was acknowledged before the entry was proposed.
+//!
+//! Not here: what waits for the cluster ([`crate::reads`]), `MULTI` ([`super::transactions`]).
+
+use ballast_core::session::{Call, Class, Reply, Spec, Write};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Ending, Serving};
+use crate::refusal::Unavailable;
+
+/// Bytes of arguments in one run, besides its last command: an entry of the log should not hold others up.
+const RUN_BYTES_MAX: usize = 1 << 20;
+
+/// Calls of the keyspace that follow each other.
+#[derive(Default)]
+pub(super) struct Run {
+    calls: Vec<Call>,
+    bytes: usize,
+    first_write: Option<usize>,
+    last_write: usize,
+}
+
+impl Run {
+    fn push(&mut self, call: Call) {
+        self.bytes += call.args.iter().map(Bytes::len).sum::<usize>();
+        if call.class() == Class::Write {
+            self.first_write.get_or_insert(self.calls.len());
+            self.last_write = self.calls.len();
+        }
+        self.calls.push(call);
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+    /// Adds a call to the run.
+    pub(super) async fn gather(&mut self, call: Call) -> Result<(), Ending> {
+        self.run.push(call);
+        if self.run.calls.len() >= self.policy.limits.pipeline_max || self.run.bytes >= RUN_BYTES_MAX {
+            self.finish_run().await?;
+        }
+        Ok(())
+    }
+
+    /// Carries out the calls that gathered.
+    pub(super) async fn finish_run(&mut self) -> Result<(), Ending> {
+        if self.run.calls.is_empty() {
+            return Ok(());
+        }
+        if !self.held.listener.may_serve() {
+            // The VIP is another node's: what was not begun is begun there.
+            return Err(Ending::Told);
+        }
+        let Run { calls, first_write, last_write, .. } = std::mem::take(&mut self.run);
+        let Some(first) = first_write else {
+            self.reads(&calls, false).await?;
+            self.run.calls = calls;
+            self.run.calls.clear();
+            return Ok(());
+        };
+        let mut calls = calls;
+        let after = calls.split_off(last_write + 1);
+        let writes = calls.split_off(first);
+        if !calls.is_empty() {
+            self.reads(&calls, false).await?;
+        }
+        let current = self.writes(writes).await?;
+        if !after.is_empty() {
+            self.reads(&after, current).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers calls that only read. `current`: this node is known to have applied what they must see.
+    async fn reads(&mut self, calls: &[Call], current: bool) -> Result<(), Ending> {
+        let mut replies = std::mem::take(&mut self.replies);
+        replies.clear();
+        match self.read(calls, current, &mut replies).await {
+            Ok(()) => {}
+            Err(unavailable) => {
+                replies.clear();
+                replies.resize(calls.len(), unavailable.reply());
+                self.held.worker.counters.counters.unavailable_total.add(calls.len() as u64);
+            }
+        }
+        let us = self.us();
+        for (call, reply) in calls.iter().zip(replies.drain(..)) {
+            self.answer(call.spec(), Some(call), reply, us).await?;
+        }
+        self.replies = replies;
+        Ok(())
+    }
+
+    pub(super) async fn read(
+        &self,
+        calls: &[Call],
+        current: bool,
+        replies: &mut Vec<Reply>,
+    ) -> Result<(), Unavailable> {
+        self.reader().read(calls, current, replies).await
+    }
+
+    /// Carries out calls through the log. Returns whether this node is current now.
+    async fn writes(&mut self, calls: Vec<Call>) -> Result<bool, Ending> {
+        let specs: Vec<&'static Spec> = calls.iter().map(Call::spec).collect();
+        // Answers that depend on who asks or on this node.
+        let special: Vec<(usize, Call)> = calls
+            .iter()
+            .enumerate()
+            .filter(|(_, call)| is_special(call))
+            .map(|(at, call)| (at, call.clone()))
+            .collect();
+        let write = Write { calls, atomic: false, watched: Vec::new() };
+        let result = self
+            .propose(write)
+            .await
+            .and_then(|replies| if replies.len() == specs.len() { Ok(replies) } else { Err(Unavailable::Misfit) });
+        let mut replies = match result {
+            Ok(replies) => replies,
+            Err(unavailable) => {
+                self.held.worker.counters.counters.unavailable_total.add(specs.len() as u64);
+                let us = self.us();
+                for spec in specs {
+                    self.answer(spec, None, unavailable.reply(), us).await?;
+                }
+                return Ok(false);
+            }
+        };
+        let us = self.us();
+        let mut special = special.into_iter().peekable();
+        for (at, (spec, mut reply)) in specs.into_iter().zip(replies.drain(..)).enumerate() {
+            let call = special.next_if(|(special, _)| *special == at).map(|(_, call)| call);
+            if let Some(call) = &call {
+                self.adapt(call, &mut reply);
+            }
+            self.answer(spec, call.as_ref(), reply, us).await?;
+        }
+        Ok(true)
+    }
+
+    pub(super) async fn propose(&mut self, write: Write) -> Result<Vec<Reply>, Unavailable> {
+        let worker = self.held.worker.clone();
+        let replies = worker.propose(write, self.policy.limits.deadline).await?;
+        if worker.node.subscribers.any() {
+            worker.tell_subscribers();
+            // What this connection hears of its own doing comes before the answer, as in Redis.
+            self.card.take_mail(&mut self.out);
+        }
+        Ok(replies)
+    }
+
+    /// `PUBLISH` tells how many clients of this node it reached; every node reaches its own.
+    pub(super) fn adapt(&self, call: &Call, reply: &mut Reply) {
+        if call.spec().name == "publish"
+            && let (Reply::Integer(reached), Some(channel)) = (reply, call.args.first())
+        {
+            *reached = self.held.worker.node.subscribers.count(channel) as i64;
+        }
+    }
+}
+
+fn is_special(call: &Call) -> bool {
+    matches!(call.spec().name, "publish" | "keys" | "scan")
+}

@@ -1,0 +1,57 @@
+//! `WATCH` and `EXEC`: what is carried out as one.
+//!
+//! Not here: what is queued ([`crate::connection`]).
+
+use ballast_core::session::{Call, Class, Reply, Write};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Serving;
+use crate::{connection::Exec, refusal::Unavailable};
+
+const TOO_MANY_WATCHED: Reply =
+    Reply::error("ERR a connection may watch 4096 keys; none is watched now, and a transaction should not be begun");
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+    pub(super) async fn exec(&mut self, exec: Exec) {
+        let of_keyspace = |call: &&Call| call.class() != Class::Connection;
+        let calls: Vec<Call> = exec.calls.iter().filter(of_keyspace).cloned().collect();
+        let watches = !exec.watched.is_empty();
+        let result = if calls.iter().any(|call| call.class() == Class::Write) || watches {
+            let count = calls.len();
+            let write = Write { calls, atomic: true, watched: exec.watched.clone() };
+            self.propose(write).await.and_then(|replies| match replies.as_slice() {
+                [Reply::NullArray] if watches => Ok(None),
+                _ if replies.len() == count => Ok(Some(replies)),
+                _ => Err(Unavailable::Misfit),
+            })
+        } else if calls.is_empty() {
+            Ok(Some(Vec::new()))
+        } else {
+            let mut replies = Vec::new();
+            self.read(&calls, false, &mut replies).await.map(|()| Some(replies))
+        };
+        let worker = self.held.worker.clone();
+        match result {
+            Ok(Some(mut replies)) => {
+                for (call, reply) in exec.calls.iter().filter(of_keyspace).zip(&mut replies) {
+                    self.adapt(call, reply);
+                }
+                self.connection.answer_exec(&exec, replies, &worker.node, &self.policy, &mut self.out);
+            }
+            Ok(None) => self.connection.say(&Reply::NullArray, &mut self.out),
+            Err(unavailable) => self.refuse(&unavailable),
+        }
+    }
+
+    pub(super) async fn watch(&mut self, keys: Vec<Bytes>) {
+        match self.reader().versions(self.connection.database(), keys).await {
+            Ok(watched) => {
+                let fits = self.connection.watch(watched.into_iter());
+                let reply = if fits { Reply::OK } else { TOO_MANY_WATCHED };
+                self.connection.say(&reply, &mut self.out);
+            }
+            Err(unavailable) => self.refuse(&unavailable),
+        }
+    }
+}
