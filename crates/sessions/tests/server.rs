@@ -235,3 +235,24 @@ fn the_document_says_where_to_listen() {
     settings.enabled = false;
     assert!(Wanted::of(&settings, known).is_empty());
 }
+
+#[test]
+fn a_transaction_that_finds_the_memory_full_is_refused_as_a_whole() {
+    let ballast = Ballast::start(r#"{"memory_max":"1MiB"}"#);
+    let mut client = ballast.client();
+    let value = vec![b'v'; 2 << 20];
+    assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
+    assert_eq!(client.say("SET a 1"), "-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+    // As redis-server 7.0 answers when its memory has become full since the commands were queued.
+    let full =
+        "-EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.\r\n";
+    for commands in [&["SET a 1"][..], &["GET a", "SET a 1", "PING"]] {
+        assert_eq!(client.say("MULTI"), "+OK\r\n");
+        commands.iter().for_each(|command| assert_eq!(client.say(command), "+QUEUED\r\n"));
+        assert_eq!(client.say("EXEC"), full);
+    }
+    client.send(b"MULTI\r\nSTRLEN big\r\nDEL big\r\nEXEC\r\n");
+    let answers: Vec<_> = (0..4).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
+    assert_eq!(answers[3], format!("*2\r\n:{}\r\n:1\r\n", 2 << 20));
+    assert_eq!(ballast.server.stats().totals.unavailable_total, 0);
+}

@@ -16,30 +16,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     pub(super) async fn exec(&mut self, exec: Exec) {
         let of_keyspace = |call: &&Call| call.class() != Class::Connection;
         let calls: Vec<Call> = exec.calls.iter().filter(of_keyspace).cloned().collect();
-        let watches = !exec.watched.is_empty();
-        let result = if calls.iter().any(|call| call.class() == Class::Write) || watches {
+        let result = if calls.iter().any(|call| call.class() == Class::Write) || !exec.watched.is_empty() {
             let count = calls.len();
             let write = Write { calls, atomic: true, watched: exec.watched.clone() };
             self.propose(write).await.and_then(|replies| match replies.as_slice() {
-                [Reply::NullArray] if watches => Ok(None),
-                _ if replies.len() == count => Ok(Some(replies)),
+                // A watched key has changed, or the memory is full: one answer stands for all.
+                [reply] if reply.aborts_exec() => Ok(Err(reply.clone())),
+                _ if replies.len() == count => Ok(Ok(replies)),
                 _ => Err(Unavailable::Misfit),
             })
         } else if calls.is_empty() {
-            Ok(Some(Vec::new()))
+            Ok(Ok(Vec::new()))
         } else {
             let mut replies = Vec::new();
-            self.read(&calls, false, &mut replies).await.map(|()| Some(replies))
+            self.read(&calls, false, &mut replies).await.map(|()| Ok(replies))
         };
         let worker = self.held.worker.clone();
         match result {
-            Ok(Some(mut replies)) => {
+            Ok(Ok(mut replies)) => {
                 for (call, reply) in exec.calls.iter().filter(of_keyspace).zip(&mut replies) {
                     self.adapt(call, reply);
                 }
                 self.connection.answer_exec(&exec, replies, &worker.node, &self.policy, &mut self.out);
             }
-            Ok(None) => self.connection.say(&Reply::NullArray, &mut self.out),
+            Ok(Err(aborted)) => self.connection.say(&aborted, &mut self.out),
             Err(unavailable) => self.refuse(&unavailable),
         }
     }
