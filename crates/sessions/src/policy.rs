@@ -173,6 +173,11 @@ impl Access {
         self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| key.starts_with(prefix))
     }
 
+    /// Whether it may be told what becomes of this key.
+    pub fn may_see(&self, database: u16, key: &[u8]) -> bool {
+        (self.databases.is_empty() || self.databases.contains(&database)) && self.may_name(key)
+    }
+
     /// Whether this database may be selected.
     ///
     /// # Errors

@@ -49,11 +49,13 @@ impl Lists {
         }
     }
 
-    /// Sends to all that listen to `channel`; returns how many.
-    fn send(&self, channel: &[u8], payload: &[u8], key: Option<&[u8]>) -> usize {
+    /// Sends to all that listen to `channel` and may; returns how many. `about`: the key that an event is about.
+    fn send(&self, channel: &[u8], payload: &[u8], about: Option<(u16, &[u8])>) -> usize {
         let may = |card: &Card| {
             let facts = card.facts();
-            let allowed = key.is_none_or(|key| facts.access.as_ref().is_some_and(|access| access.may_name(key)));
+            let allowed = about.is_none_or(|(database, key)| {
+                facts.access.as_ref().is_some_and(|access| access.may_see(database, key))
+            });
             allowed.then_some(facts.resp)
         };
         let mut sent = 0;
@@ -137,11 +139,11 @@ impl Subscribers {
                 Notice::Event { database, key, event, .. } => {
                     if flags.contains('K') {
                         let channel = [format!("__keyspace@{database}__:").as_bytes(), &key].concat();
-                        sent += lists.send(&channel, event.as_bytes(), Some(&key));
+                        sent += lists.send(&channel, event.as_bytes(), Some((database, &key)));
                     }
                     if flags.contains('E') {
                         let channel = format!("__keyevent@{database}__:{event}");
-                        sent += lists.send(channel.as_bytes(), &key, Some(&key));
+                        sent += lists.send(channel.as_bytes(), &key, Some((database, &key)));
                     }
                 }
                 Notice::Message { channel, payload } => sent += lists.send(&channel, &payload, None),

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::Ballast;
+use support::{Ballast, Client};
 
 #[test]
 fn what_is_published_and_what_becomes_of_keys_is_told_to_subscribers_of_any_worker() {
@@ -44,4 +44,38 @@ fn what_is_published_and_what_becomes_of_keys_is_told_to_subscribers_of_any_work
     assert_eq!(writer.say("CONFIG SET notify-keyspace-events gxE"), "+OK\r\n");
     let refused = writer.say("CONFIG SET notify-keyspace-events AKE");
     assert!(refused.contains("sessions.notify"), "{refused}");
+}
+
+fn login(ballast: &Ballast, user: &str) -> Client {
+    let mut client = ballast.client();
+    assert_eq!(client.say(&format!("AUTH {user} pw")), "+OK\r\n");
+    client
+}
+
+fn heard(client: &mut Client) -> String {
+    String::from_utf8(client.answer().expect("something is told")).unwrap()
+}
+
+#[test]
+fn events_are_told_to_those_who_may_use_the_database_and_the_key() {
+    let users = r#"{"notify":"KEA","users":[
+        {"name":"all","password_hash":"HASH"},
+        {"name":"one","password_hash":"HASH","databases":[1]},
+        {"name":"pre","password_hash":"HASH","key_prefixes":["p:"]}]}"#;
+    let ballast = Ballast::start(&users.replace("HASH", &support::hash("pw")));
+    let (mut writer, mut one, mut pre) = (login(&ballast, "all"), login(&ballast, "one"), login(&ballast, "pre"));
+    for client in [&mut one, &mut pre] {
+        assert!(client.say("PSUBSCRIBE __keyevent@*__:set").starts_with("*3"));
+    }
+    for command in ["SET a 1", "SET p:0 1", "SELECT 1", "SET b 1", "SET p:1 1"] {
+        assert_eq!(writer.say(command), "+OK\r\n");
+    }
+    let told = |database: u16, key: &str| {
+        let length = key.len();
+        format!(
+            "*4\r\n$8\r\npmessage\r\n$18\r\n__keyevent@*__:set\r\n$18\r\n__keyevent@{database}__:set\r\n${length}\r\n{key}\r\n"
+        )
+    };
+    assert_eq!((heard(&mut one), heard(&mut one)), (told(1, "b"), told(1, "p:1")));
+    assert_eq!((heard(&mut pre), heard(&mut pre)), (told(0, "p:0"), told(1, "p:1")));
 }
