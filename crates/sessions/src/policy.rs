@@ -13,6 +13,9 @@ use bytes::Bytes;
 /// The user that a connection is before it says who it is, and that `AUTH` with one word means.
 pub const DEFAULT_USER: &str = "default";
 
+/// Channels of events begin so, `__keyspace@0__:` and `__keyevent@0__:`. Only the store itself speaks on them.
+const EVENTS: &[u8] = b"__key";
+
 /// What is in force.
 #[derive(Debug)]
 pub struct Policy {
@@ -145,6 +148,7 @@ impl Access {
         if self.read_only && call.class() == Class::Write {
             return Err(not_run(call));
         }
+        self.check_channels(call)?;
         if !self.databases.is_empty() {
             if !self.databases.contains(&call.database) && call.class() != Class::Connection {
                 return Err(not_database(call.database));
@@ -176,6 +180,23 @@ impl Access {
     /// Whether it may be told what becomes of this key.
     pub fn may_see(&self, database: u16, key: &[u8]) -> bool {
         (self.databases.is_empty() || self.databases.contains(&database)) && self.may_name(key)
+    }
+
+    /// Whether it may know of this channel: one of its own, or one of events, which are told by [`Self::may_see`].
+    pub fn may_know(&self, channel: &[u8]) -> bool {
+        channel.starts_with(EVENTS) || self.may_name(channel)
+    }
+
+    /// What is published on a channel reaches those who may name it. Patterns may be anything: what fits them is held
+    /// against the prefixes when it is told.
+    fn check_channels(&self, call: &Call) -> Result<(), Reply> {
+        let allowed = match (call.spec().name, call.args.first()) {
+            ("publish", Some(channel)) if channel.starts_with(EVENTS) => return Err(FORGED),
+            ("publish", Some(channel)) => self.may_name(channel),
+            ("subscribe", _) => call.args.iter().all(|channel| self.may_know(channel)),
+            _ => true,
+        };
+        if allowed { Ok(()) } else { Err(NOT_CHANNEL) }
     }
 
     /// Whether this database may be selected.
@@ -218,6 +239,12 @@ impl Access {
         Ok(())
     }
 }
+
+const FORGED: Reply = Reply::error(
+    "NOPERM channels that begin with '__key' tell what becomes of keys: the session store alone publishes on them",
+);
+const NOT_CHANNEL: Reply =
+    Reply::error("NOPERM this user has no permissions to access one of the channels used as arguments");
 
 fn not_run(call: &Call) -> Reply {
     Reply::Error(format!("NOPERM this user has no permissions to run the '{}' command", call.spec().name).into())

@@ -79,3 +79,31 @@ fn events_are_told_to_those_who_may_use_the_database_and_the_key() {
     assert_eq!((heard(&mut one), heard(&mut one)), (told(1, "b"), told(1, "p:1")));
     assert_eq!((heard(&mut pre), heard(&mut pre)), (told(0, "p:0"), told(1, "p:1")));
 }
+
+#[test]
+fn nobody_forges_events_and_prefixes_hold_for_channels_as_well() {
+    let users = r#"{"notify":"KEA","users":[
+        {"name":"all","password_hash":"HASH"},
+        {"name":"p","password_hash":"HASH","key_prefixes":["p:"]},
+        {"name":"q","password_hash":"HASH","key_prefixes":["q:","r:"]}]}"#;
+    let ballast = Ballast::start(&users.replace("HASH", &support::hash("pw")));
+    let (mut all, mut p, mut q) = (login(&ballast, "all"), login(&ballast, "p"), login(&ballast, "q"));
+    for client in [&mut all, &mut p] {
+        let refused = client.say("PUBLISH __keyevent@0__:expired q:1");
+        assert!(refused.starts_with("-NOPERM channels that begin with '__key'"), "{refused}");
+    }
+    let not_his = "-NOPERM this user has no permissions to access one of the channels used as arguments\r\n";
+    assert_eq!(p.say("PUBLISH q:news x"), not_his);
+    assert_eq!(p.say("SUBSCRIBE p:news q:news"), not_his);
+    let mut listener = login(&ballast, "q");
+    assert!(listener.say("PSUBSCRIBE *").starts_with("*3"));
+    assert!(login(&ballast, "q").say("SUBSCRIBE q:news").starts_with("*3"));
+    let mut other = login(&ballast, "q");
+    assert!(other.say("SUBSCRIBE q:other __keyevent@0__:del").starts_with("*3"));
+    assert_eq!(p.say("PUBSUB CHANNELS *"), "*1\r\n$18\r\n__keyevent@0__:del\r\n");
+    assert_eq!(p.say("PUBSUB NUMSUB q:other"), "*2\r\n$7\r\nq:other\r\n:0\r\n");
+    assert_eq!(p.say("PUBLISH p:news x"), ":0\r\n", "who listens to everything of another tenant does not hear it");
+    assert_eq!(all.say("PUBLISH news x"), ":0\r\n");
+    assert_eq!(q.say("PUBLISH r:news x"), ":1\r\n");
+    assert_eq!(heard(&mut listener), "*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$6\r\nr:news\r\n$1\r\nx\r\n");
+}

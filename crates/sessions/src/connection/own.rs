@@ -55,7 +55,11 @@ impl Connection {
             "psubscribe" => self.subscribe(Kind::Pattern, call, node, &mut out),
             "unsubscribe" => self.unsubscribe(Kind::Channel, call, node, &mut out),
             "punsubscribe" => self.unsubscribe(Kind::Pattern, call, node, &mut out),
-            name if name.starts_with("pubsub") => super::pubsub::ask(call, node, &mut out),
+            name if name.starts_with("pubsub") => {
+                if let Some(access) = &self.access {
+                    super::pubsub::ask(call, access, node, &mut out);
+                }
+            }
             name if name.starts_with("client") => return self.client(call, node, policy, &mut out),
             name if name.starts_with("command") => super::command::tell(call, &mut out),
             name if name.starts_with("config") => super::config::config(call, policy, &mut out),

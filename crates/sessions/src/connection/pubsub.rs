@@ -4,7 +4,7 @@ use ballast_core::session::Call;
 use bytes::Bytes;
 
 use super::Connection;
-use crate::{node::Node, subscribers::Kind, wire::Out};
+use crate::{node::Node, policy::Access, subscribers::Kind, wire::Out};
 
 /// Channels and patterns of one connection. Arbitrary: what is remembered of them is bounded so.
 const SUBSCRIPTIONS_MAX: usize = 65_536;
@@ -70,16 +70,16 @@ impl Connection {
     }
 }
 
-/// `PUBSUB`, of this node's subscribers.
-pub(super) fn ask(call: &Call, node: &Node, out: &mut Out<'_>) {
+/// `PUBSUB`, of this node's subscribers, as far as `access` may know of them.
+pub(super) fn ask(call: &Call, access: &Access, node: &Node, out: &mut Out<'_>) {
     match (call.spec().name, &call.args[1..]) {
-        ("pubsub|channels", []) => list(&node.subscribers.channels(None), out),
-        ("pubsub|channels", [pattern]) => list(&node.subscribers.channels(Some(pattern)), out),
+        ("pubsub|channels", []) => list(&node.subscribers.channels(None, access), out),
+        ("pubsub|channels", [pattern]) => list(&node.subscribers.channels(Some(pattern), access), out),
         ("pubsub|numsub", channels) => {
             out.array(channels.len() * 2);
             for channel in channels {
                 out.bulk(channel);
-                out.integer(node.subscribers.named(channel) as i64);
+                out.integer(node.subscribers.named(channel, access) as i64);
             }
         }
         ("pubsub|numpat", _) => out.integer(node.subscribers.patterns() as i64),
