@@ -27,6 +27,7 @@ use crate::{
     node::Node,
     policy::{Access, Policy},
     subscribers::{Kind, Subscribers},
+    trust::Trust,
     wire::{Bounds, Out, Resp},
 };
 
@@ -40,6 +41,7 @@ pub struct Connection {
     database: u16,
     /// `None` until the client says who it is.
     access: Option<Arc<Access>>,
+    trust: Trust,
     /// `READONLY` or `READWRITE` was said.
     stale: Option<bool>,
     silence: Silence,
@@ -100,6 +102,17 @@ pub enum Step {
     Close,
 }
 
+/// Whether a connection goes on after a change of settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// It does.
+    Yes,
+    /// Its user is gone.
+    Gone,
+    /// Protected mode keeps it out.
+    Denied,
+}
+
 /// A transaction to carry out.
 #[derive(Debug)]
 pub struct Exec {
@@ -111,13 +124,14 @@ pub struct Exec {
 
 impl Connection {
     /// A connection that has said nothing yet. `access` is what it may do without saying who it is.
-    pub fn new(card: Arc<Card>, access: Option<Arc<Access>>) -> Self {
+    pub fn new(card: Arc<Card>, access: Option<Arc<Access>>, trust: Trust) -> Self {
         card.facts().access.clone_from(&access);
         Self {
             card,
             resp: Resp::Two,
             database: 0,
             access,
+            trust,
             stale: None,
             silence: Silence::Off,
             transaction: None,
@@ -250,16 +264,30 @@ impl Connection {
         }
     }
 
-    /// Takes a change of settings in. False if the user is gone: the connection must end.
-    pub fn follow(&mut self, policy: &Policy) -> bool {
+    /// Takes a change of settings in.
+    pub fn follow(&mut self, policy: &Policy) -> Follows {
+        if !self.trust.is_admitted(policy) {
+            self.take_access(None);
+            return Follows::Denied;
+        }
         let Some(access) = &self.access else {
             self.take_access(policy.anybody());
-            return true;
+            return Follows::Yes;
         };
         let access = policy.access(&access.user);
         let stays = access.is_some();
         self.take_access(access);
-        stays
+        if stays { Follows::Yes } else { Follows::Gone }
+    }
+
+    /// Whether the certificate that the client has shown has to be looked at now and then.
+    pub fn may_lapse(&self) -> bool {
+        self.trust.may_lapse()
+    }
+
+    /// Whether that certificate is not accepted any more. Looked at once a second.
+    pub fn has_lapsed(&mut self, now_ms: u64) -> bool {
+        self.trust.has_lapsed(now_ms)
     }
 
     /// Leaves nothing behind in the node's lists.
@@ -283,7 +311,8 @@ impl Connection {
         matches!(self.silence, Silence::Now | Silence::On)
     }
 
-    fn listens(&self) -> bool {
+    /// Whether it has subscribed to anything.
+    pub fn listens(&self) -> bool {
         !self.channels.is_empty() || !self.patterns.is_empty()
     }
 

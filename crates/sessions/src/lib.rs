@@ -21,6 +21,7 @@ mod serve;
 mod server;
 pub mod stats;
 mod subscribers;
+mod trust;
 pub mod wire;
 mod worker;
 

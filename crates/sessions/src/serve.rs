@@ -20,11 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     clients::Card,
-    connection::{Connection, Sorted, Step},
+    connection::{Connection, Follows, Sorted, Step},
     deadline::Deadline,
     policy::Policy,
     reads::Reader,
     refusal::Unavailable,
+    trust,
     wire::Requests,
     worker::Held,
 };
@@ -66,6 +67,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
         replies: Vec::new(),
         policy,
         began: Instant::now(),
+        was_busy: false,
         room: READ_MIN,
         held,
     };
@@ -95,6 +97,8 @@ struct Serving<S> {
     policy: Rc<Policy>,
     /// When the bytes were there that are being carried out.
     began: Instant,
+    /// Something arrived since it was last waited for.
+    was_busy: bool,
     room: usize,
 }
 
@@ -107,15 +111,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             if !Rc::ptr_eq(&self.policy, &*worker.current_policy()) {
                 self.policy = worker.policy();
                 self.card.bound_mail(self.policy.limits.output_max);
-                if !self.connection.follow(&self.policy) {
-                    return Err(Ending::Told);
+                match self.connection.follow(&self.policy) {
+                    Follows::Yes => {}
+                    Follows::Gone => return Err(Ending::Told),
+                    Follows::Denied => return Err(self.turn_away(&trust::DENIED).await),
                 }
+            }
+            if self.connection.has_lapsed(self.held.worker.deadlines.now_ms()) {
+                return Err(self.turn_away(&trust::LAPSED).await);
             }
             self.carry_out().await?;
             self.card.take_mail(&mut self.out);
             self.flush().await?;
             self.wait().await?;
         }
+    }
+
+    /// Says why the client is not served any longer.
+    async fn turn_away(&mut self, why: &Reply) -> Ending {
+        self.held.worker.counters.counters.refused_total.up();
+        self.connection.say(why, &mut self.out);
+        self.flush().await.err().unwrap_or(Ending::Asked)
     }
 
     /// Carries out what has arrived.

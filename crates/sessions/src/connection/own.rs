@@ -24,6 +24,11 @@ impl Connection {
             }
             "reset" => {
                 self.reset(node, policy);
+                if !self.trust.is_admitted(policy) {
+                    self.take_access(None);
+                    out.reply(&crate::trust::DENIED);
+                    return Step::Close;
+                }
                 out.simple("RESET");
             }
             "auth" => return self.auth(call, policy, &mut out),

@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
+    sync::atomic::Ordering,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -80,11 +81,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     pub(super) async fn wait(&mut self) -> Result<(), Ending> {
         let amid = self.requests.is_amid(&self.buf);
         let limits = &self.policy.limits;
-        let timeout = if amid { limits.write_timeout } else { limits.idle_timeout };
-        // A connection that has grown is looked at once more, to take its room back if it stays idle.
-        let roomy = (self.room > READ_MIN || self.out.capacity() > WRITE_IDLE)
-            && !(Duration::ZERO < timeout && timeout <= SOON);
-        self.deadline.arm(if roomy { SOON } else { timeout });
+        // Redis leaves clients alone that listen.
+        let timeout = match (amid, self.connection.listens()) {
+            (true, _) => limits.write_timeout,
+            (false, true) => Duration::ZERO,
+            (false, false) => limits.idle_timeout,
+        };
+        if std::mem::take(&mut self.was_busy) {
+            self.card.active_ms.store(self.held.worker.deadlines.now_ms(), Ordering::Relaxed);
+        }
+        let active_ms = self.card.active_ms.load(Ordering::Relaxed);
+        let passed = Duration::from_millis(self.held.worker.deadlines.now_ms().saturating_sub(active_ms));
+        let left = (!timeout.is_zero()).then(|| timeout.saturating_sub(passed).max(Duration::from_millis(1)));
+        // A connection that has grown is looked at once more, to take its room back if it stays idle; one with a
+        // certificate again and again, to see whether that is still good.
+        let roomy = self.room > READ_MIN || self.out.capacity() > WRITE_IDLE;
+        let looks = (roomy || self.connection.may_lapse()) && left.is_none_or(|left| left > SOON);
+        self.deadline.arm(if looks { SOON } else { left.unwrap_or_default() });
         if self.buf.capacity() - self.buf.len() < READ_MIN.min(self.room) {
             self.buf.reserve(self.room.max(self.buf.len().min(READ_MAX)));
         }
@@ -103,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 return Poll::Ready(Ok(0));
             }
             if deadline.is_over() {
-                return Poll::Ready(if roomy { Ok(0) } else { Err(Ending::Cut) });
+                return Poll::Ready(if looks { Ok(0) } else { Err(Ending::Cut) });
             }
             Poll::Pending
         })
@@ -123,9 +136,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     fn arrived(&mut self, bytes: usize) {
         self.began = Instant::now();
+        self.was_busy = true;
         let worker = &self.held.worker;
         worker.counters.counters.bytes_in_total.add(bytes as u64);
-        self.card.active_ms.store(worker.deadlines.now_ms(), std::sync::atomic::Ordering::Relaxed);
+        self.card.active_ms.store(worker.deadlines.now_ms(), Ordering::Relaxed);
         // A client that fills its room gets more, up to a bound.
         if bytes >= self.room {
             self.room = (self.room * 2).min(READ_MAX);
