@@ -73,8 +73,8 @@ impl NodeSessions {
         })
     }
 
-    /// Listens on what the document and `ballastd.toml` want. Call it when either or a VIP's owner has changed; it costs
-    /// little when nothing has.
+    /// Listens on what the document and `ballastd.toml` want. Call it when either or a VIP's owner has changed, and not before
+    /// all that the log held when it was opened is applied; it costs little when nothing has changed.
     pub fn follow(&self, raft: &Handle) {
         let settings = self.keys.settings();
         if !settings.enabled && self.listening.lock().is_empty() {

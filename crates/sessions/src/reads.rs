@@ -26,9 +26,15 @@ impl Reader<'_> {
     /// # Errors
     /// What the client is told.
     pub async fn read(&self, calls: &[Call], current: bool, replies: &mut Vec<Reply>) -> Result<(), Unavailable> {
-        let estimate = self.become_current(current).await?;
+        let estimate = match self.become_current(current).await? {
+            State::Current(estimate) => estimate,
+            State::Stale(estimate) => {
+                self.worker.node.sessions.read_stale(estimate, calls, replies);
+                return if replies.len() == calls.len() { Ok(()) } else { Err(Unavailable::Misfit) };
+            }
+        };
         let read = |estimate, replies: &mut Vec<Reply>| self.worker.node.sessions.read(estimate, calls, replies);
-        if read(estimate, replies).is_err() {
+        if read(Some(estimate), replies).is_err() {
             replies.clear();
             self.tick().await?;
             // Without an estimate nothing is due.
@@ -61,15 +67,16 @@ impl Reader<'_> {
         Ok(watched)
     }
 
-    /// Waits until this node is known to be current, unless stale reads will do. Returns the time to read by.
-    async fn become_current(&self, current: bool) -> Result<Option<LogTime>, Unavailable> {
+    /// Waits until this node is known to be current, unless stale reads will do.
+    async fn become_current(&self, current: bool) -> Result<State, Unavailable> {
+        let estimate = || self.worker.node.ports.clock.estimate();
         if self.stale {
-            return Ok(None);
+            return Ok(State::Stale(estimate()));
         }
         if !current && let Err(unavailable) = self.worker.confirmations.join(self.policy.limits.deadline).await {
-            return if self.policy.stale_without_quorum { Ok(None) } else { Err(unavailable) };
+            return if self.policy.stale_without_quorum { Ok(State::Stale(estimate())) } else { Err(unavailable) };
         }
-        Ok(Some(self.worker.node.ports.clock.estimate()))
+        Ok(State::Current(estimate()))
     }
 
     /// Carries log time forward, for a key whose end has come.
@@ -80,4 +87,12 @@ impl Reader<'_> {
             result => result,
         }
     }
+}
+
+/// What a read sees, and the time to read by.
+enum State {
+    /// Everything that was acknowledged before.
+    Current(LogTime),
+    /// What this node has applied.
+    Stale(LogTime),
 }

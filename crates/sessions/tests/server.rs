@@ -256,3 +256,24 @@ fn a_transaction_that_finds_the_memory_full_is_refused_as_a_whole() {
     assert_eq!(answers[3], format!("*2\r\n:{}\r\n:1\r\n", 2 << 20));
     assert_eq!(ballast.server.stats().totals.unavailable_total, 0);
 }
+
+#[test]
+fn stale_reads_do_not_bring_back_keys_that_are_over() {
+    let ballast = Ballast::start("{}");
+    ballast.cluster.now_ms.store(2_000_000_000_000, Ordering::SeqCst);
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1 PX 500"), "+OK\r\n");
+    assert_eq!(client.say("SET b 1"), "+OK\r\n");
+    assert_eq!(client.say("READONLY"), "+OK\r\n");
+    let (said, after) =
+        (["GET a", "EXISTS a b", "KEYS *", "DBSIZE", "TTL a"], ["$-1", ":1", "*1\r\n$1\r\nb", ":1", ":-2"]);
+    assert_eq!(client.say("DBSIZE"), ":2\r\n");
+    // Nothing is written any more, so log time stands still on this node.
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    ballast.cluster.now_ms.store(2_000_000_000_500, Ordering::SeqCst);
+    let before = ballast.cluster.proposals.load(Ordering::SeqCst);
+    for (command, answer) in said.into_iter().zip(after) {
+        assert_eq!(client.say(command), format!("{answer}\r\n"), "{command}");
+    }
+    assert_eq!(ballast.cluster.proposals.load(Ordering::SeqCst), before);
+}

@@ -21,7 +21,7 @@ use super::{Call, Reply, database::Entry, keyspace::Keyspace, number, spec::Op};
 /// The keyspace as a read sees it.
 pub(super) struct View<'k> {
     pub(super) keyspace: &'k Keyspace,
-    /// What time it is, for telling how long keys still live.
+    /// What time it is: keys whose lives are over by it are absent, and the others' are told by it.
     pub(super) now: u64,
     /// Something else each time.
     pub(super) turn: u64,
@@ -31,7 +31,7 @@ pub(super) struct View<'k> {
 
 impl View<'_> {
     fn get(&self, call: &Call, key: &[u8]) -> Option<&Entry> {
-        self.keyspace.get(call.database, key)
+        self.keyspace.get(call.database, key).filter(|entry| !entry.has_ended(self.now))
     }
 
     /// Refuses an answer that would have more bytes than there is room for. To be asked where a small request can have
