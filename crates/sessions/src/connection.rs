@@ -50,6 +50,8 @@ pub struct Connection {
     watched: BTreeMap<(u16, Bytes), u64>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    /// Bytes of the names of both.
+    names_bytes: usize,
 }
 
 /// Commands between `MULTI` and `EXEC`.
@@ -138,6 +140,7 @@ impl Connection {
             watched: BTreeMap::new(),
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            names_bytes: 0,
         }
     }
 
@@ -229,7 +232,8 @@ impl Connection {
             let key = (watch.database, Bytes::copy_from_slice(&watch.key));
             self.watched.entry(key).or_insert(watch.version);
         }
-        let fits = self.watched.len() <= WATCHED_MAX;
+        let bytes: usize = self.watched.keys().map(|(_, key)| key.len()).sum();
+        let fits = self.watched.len() <= WATCHED_MAX && bytes <= WATCHED_BYTES_MAX;
         if !fits {
             self.watched.clear();
         }
@@ -292,6 +296,7 @@ impl Connection {
 
     /// Leaves nothing behind in the node's lists.
     pub fn end(&mut self, subscribers: &Subscribers) {
+        self.names_bytes = 0;
         for channel in std::mem::take(&mut self.channels) {
             subscribers.remove(Kind::Channel, &channel, &self.card);
         }
@@ -378,6 +383,8 @@ const QUEUED_MAX: usize = 65_536;
 
 /// Keys that a connection may watch. They travel through the log with the transaction; arbitrary beyond that.
 const WATCHED_MAX: usize = 4096;
+/// Bytes of these keys: 256 for each of them, and as little as else is carried out in one go.
+const WATCHED_BYTES_MAX: usize = 1 << 20;
 
 const EXEC_ARITY: &[u8] = b"ERR wrong number of arguments for 'exec' command";
 const NOAUTH: Reply = Reply::error("NOAUTH Authentication required.");

@@ -187,9 +187,38 @@ fn too_many_watched_keys_are_refused_and_take_no_time() {
     let words: Vec<&[u8]> =
         std::iter::once("WATCH").chain(keys.iter().map(String::as_str)).map(str::as_bytes).collect();
     let told = String::from_utf8(client.call(&words)).unwrap();
-    assert!(told.starts_with("-ERR a connection may watch 4096 keys"), "{told}");
+    assert!(told.starts_with("-ERR a connection may watch 4096 keys that take 1MiB together"), "{told}");
     assert_eq!(client.call(&words[..4097]), b"+OK\r\n");
     assert_eq!(client.say("MULTI"), "+OK\r\n");
     assert_eq!(client.say("SET k1 1"), "+QUEUED\r\n");
     assert_eq!(client.say("EXEC"), "*1\r\n+OK\r\n");
+}
+
+#[test]
+fn names_of_channels_and_watched_keys_are_as_long_as_keys_at_most() {
+    let ballast = Ballast::start(r#"{"limits":{"key_max":"1KiB"}}"#);
+    let mut client = ballast.client();
+    let (fits, long) = (vec![b'n'; 1024], vec![b'n'; 1025]);
+    for command in [b"SUBSCRIBE".as_slice(), b"PSUBSCRIBE"] {
+        let told = String::from_utf8(client.call(&[command, &long])).unwrap();
+        assert_eq!(told, "-ERR channel is longer than the 1KiB that are allowed\r\n");
+    }
+    assert_eq!(client.call(&[b"WATCH", b"a", &long]), b"-ERR key is longer than the 1KiB that are allowed\r\n");
+    assert_eq!(client.call(&[b"WATCH", b"a", &fits]), b"+OK\r\n");
+    assert!(client.call(&[b"SUBSCRIBE", &fits]).starts_with(b"*3\r\n$9\r\nsubscribe"));
+}
+
+#[test]
+fn names_of_channels_and_watched_keys_are_bounded_together() {
+    let ballast = Ballast::start(r#"{"limits":{"key_max":"1MiB"}}"#);
+    let name = |n: u8| [vec![b'n'; (1 << 20) - 1], vec![n]].concat();
+    let mut client = ballast.client();
+    let told = String::from_utf8(client.call(&[b"WATCH", &name(1), &name(2)])).unwrap();
+    assert!(told.starts_with("-ERR a connection may watch"), "{told}");
+    assert_eq!(client.call(&[b"WATCH", &name(1)]), b"+OK\r\n");
+    assert!((0..16).all(|n| client.call(&[b"SUBSCRIBE", &name(n)]).starts_with(b"*3")));
+    let told = String::from_utf8(client.call(&[b"PSUBSCRIBE", b"x"])).unwrap();
+    assert!(told.starts_with("-ERR the names of the subscriptions"), "{told}");
+    assert!(client.call(&[b"UNSUBSCRIBE", &name(3)]).starts_with(b"*3"));
+    assert!(client.call(&[b"PSUBSCRIBE", b"x"]).starts_with(b"*3"));
 }

@@ -51,13 +51,19 @@ impl Connection {
                 out.ok();
             }
             "watch" if self.transaction.is_some() => out.error(b"ERR WATCH inside MULTI is not allowed"),
-            "watch" => return Step::Watch(args.clone()),
+            "watch" => {
+                let key_max = policy.settings.limits.key_max;
+                if args.iter().all(|key| key.len() as u64 <= key_max.as_bytes()) {
+                    return Step::Watch(args.clone());
+                }
+                out.error(format!("ERR key is longer than the {key_max} that are allowed").as_bytes());
+            }
             "unwatch" => {
                 self.watched.clear();
                 out.ok();
             }
-            "subscribe" => self.subscribe(Kind::Channel, call, node, &mut out),
-            "psubscribe" => self.subscribe(Kind::Pattern, call, node, &mut out),
+            "subscribe" => self.subscribe(Kind::Channel, call, node, policy, &mut out),
+            "psubscribe" => self.subscribe(Kind::Pattern, call, node, policy, &mut out),
             "unsubscribe" => self.unsubscribe(Kind::Channel, call, node, &mut out),
             "punsubscribe" => self.unsubscribe(Kind::Pattern, call, node, &mut out),
             name if name.starts_with("pubsub") => {

@@ -9,8 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Serving;
 use crate::{connection::Exec, refusal::Unavailable};
 
-const TOO_MANY_WATCHED: Reply =
-    Reply::error("ERR a connection may watch 4096 keys; none is watched now, and a transaction should not be begun");
+const TOO_MANY_WATCHED: Reply = Reply::error(
+    "ERR a connection may watch 4096 keys that take 1MiB together; none is watched now, and a transaction should not be begun",
+);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     pub(super) async fn exec(&mut self, exec: Exec) {
