@@ -59,7 +59,7 @@ impl NodeSessions {
                 raft: raft.clone(),
             })),
         };
-        let options = ServerOptions { workers: settings.workers };
+        let options = ServerOptions { workers: settings.workers, ..ServerOptions::default() };
         let server = Server::start(options, ports).context("cannot start the session store")?;
         let addresses = settings.listen.iter().map(|address| Wanted { place: Place::Address(*address), tls: false });
         let socket = settings.socket.iter().map(|path| Wanted { place: Place::Unix(path.clone()), tls: false });

@@ -25,6 +25,7 @@ use bytes::Bytes;
 use crate::{
     clients::{Card, Facts},
     node::Node,
+    passwords::Source,
     policy::{Access, Policy},
     subscribers::{Kind, Subscribers},
     trust::Trust,
@@ -187,12 +188,22 @@ impl Connection {
         self.stale.unwrap_or_else(|| self.access.as_ref().is_some_and(|access| access.stale))
     }
 
+    /// Whether the client has to say who it is before it may do anything.
+    pub fn is_stranger(&self) -> bool {
+        self.access.is_none()
+    }
+
+    /// Where its logins come from.
+    pub fn source(&self) -> Source {
+        self.trust.source()
+    }
+
     /// What the client may send.
     pub fn bounds(&self, policy: &Policy) -> Bounds {
         Bounds {
             request_max: policy.limits.request_max,
             arguments_max: policy.limits.arguments_max,
-            stranger: self.access.is_none(),
+            stranger: self.is_stranger(),
         }
     }
 

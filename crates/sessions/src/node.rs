@@ -2,9 +2,12 @@
 //!
 //! Not here: what a worker has for itself ([`crate::worker`]).
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicUsize},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
+    time::Duration,
 };
 
 use ballast_clock::boot_now;
@@ -73,6 +76,8 @@ pub struct Node {
     pub ports: Ports,
     /// Each worker's orders.
     pub orders: Vec<mpsc::UnboundedSender<Order>>,
+    /// How long a connection may be without a login.
+    pub login_timeout: Duration,
     /// Each worker's counters.
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Connections open.
@@ -93,7 +98,11 @@ impl Node {
     ///
     /// # Errors
     /// The thread that verifies passwords could not be started.
-    pub fn new(ports: Ports, orders: Vec<mpsc::UnboundedSender<Order>>) -> std::io::Result<Self> {
+    pub fn new(
+        ports: Ports,
+        orders: Vec<mpsc::UnboundedSender<Order>>,
+        login_timeout: Duration,
+    ) -> std::io::Result<Self> {
         let index = Arc::new(CommandIndex::new());
         let run_id: [u8; 20] = rand::random();
         let noticed = Arc::new(Notify::new());
@@ -107,6 +116,7 @@ impl Node {
             passwords: Passwords::start()?,
             counters: orders.iter().map(|_| Arc::new(WorkerCounters::new(index.clone()))).collect(),
             orders,
+            login_timeout,
             held: AtomicUsize::new(0),
             released: Notify::new(),
             draining: AtomicBool::new(false),

@@ -29,6 +29,7 @@ use crate::{
     wire::Requests,
     worker::Held,
 };
+use logins::Logins;
 use runs::Run;
 
 /// Room for the first read of a connection: ten thousand idle ones take twenty megabytes.
@@ -68,6 +69,9 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
         policy,
         began: Instant::now(),
         was_busy: false,
+        logins: Logins::default(),
+        taken: 0,
+        begun: None,
         room: READ_MIN,
         held,
     };
@@ -99,6 +103,10 @@ struct Serving<S> {
     began: Instant,
     /// Something arrived since it was last waited for.
     was_busy: bool,
+    logins: Logins,
+    /// Requests that were taken, and when the one began that is amid, on the worker's clock, with its number.
+    taken: u64,
+    begun: Option<(u64, u64)>,
     room: usize,
 }
 
@@ -139,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         loop {
             let bounds = self.connection.bounds(&self.policy);
             match self.requests.next(&mut self.buf, &bounds, &mut self.argv) {
-                Ok(true) => {}
+                Ok(true) => self.taken += 1,
                 Ok(false) => return self.finish_run().await,
                 Err(error) => {
                     self.finish_run().await?;
@@ -176,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Step::Answered => {}
             Step::Exec(exec) => self.exec(exec).await,
             Step::Watch(keys) => self.watch(keys).await,
-            Step::Login(login) => self.login(login).await,
+            Step::Login(login) => self.login(login).await?,
             Step::Close => {
                 self.flush().await?;
                 return Err(Ending::Asked);

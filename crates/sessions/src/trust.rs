@@ -3,12 +3,12 @@
 //!
 //! Not here: what users may do ([`crate::policy`]), what makes a certificate good ([`Certificates`]).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ballast_core::session::Reply;
 use rustls::pki_types::CertificateDer;
 
-use crate::{node::Certificates, policy::Policy};
+use crate::{node::Certificates, passwords::Source, policy::Policy};
 
 /// Answer to clients that protected mode keeps out.
 pub const DENIED: Reply = Reply::error(
@@ -25,6 +25,7 @@ const LOOK_MS: u64 = 1000;
 
 /// How a client came.
 pub struct Trust {
+    source: Source,
     local: bool,
     shown: Option<Shown>,
 }
@@ -42,9 +43,15 @@ impl fmt::Debug for Trust {
 }
 
 impl Trust {
-    /// `local`: whoever can come this way is on this machine.
-    pub fn new(local: bool) -> Self {
-        Self { local, shown: None }
+    /// From this address; `None` means by a Unix socket.
+    pub fn new(address: Option<IpAddr>) -> Self {
+        let local = address.is_none_or(|address| address.to_canonical().is_loopback());
+        Self { source: Source::of(address), local, shown: None }
+    }
+
+    /// Where its logins come from.
+    pub fn source(&self) -> Source {
+        self.source
     }
 
     /// A certificate was shown, and verified by TLS. Returns the names that it gives, none if it is not accepted.

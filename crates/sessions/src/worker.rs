@@ -301,7 +301,7 @@ impl Worker {
             let listener = current.borrow().clone();
             match accepted {
                 Ok((stream, peer)) => {
-                    let trust = Trust::new(peer.ip().to_canonical().is_loopback());
+                    let trust = Trust::new(Some(peer.ip()));
                     if let Some(held) = self.admit(&listener) {
                         let peer = peer.to_string();
                         let arrival = Arrival { held, peer, trust };
@@ -327,7 +327,7 @@ impl Worker {
                 Ok((stream, _)) => {
                     if let Some(held) = self.admit(&listener) {
                         let peer = format!("{}:0", listener.identity.name);
-                        tokio::task::spawn_local(Arrival { held, peer, trust: Trust::new(true) }.serve(stream, None));
+                        tokio::task::spawn_local(Arrival { held, peer, trust: Trust::new(None) }.serve(stream, None));
                     } else {
                         refuse(&stream, REFUSED_MANY);
                     }

@@ -4,7 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Ballast, Client, Redis, encode};
+use ballast_sessions::{Place, ServerOptions, Wanted};
+use support::{Ballast, Client, LOCAL, Redis, encode};
 
 #[test]
 fn what_is_no_request_is_answered_as_redis_does_and_ends_the_connection() {
@@ -84,6 +85,40 @@ fn a_half_sent_command_is_not_waited_for_for_ever() {
         assert_eq!(client.rest(), b"");
     }
     assert_eq!(ballast.server.stats().totals.cut_total, 3);
+}
+
+#[test]
+fn a_command_that_arrives_byte_by_byte_is_not_waited_for_either() {
+    let ballast = Ballast::start(r#"{"limits":{"write_timeout":"300ms"}}"#);
+    let mut client = ballast.client();
+    let (began, mut sent) = (std::time::Instant::now(), 0);
+    while ballast.server.stats().totals.cut_total == 0 {
+        assert!(began.elapsed() < Duration::from_secs(20), "{sent} bytes were waited for");
+        sent += usize::from(client.try_send(b"P"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(sent > 3);
+}
+
+#[test]
+fn strangers_do_not_stay_and_do_not_guess_for_long() {
+    let users = r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw"));
+    let options = ServerOptions { workers: 1, login_timeout: Duration::from_millis(300) };
+    let wanted = vec![Wanted { place: Place::Address(LOCAL), tls: false }];
+    let ballast = Ballast::start_by(&users, wanted, None, options);
+    let mut known = ballast.client();
+    assert_eq!(known.say("AUTH pw"), "+OK\r\n");
+    let mut guest = ballast.client();
+    assert_eq!(guest.say("PING"), "-NOAUTH Authentication required.\r\n");
+    assert_eq!(guest.rest(), b"-NOAUTH nobody logged in within 300ms\r\n");
+    assert_eq!(known.say("PING"), "+PONG\r\n");
+    assert_eq!(ballast.client().rest(), b"-NOAUTH nobody logged in within 300ms\r\n", "who says nothing at all");
+    let ballast = Ballast::start(&users);
+    let mut guesser = ballast.client();
+    guesser.send(&encode(&[b"AUTH", b"guess"]).repeat(10));
+    let wrong = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+    assert_eq!(String::from_utf8(guesser.rest()).unwrap(), wrong.repeat(6));
+    assert_eq!(ballast.server.stats().totals.login_failures_total, 6);
 }
 
 #[test]

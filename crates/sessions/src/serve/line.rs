@@ -24,6 +24,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// Answers leave when there are so many, though commands wait that are not carried out.
 const WRITE_SOON: usize = 64 * 1024;
 
+/// A request may take `write_timeout`, and longer if it is large: a client that is slower than a modem is cut.
+const SLOWEST_BYTES_PER_MS: usize = 16;
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     pub(super) async fn flush_soon(&mut self) -> Result<(), Ending> {
         if self.out.len() < WRITE_SOON {
@@ -80,24 +83,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// Waits for bytes of the client, or mail for it.
     pub(super) async fn wait(&mut self) -> Result<(), Ending> {
         let amid = self.requests.is_amid(&self.buf);
-        let limits = &self.policy.limits;
-        // Redis leaves clients alone that listen.
-        let timeout = match (amid, self.connection.listens()) {
-            (true, _) => limits.write_timeout,
-            (false, true) => Duration::ZERO,
-            (false, false) => limits.idle_timeout,
-        };
-        if std::mem::take(&mut self.was_busy) {
-            self.card.active_ms.store(self.held.worker.deadlines.now_ms(), Ordering::Relaxed);
-        }
-        let active_ms = self.card.active_ms.load(Ordering::Relaxed);
-        let passed = Duration::from_millis(self.held.worker.deadlines.now_ms().saturating_sub(active_ms));
-        let left = (!timeout.is_zero()).then(|| timeout.saturating_sub(passed).max(Duration::from_millis(1)));
+        let (left, stranger) = self.time_left(amid);
         // A connection that has grown is looked at once more, to take its room back if it stays idle; one with a
         // certificate again and again, to see whether that is still good.
         let roomy = self.room > READ_MIN || self.out.capacity() > WRITE_IDLE;
         let looks = (roomy || self.connection.may_lapse()) && left.is_none_or(|left| left > SOON);
         self.deadline.arm(if looks { SOON } else { left.unwrap_or_default() });
+        let mut too_late = false;
         if self.buf.capacity() - self.buf.len() < READ_MIN.min(self.room) {
             self.buf.reserve(self.room.max(self.buf.len().min(READ_MAX)));
         }
@@ -116,11 +108,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 return Poll::Ready(Ok(0));
             }
             if deadline.is_over() {
+                too_late = stranger && !looks;
                 return Poll::Ready(if looks { Ok(0) } else { Err(Ending::Cut) });
             }
             Poll::Pending
         })
-        .await?;
+        .await;
+        if too_late {
+            self.say_too_late().await?;
+        }
+        let arrived = arrived?;
         if arrived == 0 && roomy && self.deadline.is_over() {
             self.room = READ_MIN;
             self.out = Vec::new();
@@ -132,6 +129,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             self.arrived(arrived);
         }
         Ok(())
+    }
+
+    /// How much longer the client may send nothing, or take for what it has begun to send; `None` if for ever. Whether that
+    /// is because it has not logged in.
+    fn time_left(&mut self, amid: bool) -> (Option<Duration>, bool) {
+        let now_ms = self.held.worker.deadlines.now_ms();
+        if std::mem::take(&mut self.was_busy) {
+            self.card.active_ms.store(now_ms, Ordering::Relaxed);
+        }
+        let limits = self.policy.limits;
+        let (since_ms, timeout) = if amid {
+            let begun = self.begun.filter(|(number, _)| *number == self.taken).unwrap_or((self.taken, now_ms));
+            self.begun = Some(begun);
+            let slowest = Duration::from_millis((self.buf.len() / SLOWEST_BYTES_PER_MS) as u64);
+            (begun.1, limits.write_timeout + slowest)
+        } else if self.connection.listens() {
+            // Redis leaves clients alone that listen.
+            (now_ms, Duration::ZERO)
+        } else {
+            (self.card.active_ms.load(Ordering::Relaxed), limits.idle_timeout)
+        };
+        let passed = Duration::from_millis(now_ms.saturating_sub(since_ms));
+        let left = (!timeout.is_zero()).then(|| timeout.saturating_sub(passed));
+        let login = self.login_time_left(now_ms);
+        let stranger = login.is_some_and(|login| left.is_none_or(|left| login < left));
+        let least = left.into_iter().chain(login).min();
+        // Zero would be for ever.
+        (least.map(|left| left.max(Duration::from_millis(1))), stranger)
     }
 
     fn arrived(&mut self, bytes: usize) {

@@ -197,6 +197,15 @@ impl Ballast {
         certificates: Option<Arc<dyn Certificates>>,
         workers: usize,
     ) -> Self {
+        Self::start_by(sessions, wanted, certificates, ServerOptions { workers, ..ServerOptions::default() })
+    }
+
+    pub fn start_by(
+        sessions: &str,
+        wanted: Vec<Wanted>,
+        certificates: Option<Arc<dyn Certificates>>,
+        options: ServerOptions,
+    ) -> Self {
         let cluster = Cluster::new(sessions);
         let ports = Ports {
             sessions: cluster.sessions.clone(),
@@ -206,7 +215,7 @@ impl Ballast {
             clock: cluster.clone(),
             certificates,
         };
-        let server = Server::start(ServerOptions { workers }, ports).expect("threads start");
+        let server = Server::start(options, ports).expect("threads start");
         server.listen(wanted);
         server.settle();
         let bound = server.listeners().remove(0).bound.expect("bound");
@@ -252,6 +261,11 @@ impl Client {
 
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the server takes it");
+    }
+
+    /// Whether the bytes could be sent: the server may have closed the connection.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
     }
 
     /// Reads one whole answer, as bytes; `None` at the end.
