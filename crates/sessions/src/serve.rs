@@ -181,7 +181,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let (before, spec) = (self.out.len(), call.spec());
         let worker = self.held.worker.clone();
         match self.connection.own(&call, &worker.node, &self.policy, &mut self.out) {
-            Step::Answered => {}
+            // Confirmations of subscriptions are answers each.
+            Step::Answered if call.spec().group == "pubsub" => {}
+            Step::Answered => {
+                self.bound_answer(before);
+            }
             Step::Exec(exec) => self.exec(exec).await,
             Step::Watch(keys) => self.watch(keys).await,
             Step::Login(login) => self.login(login).await?,
@@ -201,11 +205,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     async fn answer(&mut self, spec: &'static Spec, call: Option<&Call>, reply: Reply, us: u64) -> Result<(), Ending> {
-        let failed = matches!(reply, Reply::Error(_));
+        let (before, mut failed) = (self.out.len(), matches!(reply, Reply::Error(_)));
         self.connection.answer(spec, call, reply, &mut self.out);
+        failed |= self.bound_answer(before);
         self.connection.answered();
         self.held.worker.counters.answered(spec, us, failed);
         self.flush_soon().await
+    }
+
+    /// Puts an error in the place of an answer that is larger than is allowed. Whether it was.
+    fn bound_answer(&mut self, before: usize) -> bool {
+        let too_large = self.out.len() - before > self.policy.limits.output_max;
+        if too_large {
+            self.out.truncate(before);
+            self.connection.say(&Reply::TOO_LARGE, &mut self.out);
+        }
+        too_large
     }
 
     /// Microseconds since the bytes were there that are being carried out: one look at the clock for a whole run.

@@ -143,15 +143,20 @@ fn a_client_that_does_not_read_is_cut_and_holds_up_nobody() {
     assert!(slow.rest().len() < 200 << 20);
 }
 
+const TOO_LARGE: &[u8] = b"-ERR the answers are larger than output_max; ask for less at once\r\n";
+
 #[test]
-fn an_answer_that_exceeds_the_bound_ends_the_connection() {
+fn an_answer_that_exceeds_the_bound_is_an_error_and_takes_no_other_along() {
     let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"1MiB"}}"#);
     let mut client = ballast.client();
     let value = vec![b'v'; 1 << 20];
     assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
-    client.send(&encode(&[b"GET", b"big"]));
-    assert_eq!(client.answer(), None);
-    assert_eq!(ballast.client().say("PING"), "+PONG\r\n");
+    client.send(&[encode(&[b"INCR", b"n"]), encode(&[b"GET", b"big"]), encode(&[b"INCR", b"n"])].concat());
+    assert_eq!(client.answer().unwrap(), b":1\r\n");
+    assert_eq!(client.answer().unwrap(), TOO_LARGE);
+    assert_eq!(client.answer().unwrap(), b":2\r\n");
+    assert_eq!(client.say("GET n"), "$1\r\n2\r\n");
+    assert_eq!(ballast.server.stats().totals.cut_total, 0);
 }
 
 #[test]

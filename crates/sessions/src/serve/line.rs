@@ -28,15 +28,9 @@ const WRITE_SOON: usize = 64 * 1024;
 const SLOWEST_BYTES_PER_MS: usize = 16;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+    /// Sends what is to be sent if it is much.
     pub(super) async fn flush_soon(&mut self) -> Result<(), Ending> {
-        if self.out.len() < WRITE_SOON {
-            return Ok(());
-        }
-        if self.out.len() > self.policy.limits.output_max {
-            tracing::warn!(peer = %self.card.peer, bytes = self.out.len(), "cut: an answer exceeds sessions.limits.output_max");
-            return Err(Ending::Cut);
-        }
-        self.flush().await
+        if self.out.len() < WRITE_SOON { Ok(()) } else { self.flush().await }
     }
 
     /// Sends what is to be sent. The client must take some of it every `write_timeout`.

@@ -192,7 +192,7 @@ pub(super) fn write(keyspace: &mut Keyspace, call: &Call) -> Reply {
 const WRONG_TYPE: Reply = Reply::error("WRONGTYPE Operation against a key holding the wrong kind of value");
 const SYNTAX: Reply = Reply::error("ERR syntax error");
 const NOT_AN_INTEGER: Reply = Reply::error("ERR value is not an integer or out of range");
-const TOO_LARGE: Reply = Reply::error("ERR the answers are larger than output_max; ask for less at once");
+const TOO_LARGE: Reply = Reply::TOO_LARGE;
 const NOT_A_FLOAT: Reply = Reply::error("ERR value is not a valid float");
 const NO_SCRIPT: Reply = Reply::error("NOSCRIPT No matching script. Please use EVAL.");
 
