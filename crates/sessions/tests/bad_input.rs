@@ -160,6 +160,20 @@ fn an_answer_that_exceeds_the_bound_is_an_error_and_takes_no_other_along() {
 }
 
 #[test]
+fn answers_that_fit_one_by_one_are_given_however_many_are_asked_for_at_once() {
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"2MiB"}}"#);
+    let mut client = ballast.client();
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
+    client.send(&[encode(&[b"GET", b"big"]).repeat(20), encode(&[b"MGET", b"big", b"big", b"big"])].concat());
+    for _ in 0..20 {
+        assert_eq!(client.answer().unwrap().len(), (1 << 20) + 12);
+    }
+    assert_eq!(client.answer().unwrap(), TOO_LARGE);
+    assert_eq!(client.say("PING"), "+PONG\r\n");
+}
+
+#[test]
 fn no_more_connections_than_are_allowed() {
     let ballast = Ballast::start(r#"{"limits":{"connections_max":2}}"#);
     let (mut first, mut second) = (ballast.client(), ballast.client());

@@ -76,20 +76,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     /// Answers calls that only read. `current`: this node is known to have applied what they must see.
-    async fn reads(&mut self, calls: &[Call], current: bool) -> Result<(), Ending> {
+    async fn reads(&mut self, mut calls: &[Call], mut current: bool) -> Result<(), Ending> {
         let mut replies = std::mem::take(&mut self.replies);
-        replies.clear();
-        match self.read(calls, current, &mut replies).await {
-            Ok(()) => {}
-            Err(unavailable) => {
+        while !calls.is_empty() {
+            replies.clear();
+            if let Err(unavailable) = self.read(calls, current, &mut replies).await {
                 replies.clear();
                 replies.resize(calls.len(), unavailable.reply());
                 self.held.worker.counters.counters.unavailable_total.add(calls.len() as u64);
             }
-        }
-        let us = self.us();
-        for (call, reply) in calls.iter().zip(replies.drain(..)) {
-            self.answer(call.spec(), Some(call), reply, us).await?;
+            // How many answers there is room for must not depend on how many requests came in one piece: those that did not
+            // fit beside others are asked for again when the others are sent.
+            let fitting = replies.iter().skip(1).position(|reply| *reply == Reply::TOO_LARGE).map(|at| at + 1);
+            let us = self.us();
+            let (now, later) = calls.split_at(fitting.unwrap_or(calls.len()));
+            for (call, reply) in now.iter().zip(replies.drain(..)) {
+                self.answer(call.spec(), Some(call), reply, us).await?;
+            }
+            if !later.is_empty() {
+                self.flush().await?;
+            }
+            (calls, current) = (later, true);
         }
         self.replies = replies;
         Ok(())
