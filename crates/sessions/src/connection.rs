@@ -260,11 +260,16 @@ impl Connection {
     pub fn answer_exec(&mut self, exec: &Exec, replies: Vec<Reply>, node: &Node, policy: &Policy, out: &mut Vec<u8>) {
         let silent = self.is_silent();
         let before = out.len();
+        let room = policy.limits.output_max;
         Out::new(out, self.resp).array(exec.calls.len());
         let mut replies = replies.into_iter();
         for call in &exec.calls {
+            let start = out.len();
+            let is_full = start - before > room;
             if call.class() == Class::Connection {
-                if matches!(self.dispatch(call, node, policy, out), Step::Close) {
+                if is_full && only_tells(call.spec()) {
+                    Out::new(out, self.resp).reply(&Reply::TOO_LARGE);
+                } else if matches!(self.dispatch(call, node, policy, out), Step::Close) {
                     self.card.end();
                 }
             } else if let Some(mut reply) = replies.next() {
@@ -272,6 +277,10 @@ impl Connection {
                     access.filter(call, &mut reply);
                 }
                 Out::new(out, self.resp).reply(&reply);
+            }
+            if out.len() - before > room && out.len() - start > ANSWER_SMALL {
+                out.truncate(start);
+                Out::new(out, self.resp).reply(&Reply::TOO_LARGE);
             }
         }
         if silent {
@@ -363,7 +372,9 @@ impl Connection {
         transaction.bytes += call.args.iter().map(|arg| arg.len() + size_of::<Bytes>()).sum::<usize>();
         if transaction.bytes > policy.limits.request_max || transaction.calls.len() >= QUEUED_MAX {
             return self.refuse(
-                Reply::error("ERR the transaction is too large (sessions.limits.request_max); EXEC will refuse it"),
+                Reply::error(
+                    "ERR the transaction is too large (16384 commands, sessions.limits.request_max); EXEC will refuse it",
+                ),
                 None,
             );
         }
@@ -389,8 +400,12 @@ impl Connection {
     }
 }
 
-/// Commands that a transaction may have, whatever their size; as many as fit a request of the default size.
-const QUEUED_MAX: usize = 65_536;
+/// Commands that a transaction may have, whatever their size: what they and their answers take is bounded so, and how long
+/// others wait for them.
+const QUEUED_MAX: usize = 16_384;
+
+/// Answers of a transaction that need not give way to an error, which is as long.
+const ANSWER_SMALL: usize = 64;
 
 /// Keys that a connection may watch. They travel through the log with the transaction; arbitrary beyond that.
 const WATCHED_MAX: usize = 4096;
@@ -406,6 +421,12 @@ fn may_while_subscribed(name: &str) -> bool {
 
 fn is_never_queued(name: &str) -> bool {
     matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+}
+
+/// Whether all that a command of the connection does is to answer, and at length.
+fn only_tells(spec: &Spec) -> bool {
+    let container = spec.name.split('|').next().unwrap_or_default();
+    matches!(container, "command" | "config" | "info" | "pubsub") || spec.name == "client|list"
 }
 
 /// The lines of a `HELP`, as simple strings.

@@ -276,3 +276,23 @@ fn names_of_channels_and_watched_keys_are_bounded_together() {
     assert!(client.call(&[b"UNSUBSCRIBE", &name(3)]).starts_with(b"*3"));
     assert!(client.call(&[b"PSUBSCRIBE", b"x"]).starts_with(b"*3"));
 }
+
+#[test]
+fn the_answer_of_a_transaction_is_bounded_too() {
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"1MiB"}}"#);
+    let mut client = ballast.client();
+    assert_eq!(client.say("MULTI"), "+OK\r\n");
+    client.send(&encode(&[b"COMMAND"]).repeat(1000));
+    client.send(&[encode(&[b"INCR", b"n"]), encode(&[b"SELECT", b"1"])].concat());
+    assert!((0..1002).all(|_| client.answer().unwrap() == b"+QUEUED\r\n"));
+    let told = client.call(&[b"EXEC"]);
+    assert!(told.starts_with(b"*1002\r\n*"));
+    assert!((1 << 20..3 << 20).contains(&told.len()), "{}", told.len());
+    assert!(told.ends_with(&[TOO_LARGE, b":1\r\n+OK\r\n"].concat()), "what is done is answered");
+    let mut client = ballast.client();
+    assert_eq!(client.say("MULTI"), "+OK\r\n");
+    client.send(&encode(&[b"PING"]).repeat(16_385));
+    assert!((0..16_384).all(|_| client.answer().unwrap() == b"+QUEUED\r\n"));
+    assert!(String::from_utf8(client.answer().unwrap()).unwrap().contains("16384"));
+    assert!(client.say("EXEC").starts_with("-EXECABORT"));
+}
