@@ -119,10 +119,19 @@ pub enum Follows {
 /// A transaction to carry out.
 #[derive(Debug)]
 pub struct Exec {
-    /// Its commands, those of the connection among them.
-    pub calls: Vec<Call>,
+    /// Its commands, those of the connection among them, and why one is not allowed any more.
+    pub calls: Vec<(Call, Option<Reply>)>,
     /// What must not have changed.
     pub watched: Vec<Watched>,
+}
+
+impl Exec {
+    /// The commands that are the keyspace's to carry out.
+    pub fn of_keyspace(&self) -> impl Iterator<Item = &Call> {
+        let of_keyspace =
+            |(call, refused): &&(Call, Option<Reply>)| refused.is_none() && call.class() != Class::Connection;
+        self.calls.iter().filter(of_keyspace).map(|(call, _)| call)
+    }
 }
 
 impl Connection {
@@ -263,10 +272,12 @@ impl Connection {
         let room = policy.limits.output_max;
         Out::new(out, self.resp).array(exec.calls.len());
         let mut replies = replies.into_iter();
-        for call in &exec.calls {
+        for (call, refused) in &exec.calls {
             let start = out.len();
             let is_full = start - before > room;
-            if call.class() == Class::Connection {
+            if let Some(refused) = refused {
+                Out::new(out, self.resp).reply(refused);
+            } else if call.class() == Class::Connection {
                 if is_full && only_tells(call.spec()) {
                     Out::new(out, self.resp).reply(&Reply::TOO_LARGE);
                 } else if matches!(self.dispatch(call, node, policy, out), Step::Close) {

@@ -277,3 +277,39 @@ fn stale_reads_do_not_bring_back_keys_that_are_over() {
     }
     assert_eq!(ballast.cluster.proposals.load(Ordering::SeqCst), before);
 }
+
+#[test]
+fn what_is_not_allowed_any_more_at_exec_is_refused_in_its_place() {
+    let user = |rest: &str| {
+        let text = r#"{"users":[{"name":"default","password_hash":"HASH"REST}]}"#;
+        text.replace("HASH", &support::hash("pw")).replace("REST", rest)
+    };
+    let ballast = Ballast::start(&user(""));
+    let mut client = ballast.client();
+    let queued = ["SET p:a 1", "GET q:a", "PUBLISH q x", "PING"];
+    // As redis-server 7.0 answers after an ACL SETUSER between MULTI and EXEC.
+    let changed = "-NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This \
+                   command is no longer allowed for the following reason: no permission to";
+    let cases = [
+        (r#","read_only":true"#, [" execute the command or subcommand", "$-1", " execute the command or subcommand"]),
+        (
+            r#","key_prefixes":["p:"]"#,
+            ["+OK", " touch the specified keys", " access one of the channels used as arguments"],
+        ),
+        (r#","databases":[1]"#, [" use database 0", " use database 0", " use database 0"]),
+    ];
+    for (limits, answers) in cases {
+        ballast.cluster.configure(&user(""));
+        let mut everything = ballast.client();
+        assert_eq!(everything.say("AUTH pw"), "+OK\r\n");
+        assert_eq!(everything.say("DEL p:a q:a").len(), 4);
+        assert_eq!(client.say("AUTH pw"), "+OK\r\n");
+        assert_eq!(client.say("MULTI"), "+OK\r\n");
+        queued.iter().for_each(|command| assert_eq!(client.say(command), "+QUEUED\r\n"));
+        ballast.cluster.configure(&user(limits));
+        let answer =
+            |text: &str| if text.starts_with(' ') { format!("{changed}{text}\r\n") } else { format!("{text}\r\n") };
+        let want: String = answers.iter().map(|text| answer(text)).collect();
+        assert_eq!(client.say("EXEC"), format!("*4\r\n{want}+PONG\r\n"), "{limits}");
+    }
+}

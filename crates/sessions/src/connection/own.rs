@@ -138,7 +138,14 @@ impl Connection {
             out.error(b"EXECABORT Transaction discarded because of previous errors.");
             return Step::Answered;
         }
-        Step::Exec(Exec { calls: transaction.calls, watched })
+        // What a user may do may have changed since its commands were queued.
+        let access = self.access.as_ref();
+        let check = |call: &Call| access.and_then(|access| access.check_queued(call).err());
+        let calls = transaction.calls.into_iter().map(|call| {
+            let refused = check(&call);
+            (call, refused)
+        });
+        Step::Exec(Exec { calls: calls.collect(), watched })
     }
 }
 

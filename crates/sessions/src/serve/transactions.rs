@@ -15,8 +15,7 @@ const TOO_MANY_WATCHED: Reply = Reply::error(
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     pub(super) async fn exec(&mut self, exec: Exec) {
-        let of_keyspace = |call: &&Call| call.class() != Class::Connection;
-        let calls: Vec<Call> = exec.calls.iter().filter(of_keyspace).cloned().collect();
+        let calls: Vec<Call> = exec.of_keyspace().cloned().collect();
         let result = if calls.iter().any(|call| call.class() == Class::Write) || !exec.watched.is_empty() {
             let count = calls.len();
             let write = Write { calls, atomic: true, watched: exec.watched.clone() };
@@ -35,7 +34,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let worker = self.held.worker.clone();
         match result {
             Ok(Ok(mut replies)) => {
-                for (call, reply) in exec.calls.iter().filter(of_keyspace).zip(&mut replies) {
+                for (call, reply) in exec.of_keyspace().zip(&mut replies) {
                     self.adapt(call, reply);
                 }
                 self.connection.answer_exec(&exec, replies, &worker.node, &self.policy, &mut self.out);
