@@ -73,7 +73,13 @@ impl Reader<'_> {
         if self.stale {
             return Ok(State::Stale(estimate()));
         }
-        if !current && let Err(unavailable) = self.worker.confirmations.join(self.policy.limits.deadline).await {
+        let confirmations = &self.worker.confirmations;
+        if !current && self.policy.stale_without_quorum && confirmations.is_failing() {
+            // Waiting would come to the same, and the next round tells when that is over.
+            confirmations.probe(self.policy.limits.deadline);
+            return Ok(State::Stale(estimate()));
+        }
+        if !current && let Err(unavailable) = confirmations.join(self.policy.limits.deadline).await {
             return if self.policy.stale_without_quorum { Ok(State::Stale(estimate())) } else { Err(unavailable) };
         }
         Ok(State::Current(estimate()))

@@ -2,8 +2,12 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
+use ballast_sessions::{Place, Wanted};
 use support::{Ballast, Mood, encode};
 
 #[test]
@@ -222,7 +226,6 @@ fn each_command_of_a_pipeline_is_answered_whatever_becomes_of_the_leader() {
 #[test]
 fn the_document_says_where_to_listen() {
     use ballast_core::ids::VipId;
-    use ballast_sessions::{Place, Wanted};
     let cluster = support::Cluster::new(r#"{"listen":["127.0.0.1:6379"],"tls_listen":["0.0.0.0:6380"]}"#);
     let wanted = Wanted::of(&cluster.sessions.settings(), |_| None);
     let at = |address: &str, tls| Wanted { place: Place::Address(address.parse().unwrap()), tls };
@@ -311,5 +314,33 @@ fn what_is_not_allowed_any_more_at_exec_is_refused_in_its_place() {
             |text: &str| if text.starts_with(' ') { format!("{changed}{text}\r\n") } else { format!("{text}\r\n") };
         let want: String = answers.iter().map(|text| answer(text)).collect();
         assert_eq!(client.say("EXEC"), format!("*4\r\n{want}+PONG\r\n"), "{limits}");
+    }
+}
+
+#[test]
+fn stale_reads_without_a_quorum_wait_once_and_not_each() {
+    let ballast = Ballast::start_with(
+        r#"{"without_quorum":"stale","limits":{"deadline":"1s"}}"#,
+        vec![Wanted { place: Place::Address(support::LOCAL), tls: false }],
+        None,
+        1,
+    );
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    ballast.cluster.patient.store(true, Ordering::SeqCst);
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}: they wait for nothing", began.elapsed());
+    // Once there is a quorum again, reads are current again.
+    *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
+    let before = ballast.cluster.confirmations.load(Ordering::SeqCst);
+    let confirmed = || ballast.cluster.confirmations.load(Ordering::SeqCst) - before;
+    while confirmed() < 5 {
+        assert!(began.elapsed() < Duration::from_secs(30), "reads stay stale");
+        assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
     }
 }

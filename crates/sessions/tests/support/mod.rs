@@ -46,6 +46,8 @@ pub struct Cluster {
     pub confirmations: AtomicU64,
     pub gate: Arc<VipGate>,
     pub slow: AtomicBool,
+    /// What fails does so only after the whole deadline.
+    pub patient: AtomicBool,
 }
 
 const ORIGIN: Origin = Origin { node: NodeId::new(1), boot: Boot(7) };
@@ -64,6 +66,7 @@ impl Cluster {
             confirmations: AtomicU64::new(0),
             gate: Arc::new(VipGate::closed()),
             slow: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
         };
         cluster.apply(Command::InitCluster(Box::new(InitCluster {
             cluster_id: "c1".to_owned(),
@@ -140,7 +143,11 @@ impl Propose for AsPropose {
             Mood::Overloaded => Err(ProposeError::Overloaded { queued: 9 }),
         };
         let slow = self.0.slow.load(Ordering::SeqCst);
+        let patient = result.is_err() && self.0.patient.load(Ordering::SeqCst);
         Box::pin(async move {
+            if patient {
+                tokio::time::sleep(deadline).await;
+            }
             if slow {
                 // Lets others run in between, as a real log does.
                 for _ in 0..20 {
@@ -153,11 +160,17 @@ impl Propose for AsPropose {
 }
 
 impl ReadIndex for Cluster {
-    fn confirm(&self, _: Duration) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
+    fn confirm(&self, deadline: Duration) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
         self.confirmations.fetch_add(1, Ordering::SeqCst);
         let healthy = self.mood() == Mood::Healthy;
         let result = if healthy { Ok(LogIndex::new(1)) } else { Err(NotConfirmed { detail: "alone".to_owned() }) };
-        Box::pin(async { result })
+        let patient = self.patient.load(Ordering::SeqCst);
+        Box::pin(async move {
+            if !healthy && patient {
+                tokio::time::sleep(deadline).await;
+            }
+            result
+        })
     }
 }
 
