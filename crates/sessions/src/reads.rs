@@ -2,13 +2,18 @@
 //!
 //! Not here: what waits together ([`crate::rounds`]), what is read ([`crate::serve`]).
 
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
 use ballast_core::{
     session::{Call, Reply, Watched},
     time::LogTime,
 };
 use bytes::Bytes;
 
-use crate::{policy::Policy, refusal::Unavailable, worker::Worker};
+use crate::{policy::Policy, refusal::Unavailable, rounds::Rounds, worker::Worker};
 
 /// Who reads, and by which rules.
 pub struct Reader<'a> {
@@ -18,6 +23,48 @@ pub struct Reader<'a> {
     pub policy: &'a Policy,
     /// What this node has applied will do.
     pub stale: bool,
+    /// How long the cluster is waited for, all in all.
+    pub patience: Patience,
+}
+
+/// Time that may be spent waiting for the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    since: Instant,
+    limit: Duration,
+    deadline: Duration,
+}
+
+/// How long is waited before a timer is made for it: rounds end at their own deadlines, which began earlier than this.
+const EXACT: Duration = Duration::from_millis(50);
+
+impl Patience {
+    /// From now on, of a deadline of which `waited` is over.
+    pub fn of(deadline: Duration, waited: Duration) -> Self {
+        Self { since: Instant::now(), limit: deadline.saturating_sub(waited), deadline }
+    }
+
+    /// What is left of it.
+    ///
+    /// # Errors
+    /// Nothing: what would be waited for is not begun.
+    pub fn left(&self) -> Result<Duration, Unavailable> {
+        let left = self.limit.saturating_sub(self.since.elapsed());
+        if left.is_zero() { Err(self.over()) } else { Ok(left) }
+    }
+
+    /// Joins the next round, as long as there is time.
+    async fn join(&self, rounds: &Rc<Rounds>) -> Result<(), Unavailable> {
+        let left = self.left()?;
+        if self.deadline - left < EXACT {
+            return rounds.join(left).await;
+        }
+        tokio::time::timeout(left, rounds.join(left)).await.unwrap_or_else(|_| Err(self.over()))
+    }
+
+    fn over(&self) -> Unavailable {
+        Unavailable::NoQuorum(format!("the cluster was waited for for {:?}", self.deadline))
+    }
 }
 
 impl Reader<'_> {
@@ -50,7 +97,7 @@ impl Reader<'_> {
     /// What the client is told.
     pub async fn versions(&self, database: u16, keys: Vec<Bytes>) -> Result<Vec<Watched>, Unavailable> {
         let worker = self.worker;
-        worker.confirmations.join(self.policy.limits.deadline).await?;
+        self.patience.join(&worker.confirmations).await?;
         let mut watched = Vec::with_capacity(keys.len());
         let mut estimate = Some(worker.node.ports.clock.estimate());
         for key in keys {
@@ -79,7 +126,7 @@ impl Reader<'_> {
             confirmations.probe(self.policy.limits.deadline);
             return Ok(State::Stale(estimate()));
         }
-        if !current && let Err(unavailable) = confirmations.join(self.policy.limits.deadline).await {
+        if !current && let Err(unavailable) = self.patience.join(confirmations).await {
             return if self.policy.stale_without_quorum { Ok(State::Stale(estimate())) } else { Err(unavailable) };
         }
         Ok(State::Current(estimate()))
@@ -88,7 +135,7 @@ impl Reader<'_> {
     /// Carries log time forward, for a key whose end has come.
     async fn tick(&self) -> Result<(), Unavailable> {
         self.worker.counters.counters.due_total.up();
-        match self.worker.ticks.join(self.policy.limits.deadline).await {
+        match self.patience.join(&self.worker.ticks).await {
             Err(_) if self.policy.stale_without_quorum => Ok(()),
             result => result,
         }

@@ -12,7 +12,13 @@ mod logins;
 mod runs;
 mod transactions;
 
-use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll, time::Instant};
+use std::{
+    future::poll_fn,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use ballast_core::session::{Call, Reply, Spec};
 use bytes::{Bytes, BytesMut};
@@ -23,7 +29,7 @@ use crate::{
     connection::{Connection, Follows, Sorted, Step},
     deadline::Deadline,
     policy::Policy,
-    reads::Reader,
+    reads::{Patience, Reader},
     refusal::Unavailable,
     trust,
     wire::Requests,
@@ -68,6 +74,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
         replies: Vec::new(),
         policy,
         began: Instant::now(),
+        waited: Duration::ZERO,
+        failed: 0,
         was_busy: false,
         logins: Logins::default(),
         taken: 0,
@@ -101,6 +109,10 @@ struct Serving<S> {
     policy: Rc<Policy>,
     /// When the bytes were there that are being carried out.
     began: Instant,
+    /// How long the cluster was waited for since then, or since it did something.
+    waited: Duration,
+    /// Commands that the cluster could not carry out.
+    failed: u64,
     /// Something arrived since it was last waited for.
     was_busy: bool,
     logins: Logins,
@@ -200,6 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     fn refuse(&mut self, unavailable: &Unavailable) {
+        self.failed += 1;
         self.held.worker.counters.counters.unavailable_total.up();
         self.connection.say(&unavailable.reply(), &mut self.out);
     }
@@ -229,6 +242,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     fn reader(&self) -> Reader<'_> {
-        Reader { worker: &self.held.worker, policy: &self.policy, stale: self.connection.reads_stale() }
+        let (policy, stale) = (&*self.policy, self.connection.reads_stale());
+        Reader { worker: &self.held.worker, policy, stale, patience: self.patience() }
+    }
+
+    /// How long the cluster may still be waited for: what has arrived together has one deadline, which begins anew when
+    /// something of it was carried out.
+    fn patience(&self) -> Patience {
+        Patience::of(self.policy.limits.deadline, self.waited)
+    }
+
+    /// Notes how long the cluster was waited for.
+    fn waited<T>(&mut self, since: Instant, result: Result<T, Unavailable>) -> Result<T, Unavailable> {
+        self.waited += since.elapsed();
+        result
     }
 }

@@ -344,3 +344,24 @@ fn stale_reads_without_a_quorum_wait_once_and_not_each() {
         assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
     }
 }
+
+#[test]
+fn what_arrives_together_has_one_deadline() {
+    let ballast = Ballast::start(r#"{"limits":{"deadline":"1s"}}"#);
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    ballast.cluster.patient.store(true, Ordering::SeqCst);
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    let began = Instant::now();
+    // Twenty runs, and twenty seconds if each waits for itself.
+    client.send(&b"GET a\r\nSET a 2\r\nGET a\r\nPING\r\nMULTI\r\nSET a 3\r\nEXEC\r\n".repeat(20));
+    let answers: Vec<_> = (0..140).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    for (at, start) in
+        ["-CLUSTERDOWN", "-CLUSTERDOWN", "-CLUSTERDOWN", "+PONG", "+OK", "+QUEUED", "-CLUSTERDOWN"].iter().enumerate()
+    {
+        assert!(answers.iter().skip(at).step_by(7).all(|answer| answer.starts_with(start)), "{answers:?}");
+    }
+    *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
+    assert_eq!(client.say("GET a"), "$1\r\n1\r\n", "the next request has its own");
+}

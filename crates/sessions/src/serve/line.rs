@@ -155,6 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     fn arrived(&mut self, bytes: usize) {
         self.began = Instant::now();
+        self.waited = Duration::ZERO;
         self.was_busy = true;
         let worker = &self.held.worker;
         worker.counters.counters.bytes_in_total.add(bytes as u64);

@@ -6,6 +6,8 @@
 //!
 //! Not here: what waits for the cluster ([`crate::reads`]), `MULTI` ([`super::transactions`]).
 
+use std::time::{Duration, Instant};
+
 use ballast_core::session::{Call, Class, Reply, Spec, Write};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -56,8 +58,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             return Err(Ending::Told);
         }
         let Run { calls, first_write, last_write, .. } = std::mem::take(&mut self.run);
+        let failed_before = self.failed;
         let Some(first) = first_write else {
             self.reads(&calls, false).await?;
+            self.progressed(failed_before);
             self.run.calls = calls;
             self.run.calls.clear();
             return Ok(());
@@ -72,7 +76,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         if !after.is_empty() {
             self.reads(&after, current).await?;
         }
+        self.progressed(failed_before);
         Ok(())
+    }
+
+    /// The deadline begins anew if nothing has failed since.
+    pub(super) fn progressed(&mut self, failed_before: u64) {
+        if self.failed == failed_before {
+            self.waited = Duration::ZERO;
+        }
     }
 
     /// Answers calls that only read. `current`: this node is known to have applied what they must see.
@@ -83,6 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             if let Err(unavailable) = self.read(calls, current, &mut replies).await {
                 replies.clear();
                 replies.resize(calls.len(), unavailable.reply());
+                self.failed += calls.len() as u64;
                 self.held.worker.counters.counters.unavailable_total.add(calls.len() as u64);
             }
             // How many answers there is room for must not depend on how many requests came in one piece: those that did not
@@ -103,12 +116,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     pub(super) async fn read(
-        &self,
+        &mut self,
         calls: &[Call],
         current: bool,
         replies: &mut Vec<Reply>,
     ) -> Result<(), Unavailable> {
-        self.reader().read(calls, current, replies).await
+        let since = Instant::now();
+        let result = self.reader().read(calls, current, replies).await;
+        self.waited(since, result)
     }
 
     /// Carries out calls through the log. Returns whether this node is current now.
@@ -129,6 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let mut replies = match result {
             Ok(replies) => replies,
             Err(unavailable) => {
+                self.failed += specs.len() as u64;
                 self.held.worker.counters.counters.unavailable_total.add(specs.len() as u64);
                 let us = self.us();
                 for spec in specs {
@@ -151,7 +167,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     pub(super) async fn propose(&mut self, write: Write) -> Result<Vec<Reply>, Unavailable> {
         let worker = self.held.worker.clone();
-        let replies = worker.propose(write, self.policy.limits.deadline).await?;
+        let left = self.patience().left()?;
+        let since = Instant::now();
+        let result = worker.propose(write, left).await;
+        let replies = self.waited(since, result)?;
         if worker.node.subscribers.any() {
             worker.tell_subscribers();
             // What this connection hears of its own doing comes before the answer, as in Redis.

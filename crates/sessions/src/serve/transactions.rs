@@ -2,6 +2,8 @@
 //!
 //! Not here: what is queued ([`crate::connection`]).
 
+use std::time::{Duration, Instant};
+
 use ballast_core::session::{Call, Class, Reply, Write};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,6 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let worker = self.held.worker.clone();
         match result {
             Ok(Ok(mut replies)) => {
+                self.waited = Duration::ZERO;
                 for (call, reply) in exec.of_keyspace().zip(&mut replies) {
                     self.adapt(call, reply);
                 }
@@ -45,8 +48,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     pub(super) async fn watch(&mut self, keys: Vec<Bytes>) {
-        match self.reader().versions(self.connection.database(), keys).await {
+        let since = Instant::now();
+        let result = self.reader().versions(self.connection.database(), keys).await;
+        match self.waited(since, result) {
             Ok(watched) => {
+                self.waited = Duration::ZERO;
                 let fits = self.connection.watch(watched.into_iter());
                 let reply = if fits { Reply::OK } else { TOO_MANY_WATCHED };
                 self.connection.say(&reply, &mut self.out);
