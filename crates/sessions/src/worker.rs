@@ -154,7 +154,7 @@ impl Worker {
         }));
         let ticks = Rounds::new(Box::new(move |deadline| {
             let ticked = propose.propose(Command::Tick, deadline);
-            Box::pin(async move { Ok(ticked.await.map(|_| ())?) })
+            Box::pin(async move { ticked.await.map(|_| ()).map_err(Unavailable::of_tick) })
         }));
         Rc::new(Self {
             deadlines: Deadlines::new(node.now_ms()),

@@ -365,3 +365,18 @@ fn what_arrives_together_has_one_deadline() {
     *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
     assert_eq!(client.say("GET a"), "$1\r\n1\r\n", "the next request has its own");
 }
+
+#[test]
+fn a_read_is_never_told_that_its_outcome_is_unknown() {
+    let ballast = Ballast::start("{}");
+    ballast.cluster.now_ms.store(2_000_000_000_000, Ordering::SeqCst);
+    let mut client = ballast.client();
+    for key in ["a", "b"] {
+        assert_eq!(client.say(&format!("SET {key} 1 PX 500")), "+OK\r\n");
+        ballast.cluster.now_ms.fetch_add(500, Ordering::SeqCst);
+        *ballast.cluster.next_moods.lock().unwrap() = vec![Mood::Unknown];
+        let command = if key == "a" { "GET a" } else { "WATCH b" };
+        let told = client.say(command);
+        assert!(told.starts_with("-CLUSTERDOWN no quorum: log time was not carried forward"), "{told}");
+    }
+}
