@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{Ending, Serving};
 use crate::refusal::Unavailable;
 
-/// Bytes of arguments in one run, besides its last command: an entry of the log should not hold others up.
+/// Bytes of arguments in a run of more than one command: an entry of the log should not hold others up.
 const RUN_BYTES_MAX: usize = 1 << 20;
 
 /// Calls of the keyspace that follow each other.
@@ -28,8 +28,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn push(&mut self, call: Call) {
-        self.bytes += call.args.iter().map(Bytes::len).sum::<usize>();
+    /// Whether a call of so many bytes has to wait until what gathered is carried out. What is small must not be refused
+    /// because an entry of the log cannot hold it beside something large.
+    fn has_no_room_for(&self, bytes: usize) -> bool {
+        !self.calls.is_empty() && self.bytes + bytes > RUN_BYTES_MAX
+    }
+
+    fn push(&mut self, call: Call, bytes: usize) {
+        self.bytes += bytes;
         if call.class() == Class::Write {
             self.first_write.get_or_insert(self.calls.len());
             self.last_write = self.calls.len();
@@ -41,7 +47,11 @@ impl Run {
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// Adds a call to the run.
     pub(super) async fn gather(&mut self, call: Call) -> Result<(), Ending> {
-        self.run.push(call);
+        let bytes = call.args.iter().map(Bytes::len).sum();
+        if self.run.has_no_room_for(bytes) {
+            self.finish_run().await?;
+        }
+        self.run.push(call, bytes);
         if self.run.calls.len() >= self.policy.limits.pipeline_max || self.run.bytes >= RUN_BYTES_MAX {
             self.finish_run().await?;
         }

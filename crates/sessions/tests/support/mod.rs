@@ -50,6 +50,9 @@ pub struct Cluster {
     pub patient: AtomicBool,
 }
 
+/// As much as an entry of the real log may hold.
+const ENTRY_MAX: usize = 16 << 20;
+
 const ORIGIN: Origin = Origin { node: NodeId::new(1), boot: Boot(7) };
 
 impl Cluster {
@@ -132,6 +135,12 @@ struct AsPropose(Arc<Cluster>);
 impl Propose for AsPropose {
     fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         self.0.proposals.fetch_add(1, Ordering::SeqCst);
+        if let Command::Session(write) = &command {
+            let bytes = write.calls.iter().flat_map(|call| &call.args).map(|arg| arg.len()).sum();
+            if bytes > ENTRY_MAX {
+                return Box::pin(async move { Err(ProposeError::TooLarge { bytes, bytes_max: ENTRY_MAX }) });
+            }
+        }
         let next = self.0.next_moods.lock().unwrap().pop();
         let result = match next.unwrap_or_else(|| self.0.mood()) {
             Mood::Healthy => Ok(self.0.apply(command)),
