@@ -391,3 +391,22 @@ fn what_is_small_is_not_refused_because_something_large_follows() {
     assert_eq!(client.answer().unwrap(), b"+OK\r\n");
     assert_eq!(client.answer().unwrap(), b":1\r\n");
 }
+
+#[test]
+fn reads_that_may_take_long_do_not_go_through_the_log() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    for (read, entries) in
+        [("GET a", 1), ("SCAN 0 COUNT 10", 1), ("KEYS *", 2), ("SCAN 0 COUNT 100000", 2), ("HRANDFIELD h 9", 2)]
+    {
+        let (before, _) = counts(&ballast);
+        client.send(format!("SET a 1\r\n{read}\r\nSET b 1\r\n").as_bytes());
+        assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+        assert_ne!(client.answer().unwrap()[0], b'-');
+        assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+        assert_eq!(counts(&ballast).0 - before, entries, "{read}");
+    }
+    client.send(b"FLUSHALL\r\nSET a 1\r\nKEYS *\r\nSET b 1\r\n");
+    let answers: Vec<_> = (0..4).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
+    assert_eq!(answers[2], "*1\r\n$1\r\na\r\n", "in its place");
+}

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Ending, Serving};
-use crate::refusal::Unavailable;
+use crate::{refusal::Unavailable, wire::number};
 
 /// Bytes of arguments in a run of more than one command: an entry of the log should not hold others up.
 const RUN_BYTES_MAX: usize = 1 << 20;
@@ -48,7 +48,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// Adds a call to the run.
     pub(super) async fn gather(&mut self, call: Call) -> Result<(), Ending> {
         let bytes = call.args.iter().map(Bytes::len).sum();
-        if self.run.has_no_room_for(bytes) {
+        // Between writes it would be carried out in the log, by every replica, while no other entry is.
+        let is_heavy = self.run.first_write.is_some() && is_heavy(&call);
+        if is_heavy || self.run.has_no_room_for(bytes) {
             self.finish_run().await?;
         }
         self.run.push(call, bytes);
@@ -197,6 +199,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             *reached = self.held.worker.node.subscribers.count(channel) as i64;
         }
     }
+}
+
+/// Whether a read may take long, whatever it is asked for.
+fn is_heavy(call: &Call) -> bool {
+    match call.spec().name {
+        "keys" | "randomkey" | "hrandfield" => true,
+        "scan" | "hscan" | "sscan" => asks_for_many(&call.args),
+        _ => false,
+    }
+}
+
+/// Whether `COUNT` asks for more than a hundred times what it does by itself.
+fn asks_for_many(args: &[Bytes]) -> bool {
+    let mut words = args.iter();
+    let is_count = |word: &&Bytes| word.eq_ignore_ascii_case(b"count");
+    std::iter::from_fn(|| words.find(is_count).and_then(|_| words.next()))
+        .any(|count| number(count).is_none_or(|n| n > 1000))
 }
 
 fn is_special(call: &Call) -> bool {
