@@ -122,6 +122,19 @@ fn strangers_do_not_stay_and_do_not_guess_for_long() {
 }
 
 #[test]
+fn a_connection_that_is_over_is_let_go_of_though_the_client_sends_on() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    assert_eq!(client.say("QUIT"), "+OK\r\n");
+    let began = std::time::Instant::now();
+    while ballast.server.held() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "still held");
+        client.try_send(b"x");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn idle_connections_are_closed_if_that_is_wanted() {
     let ballast = Ballast::start(r#"{"limits":{"idle_timeout":"1s"}}"#);
     let mut client = ballast.client();

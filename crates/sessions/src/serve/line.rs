@@ -13,12 +13,13 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{Ending, READ_MIN, Serving};
-use crate::deadline::Deadline;
 
 /// The most room that is made for one read.
 const READ_MAX: usize = 256 * 1024;
 /// Room for answers that an idle connection may keep.
 const WRITE_IDLE: usize = 4096;
+/// How long a connection that is over is kept for its last answer.
+const PARTING_MAX: Duration = Duration::from_secs(1);
 /// When a connection counts as idle for that.
 const SOON: Duration = Duration::from_secs(1);
 /// Answers leave when there are so many, though commands wait that are not carried out.
@@ -65,8 +66,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         })
         .await;
         if result.is_ok() {
-            let flushed = pin!(stream.flush());
-            under(deadline, timeout, flushed).await?;
+            // Only TLS may have something left.
+            deadline.arm(timeout);
+            until(|| deadline.is_over() || card.is_ended(), pin!(stream.flush())).await?;
         }
         held.worker.counters.counters.bytes_out_total.add(sent as u64);
         self.out.clear();
@@ -166,18 +168,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         }
     }
 
-    /// Ends so that the last answer arrives: closing with bytes unread would reset the connection.
+    /// Ends so that the last answer arrives: closing with bytes unread would reset the connection. A second is enough for
+    /// a client that wants it, and nothing is waited for once the node is leaving or the connection is ended.
     pub(super) async fn part(&mut self) {
-        let timeout = Duration::from_secs(1);
-        let Self { stream, deadline, buf, .. } = self;
-        if under(deadline, timeout, pin!(stream.shutdown())).await.is_err() {
+        let Self { stream, deadline, buf, card, held, .. } = self;
+        deadline.arm(PARTING_MAX);
+        let is_over = || deadline.is_over() || card.is_ended() || held.is_ending();
+        if until(is_over, pin!(stream.shutdown())).await.is_err() {
             return;
         }
         let mut left = 1 << 20;
         while left > 0 {
             buf.clear();
             buf.reserve(READ_MIN);
-            match under(deadline, timeout, pin!(stream.read_buf(buf))).await {
+            match until(is_over, pin!(stream.read_buf(buf))).await {
                 Ok(1..) => left -= buf.len().min(left),
                 Ok(0) | Err(_) => return,
             }
@@ -185,24 +189,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 }
 
-/// Waits for `io`, at most `timeout`.
-async fn under<T>(
-    deadline: &Deadline,
-    timeout: Duration,
+/// Waits for `io`, as long as it is not over.
+async fn until<T>(
+    is_over: impl Fn() -> bool,
     mut io: Pin<&mut impl Future<Output = std::io::Result<T>>>,
 ) -> Result<T, Ending> {
-    let mut armed = false;
     poll_fn(move |cx: &mut Context<'_>| match io.as_mut().poll(cx) {
         Poll::Ready(Ok(done)) => Poll::Ready(Ok(done)),
         Poll::Ready(Err(_)) => Poll::Ready(Err(Ending::Closed)),
-        Poll::Pending if armed && deadline.is_over() => Poll::Ready(Err(Ending::Cut)),
-        Poll::Pending => {
-            if !armed {
-                armed = true;
-                deadline.arm(timeout);
-            }
-            Poll::Pending
-        }
+        Poll::Pending if is_over() => Poll::Ready(Err(Ending::Cut)),
+        Poll::Pending => Poll::Pending,
     })
     .await
 }
