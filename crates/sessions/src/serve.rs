@@ -90,8 +90,6 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
     if matches!(ending, Ending::Asked | Ending::Cut) {
         serving.part().await;
     }
-    serving.connection.end(&worker.node.subscribers);
-    worker.node.clients.remove(serving.card.id);
 }
 
 struct Serving<S> {
@@ -120,6 +118,18 @@ struct Serving<S> {
     taken: u64,
     begun: Option<(u64, u64)>,
     room: usize,
+}
+
+/// However it ends, also by a panic: nobody sends to a connection that is not there.
+impl<S> Drop for Serving<S> {
+    fn drop(&mut self) {
+        let node = &self.held.worker.node;
+        self.connection.end(&node.subscribers);
+        node.clients.remove(self.card.id);
+        if std::thread::panicking() {
+            self.held.worker.counters.counters.panics_total.up();
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {

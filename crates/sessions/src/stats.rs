@@ -65,6 +65,8 @@ counters! {
     refused_total,
     /// Connections cut: idle, slow, too much unread, or not speaking the protocol.
     cut_total,
+    /// Connections that ended by a bug of ours.
+    panics_total,
     /// Bytes read.
     bytes_in_total,
     /// Bytes written.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Ballast, Client};
+use support::{Ballast, Client, Mood};
 
 #[test]
 fn what_is_published_and_what_becomes_of_keys_is_told_to_subscribers_of_any_worker() {
@@ -106,4 +106,20 @@ fn nobody_forges_events_and_prefixes_hold_for_channels_as_well() {
     assert_eq!(all.say("PUBLISH news x"), ":0\r\n");
     assert_eq!(q.say("PUBLISH r:news x"), ":1\r\n");
     assert_eq!(heard(&mut listener), "*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$6\r\nr:news\r\n$1\r\nx\r\n");
+}
+
+#[test]
+fn nothing_is_left_of_a_connection_that_ended_by_a_bug() {
+    let ballast = Ballast::start("{}");
+    let (mut client, mut other) = (ballast.client(), ballast.client());
+    assert!(client.say("HELLO 3").starts_with('%'));
+    assert!(client.say("SUBSCRIBE news").starts_with(">3"));
+    assert_eq!(other.say("PUBSUB NUMSUB news"), "*2\r\n$4\r\nnews\r\n:1\r\n");
+    *ballast.cluster.next_moods.lock().unwrap() = vec![Mood::Bug];
+    client.send(b"SET a 1\r\n");
+    assert_eq!(client.answer(), None);
+    assert_eq!(other.say("PUBSUB NUMSUB news"), "*2\r\n$4\r\nnews\r\n:0\r\n");
+    assert_eq!(other.say("CLIENT LIST").matches("id=").count(), 1);
+    assert_eq!(other.say("PUBLISH news x"), ":0\r\n");
+    assert_eq!(ballast.server.stats().totals.panics_total, 1);
 }

@@ -31,6 +31,8 @@ pub enum Mood {
     NoQuorum,
     Unknown,
     Overloaded,
+    /// Whoever asks panics.
+    Bug,
 }
 
 /// A cluster of one.
@@ -150,6 +152,7 @@ impl Propose for AsPropose {
                 Err(ProposeError::OutcomeUnknown { waited: deadline })
             }
             Mood::Overloaded => Err(ProposeError::Overloaded { queued: 9 }),
+            Mood::Bug => std::panic::resume_unwind(Box::new("as the test wants")),
         };
         let slow = self.0.slow.load(Ordering::SeqCst);
         let patient = result.is_err() && self.0.patient.load(Ordering::SeqCst);
