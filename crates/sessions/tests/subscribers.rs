@@ -110,7 +110,8 @@ fn nobody_forges_events_and_prefixes_hold_for_channels_as_well() {
 
 #[test]
 fn nothing_is_left_of_a_connection_that_ended_by_a_bug() {
-    let ballast = Ballast::start("{}");
+    let mut ballast = Ballast::start("{}");
+    ballast.panics_wanted = 1;
     let (mut client, mut other) = (ballast.client(), ballast.client());
     assert!(client.say("HELLO 3").starts_with('%'));
     assert!(client.say("SUBSCRIBE news").starts_with(">3"));

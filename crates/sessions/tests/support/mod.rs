@@ -203,6 +203,8 @@ pub struct Ballast {
     pub cluster: Arc<Cluster>,
     pub server: Server,
     pub address: SocketAddr,
+    /// Connections that the test has panic.
+    pub panics_wanted: u64,
 }
 
 pub const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -245,11 +247,21 @@ impl Ballast {
         server.settle();
         let bound = server.listeners().remove(0).bound.expect("bound");
         let address = bound.parse().unwrap_or(LOCAL);
-        Self { cluster, server, address }
+        Self { cluster, server, address, panics_wanted: 0 }
     }
 
     pub fn client(&self) -> Client {
         Client::tcp(self.address)
+    }
+}
+
+/// A panic of a connection ends its task and nothing else: a test that does not look for one would pass.
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let panics = self.server.stats().totals.panics_total;
+        if !std::thread::panicking() {
+            assert_eq!(panics, self.panics_wanted, "connections panicked");
+        }
     }
 }
 
