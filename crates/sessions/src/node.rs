@@ -3,10 +3,7 @@
 //! Not here: what a worker has for itself ([`crate::worker`]).
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -84,8 +81,6 @@ pub struct Node {
     pub held: AtomicUsize,
     /// Told when none is left.
     pub released: Notify,
-    /// No new connection is taken.
-    pub draining: AtomicBool,
     /// Names this run of the process, as `INFO` shows it.
     pub run_id: String,
     /// When it began, on the boot clock.
@@ -119,7 +114,6 @@ impl Node {
             login_timeout,
             held: AtomicUsize::new(0),
             released: Notify::new(),
-            draining: AtomicBool::new(false),
             run_id: run_id.iter().map(|byte| format!("{byte:02x}")).collect(),
             since_ms: boot_now().get() / 1_000_000,
             policy: Mutex::new(Arc::new(Policy::new(ports.sessions.settings()))),

@@ -92,7 +92,6 @@ impl Server {
     /// # Cancel safety
     /// The drain goes on when the future is dropped; only the wait ends.
     pub async fn drain(&self, deadline: Duration) -> usize {
-        self.node.draining.store(true, Ordering::Release);
         self.tell(Notice::Drain);
         let wait = async {
             loop {

@@ -31,8 +31,8 @@ impl Connection {
                 }
                 out.simple("RESET");
             }
-            "auth" => return self.auth(call, policy, &mut out),
-            "hello" => return self.hello(call, node, policy, &mut out),
+            "auth" => return Self::auth(call, policy, &mut out),
+            "hello" => return self.hello(call, policy, &mut out),
             "readonly" | "readwrite" => {
                 self.stale = Some(call.spec().name == "readonly");
                 out.ok();
@@ -71,7 +71,7 @@ impl Connection {
                     super::pubsub::ask(call, access, node, &mut out);
                 }
             }
-            name if name.starts_with("client") => return self.client(call, node, policy, &mut out),
+            name if name.starts_with("client") => return self.client(call, node, &mut out),
             name if name.starts_with("command") => super::command::tell(call, &mut out),
             name if name.starts_with("config") => super::config::config(call, policy, &mut out),
             "info" => out.verbatim(super::info::info(args, node, policy).as_bytes()),

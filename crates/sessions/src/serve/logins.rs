@@ -32,7 +32,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             self.connection.say(&reply, &mut self.out);
             return Ok(());
         };
-        self.connection.logged_in(login, right, &worker.node, &self.policy, &mut self.out);
+        self.connection.logged_in(login, right, &self.policy, &mut self.out);
         if right {
             self.logins.failures = 0;
             return Ok(());
