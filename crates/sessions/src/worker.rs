@@ -246,9 +246,8 @@ impl Worker {
 
     /// Takes in what the document says by now. Costs next to nothing when that is what it said before.
     pub fn take_settings(&self) {
-        let settings = self.node.sessions.settings();
-        if settings.generation != self.policy.borrow().settings.generation {
-            *self.policy.borrow_mut() = Rc::new(Policy::new(settings));
+        if self.node.sessions.settings_generation() != self.policy.borrow().settings.generation {
+            *self.policy.borrow_mut() = Rc::new(Policy::new(self.node.sessions.settings()));
             self.deadlines.wake_all();
         }
     }

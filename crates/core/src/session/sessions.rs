@@ -167,6 +167,11 @@ impl Sessions {
         self.settings.load_full()
     }
 
+    /// The generation of the settings in force, to see at little cost whether they are others.
+    pub fn settings_generation(&self) -> u64 {
+        self.settings.load().generation
+    }
+
     /// Figures for `INFO` and metrics.
     pub fn stats(&self) -> Stats {
         let keyspace = self.keyspace.read();
