@@ -361,6 +361,8 @@ impl Connection {
     fn refuse(&mut self, reply: Reply, spec: Option<&'static Spec>) -> Sorted {
         if let Some(transaction) = &mut self.transaction {
             transaction.broken = true;
+            transaction.calls = Vec::new();
+            transaction.bytes = 0;
         }
         let is_exec = spec.is_some_and(|spec| spec.name == "exec");
         if let Reply::Error(text) = &reply
@@ -374,13 +376,22 @@ impl Connection {
         Sorted::Said(reply)
     }
 
-    fn queue(&mut self, call: Call, policy: &Policy) -> Sorted {
+    fn queue(&mut self, mut call: Call, policy: &Policy) -> Sorted {
         if matches!(call.spec().name, "auth" | "hello") {
             return self.refuse(Reply::error("ERR Command not allowed inside a transaction"), None);
         }
         let databases = policy.settings.databases;
         let Some(transaction) = &mut self.transaction else { return Sorted::Keyspace(call) };
-        transaction.bytes += call.args.iter().map(|arg| arg.len() + size_of::<Bytes>()).sum::<usize>();
+        if transaction.broken {
+            // As in Redis: EXEC will refuse, so there is nothing to keep.
+            return Sorted::Said(Reply::Simple("QUEUED"));
+        }
+        let bytes: usize = call.args.iter().map(Bytes::len).sum();
+        transaction.bytes += bytes + call.args.len() * size_of::<Bytes>() + size_of::<Call>();
+        if bytes < PINNING_MIN {
+            // Each would keep the whole read buffer in memory that it came in.
+            call.args.iter_mut().for_each(|arg| *arg = Bytes::copy_from_slice(arg));
+        }
         if transaction.bytes > policy.limits.request_max || transaction.calls.len() >= QUEUED_MAX {
             return self.refuse(
                 Reply::error(
@@ -414,6 +425,9 @@ impl Connection {
 /// Commands that a transaction may have, whatever their size: what they and their answers take is bounded so, and how long
 /// others wait for them.
 const QUEUED_MAX: usize = 16_384;
+
+/// Bytes of a queued command that keeps its read buffer, which has 256 KiB or is the command's own.
+const PINNING_MIN: usize = 128 << 10;
 
 /// Answers of a transaction that need not give way to an error, which is as long.
 const ANSWER_SMALL: usize = 64;
