@@ -51,6 +51,8 @@ pub struct Connection {
     watched: BTreeMap<(u16, Bytes), u64>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    /// Bytes of the keys that are watched.
+    watched_bytes: usize,
     /// Bytes of the names of both.
     names_bytes: usize,
 }
@@ -150,6 +152,7 @@ impl Connection {
             watched: BTreeMap::new(),
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            watched_bytes: 0,
             names_bytes: 0,
         }
     }
@@ -252,12 +255,22 @@ impl Connection {
             let key = (watch.database, Bytes::copy_from_slice(&watch.key));
             self.watched.entry(key).or_insert(watch.version);
         }
-        let bytes: usize = self.watched.keys().map(|(_, key)| key.len()).sum();
-        let fits = self.watched.len() <= WATCHED_MAX && bytes <= WATCHED_BYTES_MAX;
+        self.watched_bytes = self.watched.keys().map(|(_, key)| key.len()).sum();
+        let fits = self.watched.len() <= WATCHED_MAX && self.watched_bytes <= WATCHED_BYTES_MAX;
         if !fits {
-            self.watched.clear();
+            self.unwatch();
         }
         fits
+    }
+
+    /// Bytes that are kept for it between requests: what is queued, watched and listened to.
+    pub fn keeps(&self) -> usize {
+        self.transaction.as_ref().map_or(0, |transaction| transaction.bytes) + self.names_bytes + self.watched_bytes
+    }
+
+    /// Lets go of what is queued and watched.
+    pub fn discard_queued(&mut self) {
+        self.discard();
     }
 
     /// The database that is selected.
@@ -413,8 +426,13 @@ impl Connection {
     /// Forgets the transaction and what was watched for it.
     fn discard(&mut self) {
         self.transaction = None;
-        self.watched.clear();
+        self.unwatch();
         self.facts(|facts| facts.queued = None);
+    }
+
+    fn unwatch(&mut self) {
+        self.watched.clear();
+        self.watched_bytes = 0;
     }
 
     fn facts(&self, change: impl FnOnce(&mut Facts)) {

@@ -6,6 +6,7 @@
 //! Not here: the keyspace (`ballast_core::session`), consensus (`ballast-raft`), the REST resource and the CLI
 //! (`ballast-admin`).
 
+mod budget;
 mod clients;
 mod connection;
 mod control;

@@ -25,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
+    budget::Budget,
     clients::Card,
     connection::{Connection, Follows, Sorted, Step},
     deadline::Deadline,
@@ -40,6 +41,14 @@ use runs::Run;
 
 /// Room for the first read of a connection: ten thousand idle ones take twenty megabytes.
 const READ_MIN: usize = 2048;
+
+const NO_ROOM: Reply = Reply::error(
+    "OVERLOADED the connections of this node take more memory than there is for them, and this one takes the most; send less \
+     at once and read what is answered",
+);
+
+/// What a connection takes is counted in steps of this, those that are idle as nothing.
+const WEIGHED: usize = 16 * 1024;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +85,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
         began: Instant::now(),
         waited: Duration::ZERO,
         failed: 0,
+        is_half_sent: false,
+        weighs: 0,
         was_busy: false,
         logins: Logins::default(),
         taken: 0,
@@ -87,6 +98,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
     if ending == Ending::Cut {
         worker.counters.counters.cut_total.up();
     }
+    let ending = if serving.card.is_ended_for_room() { serving.make_room().await } else { ending };
     if matches!(ending, Ending::Asked | Ending::Cut) {
         serving.part().await;
     }
@@ -111,6 +123,10 @@ struct Serving<S> {
     waited: Duration,
     /// Commands that the cluster could not carry out.
     failed: u64,
+    /// Some bytes of `out` were sent and others were not: nothing that is sent now would be understood.
+    is_half_sent: bool,
+    /// What it was last counted as against the node's budget.
+    weighs: usize,
     /// Something arrived since it was last waited for.
     was_busy: bool,
     logins: Logins,
@@ -155,6 +171,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             self.flush().await?;
             self.wait().await?;
         }
+    }
+
+    /// Notes what the connection takes. If all together take too much, those that take the most are ended.
+    fn weigh(&mut self) {
+        let takes = self.buf.capacity() + self.out.capacity() + self.run.bytes() + self.connection.keeps();
+        // What changes with each request is not worth counting.
+        let takes = takes / WEIGHED * WEIGHED;
+        let before = std::mem::replace(&mut self.weighs, takes);
+        self.card.changes(before, takes);
+        if takes > before {
+            let clients = &self.held.worker.node.clients;
+            clients.budget.keep_to(Budget::max(&self.policy), clients);
+        }
+    }
+
+    /// The connection was ended because all take too much: says so if nothing is half sent.
+    async fn make_room(&mut self) -> Ending {
+        self.held.worker.counters.counters.cut_total.up();
+        self.connection.discard_queued();
+        (self.buf, self.run) = (BytesMut::new(), Run::default());
+        if !self.is_half_sent {
+            self.out = Vec::new();
+            self.connection.say(&NO_ROOM, &mut self.out);
+            // As much as the socket takes at once; the connection is ended whatever comes of it.
+            let _ = self.flush().await;
+        }
+        self.card.changes(std::mem::take(&mut self.weighs), 0);
+        Ending::Asked
     }
 
     /// Says why the client is not served any longer.
@@ -204,7 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let worker = self.held.worker.clone();
         match self.connection.own(&call, &worker.node, &self.policy, &mut self.out) {
             // Confirmations of subscriptions are answers each.
-            Step::Answered if call.spec().group == "pubsub" => {}
+            Step::Answered if spec.name.ends_with("subscribe") => {}
             Step::Answered => {
                 self.bound_answer(before);
             }

@@ -25,6 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    budget::Budget,
     connection::Connection,
     deadline::{Deadlines, TICK},
     node::Node,
@@ -219,6 +220,8 @@ impl Worker {
     /// Tells subscribers what has happened by now.
     pub fn tell_subscribers(&self) {
         self.counters.counters.delivered_total.add(self.node.subscribers.tell() as u64);
+        let clients = &self.node.clients;
+        clients.budget.keep_to(Budget::max(&self.policy.borrow()), clients);
     }
 
     /// The settings in force, as last taken in.

@@ -317,3 +317,32 @@ fn the_answer_of_a_transaction_is_bounded_too() {
     assert!(String::from_utf8(client.answer().unwrap()).unwrap().contains("16384"));
     assert!(client.say("EXEC").starts_with("-EXECABORT"));
 }
+
+#[test]
+fn connections_take_no_more_memory_together_than_the_node_has_for_them() {
+    // The budget is 256 MiB at least.
+    let ballast = Ballast::start(
+        r#"{"memory_max":"1MiB","limits":{"value_max":"16MiB","request_max":"32MiB","output_max":"16MiB"}}"#,
+    );
+    let mut other = ballast.client();
+    assert_eq!(other.say("PING"), "+PONG\r\n");
+    let value = vec![b'v'; 15 << 20];
+    let mut hoarders: Vec<Client> = Vec::new();
+    for _ in 0..24 {
+        let mut client = ballast.client();
+        // Ended for the others' sake already, or soon.
+        client.try_send(&[encode(&[b"MULTI"]), encode(&[b"SET", b"a", &value])].concat());
+        hoarders.push(client);
+    }
+    let answers: Vec<_> = hoarders
+        .iter_mut()
+        .map(|client| {
+            client.try_send(&encode(&[b"DISCARD"]));
+            String::from_utf8(client.rest_or(3)).unwrap()
+        })
+        .collect();
+    let cut = answers.iter().filter(|answer| answer.contains("-OVERLOADED")).count();
+    assert!((1..24).contains(&cut), "{answers:?}");
+    assert!(answers.iter().any(|answer| answer == "+OK\r\n+QUEUED\r\n+OK\r\n"), "{answers:?}");
+    assert_eq!(other.say("PING"), "+PONG\r\n", "who takes little stays");
+}

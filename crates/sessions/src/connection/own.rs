@@ -59,7 +59,7 @@ impl Connection {
                 out.error(format!("ERR key is longer than the {key_max} that are allowed").as_bytes());
             }
             "unwatch" => {
-                self.watched.clear();
+                self.unwatch();
                 out.ok();
             }
             "subscribe" => self.subscribe(Kind::Channel, call, node, policy, &mut out),

@@ -39,6 +39,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         if self.out.is_empty() {
             return Ok(());
         }
+        if self.out.len() >= WRITE_SOON {
+            self.weigh();
+        }
         let Self { stream, out, deadline, card, policy, held, .. } = self;
         let (mut sent, mut armed) = (0, false);
         let timeout = policy.limits.write_timeout;
@@ -71,6 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             until(|| deadline.is_over() || card.is_ended(), pin!(stream.flush())).await?;
         }
         held.worker.counters.counters.bytes_out_total.add(sent as u64);
+        self.is_half_sent = sent != 0 && sent < self.out.len();
         self.out.clear();
         self.out.shrink_to(WRITE_SOON);
         result
@@ -79,6 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// Waits for bytes of the client, or mail for it.
     pub(super) async fn wait(&mut self) -> Result<(), Ending> {
         let amid = self.requests.is_amid(&self.buf);
+        self.weigh();
         let (left, stranger) = self.time_left(amid);
         // A connection that has grown is looked at once more, to take its room back if it stays idle; one with a
         // certificate again and again, to see whether that is still good.
@@ -173,17 +178,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     pub(super) async fn part(&mut self) {
         let Self { stream, deadline, buf, card, held, .. } = self;
         deadline.arm(PARTING_MAX);
-        let is_over = || deadline.is_over() || card.is_ended() || held.is_ending();
+        let is_ended = || card.is_ended() && !card.is_ended_for_room();
+        let is_over = || deadline.is_over() || is_ended() || held.is_ending();
         if until(is_over, pin!(stream.shutdown())).await.is_err() {
             return;
         }
-        let mut left = 1 << 20;
-        while left > 0 {
+        loop {
             buf.clear();
-            buf.reserve(READ_MIN);
+            buf.reserve(WRITE_SOON);
             match until(is_over, pin!(stream.read_buf(buf))).await {
-                Ok(1..) => left -= buf.len().min(left),
-                Ok(0) | Err(_) => return,
+                Ok(1..) if !is_over() => {}
+                Ok(_) | Err(_) => return,
             }
         }
     }

@@ -28,6 +28,11 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// Bytes of arguments that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether a call of so many bytes has to wait until what gathered is carried out. What is small must not be refused
     /// because an entry of the log cannot hold it beside something large.
     fn has_no_room_for(&self, bytes: usize) -> bool {

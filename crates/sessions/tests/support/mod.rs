@@ -322,6 +322,11 @@ impl Client {
         }
     }
 
+    /// So many answers, or those that come until the end.
+    pub fn rest_or(&mut self, answers: usize) -> Vec<u8> {
+        (0..answers).map_while(|_| self.answer()).flatten().collect()
+    }
+
     /// Whatever comes until the end.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut all = std::mem::take(&mut self.buf);
