@@ -518,7 +518,11 @@ impl Publisher {
                     proxy.plan_changed();
                 }
             }
-            if let Some(sessions) = &self.node.sessions {
+            // Not while the log is still carried out again: events would be told twice, and who is content with what this
+            // node has would find keys that have ended long ago.
+            if let Some(sessions) = &self.node.sessions
+                && reached >= self.log_end
+            {
                 sessions.follow(&self.node.raft);
             }
             let fitness = OwnFitness { node: self.node.fitness(), vips: self.node.vip_fitness() };

@@ -59,7 +59,7 @@ impl NodeSessions {
                 raft: raft.clone(),
             })),
         };
-        let options = ServerOptions { workers: settings.workers };
+        let options = ServerOptions { workers: settings.workers, ..ServerOptions::default() };
         let server = Server::start(options, ports).context("cannot start the session store")?;
         let addresses = settings.listen.iter().map(|address| Wanted { place: Place::Address(*address), tls: false });
         let socket = settings.socket.iter().map(|path| Wanted { place: Place::Unix(path.clone()), tls: false });
@@ -73,8 +73,8 @@ impl NodeSessions {
         })
     }
 
-    /// Listens on what the document and `ballastd.toml` want. Call it when either or a VIP's owner has changed; it costs
-    /// little when nothing has.
+    /// Listens on what the document and `ballastd.toml` want. Call it when either or a VIP's owner has changed, and not before
+    /// all that the log held when it was opened is applied; it costs little when nothing has changed.
     pub fn follow(&self, raft: &Handle) {
         let settings = self.keys.settings();
         if !settings.enabled && self.listening.lock().is_empty() {

@@ -15,7 +15,7 @@ use std::{
 
 use ballast_core::session::Spec;
 
-use crate::{policy::Access, wire::Resp};
+use crate::{budget::Budget, policy::Access, wire::Resp};
 
 /// One connection, as all threads see it.
 #[derive(Debug)]
@@ -33,11 +33,21 @@ pub struct Card {
     /// The database that it has selected.
     pub database: AtomicU16,
     command: AtomicUsize,
+    /// Bytes that it takes.
+    takes: AtomicUsize,
     ended: AtomicBool,
+    ended_for_room: AtomicBool,
     mail_waits: AtomicBool,
     facts: Mutex<Facts>,
     mail: Mutex<Mail>,
     waker: Mutex<Option<Waker>>,
+    budget: Arc<Budget>,
+}
+
+impl Drop for Card {
+    fn drop(&mut self) {
+        self.budget.change(self.takes(), 0);
+    }
 }
 
 /// What changes rarely.
@@ -87,6 +97,32 @@ impl Card {
         self.wake();
     }
 
+    /// Ends the connection soon, because all together take too much memory.
+    pub fn end_for_room(&self) {
+        self.ended_for_room.store(true, Ordering::Release);
+        self.end();
+    }
+
+    /// Whether it was ended for that.
+    pub fn is_ended_for_room(&self) -> bool {
+        self.ended_for_room.load(Ordering::Acquire)
+    }
+
+    /// Bytes that the connection takes.
+    pub fn takes(&self) -> usize {
+        self.takes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that something that took so many bytes takes others now.
+    pub fn changes(&self, before: usize, now: usize) {
+        if now >= before {
+            self.takes.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.takes.fetch_sub(before - now, Ordering::Relaxed);
+        }
+        self.budget.change(before, now);
+    }
+
     /// Whether the connection was ended by somebody else.
     pub fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
@@ -95,9 +131,12 @@ impl Card {
     /// Puts mail in; a connection that does not read what it has is ended. `write` may write at the end only.
     pub fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = mail.bytes.len();
         write(&mut mail.bytes);
+        self.changes(before, mail.bytes.len());
         let overflown = mail.bytes.len() > mail.bytes_max;
         if overflown {
+            self.changes(mail.bytes.len(), 0);
             mail.bytes = Vec::new();
         }
         drop(mail);
@@ -112,7 +151,9 @@ impl Card {
     pub fn take_mail(&self, out: &mut Vec<u8>) {
         if self.mail_waits.load(Ordering::Acquire) {
             self.mail_waits.store(false, Ordering::Release);
-            out.append(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner).bytes);
+            let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+            self.changes(mail.bytes.len(), 0);
+            out.append(&mut mail.bytes);
         }
     }
 
@@ -138,7 +179,7 @@ impl Card {
         let seconds = |since: u64| now_ms.saturating_sub(since) / 1000;
         format!(
             "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={flags} db={} sub={} psub={} ssub=0 multi={} qbuf=0 \
-             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user={} redir=-1 \
+             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem={} events=r cmd={} user={} redir=-1 \
              resp={}\n",
             self.id,
             self.peer,
@@ -150,6 +191,7 @@ impl Card {
             facts.channels,
             facts.patterns,
             facts.queued.map_or(-1, |queued| i64::try_from(queued).unwrap_or(i64::MAX)),
+            self.takes(),
             command.or_else(|| self.command_name()).unwrap_or("NULL"),
             facts.access.as_ref().map_or("(superuser)", |access| &access.user),
             facts.resp.number(),
@@ -171,6 +213,8 @@ impl Card {
 /// All connections of this node.
 #[derive(Debug, Default)]
 pub struct Clients {
+    /// What they may take together.
+    pub budget: Arc<Budget>,
     last: AtomicU64,
     all: Mutex<BTreeMap<u64, Arc<Card>>>,
 }
@@ -187,7 +231,10 @@ impl Clients {
             active_ms: AtomicU64::new(now_ms),
             database: AtomicU16::new(0),
             command: AtomicUsize::new(0),
+            takes: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
+            ended_for_room: AtomicBool::new(false),
+            budget: self.budget.clone(),
             mail_waits: AtomicBool::new(false),
             facts: Mutex::default(),
             mail: Mutex::default(),

@@ -25,8 +25,10 @@ use bytes::Bytes;
 use crate::{
     clients::{Card, Facts},
     node::Node,
+    passwords::Source,
     policy::{Access, Policy},
     subscribers::{Kind, Subscribers},
+    trust::Trust,
     wire::{Bounds, Out, Resp},
 };
 
@@ -40,6 +42,7 @@ pub struct Connection {
     database: u16,
     /// `None` until the client says who it is.
     access: Option<Arc<Access>>,
+    trust: Trust,
     /// `READONLY` or `READWRITE` was said.
     stale: Option<bool>,
     silence: Silence,
@@ -48,6 +51,10 @@ pub struct Connection {
     watched: BTreeMap<(u16, Bytes), u64>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    /// Bytes of the keys that are watched.
+    watched_bytes: usize,
+    /// Bytes of the names of both.
+    names_bytes: usize,
 }
 
 /// Commands between `MULTI` and `EXEC`.
@@ -100,30 +107,53 @@ pub enum Step {
     Close,
 }
 
+/// Whether a connection goes on after a change of settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// It does.
+    Yes,
+    /// Its user is gone.
+    Gone,
+    /// Protected mode keeps it out.
+    Denied,
+}
+
 /// A transaction to carry out.
 #[derive(Debug)]
 pub struct Exec {
-    /// Its commands, those of the connection among them.
-    pub calls: Vec<Call>,
+    /// Its commands, those of the connection among them, and why one is not allowed any more.
+    pub calls: Vec<(Call, Option<Reply>)>,
     /// What must not have changed.
     pub watched: Vec<Watched>,
 }
 
+impl Exec {
+    /// The commands that are the keyspace's to carry out.
+    pub fn of_keyspace(&self) -> impl Iterator<Item = &Call> {
+        let of_keyspace =
+            |(call, refused): &&(Call, Option<Reply>)| refused.is_none() && call.class() != Class::Connection;
+        self.calls.iter().filter(of_keyspace).map(|(call, _)| call)
+    }
+}
+
 impl Connection {
     /// A connection that has said nothing yet. `access` is what it may do without saying who it is.
-    pub fn new(card: Arc<Card>, access: Option<Arc<Access>>) -> Self {
+    pub fn new(card: Arc<Card>, access: Option<Arc<Access>>, trust: Trust) -> Self {
         card.facts().access.clone_from(&access);
         Self {
             card,
             resp: Resp::Two,
             database: 0,
             access,
+            trust,
             stale: None,
             silence: Silence::Off,
             transaction: None,
             watched: BTreeMap::new(),
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            watched_bytes: 0,
+            names_bytes: 0,
         }
     }
 
@@ -170,12 +200,22 @@ impl Connection {
         self.stale.unwrap_or_else(|| self.access.as_ref().is_some_and(|access| access.stale))
     }
 
+    /// Whether the client has to say who it is before it may do anything.
+    pub fn is_stranger(&self) -> bool {
+        self.access.is_none()
+    }
+
+    /// Where its logins come from.
+    pub fn source(&self) -> Source {
+        self.trust.source()
+    }
+
     /// What the client may send.
     pub fn bounds(&self, policy: &Policy) -> Bounds {
         Bounds {
             request_max: policy.limits.request_max,
             arguments_max: policy.limits.arguments_max,
-            stranger: self.access.is_none(),
+            stranger: self.is_stranger(),
         }
     }
 
@@ -215,11 +255,22 @@ impl Connection {
             let key = (watch.database, Bytes::copy_from_slice(&watch.key));
             self.watched.entry(key).or_insert(watch.version);
         }
-        let fits = self.watched.len() <= WATCHED_MAX;
+        self.watched_bytes = self.watched.keys().map(|(_, key)| key.len()).sum();
+        let fits = self.watched.len() <= WATCHED_MAX && self.watched_bytes <= WATCHED_BYTES_MAX;
         if !fits {
-            self.watched.clear();
+            self.unwatch();
         }
         fits
+    }
+
+    /// Bytes that are kept for it between requests: what is queued, watched and listened to.
+    pub fn keeps(&self) -> usize {
+        self.transaction.as_ref().map_or(0, |transaction| transaction.bytes) + self.names_bytes + self.watched_bytes
+    }
+
+    /// Lets go of what is queued and watched.
+    pub fn discard_queued(&mut self) {
+        self.discard();
     }
 
     /// The database that is selected.
@@ -231,11 +282,18 @@ impl Connection {
     pub fn answer_exec(&mut self, exec: &Exec, replies: Vec<Reply>, node: &Node, policy: &Policy, out: &mut Vec<u8>) {
         let silent = self.is_silent();
         let before = out.len();
+        let room = policy.limits.output_max;
         Out::new(out, self.resp).array(exec.calls.len());
         let mut replies = replies.into_iter();
-        for call in &exec.calls {
-            if call.class() == Class::Connection {
-                if matches!(self.dispatch(call, node, policy, out), Step::Close) {
+        for (call, refused) in &exec.calls {
+            let start = out.len();
+            let is_full = start - before > room;
+            if let Some(refused) = refused {
+                Out::new(out, self.resp).reply(refused);
+            } else if call.class() == Class::Connection {
+                if is_full && only_tells(call.spec()) {
+                    Out::new(out, self.resp).reply(&Reply::TOO_LARGE);
+                } else if matches!(self.dispatch(call, node, policy, out), Step::Close) {
                     self.card.end();
                 }
             } else if let Some(mut reply) = replies.next() {
@@ -244,26 +302,45 @@ impl Connection {
                 }
                 Out::new(out, self.resp).reply(&reply);
             }
+            if out.len() - before > room && out.len() - start > ANSWER_SMALL {
+                out.truncate(start);
+                Out::new(out, self.resp).reply(&Reply::TOO_LARGE);
+            }
         }
         if silent {
             out.truncate(before);
         }
     }
 
-    /// Takes a change of settings in. False if the user is gone: the connection must end.
-    pub fn follow(&mut self, policy: &Policy) -> bool {
+    /// Takes a change of settings in.
+    pub fn follow(&mut self, policy: &Policy) -> Follows {
+        if !self.trust.is_admitted(policy) {
+            self.take_access(None);
+            return Follows::Denied;
+        }
         let Some(access) = &self.access else {
             self.take_access(policy.anybody());
-            return true;
+            return Follows::Yes;
         };
         let access = policy.access(&access.user);
         let stays = access.is_some();
         self.take_access(access);
-        stays
+        if stays { Follows::Yes } else { Follows::Gone }
+    }
+
+    /// Whether the certificate that the client has shown has to be looked at now and then.
+    pub fn may_lapse(&self) -> bool {
+        self.trust.may_lapse()
+    }
+
+    /// Whether that certificate is not accepted any more. Looked at once a second.
+    pub fn has_lapsed(&mut self, now_ms: u64) -> bool {
+        self.trust.has_lapsed(now_ms)
     }
 
     /// Leaves nothing behind in the node's lists.
     pub fn end(&mut self, subscribers: &Subscribers) {
+        self.names_bytes = 0;
         for channel in std::mem::take(&mut self.channels) {
             subscribers.remove(Kind::Channel, &channel, &self.card);
         }
@@ -283,7 +360,8 @@ impl Connection {
         matches!(self.silence, Silence::Now | Silence::On)
     }
 
-    fn listens(&self) -> bool {
+    /// Whether it has subscribed to anything.
+    pub fn listens(&self) -> bool {
         !self.channels.is_empty() || !self.patterns.is_empty()
     }
 
@@ -296,6 +374,8 @@ impl Connection {
     fn refuse(&mut self, reply: Reply, spec: Option<&'static Spec>) -> Sorted {
         if let Some(transaction) = &mut self.transaction {
             transaction.broken = true;
+            transaction.calls = Vec::new();
+            transaction.bytes = 0;
         }
         let is_exec = spec.is_some_and(|spec| spec.name == "exec");
         if let Reply::Error(text) = &reply
@@ -309,16 +389,27 @@ impl Connection {
         Sorted::Said(reply)
     }
 
-    fn queue(&mut self, call: Call, policy: &Policy) -> Sorted {
+    fn queue(&mut self, mut call: Call, policy: &Policy) -> Sorted {
         if matches!(call.spec().name, "auth" | "hello") {
             return self.refuse(Reply::error("ERR Command not allowed inside a transaction"), None);
         }
         let databases = policy.settings.databases;
         let Some(transaction) = &mut self.transaction else { return Sorted::Keyspace(call) };
-        transaction.bytes += call.args.iter().map(|arg| arg.len() + size_of::<Bytes>()).sum::<usize>();
+        if transaction.broken {
+            // As in Redis: EXEC will refuse, so there is nothing to keep.
+            return Sorted::Said(Reply::Simple("QUEUED"));
+        }
+        let bytes: usize = call.args.iter().map(Bytes::len).sum();
+        transaction.bytes += bytes + call.args.len() * size_of::<Bytes>() + size_of::<Call>();
+        if bytes < PINNING_MIN {
+            // Each would keep the whole read buffer in memory that it came in.
+            call.args.iter_mut().for_each(|arg| *arg = Bytes::copy_from_slice(arg));
+        }
         if transaction.bytes > policy.limits.request_max || transaction.calls.len() >= QUEUED_MAX {
             return self.refuse(
-                Reply::error("ERR the transaction is too large (sessions.limits.request_max); EXEC will refuse it"),
+                Reply::error(
+                    "ERR the transaction is too large (16384 commands, sessions.limits.request_max); EXEC will refuse it",
+                ),
                 None,
             );
         }
@@ -335,8 +426,13 @@ impl Connection {
     /// Forgets the transaction and what was watched for it.
     fn discard(&mut self) {
         self.transaction = None;
-        self.watched.clear();
+        self.unwatch();
         self.facts(|facts| facts.queued = None);
+    }
+
+    fn unwatch(&mut self) {
+        self.watched.clear();
+        self.watched_bytes = 0;
     }
 
     fn facts(&self, change: impl FnOnce(&mut Facts)) {
@@ -344,11 +440,20 @@ impl Connection {
     }
 }
 
-/// Commands that a transaction may have, whatever their size; as many as fit a request of the default size.
-const QUEUED_MAX: usize = 65_536;
+/// Commands that a transaction may have, whatever their size: what they and their answers take is bounded so, and how long
+/// others wait for them.
+const QUEUED_MAX: usize = 16_384;
+
+/// Bytes of a queued command that keeps its read buffer, which has 256 KiB or is the command's own.
+const PINNING_MIN: usize = 128 << 10;
+
+/// Answers of a transaction that need not give way to an error, which is as long.
+const ANSWER_SMALL: usize = 64;
 
 /// Keys that a connection may watch. They travel through the log with the transaction; arbitrary beyond that.
 const WATCHED_MAX: usize = 4096;
+/// Bytes of these keys: 256 for each of them, and as little as else is carried out in one go.
+const WATCHED_BYTES_MAX: usize = 1 << 20;
 
 const EXEC_ARITY: &[u8] = b"ERR wrong number of arguments for 'exec' command";
 const NOAUTH: Reply = Reply::error("NOAUTH Authentication required.");
@@ -359,6 +464,12 @@ fn may_while_subscribed(name: &str) -> bool {
 
 fn is_never_queued(name: &str) -> bool {
     matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+}
+
+/// Whether all that a command of the connection does is to answer, and at length.
+fn only_tells(spec: &Spec) -> bool {
+    let container = spec.name.split('|').next().unwrap_or_default();
+    matches!(container, "command" | "config" | "info" | "pubsub") || spec.name == "client|list"
 }
 
 /// The lines of a `HELP`, as simple strings.

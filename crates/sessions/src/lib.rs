@@ -6,6 +6,7 @@
 //! Not here: the keyspace (`ballast_core::session`), consensus (`ballast-raft`), the REST resource and the CLI
 //! (`ballast-admin`).
 
+mod budget;
 mod clients;
 mod connection;
 mod control;
@@ -14,12 +15,14 @@ mod glob;
 mod node;
 mod passwords;
 mod policy;
+mod reads;
 mod refusal;
 mod rounds;
 mod serve;
 mod server;
 pub mod stats;
 mod subscribers;
+mod trust;
 pub mod wire;
 mod worker;
 

@@ -2,9 +2,9 @@
 //!
 //! Not here: what a worker has for itself ([`crate::worker`]).
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicUsize},
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use ballast_clock::boot_now;
@@ -73,14 +73,14 @@ pub struct Node {
     pub ports: Ports,
     /// Each worker's orders.
     pub orders: Vec<mpsc::UnboundedSender<Order>>,
+    /// How long a connection may be without a login.
+    pub login_timeout: Duration,
     /// Each worker's counters.
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Connections open.
     pub held: AtomicUsize,
     /// Told when none is left.
     pub released: Notify,
-    /// No new connection is taken.
-    pub draining: AtomicBool,
     /// Names this run of the process, as `INFO` shows it.
     pub run_id: String,
     /// When it began, on the boot clock.
@@ -93,7 +93,11 @@ impl Node {
     ///
     /// # Errors
     /// The thread that verifies passwords could not be started.
-    pub fn new(ports: Ports, orders: Vec<mpsc::UnboundedSender<Order>>) -> std::io::Result<Self> {
+    pub fn new(
+        ports: Ports,
+        orders: Vec<mpsc::UnboundedSender<Order>>,
+        login_timeout: Duration,
+    ) -> std::io::Result<Self> {
         let index = Arc::new(CommandIndex::new());
         let run_id: [u8; 20] = rand::random();
         let noticed = Arc::new(Notify::new());
@@ -107,9 +111,9 @@ impl Node {
             passwords: Passwords::start()?,
             counters: orders.iter().map(|_| Arc::new(WorkerCounters::new(index.clone()))).collect(),
             orders,
+            login_timeout,
             held: AtomicUsize::new(0),
             released: Notify::new(),
-            draining: AtomicBool::new(false),
             run_id: run_id.iter().map(|byte| format!("{byte:02x}")).collect(),
             since_ms: boot_now().get() / 1_000_000,
             policy: Mutex::new(Arc::new(Policy::new(ports.sessions.settings()))),

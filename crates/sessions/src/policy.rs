@@ -13,6 +13,9 @@ use bytes::Bytes;
 /// The user that a connection is before it says who it is, and that `AUTH` with one word means.
 pub const DEFAULT_USER: &str = "default";
 
+/// Channels of events begin so, `__keyspace@0__:` and `__keyevent@0__:`. Only the store itself speaks on them.
+const EVENTS: &[u8] = b"__key";
+
 /// What is in force.
 #[derive(Debug)]
 pub struct Policy {
@@ -142,27 +145,42 @@ impl Access {
     /// # Errors
     /// What the client is told; where Redis has the rule, in its words.
     pub fn check(&self, call: &Call) -> Result<(), Reply> {
+        self.allow(call).map_err(|denied| denied.reply(call))
+    }
+
+    /// Whether this call is still allowed, which was queued when it was.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_queued(&self, call: &Call) -> Result<(), Reply> {
+        self.allow(call).map_err(|denied| {
+            let text = "NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This \
+                        command is no longer allowed for the following reason:";
+            Reply::Error(format!("{text} {}", denied.reason()).into())
+        })
+    }
+
+    fn allow(&self, call: &Call) -> Result<(), Denied> {
         if self.read_only && call.class() == Class::Write {
-            return Err(not_run(call));
+            return Err(Denied::Command);
         }
+        self.allow_channels(call)?;
         if !self.databases.is_empty() {
-            if !self.databases.contains(&call.database) && call.class() != Class::Connection {
-                return Err(not_database(call.database));
+            if call.class() != Class::Connection {
+                self.allow_database(call.database)?;
             }
             match call.spec().name {
-                "flushall" => return Err(not_run(call)),
-                "copy" => self.check_copy(call)?,
+                "flushall" => return Err(Denied::Command),
+                "copy" => self.allow_copy(call)?,
                 _ => {}
             }
         }
         if !self.prefixes.is_empty() {
             if matches!(call.spec().name, "flushall" | "flushdb" | "randomkey" | "dbsize") {
-                return Err(not_run(call));
+                return Err(Denied::Command);
             }
             if !call.keys().all(|key| self.may_name(key)) {
-                return Err(Reply::error(
-                    "NOPERM this user has no permissions to access one of the keys used as arguments",
-                ));
+                return Err(Denied::Keys);
             }
         }
         Ok(())
@@ -173,15 +191,41 @@ impl Access {
         self.prefixes.is_empty() || self.prefixes.iter().any(|prefix| key.starts_with(prefix))
     }
 
+    /// Whether it may be told what becomes of this key.
+    pub fn may_see(&self, database: u16, key: &[u8]) -> bool {
+        (self.databases.is_empty() || self.databases.contains(&database)) && self.may_name(key)
+    }
+
+    /// Whether it may know of this channel: one of its own, or one of events, which are told by [`Self::may_see`].
+    pub fn may_know(&self, channel: &[u8]) -> bool {
+        channel.starts_with(EVENTS) || self.may_name(channel)
+    }
+
+    /// What is published on a channel reaches those who may name it. Patterns may be anything: what fits them is held
+    /// against the prefixes when it is told.
+    fn allow_channels(&self, call: &Call) -> Result<(), Denied> {
+        let allowed = match (call.spec().name, call.args.first()) {
+            ("publish", Some(channel)) if channel.starts_with(EVENTS) => return Err(Denied::Forging),
+            ("publish", Some(channel)) => self.may_name(channel),
+            ("subscribe", _) => call.args.iter().all(|channel| self.may_know(channel)),
+            _ => true,
+        };
+        if allowed { Ok(()) } else { Err(Denied::Channels) }
+    }
+
     /// Whether this database may be selected.
     ///
     /// # Errors
     /// What the client is told.
     pub fn check_database(&self, database: u16) -> Result<(), Reply> {
+        self.allow_database(database).map_err(|_| not_database(database))
+    }
+
+    fn allow_database(&self, database: u16) -> Result<(), Denied> {
         if self.databases.is_empty() || self.databases.contains(&database) {
             return Ok(());
         }
-        Err(not_database(database))
+        Err(Denied::Database(database))
     }
 
     /// Takes keys that are not the user's to name out of the answer of a command that lists keys.
@@ -201,21 +245,64 @@ impl Access {
     }
 
     /// `COPY ... DB n` names another database. A number that is none is refused when the call is carried out.
-    fn check_copy(&self, call: &Call) -> Result<(), Reply> {
+    fn allow_copy(&self, call: &Call) -> Result<(), Denied> {
         let mut words = call.args.iter().skip(2);
         while let Some(word) = words.next() {
             if word.eq_ignore_ascii_case(b"db")
                 && let Some(database) = words.next().and_then(|n| std::str::from_utf8(n).ok()?.parse().ok())
             {
-                self.check_database(database)?;
+                self.allow_database(database)?;
             }
         }
         Ok(())
     }
 }
 
-fn not_run(call: &Call) -> Reply {
-    Reply::Error(format!("NOPERM this user has no permissions to run the '{}' command", call.spec().name).into())
+/// Why a call is not allowed.
+enum Denied {
+    /// Not at all.
+    Command,
+    /// It names a key that it may not.
+    Keys,
+    /// It names a channel that it may not.
+    Channels,
+    /// Nobody speaks in the store's name.
+    Forging,
+    /// Not in this database.
+    Database(u16),
+}
+
+impl Denied {
+    fn reply(&self, call: &Call) -> Reply {
+        match self {
+            Self::Command => {
+                let name = call.spec().name;
+                Reply::Error(format!("NOPERM this user has no permissions to run the '{name}' command").into())
+            }
+            Self::Keys => {
+                Reply::error("NOPERM this user has no permissions to access one of the keys used as arguments")
+            }
+            Self::Channels => {
+                Reply::error("NOPERM this user has no permissions to access one of the channels used as arguments")
+            }
+            Self::Forging => Reply::error(
+                "NOPERM channels that begin with '__key' tell what becomes of keys: the session store alone publishes on them",
+            ),
+            Self::Database(database) => not_database(*database),
+        }
+    }
+
+    /// In Redis' words where it has the rule.
+    fn reason(&self) -> String {
+        match self {
+            Self::Command => "no permission to execute the command or subcommand".to_owned(),
+            Self::Keys => "no permission to touch the specified keys".to_owned(),
+            Self::Channels | Self::Forging => {
+                "no permission to access one of the channels used as arguments".to_owned()
+            }
+            Self::Database(database) => format!("no permission to use database {database}"),
+        }
+    }
 }
 
 fn not_database(database: u16) -> Reply {

@@ -31,6 +31,16 @@ pub enum Unavailable {
 }
 
 impl Unavailable {
+    /// What a read is told whose tick of log time did not come back: it changed nothing, whatever became of the tick.
+    pub fn of_tick(error: ProposeError) -> Self {
+        match error {
+            ProposeError::OutcomeUnknown { waited } => {
+                Self::NoQuorum(format!("log time was not carried forward within {waited:?}"))
+            }
+            error => error.into(),
+        }
+    }
+
     /// As a client is told.
     pub fn reply(&self) -> Reply {
         Reply::Error(self.to_string().into())

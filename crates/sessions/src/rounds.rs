@@ -27,6 +27,7 @@ pub struct Rounds {
     ask: Ask,
     gathering: RefCell<Option<Rc<Round>>>,
     running: Cell<usize>,
+    failing: Cell<bool>,
 }
 
 struct Round {
@@ -39,7 +40,19 @@ struct Round {
 impl Rounds {
     /// `ask` is called once a round.
     pub fn new(ask: Ask) -> Rc<Self> {
-        Rc::new(Self { ask, gathering: RefCell::default(), running: Cell::new(0) })
+        Rc::new(Self { ask, gathering: RefCell::default(), running: Cell::new(0), failing: Cell::new(false) })
+    }
+
+    /// Whether the round that ended last failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.get()
+    }
+
+    /// Begins a round for nobody if none is under way, to learn whether they still fail.
+    pub fn probe(self: &Rc<Self>, deadline: Duration) {
+        if self.running.get() == 0 {
+            self.gather(deadline);
+        }
     }
 
     /// Waits for a round that begins from now on, about `deadline` at most.
@@ -50,18 +63,7 @@ impl Rounds {
     /// # Cancel safety
     /// Dropping the future abandons the wait, not the round.
     pub async fn join(self: &Rc<Self>, deadline: Duration) -> Result<(), Unavailable> {
-        let round = self.gathering.borrow().clone();
-        let round = round.unwrap_or_else(|| {
-            let round = Rc::new(Round {
-                made_at: Instant::now(),
-                deadline,
-                result: RefCell::default(),
-                waiting: RefCell::default(),
-            });
-            *self.gathering.borrow_mut() = Some(round.clone());
-            self.start();
-            round
-        });
+        let round = self.gather(deadline);
         let mut waits = false;
         poll_fn(|cx| {
             if let Some(result) = &*round.result.borrow() {
@@ -76,6 +78,22 @@ impl Rounds {
         .await
     }
 
+    /// The round that gathers.
+    fn gather(self: &Rc<Self>, deadline: Duration) -> Rc<Round> {
+        let round = self.gathering.borrow().clone();
+        round.unwrap_or_else(|| {
+            let round = Rc::new(Round {
+                made_at: Instant::now(),
+                deadline,
+                result: RefCell::default(),
+                waiting: RefCell::default(),
+            });
+            *self.gathering.borrow_mut() = Some(round.clone());
+            self.start();
+            round
+        })
+    }
+
     /// Starts the round that gathers, if there is room. Its task runs after what is ready now.
     fn start(self: &Rc<Self>) {
         if self.running.get() >= RUNNING_MAX || self.gathering.borrow().is_none() {
@@ -88,6 +106,7 @@ impl Rounds {
             if let Some(round) = round {
                 let left = round.deadline.saturating_sub(round.made_at.elapsed());
                 let result = (rounds.ask)(left).await;
+                rounds.failing.set(result.is_err());
                 *round.result.borrow_mut() = Some(result);
                 round.waiting.borrow_mut().drain(..).for_each(Waker::wake);
             }

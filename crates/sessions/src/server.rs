@@ -21,10 +21,18 @@ use crate::{
 };
 
 /// What is decided once, at the start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct ServerOptions {
     /// Workers; zero means one for each core.
     pub workers: usize,
+    /// How long a connection may be without a login, where the document has users. As long as the admin API's.
+    pub login_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self { workers: 0, login_timeout: Duration::from_secs(30) }
+    }
 }
 
 /// The running session store server. Stops when dropped; [`Server::drain`] first, to lose nothing.
@@ -46,7 +54,7 @@ impl Server {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if options.workers == 0 { cores() } else { options.workers };
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
-        let node = Arc::new(Node::new(ports, senders)?);
+        let node = Arc::new(Node::new(ports, senders, options.login_timeout)?);
         let (notices, inbox) = mpsc::channel();
         let mut server = Self { node, published: Published::default(), notices, threads: Vec::new() };
         let (ready, started) = mpsc::channel();
@@ -84,7 +92,6 @@ impl Server {
     /// # Cancel safety
     /// The drain goes on when the future is dropped; only the wait ends.
     pub async fn drain(&self, deadline: Duration) -> usize {
-        self.node.draining.store(true, Ordering::Release);
         self.tell(Notice::Drain);
         let wait = async {
             loop {

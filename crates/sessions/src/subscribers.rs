@@ -16,7 +16,12 @@ use std::{
 use ballast_core::session::{Notice, NotifyFlags, Sessions};
 use bytes::Bytes;
 
-use crate::{clients::Card, glob, wire::Out};
+use crate::{
+    clients::Card,
+    glob,
+    policy::Access,
+    wire::{Out, Resp},
+};
 
 /// Whether a subscription names a channel or a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +54,9 @@ impl Lists {
         }
     }
 
-    /// Sends to all that listen to `channel`; returns how many.
-    fn send(&self, channel: &[u8], payload: &[u8], key: Option<&[u8]>) -> usize {
-        let may = |card: &Card| {
-            let facts = card.facts();
-            let allowed = key.is_none_or(|key| facts.access.as_ref().is_some_and(|access| access.may_name(key)));
-            allowed.then_some(facts.resp)
-        };
+    /// Sends to all that listen to `channel` and may; returns how many. `about`: the key that an event is about.
+    fn send(&self, channel: &[u8], payload: &[u8], about: Option<(u16, &[u8])>) -> usize {
+        let may = |card: &Card| may_hear(card, channel, about);
         let mut sent = 0;
         for card in self.channels.get(channel).into_iter().flatten() {
             let Some(resp) = may(card) else { continue };
@@ -88,6 +89,18 @@ impl Lists {
     fn cut_all(&self) {
         self.channels.values().chain(self.patterns.values()).flatten().for_each(|card| card.end());
     }
+}
+
+/// The version of the protocol to tell it in, if this connection may hear it: an event of keys that its user may see, a
+/// message on a channel that its user may name.
+fn may_hear(card: &Card, channel: &[u8], about: Option<(u16, &[u8])>) -> Option<Resp> {
+    let facts = card.facts();
+    let access = facts.access.as_ref()?;
+    let allowed = match about {
+        Some((database, key)) => access.may_see(database, key),
+        None => access.may_name(channel),
+    };
+    allowed.then_some(facts.resp)
 }
 
 impl Subscribers {
@@ -137,11 +150,11 @@ impl Subscribers {
                 Notice::Event { database, key, event, .. } => {
                     if flags.contains('K') {
                         let channel = [format!("__keyspace@{database}__:").as_bytes(), &key].concat();
-                        sent += lists.send(&channel, event.as_bytes(), Some(&key));
+                        sent += lists.send(&channel, event.as_bytes(), Some((database, &key)));
                     }
                     if flags.contains('E') {
                         let channel = format!("__keyevent@{database}__:{event}");
-                        sent += lists.send(channel.as_bytes(), &key, Some(&key));
+                        sent += lists.send(channel.as_bytes(), &key, Some((database, &key)));
                     }
                 }
                 Notice::Message { channel, payload } => sent += lists.send(&channel, &payload, None),
@@ -157,25 +170,33 @@ impl Subscribers {
         sent
     }
 
-    /// How many connections of this node would get a message on `channel`, a pattern counting as well.
+    /// How many connections of this node get a message on `channel`, a pattern counting as well.
     pub fn count(&self, channel: &[u8]) -> usize {
         let lists = self.lock();
         let patterns = lists.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel));
-        lists.channels.get(channel).map_or(0, Vec::len) + patterns.map(|(_, cards)| cards.len()).sum::<usize>()
+        let cards = lists.channels.get(channel).into_iter().chain(patterns.map(|(_, cards)| cards)).flatten();
+        cards.filter(|card| may_hear(card, channel, None).is_some()).count()
     }
 
-    /// How many connections of this node named `channel`.
-    pub fn named(&self, channel: &[u8]) -> usize {
-        self.lock().channels.get(channel).map_or(0, Vec::len)
+    /// How many connections of this node named `channel`, as far as `access` may know of it.
+    pub fn named(&self, channel: &[u8], access: &Access) -> usize {
+        if access.may_know(channel) { self.lock().channels.get(channel).map_or(0, Vec::len) } else { 0 }
     }
 
-    /// Channels that somebody on this node named, in order.
-    pub fn channels(&self, pattern: Option<&[u8]>) -> Vec<Bytes> {
+    /// Channels that somebody on this node named and `access` may know of, in order.
+    pub fn channels(&self, pattern: Option<&[u8]>, access: &Access) -> Vec<Bytes> {
         let lists = self.lock();
-        let wanted = |channel: &&Bytes| pattern.is_none_or(|pattern| glob::matches(pattern, channel));
+        let wanted = |channel: &&Bytes| {
+            access.may_know(channel) && pattern.is_none_or(|pattern| glob::matches(pattern, channel))
+        };
         let mut channels: Vec<_> = lists.channels.keys().filter(wanted).cloned().collect();
         channels.sort_unstable();
         channels
+    }
+
+    /// How many channels somebody on this node named.
+    pub fn channel_count(&self) -> usize {
+        self.lock().channels.len()
     }
 
     /// How many patterns there are.

@@ -25,6 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    budget::Budget,
     connection::Connection,
     deadline::{Deadlines, TICK},
     node::Node,
@@ -33,6 +34,8 @@ use crate::{
     rounds::Rounds,
     serve,
     stats::WorkerCounters,
+    trust::{self, Trust},
+    wire::{Out, Resp},
 };
 
 /// How long an idle connection stays open once a drain has begun, so that a command that is on its way is answered.
@@ -152,7 +155,7 @@ impl Worker {
         }));
         let ticks = Rounds::new(Box::new(move |deadline| {
             let ticked = propose.propose(Command::Tick, deadline);
-            Box::pin(async move { Ok(ticked.await.map(|_| ())?) })
+            Box::pin(async move { ticked.await.map(|_| ()).map_err(Unavailable::of_tick) })
         }));
         Rc::new(Self {
             deadlines: Deadlines::new(node.now_ms()),
@@ -217,6 +220,8 @@ impl Worker {
     /// Tells subscribers what has happened by now.
     pub fn tell_subscribers(&self) {
         self.counters.counters.delivered_total.add(self.node.subscribers.tell() as u64);
+        let clients = &self.node.clients;
+        clients.budget.keep_to(Budget::max(&self.policy.borrow()), clients);
     }
 
     /// The settings in force, as last taken in.
@@ -244,9 +249,8 @@ impl Worker {
 
     /// Takes in what the document says by now. Costs next to nothing when that is what it said before.
     pub fn take_settings(&self) {
-        let settings = self.node.sessions.settings();
-        if settings.generation != self.policy.borrow().settings.generation {
-            *self.policy.borrow_mut() = Rc::new(Policy::new(settings));
+        if self.node.sessions.settings_generation() != self.policy.borrow().settings.generation {
+            *self.policy.borrow_mut() = Rc::new(Policy::new(self.node.sessions.settings()));
             self.deadlines.wake_all();
         }
     }
@@ -299,10 +303,10 @@ impl Worker {
             let listener = current.borrow().clone();
             match accepted {
                 Ok((stream, peer)) => {
-                    let trusted = peer.ip().to_canonical().is_loopback();
+                    let trust = Trust::new(Some(peer.ip()));
                     if let Some(held) = self.admit(&listener) {
                         let peer = peer.to_string();
-                        let arrival = Arrival { held, peer, trusted };
+                        let arrival = Arrival { held, peer, trust };
                         if listener.identity.tls {
                             tokio::task::spawn_local(serve_tls(stream, arrival));
                         } else {
@@ -325,7 +329,7 @@ impl Worker {
                 Ok((stream, _)) => {
                     if let Some(held) = self.admit(&listener) {
                         let peer = format!("{}:0", listener.identity.name);
-                        tokio::task::spawn_local(Arrival { held, peer, trusted: true }.serve(stream, None));
+                        tokio::task::spawn_local(Arrival { held, peer, trust: Trust::new(None) }.serve(stream, None));
                     } else {
                         refuse(&stream, REFUSED_MANY);
                     }
@@ -360,10 +364,6 @@ impl Worker {
 }
 
 const REFUSED_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
-const REFUSED_PLAIN: &[u8] =
-    b"-DENIED Ballast's session store has no users and is in protected mode: it serves only clients \
-on this machine, or over TLS with a certificate of the cluster. Add users to the document (sessions.users), or set \
-sessions.protected to false if everybody who reaches this address may read and change every session.\r\n";
 
 /// Says why a connection is not served. It is closed then, so this is written if the socket takes it at once.
 fn refuse(stream: &impl TryWrite, text: &[u8]) {
@@ -390,19 +390,20 @@ impl TryWrite for UnixStream {
 struct Arrival {
     held: Held,
     peer: String,
-    /// Whoever can come this way is on this machine, or has shown a certificate.
-    trusted: bool,
+    trust: Trust,
 }
 
 impl Arrival {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S, certified: Option<Arc<Access>>) {
         let worker = self.held.worker.clone();
         let policy = worker.policy();
-        if policy.settings.protected && !policy.has_users() && !self.trusted {
+        if !self.trust.is_admitted(&policy) {
             worker.counters.counters.refused_total.up();
             use tokio::io::AsyncWriteExt as _;
+            let mut text = Vec::new();
+            Out::new(&mut text, Resp::Two).reply(&trust::DENIED);
             let say = async {
-                stream.write_all(REFUSED_PLAIN).await?;
+                stream.write_all(&text).await?;
                 stream.shutdown().await
             };
             // The client is gone, or is told; a second is enough to take some bytes.
@@ -411,7 +412,7 @@ impl Arrival {
         }
         let local = self.held.listener.identity.name.to_string();
         let card = worker.node.clients.add(self.peer, local, worker.node.now_ms());
-        let connection = Connection::new(card.clone(), certified.or_else(|| policy.anybody()));
+        let connection = Connection::new(card.clone(), certified.or_else(|| policy.anybody()), self.trust);
         serve::serve(stream, self.held, connection, card).await;
     }
 }
@@ -427,8 +428,8 @@ async fn serve_tls(stream: TcpStream, mut arrival: Arrival) {
     };
     let policy = worker.policy();
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    arrival.trusted |= certificate.is_some();
-    let names = certificate.map(|certificate| certificates.names(certificate)).unwrap_or_default();
+    let now_ms = worker.node.now_ms();
+    let names = certificate.map(|shown| arrival.trust.show(shown, certificates, now_ms)).unwrap_or_default();
     let certified = names.iter().find_map(|name| policy.has_users().then(|| policy.access(name)).flatten());
     arrival.serve(stream, certified).await;
 }

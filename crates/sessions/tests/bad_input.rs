@@ -4,7 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Ballast, Client, Redis, encode};
+use ballast_sessions::{Place, ServerOptions, Wanted};
+use support::{Ballast, Client, LOCAL, Redis, encode};
 
 #[test]
 fn what_is_no_request_is_answered_as_redis_does_and_ends_the_connection() {
@@ -87,6 +88,53 @@ fn a_half_sent_command_is_not_waited_for_for_ever() {
 }
 
 #[test]
+fn a_command_that_arrives_byte_by_byte_is_not_waited_for_either() {
+    let ballast = Ballast::start(r#"{"limits":{"write_timeout":"300ms"}}"#);
+    let mut client = ballast.client();
+    let (began, mut sent) = (std::time::Instant::now(), 0);
+    while ballast.server.stats().totals.cut_total == 0 {
+        assert!(began.elapsed() < Duration::from_secs(20), "{sent} bytes were waited for");
+        sent += usize::from(client.try_send(b"P"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(sent > 3);
+}
+
+#[test]
+fn strangers_do_not_stay_and_do_not_guess_for_long() {
+    let users = r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw"));
+    let options = ServerOptions { workers: 1, login_timeout: Duration::from_millis(300) };
+    let wanted = vec![Wanted { place: Place::Address(LOCAL), tls: false }];
+    let ballast = Ballast::start_by(&users, wanted, None, options);
+    let mut known = ballast.client();
+    assert_eq!(known.say("AUTH pw"), "+OK\r\n");
+    let mut guest = ballast.client();
+    assert_eq!(guest.say("PING"), "-NOAUTH Authentication required.\r\n");
+    assert_eq!(guest.rest(), b"-NOAUTH nobody logged in within 300ms\r\n");
+    assert_eq!(known.say("PING"), "+PONG\r\n");
+    assert_eq!(ballast.client().rest(), b"-NOAUTH nobody logged in within 300ms\r\n", "who says nothing at all");
+    let ballast = Ballast::start(&users);
+    let mut guesser = ballast.client();
+    guesser.send(&encode(&[b"AUTH", b"guess"]).repeat(10));
+    let wrong = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+    assert_eq!(String::from_utf8(guesser.rest()).unwrap(), wrong.repeat(6));
+    assert_eq!(ballast.server.stats().totals.login_failures_total, 6);
+}
+
+#[test]
+fn a_connection_that_is_over_is_let_go_of_though_the_client_sends_on() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    assert_eq!(client.say("QUIT"), "+OK\r\n");
+    let began = std::time::Instant::now();
+    while ballast.server.held() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(10), "still held");
+        client.try_send(b"x");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn idle_connections_are_closed_if_that_is_wanted() {
     let ballast = Ballast::start(r#"{"limits":{"idle_timeout":"1s"}}"#);
     let mut client = ballast.client();
@@ -108,15 +156,34 @@ fn a_client_that_does_not_read_is_cut_and_holds_up_nobody() {
     assert!(slow.rest().len() < 200 << 20);
 }
 
+const TOO_LARGE: &[u8] = b"-ERR the answers are larger than output_max; ask for less at once\r\n";
+
 #[test]
-fn an_answer_that_exceeds_the_bound_ends_the_connection() {
+fn an_answer_that_exceeds_the_bound_is_an_error_and_takes_no_other_along() {
     let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"1MiB"}}"#);
     let mut client = ballast.client();
     let value = vec![b'v'; 1 << 20];
     assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
-    client.send(&encode(&[b"GET", b"big"]));
-    assert_eq!(client.answer(), None);
-    assert_eq!(ballast.client().say("PING"), "+PONG\r\n");
+    client.send(&[encode(&[b"INCR", b"n"]), encode(&[b"GET", b"big"]), encode(&[b"INCR", b"n"])].concat());
+    assert_eq!(client.answer().unwrap(), b":1\r\n");
+    assert_eq!(client.answer().unwrap(), TOO_LARGE);
+    assert_eq!(client.answer().unwrap(), b":2\r\n");
+    assert_eq!(client.say("GET n"), "$1\r\n2\r\n");
+    assert_eq!(ballast.server.stats().totals.cut_total, 0);
+}
+
+#[test]
+fn answers_that_fit_one_by_one_are_given_however_many_are_asked_for_at_once() {
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"2MiB"}}"#);
+    let mut client = ballast.client();
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
+    client.send(&[encode(&[b"GET", b"big"]).repeat(20), encode(&[b"MGET", b"big", b"big", b"big"])].concat());
+    for _ in 0..20 {
+        assert_eq!(client.answer().unwrap().len(), (1 << 20) + 12);
+    }
+    assert_eq!(client.answer().unwrap(), TOO_LARGE);
+    assert_eq!(client.say("PING"), "+PONG\r\n");
 }
 
 #[test]
@@ -174,9 +241,17 @@ fn random_bytes_never_break_the_server() {
     for _ in 0..300 {
         let mut client = ballast.client();
         let bytes: Vec<u8> = (0..next() % 20).flat_map(|_| words[(next() % 14) as usize].to_vec()).collect();
-        client.send(&bytes);
+        // The last request ends the connection unless an earlier one has.
+        client.try_send(&[&bytes, b"\r\n*x\r\n".as_slice()].concat());
+        while let Some(answer) = client.answer() {
+            assert!(b"+-:$*_%~>=".contains(&answer[0]), "{bytes:?}: {answer:?}");
+        }
+        // As in Redis, an EXEC that silences the connection ends in the midst of its answer.
+        let is_whole = client.rest().is_empty() || bytes.windows(3).any(|word| word == b"OFF");
+        assert!(is_whole, "{bytes:?}");
     }
     assert_eq!(ballast.client().say("PING"), "+PONG\r\n");
+    assert_eq!(ballast.server.stats().totals.panics_total, 0);
 }
 
 #[test]
@@ -187,9 +262,87 @@ fn too_many_watched_keys_are_refused_and_take_no_time() {
     let words: Vec<&[u8]> =
         std::iter::once("WATCH").chain(keys.iter().map(String::as_str)).map(str::as_bytes).collect();
     let told = String::from_utf8(client.call(&words)).unwrap();
-    assert!(told.starts_with("-ERR a connection may watch 4096 keys"), "{told}");
+    assert!(told.starts_with("-ERR a connection may watch 4096 keys that take 1MiB together"), "{told}");
     assert_eq!(client.call(&words[..4097]), b"+OK\r\n");
     assert_eq!(client.say("MULTI"), "+OK\r\n");
     assert_eq!(client.say("SET k1 1"), "+QUEUED\r\n");
     assert_eq!(client.say("EXEC"), "*1\r\n+OK\r\n");
+}
+
+#[test]
+fn names_of_channels_and_watched_keys_are_as_long_as_keys_at_most() {
+    let ballast = Ballast::start(r#"{"limits":{"key_max":"1KiB"}}"#);
+    let mut client = ballast.client();
+    let (fits, long) = (vec![b'n'; 1024], vec![b'n'; 1025]);
+    for command in [b"SUBSCRIBE".as_slice(), b"PSUBSCRIBE"] {
+        let told = String::from_utf8(client.call(&[command, &long])).unwrap();
+        assert_eq!(told, "-ERR channel is longer than the 1KiB that are allowed\r\n");
+    }
+    assert_eq!(client.call(&[b"WATCH", b"a", &long]), b"-ERR key is longer than the 1KiB that are allowed\r\n");
+    assert_eq!(client.call(&[b"WATCH", b"a", &fits]), b"+OK\r\n");
+    assert!(client.call(&[b"SUBSCRIBE", &fits]).starts_with(b"*3\r\n$9\r\nsubscribe"));
+}
+
+#[test]
+fn names_of_channels_and_watched_keys_are_bounded_together() {
+    let ballast = Ballast::start(r#"{"limits":{"key_max":"1MiB"}}"#);
+    let name = |n: u8| [vec![b'n'; (1 << 20) - 1], vec![n]].concat();
+    let mut client = ballast.client();
+    let told = String::from_utf8(client.call(&[b"WATCH", &name(1), &name(2)])).unwrap();
+    assert!(told.starts_with("-ERR a connection may watch"), "{told}");
+    assert_eq!(client.call(&[b"WATCH", &name(1)]), b"+OK\r\n");
+    assert!((0..16).all(|n| client.call(&[b"SUBSCRIBE", &name(n)]).starts_with(b"*3")));
+    let told = String::from_utf8(client.call(&[b"PSUBSCRIBE", b"x"])).unwrap();
+    assert!(told.starts_with("-ERR the names of the subscriptions"), "{told}");
+    assert!(client.call(&[b"UNSUBSCRIBE", &name(3)]).starts_with(b"*3"));
+    assert!(client.call(&[b"PSUBSCRIBE", b"x"]).starts_with(b"*3"));
+}
+
+#[test]
+fn the_answer_of_a_transaction_is_bounded_too() {
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"1MiB"}}"#);
+    let mut client = ballast.client();
+    assert_eq!(client.say("MULTI"), "+OK\r\n");
+    client.send(&encode(&[b"COMMAND"]).repeat(1000));
+    client.send(&[encode(&[b"INCR", b"n"]), encode(&[b"SELECT", b"1"])].concat());
+    assert!((0..1002).all(|_| client.answer().unwrap() == b"+QUEUED\r\n"));
+    let told = client.call(&[b"EXEC"]);
+    assert!(told.starts_with(b"*1002\r\n*"));
+    assert!((1 << 20..3 << 20).contains(&told.len()), "{}", told.len());
+    assert!(told.ends_with(&[TOO_LARGE, b":1\r\n+OK\r\n"].concat()), "what is done is answered");
+    let mut client = ballast.client();
+    assert_eq!(client.say("MULTI"), "+OK\r\n");
+    client.send(&encode(&[b"PING"]).repeat(16_385));
+    assert!((0..16_384).all(|_| client.answer().unwrap() == b"+QUEUED\r\n"));
+    assert!(String::from_utf8(client.answer().unwrap()).unwrap().contains("16384"));
+    assert!(client.say("EXEC").starts_with("-EXECABORT"));
+}
+
+#[test]
+fn connections_take_no_more_memory_together_than_the_node_has_for_them() {
+    // The budget is 256 MiB at least.
+    let ballast = Ballast::start(
+        r#"{"memory_max":"1MiB","limits":{"value_max":"16MiB","request_max":"32MiB","output_max":"16MiB"}}"#,
+    );
+    let mut other = ballast.client();
+    assert_eq!(other.say("PING"), "+PONG\r\n");
+    let value = vec![b'v'; 15 << 20];
+    let mut hoarders: Vec<Client> = Vec::new();
+    for _ in 0..24 {
+        let mut client = ballast.client();
+        // Ended for the others' sake already, or soon.
+        client.try_send(&[encode(&[b"MULTI"]), encode(&[b"SET", b"a", &value])].concat());
+        hoarders.push(client);
+    }
+    let answers: Vec<_> = hoarders
+        .iter_mut()
+        .map(|client| {
+            client.try_send(&encode(&[b"DISCARD"]));
+            String::from_utf8(client.rest_or(3)).unwrap()
+        })
+        .collect();
+    let cut = answers.iter().filter(|answer| answer.contains("-OVERLOADED")).count();
+    assert!((1..24).contains(&cut), "{answers:?}");
+    assert!(answers.iter().any(|answer| answer == "+OK\r\n+QUEUED\r\n+OK\r\n"), "{answers:?}");
+    assert_eq!(other.say("PING"), "+PONG\r\n", "who takes little stays");
 }

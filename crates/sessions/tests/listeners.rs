@@ -5,7 +5,10 @@ mod support;
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ballast_core::{ids::VipId, time::BootNanos};
@@ -105,7 +108,18 @@ fn pki() -> Pki {
     Pki { server: Arc::new(server), roots, client: issue("moodle") }
 }
 
-struct Fixed(Arc<ServerConfig>);
+#[derive(Clone)]
+struct Fixed(Arc<ServerConfig>, Arc<AtomicBool>);
+
+impl Fixed {
+    fn new(config: &Arc<ServerConfig>) -> Self {
+        Self(config.clone(), Arc::default())
+    }
+
+    fn revoke(&self) {
+        self.1.store(true, Ordering::SeqCst);
+    }
+}
 
 impl Certificates for Fixed {
     fn server_config(&self) -> Option<Arc<ServerConfig>> {
@@ -113,7 +127,61 @@ impl Certificates for Fixed {
     }
 
     fn names(&self, _: &CertificateDer<'_>) -> Vec<String> {
-        vec!["nobody".to_owned(), "moodle".to_owned()]
+        if self.1.load(Ordering::SeqCst) { Vec::new() } else { vec!["nobody".to_owned(), "moodle".to_owned()] }
+    }
+}
+
+fn over_tls(address: SocketAddr, pki: &Pki, certified: bool) -> Client {
+    let config = ClientConfig::builder().with_root_certificates(pki.roots.clone());
+    let config = if certified {
+        config.with_client_auth_cert(pki.client.0.clone(), pki.client.1.clone_key()).unwrap()
+    } else {
+        config.with_no_client_auth()
+    };
+    let connection = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+    Client::on(StreamOwned::new(connection, TcpStream::connect(address).unwrap()))
+}
+
+#[test]
+fn protected_mode_trusts_certificates_that_are_good_and_only_as_long() {
+    let Some(outside) = outside() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let pki = pki();
+    let fixed = Fixed::new(&pki.server);
+    let ballast = Ballast::start_at("{}", at(Place::Address(outside), true), Some(Arc::new(fixed.clone())));
+    let denied = |client: &mut Client| {
+        let told = String::from_utf8(client.rest()).unwrap();
+        assert!(told.starts_with("-DENIED"), "{told}");
+    };
+    denied(&mut over_tls(ballast.address, &pki, false));
+    let mut known = over_tls(ballast.address, &pki, true);
+    assert_eq!(known.say("SET a 1"), "+OK\r\n");
+    fixed.revoke();
+    denied(&mut known);
+    denied(&mut over_tls(ballast.address, &pki, true));
+}
+
+#[test]
+fn protected_mode_is_asked_again_when_the_settings_change() {
+    let Some(outside) = outside() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let users = r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw"));
+    for logs_in in [true, false] {
+        let ballast = Ballast::start_at(&users, at(Place::Address(outside), false), None);
+        let mut client = ballast.client();
+        if logs_in {
+            assert_eq!(client.say("AUTH pw"), "+OK\r\n");
+            assert_eq!(client.say("SET a 1"), "+OK\r\n");
+        } else {
+            assert_eq!(client.say("PING"), "-NOAUTH Authentication required.\r\n");
+        }
+        ballast.cluster.configure("{}");
+        let told = String::from_utf8(client.rest()).unwrap();
+        assert!(told.starts_with("-DENIED"), "{told}");
     }
 }
 
@@ -121,18 +189,11 @@ impl Certificates for Fixed {
 fn tls_with_and_without_a_certificate() {
     let pki = pki();
     let users = r#"{"users":[{"name":"moodle","key_prefixes":["m:"]}]}"#;
-    let ballast = Ballast::start_at(users, at(Place::Address(LOCAL), true), Some(Arc::new(Fixed(pki.server.clone()))));
-    let connect = |config: ClientConfig| {
-        let name = ServerName::try_from("localhost").unwrap();
-        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        Client::on(StreamOwned::new(connection, TcpStream::connect(ballast.address).unwrap()))
-    };
-    let roots = || ClientConfig::builder().with_root_certificates(pki.roots.clone());
-    let mut stranger = connect(roots().with_no_client_auth());
+    let ballast = Ballast::start_at(users, at(Place::Address(LOCAL), true), Some(Arc::new(Fixed::new(&pki.server))));
+    let mut stranger = over_tls(ballast.address, &pki, false);
     assert_eq!(stranger.say("PING"), "-NOAUTH Authentication required.\r\n");
     assert!(stranger.say("AUTH moodle x").starts_with("-WRONGPASS"), "it has no password");
-    let (chain, key) = pki.client;
-    let mut known = connect(roots().with_client_auth_cert(chain, key).unwrap());
+    let mut known = over_tls(ballast.address, &pki, true);
     assert_eq!(known.say("SET m:1 x"), "+OK\r\n");
     let value = vec![b'v'; 300_000];
     assert_eq!(known.call(&[b"SET", b"m:2", &value]), b"+OK\r\n");

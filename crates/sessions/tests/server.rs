@@ -2,8 +2,12 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
+use ballast_sessions::{Place, Wanted};
 use support::{Ballast, Mood, encode};
 
 #[test]
@@ -222,7 +226,6 @@ fn each_command_of_a_pipeline_is_answered_whatever_becomes_of_the_leader() {
 #[test]
 fn the_document_says_where_to_listen() {
     use ballast_core::ids::VipId;
-    use ballast_sessions::{Place, Wanted};
     let cluster = support::Cluster::new(r#"{"listen":["127.0.0.1:6379"],"tls_listen":["0.0.0.0:6380"]}"#);
     let wanted = Wanted::of(&cluster.sessions.settings(), |_| None);
     let at = |address: &str, tls| Wanted { place: Place::Address(address.parse().unwrap()), tls };
@@ -234,4 +237,176 @@ fn the_document_says_where_to_listen() {
     assert_eq!(Wanted::of(&settings, known)[2..], [vip]);
     settings.enabled = false;
     assert!(Wanted::of(&settings, known).is_empty());
+}
+
+#[test]
+fn a_transaction_that_finds_the_memory_full_is_refused_as_a_whole() {
+    let ballast = Ballast::start(r#"{"memory_max":"1MiB"}"#);
+    let mut client = ballast.client();
+    let value = vec![b'v'; 2 << 20];
+    assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
+    assert_eq!(client.say("SET a 1"), "-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+    // As redis-server 7.0 answers when its memory has become full since the commands were queued.
+    let full =
+        "-EXECABORT Transaction discarded because of: OOM command not allowed when used memory > 'maxmemory'.\r\n";
+    for commands in [&["SET a 1"][..], &["GET a", "SET a 1", "PING"]] {
+        assert_eq!(client.say("MULTI"), "+OK\r\n");
+        commands.iter().for_each(|command| assert_eq!(client.say(command), "+QUEUED\r\n"));
+        assert_eq!(client.say("EXEC"), full);
+    }
+    client.send(b"MULTI\r\nSTRLEN big\r\nDEL big\r\nEXEC\r\n");
+    let answers: Vec<_> = (0..4).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
+    assert_eq!(answers[3], format!("*2\r\n:{}\r\n:1\r\n", 2 << 20));
+    assert_eq!(ballast.server.stats().totals.unavailable_total, 0);
+}
+
+#[test]
+fn stale_reads_do_not_bring_back_keys_that_are_over() {
+    let ballast = Ballast::start("{}");
+    ballast.cluster.now_ms.store(2_000_000_000_000, Ordering::SeqCst);
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1 PX 500"), "+OK\r\n");
+    assert_eq!(client.say("SET b 1"), "+OK\r\n");
+    assert_eq!(client.say("READONLY"), "+OK\r\n");
+    let (said, after) =
+        (["GET a", "EXISTS a b", "KEYS *", "DBSIZE", "TTL a"], ["$-1", ":1", "*1\r\n$1\r\nb", ":1", ":-2"]);
+    assert_eq!(client.say("DBSIZE"), ":2\r\n");
+    // Nothing is written any more, so log time stands still on this node.
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    ballast.cluster.now_ms.store(2_000_000_000_500, Ordering::SeqCst);
+    let before = ballast.cluster.proposals.load(Ordering::SeqCst);
+    for (command, answer) in said.into_iter().zip(after) {
+        assert_eq!(client.say(command), format!("{answer}\r\n"), "{command}");
+    }
+    assert_eq!(ballast.cluster.proposals.load(Ordering::SeqCst), before);
+}
+
+#[test]
+fn what_is_not_allowed_any_more_at_exec_is_refused_in_its_place() {
+    let user = |rest: &str| {
+        let text = r#"{"users":[{"name":"default","password_hash":"HASH"REST}]}"#;
+        text.replace("HASH", &support::hash("pw")).replace("REST", rest)
+    };
+    let ballast = Ballast::start(&user(""));
+    let mut client = ballast.client();
+    let queued = ["SET p:a 1", "GET q:a", "PUBLISH q x", "PING"];
+    // As redis-server 7.0 answers after an ACL SETUSER between MULTI and EXEC.
+    let changed = "-NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This \
+                   command is no longer allowed for the following reason: no permission to";
+    let cases = [
+        (r#","read_only":true"#, [" execute the command or subcommand", "$-1", " execute the command or subcommand"]),
+        (
+            r#","key_prefixes":["p:"]"#,
+            ["+OK", " touch the specified keys", " access one of the channels used as arguments"],
+        ),
+        (r#","databases":[1]"#, [" use database 0", " use database 0", " use database 0"]),
+    ];
+    for (limits, answers) in cases {
+        ballast.cluster.configure(&user(""));
+        let mut everything = ballast.client();
+        assert_eq!(everything.say("AUTH pw"), "+OK\r\n");
+        assert_eq!(everything.say("DEL p:a q:a").len(), 4);
+        assert_eq!(client.say("AUTH pw"), "+OK\r\n");
+        assert_eq!(client.say("MULTI"), "+OK\r\n");
+        queued.iter().for_each(|command| assert_eq!(client.say(command), "+QUEUED\r\n"));
+        ballast.cluster.configure(&user(limits));
+        let answer =
+            |text: &str| if text.starts_with(' ') { format!("{changed}{text}\r\n") } else { format!("{text}\r\n") };
+        let want: String = answers.iter().map(|text| answer(text)).collect();
+        assert_eq!(client.say("EXEC"), format!("*4\r\n{want}+PONG\r\n"), "{limits}");
+    }
+}
+
+#[test]
+fn stale_reads_without_a_quorum_wait_once_and_not_each() {
+    let ballast = Ballast::start_with(
+        r#"{"without_quorum":"stale","limits":{"deadline":"1s"}}"#,
+        vec![Wanted { place: Place::Address(support::LOCAL), tls: false }],
+        None,
+        1,
+    );
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    ballast.cluster.patient.store(true, Ordering::SeqCst);
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}: they wait for nothing", began.elapsed());
+    // Once there is a quorum again, reads are current again.
+    *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
+    let before = ballast.cluster.confirmations.load(Ordering::SeqCst);
+    let confirmed = || ballast.cluster.confirmations.load(Ordering::SeqCst) - before;
+    while confirmed() < 5 {
+        assert!(began.elapsed() < Duration::from_secs(30), "reads stay stale");
+        assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
+    }
+}
+
+#[test]
+fn what_arrives_together_has_one_deadline() {
+    let ballast = Ballast::start(r#"{"limits":{"deadline":"1s"}}"#);
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    ballast.cluster.patient.store(true, Ordering::SeqCst);
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    let began = Instant::now();
+    // Twenty runs, and twenty seconds if each waits for itself.
+    client.send(&b"GET a\r\nSET a 2\r\nGET a\r\nPING\r\nMULTI\r\nSET a 3\r\nEXEC\r\n".repeat(20));
+    let answers: Vec<_> = (0..140).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    for (at, start) in
+        ["-CLUSTERDOWN", "-CLUSTERDOWN", "-CLUSTERDOWN", "+PONG", "+OK", "+QUEUED", "-CLUSTERDOWN"].iter().enumerate()
+    {
+        assert!(answers.iter().skip(at).step_by(7).all(|answer| answer.starts_with(start)), "{answers:?}");
+    }
+    *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
+    assert_eq!(client.say("GET a"), "$1\r\n1\r\n", "the next request has its own");
+}
+
+#[test]
+fn a_read_is_never_told_that_its_outcome_is_unknown() {
+    let ballast = Ballast::start("{}");
+    ballast.cluster.now_ms.store(2_000_000_000_000, Ordering::SeqCst);
+    let mut client = ballast.client();
+    for key in ["a", "b"] {
+        assert_eq!(client.say(&format!("SET {key} 1 PX 500")), "+OK\r\n");
+        ballast.cluster.now_ms.fetch_add(500, Ordering::SeqCst);
+        *ballast.cluster.next_moods.lock().unwrap() = vec![Mood::Unknown];
+        let command = if key == "a" { "GET a" } else { "WATCH b" };
+        let told = client.say(command);
+        assert!(told.starts_with("-CLUSTERDOWN no quorum: log time was not carried forward"), "{told}");
+    }
+}
+
+#[test]
+fn what_is_small_is_not_refused_because_something_large_follows() {
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"16MiB","request_max":"16MiB"}}"#);
+    let mut client = ballast.client();
+    let (small, large) = (vec![b's'; 900 << 10], vec![b'l'; (15 << 20) + (512 << 10)]);
+    client.send(&[encode(&[b"SET", b"s", &small]), encode(&[b"SET", b"l", &large]), encode(&[b"INCR", b"n"])].concat());
+    assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+    assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+    assert_eq!(client.answer().unwrap(), b":1\r\n");
+}
+
+#[test]
+fn reads_that_may_take_long_do_not_go_through_the_log() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    for (read, entries) in
+        [("GET a", 1), ("SCAN 0 COUNT 10", 1), ("KEYS *", 2), ("SCAN 0 COUNT 100000", 2), ("HRANDFIELD h 9", 2)]
+    {
+        let (before, _) = counts(&ballast);
+        client.send(format!("SET a 1\r\n{read}\r\nSET b 1\r\n").as_bytes());
+        assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+        assert_ne!(client.answer().unwrap()[0], b'-');
+        assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+        assert_eq!(counts(&ballast).0 - before, entries, "{read}");
+    }
+    client.send(b"FLUSHALL\r\nSET a 1\r\nKEYS *\r\nSET b 1\r\n");
+    let answers: Vec<_> = (0..4).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
+    assert_eq!(answers[2], "*1\r\n$1\r\na\r\n", "in its place");
 }

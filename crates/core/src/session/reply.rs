@@ -31,6 +31,9 @@ impl Reply {
     /// `+OK`.
     pub const OK: Self = Self::Simple("OK");
 
+    /// Stands for an answer that would be larger than `output_max` allows.
+    pub const TOO_LARGE: Self = Self::error("ERR the answers are larger than output_max; ask for less at once");
+
     /// An error from words that are known beforehand.
     pub const fn error(text: &'static str) -> Self {
         Self::Error(Bytes::from_static(text.as_bytes()))

@@ -120,6 +120,18 @@ impl Sessions {
                 return Err(Due);
             }
         }
+        self.answer(&keyspace, now, calls, replies);
+        Ok(())
+    }
+
+    /// As [`Self::read`], for those who are content with what this node has applied: nothing is waited for, and keys whose
+    /// lives are over by the estimate are absent, though they may be there on a node that is behind in its guess.
+    pub fn read_stale(&self, estimate: LogTime, calls: &[Call], replies: &mut Vec<Reply>) {
+        let keyspace = self.keyspace.read();
+        self.answer(&keyspace, estimate.as_millis().max(keyspace.now), calls, replies);
+    }
+
+    fn answer(&self, keyspace: &Keyspace, now: u64, calls: &[Call], replies: &mut Vec<Reply>) {
         let mut room = keyspace.answers_max();
         let answer = |call: &Call, room: u64| {
             if let Some(refusal) = keyspace.refusal(call) {
@@ -129,14 +141,13 @@ impl Sessions {
                 return Reply::error("ERR this command changes keys and has to go through the log");
             }
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            run::read(&run::View { keyspace: &keyspace, now, turn, room }, call)
+            run::read(&run::View { keyspace, now, turn, room }, call)
         };
         replies.extend(calls.iter().map(|call| {
             let reply = answer(call, room);
             room = room.saturating_sub(reply.bytes());
             reply
         }));
-        Ok(())
     }
 
     /// What `WATCH` notes of a key: grows with each change of it, zero while it is absent.
@@ -154,6 +165,11 @@ impl Sessions {
     /// What the document in force says.
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
+    }
+
+    /// The generation of the settings in force, to see at little cost whether they are others.
+    pub fn settings_generation(&self) -> u64 {
+        self.settings.load().generation
     }
 
     /// Figures for `INFO` and metrics.

@@ -9,7 +9,6 @@ use super::{Connection, Silence, Step};
 use crate::{
     clients::Card,
     node::Node,
-    policy::Policy,
     wire::{Out, number},
 };
 
@@ -50,7 +49,7 @@ pub(super) fn beyond_redis_seven(argv: &[Bytes]) -> Option<Reply> {
 const SYNTAX: &[u8] = b"ERR syntax error";
 
 impl Connection {
-    pub(super) fn client(&mut self, call: &Call, node: &Node, _: &Policy, out: &mut Out<'_>) -> Step {
+    pub(super) fn client(&mut self, call: &Call, node: &Node, out: &mut Out<'_>) -> Step {
         let args = &call.args[1..];
         match call.spec().name {
             "client|id" => out.integer(i64::try_from(self.card.id).unwrap_or(i64::MAX)),
@@ -73,8 +72,6 @@ impl Connection {
                 }
                 None => out.error(SYNTAX),
             },
-            "client|getredir" => out.integer(-1),
-            "client|unblock" => out.integer(0),
             "client|help" => super::own_help(out, HELP),
             name => {
                 let name = name.replace('|', " ").to_ascii_uppercase();

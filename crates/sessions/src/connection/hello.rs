@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::{Connection, Step};
 use crate::{
-    node::Node,
     policy::{DEFAULT_USER, Policy},
     wire::{Out, Resp, number},
 };
@@ -38,7 +37,7 @@ pub struct Hello {
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 impl Connection {
-    pub(super) fn auth(&mut self, call: &Call, policy: &Policy, out: &mut Out<'_>) -> Step {
+    pub(super) fn auth(call: &Call, policy: &Policy, out: &mut Out<'_>) -> Step {
         let (user, password) = match call.args.as_slice() {
             [_] if !policy.has_users() => {
                 out.error(
@@ -63,16 +62,16 @@ impl Connection {
             }
             return Step::Answered;
         }
-        self.login(&user, password, None, policy)
+        Self::login(&user, password, None, policy)
     }
 
-    fn login(&mut self, user: &[u8], password: Bytes, hello: Option<Hello>, policy: &Policy) -> Step {
+    fn login(user: &[u8], password: Bytes, hello: Option<Hello>, policy: &Policy) -> Step {
         let user = String::from_utf8_lossy(user).into_owned();
         let stored = policy.password_hash(&user);
         Step::Login(Login { user, password, stored, hello })
     }
 
-    pub(super) fn hello(&mut self, call: &Call, node: &Node, policy: &Policy, out: &mut Out<'_>) -> Step {
+    pub(super) fn hello(&mut self, call: &Call, policy: &Policy, out: &mut Out<'_>) -> Step {
         let mut hello = Hello::default();
         let mut words = call.args.as_slice();
         if let [version, rest @ ..] = words {
@@ -109,20 +108,20 @@ impl Connection {
             };
         }
         match login {
-            Some((user, password)) if policy.has_users() => self.login(&user, password, Some(hello), policy),
+            Some((user, password)) if policy.has_users() => Self::login(&user, password, Some(hello), policy),
             Some((user, _)) if *user != *DEFAULT_USER.as_bytes() => {
                 out.error(WRONGPASS.as_bytes());
                 Step::Answered
             }
             Some(_) | None => {
-                self.greet(hello, node, out);
+                self.greet(hello, out);
                 Step::Answered
             }
         }
     }
 
     /// A password was found right or wrong.
-    pub fn logged_in(&mut self, login: Login, right: bool, node: &Node, policy: &Policy, buf: &mut Vec<u8>) {
+    pub fn logged_in(&mut self, login: Login, right: bool, policy: &Policy, buf: &mut Vec<u8>) {
         let before = buf.len();
         let mut out = Out::new(buf, self.resp);
         // The settings may have changed while the password was being verified.
@@ -132,7 +131,7 @@ impl Connection {
             (Some(access), hello) => {
                 self.take_access(Some(access));
                 match hello {
-                    Some(hello) => self.greet(hello, node, &mut out),
+                    Some(hello) => self.greet(hello, &mut out),
                     None => out.ok(),
                 }
             }
@@ -142,7 +141,7 @@ impl Connection {
         }
     }
 
-    fn greet(&mut self, hello: Hello, _: &Node, out: &mut Out<'_>) {
+    fn greet(&mut self, hello: Hello, out: &mut Out<'_>) {
         if self.access.is_none() {
             out.error(
                 b"NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> \

@@ -72,7 +72,7 @@ fn write_section(section: &str, node: &Node, policy: &Policy, stats: &Stats, tex
             write!(text, "rejected_connections:{}\r\n", counted.totals.refused_total)?;
             write!(text, "expired_keys:{}\r\n", stats.totals.expired)?;
             write!(text, "evicted_keys:{}\r\n", stats.totals.evicted)?;
-            write!(text, "pubsub_channels:{}\r\n", node.subscribers.channels(None).len())?;
+            write!(text, "pubsub_channels:{}\r\n", node.subscribers.channel_count())?;
             write!(text, "pubsub_patterns:{}\r\n", node.subscribers.patterns())?;
         }
         "replication" => write!(text, "role:master\r\nconnected_slaves:0\r\n")?,

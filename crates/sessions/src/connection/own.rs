@@ -24,10 +24,15 @@ impl Connection {
             }
             "reset" => {
                 self.reset(node, policy);
+                if !self.trust.is_admitted(policy) {
+                    self.take_access(None);
+                    out.reply(&crate::trust::DENIED);
+                    return Step::Close;
+                }
                 out.simple("RESET");
             }
-            "auth" => return self.auth(call, policy, &mut out),
-            "hello" => return self.hello(call, node, policy, &mut out),
+            "auth" => return Self::auth(call, policy, &mut out),
+            "hello" => return self.hello(call, policy, &mut out),
             "readonly" | "readwrite" => {
                 self.stale = Some(call.spec().name == "readonly");
                 out.ok();
@@ -46,17 +51,27 @@ impl Connection {
                 out.ok();
             }
             "watch" if self.transaction.is_some() => out.error(b"ERR WATCH inside MULTI is not allowed"),
-            "watch" => return Step::Watch(args.clone()),
+            "watch" => {
+                let key_max = policy.settings.limits.key_max;
+                if args.iter().all(|key| key.len() as u64 <= key_max.as_bytes()) {
+                    return Step::Watch(args.clone());
+                }
+                out.error(format!("ERR key is longer than the {key_max} that are allowed").as_bytes());
+            }
             "unwatch" => {
-                self.watched.clear();
+                self.unwatch();
                 out.ok();
             }
-            "subscribe" => self.subscribe(Kind::Channel, call, node, &mut out),
-            "psubscribe" => self.subscribe(Kind::Pattern, call, node, &mut out),
+            "subscribe" => self.subscribe(Kind::Channel, call, node, policy, &mut out),
+            "psubscribe" => self.subscribe(Kind::Pattern, call, node, policy, &mut out),
             "unsubscribe" => self.unsubscribe(Kind::Channel, call, node, &mut out),
             "punsubscribe" => self.unsubscribe(Kind::Pattern, call, node, &mut out),
-            name if name.starts_with("pubsub") => super::pubsub::ask(call, node, &mut out),
-            name if name.starts_with("client") => return self.client(call, node, policy, &mut out),
+            name if name.starts_with("pubsub") => {
+                if let Some(access) = &self.access {
+                    super::pubsub::ask(call, access, node, &mut out);
+                }
+            }
+            name if name.starts_with("client") => return self.client(call, node, &mut out),
             name if name.starts_with("command") => super::command::tell(call, &mut out),
             name if name.starts_with("config") => super::config::config(call, policy, &mut out),
             "info" => out.verbatim(super::info::info(args, node, policy).as_bytes()),
@@ -123,7 +138,14 @@ impl Connection {
             out.error(b"EXECABORT Transaction discarded because of previous errors.");
             return Step::Answered;
         }
-        Step::Exec(Exec { calls: transaction.calls, watched })
+        // What a user may do may have changed since its commands were queued.
+        let access = self.access.as_ref();
+        let check = |call: &Call| access.and_then(|access| access.check_queued(call).err());
+        let calls = transaction.calls.into_iter().map(|call| {
+            let refused = check(&call);
+            (call, refused)
+        });
+        Step::Exec(Exec { calls: calls.collect(), watched })
     }
 }
 

@@ -4,21 +4,38 @@ use ballast_core::session::Call;
 use bytes::Bytes;
 
 use super::Connection;
-use crate::{node::Node, subscribers::Kind, wire::Out};
+use crate::{
+    node::Node,
+    policy::{Access, Policy},
+    subscribers::Kind,
+    wire::Out,
+};
 
 /// Channels and patterns of one connection. Arbitrary: what is remembered of them is bounded so.
 const SUBSCRIPTIONS_MAX: usize = 65_536;
+/// Bytes of their names. As arbitrary: 256 for each of them.
+const NAMES_BYTES_MAX: usize = 16 << 20;
 
 impl Connection {
-    pub(super) fn subscribe(&mut self, kind: Kind, call: &Call, node: &Node, out: &mut Out<'_>) {
+    pub(super) fn subscribe(&mut self, kind: Kind, call: &Call, node: &Node, policy: &Policy, out: &mut Out<'_>) {
+        let name_max = policy.settings.limits.key_max;
         for name in &call.args {
             if self.channels.len() + self.patterns.len() >= SUBSCRIPTIONS_MAX {
                 out.error(b"ERR too many subscriptions on this connection (65536)");
                 continue;
             }
+            if name.len() as u64 > name_max.as_bytes() {
+                out.error(format!("ERR channel is longer than the {name_max} that are allowed").as_bytes());
+                continue;
+            }
+            if self.names_bytes + name.len() > NAMES_BYTES_MAX {
+                out.error(b"ERR the names of the subscriptions on this connection take too much (16MiB)");
+                continue;
+            }
             // The name would keep the whole request in memory.
             let name = Bytes::copy_from_slice(name);
             if self.names(kind).insert(name.clone()) {
+                self.names_bytes += name.len();
                 node.subscribers.add(kind, name.clone(), &self.card);
             }
             self.confirm(kind, true, Some(&name), out);
@@ -34,6 +51,7 @@ impl Connection {
         }
         for name in &names {
             if self.names(kind).remove(name) {
+                self.names_bytes -= name.len();
                 node.subscribers.remove(kind, name, &self.card);
             }
             self.confirm(kind, false, Some(name), out);
@@ -70,16 +88,16 @@ impl Connection {
     }
 }
 
-/// `PUBSUB`, of this node's subscribers.
-pub(super) fn ask(call: &Call, node: &Node, out: &mut Out<'_>) {
+/// `PUBSUB`, of this node's subscribers, as far as `access` may know of them.
+pub(super) fn ask(call: &Call, access: &Access, node: &Node, out: &mut Out<'_>) {
     match (call.spec().name, &call.args[1..]) {
-        ("pubsub|channels", []) => list(&node.subscribers.channels(None), out),
-        ("pubsub|channels", [pattern]) => list(&node.subscribers.channels(Some(pattern)), out),
+        ("pubsub|channels", []) => list(&node.subscribers.channels(None, access), out),
+        ("pubsub|channels", [pattern]) => list(&node.subscribers.channels(Some(pattern), access), out),
         ("pubsub|numsub", channels) => {
             out.array(channels.len() * 2);
             for channel in channels {
                 out.bulk(channel);
-                out.integer(node.subscribers.named(channel) as i64);
+                out.integer(node.subscribers.named(channel, access) as i64);
             }
         }
         ("pubsub|numpat", _) => out.integer(node.subscribers.patterns() as i64),

@@ -31,6 +31,8 @@ pub enum Mood {
     NoQuorum,
     Unknown,
     Overloaded,
+    /// Whoever asks panics.
+    Bug,
 }
 
 /// A cluster of one.
@@ -46,7 +48,12 @@ pub struct Cluster {
     pub confirmations: AtomicU64,
     pub gate: Arc<VipGate>,
     pub slow: AtomicBool,
+    /// What fails does so only after the whole deadline.
+    pub patient: AtomicBool,
 }
+
+/// As much as an entry of the real log may hold.
+const ENTRY_MAX: usize = 16 << 20;
 
 const ORIGIN: Origin = Origin { node: NodeId::new(1), boot: Boot(7) };
 
@@ -64,6 +71,7 @@ impl Cluster {
             confirmations: AtomicU64::new(0),
             gate: Arc::new(VipGate::closed()),
             slow: AtomicBool::new(false),
+            patient: AtomicBool::new(false),
         };
         cluster.apply(Command::InitCluster(Box::new(InitCluster {
             cluster_id: "c1".to_owned(),
@@ -129,6 +137,12 @@ struct AsPropose(Arc<Cluster>);
 impl Propose for AsPropose {
     fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         self.0.proposals.fetch_add(1, Ordering::SeqCst);
+        if let Command::Session(write) = &command {
+            let bytes = write.calls.iter().flat_map(|call| &call.args).map(|arg| arg.len()).sum();
+            if bytes > ENTRY_MAX {
+                return Box::pin(async move { Err(ProposeError::TooLarge { bytes, bytes_max: ENTRY_MAX }) });
+            }
+        }
         let next = self.0.next_moods.lock().unwrap().pop();
         let result = match next.unwrap_or_else(|| self.0.mood()) {
             Mood::Healthy => Ok(self.0.apply(command)),
@@ -138,9 +152,14 @@ impl Propose for AsPropose {
                 Err(ProposeError::OutcomeUnknown { waited: deadline })
             }
             Mood::Overloaded => Err(ProposeError::Overloaded { queued: 9 }),
+            Mood::Bug => std::panic::resume_unwind(Box::new("as the test wants")),
         };
         let slow = self.0.slow.load(Ordering::SeqCst);
+        let patient = result.is_err() && self.0.patient.load(Ordering::SeqCst);
         Box::pin(async move {
+            if patient {
+                tokio::time::sleep(deadline).await;
+            }
             if slow {
                 // Lets others run in between, as a real log does.
                 for _ in 0..20 {
@@ -153,11 +172,17 @@ impl Propose for AsPropose {
 }
 
 impl ReadIndex for Cluster {
-    fn confirm(&self, _: Duration) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
+    fn confirm(&self, deadline: Duration) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
         self.confirmations.fetch_add(1, Ordering::SeqCst);
         let healthy = self.mood() == Mood::Healthy;
         let result = if healthy { Ok(LogIndex::new(1)) } else { Err(NotConfirmed { detail: "alone".to_owned() }) };
-        Box::pin(async { result })
+        let patient = self.patient.load(Ordering::SeqCst);
+        Box::pin(async move {
+            if !healthy && patient {
+                tokio::time::sleep(deadline).await;
+            }
+            result
+        })
     }
 }
 
@@ -178,6 +203,8 @@ pub struct Ballast {
     pub cluster: Arc<Cluster>,
     pub server: Server,
     pub address: SocketAddr,
+    /// Connections that the test has panic.
+    pub panics_wanted: u64,
 }
 
 pub const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -197,6 +224,15 @@ impl Ballast {
         certificates: Option<Arc<dyn Certificates>>,
         workers: usize,
     ) -> Self {
+        Self::start_by(sessions, wanted, certificates, ServerOptions { workers, ..ServerOptions::default() })
+    }
+
+    pub fn start_by(
+        sessions: &str,
+        wanted: Vec<Wanted>,
+        certificates: Option<Arc<dyn Certificates>>,
+        options: ServerOptions,
+    ) -> Self {
         let cluster = Cluster::new(sessions);
         let ports = Ports {
             sessions: cluster.sessions.clone(),
@@ -206,16 +242,26 @@ impl Ballast {
             clock: cluster.clone(),
             certificates,
         };
-        let server = Server::start(ServerOptions { workers }, ports).expect("threads start");
+        let server = Server::start(options, ports).expect("threads start");
         server.listen(wanted);
         server.settle();
         let bound = server.listeners().remove(0).bound.expect("bound");
         let address = bound.parse().unwrap_or(LOCAL);
-        Self { cluster, server, address }
+        Self { cluster, server, address, panics_wanted: 0 }
     }
 
     pub fn client(&self) -> Client {
         Client::tcp(self.address)
+    }
+}
+
+/// A panic of a connection ends its task and nothing else: a test that does not look for one would pass.
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let panics = self.server.stats().totals.panics_total;
+        if !std::thread::panicking() {
+            assert_eq!(panics, self.panics_wanted, "connections panicked");
+        }
     }
 }
 
@@ -254,6 +300,11 @@ impl Client {
         self.stream.write_all(bytes).expect("the server takes it");
     }
 
+    /// Whether the bytes could be sent: the server may have closed the connection.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
     /// Reads one whole answer, as bytes; `None` at the end.
     pub fn answer(&mut self) -> Option<Vec<u8>> {
         loop {
@@ -269,6 +320,11 @@ impl Client {
                 Err(error) => panic!("no answer: {error}; so far {:?}", String::from_utf8_lossy(&self.buf)),
             }
         }
+    }
+
+    /// So many answers, or those that come until the end.
+    pub fn rest_or(&mut self, answers: usize) -> Vec<u8> {
+        (0..answers).map_while(|_| self.answer()).flatten().collect()
     }
 
     /// Whatever comes until the end.

@@ -21,7 +21,7 @@ use super::{Call, Reply, database::Entry, keyspace::Keyspace, number, spec::Op};
 /// The keyspace as a read sees it.
 pub(super) struct View<'k> {
     pub(super) keyspace: &'k Keyspace,
-    /// What time it is, for telling how long keys still live.
+    /// What time it is: keys whose lives are over by it are absent, and the others' are told by it.
     pub(super) now: u64,
     /// Something else each time.
     pub(super) turn: u64,
@@ -31,7 +31,7 @@ pub(super) struct View<'k> {
 
 impl View<'_> {
     fn get(&self, call: &Call, key: &[u8]) -> Option<&Entry> {
-        self.keyspace.get(call.database, key)
+        self.keyspace.get(call.database, key).filter(|entry| !entry.has_ended(self.now))
     }
 
     /// Refuses an answer that would have more bytes than there is room for. To be asked where a small request can have
@@ -192,7 +192,7 @@ pub(super) fn write(keyspace: &mut Keyspace, call: &Call) -> Reply {
 const WRONG_TYPE: Reply = Reply::error("WRONGTYPE Operation against a key holding the wrong kind of value");
 const SYNTAX: Reply = Reply::error("ERR syntax error");
 const NOT_AN_INTEGER: Reply = Reply::error("ERR value is not an integer or out of range");
-const TOO_LARGE: Reply = Reply::error("ERR the answers are larger than output_max; ask for less at once");
+const TOO_LARGE: Reply = Reply::TOO_LARGE;
 const NOT_A_FLOAT: Reply = Reply::error("ERR value is not a valid float");
 const NO_SCRIPT: Reply = Reply::error("NOSCRIPT No matching script. Please use EVAL.");
 

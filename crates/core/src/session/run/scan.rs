@@ -59,7 +59,7 @@ pub(super) fn scan(view: &View<'_>, call: &Call) -> Answer {
     let Some(database) = view.keyspace.databases.get(&call.database) else { return Ok(page(0, Vec::new())) };
     let (next, entries) = database.page(cursor, options.count);
     let of_type = |entry: &Entry| options.type_name.is_none_or(|name| is(name, entry.value.type_name()));
-    let wanted = entries.into_iter().filter(|entry| !entry.has_ended(view.keyspace.now));
+    let wanted = entries.into_iter().filter(|entry| !entry.has_ended(view.now));
     let wanted = wanted.filter(|entry| options.wants(entry.key()) && of_type(entry));
     Ok(page(next, wanted.map(|entry| Reply::copy(entry.key())).collect()))
 }
@@ -96,18 +96,18 @@ pub(super) fn sscan(view: &View<'_>, call: &Call) -> Answer {
 
 pub(super) fn keys(view: &View<'_>, call: &Call) -> Reply {
     let all = view.keyspace.databases.get(&call.database).into_iter().flat_map(Database::iter);
-    let live = all.filter(|entry| !entry.has_ended(view.keyspace.now));
+    let live = all.filter(|entry| !entry.has_ended(view.now));
     let wanted = live.filter(|entry| glob::matches(&call.args[0], entry.key()));
     Reply::Array(wanted.map(|entry| Reply::copy(entry.key())).collect())
 }
 
 pub(super) fn randomkey(view: &View<'_>, call: &Call) -> Reply {
     let database = view.keyspace.databases.get(&call.database);
-    let key =
-        database.and_then(|database| database.around(mix(view.turn)).find(|entry| !entry.has_ended(view.keyspace.now)));
+    let key = database.and_then(|database| database.around(mix(view.turn)).find(|entry| !entry.has_ended(view.now)));
     key.map_or(Reply::Null, |entry| Reply::copy(entry.key()))
 }
 
 pub(super) fn dbsize(view: &View<'_>, call: &Call) -> Reply {
-    count(view.keyspace.count(call.database) as usize)
+    let live = |database: &Database| database.len() - database.ended(view.now);
+    count(view.keyspace.databases.get(&call.database).map_or(0, live))
 }

@@ -1,0 +1,151 @@
+//! Reads on a state that is known to be current, of keys whose lives are not over.
+//!
+//! Not here: what waits together ([`crate::rounds`]), what is read ([`crate::serve`]).
+
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use ballast_core::{
+    session::{Call, Reply, Watched},
+    time::LogTime,
+};
+use bytes::Bytes;
+
+use crate::{policy::Policy, refusal::Unavailable, rounds::Rounds, worker::Worker};
+
+/// Who reads, and by which rules.
+pub struct Reader<'a> {
+    /// Whose confirmations are shared.
+    pub worker: &'a Worker,
+    /// The settings in force.
+    pub policy: &'a Policy,
+    /// What this node has applied will do.
+    pub stale: bool,
+    /// How long the cluster is waited for, all in all.
+    pub patience: Patience,
+}
+
+/// Time that may be spent waiting for the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    since: Instant,
+    limit: Duration,
+    deadline: Duration,
+}
+
+/// How long is waited before a timer is made for it: rounds end at their own deadlines, which began earlier than this.
+const EXACT: Duration = Duration::from_millis(50);
+
+impl Patience {
+    /// From now on, of a deadline of which `waited` is over.
+    pub fn of(deadline: Duration, waited: Duration) -> Self {
+        Self { since: Instant::now(), limit: deadline.saturating_sub(waited), deadline }
+    }
+
+    /// What is left of it.
+    ///
+    /// # Errors
+    /// Nothing: what would be waited for is not begun.
+    pub fn left(&self) -> Result<Duration, Unavailable> {
+        let left = self.limit.saturating_sub(self.since.elapsed());
+        if left.is_zero() { Err(self.over()) } else { Ok(left) }
+    }
+
+    /// Joins the next round, as long as there is time.
+    async fn join(&self, rounds: &Rc<Rounds>) -> Result<(), Unavailable> {
+        let left = self.left()?;
+        if self.deadline - left < EXACT {
+            return rounds.join(left).await;
+        }
+        tokio::time::timeout(left, rounds.join(left)).await.unwrap_or_else(|_| Err(self.over()))
+    }
+
+    fn over(&self) -> Unavailable {
+        Unavailable::NoQuorum(format!("the cluster was waited for for {:?}", self.deadline))
+    }
+}
+
+impl Reader<'_> {
+    /// Carries out calls that only read. `current`: this node is known to have applied what they must see.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn read(&self, calls: &[Call], current: bool, replies: &mut Vec<Reply>) -> Result<(), Unavailable> {
+        let estimate = match self.become_current(current).await? {
+            State::Current(estimate) => estimate,
+            State::Stale(estimate) => {
+                self.worker.node.sessions.read_stale(estimate, calls, replies);
+                return if replies.len() == calls.len() { Ok(()) } else { Err(Unavailable::Misfit) };
+            }
+        };
+        let read = |estimate, replies: &mut Vec<Reply>| self.worker.node.sessions.read(estimate, calls, replies);
+        if read(Some(estimate), replies).is_err() {
+            replies.clear();
+            self.tick().await?;
+            // Without an estimate nothing is due.
+            let _ = read(None, replies);
+        }
+        if replies.len() == calls.len() { Ok(()) } else { Err(Unavailable::Misfit) }
+    }
+
+    /// The versions of keys. What is watched must be current even for a client that reads stale: it is what its writes
+    /// hang on.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn versions(&self, database: u16, keys: Vec<Bytes>) -> Result<Vec<Watched>, Unavailable> {
+        let worker = self.worker;
+        self.patience.join(&worker.confirmations).await?;
+        let mut watched = Vec::with_capacity(keys.len());
+        let mut estimate = Some(worker.node.ports.clock.estimate());
+        for key in keys {
+            let version = match worker.node.sessions.version(estimate, database, &key) {
+                Ok(version) => version,
+                Err(_) => {
+                    self.tick().await?;
+                    estimate = None;
+                    worker.node.sessions.version(None, database, &key).map_err(|_| Unavailable::Misfit)?
+                }
+            };
+            watched.push(Watched { database, key, version });
+        }
+        Ok(watched)
+    }
+
+    /// Waits until this node is known to be current, unless stale reads will do.
+    async fn become_current(&self, current: bool) -> Result<State, Unavailable> {
+        let estimate = || self.worker.node.ports.clock.estimate();
+        if self.stale {
+            return Ok(State::Stale(estimate()));
+        }
+        let confirmations = &self.worker.confirmations;
+        if !current && self.policy.stale_without_quorum && confirmations.is_failing() {
+            // Waiting would come to the same, and the next round tells when that is over.
+            confirmations.probe(self.policy.limits.deadline);
+            return Ok(State::Stale(estimate()));
+        }
+        if !current && let Err(unavailable) = self.patience.join(confirmations).await {
+            return if self.policy.stale_without_quorum { Ok(State::Stale(estimate())) } else { Err(unavailable) };
+        }
+        Ok(State::Current(estimate()))
+    }
+
+    /// Carries log time forward, for a key whose end has come.
+    async fn tick(&self) -> Result<(), Unavailable> {
+        self.worker.counters.counters.due_total.up();
+        match self.patience.join(&self.worker.ticks).await {
+            Err(_) if self.policy.stale_without_quorum => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// What a read sees, and the time to read by.
+enum State {
+    /// Everything that was acknowledged before.
+    Current(LogTime),
+    /// What this node has applied.
+    Stale(LogTime),
+}

@@ -1,0 +1,63 @@
+//! `WATCH` and `EXEC`: what is carried out as one.
+//!
+//! Not here: what is queued ([`crate::connection`]).
+
+use std::time::{Duration, Instant};
+
+use ballast_core::session::{Call, Class, Reply, Write};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::Serving;
+use crate::{connection::Exec, refusal::Unavailable};
+
+const TOO_MANY_WATCHED: Reply = Reply::error(
+    "ERR a connection may watch 4096 keys that take 1MiB together; none is watched now, and a transaction should not be begun",
+);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
+    pub(super) async fn exec(&mut self, exec: Exec) {
+        let calls: Vec<Call> = exec.of_keyspace().cloned().collect();
+        let result = if calls.iter().any(|call| call.class() == Class::Write) || !exec.watched.is_empty() {
+            let count = calls.len();
+            let write = Write { calls, atomic: true, watched: exec.watched.clone() };
+            self.propose(write).await.and_then(|replies| match replies.as_slice() {
+                // A watched key has changed, or the memory is full: one answer stands for all.
+                [reply] if reply.aborts_exec() => Ok(Err(reply.clone())),
+                _ if replies.len() == count => Ok(Ok(replies)),
+                _ => Err(Unavailable::Misfit),
+            })
+        } else if calls.is_empty() {
+            Ok(Ok(Vec::new()))
+        } else {
+            let mut replies = Vec::new();
+            self.read(&calls, false, &mut replies).await.map(|()| Ok(replies))
+        };
+        let worker = self.held.worker.clone();
+        match result {
+            Ok(Ok(mut replies)) => {
+                self.waited = Duration::ZERO;
+                for (call, reply) in exec.of_keyspace().zip(&mut replies) {
+                    self.adapt(call, reply);
+                }
+                self.connection.answer_exec(&exec, replies, &worker.node, &self.policy, &mut self.out);
+            }
+            Ok(Err(aborted)) => self.connection.say(&aborted, &mut self.out),
+            Err(unavailable) => self.refuse(&unavailable),
+        }
+    }
+
+    pub(super) async fn watch(&mut self, keys: Vec<Bytes>) {
+        let since = Instant::now();
+        let result = self.reader().versions(self.connection.database(), keys).await;
+        match self.waited(since, result) {
+            Ok(watched) => {
+                self.waited = Duration::ZERO;
+                let fits = self.connection.watch(watched.into_iter());
+                let reply = if fits { Reply::OK } else { TOO_MANY_WATCHED };
+                self.connection.say(&reply, &mut self.out);
+            }
+            Err(unavailable) => self.refuse(&unavailable),
+        }
+    }
+}
