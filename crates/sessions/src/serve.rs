@@ -63,6 +63,12 @@ enum Ending {
     Told,
 }
 
+/// Whether a request is the line of HTTP. A browser can be made to send such to any port, with commands in the body, from a
+/// machine that is trusted; so what follows is not listened to, as in Redis.
+fn is_http(argv: &[Bytes]) -> bool {
+    argv.first().is_some_and(|name| name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:"))
+}
+
 /// Serves a connection to its end.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, connection: Connection, card: Arc<Card>) {
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
@@ -222,6 +228,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     self.flush().await?;
                     return Err(Ending::Cut);
                 }
+            }
+            if is_http(&self.argv) {
+                self.finish_run().await?;
+                self.held.worker.counters.counters.malformed_total.up();
+                tracing::warn!(peer = %self.card.peer, "cut: it speaks HTTP to the port of Redis clients, as a page in a browser that attacks it would");
+                self.flush().await?;
+                return Err(Ending::Cut);
             }
             let argv = std::mem::take(&mut self.argv);
             match self.connection.sort(argv, &self.policy) {

@@ -45,6 +45,19 @@ fn what_is_no_request_is_answered_as_redis_does_and_ends_the_connection() {
 }
 
 #[test]
+fn what_a_browser_can_be_made_to_send_is_not_listened_to() {
+    let ballast = Ballast::start("{}");
+    for head in ["POST / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: x\r\n", "*1\r\n$4\r\npost\r\n"] {
+        let mut client = ballast.client();
+        client.send(head.as_bytes());
+        client.send(b"SET forged 1\r\n");
+        let said = String::from_utf8_lossy(&client.rest()).into_owned();
+        assert!(!said.contains("+OK"), "{head:?}: {said:?}");
+    }
+    assert_eq!(ballast.client().say("GET forged"), "$-1\r\n");
+}
+
+#[test]
 fn a_million_words_are_answered_and_more_are_refused() {
     let ballast = Ballast::start(r#"{"limits":{"request_max":"64MiB","arguments_max":1048576}}"#);
     let mut client = ballast.client();
