@@ -122,7 +122,12 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
     let (unwell, sets) = match sets {
         Ok(sets) => (None, sets),
-        Err(error) => (Some(format!("{error:#}")), BTreeMap::new()),
+        Err(error) => {
+            // The error carries the end of a log, which is in the folder as a whole.
+            let text = format!("{error:#}");
+            let last: Vec<&str> = text.lines().rev().take(2).collect();
+            (Some(last.into_iter().rev().collect::<Vec<_>>().join("\n")), BTreeMap::new())
+        }
     };
     let run = Run {
         options: options.clone(),

@@ -31,7 +31,7 @@ const HUNTS: [Hunt; 6] = [
     },
     Hunt {
         bug: "purge-past-snapshot",
-        promises: &[Promise::Durable, Promise::Sessions, Promise::ReplicasEqual],
+        promises: &[Promise::ComesBack, Promise::Durable, Promise::ReplicasEqual],
         faults: "snapshot,kill-all",
     },
     Hunt { bug: "fence-open-at-start", promises: &[Promise::OneOwner], faults: "kill,restart,move-vip" },
