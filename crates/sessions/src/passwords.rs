@@ -46,7 +46,7 @@ struct Ask {
 
 /// What comes of a login.
 #[derive(Debug)]
-pub enum Verdict {
+enum Verdict {
     /// Known already.
     Right,
     /// Wait for it.
@@ -55,9 +55,13 @@ pub enum Verdict {
     Busy,
 }
 
+/// Too many logins wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
 /// What to remember if the password turns out right.
 #[derive(Debug)]
-pub struct Remember([u8; 32]);
+struct Remember([u8; 32]);
 
 impl Passwords {
     /// Starts the thread.
@@ -70,9 +74,34 @@ impl Passwords {
         Ok(Self { key: rand::random(), known: Mutex::default(), asks: Some(asks), thread: Some(thread) })
     }
 
-    /// Holds `password` against `stored`. `None` stands for a user that does not exist, and is never right; `decoy`, the hash
+    /// Whether `password` fits `stored`. `None` stands for a user that does not exist, and is never right; `decoy`, the hash
     /// of somebody else, is tried instead, so that it takes as long.
-    pub fn verify(&self, stored: Option<Arc<str>>, decoy: Option<Arc<str>>, password: &[u8]) -> Verdict {
+    ///
+    /// # Errors
+    /// Too many wait.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the answer.
+    pub async fn check(
+        &self,
+        stored: Option<Arc<str>>,
+        decoy: Option<Arc<str>>,
+        password: &[u8],
+    ) -> Result<bool, Busy> {
+        match self.verify(stored, decoy, password) {
+            Verdict::Right => Ok(true),
+            Verdict::Coming(answer, remember) => {
+                let right = answer.await.unwrap_or(false);
+                if right {
+                    self.remember(remember);
+                }
+                Ok(right)
+            }
+            Verdict::Busy => Err(Busy),
+        }
+    }
+
+    fn verify(&self, stored: Option<Arc<str>>, decoy: Option<Arc<str>>, password: &[u8]) -> Verdict {
         let mark = self.mark(stored.as_deref(), password);
         if stored.is_some() && self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(&mark) {
             return Verdict::Right;
@@ -86,7 +115,7 @@ impl Passwords {
     }
 
     /// The password was right.
-    pub fn remember(&self, Remember(mark): Remember) {
+    fn remember(&self, Remember(mark): Remember) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KNOWN_MAX {
             known.clear();

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ballast_core::session::{Call, Class, Reply, Spec, Watched, Write};
+use ballast_core::session::{Call, Class, Reply, Spec, Write};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -27,8 +27,8 @@ use crate::{
     clients::Card,
     connection::{Connection, Exec, Login, Sorted, Step},
     deadline::Deadline,
-    passwords::Verdict,
     policy::Policy,
+    reads::Reader,
     refusal::Unavailable,
     wire::Requests,
     worker::Held,
@@ -258,37 +258,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     async fn read(&self, calls: &[Call], current: bool, replies: &mut Vec<Reply>) -> Result<(), Unavailable> {
-        let worker = &self.held.worker;
-        let estimate = self.become_current(current).await?;
-        let read = |estimate, replies: &mut Vec<Reply>| worker.node.sessions.read(estimate, calls, replies);
-        if read(estimate, replies).is_err() {
-            replies.clear();
-            self.tick().await?;
-            // Without an estimate nothing is due.
-            let _ = read(None, replies);
-        }
-        if replies.len() == calls.len() { Ok(()) } else { Err(Unavailable::Misfit) }
+        self.reader().read(calls, current, replies).await
     }
 
-    /// Waits until this node is known to be current, unless stale reads will do. Returns the time to read by.
-    async fn become_current(&self, current: bool) -> Result<Option<ballast_core::time::LogTime>, Unavailable> {
-        let worker = &self.held.worker;
-        if self.connection.reads_stale() {
-            return Ok(None);
-        }
-        if !current && let Err(unavailable) = worker.confirmations.join(self.policy.limits.deadline).await {
-            return if self.policy.stale_without_quorum { Ok(None) } else { Err(unavailable) };
-        }
-        Ok(Some(worker.node.ports.clock.estimate()))
-    }
-
-    /// Carries log time forward, for a key whose end has come.
-    async fn tick(&self) -> Result<(), Unavailable> {
-        self.held.worker.counters.counters.due_total.up();
-        match self.held.worker.ticks.join(self.policy.limits.deadline).await {
-            Err(_) if self.policy.stale_without_quorum => Ok(()),
-            result => result,
-        }
+    fn reader(&self) -> Reader<'_> {
+        Reader { worker: &self.held.worker, policy: &self.policy, stale: self.connection.reads_stale() }
     }
 
     /// Carries out calls through the log. Returns whether this node is current now.
@@ -381,7 +355,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     async fn watch(&mut self, keys: Vec<Bytes>) {
-        match self.versions(keys).await {
+        match self.reader().versions(self.connection.database(), keys).await {
             Ok(watched) => {
                 let fits = self.connection.watch(watched.into_iter());
                 let reply = if fits { Reply::OK } else { TOO_MANY_WATCHED };
@@ -391,43 +365,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         }
     }
 
-    /// What is watched must be current even for a client that reads stale: it is what its writes hang on.
-    async fn versions(&self, keys: Vec<Bytes>) -> Result<Vec<Watched>, Unavailable> {
-        let worker = &self.held.worker;
-        worker.confirmations.join(self.policy.limits.deadline).await?;
-        let database = self.connection.database();
-        let mut watched = Vec::with_capacity(keys.len());
-        let mut estimate = Some(worker.node.ports.clock.estimate());
-        for key in keys {
-            let version = match worker.node.sessions.version(estimate, database, &key) {
-                Ok(version) => version,
-                Err(_) => {
-                    self.tick().await?;
-                    estimate = None;
-                    worker.node.sessions.version(None, database, &key).map_err(|_| Unavailable::Misfit)?
-                }
-            };
-            watched.push(Watched { database, key, version });
-        }
-        Ok(watched)
-    }
-
     async fn login(&mut self, login: Login) {
         let worker = self.held.worker.clone();
         let decoy = self.policy.decoy_hash();
-        let right = match worker.node.passwords.verify(login.stored.clone(), decoy, &login.password) {
-            Verdict::Right => true,
-            Verdict::Coming(answer, remember) => {
-                let right = answer.await.unwrap_or(false);
-                if right {
-                    worker.node.passwords.remember(remember);
-                }
-                right
-            }
-            Verdict::Busy => {
-                let reply = Reply::error("OVERLOADED too many clients log in at once; try again later");
-                return self.connection.say(&reply, &mut self.out);
-            }
+        let Ok(right) = worker.node.passwords.check(login.stored.clone(), decoy, &login.password).await else {
+            let reply = Reply::error("OVERLOADED too many clients log in at once; try again later");
+            return self.connection.say(&reply, &mut self.out);
         };
         if !right {
             worker.counters.counters.login_failures_total.up();

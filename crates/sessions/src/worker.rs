@@ -1,6 +1,7 @@
 //! One worker: a thread with its own single-threaded runtime, listeners and connections.
 //!
-//! Not here: which sockets there are ([`crate::control`]), what happens on a connection ([`crate::serve`]).
+//! Not here: which sockets there are ([`crate::control`]), what happens on a connection ([`crate::serve`],
+//! [`crate::http`]).
 
 use std::{
     cell::{Cell, Ref, RefCell},
@@ -12,6 +13,7 @@ use std::{
 
 use ballast_clock::boot_now;
 use ballast_core::{
+    config::SessionProtocol,
     lease::VipGate,
     session::{Reply, Write},
     state::{Command, Outcome},
@@ -27,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     connection::Connection,
     deadline::{Deadlines, TICK},
+    http,
     node::Node,
     policy::{Access, Policy},
     refusal::Unavailable,
@@ -82,6 +85,8 @@ pub struct Identity {
     pub gate: Option<Arc<VipGate>>,
     /// TLS is spoken on it.
     pub tls: bool,
+    /// What is spoken on it, within TLS or without.
+    pub protocol: SessionProtocol,
 }
 
 /// A listener, as a worker knows it.
@@ -309,7 +314,7 @@ impl Worker {
                             tokio::task::spawn_local(arrival.serve(stream, None));
                         }
                     } else {
-                        refuse(&stream, REFUSED_MANY);
+                        refuse(&stream, listener.identity.protocol);
                     }
                 }
                 Err(error) => self.cannot_accept(&listener, &error).await,
@@ -327,7 +332,7 @@ impl Worker {
                         let peer = format!("{}:0", listener.identity.name);
                         tokio::task::spawn_local(Arrival { held, peer, trusted: true }.serve(stream, None));
                     } else {
-                        refuse(&stream, REFUSED_MANY);
+                        refuse(&stream, listener.identity.protocol);
                     }
                 }
                 Err(error) => self.cannot_accept(&listener, &error).await,
@@ -365,9 +370,12 @@ const REFUSED_PLAIN: &[u8] =
 on this machine, or over TLS with a certificate of the cluster. Add users to the document (sessions.users), or set \
 sessions.protected to false if everybody who reaches this address may read and change every session.\r\n";
 
-/// Says why a connection is not served. It is closed then, so this is written if the socket takes it at once.
-fn refuse(stream: &impl TryWrite, text: &[u8]) {
-    let _best_effort = stream.try_write(text);
+/// Says that a connection is not served. It is closed then, so this is written if the socket takes it at once.
+fn refuse(stream: &impl TryWrite, protocol: SessionProtocol) {
+    let _best_effort = match protocol {
+        SessionProtocol::Resp => stream.try_write(REFUSED_MANY),
+        SessionProtocol::Http => stream.try_write(&http::no_place()),
+    };
 }
 
 trait TryWrite {
@@ -396,6 +404,9 @@ struct Arrival {
 
 impl Arrival {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S, certified: Option<Arc<Access>>) {
+        if self.held.listener.identity.protocol == SessionProtocol::Http {
+            return http::serve(stream, self.held, http::Guest { trusted: self.trusted, certified }).await;
+        }
         let worker = self.held.worker.clone();
         let policy = worker.policy();
         if policy.settings.protected && !policy.has_users() && !self.trusted {

@@ -15,6 +15,7 @@ use std::{
 
 use ballast_core::{
     cluster::{Applied, BoxFuture, NotConfirmed, Ownership, Propose, ProposeError, ReadIndex},
+    config::SessionProtocol,
     ids::{Boot, LogIndex, NodeId, VipId},
     lease::VipGate,
     session::Sessions,
@@ -46,6 +47,8 @@ pub struct Cluster {
     pub confirmations: AtomicU64,
     pub gate: Arc<VipGate>,
     pub slow: AtomicBool,
+    /// Comes before the next proposal.
+    pub overtaken_by: Mutex<Option<Command>>,
 }
 
 const ORIGIN: Origin = Origin { node: NodeId::new(1), boot: Boot(7) };
@@ -64,6 +67,7 @@ impl Cluster {
             confirmations: AtomicU64::new(0),
             gate: Arc::new(VipGate::closed()),
             slow: AtomicBool::new(false),
+            overtaken_by: Mutex::default(),
         };
         cluster.apply(Command::InitCluster(Box::new(InitCluster {
             cluster_id: "c1".to_owned(),
@@ -129,6 +133,9 @@ struct AsPropose(Arc<Cluster>);
 impl Propose for AsPropose {
     fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         self.0.proposals.fetch_add(1, Ordering::SeqCst);
+        if let Some(other) = self.0.overtaken_by.lock().unwrap().take() {
+            self.0.apply(other);
+        }
         let next = self.0.next_moods.lock().unwrap().pop();
         let result = match next.unwrap_or_else(|| self.0.mood()) {
             Mood::Healthy => Ok(self.0.apply(command)),
@@ -184,7 +191,11 @@ pub const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv
 
 impl Ballast {
     pub fn start(sessions: &str) -> Self {
-        Self::start_at(sessions, vec![Wanted { place: Place::Address(LOCAL), tls: false }], None)
+        Self::start_at(
+            sessions,
+            vec![Wanted { place: Place::Address(LOCAL), tls: false, protocol: SessionProtocol::Resp }],
+            None,
+        )
     }
 
     pub fn start_at(sessions: &str, wanted: Vec<Wanted>, certificates: Option<Arc<dyn Certificates>>) -> Self {
