@@ -13,7 +13,6 @@ pub mod client;
 pub mod error;
 pub mod node;
 pub mod pki;
-pub mod rest;
 pub mod serve;
 pub mod services;
 pub mod view;

@@ -106,6 +106,8 @@ pub struct Proxy {
 pub struct Sessions {
     /// Addresses that this node alone listens on, without TLS.
     pub listen: Vec<SocketAddr>,
+    /// The same for HTTP.
+    pub http_listen: Vec<SocketAddr>,
     /// A Unix socket, for applications on this node.
     pub socket: Option<PathBuf>,
     /// Worker threads; 0 takes one for each core.

@@ -399,12 +399,25 @@ fn sessions(node: &Node, families: &mut Vec<Family>) {
         }
         durations.add_distribution(&[("command", command.name)], seconds(&command.durations));
     }
+    let mut requests = Family::counter("ballast_session_http_requests", "Requests over HTTP that were answered");
+    let mut request_durations = Family::histogram(
+        "ballast_session_http_request_duration_seconds",
+        "Time from when the head of a request was there until its answer was",
+    );
+    for of in served.http.iter().filter(|of| !of.answers.is_empty()) {
+        for (status, count) in &of.answers {
+            requests.add(&[("method", of.method), ("status", &status.to_string())], number(*count));
+        }
+        request_durations.add_distribution(&[("method", of.method)], seconds(&of.durations));
+    }
     let totals = served.totals;
     families.extend([
         in_databases,
         ending,
         commands,
         durations,
+        requests,
+        request_durations,
         gauge("ballast_session_memory_bytes", "What keys and values are counted as in memory", held.bytes),
         gauge("ballast_session_connections", "Connections to the session store", totals.connections),
         counter("ballast_session_expired", "Keys whose life ended", held.totals.expired),
@@ -416,7 +429,7 @@ fn sessions(node: &Node, families: &mut Vec<Family>) {
         counter("ballast_session_login_failures", "Logins that were refused", totals.login_failures_total),
         counter(
             "ballast_session_unavailable",
-            "Commands refused for want of a quorum or of room",
+            "Commands and requests refused for want of a quorum or of room",
             totals.unavailable_total,
         ),
         counter("ballast_session_received_bytes", "Bytes read from clients", totals.bytes_in_total),

@@ -2,12 +2,18 @@
 //!
 //! Not here: the protocol (`ballast-sessions`), the keys (`ballast_core::session`).
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use ballast_admin::pki::{self, Credentials, Identity, fingerprint_of, identity_of};
 use ballast_clock::boot_now;
-use ballast_core::{cluster::Ownership, ids::VipId, session::Sessions, state::State, time::LogTime};
+use ballast_core::{
+    cluster::Ownership, config::SessionProtocol, ids::VipId, session::Sessions, state::State, time::LogTime,
+};
 use ballast_raft::Handle;
 use ballast_sessions::{
     Certificates, ListenerState, LogClock, Place, Ports, Server, ServerOptions, Wanted, stats::Stats,
@@ -61,13 +67,16 @@ impl NodeSessions {
         };
         let options = ServerOptions { workers: settings.workers, ..ServerOptions::default() };
         let server = Server::start(options, ports).context("cannot start the session store")?;
-        let addresses = settings.listen.iter().map(|address| Wanted { place: Place::Address(*address), tls: false });
-        let socket = settings.socket.iter().map(|path| Wanted { place: Place::Unix(path.clone()), tls: false });
+        let plain = |place, protocol| Wanted { place, tls: false, protocol };
+        let at = |address: &SocketAddr, protocol| plain(Place::Address(*address), protocol);
+        let addresses = settings.listen.iter().map(|address| at(address, SessionProtocol::Resp));
+        let over_http = settings.http_listen.iter().map(|address| at(address, SessionProtocol::Http));
+        let socket = settings.socket.iter().map(|path| plain(Place::Unix(path.clone()), SessionProtocol::Resp));
         Ok(Self {
             server,
             keys,
             gates: Arc::clone(gates),
-            own: addresses.chain(socket).collect(),
+            own: addresses.chain(over_http).chain(socket).collect(),
             while_held: driver == VipDriver::Loopback,
             listening: Mutex::default(),
         })

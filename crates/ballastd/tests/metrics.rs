@@ -64,7 +64,7 @@ fn every_family_is_in_the_reference() -> Result<()> {
     let backends = [Backend::start("web1")?, Backend::start("web2")?];
     let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
     let shop = Shop::new(&backends).on_vip(vip).persistence_header("x-visitor").checked();
-    let more = "webhooks: [{ name: alarm, url: \"http://127.0.0.1:1/\" }]\nsessions: { vips: [{ vip: public, port: 6379 }], protected: false }";
+    let more = "webhooks: [{ name: alarm, url: \"http://127.0.0.1:1/\" }]\nsessions: { vips: [{ vip: public, port: 6379 }, { vip: public, port: 6380, protocol: http }], protected: false }";
     cluster.apply(0, &shop.cluster(more).to_yaml())?;
     let owner = cluster.wait_owner("public")?;
     client::wait_served(vip)?;
@@ -80,6 +80,8 @@ fn every_family_is_in_the_reference() -> Result<()> {
         Client::new(vip).request("GET", "/", &[("x-visitor", "one")], b"")?;
         let mut sessions = Connection::open(std::net::SocketAddr::new(vip.ip(), 6379), Duration::from_secs(5))?;
         ensure!(sessions.call(&["SET", "k", "v", "EX", "100"])?.is_ok(), "the session store does not take a key yet");
+        let mut over_http = Client::new(std::net::SocketAddr::new(vip.ip(), 6380));
+        ensure!(over_http.get("/v1/sessions/0/k")?.status == 200, "the session store does not show a key yet");
         let page = scrape.get("/metrics")?;
         ensure!(page.status == 200, "metrics answered {}", page.status);
         let found = families(&page.text());

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use ballast_testkit::{
+    client::{Client, Response},
     resp::{Answer, Connection},
     store, wait,
 };
@@ -148,5 +149,106 @@ fn keys_outlive_all_nodes_and_come_back_from_snapshots() -> Result<()> {
         assert_eq!(node.call(&["DBSIZE"])?, Answer::Integer(301));
         assert_eq!(node.call(&["HGET", "h", "b"])?, Answer::text("2"));
     }
+    Ok(())
+}
+
+const OVER_HTTP: &str = "version: 1\nsessions: { keyspaces: [{ name: shop, database: 0 }], limits: { value_max: 1KiB, deadline: 500ms } }\n";
+
+/// The code of a refusal.
+fn refusal(answer: &Response) -> Result<(u16, String)> {
+    ensure!(answer.header("content-type") == Some("application/problem+json"), "{answer:?}");
+    let problem: serde_json::Value = serde_json::from_slice(&answer.body)?;
+    Ok((answer.status, problem["code"].as_str().unwrap_or_default().to_owned()))
+}
+
+fn tag(answer: &Response) -> &str {
+    answer.header("etag").unwrap_or("none")
+}
+
+#[test]
+fn a_session_over_http_is_the_same_on_every_node() -> Result<()> {
+    let (_cluster, places) = store::start_both(OVER_HTTP)?;
+    let mut nodes: Vec<Client> = places.iter().map(|place| Client::new(place.http)).collect();
+    let path = "/v1/sessions/shop/cart%3A1";
+    let made = nodes[0].request("PUT", path, &[("TTL", "100"), ("If-None-Match", "*")], b"one")?;
+    assert_eq!(made.status, 201, "{made:?}");
+    for node in &mut nodes {
+        let got = node.get(path)?;
+        assert_eq!((got.status, got.text(), tag(&got)), (200, "one".to_owned(), tag(&made)));
+        let left: u64 = got.header("ttl").unwrap_or_default().parse()?;
+        assert!((1..=100).contains(&left), "{left} seconds are left");
+        let head = node.request("HEAD", path, &[], b"")?;
+        assert_eq!((head.status, head.header("content-length"), tag(&head)), (200, Some("3"), tag(&made)));
+    }
+    assert_eq!(store::open(places[2].resp)?.call(&["GET", "cart:1"])?, Answer::text("one"));
+    let changed = nodes[1].request("PUT", path, &[("If-Match", tag(&made))], b"two")?;
+    assert_eq!(changed.status, 204, "{changed:?}");
+    let late = nodes[2].request("PUT", path, &[("If-Match", tag(&made))], b"three")?;
+    assert_eq!(refusal(&late)?, (412, "changed".to_owned()));
+    let again = nodes[0].request("PUT", path, &[("If-None-Match", "*")], b"three")?;
+    assert_eq!(refusal(&again)?, (412, "changed".to_owned()));
+    assert_eq!(nodes[0].request("GET", path, &[("If-None-Match", tag(&changed))], b"")?.status, 304);
+    assert_eq!(nodes[2].request("DELETE", path, &[("If-Match", tag(&changed))], b"")?.status, 204);
+    for node in &mut nodes {
+        assert_eq!(refusal(&node.get(path)?)?, (404, "no_session".to_owned()));
+    }
+
+    for (method, fields, body, status, code) in [
+        ("PUT", &[("TTL", "0")][..], "v", 400, "bad_ttl"),
+        ("PUT", &[("TTL", "soon")], "v", 400, "bad_ttl"),
+        ("PUT", &[("Content-Encoding", "gzip")], "v", 415, "encoded"),
+        ("PUT", &[], &"v".repeat(1025), 413, "too_large"),
+        ("POST", &[], "v", 405, "method"),
+    ] {
+        let answer = nodes[1].request(method, path, fields, body.as_bytes())?;
+        assert_eq!(refusal(&answer)?, (status, code.to_owned()));
+        assert_eq!(answer.header("allow").is_some(), status == 405);
+    }
+    assert_eq!(refusal(&nodes[1].get("/v1/sessions/shpo/a")?)?, (404, "no_keyspace".to_owned()));
+
+    assert_eq!(nodes[0].request("PUT", path, &[("TTL", "1")], b"short")?.status, 201);
+    let mut gone = false;
+    wait::until("the end of a session", || {
+        for node in &mut nodes {
+            let status = node.get(path)?.status;
+            ensure!(!gone || status == 404, "the session came back");
+            gone = gone || status == 404;
+        }
+        Ok(gone.then_some(()))
+    })
+}
+
+#[test]
+fn users_come_over_http_too_and_without_a_quorum_they_are_told_to_come_again() -> Result<()> {
+    let (mut cluster, places) = store::start_both(OVER_HTTP)?;
+    // Of the password `secret`.
+    let hash = "$argon2id$v=19$m=19456,t=2,p=1$vJtZriT6SMmTqpUJbnpn3Q$YOJsL6PLjAfwHRA8z+cx+fyxM0U3GwzIHOmYB3tXp30";
+    let users = format!("users: [{{ name: shop, key_prefixes: [\"cart:\"], password_hash: \"{hash}\" }}]");
+    cluster.apply(0, &OVER_HTTP.replace("sessions: { ", &format!("sessions: {{ {users}, ")))?;
+    let mut nodes: Vec<Client> = places.iter().map(|place| Client::new(place.http)).collect();
+    // `shop:secret` and `shop:wrong`.
+    let (shop, wrong) = ("Basic c2hvcDpzZWNyZXQ=", "Basic c2hvcDp3cm9uZw==");
+    let path = "/v1/sessions/shop/cart:1";
+    for node in &mut nodes {
+        wait::until("users", || Ok((node.get(path)?.status == 401).then_some(())))?;
+        let stranger = node.get(path)?;
+        assert!(stranger.header("www-authenticate").is_some_and(|how| how.starts_with("Basic ")), "{stranger:?}");
+        let answer = node.request("GET", path, &[("Authorization", wrong)], b"")?;
+        assert_eq!(refusal(&answer)?, (401, "wrong_password".to_owned()));
+        assert!(matches!(node.request("PUT", path, &[("Authorization", shop)], b"v")?.status, 201 | 204));
+        let answer = node.request("PUT", "/v1/sessions/shop/other", &[("Authorization", shop)], b"v")?;
+        assert_eq!(refusal(&answer)?, (403, "denied".to_owned()));
+    }
+    cluster.kill(1);
+    cluster.kill(2);
+    // The one that is left may have led; until it knows better, what it sends is lost and not refused.
+    let refused = wait::until("a refusal", || {
+        let answer = nodes[0].request("PUT", path, &[("Authorization", shop)], b"w")?;
+        ensure!(matches!(answer.status, 503 | 504), "{answer:?}");
+        Ok((answer.status == 503).then_some(answer))
+    })?;
+    assert_eq!((refusal(&refused)?, refused.header("retry-after")), ((503, "no_quorum".to_owned()), Some("1")));
+    let read = nodes[0].request("GET", path, &[("Authorization", shop)], b"")?;
+    assert_eq!(refusal(&read)?, (503, "no_quorum".to_owned()));
     Ok(())
 }

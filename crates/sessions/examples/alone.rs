@@ -6,6 +6,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use ballast_core::config::SessionProtocol;
 use ballast_sessions::{Place, Wanted};
 
 fn main() {
@@ -13,7 +14,7 @@ fn main() {
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:7000".to_owned());
     let address = address.parse().expect("an address with a port");
     let workers = arguments.next().map_or(0, |workers| workers.parse().expect("a number"));
-    let wanted = vec![Wanted { place: Place::Address(address), tls: false }];
+    let wanted = vec![Wanted { place: Place::Address(address), tls: false, protocol: SessionProtocol::Resp }];
     let ballast = support::Ballast::start_with(r#"{"memory_max":"4GiB"}"#, wanted, None, workers);
     println!("serving {}", ballast.address);
     loop {

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use ballast_core::{ids::VipId, session::Settings};
+use ballast_core::{config::SessionProtocol, ids::VipId, session::Settings};
 use socket2::{Domain, Protocol, SockRef, Type};
 
 use crate::{
@@ -39,6 +39,8 @@ pub struct Wanted {
     pub place: Place,
     /// Speaks TLS. Not on a Unix socket.
     pub tls: bool,
+    /// What is spoken there, within TLS or without.
+    pub protocol: SessionProtocol,
 }
 
 impl Wanted {
@@ -48,14 +50,22 @@ impl Wanted {
         if !settings.enabled {
             return Vec::new();
         }
-        let plain = settings.listen.iter().map(|address| Self { place: Place::Address(*address), tls: false });
-        let tls = settings.tls_listen.iter().map(|address| Self { place: Place::Address(*address), tls: true });
+        let addresses = [
+            (&settings.listen, false, SessionProtocol::Resp),
+            (&settings.tls_listen, true, SessionProtocol::Resp),
+            (&settings.http_listen, false, SessionProtocol::Http),
+            (&settings.http_tls_listen, true, SessionProtocol::Http),
+        ];
+        let own = addresses.into_iter().flat_map(|(addresses, tls, protocol)| {
+            addresses.iter().map(move |address| Self { place: Place::Address(*address), tls, protocol })
+        });
         let vips = settings.vips.iter().flat_map(|wanted| {
             let (id, addresses) = vip(&wanted.vip).unwrap_or((VipId::new(0), Vec::new()));
             let at = move |address| Place::Vip(id, SocketAddr::new(address, wanted.port));
-            addresses.into_iter().map(move |address| Self { place: at(address), tls: wanted.tls })
+            let (tls, protocol) = (wanted.tls, wanted.protocol);
+            addresses.into_iter().map(move |address| Self { place: at(address), tls, protocol })
         });
-        plain.chain(tls).chain(vips).collect()
+        own.chain(vips).collect()
     }
 }
 
@@ -227,7 +237,7 @@ impl Control {
         };
         let id = self.next_id;
         self.next_id += 1;
-        let identity = Identity { name: name.clone(), gate, tls: wanted.tls };
+        let identity = Identity { name: name.clone(), gate, tls: wanted.tls, protocol: wanted.protocol };
         for (orders, socket) in self.node.orders.iter().zip(sockets) {
             // A worker that has ended accepts nothing.
             let _ = orders.send(Order::Listen(Box::new(Listen { id, socket, identity: identity.clone() })));

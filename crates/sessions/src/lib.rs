@@ -1,10 +1,9 @@
-//! Ballast's session store on the wire: a RESP2 and RESP3 server.
+//! Ballast's session store on the wire: a RESP2 and RESP3 server, and a resource over HTTP.
 //!
-//! Clients speak to any node as they would to one Redis. Writes go through the log, reads wait for the node to be known
+//! Clients speak to any node as they would to one Redis, or to one web server. Writes go through the log, reads wait for the node to be known
 //! to be current, and what cannot be answered rightly is refused in words.
 //!
-//! Not here: the keyspace (`ballast_core::session`), consensus (`ballast-raft`), the REST resource and the CLI
-//! (`ballast-admin`).
+//! Not here: the keyspace (`ballast_core::session`), consensus (`ballast-raft`), the CLI (`ballast-admin`).
 
 mod budget;
 mod clients;
@@ -12,6 +11,7 @@ mod connection;
 mod control;
 mod deadline;
 mod glob;
+mod http;
 mod node;
 mod passwords;
 mod policy;

@@ -2,6 +2,8 @@
 //!
 //! Not here: the names and labels of metrics (`ballast-telemetry`).
 
+mod http;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
@@ -11,6 +13,8 @@ use ballast_core::{
     durations::{self, Durations},
     session::{Spec, specs},
 };
+
+pub use http::{HttpCounters, HttpStats};
 
 /// A count with a single writer. May also go down, for gauges.
 #[derive(Debug, Default)]
@@ -116,6 +120,8 @@ pub struct Stats {
     pub totals: Totals,
     /// By command, those that were called.
     pub commands: Vec<CommandStats>,
+    /// By method of HTTP.
+    pub http: Vec<HttpStats>,
 }
 
 /// The counters of one worker.
@@ -123,6 +129,8 @@ pub struct Stats {
 pub struct WorkerCounters {
     /// Besides commands.
     pub counters: Counters,
+    /// Requests over HTTP.
+    pub http: HttpCounters,
     commands: Vec<CommandCounters>,
     index: Arc<CommandIndex>,
 }
@@ -131,7 +139,7 @@ impl WorkerCounters {
     /// Nothing counted yet.
     pub fn new(index: Arc<CommandIndex>) -> Self {
         let commands = index.specs.iter().map(|_| CommandCounters::default()).collect();
-        Self { counters: Counters::default(), commands, index }
+        Self { counters: Counters::default(), http: HttpCounters::default(), commands, index }
     }
 
     /// Counts an answer.
@@ -148,6 +156,7 @@ impl WorkerCounters {
     /// Adds this worker's counts to `stats`.
     pub fn add_to(&self, stats: &mut Stats) {
         self.counters.add_to(&mut stats.totals);
+        self.http.add_to(&mut stats.http);
         if stats.commands.is_empty() {
             stats.commands = self
                 .index

@@ -83,6 +83,11 @@ impl Trust {
         shown.certificates.names(&shown.certificate).is_empty()
     }
 
+    /// What was shown counts no longer.
+    pub fn forget(&mut self) {
+        self.shown = None;
+    }
+
     /// Whether the client is on this machine or has shown a certificate.
     pub fn is_trusted(&self) -> bool {
         self.local || self.shown.is_some()

@@ -1,6 +1,7 @@
 //! One worker: a thread with its own single-threaded runtime, listeners and connections.
 //!
-//! Not here: which sockets there are ([`crate::control`]), what happens on a connection ([`crate::serve`]).
+//! Not here: which sockets there are ([`crate::control`]), what happens on a connection ([`crate::serve`],
+//! [`crate::http`]).
 
 use std::{
     cell::{Cell, Ref, RefCell},
@@ -12,6 +13,7 @@ use std::{
 
 use ballast_clock::boot_now;
 use ballast_core::{
+    config::SessionProtocol,
     lease::VipGate,
     session::{Reply, Write},
     state::{Command, Outcome},
@@ -28,6 +30,7 @@ use crate::{
     budget::Budget,
     connection::Connection,
     deadline::{Deadlines, TICK},
+    http,
     node::Node,
     policy::{Access, Policy},
     refusal::Unavailable,
@@ -85,6 +88,8 @@ pub struct Identity {
     pub gate: Option<Arc<VipGate>>,
     /// TLS is spoken on it.
     pub tls: bool,
+    /// What is spoken on it, within TLS or without.
+    pub protocol: SessionProtocol,
 }
 
 /// A listener, as a worker knows it.
@@ -313,7 +318,7 @@ impl Worker {
                             tokio::task::spawn_local(arrival.serve(stream, None));
                         }
                     } else {
-                        refuse(&stream, REFUSED_MANY);
+                        refuse(&stream, listener.identity.protocol);
                     }
                 }
                 Err(error) => self.cannot_accept(&listener, &error).await,
@@ -331,7 +336,7 @@ impl Worker {
                         let peer = format!("{}:0", listener.identity.name);
                         tokio::task::spawn_local(Arrival { held, peer, trust: Trust::new(None) }.serve(stream, None));
                     } else {
-                        refuse(&stream, REFUSED_MANY);
+                        refuse(&stream, listener.identity.protocol);
                     }
                 }
                 Err(error) => self.cannot_accept(&listener, &error).await,
@@ -365,9 +370,12 @@ impl Worker {
 
 const REFUSED_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
-/// Says why a connection is not served. It is closed then, so this is written if the socket takes it at once.
-fn refuse(stream: &impl TryWrite, text: &[u8]) {
-    let _best_effort = stream.try_write(text);
+/// Says that a connection is not served. It is closed then, so this is written if the socket takes it at once.
+fn refuse(stream: &impl TryWrite, protocol: SessionProtocol) {
+    let _best_effort = match protocol {
+        SessionProtocol::Resp => stream.try_write(REFUSED_MANY),
+        SessionProtocol::Http => stream.try_write(&http::no_place()),
+    };
 }
 
 trait TryWrite {
@@ -395,6 +403,9 @@ struct Arrival {
 
 impl Arrival {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S, certified: Option<Arc<Access>>) {
+        if self.held.listener.identity.protocol == SessionProtocol::Http {
+            return http::serve(stream, self.held, http::Guest { trust: self.trust.into(), certified }).await;
+        }
         let worker = self.held.worker.clone();
         let policy = worker.policy();
         if !self.trust.is_admitted(&policy) {

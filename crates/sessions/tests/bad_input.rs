@@ -117,7 +117,11 @@ fn a_command_that_arrives_byte_by_byte_is_not_waited_for_either() {
 fn strangers_do_not_stay_and_do_not_guess_for_long() {
     let users = r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw"));
     let options = ServerOptions { workers: 1, login_timeout: Duration::from_millis(300) };
-    let wanted = vec![Wanted { place: Place::Address(LOCAL), tls: false }];
+    let wanted = vec![Wanted {
+        place: Place::Address(LOCAL),
+        tls: false,
+        protocol: ballast_core::config::SessionProtocol::Resp,
+    }];
     let ballast = Ballast::start_by(&users, wanted, None, options);
     let mut known = ballast.client();
     assert_eq!(known.say("AUTH pw"), "+OK\r\n");

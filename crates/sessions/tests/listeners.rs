@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use ballast_core::{ids::VipId, time::BootNanos};
+use ballast_core::{config::SessionProtocol, ids::VipId, time::BootNanos};
 use ballast_sessions::{Certificates, Place, Wanted};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -30,7 +30,7 @@ fn outside() -> Option<SocketAddr> {
 }
 
 fn at(place: Place, tls: bool) -> Vec<Wanted> {
-    vec![Wanted { place, tls }]
+    vec![Wanted { place, tls, protocol: SessionProtocol::Resp }]
 }
 
 #[test]

@@ -225,16 +225,32 @@ fn each_command_of_a_pipeline_is_answered_whatever_becomes_of_the_leader() {
 
 #[test]
 fn the_document_says_where_to_listen() {
-    use ballast_core::ids::VipId;
-    let cluster = support::Cluster::new(r#"{"listen":["127.0.0.1:6379"],"tls_listen":["0.0.0.0:6380"]}"#);
+    use ballast_core::{config::SessionProtocol, ids::VipId};
+    use ballast_sessions::{Place, Wanted};
+    let cluster = support::Cluster::new(
+        r#"{"listen":["127.0.0.1:6379"],"tls_listen":["0.0.0.0:6380"],
+            "http_listen":["127.0.0.1:80"],"http_tls_listen":["0.0.0.0:443"]}"#,
+    );
     let wanted = Wanted::of(&cluster.sessions.settings(), |_| None);
-    let at = |address: &str, tls| Wanted { place: Place::Address(address.parse().unwrap()), tls };
-    assert_eq!(wanted, [at("127.0.0.1:6379", false), at("0.0.0.0:6380", true)]);
+    let (resp, http) = (SessionProtocol::Resp, SessionProtocol::Http);
+    let at = |address: &str, tls, protocol| Wanted { place: Place::Address(address.parse().unwrap()), tls, protocol };
+    let expected = [
+        at("127.0.0.1:6379", false, resp),
+        at("0.0.0.0:6380", true, resp),
+        at("127.0.0.1:80", false, http),
+        at("0.0.0.0:443", true, http),
+    ];
+    assert_eq!(wanted, expected);
     let mut settings = (*cluster.sessions.settings()).clone();
-    settings.config.vips = serde_json::from_str(r#"[{"vip":"v","port":6379},{"vip":"w","port":1}]"#).unwrap();
+    let vips = r#"[{"vip":"v","port":6379},{"vip":"w","port":1},{"vip":"v","port":80,"tls":true,"protocol":"http"}]"#;
+    settings.config.vips = serde_json::from_str(vips).unwrap();
     let known = |name: &str| (name == "v").then(|| (VipId::new(7), vec!["192.0.2.1".parse().unwrap()]));
-    let vip = Wanted { place: Place::Vip(VipId::new(7), "192.0.2.1:6379".parse().unwrap()), tls: false };
-    assert_eq!(Wanted::of(&settings, known)[2..], [vip]);
+    let vip = |address: &str| Place::Vip(VipId::new(7), address.parse().unwrap());
+    let expected = [
+        Wanted { place: vip("192.0.2.1:6379"), tls: false, protocol: resp },
+        Wanted { place: vip("192.0.2.1:80"), tls: true, protocol: http },
+    ];
+    assert_eq!(Wanted::of(&settings, known)[4..], expected);
     settings.enabled = false;
     assert!(Wanted::of(&settings, known).is_empty());
 }
@@ -321,7 +337,11 @@ fn what_is_not_allowed_any_more_at_exec_is_refused_in_its_place() {
 fn stale_reads_without_a_quorum_wait_once_and_not_each() {
     let ballast = Ballast::start_with(
         r#"{"without_quorum":"stale","limits":{"deadline":"1s"}}"#,
-        vec![Wanted { place: Place::Address(support::LOCAL), tls: false }],
+        vec![Wanted {
+            place: Place::Address(support::LOCAL),
+            tls: false,
+            protocol: ballast_core::config::SessionProtocol::Resp,
+        }],
         None,
         1,
     );

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Result, ensure};
 
 use crate::{
+    client::Client,
     cluster::Cluster,
     ports,
     resp::{Answer, Connection},
@@ -20,19 +21,42 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// When a node does not become ready, or the document is refused.
 pub fn start(document: &str) -> Result<(Cluster, Vec<SocketAddr>)> {
+    let (cluster, places) = start_both(document)?;
+    Ok((cluster, places.into_iter().map(|place| place.resp).collect()))
+}
+
+/// Where a node serves sessions.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The Redis protocol.
+    pub resp: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+}
+
+/// The same, and where they are served over HTTP.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_both(document: &str) -> Result<(Cluster, Vec<Place>)> {
     let mut cluster = Cluster::start(NODES)?;
-    let mut addresses = Vec::new();
+    let mut places = Vec::new();
     for node in 0..NODES {
-        let address = ports::free_local()?;
-        cluster.edit(node, |text| format!("{text}\n[sessions]\nlisten = [\"{address}\"]\n"))?;
+        let place = Place { resp: ports::free_local()?, http: ports::free_local()? };
+        let Place { resp, http } = place;
+        cluster
+            .edit(node, |text| format!("{text}\n[sessions]\nlisten = [\"{resp}\"]\nhttp_listen = [\"{http}\"]\n"))?;
         cluster.kill(node);
         cluster.spawn(node)?;
         cluster.wait_ready(node)?;
-        addresses.push(address);
+        places.push(place);
     }
     cluster.apply(0, document)?;
-    addresses.iter().try_for_each(|address| wait_serving(*address))?;
-    Ok((cluster, addresses))
+    for place in &places {
+        wait_serving(place.resp)?;
+        wait::until("an answer over HTTP", || Ok(Client::new(place.http).get("/").ok().map(drop)))?;
+    }
+    Ok((cluster, places))
 }
 
 /// Waits until a store, ours or another, answers.

@@ -21,7 +21,7 @@ mod rehoming;
 mod sessions;
 mod shared;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod vips;
 mod watch;
 

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The newest rules: those that this release proposes documents under.
-pub const RULES: u32 = 3;
+pub const RULES: u32 = 4;
 
 /// Whether this release knows the rules of that number. One that does not know them cannot apply the entry.
 pub const fn knows(rules: u32) -> bool {
@@ -48,6 +48,9 @@ pub fn decode_committed(rules: u32, json: &str) -> Result<Document, String> {
     }
     if rules < 3 {
         second::check(json)?;
+    }
+    if rules < 4 {
+        third::check(json)?;
     }
     check(&document)?;
     Ok(document)
@@ -304,18 +307,60 @@ mod second {
     }
 }
 
+/// What the rules of numbers 1 to 3 refuse and later ones do not: the session store speaks no HTTP.
+mod third {
+    use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+    #[derive(Deserialize)]
+    struct Document {
+        #[serde(default)]
+        sessions: Option<Sessions>,
+    }
+
+    #[derive(Deserialize)]
+    struct Sessions {
+        #[serde(default)]
+        vips: Vec<Vip>,
+        #[serde(default, deserialize_with = "present")]
+        http_listen: bool,
+        #[serde(default, deserialize_with = "present")]
+        http_tls_listen: bool,
+    }
+
+    #[derive(Deserialize)]
+    struct Vip {
+        #[serde(default, deserialize_with = "present")]
+        protocol: bool,
+    }
+
+    fn present<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| true)
+    }
+
+    /// `json` is that of a document in the form that is known today.
+    pub(super) fn check(json: &str) -> super::Checked {
+        let old = |sessions: &Sessions| {
+            !sessions.http_listen && !sessions.http_tls_listen && !sessions.vips.iter().any(|vip| vip.protocol)
+        };
+        match serde_json::from_str::<Document>(json) {
+            Ok(Document { sessions }) if sessions.iter().all(old) => Ok(()),
+            _ => Err("this is not the canonical JSON of a document".to_owned()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Changes with the form of a document: its fields, their types and defaults. Whoever changes it adds rules with
     /// the next number, so that replicas that know only these stop instead of refusing what others accept.
-    const FORM: &str = "cd1413e699bb292766464e5757ad0d29";
+    const FORM: &str = "fe6e4969e622c37e9fea305ffb0281a5";
 
     #[test]
     fn the_form_of_a_document_belongs_to_the_number_of_the_rules() {
         let form = blake3::hash(without_words(crate::config::schema::json_schema()).to_string().as_bytes()).to_hex();
-        assert_eq!((RULES, &form[..32]), (3, FORM), "see the comment at FORM");
+        assert_eq!((RULES, &form[..32]), (4, FORM), "see the comment at FORM");
     }
 
     /// The schema without what only people read.
@@ -380,6 +425,18 @@ mod tests {
                 let refusal = Err("this is not the canonical JSON of a document".to_owned());
                 assert_eq!(decode_committed(rules, new), refusal, "{new}");
             }
+        }
+        let vip_of =
+            |fields: &str| format!(r#"{{"version":1,"sessions":{{"vips":[{{"vip":"v","port":1{fields}}}]}}}}"#);
+        assert_eq!(decode_committed(3, &vip_of("")), decode_committed(4, &vip_of("")));
+        for new in [
+            r#"{"version":1,"sessions":{"http_listen":[]}}"#.to_owned(),
+            r#"{"version":1,"sessions":{"http_tls_listen":[]}}"#.to_owned(),
+            vip_of(r#","protocol":"resp""#),
+        ] {
+            assert!(decode_committed(4, &new).is_ok(), "{new}");
+            let refusal = Err("this is not the canonical JSON of a document".to_owned());
+            assert_eq!(decode_committed(3, &new), refusal, "{new}");
         }
         assert!(decode_committed(2, &vip(r#","failback_delay":"25h""#)).is_err());
         assert!(decode_committed(2, &vip(r#","group":"a/b""#)).is_err());

@@ -15,6 +15,7 @@ use std::{
 
 use ballast_core::{
     cluster::{Applied, BoxFuture, NotConfirmed, Ownership, Propose, ProposeError, ReadIndex},
+    config::SessionProtocol,
     ids::{Boot, LogIndex, NodeId, VipId},
     lease::VipGate,
     session::Sessions,
@@ -50,6 +51,8 @@ pub struct Cluster {
     pub slow: AtomicBool,
     /// What fails does so only after the whole deadline.
     pub patient: AtomicBool,
+    /// Comes before the next proposal.
+    pub overtaken_by: Mutex<Option<Command>>,
 }
 
 /// As much as an entry of the real log may hold.
@@ -72,6 +75,7 @@ impl Cluster {
             gate: Arc::new(VipGate::closed()),
             slow: AtomicBool::new(false),
             patient: AtomicBool::new(false),
+            overtaken_by: Mutex::default(),
         };
         cluster.apply(Command::InitCluster(Box::new(InitCluster {
             cluster_id: "c1".to_owned(),
@@ -143,6 +147,9 @@ impl Propose for AsPropose {
                 return Box::pin(async move { Err(ProposeError::TooLarge { bytes, bytes_max: ENTRY_MAX }) });
             }
         }
+        if let Some(other) = self.0.overtaken_by.lock().unwrap().take() {
+            self.0.apply(other);
+        }
         let next = self.0.next_moods.lock().unwrap().pop();
         let result = match next.unwrap_or_else(|| self.0.mood()) {
             Mood::Healthy => Ok(self.0.apply(command)),
@@ -211,7 +218,11 @@ pub const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv
 
 impl Ballast {
     pub fn start(sessions: &str) -> Self {
-        Self::start_at(sessions, vec![Wanted { place: Place::Address(LOCAL), tls: false }], None)
+        Self::start_at(
+            sessions,
+            vec![Wanted { place: Place::Address(LOCAL), tls: false, protocol: SessionProtocol::Resp }],
+            None,
+        )
     }
 
     pub fn start_at(sessions: &str, wanted: Vec<Wanted>, certificates: Option<Arc<dyn Certificates>>) -> Self {

@@ -1,10 +1,10 @@
 mod backends;
 mod config;
 mod explain;
-pub(crate) mod fake;
+mod fake;
 mod leases;
 mod members;
-pub(crate) mod sessions;
+mod sessions;
 mod wire;
 
 use ballast_proto::admin::v1::{ApplyRequest, ApplyResponse, ErrorDetail, config_service_server::ConfigService as _};

@@ -15,7 +15,7 @@ use tonic::{Code, Request};
 use super::{Fake, apply, from, refused};
 use crate::{access::Caller, pki::UserRole, services::Shared, view};
 
-pub(crate) const STORE: &str = r#"
+const STORE: &str = r#"
 version: 1
 sessions:
   databases: 8
@@ -26,11 +26,11 @@ sessions:
 "#;
 
 /// Has a client's command carried out.
-pub(crate) fn client(fake: &Fake, database: u16, words: &str) {
+fn client(fake: &Fake, database: u16, words: &str) {
     fake.apply(command(database, words));
 }
 
-pub(crate) fn command(database: u16, words: &str) -> Command {
+fn command(database: u16, words: &str) -> Command {
     let argv = words.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
     Command::Session(Box::new(Write::one(Call::parse(database, argv).expect("a command"))))
 }

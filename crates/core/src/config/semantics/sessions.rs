@@ -58,12 +58,17 @@ fn listening(
             checks.wrong(at, format!("{place} is taken by {other}"), "choose another port or address");
         }
     };
-    for (key, addresses) in [("listen", &sessions.listen), ("tls_listen", &sessions.tls_listen)] {
+    for (key, addresses, usual) in [
+        ("listen", &sessions.listen, "; clients expect 6379"),
+        ("tls_listen", &sessions.tls_listen, "; clients expect 6379"),
+        ("http_listen", &sessions.http_listen, ""),
+        ("http_tls_listen", &sessions.http_tls_listen, ""),
+    ] {
         let list = at.key(key);
         for (index, address) in addresses.iter().enumerate() {
             let at = list.index(index);
             if address.port() == 0 {
-                checks.wrong(&at, "port 0 is no port", "write a port, 1 to 65535; clients expect 6379");
+                checks.wrong(&at, "port 0 is no port", format!("write a port, 1 to 65535{usual}"));
             }
             if address.ip().is_unspecified() {
                 take(*address, &format!("sessions.{key}"), checks, &at);
@@ -73,11 +78,14 @@ fn listening(
             if let Some(vip) = owners.get(&address.ip()) {
                 let problem =
                     format!("{} belongs to the VIP `{vip}` and is served only by the node that owns it", address.ip());
-                checks.wrong(
-                    &at,
-                    problem,
-                    format!("write it under `vips`: {{ vip: {vip}, port: {} }}", address.port()),
-                );
+                let more = match key {
+                    "listen" => "",
+                    "tls_listen" => ", tls: true",
+                    "http_listen" => ", protocol: http",
+                    _ => ", tls: true, protocol: http",
+                };
+                let port = address.port();
+                checks.wrong(&at, problem, format!("write it under `vips`: {{ vip: {vip}, port: {port}{more} }}"));
             }
             take(*address, &format!("sessions.{key}"), checks, &at);
         }

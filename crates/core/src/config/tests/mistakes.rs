@@ -463,6 +463,18 @@ fn a_session_store_that_cannot_be_served() {
         ],
     );
     check(
+        "listen: [\"10.0.0.9:1\"]\n  http_listen: [\"10.0.0.9:1\", \"10.0.0.9\", \"10.0.0.9:0\", \"10.0.0.1:80\"]\n  http_tls_listen: [\"10.0.0.1:2\"]\n  vips: [{ vip: v, port: 3, protocol: http }, { vip: v, port: 3 }, { vip: v, port: 4, protocol: h2 }]",
+        &[
+            "5:17: sessions.http_listen[0]: 10.0.0.9:1 is taken by sessions.listen; choose another port or address",
+            "5:31: sessions.http_listen[1]: \"10.0.0.9\" does not fit; write an IP address and a port like 10.0.0.7:8080 or \"[2001:db8::7]:8080\"",
+            "5:43: sessions.http_listen[2]: port 0 is no port; write a port, 1 to 65535",
+            "5:57: sessions.http_listen[3]: 10.0.0.1 belongs to the VIP `v` and is served only by the node that owns it; write it under `vips`: { vip: v, port: 80, protocol: http }",
+            "6:21: sessions.http_tls_listen[0]: 10.0.0.1 belongs to the VIP `v` and is served only by the node that owns it; write it under `vips`: { vip: v, port: 2, tls: true, protocol: http }",
+            "7:63: sessions.vips[1].port: 10.0.0.1:3 is taken by sessions.vips; choose another port or address",
+            "7:97: sessions.vips[2].protocol: \"h2\" is not known here; write one of resp, http",
+        ],
+    );
+    check(
         "keyspaces: [{ name: a, database: 15 }, { name: a, database: 16 }]",
         &[
             "4:50: sessions.keyspaces[a].name: the name `a` is taken (line 4); give each its own name",

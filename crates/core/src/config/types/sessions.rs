@@ -7,18 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, Span};
 
-/// The session store: keys that every node agrees on, spoken to by the Redis protocol.
+/// The session store: keys that every node agrees on, spoken to by the Redis protocol and over HTTP.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sessions {
-    /// Plain TCP, on every node.
+    /// The Redis protocol over plain TCP, on every node.
     #[schemars(with = "Vec<SocketText>")]
     pub listen: Vec<SocketAddr>,
     /// On the node that owns the VIP.
     pub vips: Vec<SessionVip>,
-    /// TLS, on every node, with the node's own certificate. Clients may present one of the cluster's CA.
+    /// The Redis protocol over TLS, on every node, with the node's own certificate. Clients may present one of the
+    /// cluster's CA.
     #[schemars(with = "Vec<SocketText>")]
     pub tls_listen: Vec<SocketAddr>,
+    /// HTTP (`/v1/sessions/{keyspace}/{id}`) over plain TCP, on every node.
+    #[schemars(with = "Vec<SocketText>")]
+    pub http_listen: Vec<SocketAddr>,
+    /// The same over TLS, on every node, as `tls_listen`.
+    #[schemars(with = "Vec<SocketText>")]
+    pub http_tls_listen: Vec<SocketAddr>,
     /// Numbered databases that `SELECT` knows. What lies in one beyond the number stays there and is out of reach.
     #[schemars(range(min = 1, max = 1024))]
     pub databases: u16,
@@ -49,6 +56,8 @@ impl Default for Sessions {
             listen: Vec::new(),
             vips: Vec::new(),
             tls_listen: Vec::new(),
+            http_listen: Vec::new(),
+            http_tls_listen: Vec::new(),
             databases: 16,
             keyspaces: Vec::new(),
             memory_max: ByteSize::from_kib(1 << 20),
@@ -75,6 +84,20 @@ pub struct SessionVip {
     /// Speaks TLS with the node's certificate.
     #[serde(default)]
     pub tls: bool,
+    /// What is spoken there.
+    #[serde(default)]
+    pub protocol: SessionProtocol,
+}
+
+/// What clients of the session store speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionProtocol {
+    /// Redis' protocol.
+    #[default]
+    Resp,
+    /// HTTP: `/v1/sessions/{keyspace}/{id}`.
+    Http,
 }
 
 /// A name for a database.

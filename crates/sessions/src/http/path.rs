@@ -2,9 +2,8 @@
 
 use ballast_core::session::Settings;
 use bytes::Bytes;
-use http::StatusCode;
 
-use super::{Refused, refused};
+use super::refused::Refused;
 
 /// Where the resource is.
 const ROOT: &str = "/v1/sessions/";
@@ -18,23 +17,19 @@ pub(super) struct Named {
 impl Named {
     /// Reads `/v1/sessions/{keyspace}/{id}`. An id is any bytes, those that a path cannot have as `%XX`.
     pub(super) fn parse(settings: &Settings, path: &str) -> Result<Self, Refused> {
-        let nothing = || refused(StatusCode::NOT_FOUND, "sessions are at /v1/sessions/{keyspace}/{id}");
-        let (keyspace, id) = path.strip_prefix(ROOT).and_then(|rest| rest.split_once('/')).ok_or_else(nothing)?;
+        let (keyspace, id) = path.strip_prefix(ROOT).and_then(|rest| rest.split_once('/')).ok_or(Refused::Nowhere)?;
         if id.is_empty() || id.contains('/') {
-            return Err(nothing());
+            return Err(Refused::Nowhere);
         }
         if !settings.enabled {
-            return Err(refused(StatusCode::NOT_FOUND, "the cluster's document has no session store"));
+            return Err(Refused::NoStore);
         }
-        let key = decode(id).ok_or_else(|| refused(StatusCode::BAD_REQUEST, "the id has a % without two digits"))?;
+        let key = decode(id).ok_or(Refused::BadId)?;
         if key.len() as u64 > settings.limits.key_max.as_bytes() {
-            let detail = format!("an id has {} at most (limits.key_max)", settings.limits.key_max);
-            return Err(refused(StatusCode::URI_TOO_LONG, detail));
+            return Err(Refused::LongId(settings.limits.key_max));
         }
         let name = decode(keyspace).and_then(|name| String::from_utf8(name).ok());
-        let database = name.and_then(|name| settings.database(&name)).ok_or_else(|| {
-            refused(StatusCode::NOT_FOUND, "there is no such keyspace; the document's `sessions.keyspaces` names them")
-        })?;
+        let database = name.and_then(|name| settings.database(&name)).ok_or(Refused::NoKeyspace)?;
         Ok(Self { database, key: key.into() })
     }
 }

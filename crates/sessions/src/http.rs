@@ -1,0 +1,265 @@
+//! HTTP/1.1 for applications without a Redis client: one connection.
+//!
+//! Each request is judged on its own by the settings in force: the client says who it is with every one of them, and a
+//! request that would be refused whatever its body says is refused before the body is read.
+//!
+//! A request's head must be there within [`IDLE_MAX`] of the answer before it, which bounds idle connections too; a body must
+//! not pause for longer than `limits.write_timeout`, and neither must a client that is sent an answer.
+//!
+//! Not here: what is done to sessions ([`resource`]), listening and TLS ([`crate::worker`]).
+
+mod conditions;
+mod credentials;
+mod line;
+mod path;
+mod refused;
+mod resource;
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::{Body as _, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::{
+    passwords::Busy,
+    policy::{Access, Policy},
+    trust::Trust,
+    worker::Held,
+};
+use line::{Line, Stall};
+use refused::Refused;
+pub use refused::no_place;
+use resource::{Asked, Verb};
+
+/// How long a client may take from an answer to the end of the next request's head. A minute is what clients that keep
+/// connections are used to; `limits.idle_timeout` may shorten it.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long a body may take in all, at whatever pace it comes. Arbitrary: 8 MiB at 70 kB/s.
+const BODY_MAX: Duration = Duration::from_secs(120);
+/// The most that is read ahead. Also bounds heads: an id of 64 KiB whose every byte is written as `%XX` does not fit, and is
+/// answered 414 by the framing.
+const BUFFER_MAX: usize = 128 << 10;
+/// What is read of a body that nobody wants, so that the client sees why: closing with bytes unread would reset the
+/// connection.
+const UNWANTED_MAX: usize = 1 << 20;
+const UNWANTED_TIME: Duration = Duration::from_secs(1);
+
+/// Who is at the other end, as far as the connection tells.
+pub struct Guest {
+    /// How it came.
+    pub trust: RefCell<Trust>,
+    /// The user that a certificate names.
+    pub certified: Option<Arc<Access>>,
+}
+
+/// Why a request is not answered at all: the VIP is another node's, so it is to be asked there.
+#[derive(Debug, thiserror::Error)]
+#[error("the VIP is another node's")]
+struct Elsewhere;
+
+/// Serves a connection to its end.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, guest: Guest) {
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let worker = held.worker.clone();
+    let limits = worker.policy().limits;
+    let stall = Stall::new(worker.deadlines.add(waker), limits.write_timeout);
+    let idle_max = if limits.idle_timeout.is_zero() { IDLE_MAX } else { limits.idle_timeout.min(IDLE_MAX) };
+    let line = Line::new(stream, stall.clone(), worker.counters.clone());
+    let site = Rc::new(Site { held, guest });
+    let serving = site.clone();
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle_max)
+        .max_buf_size(BUFFER_MAX)
+        .serve_connection(
+            TokioIo::new(line),
+            service_fn(move |request| {
+                let site = serving.clone();
+                // Boxed, because the connection is asked without being pinned.
+                Box::pin(async move { site.serve(request).await })
+            }),
+        );
+    let mut leaving = false;
+    let ended = poll_fn(|cx| {
+        if !leaving && site.held.is_ending() {
+            leaving = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        match connection.poll_without_shutdown(cx) {
+            Poll::Pending if stall.is_over() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+        }
+    })
+    .await;
+    let counters = &worker.counters.counters;
+    match ended {
+        None => counters.cut_total.up(),
+        Some(Ok(())) => part(connection.into_parts().io.into_inner()).await,
+        Some(Err(error)) if error.is_timeout() => counters.cut_total.up(),
+        Some(Err(error)) if error.is_parse() => {
+            counters.malformed_total.up();
+            part(connection.into_parts().io.into_inner()).await;
+        }
+        // The client is gone, or has to go elsewhere.
+        Some(Err(_)) => {}
+    }
+}
+
+/// Ends so that the last answer arrives.
+async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let part = async {
+        stream.shutdown().await?;
+        let mut piece = BytesMut::with_capacity(16 << 10);
+        let mut left = UNWANTED_MAX;
+        while left > 0 {
+            piece.clear();
+            match stream.read_buf(&mut piece).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    // The client has its answer, or does not want it.
+    let _ = tokio::time::timeout(UNWANTED_TIME, part).await;
+}
+
+/// A connection's place.
+struct Site {
+    held: Held,
+    guest: Guest,
+}
+
+impl Site {
+    async fn serve(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Elsewhere> {
+        let began = Instant::now();
+        let worker = &self.held.worker;
+        if !self.held.listener.may_serve() {
+            return Err(Elsewhere);
+        }
+        // What has just arrived may be of a user that the document has known only for a moment, or no longer knows.
+        worker.take_settings();
+        let policy = worker.policy();
+        let (parts, body) = request.into_parts();
+        let mut response = match self.answer(&policy, &parts, body).await {
+            Ok(response) => response,
+            Err(refused) => {
+                self.count(&refused);
+                refused.response()
+            }
+        };
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if parts.method == Method::HEAD {
+            let length = HeaderValue::from(response.body().len());
+            response.headers_mut().insert(header::CONTENT_LENGTH, length);
+            *response.body_mut() = Bytes::new();
+        }
+        let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        worker.counters.http.answered(&parts.method, response.status(), us);
+        Ok(response.map(Full::new))
+    }
+
+    async fn answer(&self, policy: &Policy, parts: &Parts, body: Incoming) -> resource::Answer {
+        let access = self.access(policy, &parts.headers).await?;
+        let verb = Verb::of(&parts.method)?;
+        let asked = Asked::new(&self.held.worker, policy, &access, parts.uri.path(), &parts.headers, verb)?;
+        match verb {
+            Verb::Get => asked.get().await,
+            Verb::Delete => asked.delete().await,
+            Verb::Put => {
+                asked.check_put()?;
+                asked.put(read(body, policy).await?).await
+            }
+        }
+    }
+
+    /// What the client may do.
+    async fn access(&self, policy: &Policy, headers: &HeaderMap) -> Result<Arc<Access>, Refused> {
+        // A certificate that is not accepted any more gives nothing from then on; the client may still log in.
+        let now_ms = self.held.worker.deadlines.now_ms();
+        if self.guest.trust.borrow_mut().has_lapsed(now_ms) {
+            self.guest.trust.borrow_mut().forget();
+        }
+        if let Some(anybody) = policy.anybody() {
+            return if !self.guest.trust.borrow().is_admitted(policy) { Err(Refused::Protected) } else { Ok(anybody) };
+        }
+        let Some(credentials) = credentials::of(headers)? else {
+            // As the document has that user now.
+            let certified = self.guest.certified.as_ref().filter(|_| self.guest.trust.borrow().may_lapse());
+            let certified = certified.and_then(|known| policy.access(&known.user));
+            return certified.ok_or(Refused::Stranger);
+        };
+        let stored = policy.password_hash(&credentials.user);
+        let passwords = &self.held.worker.node.passwords;
+        let (source, deadline) = (self.guest.trust.borrow().source(), policy.limits.deadline);
+        match passwords.check(stored, policy.decoy_hash(), &credentials.password, source, deadline).await {
+            Ok(true) => policy.access(&credentials.user).ok_or(Refused::WrongPassword),
+            Ok(false) => Err(Refused::WrongPassword),
+            Err(Busy) => Err(Refused::Crowd),
+        }
+    }
+
+    fn count(&self, refused: &Refused) {
+        let counters = &self.held.worker.counters.counters;
+        match refused {
+            Refused::Protected => counters.refused_total.up(),
+            Refused::WrongPassword => counters.login_failures_total.up(),
+            Refused::Unavailable(_) | Refused::Crowd => counters.unavailable_total.up(),
+            Refused::SlowBody => counters.cut_total.up(),
+            _ => {}
+        }
+    }
+}
+
+/// Reads a body that may be a session's.
+async fn read(body: Incoming, policy: &Policy) -> Result<Bytes, Refused> {
+    let value_max = policy.settings.limits.value_max;
+    let reading = collect(body, value_max.as_bytes(), policy.limits.write_timeout);
+    match tokio::time::timeout(BODY_MAX, reading).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(Refused::TooLarge(value_max)),
+        Ok(Err(refused)) => Err(refused),
+        Err(_) => Err(Refused::SlowBody),
+    }
+}
+
+/// The whole of a body; `None` if it is longer than `bytes_max`.
+async fn collect(mut body: Incoming, bytes_max: u64, pause_max: Duration) -> Result<Option<Bytes>, Refused> {
+    let told = body.size_hint().lower();
+    if told > bytes_max {
+        return Ok(None);
+    }
+    // What is only told takes no memory yet.
+    let mut bytes = BytesMut::with_capacity(usize::try_from(told).unwrap_or(usize::MAX).min(BUFFER_MAX));
+    loop {
+        let frame = match tokio::time::timeout(pause_max, body.frame()).await {
+            Err(_) => return Err(Refused::SlowBody),
+            Ok(None) => return Ok(Some(bytes.freeze())),
+            Ok(Some(Err(_))) => return Err(Refused::HalfBody),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        // Trailers say nothing here.
+        let Ok(piece) = frame.into_data() else { continue };
+        if (bytes.len() + piece.len()) as u64 > bytes_max {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+}

@@ -1,0 +1,66 @@
+//! Who a request says it is of: the `Basic` scheme (RFC 7617).
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, header};
+
+use super::refused::Refused;
+
+/// A name and a password.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Credentials {
+    pub(super) user: String,
+    pub(super) password: Bytes,
+}
+
+/// Reads them; `None` if there are none.
+pub(super) fn of(headers: &HeaderMap) -> Result<Option<Credentials>, Refused> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let only = values.next().is_none();
+    let words = value.to_str().ok().filter(|_| only).and_then(|text| text.split_once(' '));
+    let basic = words.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"));
+    let decoded = basic.and_then(|(_, coded)| STANDARD.decode(coded.trim()).ok());
+    decoded.and_then(parse).map(Some).ok_or(Refused::BadField("Authorization"))
+}
+
+fn parse(mut decoded: Vec<u8>) -> Option<Credentials> {
+    // The first colon ends the name, which has none (section 2).
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    let password = Bytes::from(decoded.split_off(colon + 1));
+    decoded.pop();
+    Some(Credentials { user: String::from_utf8(decoded).ok()?, password })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn check(values: &[&str], expected: Option<Option<(&str, &str)>>) {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        }
+        let expected = expected.map(|some| {
+            some.map(|(user, password)| Credentials { user: user.to_owned(), password: password.to_owned().into() })
+        });
+        assert_eq!(of(&headers).ok(), expected, "{values:?}");
+    }
+
+    #[test]
+    fn names_end_at_the_first_colon_and_what_cannot_be_read_is_refused() {
+        check(&[], Some(None));
+        check(&["Basic c2hvcDpzZWNyZXQ="], Some(Some(("shop", "secret"))));
+        check(&["basic c2hvcDphOmI="], Some(Some(("shop", "a:b"))));
+        check(&["BASIC c2hvcDo="], Some(Some(("shop", ""))));
+        check(&["Basic c2hvcDpzZWNyZXQ=", "Basic c2hvcDpzZWNyZXQ="], None);
+        for wrong in
+            ["Basic", "Basic ", "Basic c2hvcA==", "Basic c2hvcDpzZWNyZXQ", "Basic !", "Bearer c2hvcDpzZWNyZXQ="]
+        {
+            check(&[wrong], None);
+        }
+        check(&["Basic /zpzZWNyZXQ="], None);
+    }
+}
