@@ -35,7 +35,7 @@ pub(super) type PairRef<'h> = (&'h [u8], &'h [u8]);
 #[derive(Clone)]
 enum Fields {
     Packed(Vec<Pair>),
-    Spread(Shelves<Field>),
+    Spread(Box<Shelves<Field>>),
 }
 
 impl Default for Fields {
@@ -167,7 +167,7 @@ impl Hash {
         for (name, value) in std::mem::take(list) {
             shelves.put(Field { hash: seed.hash(&name), name, value });
         }
-        self.fields = Fields::Spread(shelves);
+        self.fields = Fields::Spread(Box::new(shelves));
     }
 
     /// Makes a hash of the same fields that is known to be a large one, as a snapshot tells.

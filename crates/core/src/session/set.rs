@@ -28,7 +28,7 @@ pub(super) struct Set {
 enum Members {
     /// In ascending order.
     Numbers(Vec<i64>),
-    Spread(Shelves<Member>),
+    Spread(Box<Shelves<Member>>),
 }
 
 #[derive(Clone)]
@@ -158,7 +158,7 @@ impl Set {
             let name: Box<[u8]> = number.to_string().into_bytes().into();
             shelves.put(Member { hash: seed.hash(&name), name });
         }
-        self.members = Members::Spread(shelves);
+        self.members = Members::Spread(Box::new(shelves));
     }
 
     /// Makes a set of the same members that is known not to be a list of numbers, as a snapshot tells.
