@@ -225,7 +225,7 @@ fn encode_entry(entry: &Entry, out: &mut Writer) {
         Value::Set(set) => {
             out.u8(if set.is_numbers() { NUMBERS } else { MEMBERS });
             out.varint(set.len() as u64);
-            set.for_each(|member| out.slice(member));
+            set.iter().for_each(|member| out.slice(&member));
         }
     }
 }

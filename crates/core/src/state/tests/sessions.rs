@@ -271,7 +271,7 @@ fn a_snapshot_does_not_see_what_comes_after_it() {
 #[test]
 fn what_a_later_release_writes_is_refused_in_words() {
     for (bytes, word) in [
-        (vec![1, 6, 2, 0, 0, 0], "upgrade"),
+        (vec![1, 6, 3, 0, 0, 0], "upgrade"),
         (vec![1, 6, 1, 0, 1, 200, 1, 0, 0, 0], "upgrade"),
         (vec![1, 6, 1, 7, 0, 0], "damaged"),
     ] {
@@ -358,4 +358,23 @@ fn pages_of_keys_meet_each_once() {
     let info = s.state.sessions().look_up(0, b"h").expect("there");
     assert_eq!((info.kind, info.len, info.expires), ("hash", 2, None));
     assert_eq!(Reply::Integer(info.bytes as i64), reply(&mut s, "memory usage h"));
+}
+
+#[test]
+fn a_string_that_was_changed_in_place_is_that_of_its_snapshot() {
+    let mut s = Scenario::founded();
+    s.apply(r#"{"version":1,"sessions":{}}"#.to_owned());
+    for words in [
+        "setrange a 10000 x".to_owned(),
+        format!("append a {}", "y".repeat(5000)),
+        "setrange a 5 z".to_owned(),
+        "setrange a 20000 z".to_owned(),
+        "copy a b".to_owned(),
+        "append a end".to_owned(),
+        "rename b c".to_owned(),
+        "setrange c 0 begin".to_owned(),
+    ] {
+        reply(&mut s, &words);
+        assert_eq!(s.reread().hash(), s.state.hash(), "{words}");
+    }
 }
