@@ -280,6 +280,10 @@ impl Sessions {
         drop(keyspace);
         self.settings.store(settings);
         self.garbage.lock().append(old.into_garbage());
+        // What happened to keys between the two states is in neither of them.
+        if self.listening.load(Ordering::Relaxed) {
+            self.tell([Notice::Lost]);
+        }
     }
 
     /// What was taken out of the store since the last call, and takes time to free.

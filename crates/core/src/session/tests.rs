@@ -725,6 +725,16 @@ fn keys_that_are_over_go_before_others_under_every_policy() {
 }
 
 #[test]
+fn whoever_listens_hears_that_a_snapshot_took_the_place_of_events() {
+    let store = Store::with(r#""notify":"EA""#);
+    store.sessions.replace(&Store::new().sessions);
+    assert_eq!(store.notices(), [""; 0], "nobody listens");
+    store.sessions.listen(true);
+    store.sessions.replace(&Store::new().sessions);
+    assert_eq!(store.notices(), ["lost"]);
+}
+
+#[test]
 fn what_takes_time_to_free_is_handed_out() {
     let mut store = Store::new();
     let large = |store: &mut Store, key: &str| {
