@@ -361,6 +361,36 @@ fn pages_of_keys_meet_each_once() {
 }
 
 #[test]
+fn large_values_go_on_in_the_next_block_of_a_snapshot() {
+    let mut s = Scenario::founded();
+    s.apply(r#"{"version":1,"sessions":{}}"#.to_owned());
+    let section_version = |bytes: &[u8]| {
+        let at = bytes.windows(4).position(|four| four == 101_u32.to_le_bytes()).expect("a section");
+        bytes[at + 4]
+    };
+    let written = |s: &Scenario| {
+        let mut bytes = Vec::new();
+        s.state.snapshot().write(&mut bytes).expect("a vector takes everything");
+        bytes
+    };
+    reply(&mut s, "hset small f v");
+    assert_eq!(section_version(&written(&s)), 1, "as it always was");
+    for n in 0..40 {
+        let value = "x".repeat(100_000);
+        reply(&mut s, &format!("hset h f{n} {value}"));
+        reply(&mut s, &format!("sadd s {n}{value}"));
+    }
+    reply(&mut s, "hset z f v");
+    let bytes = written(&s);
+    assert_eq!(section_version(&bytes), 2);
+    let read = State::read(&mut bytes.as_slice()).expect("what was written is read");
+    assert_eq!((read.hash(), read.sessions().stats()), (s.state.hash(), s.state.sessions().stats()));
+    for cut in [bytes.len() / 2, bytes.len() - 40] {
+        assert!(State::read(&mut &bytes[..cut]).is_err(), "{cut}");
+    }
+}
+
+#[test]
 fn a_string_that_was_changed_in_place_is_that_of_its_snapshot() {
     let mut s = Scenario::founded();
     s.apply(r#"{"version":1,"sessions":{}}"#.to_owned());
