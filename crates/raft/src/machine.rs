@@ -12,11 +12,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use ballast_clock::boot_now;
 use ballast_core::{
     ids::{LogIndex, NodeId},
+    session::Garbage,
     state::{Command, Entry, FrameOutcomes, Origin, State, StateSnapshot, codec},
 };
 use ballast_storage::{
@@ -54,8 +56,12 @@ pub trait Observer: Send + Sync + 'static {
     fn installed(&self, state: &State);
 }
 
-/// Entries applied under one lock. Bounds how long readers of the state wait.
+/// Entries taken from the log at once. How long readers of the state wait is bounded by [`HOLD_MAX`].
 const BATCH_ENTRIES: usize = 32;
+
+/// The lock on the state is given back for a moment when entries have been applied under it for so long. One entry is
+/// applied as a whole: what is in it is bounded by its bytes, and by what the session store lets commands do besides.
+const HOLD_MAX: Duration = Duration::from_millis(5);
 
 /// What the rest of this crate shares with the state machine.
 pub(crate) struct Replica {
@@ -111,6 +117,7 @@ impl Replica {
     fn replace(&self, state: State, index: u64) {
         let mut current = self.state.write();
         current.replace(state);
+        free(current.take_garbage());
         let current = RwLockWriteGuard::downgrade(current);
         self.hashes.lock().clear();
         self.after_change(&current);
@@ -157,19 +164,26 @@ impl Machine {
 
     /// Applies a batch; the outcomes of this node's own frames are handed over at the end.
     fn apply_batch(&mut self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let mut garbage = Garbage::default();
         let mut outcomes: Vec<FrameOutcomes> = Vec::new();
         let mut own: Vec<(u64, u64)> = Vec::new();
         let mut responders = Vec::new();
         let mut nodes_changed = false;
 
         let mut state = self.replica.state.write();
+        let mut held_since = Instant::now();
         for (entry, responder) in batch {
+            if held_since.elapsed() >= HOLD_MAX {
+                RwLockWriteGuard::bump(&mut state);
+                held_since = Instant::now();
+            }
             let index = LogIndex::new(entry.log_id.index);
             match entry.payload {
                 Payload::Normal(commands) => {
                     let decoded = decode(index, &commands.0)?;
                     let before = outcomes.len();
                     state.apply(index, &decoded, &mut outcomes);
+                    garbage.append(state.take_garbage());
                     self.replica.observer.entry(index, &decoded, &outcomes[before..]);
                     for frame in decoded.frames {
                         nodes_changed |= frame.commands.iter().any(changes_nodes);
@@ -198,6 +212,7 @@ impl Machine {
         let index = self.applied.map_or(0, |id| id.index);
         self.replica.observer.applied(&state, LogIndex::new(index));
         drop(state);
+        free(garbage);
 
         self.replica.applied.send_replace(index);
         if !own.is_empty() {
@@ -208,6 +223,16 @@ impl Machine {
             responder.send(());
         }
         Ok(())
+    }
+}
+
+/// Frees what commands left, on a thread that may take its time. Without a runtime, at a start, there is next to nothing.
+fn free(garbage: Garbage) {
+    if !garbage.is_empty()
+        && let Ok(runtime) = tokio::runtime::Handle::try_current()
+    {
+        // Nothing hangs on when, or whether, it ends.
+        drop(runtime.spawn_blocking(move || drop(garbage)));
     }
 }
 

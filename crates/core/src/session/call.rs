@@ -18,6 +18,31 @@ pub struct Call {
     pub database: u16,
     /// All words but the name; those of a subcommand begin with its name.
     pub args: Vec<Bytes>,
+    /// By which rules it is carried out: those of the release that sent it.
+    rules: Rules,
+}
+
+/// Which release's rules, of those that change what becomes of keys. They go with a command through the log, because
+/// replicas of different releases have to come to the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rules {
+    /// Of the first.
+    First = 1,
+    /// Keys that are over go before others give way, whatever the policy; what of large values is written again has a
+    /// bound.
+    Second = 2,
+}
+
+impl Rules {
+    pub(super) const NEWEST: Self = Self::Second;
+
+    pub(super) const fn of(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::First),
+            2 => Some(Self::Second),
+            _ => None,
+        }
+    }
 }
 
 /// Without what the client sent: keys are as good as passwords, and values are nobody's business.
@@ -45,12 +70,35 @@ impl Call {
             return Err(wrong_arity(found));
         }
         argv.remove(0);
-        Ok(Self { spec: found, database, args: argv })
+        Ok(Self { spec: found, database, args: argv, rules: Rules::NEWEST })
     }
 
     /// A call that came from the log; `None` if it has the wrong number of words.
-    pub(super) fn stored(spec: &'static Spec, database: u16, args: Vec<Bytes>) -> Option<Self> {
-        spec.takes(args.len() + 1).then_some(Self { spec, database, args })
+    pub(super) fn stored(spec: &'static Spec, database: u16, args: Vec<Bytes>, rules: Rules) -> Option<Self> {
+        spec.takes(args.len() + 1).then_some(Self { spec, database, args, rules })
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// Whether it reads more than what it names: all keys, all fields. Such a call does not belong between others in the
+    /// log, where everybody waits for it; a reader that carries it out by itself holds up nobody.
+    pub fn is_walk(&self) -> bool {
+        matches!(
+            self.spec.op,
+            Op::Keys
+                | Op::Scan
+                | Op::Randomkey
+                | Op::Dbsize
+                | Op::Hkeys
+                | Op::Hvals
+                | Op::Hgetall
+                | Op::Hrandfield
+                | Op::Hscan
+                | Op::Smembers
+                | Op::Sscan
+        )
     }
 
     /// What is known of the command.

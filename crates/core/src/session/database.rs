@@ -136,19 +136,38 @@ impl Database {
         self.shards[shard_of(hash)].as_ref()?.get(hash, key)
     }
 
-    /// Puts an entry in the place of the one that its key has.
-    pub(super) fn put(&mut self, entry: Entry) {
+    /// The same keys for somebody who only reads: values are shared, the orders are left out, and what was over at `now`
+    /// is not counted.
+    pub(super) fn shared(&self, now: u64) -> Self {
+        Self {
+            number: self.number,
+            shards: self.shards.clone(),
+            len: self.len - self.ended(now),
+            bytes: self.bytes,
+            digest: self.digest,
+            ends: BTreeSet::new(),
+            idle: None,
+        }
+    }
+
+    /// Puts an entry in the place of the one that its key has, and gives that back.
+    pub(super) fn put(&mut self, entry: Entry) -> Option<Entry> {
         let counted = Counted::of(&entry, self.number);
         let shard = Arc::make_mut(self.shards[shard_of(entry.hash)].get_or_insert_default());
-        match shard.find(entry.hash, &entry.key) {
+        let old = match shard.find(entry.hash, &entry.key) {
             Ok(at) => {
                 // Out before in: both may end at the same time, and then they share a place in the order of ends.
                 let old = std::mem::replace(shard.at_mut(at), entry);
                 self.count_out(&old);
+                Some(old)
             }
-            Err(at) => shard.insert(at, entry),
-        }
+            Err(at) => {
+                shard.insert(at, entry);
+                None
+            }
+        };
         self.count_in(counted);
+        old
     }
 
     pub(super) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Entry> {
@@ -218,22 +237,24 @@ impl Database {
         self.idle = wanted.then(listed);
     }
 
+    /// Entries from a cursor on, in hash order.
+    pub(super) fn iter_from_cursor(&self, cursor: u64) -> impl Iterator<Item = &Entry> {
+        let beyond = cursor > position(u64::MAX);
+        let from = hash_at(cursor);
+        let shards = if beyond { &[] } else { &self.shards[shard_of(from)..] };
+        shards.iter().flatten().flat_map(move |shard| shard.at_or_after(from))
+    }
+
     /// Up to `count` keys and a few more from a cursor on, in hash order, and the cursor of what follows; zero at the
     /// end.
     pub(super) fn page(&self, cursor: u64, count: usize) -> (u64, Vec<&Entry>) {
         let mut found: Vec<&Entry> = Vec::new();
-        if cursor > position(u64::MAX) {
-            return (0, found);
-        }
-        let from = hash_at(cursor);
-        for shard in self.shards[shard_of(from)..].iter().flatten() {
-            for entry in shard.at_or_after(from) {
-                let here = position(entry.hash);
-                if found.len() >= count && found.last().is_some_and(|last| position(last.hash) != here) {
-                    return (here, found);
-                }
-                found.push(entry);
+        for entry in self.iter_from_cursor(cursor) {
+            let here = position(entry.hash);
+            if found.len() >= count && found.last().is_some_and(|last| position(last.hash) != here) {
+                return (here, found);
             }
+            found.push(entry);
         }
         (0, found)
     }

@@ -12,9 +12,14 @@ use siphasher::{
 
 /// Of a string.
 pub(super) fn text(value: &[u8]) -> u64 {
+    text_hasher(value).finish()
+}
+
+/// What makes the digest of a string, so far; it goes on when the string does.
+pub(super) fn text_hasher(value: &[u8]) -> SipHasher13 {
     let mut hasher = SipHasher13::new_with_keys(1, 0);
     hasher.write(value);
-    hasher.finish()
+    hasher
 }
 
 /// Of a field and its value, or of a member and nothing.

@@ -1,75 +1,131 @@
-//! Patterns of `KEYS` and `MATCH`: `*`, `?`, `[a-z]`, `[^a]` and `\` as Redis reads them.
+//! Patterns of `KEYS`, `MATCH` and `PSUBSCRIBE`: `*`, `?`, `[a-z]`, `[^a]` and `\` as Redis reads them
+//! (`stringmatchlen`).
 //!
-//! Only the last star is ever tried again, which finds the same and takes at most pattern times text steps, whatever
-//! somebody writes.
+//! A pattern is read once, and each of its parts then looks at a byte in one step, however long a class is. Only the last
+//! star is ever tried again, which finds the same and takes at most parts times bytes steps, whatever somebody writes; the
+//! steps are counted, for whoever has to stop somewhere.
 
-/// Whether all of `text` fits `pattern`.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    if pattern == b"*" {
-        return true;
-    }
-    if text.is_empty() {
-        // Redis looks at no star then.
-        return pattern.is_empty();
-    }
-    let (mut p, mut t) = (0, 0);
-    let mut retry: Option<(usize, usize)> = None;
-    loop {
-        if pattern.get(p) == Some(&b'*') {
-            p += 1;
-            retry = Some((p, t));
-            continue;
+/// A pattern that has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    /// Any bytes, none too.
+    Star,
+    /// Any byte.
+    Any,
+    /// This byte.
+    Byte(u8),
+    /// One of these: a bit for each byte.
+    Class(Box<[u64; 4]>),
+}
+
+impl Pattern {
+    /// Reads a pattern. Every text is one.
+    pub fn new(mut text: &[u8]) -> Self {
+        let mut parts = Vec::with_capacity(text.len());
+        loop {
+            let (part, rest) = match text {
+                [] => return Self { parts },
+                [b'*', rest @ ..] => {
+                    text = rest;
+                    // Redis looks at the second of two stars only where there is nothing left of the text.
+                    parts.push(Part::Star);
+                    continue;
+                }
+                [b'?', rest @ ..] => (Part::Any, rest),
+                [b'[', rest @ ..] => class(rest),
+                [b'\\', literal, rest @ ..] => (Part::Byte(*literal), rest),
+                [literal, rest @ ..] => (Part::Byte(*literal), rest),
+            };
+            parts.push(part);
+            text = rest;
         }
-        let fits = match text.get(t) {
-            None if p == pattern.len() => return true,
-            None => None,
-            Some(byte) => one(pattern, p, *byte),
-        };
-        match (fits, &mut retry) {
-            (Some(next), _) => (p, t) = (next, t + 1),
-            (None, Some((after_star, from))) if *from < text.len() => {
+    }
+
+    /// Whether all of `text` fits. As in Redis only the empty pattern fits the empty text; `KEYS` and `SCAN` themselves
+    /// take a lone star for all there is.
+    pub fn matches(&self, text: &[u8]) -> bool {
+        self.matches_counting(text, &mut 0)
+    }
+
+    /// As [`Self::matches`], and adds the steps that it took to `steps`.
+    pub fn matches_counting(&self, text: &[u8], steps: &mut u64) -> bool {
+        if text.is_empty() {
+            return self.parts.is_empty();
+        }
+        let (mut p, mut t) = (0, 0);
+        let mut retry: Option<(usize, usize)> = None;
+        loop {
+            *steps += 1;
+            let part = self.parts.get(p);
+            if let Some(Part::Star) = part {
+                p += 1;
+                if p == self.parts.len() {
+                    return true;
+                }
+                retry = Some((p, t));
+                continue;
+            }
+            let fits = match (part, text.get(t)) {
+                (None, None) => return true,
+                // Where the text ends, starting later leaves still less of it.
+                (Some(_), None) => return false,
+                (None, Some(_)) => false,
+                (Some(part), Some(byte)) => part.fits(*byte),
+            };
+            if fits {
+                (p, t) = (p + 1, t + 1);
+            } else {
+                let Some((after_star, from)) = &mut retry else { return false };
                 *from += 1;
                 (p, t) = (*after_star, *from);
             }
-            (None, _) => return false,
         }
     }
 }
 
-/// Where the pattern goes on after its next part took `byte`; `None` if that does not fit.
-fn one(pattern: &[u8], at: usize, byte: u8) -> Option<usize> {
-    match pattern.get(at)? {
-        b'?' => Some(at + 1),
-        b'[' => class(pattern, at + 1, byte),
-        b'\\' if at + 1 < pattern.len() => (pattern[at + 1] == byte).then_some(at + 2),
-        literal => (*literal == byte).then_some(at + 1),
+impl Part {
+    fn fits(&self, byte: u8) -> bool {
+        match self {
+            Self::Star | Self::Any => true,
+            Self::Byte(literal) => *literal == byte,
+            Self::Class(bits) => bits[usize::from(byte >> 6)] >> (byte & 63) & 1 == 1,
+        }
     }
 }
 
-/// A class of bytes, from behind its bracket on. One without a closing bracket goes on to the end.
-fn class(pattern: &[u8], mut at: usize, byte: u8) -> Option<usize> {
-    let not = pattern.get(at) == Some(&b'^');
-    at += usize::from(not);
-    let mut fits = false;
-    let next = loop {
-        match pattern[at.min(pattern.len())..] {
-            [] => break pattern.len(),
-            [b'\\', escaped, ..] => {
-                fits |= escaped == byte;
-                at += 2;
+/// A class of bytes, from behind its bracket on, and what follows it. One without a closing bracket goes on to the end.
+fn class(mut text: &[u8]) -> (Part, &[u8]) {
+    let not = text.first() == Some(&b'^');
+    text = &text[usize::from(not)..];
+    let mut bits = [0_u64; 4];
+    let mut add = |byte: u8| bits[usize::from(byte >> 6)] |= 1 << (byte & 63);
+    let rest = loop {
+        text = match text {
+            [] => break text,
+            [b'\\', escaped, rest @ ..] => {
+                add(*escaped);
+                rest
             }
-            [b']', ..] => break at + 1,
-            [from, b'-', to, ..] => {
-                fits |= (from.min(to)..=from.max(to)).contains(&byte);
-                at += 3;
+            [b']', rest @ ..] => break rest,
+            [from, b'-', to, rest @ ..] => {
+                (*from.min(to)..=*from.max(to)).for_each(&mut add);
+                rest
             }
-            [literal, ..] => {
-                fits |= literal == byte;
-                at += 1;
+            [literal, rest @ ..] => {
+                add(*literal);
+                rest
             }
-        }
+        };
     };
-    (fits != not).then_some(next)
+    if not {
+        bits = bits.map(|word| !word);
+    }
+    (Part::Class(Box::new(bits)), rest)
 }
 
 #[cfg(test)]
@@ -79,11 +135,14 @@ mod tests {
     #[test]
     fn patterns_are_read_as_redis_reads_them() {
         for (pattern, text, fits) in [
-            ("*", "", true),
+            ("*", "", false),
             ("**", "", false),
             ("", "", true),
             ("", "a", false),
+            ("*", "a", true),
+            ("**", "a", true),
             ("a*", "a", true),
+            ("a**", "a", true),
             ("a*", "abc", true),
             ("*c", "abc", true),
             ("*b", "abc", false),
@@ -91,23 +150,41 @@ mod tests {
             ("a*c*e", "abcd", false),
             ("?", "a", true),
             ("?", "ab", false),
+            ("*?", "a", true),
+            ("*??", "a", false),
             ("a?c", "abc", true),
             ("[abc]", "b", true),
             ("[^abc]", "b", false),
             ("[^abc]", "d", true),
+            ("[^", "d", true),
+            ("[", "a", false),
+            ("[]", "a", false),
             ("[a-c]x", "bx", true),
             ("[c-a]x", "bx", true),
             ("[a-c", "b", true),
+            ("[a", "a", true),
             ("[a\\]]", "]", true),
             ("\\*", "*", true),
             ("\\*", "a", false),
             ("a\\", "a\\", true),
             ("*.*", "a.b", true),
             ("sess:*:x", "sess:1:2:x", true),
+            ("__key*__:*", "__keyevent@0__:expired", true),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), fits, "{pattern:?} {text:?}");
+            assert_eq!(Pattern::new(pattern.as_bytes()).matches(text.as_bytes()), fits, "{pattern:?} {text:?}");
         }
-        let hostile = "a*".repeat(500) + "b";
-        assert!(!matches(hostile.as_bytes(), "a".repeat(5000).as_bytes()));
+    }
+
+    #[test]
+    fn whatever_is_written_takes_no_more_than_its_parts_times_the_text() {
+        let steps = |pattern: &str, text: &str| {
+            let mut steps = 0;
+            assert!(!Pattern::new(pattern.as_bytes()).matches_counting(text.as_bytes(), &mut steps));
+            steps
+        };
+        let text = "a".repeat(5000);
+        assert!(steps(&("a*".repeat(500) + "b"), &text) < 1001 * 5001);
+        assert!(steps(&("[".to_owned() + &"x".repeat(60_000)), &text) < 3, "a class is looked at once");
+        assert!(steps(&("*[".to_owned() + &"x".repeat(60_000)), &text) <= 10_002);
     }
 }

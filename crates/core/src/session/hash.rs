@@ -35,7 +35,7 @@ pub(super) type PairRef<'h> = (&'h [u8], &'h [u8]);
 #[derive(Clone)]
 enum Fields {
     Packed(Vec<Pair>),
-    Spread(Shelves<Field>),
+    Spread(Box<Shelves<Field>>),
 }
 
 impl Default for Fields {
@@ -149,15 +149,13 @@ impl Hash {
         }
     }
 
-    /// At least `count` fields from a cursor on, and the cursor of what follows, zero at the end. A small hash comes
-    /// whole.
-    pub(super) fn scan(&self, cursor: u64, count: usize) -> (u64, Vec<PairRef<'_>>) {
+    /// Fields from a cursor on, each with its position. Those of a small hash are at one position, and come whole.
+    pub(super) fn iter_from_cursor(&self, cursor: u64) -> Box<dyn Iterator<Item = (u64, PairRef<'_>)> + '_> {
         match &self.fields {
-            Fields::Packed(_) => (0, self.iter().collect()),
-            Fields::Spread(shelves) => {
-                let (next, fields) = page(shelves, cursor, count);
-                (next, fields.into_iter().map(|field| (&*field.name, &*field.value)).collect())
-            }
+            Fields::Packed(_) => Box::new(self.iter().map(|pair| (0, pair))),
+            Fields::Spread(shelves) => Box::new(
+                iter_from_cursor(shelves, cursor).map(|field| (position(field.hash), (&*field.name, &*field.value))),
+            ),
         }
     }
 
@@ -167,7 +165,7 @@ impl Hash {
         for (name, value) in std::mem::take(list) {
             shelves.put(Field { hash: seed.hash(&name), name, value });
         }
-        self.fields = Fields::Spread(shelves);
+        self.fields = Fields::Spread(Box::new(shelves));
     }
 
     /// Makes a hash of the same fields that is known to be a large one, as a snapshot tells.
@@ -186,19 +184,8 @@ fn size(name: &[u8], value: &[u8]) -> u64 {
     (name.len() + value.len()) as u64 + FIELD_OVERHEAD
 }
 
-/// At least `count` things from a cursor on, all that share a position with the last of them, and the cursor of what
-/// follows.
-pub(super) fn page<T: Placed>(shelves: &Shelves<T>, cursor: u64, count: usize) -> (u64, Vec<&T>) {
-    let mut found: Vec<&T> = Vec::new();
-    if position(u64::MAX) < cursor {
-        return (0, found);
-    }
-    for item in shelves.iter_from(hash_at(cursor)) {
-        let here = position(item.hash());
-        if found.len() >= count && found.last().is_some_and(|last| position(last.hash()) != here) {
-            return (here, found);
-        }
-        found.push(item);
-    }
-    (0, found)
+/// Things from a cursor on.
+pub(super) fn iter_from_cursor<T: Placed>(shelves: &Shelves<T>, cursor: u64) -> impl Iterator<Item = &T> {
+    let within = (cursor <= position(u64::MAX)).then(|| shelves.iter_from(hash_at(cursor)));
+    within.into_iter().flatten()
 }

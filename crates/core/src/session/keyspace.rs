@@ -5,18 +5,19 @@
 //!
 //! Not here: what commands mean ([`super::run`]), who asks ([`super::Sessions`]).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     Notice, Reply, Settings, Write,
-    call::Call,
+    call::{Call, Rules},
     database::{Database, Entry},
     run, scripts,
     shelf::Seed,
-    spec::Class,
+    spec::{Class, Op},
     value::Value,
+    work::{Allowance, TOO_MUCH_REWRITTEN},
 };
 use crate::config::SessionEviction;
 
@@ -49,9 +50,43 @@ pub(super) struct Keyspace {
     /// Whether anybody wants to be told.
     pub(super) listening: bool,
     notices: Vec<Notice>,
-    /// What was flushed, to be freed when nobody waits for it.
-    flushed: Vec<Database>,
+    garbage: Garbage,
+    /// What reads of this entry may still look at.
+    walks: Allowance,
+    /// What writes of this entry may still write again.
+    rewrites: Allowance,
+    rules: Rules,
 }
+
+/// What was taken out of the store and takes time to free. Drop it where nobody waits for it.
+#[derive(Default)]
+pub struct Garbage {
+    databases: Vec<Database>,
+    values: Vec<Value>,
+}
+
+impl Garbage {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.databases.is_empty() && self.values.is_empty()
+    }
+
+    /// Adds what is in `other`.
+    pub fn append(&mut self, mut other: Self) {
+        self.databases.append(&mut other.databases);
+        self.values.append(&mut other.values);
+    }
+}
+
+/// Without what lay in the store.
+impl std::fmt::Debug for Garbage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} databases and {} values", self.databases.len(), self.values.len())
+    }
+}
+
+/// Fields or members above which freeing a value is put off. As many take some ten microseconds.
+const FREED_AT_ONCE_MAX: u64 = 256;
 
 impl Keyspace {
     pub(super) fn new(seed: Seed, settings: Arc<Settings>) -> Self {
@@ -64,12 +99,25 @@ impl Keyspace {
             settings,
             listening: false,
             notices: Vec::new(),
-            flushed: Vec::new(),
+            garbage: Garbage::default(),
+            walks: Allowance::default(),
+            rewrites: Allowance::default(),
+            rules: Rules::NEWEST,
         }
+    }
+
+    /// An entry of this time begins.
+    pub(super) fn begin_entry(&mut self, now: u64) {
+        self.now = now;
+        self.walks.begin_entry();
+        self.rewrites.begin_entry();
     }
 
     /// Carries out what the log says.
     pub(super) fn apply(&mut self, write: &Write) -> Vec<Reply> {
+        self.rules = write.rules();
+        self.walks.begin_write();
+        self.rewrites.begin_write();
         if write.watched.iter().any(|watched| self.version(watched.database, &watched.key) != watched.version) {
             return vec![Reply::NullArray];
         }
@@ -78,7 +126,9 @@ impl Keyspace {
         }
         let mut room = self.answers_max();
         let each = |call: &Call| {
-            let reply = match !write.atomic && needs_memory(call) && !self.make_room() {
+            // A transaction is asked before each of its commands as well: thousands of them fit into one, and each may be large.
+            let is_asked = needs_memory(call) && (!write.atomic || self.rules >= Rules::Second);
+            let reply = match is_asked && !self.make_room() {
                 true => OUT_OF_MEMORY,
                 false => self.carry_out(call, room),
             };
@@ -98,8 +148,21 @@ impl Keyspace {
             return refusal;
         }
         match call.class() {
-            Class::Read => run::read(&run::View { keyspace: self, now: self.now, turn: self.changes, room }, call),
-            Class::Write => run::write(self, call),
+            Class::Read => {
+                let work = Cell::new(self.walks.left());
+                let (turn, due) = (self.changes, Cell::new(false));
+                let reply = run::read(
+                    &run::View { keyspace: self, now: self.now, stale: false, turn, room, work: &work, due: &due },
+                    call,
+                );
+                self.walks.take(self.walks.left() - work.get());
+                reply
+            }
+            Class::Write => {
+                let reply = run::write(self, call);
+                // It is done, and that counts: only the answer is left out.
+                if reply.bytes() > room.max(SHORT_ANSWER) { ANSWER_LEFT_OUT } else { reply }
+            }
             Class::Connection => Reply::error("ERR this command is not one of the keyspace"),
         }
     }
@@ -109,10 +172,15 @@ impl Keyspace {
         if call.database >= self.settings.databases {
             return Some(Reply::error("ERR DB index is out of range"));
         }
-        if call.class() == Class::Read {
-            return None;
-        }
         let limits = &self.settings.limits;
+        if call.class() == Class::Read {
+            let patterns = matches!(call.spec().op, Op::Keys | Op::Scan | Op::Hscan | Op::Sscan);
+            let too_long = patterns && call.args.iter().any(|arg| arg.len() as u64 > limits.key_max.as_bytes());
+            return too_long.then(|| {
+                let text = format!("ERR pattern is longer than the {} that keys may have", limits.key_max);
+                Reply::Error(text.into())
+            });
+        }
         if call.keys().any(|key| key.len() as u64 > limits.key_max.as_bytes()) {
             return Some(Reply::Error(
                 format!("ERR key is longer than the {} that are allowed", limits.key_max).into(),
@@ -128,8 +196,7 @@ impl Keyspace {
     /// Removes keys whose lives are over, so many as one entry may, those that ended first before others.
     pub(super) fn sweep(&mut self) {
         for _ in 0..ENDED_PER_ENTRY {
-            let first = |(number, database): (&u16, &Database)| database.first_end().map(|end| (end, *number));
-            let Some(((end, hash), number)) = self.databases.iter().filter_map(first).min() else { return };
+            let Some((end, hash, number)) = self.first(Database::first_end) else { return };
             if end > self.now {
                 return;
             }
@@ -140,39 +207,66 @@ impl Keyspace {
     fn remove_ended(&mut self, number: u16, hash: u64, end: u64) {
         let Some(database) = self.databases.get_mut(&number) else { return };
         let key = database.key_with(hash, |entry| entry.expires == end).expect("what is in the order of ends is there");
-        database.remove(hash, &key);
+        let old = database.remove(hash, &key);
+        self.garbage.take_in(old);
         self.totals.expired += 1;
         self.tell(number, &key, 'x', "expired");
     }
 
-    /// Whether there is room for more, after keys gave way if that is the policy.
+    /// Whether there is room for more, after keys that are over were removed, and others gave way if that is the policy.
     fn make_room(&mut self) -> bool {
         let max = self.settings.memory_max.as_bytes();
         for _ in 0..EVICTED_PER_COMMAND {
             if self.bytes() <= max {
                 return true;
             }
-            let order = match self.settings.eviction {
+            let eviction = self.settings.eviction;
+            let ended_first = self.rules >= Rules::Second || eviction == SessionEviction::VolatileTtl;
+            if ended_first
+                && let Some((end, hash, number)) = self.first(Database::first_end)
+                && end <= self.now
+            {
+                self.remove_ended(number, hash, end);
+                continue;
+            }
+            let order = match eviction {
                 SessionEviction::Noeviction => return false,
                 SessionEviction::VolatileLru => Database::longest_idle,
                 SessionEviction::VolatileTtl => Database::first_end,
             };
-            let first =
-                |(number, database): (&u16, &Database)| order(database).map(|(rank, hash)| (rank, hash, *number));
-            let Some((rank, hash, number)) = self.databases.iter().filter_map(first).min() else { return false };
-            let by_end = self.settings.eviction == SessionEviction::VolatileTtl;
-            if by_end && rank <= self.now {
-                self.remove_ended(number, hash, rank);
-                continue;
-            }
+            let Some((rank, hash, number)) = self.first(order) else { return false };
             let Some(database) = self.databases.get_mut(&number) else { return false };
-            let fits = |entry: &Entry| if by_end { entry.expires == rank } else { entry.touched == rank };
+            let fits = |entry: &Entry| match eviction {
+                SessionEviction::VolatileTtl => entry.expires == rank,
+                SessionEviction::VolatileLru | SessionEviction::Noeviction => entry.touched == rank,
+            };
             let key = database.key_with(hash, fits).expect("what is in the order is there");
-            database.remove(hash, &key);
+            let old = database.remove(hash, &key);
+            self.garbage.take_in(old);
             self.totals.evicted += 1;
             self.tell(number, &key, 'e', "evicted");
         }
         self.bytes() <= max
+    }
+
+    /// What comes first of all databases in an order that each of them has: its rank, its hash, its database.
+    fn first(&self, order: impl Fn(&Database) -> Option<(u64, u64)>) -> Option<(u64, u64, u16)> {
+        let first = |(number, database): (&u16, &Database)| order(database).map(|(rank, hash)| (rank, hash, *number));
+        self.databases.iter().filter_map(first).min()
+    }
+
+    /// Counts what a command is about to write again besides what it brings.
+    ///
+    /// # Errors
+    /// The answer, if commands before it have used up what there was.
+    pub(super) fn rewrite(&mut self, bytes: u64) -> Result<(), Reply> {
+        if self.rules >= Rules::Second && bytes > 0 {
+            if self.rewrites.left() == 0 {
+                return Err(TOO_MUCH_REWRITTEN);
+            }
+            self.rewrites.take(bytes);
+        }
+        Ok(())
     }
 
     /// What all keys are counted as in memory.
@@ -190,6 +284,25 @@ impl Keyspace {
     pub(super) fn get(&self, database: u16, key: &[u8]) -> Option<&Entry> {
         let entry = self.databases.get(&database)?.get(self.seed.hash(key), key)?;
         (!entry.has_ended(self.now)).then_some(entry)
+    }
+
+    /// The keys that calls name, or all keys of databases of which they name none, apart from everybody else: what is
+    /// done with the copy holds up nobody. Values are shared.
+    pub(super) fn detached(&self, calls: &[Call]) -> Self {
+        let mut copy = Self::new(self.seed, Arc::clone(&self.settings));
+        copy.now = self.now;
+        for call in calls.iter().filter(|call| call.keys().next().is_none()) {
+            if let Some(database) = self.databases.get(&call.database) {
+                copy.databases.entry(call.database).or_insert_with(|| database.shared(self.now));
+            }
+        }
+        let whole: Vec<u16> = copy.databases.keys().copied().collect();
+        for call in calls.iter().filter(|call| !whole.contains(&call.database)) {
+            for entry in call.keys().filter_map(|key| self.get(call.database, key)) {
+                copy.database(call.database).put(entry.clone());
+            }
+        }
+        copy
     }
 
     /// Whether a key is there by log time, but not any more at `estimate`.
@@ -214,7 +327,8 @@ impl Keyspace {
         let now = self.now;
         let database = self.databases.get_mut(&number)?;
         if database.get(hash, key)?.has_ended(now) {
-            database.remove(hash, key);
+            let old = database.remove(hash, key);
+            self.garbage.take_in(old);
             self.totals.expired += 1;
             self.tell(number, key, 'x', "expired");
             return None;
@@ -227,10 +341,9 @@ impl Keyspace {
         self.changes += 1;
         let entry = Entry::new(self.seed.hash(key), key, value).with(expires, self.changes, self.changes);
         let database = self.database(number);
-        let before = database.len();
-        database.put(entry);
-        if database.len() > before {
-            self.tell(number, key, 'n', "new");
+        match database.put(entry) {
+            None => self.tell(number, key, 'n', "new"),
+            old => self.garbage.take_in(old),
         }
     }
 
@@ -266,6 +379,12 @@ impl Keyspace {
         }
     }
 
+    /// Takes a key away and leaves what it was to be freed.
+    pub(super) fn discard(&mut self, number: u16, key: &[u8]) {
+        let old = self.remove(number, key);
+        self.garbage.take_in(old);
+    }
+
     /// Takes a key away; what it was.
     pub(super) fn remove(&mut self, number: u16, key: &[u8]) -> Option<Entry> {
         let hash = self.seed.hash(key);
@@ -278,8 +397,8 @@ impl Keyspace {
     pub(super) fn flush(&mut self, number: Option<u16>) {
         self.changes += 1;
         match number {
-            Some(number) => self.flushed.extend(self.databases.remove(&number)),
-            None => self.flushed.extend(std::mem::take(&mut self.databases).into_values()),
+            Some(number) => self.garbage.databases.extend(self.databases.remove(&number)),
+            None => self.garbage.databases.extend(std::mem::take(&mut self.databases).into_values()),
         }
     }
 
@@ -297,9 +416,16 @@ impl Keyspace {
         }
     }
 
-    /// What was noted and what was flushed since the last call.
-    pub(super) fn take_leavings(&mut self) -> (Vec<Notice>, Vec<Database>) {
-        (std::mem::take(&mut self.notices), std::mem::take(&mut self.flushed))
+    /// What was noted and what was taken out since the last call.
+    pub(super) fn take_leavings(&mut self) -> (Vec<Notice>, Garbage) {
+        (std::mem::take(&mut self.notices), std::mem::take(&mut self.garbage))
+    }
+
+    /// All that is in it, to be freed.
+    pub(super) fn into_garbage(self) -> Garbage {
+        let mut garbage = self.garbage;
+        garbage.databases.extend(self.databases.into_values());
+        garbage
     }
 
     /// Follows the document.
@@ -322,6 +448,24 @@ impl Keyspace {
 fn needs_memory(call: &Call) -> bool {
     call.spec().has_flag("denyoom") || scripts::needs_memory(call)
 }
+
+impl Garbage {
+    /// Takes what is left of a key, if freeing it takes time.
+    fn take_in(&mut self, entry: Option<Entry>) {
+        if let Some(entry) =
+            entry.filter(|entry| entry.value.len() > FREED_AT_ONCE_MAX && entry.value.as_text().is_none())
+        {
+            self.values.push(entry.value);
+        }
+    }
+}
+
+/// An answer to a write that is given whatever the others take: all but values.
+const SHORT_ANSWER: u64 = 256;
+
+const ANSWER_LEFT_OUT: Reply = Reply::error(
+    "ERR this was carried out, but the answers are larger than output_max and its own is left out; ask for less at once",
+);
 
 const OUT_OF_MEMORY: Reply = Reply::error("OOM command not allowed when used memory > 'maxmemory'.");
 const OUT_OF_MEMORY_EXEC: Reply =

@@ -31,13 +31,17 @@ mod shelf;
 mod snapshot;
 mod spec;
 mod survey;
+mod text;
 mod value;
+mod work;
 mod write;
 
 pub use call::Call;
+pub use glob::Pattern;
 pub use key::Key;
-pub use keyspace::Totals;
+pub use keyspace::{Garbage, Totals};
 pub use notice::{Notice, NotifyFlags};
+pub use number::parse as parse_integer;
 pub use reply::Reply;
 pub use sessions::{DatabaseStats, Due, Sessions, Stats};
 pub use settings::Settings;

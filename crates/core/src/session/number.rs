@@ -1,7 +1,7 @@
 //! Whole numbers as Redis reads them from text.
 
 /// The number that `text` is, written the one way there is: no sign but a minus, no leading zeros, no spaces.
-pub(super) fn parse(text: &[u8]) -> Option<i64> {
+pub fn parse(text: &[u8]) -> Option<i64> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let canonical = match digits {
         [b'0'] => digits.len() == text.len(),

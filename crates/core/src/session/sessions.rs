@@ -1,6 +1,7 @@
 //! The session store as the rest of the process sees it: one handle, many readers, one writer.
 
 use std::{
+    cell::Cell,
     fmt,
     sync::{
         Arc, OnceLock,
@@ -14,11 +15,12 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     Call, Class, Notice, Reply, Settings, Write,
     database::Database,
-    keyspace::{Keyspace, Totals},
+    keyspace::{Garbage, Keyspace, Totals},
     notice::Queue,
     run,
     shelf::Seed,
     snapshot::{Head, SessionsSnapshot},
+    work::{CALL, TOO_MUCH_WALKED, TURN, WALK},
 };
 use crate::{config::Document, time::LogTime};
 
@@ -26,12 +28,14 @@ use crate::{config::Document, time::LogTime};
 /// replaces the state ([`crate::state::State::replace`]).
 ///
 /// One lock over all: the state machine holds it for as long as it carries out the commands of one
-/// [`crate::state::Command::Session`], readers share it.
+/// [`crate::state::Command::Session`], readers share it for about a millisecond at most and walk over what takes longer
+/// when they have given it back.
 pub struct Sessions {
     pub(super) keyspace: RwLock<Keyspace>,
     settings: ArcSwap<Settings>,
     notices: Mutex<Queue>,
     listening: AtomicBool,
+    garbage: Mutex<Garbage>,
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Moves on with each read, so that `RANDOMKEY` does not always answer the same.
     turn: AtomicU64,
@@ -90,6 +94,7 @@ impl Sessions {
             keyspace: RwLock::new(keyspace),
             notices: Mutex::default(),
             listening: AtomicBool::new(false),
+            garbage: Mutex::default(),
             wake: OnceLock::new(),
             turn: AtomicU64::new(0),
         }
@@ -105,49 +110,82 @@ impl Sessions {
     /// [`Due`] if a key that is needed is over by the estimate but not by log time; nothing is added then. That answers
     /// together would take more than `output_max` is an error that is answered.
     pub fn read(&self, estimate: Option<LogTime>, calls: &[Call], replies: &mut Vec<Reply>) -> Result<(), Due> {
+        self.read_as(false, estimate, calls, replies)
+    }
+
+    fn read_as(
+        &self,
+        stale: bool,
+        estimate: Option<LogTime>,
+        calls: &[Call],
+        replies: &mut Vec<Reply>,
+    ) -> Result<(), Due> {
+        let begun = replies.len();
         let keyspace = self.keyspace.read();
-        let now = estimate.map_or(0, LogTime::as_millis).max(keyspace.now);
-        if now > keyspace.now {
-            // What names no key is about all of them: `DBSIZE`, `SCAN`.
-            let is_due = |call: &Call| {
-                let mut keys = call.keys().peekable();
-                match keys.peek() {
-                    None => keyspace.any_is_due(call.database, now),
-                    Some(_) => keys.any(|key| keyspace.is_due(call.database, key, now)),
-                }
-            };
-            if calls.iter().any(is_due) {
-                return Err(Due);
+        let mut reader = Reader { stale, ..Reader::new(self, estimate, &keyspace, replies) };
+        reader.check_walks(&keyspace, calls)?;
+        let mut work = TURN;
+        let done = calls.iter().try_for_each(|call| reader.answer(&keyspace, call, &mut work));
+        match done {
+            Ok(()) => Ok(()),
+            Err(Stop::Due) => Err(reader.take_back(begun)),
+            Err(Stop::Tired) => {
+                // Once more, where it may take its time.
+                let copy = keyspace.detached(calls);
+                drop(keyspace);
+                reader.take_back(begun);
+                (reader.room, reader.alone) = (copy.answers_max(), true);
+                let mut work = WALK;
+                let done = calls.iter().try_for_each(|call| reader.answer(&copy, call, &mut work));
+                done.map_err(|_| reader.take_back(begun))
             }
         }
-        self.answer(&keyspace, now, calls, replies);
-        Ok(())
     }
 
     /// As [`Self::read`], for those who are content with what this node has applied: nothing is waited for, and keys whose
     /// lives are over by the estimate are absent, though they may be there on a node that is behind in its guess.
     pub fn read_stale(&self, estimate: LogTime, calls: &[Call], replies: &mut Vec<Reply>) {
-        let keyspace = self.keyspace.read();
-        self.answer(&keyspace, estimate.as_millis().max(keyspace.now), calls, replies);
+        // Nothing is due to a reader that leaves out what is over.
+        let _ = self.read_as(true, Some(estimate), calls, replies);
     }
 
-    fn answer(&self, keyspace: &Keyspace, now: u64, calls: &[Call], replies: &mut Vec<Reply>) {
-        let mut room = keyspace.answers_max();
-        let answer = |call: &Call, room: u64| {
-            if let Some(refusal) = keyspace.refusal(call) {
-                return refusal;
+    /// As [`Self::read`], each call on the newest state there is when its turn comes, so that others get theirs in
+    /// between: for calls that need not be carried out as one.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_each(&self, estimate: Option<LogTime>, calls: &[Call], replies: &mut Vec<Reply>) -> Result<(), Due> {
+        let begun = replies.len();
+        let mut reader = Reader::new(self, estimate, &self.keyspace.read(), replies);
+        let mut calls = calls.iter();
+        while !calls.as_slice().is_empty() {
+            let keyspace = self.keyspace.read();
+            let mut work = TURN;
+            while work > 0
+                && let Some(call) = calls.next()
+            {
+                let alone = std::slice::from_ref(call);
+                let done = match reader.check_walks(&keyspace, alone) {
+                    Err(Due) => Err(Stop::Due),
+                    Ok(()) => reader.answer(&keyspace, call, &mut work),
+                };
+                match done {
+                    Ok(()) => work = work.saturating_sub(CALL * (1 + call.args.len() as u64)),
+                    Err(Stop::Due) => return Err(reader.take_back(begun)),
+                    Err(Stop::Tired) => {
+                        let copy = keyspace.detached(alone);
+                        drop(keyspace);
+                        reader.alone = true;
+                        if reader.answer(&copy, call, &mut { WALK }).is_err() {
+                            return Err(reader.take_back(begun));
+                        }
+                        reader.alone = false;
+                        break;
+                    }
+                }
             }
-            if call.class() != Class::Read {
-                return Reply::error("ERR this command changes keys and has to go through the log");
-            }
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            run::read(&run::View { keyspace, now, turn, room }, call)
-        };
-        replies.extend(calls.iter().map(|call| {
-            let reply = answer(call, room);
-            room = room.saturating_sub(reply.bytes());
-            reply
-        }));
+        }
+        Ok(())
     }
 
     /// What `WATCH` notes of a key: grows with each change of it, zero while it is absent.
@@ -228,9 +266,9 @@ impl Sessions {
         }
     }
 
-    /// Carries log time forward.
+    /// An entry begins, and carries log time forward.
     pub(crate) fn advance(&self, now: LogTime) {
-        self.keyspace.write().now = now.as_millis();
+        self.keyspace.write().begin_entry(now.as_millis());
     }
 
     pub(crate) fn apply(&self, write: &Write) -> Vec<Reply> {
@@ -263,26 +301,113 @@ impl Sessions {
         let old = std::mem::replace(&mut *keyspace, theirs);
         drop(keyspace);
         self.settings.store(settings);
-        // Freed when no reader waits for it.
-        drop(old);
+        self.garbage.lock().append(old.into_garbage());
+        // What happened to keys between the two states is in neither of them.
+        if self.listening.load(Ordering::Relaxed) {
+            self.tell([Notice::Lost]);
+        }
+    }
+
+    /// What was taken out of the store since the last call, and takes time to free.
+    pub(crate) fn take_garbage(&self) -> Garbage {
+        std::mem::take(&mut *self.garbage.lock())
     }
 
     pub(super) fn writing<R>(&self, change: impl FnOnce(&mut Keyspace) -> R) -> R {
         let mut keyspace = self.keyspace.write();
         keyspace.listening = self.listening.load(Ordering::Relaxed);
         let result = change(&mut keyspace);
-        let (notices, flushed) = keyspace.take_leavings();
+        let (notices, garbage) = keyspace.take_leavings();
         drop(keyspace);
-        // Freed when no reader waits for it.
-        drop(flushed);
+        if !garbage.is_empty() {
+            self.garbage.lock().append(garbage);
+        }
         if !notices.is_empty() {
-            let mut queue = self.notices.lock();
-            notices.into_iter().for_each(|notice| queue.push(notice));
-            drop(queue);
-            if let Some(wake) = self.wake.get() {
-                wake();
-            }
+            self.tell(notices);
         }
         result
+    }
+
+    fn tell(&self, notices: impl IntoIterator<Item = Notice>) {
+        let mut queue = self.notices.lock();
+        notices.into_iter().for_each(|notice| queue.push(notice));
+        drop(queue);
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
+    }
+}
+
+/// Answers calls of one reader, one after the other.
+struct Reader<'r> {
+    sessions: &'r Sessions,
+    estimate: u64,
+    room: u64,
+    replies: &'r mut Vec<Reply>,
+    /// Whether nobody waits for it.
+    alone: bool,
+    /// Whether keys that are over by the estimate are absent instead of due.
+    stale: bool,
+}
+
+/// Why a call is not answered here.
+enum Stop {
+    Due,
+    /// It walks over more than others should wait for.
+    Tired,
+}
+
+impl<'r> Reader<'r> {
+    fn new(
+        sessions: &'r Sessions,
+        estimate: Option<LogTime>,
+        keyspace: &Keyspace,
+        replies: &'r mut Vec<Reply>,
+    ) -> Self {
+        let estimate = estimate.map_or(0, LogTime::as_millis);
+        Self { sessions, estimate, room: keyspace.answers_max(), replies, alone: false, stale: false }
+    }
+
+    /// What names no key is about all of them: `DBSIZE`, `SCAN`.
+    fn check_walks(&self, keyspace: &Keyspace, calls: &[Call]) -> Result<(), Due> {
+        let is_due = |call: &Call| {
+            !self.stale
+                && call.keys().next().is_none()
+                && keyspace.any_is_due(call.database, self.estimate.max(keyspace.now))
+        };
+        if calls.iter().any(is_due) { Err(Due) } else { Ok(()) }
+    }
+
+    /// Adds the reply to a call, unless it would take more work than there is or finds a key that is due.
+    fn answer(&mut self, keyspace: &Keyspace, call: &Call, work: &mut u64) -> Result<(), Stop> {
+        let reply = if let Some(refusal) = keyspace.refusal(call) {
+            refusal
+        } else if call.class() != Class::Read {
+            Reply::error("ERR this command changes keys and has to go through the log")
+        } else {
+            let turn = self.sessions.turn.fetch_add(1, Ordering::Relaxed);
+            let (left, due) = (Cell::new(*work), Cell::new(false));
+            let now = self.estimate.max(keyspace.now);
+            let stale = self.stale;
+            let view = run::View { keyspace, now, stale, turn, room: self.room, work: &left, due: &due };
+            let reply = run::read(&view, call);
+            if due.get() {
+                return Err(Stop::Due);
+            }
+            *work = left.get();
+            if reply == TOO_MUCH_WALKED && !self.alone {
+                return Err(Stop::Tired);
+            }
+            reply
+        };
+        self.room = self.room.saturating_sub(reply.bytes());
+        self.replies.push(reply);
+        Ok(())
+    }
+
+    /// Takes back all replies.
+    fn take_back(&mut self, begun: usize) -> Due {
+        self.replies.truncate(begun);
+        Due
     }
 }

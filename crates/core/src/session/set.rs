@@ -2,11 +2,13 @@
 //!
 //! Small sets of whole numbers are sorted lists, as they are in Redis, whose replies show it.
 
+use std::borrow::Cow;
+
 use super::{
     digest,
-    hash::page,
+    hash::iter_from_cursor,
     number,
-    shelf::{Placed, Seed, Shelves},
+    shelf::{Placed, Seed, Shelves, position},
 };
 
 /// Redis' `set-max-intset-entries`.
@@ -28,7 +30,7 @@ pub(super) struct Set {
 enum Members {
     /// In ascending order.
     Numbers(Vec<i64>),
-    Spread(Shelves<Member>),
+    Spread(Box<Shelves<Member>>),
 }
 
 #[derive(Clone)]
@@ -127,27 +129,21 @@ impl Set {
         was_there
     }
 
-    /// Calls `each` with all members.
-    pub(super) fn for_each(&self, mut each: impl FnMut(&[u8])) {
+    /// All members.
+    pub(super) fn iter(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + '_> {
         match &self.members {
-            Members::Numbers(list) => list.iter().for_each(|number| each(number.to_string().as_bytes())),
-            Members::Spread(shelves) => shelves.iter().for_each(|member| each(&member.name)),
+            Members::Numbers(list) => Box::new(list.iter().map(|number| number.to_string().into_bytes().into())),
+            Members::Spread(shelves) => Box::new(shelves.iter().map(|member| Cow::Borrowed(&*member.name))),
         }
     }
 
-    /// Calls `each` with at least `count` members from a cursor on; the cursor of what follows, zero at the end. A set
-    /// of numbers comes whole.
-    pub(super) fn scan(&self, cursor: u64, count: usize, mut each: impl FnMut(&[u8])) -> u64 {
+    /// Members from a cursor on, each with its position. Those of a set of numbers are at one position, and come whole.
+    pub(super) fn iter_from_cursor(&self, cursor: u64) -> Box<dyn Iterator<Item = (u64, Cow<'_, [u8]>)> + '_> {
         match &self.members {
-            Members::Numbers(_) => {
-                self.for_each(each);
-                0
-            }
-            Members::Spread(shelves) => {
-                let (next, members) = page(shelves, cursor, count);
-                members.iter().for_each(|member| each(&member.name));
-                next
-            }
+            Members::Numbers(_) => Box::new(self.iter().map(|member| (0, member))),
+            Members::Spread(shelves) => Box::new(
+                iter_from_cursor(shelves, cursor).map(|member| (position(member.hash), Cow::Borrowed(&*member.name))),
+            ),
         }
     }
 
@@ -158,7 +154,7 @@ impl Set {
             let name: Box<[u8]> = number.to_string().into_bytes().into();
             shelves.put(Member { hash: seed.hash(&name), name });
         }
-        self.members = Members::Spread(shelves);
+        self.members = Members::Spread(Box::new(shelves));
     }
 
     /// Makes a set of the same members that is known not to be a list of numbers, as a snapshot tells.

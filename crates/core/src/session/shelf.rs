@@ -100,6 +100,7 @@ impl<T: Placed> Shelf<T> {
 pub(super) struct Shelves<T> {
     /// A power of two of them; the leading bits of a hash say which.
     shelves: Vec<Arc<Shelf<T>>>,
+    counts: Counts,
     len: usize,
 }
 
@@ -109,7 +110,7 @@ const PER_SHELF: usize = 128;
 
 impl<T: Placed> Default for Shelves<T> {
     fn default() -> Self {
-        Self { shelves: vec![Arc::default()], len: 0 }
+        Self { shelves: vec![Arc::default()], counts: Counts::of([0].into_iter()), len: 0 }
     }
 }
 
@@ -127,9 +128,10 @@ impl<T: Placed> Shelves<T> {
         let at = self.shelf_of(item.hash());
         let shelf = Arc::make_mut(&mut self.shelves[at]);
         match shelf.find(item.hash(), item.key()) {
-            Ok(at) => Some(std::mem::replace(shelf.at_mut(at), item)),
-            Err(at) => {
-                shelf.insert(at, item);
+            Ok(place) => Some(std::mem::replace(shelf.at_mut(place), item)),
+            Err(place) => {
+                shelf.insert(place, item);
+                self.counts.note(at, Change::In);
                 self.len += 1;
                 if self.len > self.shelves.len() * PER_SHELF {
                     self.double();
@@ -143,6 +145,7 @@ impl<T: Placed> Shelves<T> {
         let at = self.shelf_of(hash);
         let found = self.shelves[at].find(hash, key).ok()?;
         self.len -= 1;
+        self.counts.note(at, Change::Out);
         Some(Arc::make_mut(&mut self.shelves[at]).remove(found))
     }
 
@@ -158,15 +161,13 @@ impl<T: Placed> Shelves<T> {
         self.shelves[first].at_or_after(hash).iter().chain(rest)
     }
 
-    /// The thing at an index of the order.
-    pub(super) fn nth(&self, mut index: usize) -> Option<&T> {
-        for shelf in &self.shelves {
-            match shelf.items().get(index) {
-                Some(item) => return Some(item),
-                None => index -= shelf.items().len(),
-            }
+    /// The thing at an index of the order, found in as many steps as the number of shelves has bits.
+    pub(super) fn nth(&self, index: usize) -> Option<&T> {
+        if index >= self.len {
+            return None;
         }
-        None
+        let (shelf, place) = self.counts.find(index);
+        self.shelves[shelf].items().get(place)
     }
 
     fn shelf_of(&self, hash: u64) -> usize {
@@ -176,12 +177,69 @@ impl<T: Placed> Shelves<T> {
 
     fn double(&mut self) {
         let bits = self.shelves.len().trailing_zeros() + 1;
-        let halves = self.shelves.iter().flat_map(|shelf| {
-            let items = shelf.items();
-            let middle = items.partition_point(|item| item.hash() >> (u64::BITS - bits) & 1 == 0);
-            [&items[..middle], &items[middle..]].map(|items| Arc::new(Shelf { items: items.to_vec() }))
+        let halves = std::mem::take(&mut self.shelves).into_iter().flat_map(|shelf| {
+            // What no snapshot shares moves without a copy of what it holds.
+            let mut low = Arc::unwrap_or_clone(shelf).items;
+            let middle = low.partition_point(|item| item.hash() >> (u64::BITS - bits) & 1 == 0);
+            let high = low.split_off(middle);
+            low.shrink_to_fit();
+            [low, high].map(|items| Arc::new(Shelf { items }))
         });
         self.shelves = halves.collect();
+        self.counts = Counts::of(self.shelves.iter().map(|shelf| shelf.items().len()));
+    }
+}
+
+/// How many things lie on each shelf, summed so that neither counting one nor finding the shelf of an index walks past
+/// all of them (a Fenwick tree).
+#[derive(Clone)]
+struct Counts {
+    /// At `i`: the things on the shelves of which the last is `i` and whose number is the lowest bit of `i + 1`.
+    sums: Vec<usize>,
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    In,
+    Out,
+}
+
+impl Counts {
+    /// Of a power of two of shelves.
+    fn of(lens: impl Iterator<Item = usize>) -> Self {
+        let mut sums: Vec<usize> = lens.collect();
+        for at in 0..sums.len() {
+            let above = at | (at + 1);
+            if above < sums.len() {
+                sums[above] += sums[at];
+            }
+        }
+        Self { sums }
+    }
+
+    fn note(&mut self, shelf: usize, change: Change) {
+        let mut at = shelf;
+        while let Some(sum) = self.sums.get_mut(at) {
+            match change {
+                Change::In => *sum += 1,
+                Change::Out => *sum -= 1,
+            }
+            at |= at + 1;
+        }
+    }
+
+    /// The shelf of an index below the sum of all, and the place on it.
+    fn find(&self, index: usize) -> (usize, usize) {
+        let (mut shelf, mut left) = (0, index);
+        let mut step = self.sums.len();
+        while step > 0 {
+            if let Some(sum) = self.sums.get(shelf + step - 1).filter(|sum| **sum <= left) {
+                left -= sum;
+                shelf += step;
+            }
+            step /= 2;
+        }
+        (shelf, left)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The session store in a snapshot: shared cheaply, streamed out, read back in bounded memory.
 //!
-//! Entries come in blocks of about a mebibyte, so that neither side ever holds more than one block and one value. What
-//! is derived (orders, sums) is made again while reading, and the sums must come out the same.
+//! Entries come in blocks of about a mebibyte, and a hash or a set that is larger goes on in the next one, so that
+//! neither side ever holds more than one block and one string. What is derived (orders, sums) is made again while
+//! reading, and the sums must come out the same.
 
 use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
@@ -23,6 +24,11 @@ use crate::{
 
 /// Blocks are closed when they are longer than this.
 const BLOCK_BYTES: usize = 1 << 20;
+
+/// Version of a store in which each value is whole in one block, and of one in which large ones go on in the next. The
+/// first is written for as long as nothing is that large.
+const WHOLE: u32 = 1;
+const SPLIT: u32 = 2;
 
 /// No document has more. Each costs memory of its own.
 const DATABASES_MAX: u16 = 1024;
@@ -110,6 +116,16 @@ impl SessionsSnapshot {
         self.head.len
     }
 
+    /// The versions that [`Sessions::decode`] reads.
+    pub(crate) const VERSIONS: std::ops::RangeInclusive<u32> = WHOLE..=SPLIT;
+
+    /// The version of what [`Self::write`] writes.
+    pub(crate) fn version(&self) -> u32 {
+        let entries = self.databases.iter().flat_map(|(_, shards)| shards.iter().flatten());
+        let is_split = |entry: &Entry| entry.value.as_text().is_none() && entry.value.bytes() > BLOCK_BYTES as u64;
+        if entries.flat_map(|shard| shard.items()).any(is_split) { SPLIT } else { WHOLE }
+    }
+
     /// Writes it, a block at a time.
     ///
     /// # Errors
@@ -121,17 +137,11 @@ impl SessionsSnapshot {
         out.write_all(&(self.databases.len() as u32).to_le_bytes())?;
         for (number, shards) in &self.databases {
             out.write_all(&number.to_le_bytes())?;
-            let mut entries = Writer::default();
+            let mut blocks = BlockWriter { out, block: Writer::default() };
             for entry in shards.iter().flatten().flat_map(|shard| shard.items()) {
-                encode_entry(entry, &mut entries);
-                if entries.len() > BLOCK_BYTES {
-                    block(out, &std::mem::take(&mut entries).into_bytes())?;
-                }
+                encode_entry(entry, &mut blocks)?;
             }
-            if entries.len() > 0 {
-                block(out, &entries.into_bytes())?;
-            }
-            block(out, &[])?;
+            blocks.end()?;
         }
         Ok(())
     }
@@ -140,6 +150,58 @@ impl SessionsSnapshot {
 fn block(out: &mut dyn io::Write, bytes: &[u8]) -> io::Result<()> {
     out.write_all(&(bytes.len() as u64).to_le_bytes())?;
     out.write_all(bytes)
+}
+
+/// Writes things into blocks; a block may end between any two of them.
+struct BlockWriter<'o> {
+    out: &'o mut dyn io::Write,
+    block: Writer,
+}
+
+impl BlockWriter<'_> {
+    fn thing(&mut self, write: impl FnOnce(&mut Writer)) -> io::Result<()> {
+        write(&mut self.block);
+        if self.block.len() > BLOCK_BYTES {
+            block(self.out, &std::mem::take(&mut self.block).into_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// What is left, and an empty block.
+    fn end(self) -> io::Result<()> {
+        if self.block.len() > 0 {
+            block(self.out, &self.block.into_bytes())?;
+        }
+        block(self.out, &[])
+    }
+}
+
+/// Reads what a [`BlockWriter`] wrote.
+struct BlockReader<'i> {
+    input: &'i mut dyn io::Read,
+    block: Vec<u8>,
+    at: usize,
+}
+
+impl BlockReader<'_> {
+    /// Whether anything is left before the empty block.
+    fn more(&mut self) -> Result<bool, DecodeError> {
+        if self.at == self.block.len() {
+            self.block = read_block(self.input)?;
+            self.at = 0;
+        }
+        Ok(!self.block.is_empty())
+    }
+
+    fn thing<T>(&mut self, read: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+        if !self.more()? {
+            return Err(damaged());
+        }
+        let mut reader = Reader::new(&self.block[self.at..]);
+        let thing = read(&mut reader)?;
+        self.at = self.block.len() - reader.left();
+        Ok(thing)
+    }
 }
 
 fn read_block(input: &mut dyn io::Read) -> Result<Vec<u8>, DecodeError> {
@@ -188,63 +250,89 @@ impl Sessions {
 fn decode_database(input: &mut dyn io::Read, number: u16, seed: Seed) -> Result<Database, DecodeError> {
     let mut database = Database::new(number, false);
     let mut last: Option<(u64, Box<[u8]>)> = None;
-    loop {
-        let block = read_block(input)?;
-        if block.is_empty() {
-            return Ok(database);
+    let mut blocks = BlockReader { input, block: Vec::new(), at: 0 };
+    while blocks.more()? {
+        let entry = decode_entry(&mut blocks, seed)?;
+        let place = (entry.hash(), Box::from(entry.key()));
+        if last.as_ref().is_some_and(|last| *last >= place) {
+            return Err(damaged());
         }
-        let mut entries = Reader::new(&block);
-        while entries.left() > 0 {
-            let entry = decode_entry(&mut entries, seed)?;
-            let place = (entry.hash(), Box::from(entry.key()));
-            if last.as_ref().is_some_and(|last| *last >= place) {
-                return Err(damaged());
-            }
-            last = Some(place);
-            database.put(entry);
-        }
+        last = Some(place);
+        database.put(entry);
     }
+    Ok(database)
 }
 
-fn encode_entry(entry: &Entry, out: &mut Writer) {
-    out.slice(entry.key());
-    out.varint(entry.expires);
-    out.varint(entry.version);
-    out.varint(entry.touched);
+fn encode_entry(entry: &Entry, out: &mut BlockWriter<'_>) -> io::Result<()> {
+    let head = |out: &mut Writer, kind: u8| {
+        out.slice(entry.key());
+        out.varint(entry.expires);
+        out.varint(entry.version);
+        out.varint(entry.touched);
+        out.u8(kind);
+    };
+    let text = |out: &mut Writer, text: &[u8]| {
+        head(out, SMALL);
+        out.slice(text);
+    };
     match &entry.value {
-        Value::Small(text) => encode_text(text, out),
-        Value::Large(text) => encode_text(text, out),
+        Value::Small(bytes) => out.thing(|out| text(out, bytes)),
+        Value::Large(bytes) => out.thing(|out| text(out, bytes)),
         Value::Hash(hash) => {
-            out.u8(if hash.is_packed() { PACKED_HASH } else { SPREAD_HASH });
-            out.varint(hash.len() as u64);
-            for (name, value) in hash.iter() {
-                out.slice(name);
-                out.slice(value);
-            }
+            out.thing(|out| {
+                head(out, if hash.is_packed() { PACKED_HASH } else { SPREAD_HASH });
+                out.varint(hash.len() as u64);
+            })?;
+            hash.iter().try_for_each(|(name, value)| {
+                out.thing(|out| {
+                    out.slice(name);
+                    out.slice(value);
+                })
+            })
         }
         Value::Set(set) => {
-            out.u8(if set.is_numbers() { NUMBERS } else { MEMBERS });
-            out.varint(set.len() as u64);
-            set.for_each(|member| out.slice(member));
+            out.thing(|out| {
+                head(out, if set.is_numbers() { NUMBERS } else { MEMBERS });
+                out.varint(set.len() as u64);
+            })?;
+            set.iter().try_for_each(|member| out.thing(|out| out.slice(&member)))
         }
     }
 }
 
-fn encode_text(text: &[u8], out: &mut Writer) {
-    out.u8(SMALL);
-    out.slice(text);
+/// What of an entry is in one block in any case.
+struct EntryHead {
+    key: Box<[u8]>,
+    expires: u64,
+    version: u64,
+    touched: u64,
+    holds: Holds,
 }
 
-fn decode_entry(input: &mut Reader<'_>, seed: Seed) -> Result<Entry, DecodeError> {
-    let key = input.slice()?;
+enum Holds {
+    Text(Value),
+    /// So many fields or members of a kind.
+    Many(u8, u64),
+}
+
+fn decode_head(input: &mut Reader<'_>) -> Result<EntryHead, DecodeError> {
+    let key = input.slice()?.into();
     let (expires, version, touched) = (input.varint()?, input.varint()?, input.varint()?);
-    let value = match input.u8()? {
-        SMALL => Value::text(input.slice()?),
-        kind @ (PACKED_HASH | SPREAD_HASH) => {
+    let holds = match input.u8()? {
+        SMALL => Holds::Text(Value::text(input.slice()?)),
+        kind => Holds::Many(kind, input.varint()?),
+    };
+    Ok(EntryHead { key, expires, version, touched, holds })
+}
+
+fn decode_entry(input: &mut BlockReader<'_>, seed: Seed) -> Result<Entry, DecodeError> {
+    let EntryHead { key, expires, version, touched, holds } = input.thing(decode_head)?;
+    let value = match holds {
+        Holds::Text(text) => text,
+        Holds::Many(kind @ (PACKED_HASH | SPREAD_HASH), count) => {
             let mut hash = Hash::default();
-            for _ in 0..input.varint()? {
-                let (name, value) = (input.slice()?, input.slice()?);
-                if !hash.put(seed, name, value) {
+            for _ in 0..count {
+                if !input.thing(|input| Ok(hash.put(seed, input.slice()?, input.slice()?)))? {
                     return Err(damaged());
                 }
             }
@@ -254,10 +342,10 @@ fn decode_entry(input: &mut Reader<'_>, seed: Seed) -> Result<Entry, DecodeError
                 _ => Value::Hash(Arc::new(hash.into_spread(seed))),
             }
         }
-        kind @ (NUMBERS | MEMBERS) => {
+        Holds::Many(kind @ (NUMBERS | MEMBERS), count) => {
             let mut set = Set::default();
-            for _ in 0..input.varint()? {
-                if !set.add(seed, input.slice()?) {
+            for _ in 0..count {
+                if !input.thing(|input| Ok(set.add(seed, input.slice()?)))? {
                     return Err(damaged());
                 }
             }
@@ -267,7 +355,7 @@ fn decode_entry(input: &mut Reader<'_>, seed: Seed) -> Result<Entry, DecodeError
                 _ => Value::Set(Arc::new(set.into_spread(seed))),
             }
         }
-        _ => return Err(damaged()),
+        Holds::Many(..) => return Err(damaged()),
     };
     let empty = match &value {
         Value::Small(_) | Value::Large(_) => false,
@@ -277,5 +365,5 @@ fn decode_entry(input: &mut Reader<'_>, seed: Seed) -> Result<Entry, DecodeError
     if empty || version == 0 || i64::try_from(expires).is_err() {
         return Err(damaged());
     }
-    Ok(Entry::new(seed.hash(key), key, value).with(expires, version, touched))
+    Ok(Entry::new(seed.hash(&key), &key, value).with(expires, version, touched))
 }

@@ -334,6 +334,17 @@ fn a_full_store_refuses_what_needs_memory() {
 }
 
 #[test]
+fn a_transaction_passes_the_bound_by_one_command_too() {
+    let mut store = Store::with(r#""memory_max":"16MiB""#);
+    let calls: Vec<String> = (0..50).map(|n| format!("setrange k{n} 1048575 x")).collect();
+    let replies = store.transaction(&calls.iter().map(String::as_str).collect::<Vec<_>>(), Vec::new());
+    let done = replies.iter().filter(|reply| matches!(reply, Reply::Integer(_))).count();
+    assert_eq!(replies[done..], vec![FULL; 50 - done]);
+    assert!((15..=16).contains(&done), "{done}");
+    assert!(store.sessions.stats().bytes < 18 << 20, "{}", store.sessions.stats().bytes);
+}
+
+#[test]
 fn the_key_whose_life_ends_first_gives_way() {
     let mut store = Store::with(r#""memory_max":"1MiB","eviction":"volatile-ttl","notify":"Ee""#);
     store.sessions.listen(true);
@@ -542,4 +553,236 @@ fn large_values_and_collections_grow_and_shrink() {
     store.run("del big");
     let stats = store.sessions.stats();
     assert_eq!((stats.bytes, stats.databases.len()), (0, 0));
+}
+
+/// So many keys `k0`, `k1` ... in a few commands.
+fn fill_with(store: &mut Store, count: usize, life: &str) {
+    for chunk in (0..count).collect::<Vec<_>>().chunks(1000) {
+        let calls = chunk.iter().map(|n| call(&format!("set k{n} v{life}"))).collect();
+        store.write(Write { calls, ..Write::default() });
+    }
+}
+
+fn starts_with(reply: &Reply, text: &str) -> bool {
+    matches!(reply, Reply::Error(found) if found.starts_with(text.as_bytes()))
+}
+
+const TOO_MUCH: &str = "ERR this looks at more keys";
+
+#[test]
+fn a_walk_over_much_is_answered_all_the_same_by_readers() {
+    // More than are looked at under one lock.
+    const KEYS: usize = 40_000;
+    let mut store = Store::new();
+    fill_with(&mut store, KEYS, " px 100000");
+    store.run("set last v");
+    for n in 0..40 {
+        let fields: String = (0..1000).map(|m| format!(" f{n}-{m} v")).collect();
+        store.run(&format!("hset h{fields}"));
+    }
+    let len = |reply: &Reply| match reply {
+        Reply::Array(items) | Reply::Set(items) => items.len(),
+        Reply::Map(items) => items.len(),
+        _ => 0,
+    };
+    let calls = ["get last", "keys k*", "hgetall h", "dbsize", "hrandfield h -50000", "get last"].map(call);
+    let (mut together, mut each) = (Vec::new(), Vec::new());
+    store.sessions.read(None, &calls, &mut together).expect("nothing is due");
+    store.sessions.read_each(None, &calls, &mut each).expect("nothing is due");
+    for replies in [together, each] {
+        assert_eq!(replies.iter().map(len).collect::<Vec<_>>(), [0, KEYS, 40_000, 0, 50_000, 0]);
+        assert_eq!([&replies[0], &replies[5]], [&text("v"), &text("v")]);
+        assert_eq!(replies[3], Reply::Integer(KEYS as i64 + 2));
+    }
+    let now = Some(LogTime::from_millis(1_100_000));
+    for words in ["keys k*", "get k0", "dbsize", "randomkey"] {
+        let mut replies = vec![Reply::OK];
+        for calls in [&[call("get last"), call(words)][..], &[call(words)]] {
+            assert_eq!(store.sessions.read(now, calls, &mut replies), Err(Due), "{words}");
+            assert_eq!(store.sessions.read_each(now, calls, &mut replies), Err(Due), "{words}");
+        }
+        assert_eq!(replies, [Reply::OK], "nothing is added then");
+    }
+    assert_eq!(store.sessions.read_each(now, &[call("hlen h")], &mut Vec::new()), Ok(()));
+    let walks = ["keys k*", "hgetall h", "dbsize"].map(call);
+    assert!(walks.iter().all(Call::is_walk) && !call("get a").is_walk() && !call("mget a b").is_walk());
+}
+
+#[test]
+fn walks_that_everybody_waits_for_have_a_bound_together() {
+    let mut store = Store::new();
+    store.run(&format!("set {} v", "a".repeat(60_000)));
+    // Compared with each beginning that the key has, nearly to its own end.
+    let pattern = "*".to_owned() + &"a".repeat(500) + "b";
+    let keys = call(&format!("keys {pattern}"));
+    let calls = vec![call("set a 1"), keys.clone(), keys.clone(), keys.clone(), keys.clone(), call("set a 2")];
+    let replies = store.write(Write { calls, atomic: true, ..Write::default() });
+    let none = Reply::Array(Vec::new());
+    assert_eq!((&replies[0], &replies[1], &replies[2], &replies[5]), (&Reply::OK, &none, &none, &Reply::OK));
+    assert!(starts_with(&replies[4], TOO_MUCH), "{:?}", replies[4]);
+    assert_eq!(store.run("get a"), text("2"));
+    let long = store.read(None, &format!("keys {}", "a".repeat(64 * 1024 + 1))).expect("nothing is due");
+    assert!(starts_with(&long, "ERR pattern is longer than the 64KiB"), "{long:?}");
+    assert_eq!(store.read(None, &format!("keys {pattern}")), Ok(none), "whoever reads by itself takes its time");
+}
+
+#[test]
+fn a_large_string_grows_where_it_is() {
+    let mut store = Store::with(r#""limits":{"value_max":"8MiB"}"#);
+    store.run(&format!("setrange a {} x", (8 << 20) - 20_000));
+    let calls = vec![call("append a x"); 10_000];
+    let begun = std::time::Instant::now();
+    let replies = store.write(Write { calls, ..Write::default() });
+    assert_eq!(replies.last(), Some(&Reply::Integer((8 << 20) - 20_000 + 10_001)));
+    // Copying and hashing eight mebibytes each time takes more than a minute.
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    assert_eq!(store.run("getrange a -2 -1"), text("xx"));
+}
+
+#[test]
+fn what_is_written_again_has_a_bound_which_came_with_the_second_rules() {
+    use crate::state::{Command, codec};
+    let calls: Vec<Call> = (0..12).map(|n| call(&format!("setrange a {} x", (8 << 20) - 12 + n))).collect();
+    let write = Write { calls, ..Write::default() };
+    let bytes = codec::encode_commands(&[Command::Session(Box::new(write))]);
+    let replies = |rules: u8, store: &mut Store| {
+        let mut bytes = bytes.clone();
+        assert_eq!(bytes[2], 2, "what is sent is carried out by the newest");
+        bytes[2] = rules;
+        let decoded = codec::decode_commands(&bytes).expect("both are known");
+        assert_eq!(codec::encode_commands(&decoded), bytes, "they stay what they were when passed on");
+        let [Command::Session(write)] = &decoded[..] else { panic!("{decoded:?}") };
+        store.at(store.now);
+        store.write((**write).clone())
+    };
+    let refused = |replies: &[Reply]| replies.iter().filter(|reply| starts_with(reply, "OVERLOADED")).count();
+    let mut store = Store::new();
+    // Zeros once, then one byte after the other at the end, which costs nothing.
+    assert_eq!(refused(&replies(2, &mut store)), 0);
+    // Now each is inside.
+    let again = replies(2, &mut store);
+    assert_eq!(refused(&again), 4, "eight times eight mebibytes are written again: {again:?}");
+    assert_eq!(store.run("strlen a"), Reply::Integer(8 << 20));
+    assert_eq!(refused(&replies(1, &mut store)), 0);
+    assert!(codec::decode_commands(&[&bytes[..2], &[3], &bytes[3..]].concat()).is_err(), "not known");
+    // An entry has a bound too, which the next one has anew.
+    let each: Vec<usize> = (0..6).map(|_| refused(&replies(2, &mut store))).collect();
+    assert_eq!(each, [4; 6], "each of these is an entry: {each:?}");
+    let mut in_one = 0;
+    store.at(store.now);
+    for _ in 0..6 {
+        let decoded = codec::decode_commands(&[&bytes[..2], &[2], &bytes[3..]].concat()).expect("known");
+        let [Command::Session(write)] = &decoded[..] else { panic!("{decoded:?}") };
+        in_one += refused(&store.sessions.apply(write));
+    }
+    assert!(in_one > 6 * 4, "{in_one}");
+}
+
+#[test]
+fn writes_are_done_even_if_their_answers_are_left_out() {
+    let mut store = Store::with(r#""limits":{"output_max":"1MiB"}"#);
+    store.run(&format!("set a {}", "v".repeat(100_000)));
+    let calls: Vec<Call> = (0..20).flat_map(|n| [call(&format!("getex a px {}", 1000 + n)), call("set b 1")]).collect();
+    let replies = store.write(Write { calls, atomic: true, ..Write::default() });
+    let answered = replies.iter().filter(|reply| matches!(reply, Reply::Bulk(_))).count();
+    let left_out = replies.iter().filter(|reply| starts_with(reply, "ERR this was carried out, but")).count();
+    assert_eq!((answered, left_out), (10, 10));
+    assert_eq!(replies.iter().filter(|reply| **reply == Reply::OK).count(), 20, "short answers are always given");
+    assert_eq!(store.run("pttl a"), Reply::Integer(1019));
+}
+
+#[test]
+fn answers_stop_at_their_room_and_walks_go_on_from_there() {
+    let mut store = Store::with(r#""limits":{"output_max":"64KiB","value_max":"1KiB"}"#);
+    let wide = "w".repeat(500);
+    for n in 0..200 {
+        store.run(&format!("hset h {wide}{n} {wide}"));
+        store.run(&format!("sadd s {wide}{n}"));
+        store.run(&format!("set {wide}{n} v"));
+    }
+    for words in ["hgetall h", "hkeys h", "hvals h", "smembers s", "keys *"] {
+        let reply = store.read(None, words).expect("nothing is due");
+        assert!(starts_with(&reply, "ERR the answers are larger"), "{words}");
+    }
+    for (words, all) in [("hscan h", 400), ("sscan s", 200), ("scan", 202)] {
+        let (mut cursor, mut met, mut rounds) = ("0".to_owned(), 0, 0);
+        while rounds == 0 || cursor != "0" {
+            let words = format!("{words} {cursor} count 100000");
+            let Ok(Reply::Array(reply)) = store.read(None, &words) else { panic!("{words}") };
+            let [Reply::Bulk(next), Reply::Array(found)] = &reply[..] else { panic!("{reply:?}") };
+            cursor = String::from_utf8_lossy(next).into_owned();
+            (met, rounds) = (met + found.len(), rounds + 1);
+        }
+        assert_eq!(met, all, "{words}");
+        assert!(rounds > 1, "{words}");
+    }
+}
+
+#[test]
+fn keys_that_are_over_go_before_others_under_every_policy() {
+    for policy in ["noeviction", "volatile-lru", "volatile-ttl"] {
+        let mut store = Store::with(&format!(r#""memory_max":"1MiB","eviction":"{policy}","notify":"Eex""#));
+        store.sessions.listen(true);
+        fill_with(&mut store, 4000, " px 100");
+        store.run(&format!("set kept {} px 100000", "v".repeat(600_000)));
+        store.notices();
+        store.sessions.advance(LogTime::from_millis(1_000_100));
+        assert_eq!(store.run("set more v px 100000"), Reply::OK, "{policy}");
+        assert_eq!(store.run("exists kept more"), Reply::Integer(2), "{policy}");
+        let told = store.notices();
+        assert!(!told.is_empty() && told.iter().all(|told| told.starts_with("expired k")), "{policy}: {told:?}");
+        assert_eq!(store.evicted(), 0, "{policy}");
+    }
+}
+
+#[test]
+fn whoever_listens_hears_that_a_snapshot_took_the_place_of_events() {
+    let store = Store::with(r#""notify":"EA""#);
+    store.sessions.replace(&Store::new().sessions);
+    assert_eq!(store.notices(), [""; 0], "nobody listens");
+    store.sessions.listen(true);
+    store.sessions.replace(&Store::new().sessions);
+    assert_eq!(store.notices(), ["lost"]);
+}
+
+#[test]
+fn what_takes_time_to_free_is_handed_out() {
+    let mut store = Store::new();
+    let large = |store: &mut Store, key: &str| {
+        let fields: String = (0..1000).map(|n| format!(" f{n} v")).collect();
+        store.run(&format!("hset {key}{fields}"));
+        store.sessions.take_garbage().is_empty()
+    };
+    let left = |store: &mut Store, words: &str| {
+        store.run(words);
+        !store.sessions.take_garbage().is_empty()
+    };
+    for words in ["del h", "flushdb", "flushall", "set h v", "rename g h", "copy g h replace", "expire h -1"] {
+        assert!(large(&mut store, "h"), "{words}");
+        store.run("hset g f v");
+        assert!(left(&mut store, words), "{words}");
+        store.run("del h");
+        store.sessions.take_garbage();
+    }
+    large(&mut store, "h");
+    store.run("pexpire h 10");
+    store.at(1_000_010);
+    assert!(!store.sessions.take_garbage().is_empty(), "it is over");
+    store.run("hset h f v");
+    assert!(!left(&mut store, "del h"), "a small one is freed at once");
+    large(&mut store, "h");
+    store.sessions.replace(&Store::new().sessions);
+    assert!(!store.sessions.take_garbage().is_empty(), "a snapshot took its place");
+}
+
+#[test]
+fn different_fields_are_drawn() {
+    let mut store = Store::new();
+    let fields: String = (0..1000).map(|n| format!(" f{n} v")).collect();
+    store.run(&format!("hset h{fields}"));
+    for wanted in [1, 10, 999, 1000, 2000] {
+        let Ok(Reply::Array(drawn)) = store.read(None, &format!("hrandfield h {wanted}")) else { panic!("{wanted}") };
+        let different: std::collections::BTreeSet<String> = drawn.iter().map(|field| format!("{field:?}")).collect();
+        assert_eq!((drawn.len(), different.len()), (wanted.min(1000), wanted.min(1000)));
+    }
 }

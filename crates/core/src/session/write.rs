@@ -1,14 +1,14 @@
 //! What goes through the log: commands that may change keys, as bytes.
 //!
-//! The first byte is the version of the form, commands go by numbers that never change. A replica that does not know a
-//! version or a number stops instead of guessing.
+//! The first byte is the number of the rules by which the commands are carried out, commands go by numbers that never
+//! change. A replica that does not know a number stops instead of guessing.
 
 use std::fmt;
 
 use bytes::Bytes;
 
 use super::{
-    call::Call,
+    call::{Call, Rules},
     spec::{Op, spec_of},
 };
 use crate::state::wire::{DecodeError, Reader, Writer, varint_len};
@@ -42,7 +42,6 @@ impl fmt::Debug for Watched {
     }
 }
 
-const VERSION: u8 = 1;
 const ATOMIC: u8 = 1;
 
 impl Write {
@@ -51,8 +50,13 @@ impl Write {
         Self { calls: vec![call], ..Self::default() }
     }
 
+    /// The rules of its commands, all of which came together.
+    pub(super) fn rules(&self) -> Rules {
+        self.calls.iter().map(Call::rules).min().unwrap_or(Rules::NEWEST)
+    }
+
     pub(crate) fn encode(&self, out: &mut Writer) {
-        out.u8(VERSION);
+        out.u8(self.rules() as u8);
         out.u8(if self.atomic { ATOMIC } else { 0 });
         out.varint(self.calls.len() as u64);
         for call in &self.calls {
@@ -88,11 +92,12 @@ impl Write {
 
     pub(crate) fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let damaged = || DecodeError::Damaged { what: "a command of the session store" };
-        let version = input.u8()?;
-        if version != VERSION {
-            let what = "a command of the session store";
-            return Err(DecodeError::Version { what, found: version.into(), known: VERSION.into() });
-        }
+        let rules = input.u8()?;
+        let rules = Rules::of(rules).ok_or_else(|| DecodeError::Version {
+            what: "a command of the session store",
+            found: rules.into(),
+            known: Rules::NEWEST as u32,
+        })?;
         let atomic = match input.u8()? {
             0 => false,
             ATOMIC => true,
@@ -101,7 +106,7 @@ impl Write {
         let count = input.varint()?;
         let mut calls = Vec::with_capacity(room(count, input.left() / 8));
         for _ in 0..count {
-            calls.push(decode_call(input)?);
+            calls.push(decode_call(input, rules)?);
         }
         let count = input.varint()?;
         let mut watched = Vec::with_capacity(room(count, input.left() / 8));
@@ -116,7 +121,7 @@ impl Write {
     }
 }
 
-fn decode_call(input: &mut Reader<'_>) -> Result<Call, DecodeError> {
+fn decode_call(input: &mut Reader<'_>, rules: Rules) -> Result<Call, DecodeError> {
     let op = input.varint()?;
     let spec = spec_of(op).ok_or_else(|| DecodeError::Version {
         what: "the list of the session store's commands",
@@ -130,7 +135,7 @@ fn decode_call(input: &mut Reader<'_>) -> Result<Call, DecodeError> {
         args.push(Bytes::copy_from_slice(input.slice()?));
     }
     let damaged = DecodeError::Damaged { what: "a command of the session store" };
-    Call::stored(spec, database, args).ok_or(damaged)
+    Call::stored(spec, database, args, rules).ok_or(damaged)
 }
 
 fn database(input: &mut Reader<'_>) -> Result<u16, DecodeError> {

@@ -24,6 +24,11 @@ const TICK: u8 = 4;
 const OTHER: u8 = 5;
 const SESSION: u8 = 6;
 
+/// Bytes of one command. The largest are a value of the session store, which the document bounds by this, and a
+/// configuration document, of which one of a thousand farms takes about a megabyte. Well below what one message between
+/// nodes may take.
+pub const COMMAND_BYTES_MAX: usize = 16 << 20;
+
 /// The bytes of an entry.
 pub fn encode_entry(entry: &Entry) -> Vec<u8> {
     let mut out = Writer::default();

@@ -62,7 +62,7 @@ use vips::Vips;
 use crate::{
     ids::LogIndex,
     persistence::{Store, Tables},
-    session::Sessions,
+    session::{Garbage, Sessions},
     time::LogTime,
 };
 
@@ -138,6 +138,8 @@ impl State {
         let before = self.log_time;
         self.log_time = before.max(entry.log_time);
         let at = At { index, now: self.log_time };
+        // Not taken by whoever applied the entry before, so freed here.
+        drop(self.take_garbage());
         self.sessions.advance(at.now);
         for frame in &entry.frames {
             if self.is_foreign(frame.origin) || self.parts.origins.knows(frame.origin, frame.seq) {
@@ -189,6 +191,12 @@ impl State {
     /// The state as it is now, to be written out elsewhere while this one goes on.
     pub fn snapshot(&self) -> StateSnapshot {
         StateSnapshot::of(self)
+    }
+
+    /// What commands have taken out of the session store since the last call and what takes time to free: drop it where
+    /// nobody waits for it.
+    pub fn take_garbage(&mut self) -> Garbage {
+        self.sessions.take_garbage()
     }
 
     /// The binding tables for readers: one handle for the life of the process.

@@ -4,7 +4,7 @@
 //! last of which hold the bindings and the session store and are streamed, then the hash of the state. A reader that
 //! computes another hash refuses the whole, so a flipped bit is never believed.
 
-use std::{io, sync::Arc};
+use std::{io, ops::RangeInclusive, sync::Arc};
 
 use super::{
     Parts, Roster, State,
@@ -90,14 +90,14 @@ impl StateSnapshot {
         out.write_all(&self.applied.get().to_le_bytes())?;
         out.write_all(&self.log_time.as_millis().to_le_bytes())?;
         for (kind, body) in self.parts.encode() {
-            section(out, kind)?;
+            section(out, kind, SECTION)?;
             out.write_all(&(body.len() as u64).to_le_bytes())?;
             out.write_all(&body)?;
         }
-        section(out, BINDINGS)?;
+        section(out, BINDINGS, SECTION)?;
         self.store.write(out)?;
         if with_sessions {
-            section(out, SESSIONS)?;
+            section(out, SESSIONS, self.sessions.version())?;
             self.sessions.write(out)?;
         }
         out.write_all(&self.hash())
@@ -107,9 +107,9 @@ impl StateSnapshot {
 const BINDINGS: u32 = 100;
 const SESSIONS: u32 = 101;
 
-fn section(out: &mut dyn io::Write, kind: u32) -> io::Result<()> {
+fn section(out: &mut dyn io::Write, kind: u32, version: u32) -> io::Result<()> {
     out.write_all(&kind.to_le_bytes())?;
-    out.write_all(&SECTION.to_le_bytes())
+    out.write_all(&version.to_le_bytes())
 }
 
 /// Hash of a state from the hashes of its parts and tables.
@@ -152,23 +152,23 @@ impl State {
         let mut reader = Reader::new(&head[8..]);
         let format = reader.u32()?;
         if format != FORMAT {
-            version("a snapshot", format, FORMAT_WITH_SESSIONS)?;
+            version("a snapshot", format, FORMAT_WITH_SESSIONS..=FORMAT_WITH_SESSIONS)?;
         }
         let (applied, log_time) = (LogIndex::new(reader.u64()?), LogTime::from_millis(reader.u64()?));
         let mut parts = Parts::default();
         parts.decode(|kind, what| {
-            expect_section(input, kind, what)?;
+            expect_section(input, kind, SECTION..=SECTION, what)?;
             let len = u64_of(input)?;
             if len > SECTION_BYTES_MAX {
                 return Err(DecodeError::Damaged { what });
             }
             read_bytes(input, len as usize)
         })?;
-        expect_section(input, BINDINGS, "bindings")?;
+        expect_section(input, BINDINGS, SECTION..=SECTION, "bindings")?;
         let store = Store::read(input)?;
         let seed = parts.cluster.as_ref().map(|cluster| cluster.table_secret).unwrap_or_default();
         let sessions = if format == FORMAT_WITH_SESSIONS {
-            expect_section(input, SESSIONS, "the session store")?;
+            expect_section(input, SESSIONS, SessionsSnapshot::VERSIONS, "the session store")?;
             Sessions::decode(input, seed, log_time)?
         } else {
             Sessions::default()
@@ -212,18 +212,23 @@ impl State {
     }
 }
 
-fn version(what: &'static str, found: u32, known: u32) -> Result<(), DecodeError> {
-    if found == known { Ok(()) } else { Err(DecodeError::Version { what, found, known }) }
+fn version(what: &'static str, found: u32, known: RangeInclusive<u32>) -> Result<(), DecodeError> {
+    if known.contains(&found) { Ok(()) } else { Err(DecodeError::Version { what, found, known: *known.end() }) }
 }
 
-fn expect_section(input: &mut dyn io::Read, kind: u32, what: &'static str) -> Result<(), DecodeError> {
+fn expect_section(
+    input: &mut dyn io::Read,
+    kind: u32,
+    known: RangeInclusive<u32>,
+    what: &'static str,
+) -> Result<(), DecodeError> {
     let mut head = [0; 8];
     input.read_exact(&mut head)?;
     let mut reader = Reader::new(&head);
     if reader.u32()? != kind {
         return Err(DecodeError::Damaged { what });
     }
-    version(what, reader.u32()?, SECTION)
+    version(what, reader.u32()?, known)
 }
 
 fn u64_of(input: &mut dyn io::Read) -> Result<u64, DecodeError> {

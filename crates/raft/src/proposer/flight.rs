@@ -152,7 +152,7 @@ impl Flying {
     fn departing(&self) -> Departing {
         Departing {
             seq: self.seq,
-            commands: self.items.iter().map(|item| item.command.clone()).collect(),
+            commands: self.items.iter().map(Queued::command).collect(),
             bytes: self.items.iter().map(|item| item.bytes).sum(),
             trace: self.items.iter().find_map(|item| item.trace.clone()),
         }

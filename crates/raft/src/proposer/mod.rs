@@ -12,6 +12,8 @@
 //! once it may have been proposed; its caller may have stopped waiting, and was told that the
 //! outcome is unknown.
 
+use ballast_core::state::codec::COMMAND_BYTES_MAX;
+
 mod flight;
 mod link;
 mod log_clock;
@@ -28,16 +30,13 @@ pub(crate) use queue::{Proposals, Queued};
 /// leader while an entry is being committed, and no more, so that commands gather under load.
 const FRAMES_IN_FLIGHT: usize = 2;
 
-/// Commands in one frame, and in one entry. Bounds how long an apply holds the state.
+/// Commands in one frame, and in one entry. Bounds, with their bytes, what an apply does at once; commands of the session
+/// store that do more than their bytes say have a bound of their own there.
 pub(crate) const COMMANDS_MAX: usize = 4096;
 
 /// Bytes of commands in one frame, and in one entry (a single larger command travels alone).
 pub(crate) const BYTES_MAX: usize = 1 << 20;
 
-/// Bytes of one command. The largest is a configuration document, and one of a thousand farms takes
-/// about a megabyte. Well below what one message between nodes may take: an entry that cannot be
-/// sent would stay at the end of the log for ever, and nothing behind it could be committed.
-pub(crate) const COMMAND_BYTES_MAX: usize = 16 << 20;
-
-// Two entries of one command each, and what an append takes along besides.
+// Two entries of one command each, and what an append takes along besides: an entry that cannot be sent would stay at the
+// end of the log for ever, and nothing behind it could be committed.
 const _: () = assert!(2 * (COMMAND_BYTES_MAX + BYTES_MAX) + (8 << 20) <= crate::peers::MESSAGE_BYTES_MAX);

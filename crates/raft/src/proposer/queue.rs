@@ -20,22 +20,42 @@ use tokio::sync::{Notify, oneshot};
 
 use super::COMMAND_BYTES_MAX;
 
-/// Still here: certainly not applied.
+/// In the queue: certainly not applied.
 const WAITING: u8 = 0;
 /// Handed to a leader: may be applied.
 const SENT: u8 = 1;
 /// The caller stopped waiting before it was sent: must not be sent any more.
 const GIVEN_UP: u8 = 2;
+/// In a frame that the leader certainly did not propose: not applied, and not in the queue any more.
+const RETURNED: u8 = 3;
+
+/// Bytes of commands that may wait. As many as a hundred of the largest frames or eight of the largest commands, so that
+/// a node without a quorum keeps no more than this however large what clients send is.
+const WAITING_BYTES_MAX: usize = 128 << 20;
+
+/// A command that its caller, when it gives up, and the queue both can get at.
+#[derive(Debug)]
+struct Slot {
+    state: AtomicU8,
+    command: Mutex<Option<Command>>,
+}
+
+impl Slot {
+    /// Moves on from one of these states; the one that it was.
+    fn leave(&self, from: &[u8], to: u8) -> Option<u8> {
+        let swap = |from: &u8| self.state.compare_exchange(*from, to, Ordering::AcqRel, Ordering::Acquire).ok();
+        from.iter().find_map(swap)
+    }
+}
 
 /// A command and the way back to its caller.
 #[derive(Debug)]
 pub(crate) struct Queued {
-    pub(crate) command: Command,
+    slot: Arc<Slot>,
     /// What it takes in an entry.
     pub(super) bytes: usize,
     /// The trace that it is a part of, as a `traceparent`.
     pub(super) trace: Option<String>,
-    state: Arc<AtomicU8>,
     answer: oneshot::Sender<Result<Applied, ProposeError>>,
     since: Instant,
 }
@@ -43,12 +63,21 @@ pub(crate) struct Queued {
 impl Queued {
     /// Claims the command for sending; false if its caller gave up before.
     pub(super) fn take_for_sending(&self) -> bool {
-        self.state.compare_exchange(WAITING, SENT, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.slot.leave(&[WAITING, RETURNED], SENT).is_some()
+    }
+
+    /// The command of one that was claimed.
+    pub(super) fn command(&self) -> Command {
+        self.slot
+            .command
+            .lock()
+            .clone()
+            .expect("only the command of a caller that gave up is gone, and that is not claimed")
     }
 
     /// The leader certainly did not propose it.
     pub(super) fn not_sent_after_all(&self) {
-        self.state.store(WAITING, Ordering::Release);
+        self.slot.state.store(RETURNED, Ordering::Release);
     }
 
     pub(super) fn answer(self, answer: Result<Applied, ProposeError>) {
@@ -63,7 +92,7 @@ impl Queued {
     }
 
     fn answer_stopping(self) {
-        let sent = self.state.swap(GIVEN_UP, Ordering::AcqRel) == SENT;
+        let sent = self.slot.state.swap(GIVEN_UP, Ordering::AcqRel) == SENT;
         if sent {
             self.answer_unknown();
         } else {
@@ -77,6 +106,8 @@ impl Queued {
 pub(crate) struct Proposals {
     waiting: Mutex<VecDeque<Queued>>,
     capacity: usize,
+    /// Of the commands that wait and were not given up.
+    bytes: AtomicUsize,
     given_up: AtomicUsize,
     stopped: AtomicBool,
     pub(super) wake: Notify,
@@ -87,6 +118,7 @@ impl Proposals {
         Self {
             waiting: Mutex::default(),
             capacity,
+            bytes: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             wake: Notify::new(),
@@ -102,16 +134,9 @@ impl Proposals {
         why_no_quorum: impl FnOnce() -> String + Send + 'static,
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
         let (answer, answered) = oneshot::channel();
-        let state = Arc::new(AtomicU8::new(WAITING));
         let bytes = codec::encoded_len(&command);
-        let queued = Queued {
-            command,
-            bytes,
-            trace: trace::current(),
-            state: Arc::clone(&state),
-            answer,
-            since: Instant::now(),
-        };
+        let slot = Arc::new(Slot { state: AtomicU8::new(WAITING), command: Mutex::new(Some(command)) });
+        let queued = Queued { slot: Arc::clone(&slot), bytes, trace: trace::current(), answer, since: Instant::now() };
         let refused = self.push(queued).err();
         let queue = Arc::clone(self);
         async move {
@@ -121,12 +146,17 @@ impl Proposals {
             match tokio::time::timeout(deadline, answered).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => Err(ProposeError::Stopping),
-                Err(_) => match state.compare_exchange(WAITING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire) {
-                    Ok(_) => {
-                        queue.given_up.fetch_add(1, Ordering::Relaxed);
+                Err(_) => match slot.leave(&[WAITING, RETURNED], GIVEN_UP) {
+                    Some(was) => {
+                        // Nobody will send it, so nobody needs it; its place in the queue is freed in passing.
+                        drop(slot.command.lock().take());
+                        if was == WAITING {
+                            queue.bytes.fetch_sub(bytes, Ordering::AcqRel);
+                            queue.given_up.fetch_add(1, Ordering::Relaxed);
+                        }
                         Err(ProposeError::NoQuorum { detail: why_no_quorum() })
                     }
-                    Err(_) => Err(ProposeError::OutcomeUnknown { waited: deadline }),
+                    None => Err(ProposeError::OutcomeUnknown { waited: deadline }),
                 },
             }
         }
@@ -148,6 +178,7 @@ impl Proposals {
             }
             let Some(next) = waiting.pop_front() else { break };
             if next.take_for_sending() {
+                self.bytes.fetch_sub(next.bytes, Ordering::AcqRel);
                 bytes += next.bytes;
                 taken.push(next);
             }
@@ -173,11 +204,15 @@ impl Proposals {
             return Err(ProposeError::Stopping);
         }
         if waiting.len() >= self.capacity && self.given_up.swap(0, Ordering::Relaxed) > 0 {
-            waiting.retain(|queued| queued.state.load(Ordering::Acquire) != GIVEN_UP);
+            waiting.retain(|queued| queued.slot.state.load(Ordering::Acquire) != GIVEN_UP);
         }
-        if waiting.len() >= self.capacity {
+        // An empty queue takes any command. Added to and compared under the lock; others only take away.
+        let bytes = self.bytes.load(Ordering::Acquire);
+        let is_full = waiting.len() >= self.capacity || bytes > 0 && bytes + queued.bytes > WAITING_BYTES_MAX;
+        if is_full {
             return Err(ProposeError::Overloaded { queued: waiting.len() });
         }
+        self.bytes.fetch_add(queued.bytes, Ordering::AcqRel);
         waiting.push_back(queued);
         drop(waiting);
         self.wake.notify_one();
@@ -292,6 +327,26 @@ mod tests {
         drop(queue.propose(config(room), SOON, nothing_known));
         let taken = queue.take(10, 1 << 20);
         assert_eq!(taken.iter().map(|queued| queued.bytes).collect::<Vec<_>>(), [COMMAND_BYTES_MAX]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_by_its_bytes_and_what_callers_gave_up_takes_none() {
+        let queue = Arc::new(Proposals::new(1000));
+        let large = || queue.propose(config(10 << 20), SOON, nothing_known);
+        let waits: Vec<_> = (0..12).map(|_| large()).collect();
+        assert_eq!(large().await, Err(ProposeError::Overloaded { queued: 12 }));
+        let held = |queue: &Proposals| queue.waiting.lock().iter().filter(|q| q.slot.command.lock().is_some()).count();
+        assert_eq!(held(&queue), 12);
+        assert_eq!(queue.take(1, 1).len(), 1, "one is on its way");
+        let next = large();
+        for wait in waits {
+            wait.await.expect_err("no leader was ever there");
+        }
+        next.await.expect_err("no leader was ever there");
+        assert_eq!((held(&queue), queue.bytes.load(Ordering::Relaxed)), (0, 0));
+        drop(large());
+        assert_eq!(queue.take(10, 1 << 30).len(), 1, "those who gave up are passed over");
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -10,8 +10,9 @@ use super::{
     listeners::{Places, named, usable},
 };
 use crate::{
-    config::{SessionLimits, SessionUser, Sessions, Span, Vip, structure::shorten},
+    config::{ByteSize, SessionLimits, SessionUser, Sessions, Span, Vip, structure::shorten},
     session::NotifyFlags,
+    state::codec::COMMAND_BYTES_MAX,
 };
 
 /// Users in the document. Arbitrary; each log-in looks through them.
@@ -120,10 +121,8 @@ fn users(sessions: &Sessions, checks: &mut Checks<'_, '_>, list: &At<'_>) {
 }
 
 fn check_user(user: &SessionUser, sessions: &Sessions, checks: &mut Checks<'_, '_>, at: &At<'_>) {
-    if user.password_hash.as_deref().is_some_and(|hash| !is_argon2id(hash)) {
-        let fix =
-            "write what `ballastctl sessions hash-password` prints: \"$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>\"";
-        checks.wrong(&at.key("password_hash"), "this is no Argon2id hash in PHC form", fix);
+    if let Some(hash) = &user.password_hash {
+        check_hash(hash, checks, &at.key("password_hash"));
     }
     let prefixes = at.key("key_prefixes");
     if user.key_prefixes.len() > PREFIXES_MAX {
@@ -146,37 +145,68 @@ fn check_user(user: &SessionUser, sessions: &Sessions, checks: &mut Checks<'_, '
     }
 }
 
-/// `$argon2id$v=..$m=..,t=..,p=..$salt$hash`, of the characters that the form allows.
-fn is_argon2id(text: &str) -> bool {
-    let Some(rest) = text.strip_prefix("$argon2id$v=19$") else { return false };
-    let parts: Vec<&str> = rest.split('$').collect();
-    let base64 = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b));
-    let number = |text: &str| text.parse::<u32>().is_ok_and(|n| n > 0);
-    let costs = |text: &str| {
-        let costs: Vec<&str> = text.split(',').collect();
-        let [m, t, p] = costs[..] else { return false };
-        [(m, "m="), (t, "t="), (p, "p=")].into_iter().all(|(cost, key)| cost.strip_prefix(key).is_some_and(number))
+/// What checking a password may cost: memory in KiB, passes over it, lanes. Far more than anybody asks for, and little
+/// enough that a login neither takes a node's memory nor a processor for minutes.
+const COSTS_MAX: [(&str, u32); 3] = [("m", 1 << 20), ("t", 100), ("p", 16)];
+
+fn check_hash(hash: &str, checks: &mut Checks<'_, '_>, at: &At<'_>) {
+    let Some(costs) = argon2id_costs(hash) else {
+        let fix =
+            "write what `ballastctl sessions hash-password` prints: \"$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>\"";
+        checks.wrong(at, "this is no Argon2id hash in PHC form", fix);
+        return;
     };
-    text.len() <= 512
-        && matches!(parts[..], [parameters, salt, hash] if costs(parameters) && base64(salt) && base64(hash))
+    for (cost, (name, max)) in costs.into_iter().zip(COSTS_MAX) {
+        if cost > max {
+            let problem = format!("{name}={cost} makes each login too dear for a node");
+            checks.wrong(at, problem, format!("hash the password again with {name} at most {max}"));
+        }
+    }
 }
 
+/// The costs m, t and p of `$argon2id$v=..$m=..,t=..,p=..$salt$hash`, of the characters that the form allows.
+fn argon2id_costs(text: &str) -> Option<[u32; 3]> {
+    let parts: Vec<&str> = text.strip_prefix("$argon2id$v=19$")?.split('$').collect();
+    let base64 = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b));
+    let [parameters, salt, hash] = parts[..] else { return None };
+    let costs: Vec<&str> = parameters.split(',').collect();
+    let [m, t, p] = costs[..] else { return None };
+    let cost = |text: &str, key: &str| text.strip_prefix(key)?.parse::<u32>().ok().filter(|n| *n > 0);
+    let costs = [cost(m, "m=")?, cost(t, "t=")?, cost(p, "p=")?];
+    (text.len() <= 512 && base64(salt) && base64(hash)).then_some(costs)
+}
+
+/// What a command takes in the log besides a value: a key, and a few bytes for each of its parts.
+const COMMAND_ROOM: u64 = 1 << 20;
+const REQUEST_MAX: u64 = COMMAND_BYTES_MAX as u64;
+const VALUE_MAX: u64 = REQUEST_MAX - COMMAND_ROOM;
+
+/// What an answer or a request takes besides a value: some words, and a key of the default bound.
+const WORDS_ROOM: u64 = 64 << 10;
+
 fn limits(limits: &SessionLimits, checks: &mut Checks<'_, '_>, at: &At<'_>) {
-    checks.size(&at.key("value_max"), limits.value_max, 1 << 10, 64 << 20);
+    checks.size(&at.key("value_max"), limits.value_max, 1 << 10, VALUE_MAX);
     checks.size(&at.key("key_max"), limits.key_max, 64, 1 << 20);
-    checks.size(
-        &at.key("request_max"),
-        limits.request_max,
-        limits.value_max.as_bytes().clamp(1 << 10, 64 << 20),
-        256 << 20,
-    );
-    checks.size(
-        &at.key("output_max"),
-        limits.output_max,
-        limits.value_max.as_bytes().clamp(1 << 10, 64 << 20),
-        1 << 32,
-    );
+    let request_max = limits.request_max.as_bytes();
+    if request_max > REQUEST_MAX {
+        let problem = format!("a request of {} does not fit into an entry of the log", limits.request_max);
+        checks.wrong(&at.key("request_max"), problem, format!("write at most {}", ByteSize::from_bytes(REQUEST_MAX)));
+    }
+    holds_a_value(limits, limits.request_max, checks, &at.key("request_max"));
+    checks.size(&at.key("output_max"), limits.output_max, 1 << 10, 1 << 32);
+    holds_a_value(limits, limits.output_max, checks, &at.key("output_max"));
     checks.span(&at.key("idle_timeout"), limits.idle_timeout, Span::from_millis(0), Span::from_secs(365 * 86_400));
     checks.span(&at.key("write_timeout"), limits.write_timeout, Span::from_millis(100), HOUR);
     checks.span(&at.key("deadline"), limits.deadline, Span::from_millis(100), Span::from_secs(60));
+}
+
+/// A value that may be kept has to come in and to go out.
+fn holds_a_value(limits: &SessionLimits, size: ByteSize, checks: &mut Checks<'_, '_>, at: &At<'_>) {
+    let value_max = limits.value_max.as_bytes().clamp(1 << 10, VALUE_MAX);
+    let least = value_max + WORDS_ROOM;
+    if size.as_bytes() < least {
+        let problem = format!("{size} cannot hold a value of {}", ByteSize::from_bytes(value_max));
+        let fix = format!("write at least {}, or lower `value_max`", ByteSize::from_bytes(least));
+        checks.wrong(at, problem, fix);
+    }
 }

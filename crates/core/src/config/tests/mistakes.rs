@@ -495,9 +495,23 @@ fn a_session_store_that_cannot_be_served() {
             "4:17: sessions.memory_max: 1KiB is out of range; write 1MiB to 16384GiB",
             "4:33: sessions.eviction: \"allkeys-lru\" is not known here; write one of noeviction, volatile-lru, volatile-ttl",
             "4:54: sessions.notify: \"Km\" does not say which events; write letters of KEg$lshzxetdnA, like \"Ex\"; `m` is not supported",
-            "4:79: sessions.limits.value_max: 1GiB is out of range; write 1KiB to 64MiB",
-            "4:98: sessions.limits.request_max: 1KiB is out of range; write 64MiB to 256MiB",
+            "4:79: sessions.limits.value_max: 1GiB is out of range; write 1KiB to 15MiB",
+            "4:98: sessions.limits.request_max: 1KiB cannot hold a value of 15MiB; write at least 15424KiB, or lower `value_max`",
             "4:114: sessions.limits.deadline: 5m is out of range; write 100ms to 1m",
+        ],
+    );
+    check(
+        "limits: { request_max: 32MiB, output_max: 8MiB }",
+        &[
+            "4:26: sessions.limits.request_max: a request of 32MiB does not fit into an entry of the log; write at most 16MiB",
+            "4:45: sessions.limits.output_max: 8MiB cannot hold a value of 8MiB; write at least 8256KiB, or lower `value_max`",
+        ],
+    );
+    check(
+        "users: [{ name: a, password_hash: \"$argon2id$v=19$m=4294967295,t=101,p=16$c2FsdHNhbHQ$aGFzaA\" }]",
+        &[
+            "4:37: sessions.users[a].password_hash: m=4294967295 makes each login too dear for a node; hash the password again with m at most 1048576",
+            "4:37: sessions.users[a].password_hash: t=101 makes each login too dear for a node; hash the password again with t at most 100",
         ],
     );
     let text = with("listen: [\"0.0.0.0:80\"]").replace(

@@ -26,7 +26,7 @@ pub struct Sessions {
     /// The same over TLS, on every node, as `tls_listen`.
     #[schemars(with = "Vec<SocketText>")]
     pub http_tls_listen: Vec<SocketAddr>,
-    /// Numbered databases that `SELECT` knows. What lies in one beyond the number stays there and is out of reach.
+    /// Numbered databases that `SELECT` knows. What lies in one beyond the number stays there, out of reach of everything but `FLUSHALL`.
     #[schemars(range(min = 1, max = 1024))]
     pub databases: u16,
     /// Names of databases for `ballastctl sessions` and the HTTP resource.
@@ -174,11 +174,12 @@ pub struct SessionUser {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionLimits {
-    /// Size of a value, of a field or of any other argument: 1KiB to 64MiB. A string cannot grow beyond it either.
+    /// Size of a value, of a field or of any other argument: 1KiB to 15MiB, which an entry of the log can carry. A string
+    /// cannot grow beyond it either.
     pub value_max: ByteSize,
     /// Size of a key: 64B to 1MiB.
     pub key_max: ByteSize,
-    /// Size of a request: at least `value_max`, to 256MiB.
+    /// Size of a request: at least `value_max` and 64KiB, to 16MiB.
     pub request_max: ByteSize,
     /// Words in a request.
     #[schemars(range(min = 16, max = 1_048_576))]
@@ -186,7 +187,8 @@ pub struct SessionLimits {
     /// Commands of one connection that are read before the first of them is answered.
     #[schemars(range(min = 1, max = 65_536))]
     pub pipeline_max: u32,
-    /// Answers of one connection that wait to be read. A client that lets more pile up is cut.
+    /// Answers of one connection that wait to be read: at least `value_max` and 64KiB. A client that lets more pile up is
+    /// cut; what answers together would be larger is answered with an error.
     pub output_max: ByteSize,
     /// A connection without a command for so long is closed. Zero means never.
     pub idle_timeout: Span,

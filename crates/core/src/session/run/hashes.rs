@@ -1,10 +1,10 @@
 //! `HSET`, `HGETALL` and what else is done to hashes.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Answer, NOT_A_FLOAT, SYNTAX, View, WRONG_TYPE, bulk, count, integer, is, strings::sum};
+use super::{Answer, Gathering, NOT_A_FLOAT, SYNTAX, View, WRONG_TYPE, bulk, count, integer, is, strings::sum};
 use crate::session::{
     Call, Reply,
     call::wrong_arity,
@@ -142,17 +142,17 @@ pub(super) fn hexists(view: &View<'_>, call: &Call) -> Answer {
 
 pub(super) fn hkeys(view: &View<'_>, call: &Call) -> Answer {
     let fields = viewed(view, call)?.into_iter().flat_map(Hash::iter);
-    Ok(Reply::Array(fields.map(|(name, _)| Reply::copy(name)).collect()))
+    Ok(Reply::Array(Gathering::new(view).all(fields.map(|(name, _)| name))?))
 }
 
 pub(super) fn hvals(view: &View<'_>, call: &Call) -> Answer {
     let fields = viewed(view, call)?.into_iter().flat_map(Hash::iter);
-    Ok(Reply::Array(fields.map(|(_, value)| Reply::copy(value)).collect()))
+    Ok(Reply::Array(Gathering::new(view).all(fields.map(|(_, value)| value))?))
 }
 
 pub(super) fn hgetall(view: &View<'_>, call: &Call) -> Answer {
     let fields = viewed(view, call)?.into_iter().flat_map(Hash::iter);
-    Ok(Reply::Map(fields.map(|(name, value)| (Reply::copy(name), Reply::copy(value))).collect()))
+    Ok(Reply::Map(Gathering::new(view).pairs(fields)?))
 }
 
 pub(super) fn hincrby(keyspace: &mut Keyspace, call: &Call) -> Answer {
@@ -209,30 +209,31 @@ pub(super) fn hrandfield(view: &View<'_>, call: &Call) -> Answer {
     if wanted < 0 && wanted.unsigned_abs() > REPEATED_MAX {
         return out_of_range;
     }
+    let gathering = Gathering::new(view);
     let fields = drawn(hash, wanted, view.turn);
-    view.fits(fields.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum())?;
-    let name = |(name, _): &PairRef<'_>| Reply::copy(name);
     Ok(match with_values {
-        false => Reply::Array(fields.iter().map(name).collect()),
-        true => Reply::Pairs(fields.iter().map(|field| (name(field), Reply::copy(field.1))).collect()),
+        false => Reply::Array(gathering.all(fields.map(|(name, _)| name))?),
+        true => Reply::Pairs(gathering.pairs(fields)?),
     })
 }
 
 /// So many different fields, or, if `wanted` is negative, so many of which some may be the same.
-fn drawn(hash: &Hash, wanted: i64, turn: u64) -> Vec<PairRef<'_>> {
+fn drawn(hash: &Hash, wanted: i64, turn: u64) -> Box<dyn Iterator<Item = PairRef<'_>> + '_> {
     let len = hash.len() as u64;
-    let draw = |n: u64, of: u64| mix(turn.wrapping_mul(0x1_0000_0001).wrapping_add(n)) % of;
+    let draw = move |n: u64, of: u64| mix(turn.wrapping_mul(0x1_0000_0001).wrapping_add(n)) % of;
     if wanted < 0 {
-        return (0..wanted.unsigned_abs()).filter_map(|n| hash.nth(draw(n, len) as usize)).collect();
+        return Box::new((0..wanted.unsigned_abs()).filter_map(move |n| hash.nth(draw(n, len) as usize)));
     }
     if wanted.unsigned_abs() >= len {
-        return hash.iter().collect();
+        return Box::new(hash.iter());
     }
-    let mut order: Vec<usize> = (0..hash.len()).collect();
-    for at in 0..wanted.unsigned_abs() {
-        order.swap(at as usize, (at + draw(at, len - at)) as usize);
-    }
-    order[..wanted.unsigned_abs() as usize].iter().filter_map(|at| hash.nth(*at)).collect()
+    // A shuffle of all indexes as far as it goes; of those that it has not moved, each is at its own place.
+    let mut moved = BTreeMap::new();
+    Box::new((0..wanted.unsigned_abs()).filter_map(move |at| {
+        let with = at + draw(at, len - at);
+        let here = moved.get(&at).copied().unwrap_or(at);
+        hash.nth(moved.insert(with, here).unwrap_or(with) as usize)
+    }))
 }
 
 /// Spreads a counter over all numbers (the finaliser of SplitMix64).

@@ -49,7 +49,7 @@ pub(super) fn remove(keyspace: &mut Keyspace, database: u16, key: &[u8]) -> bool
     if keyspace.look(database, key).is_none() {
         return false;
     }
-    keyspace.remove(database, key);
+    keyspace.discard(database, key);
     keyspace.tell(database, key, 'g', "del");
     true
 }
@@ -203,7 +203,7 @@ pub(super) fn rename(keyspace: &mut Keyspace, call: &Call, only_new: bool) -> An
         if only_new {
             return Ok(done(false));
         }
-        keyspace.remove(call.database, to);
+        keyspace.discard(call.database, to);
     }
     let Some(entry) = keyspace.remove(call.database, from) else { return Err(Reply::error("ERR no such key")) };
     keyspace.put(call.database, to, entry.value, entry.expires);
@@ -232,18 +232,21 @@ pub(super) fn copy(keyspace: &mut Keyspace, call: &Call) -> Answer {
     }
     let Some(entry) = keyspace.look(call.database, from) else { return Ok(Reply::Integer(0)) };
     let (value, expires) = (entry.value.clone(), entry.expires);
-    if keyspace.look(database, to).is_some() {
-        if !replace {
-            return Ok(Reply::Integer(0));
-        }
-        keyspace.remove(database, to);
+    let taken = keyspace.look(database, to).is_some();
+    if taken && !replace {
+        return Ok(Reply::Integer(0));
+    }
+    // Both share the value; it is copied when one of them is changed.
+    keyspace.rewrite(value.bytes())?;
+    if taken {
+        keyspace.discard(database, to);
     }
     keyspace.put(database, to, value, expires);
     keyspace.tell(database, to, 'g', "copy_to");
     Ok(Reply::Integer(1))
 }
 
-/// `FLUSHDB`, and `FLUSHALL` for all databases. Memory is given back at once either way.
+/// `FLUSHDB`, and `FLUSHALL` for all databases. Whether memory is given back at once or later is not the keyspace's.
 pub(super) fn flush(keyspace: &mut Keyspace, call: &Call, all: bool) -> Answer {
     match call.args.as_slice() {
         [] => {}

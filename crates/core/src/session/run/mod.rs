@@ -12,32 +12,105 @@ mod scripting;
 mod sets;
 mod strings;
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 
 use keys::{Base, Unit};
 
-use super::{Call, Reply, database::Entry, keyspace::Keyspace, number, spec::Op};
+use super::{
+    Call, Reply,
+    database::Entry,
+    keyspace::Keyspace,
+    number,
+    spec::Op,
+    work::{LOOK, TOO_MUCH_WALKED},
+};
 
 /// The keyspace as a read sees it.
 pub(super) struct View<'k> {
     pub(super) keyspace: &'k Keyspace,
     /// What time it is: keys whose lives are over by it are absent, and the others' are told by it.
     pub(super) now: u64,
+    /// Whether keys that are over by then, though not by log time yet, are absent instead of due.
+    pub(super) stale: bool,
     /// Something else each time.
     pub(super) turn: u64,
     /// How many bytes the answer may have.
     pub(super) room: u64,
+    /// What is left to be looked at of what was not named.
+    pub(super) work: &'k Cell<u64>,
+    /// Whether a key was met that is over at `now`, but not by log time yet.
+    pub(super) due: &'k Cell<bool>,
 }
 
 impl View<'_> {
     fn get(&self, call: &Call, key: &[u8]) -> Option<&Entry> {
-        self.keyspace.get(call.database, key).filter(|entry| !entry.has_ended(self.now))
+        let entry = self.keyspace.get(call.database, key)?;
+        if entry.has_ended(self.now) {
+            if self.stale {
+                return None;
+            }
+            self.due.set(true);
+        }
+        Some(entry)
+    }
+
+    /// By when a key's life must be over for the key to be left out of what names no key.
+    fn gone_by(&self) -> u64 {
+        if self.stale { self.now } else { self.keyspace.now }
+    }
+
+    /// Counts work.
+    ///
+    /// # Errors
+    /// The answer, if there was less left.
+    fn walk(&self, units: u64) -> Result<(), Reply> {
+        if self.tire(units) { Err(TOO_MUCH_WALKED) } else { Ok(()) }
+    }
+
+    /// Counts work; whether there was less left. For whoever can stop anywhere.
+    fn tire(&self, units: u64) -> bool {
+        let left = self.work.get().checked_sub(units);
+        self.work.set(left.unwrap_or(0));
+        left.is_none()
     }
 
     /// Refuses an answer that would have more bytes than there is room for. To be asked where a small request can have
-    /// a large one: by naming the same again and again.
+    /// a large one.
     fn fits(&self, bytes: u64) -> Result<(), Reply> {
         if bytes > self.room { Err(TOO_LARGE) } else { Ok(()) }
+    }
+}
+
+/// Puts an answer together and stops where it becomes too large.
+struct Gathering<'v> {
+    view: &'v View<'v>,
+    bytes: u64,
+}
+
+impl<'v> Gathering<'v> {
+    fn new(view: &'v View<'_>) -> Self {
+        Self { view, bytes: 0 }
+    }
+
+    /// A part of the answer.
+    fn take(&mut self, part: &[u8]) -> Result<Reply, Reply> {
+        let part = Reply::copy(part);
+        self.bytes += part.bytes();
+        self.view.fits(self.bytes)?;
+        self.view.walk(LOOK + part.bytes() / 16)?;
+        Ok(part)
+    }
+
+    /// All parts.
+    fn all<'p>(mut self, parts: impl Iterator<Item = &'p [u8]>) -> Result<Vec<Reply>, Reply> {
+        parts.map(|part| self.take(part)).collect()
+    }
+
+    /// All pairs of parts.
+    fn pairs<'p>(mut self, pairs: impl Iterator<Item = (&'p [u8], &'p [u8])>) -> Result<Vec<(Reply, Reply)>, Reply> {
+        pairs.map(|(name, value)| Ok((self.take(name)?, self.take(value)?))).collect()
     }
 }
 
@@ -66,9 +139,9 @@ pub(super) fn read(view: &View<'_>, call: &Call) -> Reply {
         Op::Pexpiretime => Ok(keys::expiretime(view, call, Unit::Millis)),
         Op::Type => Ok(keys::type_of(view, call)),
         Op::Scan => scan::scan(view, call),
-        Op::Keys => Ok(scan::keys(view, call)),
-        Op::Randomkey => Ok(scan::randomkey(view, call)),
-        Op::Dbsize => Ok(scan::dbsize(view, call)),
+        Op::Keys => scan::keys(view, call),
+        Op::Randomkey => scan::randomkey(view, call),
+        Op::Dbsize => scan::dbsize(view, call),
         Op::Hget => hashes::hget(view, call),
         Op::Hmget => hashes::hmget(view, call),
         Op::Hlen => hashes::hlen(view, call),

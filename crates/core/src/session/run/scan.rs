@@ -1,23 +1,25 @@
 //! Walking through keys, fields and members.
 //!
 //! A cursor is a position in the order of hashes, which are the same on every node: a walk that begins on one node can
-//! go on at another, and what is there from its beginning to its end is met.
+//! go on at another, and what is there from its beginning to its end is met. A walk that comes to the end of its room or
+//! its work stops earlier than it was told and goes on from there.
 
 use bytes::Bytes;
 
-use super::{Answer, SYNTAX, View, WRONG_TYPE, count, hashes::mix, integer, is};
+use super::{Answer, Gathering, SYNTAX, TOO_LARGE, View, WRONG_TYPE, count, hashes::mix, integer, is};
 use crate::session::{
-    Call, Reply,
+    Call, Pattern, Reply,
     database::{Database, Entry},
-    glob, number,
-    shelf::Placed,
+    number,
+    shelf::{Placed, position},
     value::Value,
+    work::LOOK,
 };
 
 /// What a walk is told besides its cursor.
 struct Options<'a> {
-    count: usize,
-    pattern: Option<&'a [u8]>,
+    count: u64,
+    pattern: Option<Pattern>,
     type_name: Option<&'a [u8]>,
 }
 
@@ -28,9 +30,9 @@ impl<'a> Options<'a> {
             let [option, value] = pair else { return Err(SYNTAX) };
             if is(option, "count") {
                 let count = integer(value)?;
-                options.count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or(SYNTAX)?;
+                options.count = u64::try_from(count).ok().filter(|count| *count > 0).ok_or(SYNTAX)?;
             } else if is(option, "match") {
-                options.pattern = Some(value);
+                options.pattern = pattern(value);
             } else if takes_type && is(option, "type") {
                 options.type_name = Some(value);
             } else {
@@ -39,14 +41,68 @@ impl<'a> Options<'a> {
         }
         Ok(options)
     }
+}
 
-    fn wants(&self, name: &[u8]) -> bool {
-        self.pattern.is_none_or(|pattern| glob::matches(pattern, name))
-    }
+/// What names have to fit; `None` if all do.
+fn pattern(text: &[u8]) -> Option<Pattern> {
+    (text != b"*").then(|| Pattern::new(text))
 }
 
 fn cursor(text: &[u8]) -> Result<u64, Reply> {
     number::parse_cursor(text).ok_or(Reply::error("ERR invalid cursor"))
+}
+
+/// One step of a walk: goes on until it has met as many as it was told, has as large an answer as there is room for, or
+/// has worked long enough, and can stop wherever the position changes.
+struct Walk<'v, 'o> {
+    view: &'v View<'v>,
+    options: Options<'o>,
+    met: u64,
+    at: Option<u64>,
+    tired: bool,
+    bytes: u64,
+    found: Vec<Reply>,
+}
+
+impl<'v, 'o> Walk<'v, 'o> {
+    fn new(view: &'v View<'_>, options: Options<'o>) -> Self {
+        Self { view, options, met: 0, at: None, tired: false, bytes: 0, found: Vec::new() }
+    }
+
+    /// Whether the walk stops before what is at this position. Of one position all is met together.
+    fn stops_before(&mut self, position: u64) -> bool {
+        let enough = self.met >= self.options.count || self.tired || self.bytes > self.view.room / 2;
+        if enough && self.at.is_some_and(|at| at != position) {
+            return true;
+        }
+        self.met += 1;
+        self.at = Some(position);
+        self.tired |= self.view.tire(LOOK);
+        false
+    }
+
+    fn wants(&mut self, name: &[u8]) -> bool {
+        let Some(pattern) = &self.options.pattern else { return true };
+        let mut steps = 0;
+        let fits = pattern.matches_counting(name, &mut steps);
+        self.tired |= self.view.tire(steps);
+        fits
+    }
+
+    fn find(&mut self, part: &[u8]) {
+        let part = Reply::copy(part);
+        self.bytes += part.bytes();
+        self.tired |= self.view.tire(part.bytes() / 16);
+        self.found.push(part);
+    }
+
+    /// The answer, with the position of what follows; zero at the end.
+    fn end(self, next: u64) -> Answer {
+        if self.bytes > self.view.room {
+            return Err(TOO_LARGE);
+        }
+        Ok(page(next, self.found))
+    }
 }
 
 fn page(next: u64, found: Vec<Reply>) -> Reply {
@@ -57,11 +113,18 @@ pub(super) fn scan(view: &View<'_>, call: &Call) -> Answer {
     let cursor = cursor(&call.args[0])?;
     let options = Options::parse(&call.args[1..], true)?;
     let Some(database) = view.keyspace.databases.get(&call.database) else { return Ok(page(0, Vec::new())) };
-    let (next, entries) = database.page(cursor, options.count);
-    let of_type = |entry: &Entry| options.type_name.is_none_or(|name| is(name, entry.value.type_name()));
-    let wanted = entries.into_iter().filter(|entry| !entry.has_ended(view.now));
-    let wanted = wanted.filter(|entry| options.wants(entry.key()) && of_type(entry));
-    Ok(page(next, wanted.map(|entry| Reply::copy(entry.key())).collect()))
+    let mut walk = Walk::new(view, options);
+    for entry in database.iter_from_cursor(cursor) {
+        let here = position(entry.hash());
+        if walk.stops_before(here) {
+            return walk.end(here);
+        }
+        let of_type = |entry: &Entry| walk.options.type_name.is_none_or(|name| is(name, entry.value.type_name()));
+        if !entry.has_ended(view.gone_by()) && of_type(entry) && walk.wants(entry.key()) {
+            walk.find(entry.key());
+        }
+    }
+    walk.end(0)
 }
 
 pub(super) fn hscan(view: &View<'_>, call: &Call) -> Answer {
@@ -71,10 +134,17 @@ pub(super) fn hscan(view: &View<'_>, call: &Call) -> Answer {
         Some(Value::Hash(hash)) => hash,
         Some(_) => return Err(WRONG_TYPE),
     };
-    let options = Options::parse(&call.args[2..], false)?;
-    let (next, fields) = hash.scan(cursor, options.count);
-    let wanted = fields.into_iter().filter(|(name, _)| options.wants(name));
-    Ok(page(next, wanted.flat_map(|(name, value)| [Reply::copy(name), Reply::copy(value)]).collect()))
+    let mut walk = Walk::new(view, Options::parse(&call.args[2..], false)?);
+    for (here, (name, value)) in hash.iter_from_cursor(cursor) {
+        if walk.stops_before(here) {
+            return walk.end(here);
+        }
+        if walk.wants(name) {
+            walk.find(name);
+            walk.find(value);
+        }
+    }
+    walk.end(0)
 }
 
 pub(super) fn sscan(view: &View<'_>, call: &Call) -> Answer {
@@ -84,30 +154,47 @@ pub(super) fn sscan(view: &View<'_>, call: &Call) -> Answer {
         Some(Value::Set(set)) => set,
         Some(_) => return Err(WRONG_TYPE),
     };
-    let options = Options::parse(&call.args[2..], false)?;
-    let mut found = Vec::new();
-    let next = set.scan(cursor, options.count, |member| {
-        if options.wants(member) {
-            found.push(Reply::copy(member));
+    let mut walk = Walk::new(view, Options::parse(&call.args[2..], false)?);
+    for (here, member) in set.iter_from_cursor(cursor) {
+        if walk.stops_before(here) {
+            return walk.end(here);
         }
-    });
-    Ok(page(next, found))
+        if walk.wants(&member) {
+            walk.find(&member);
+        }
+    }
+    walk.end(0)
 }
 
-pub(super) fn keys(view: &View<'_>, call: &Call) -> Reply {
-    let all = view.keyspace.databases.get(&call.database).into_iter().flat_map(Database::iter);
-    let live = all.filter(|entry| !entry.has_ended(view.now));
-    let wanted = live.filter(|entry| glob::matches(&call.args[0], entry.key()));
-    Reply::Array(wanted.map(|entry| Reply::copy(entry.key())).collect())
+pub(super) fn keys(view: &View<'_>, call: &Call) -> Answer {
+    let pattern = pattern(&call.args[0]);
+    let mut gathering = Gathering::new(view);
+    let mut found = Vec::new();
+    for entry in view.keyspace.databases.get(&call.database).into_iter().flat_map(Database::iter) {
+        let mut steps = LOOK;
+        let fits = pattern.as_ref().is_none_or(|pattern| pattern.matches_counting(entry.key(), &mut steps));
+        view.walk(steps)?;
+        if fits && !entry.has_ended(view.gone_by()) {
+            found.push(gathering.take(entry.key())?);
+        }
+    }
+    Ok(Reply::Array(found))
 }
 
-pub(super) fn randomkey(view: &View<'_>, call: &Call) -> Reply {
+pub(super) fn randomkey(view: &View<'_>, call: &Call) -> Answer {
     let database = view.keyspace.databases.get(&call.database);
-    let key = database.and_then(|database| database.around(mix(view.turn)).find(|entry| !entry.has_ended(view.now)));
-    key.map_or(Reply::Null, |entry| Reply::copy(entry.key()))
+    for entry in database.into_iter().flat_map(|database| database.around(mix(view.turn))) {
+        view.walk(LOOK)?;
+        if !entry.has_ended(view.gone_by()) {
+            return Ok(Reply::copy(entry.key()));
+        }
+    }
+    Ok(Reply::Null)
 }
 
-pub(super) fn dbsize(view: &View<'_>, call: &Call) -> Reply {
-    let live = |database: &Database| database.len() - database.ended(view.now);
-    count(view.keyspace.databases.get(&call.database).map_or(0, live))
+pub(super) fn dbsize(view: &View<'_>, call: &Call) -> Answer {
+    let database = view.keyspace.databases.get(&call.database);
+    let (all, ended) = database.map_or((0, 0), |database| (database.len(), database.ended(view.gone_by())));
+    view.walk(ended as u64)?;
+    Ok(count(all - ended))
 }

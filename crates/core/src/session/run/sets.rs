@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Answer, View, WRONG_TYPE, count};
+use super::{Answer, Gathering, View, WRONG_TYPE, count};
 use crate::session::{Call, Reply, database::Entry, keyspace::Keyspace, set::Set, shelf::Seed, value::Value};
 
 fn set(entry: Option<&Entry>) -> Result<Option<&Set>, Reply> {
@@ -65,11 +65,9 @@ pub(super) fn srem(keyspace: &mut Keyspace, call: &Call) -> Answer {
 }
 
 pub(super) fn smembers(view: &View<'_>, call: &Call) -> Answer {
-    let mut members = Vec::new();
-    if let Some(set) = viewed(view, call)? {
-        set.for_each(|member| members.push(Reply::copy(member)));
-    }
-    Ok(Reply::Set(members))
+    let mut gathering = Gathering::new(view);
+    let members = viewed(view, call)?.into_iter().flat_map(Set::iter);
+    Ok(Reply::Set(members.map(|member| gathering.take(&member)).collect::<Result<_, _>>()?))
 }
 
 fn contains(view: &View<'_>, set: Option<&Set>, member: &Bytes) -> Reply {

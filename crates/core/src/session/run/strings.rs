@@ -12,7 +12,7 @@ use crate::session::{
     database::Entry,
     extended::{Extended, Parsed},
     keyspace::Keyspace,
-    value::Value,
+    value::{BOXED_MAX, Value},
 };
 
 pub(super) fn text(entry: Option<&Entry>) -> Result<Option<&[u8]>, Reply> {
@@ -202,14 +202,17 @@ fn fits(keyspace: &Keyspace, len: u64) -> Result<(), Reply> {
 
 pub(super) fn append(keyspace: &mut Keyspace, call: &Call) -> Answer {
     let [key, more] = call.args.as_slice() else { return Err(SYNTAX) };
-    let whole = match text(keyspace.look(call.database, key))? {
-        None => more.to_vec(),
-        Some(old) => [old, more].concat(),
-    };
-    fits(keyspace, whole.len() as u64)?;
-    replace(keyspace, call.database, key, &whole);
+    let old = text(keyspace.look(call.database, key))?.map(<[u8]>::len);
+    let len = old.unwrap_or(0) + more.len();
+    fits(keyspace, len as u64)?;
+    match old {
+        None => keyspace.put(call.database, key, Value::text(more), 0),
+        Some(_) => {
+            keyspace.edit(call.database, key, |value| value.append(more));
+        }
+    }
     keyspace.tell(call.database, key, '$', "append");
-    Ok(count(whole.len()))
+    Ok(count(len))
 }
 
 /// Gives a key another string; the end of its life stays.
@@ -273,24 +276,38 @@ pub(super) fn getrange(view: &View<'_>, call: &Call) -> Answer {
     let absolute = |at: i64| if at < 0 { at.saturating_add(len).max(0) } else { at };
     let (start, end) = (absolute(start), absolute(end).min(len - 1));
     let range = usize::try_from(start).ok().zip(usize::try_from(end).ok()).filter(|(start, end)| start <= end);
-    Ok(Reply::copy(range.map_or(&[], |(start, end)| &text[start..=end])))
+    let part = range.map_or(&[][..], |(start, end)| &text[start..=end]);
+    view.fits(part.len() as u64)?;
+    Ok(Reply::copy(part))
 }
 
 pub(super) fn setrange(keyspace: &mut Keyspace, call: &Call) -> Answer {
     let [key, at, patch] = call.args.as_slice() else { return Err(SYNTAX) };
     let at = integer(at)?;
     let at = u64::try_from(at).map_err(|_| Reply::error("ERR offset is out of range"))?;
-    let old = text(keyspace.look(call.database, key))?.unwrap_or_default();
+    let old = text(keyspace.look(call.database, key))?.map(<[u8]>::len);
+    let old_len = old.unwrap_or(0);
     if patch.is_empty() {
-        return Ok(count(old.len()));
+        return Ok(count(old_len));
     }
-    let mut new = old.to_vec();
     let end = at.saturating_add(patch.len() as u64);
     fits(keyspace, end)?;
-    let (at, end) = (at as usize, end as usize);
-    new.resize(new.len().max(end), 0);
-    new[at..end].copy_from_slice(patch);
-    replace(keyspace, call.database, key, &new);
+    let (at, len) = (at as usize, old_len.max(end as usize));
+    if len > BOXED_MAX {
+        // Zeros before the patch; inside a string, its digest.
+        let again = if at >= old_len { at - old_len } else { len };
+        keyspace.rewrite(again as u64)?;
+    }
+    match old {
+        None => {
+            let mut new = vec![0; len];
+            new[at..].copy_from_slice(patch);
+            keyspace.put(call.database, key, Value::text(&new), 0);
+        }
+        Some(_) => {
+            keyspace.edit(call.database, key, |value| value.overwrite(at, patch));
+        }
+    }
     keyspace.tell(call.database, key, '$', "setrange");
-    Ok(count(new.len()))
+    Ok(count(len))
 }

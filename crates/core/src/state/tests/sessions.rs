@@ -271,7 +271,7 @@ fn a_snapshot_does_not_see_what_comes_after_it() {
 #[test]
 fn what_a_later_release_writes_is_refused_in_words() {
     for (bytes, word) in [
-        (vec![1, 6, 2, 0, 0, 0], "upgrade"),
+        (vec![1, 6, 3, 0, 0, 0], "upgrade"),
         (vec![1, 6, 1, 0, 1, 200, 1, 0, 0, 0], "upgrade"),
         (vec![1, 6, 1, 7, 0, 0], "damaged"),
     ] {
@@ -358,4 +358,53 @@ fn pages_of_keys_meet_each_once() {
     let info = s.state.sessions().look_up(0, b"h").expect("there");
     assert_eq!((info.kind, info.len, info.expires), ("hash", 2, None));
     assert_eq!(Reply::Integer(info.bytes as i64), reply(&mut s, "memory usage h"));
+}
+
+#[test]
+fn large_values_go_on_in_the_next_block_of_a_snapshot() {
+    let mut s = Scenario::founded();
+    s.apply(r#"{"version":1,"sessions":{}}"#.to_owned());
+    let section_version = |bytes: &[u8]| {
+        let at = bytes.windows(4).position(|four| four == 101_u32.to_le_bytes()).expect("a section");
+        bytes[at + 4]
+    };
+    let written = |s: &Scenario| {
+        let mut bytes = Vec::new();
+        s.state.snapshot().write(&mut bytes).expect("a vector takes everything");
+        bytes
+    };
+    reply(&mut s, "hset small f v");
+    assert_eq!(section_version(&written(&s)), 1, "as it always was");
+    for n in 0..40 {
+        let value = "x".repeat(100_000);
+        reply(&mut s, &format!("hset h f{n} {value}"));
+        reply(&mut s, &format!("sadd s {n}{value}"));
+    }
+    reply(&mut s, "hset z f v");
+    let bytes = written(&s);
+    assert_eq!(section_version(&bytes), 2);
+    let read = State::read(&mut bytes.as_slice()).expect("what was written is read");
+    assert_eq!((read.hash(), read.sessions().stats()), (s.state.hash(), s.state.sessions().stats()));
+    for cut in [bytes.len() / 2, bytes.len() - 40] {
+        assert!(State::read(&mut &bytes[..cut]).is_err(), "{cut}");
+    }
+}
+
+#[test]
+fn a_string_that_was_changed_in_place_is_that_of_its_snapshot() {
+    let mut s = Scenario::founded();
+    s.apply(r#"{"version":1,"sessions":{}}"#.to_owned());
+    for words in [
+        "setrange a 10000 x".to_owned(),
+        format!("append a {}", "y".repeat(5000)),
+        "setrange a 5 z".to_owned(),
+        "setrange a 20000 z".to_owned(),
+        "copy a b".to_owned(),
+        "append a end".to_owned(),
+        "rename b c".to_owned(),
+        "setrange c 0 begin".to_owned(),
+    ] {
+        reply(&mut s, &words);
+        assert_eq!(s.reread().hash(), s.state.hash(), "{words}");
+    }
 }
