@@ -20,8 +20,12 @@ pub(super) enum Rule {
     DistinctVoters,
     /// A majority of every voter set in force is needed.
     EveryVoterSet,
-    /// A grantor refuses who counts by an older membership than the newest in its log.
+    /// A grantor refuses who does not count by the newest membership in its log.
     RefuseStaleMembership,
+    /// Memberships that grantors told of are counted by, and not only said to be.
+    CountTold,
+    /// They are counted beside the node's own, not instead of it.
+    CountOwnBesideTold,
     /// After a voter set fell away, no VIP is newly taken for the length of a promise.
     SettleAfterChange,
 }
