@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 declare -A may=(
-    [ballast-core]=""
+    [ballast-core]="ballast-planted"
     [ballast-proto]=""
     [ballast-planted]=""
     [ballast-storage]="ballast-planted"

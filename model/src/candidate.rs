@@ -7,11 +7,13 @@ use smallvec::SmallVec;
 use crate::{
     model::LeaseModel,
     rule::Rule,
-    state::{Ask, Deed, Epoch, Event, Gain, Hold, Membership, Node, NodeAt, Owner, Release, State, Ticks},
+    state::{
+        Ask, Deed, Epoch, Event, Gain, Hold, Membership, MembershipBits, Node, NodeAt, Owner, Release, State, Ticks,
+    },
 };
 
 /// Epochs below each membership's first, as an index of the log is below those of later entries.
-const EPOCHS_PER_MEMBERSHIP: Epoch = 16;
+pub(crate) const EPOCHS_PER_MEMBERSHIP: Epoch = 16;
 
 /// A voter's grant, as its asker knows it.
 struct Grant {
@@ -52,9 +54,14 @@ impl LeaseModel {
                 *epoch
             }
         };
-        let view = node.view;
+        let (view, told) = (node.view, node.told);
+        let before = match node.hold {
+            Hold::Held { renewed: false, sets, .. } => sets,
+            _ => 0,
+        };
+        let sets = self.counts_by(view) | self.sets_told(told) | before;
         state.asks_left -= 1;
-        state.asks.push(Ask { by, epoch, view, left: self.setup.right, granted: 0 });
+        state.asks.push(Ask { by, epoch, view, told, sets, left: self.setup.right, granted: 0 });
         Some(())
     }
 
@@ -74,21 +81,24 @@ impl LeaseModel {
             .flat_map(|ask| self.grants_in(ask))
             .collect();
         let node = &mut state.nodes[at];
-        let view = self.counts_by(node.view);
+        let counted = self.counted(node);
         let required = match node.hold {
-            // An owner that missed something in between needs a majority of before and of after.
-            Hold::Held { sets, .. } if sets & view != view && self.keeps(Rule::HeldSetsCount) => sets | view,
-            _ => view,
+            // The first right under a membership is by the sets of before, too.
+            Hold::Held { renewed: false, sets, .. } if node.settle > 0 && self.keeps(Rule::HeldSetsCount) => {
+                sets | counted
+            }
+            _ => counted,
         };
         let (until, agreed) = self.agreed(heard, required)?;
         let deed = match &mut node.hold {
             Hold::Watching => Deed::Open { left: until, epoch: agreed, gained: false },
             Hold::Claiming { epoch } => {
                 let epoch = *epoch;
-                node.hold = Hold::Held { epoch, armed: epoch, left: until, sets: required };
+                node.hold = Hold::Held { epoch, armed: epoch, left: until, sets: required, renewed: true };
                 Deed::Open { left: until, epoch, gained: true }
             }
-            Hold::Held { armed, left, sets, .. } if until > *left => {
+            Hold::Held { armed, left, sets, renewed, .. } if until > *left => {
+                *renewed = true;
                 *left = until;
                 *sets = required;
                 *armed = agreed.max(*armed);
@@ -175,7 +185,8 @@ impl LeaseModel {
             }
         };
         if !gained {
-            return Event::Nothing;
+            let told = state.nodes[usize::from(owner.who.node)].told != 0;
+            return if told { Event::RenewedAsTold } else { Event::Nothing };
         }
         Event::Gained { how, changed: state.last.is_some_and(|last| last.view < owner.view) }
     }
@@ -237,21 +248,59 @@ impl LeaseModel {
         Some(())
     }
 
-    /// A candidate counts by a newer membership from now on. Grants that an owner has already heard
-    /// still count; a claim is given up.
+    /// A candidate counts by a newer membership from now on. What it was told and has now learned is told no more, what it
+    /// asked for is worth nothing, and a claim is given up.
     pub(crate) fn view(&self, state: &mut State, at: NodeAt) -> Option<()> {
         let node = &mut state.nodes[at];
         if node.view == node.log || !node.todo.is_empty() {
             return None;
         }
         node.view = node.log;
+        node.told &= !0 << (node.view + 1);
+        if let Hold::Held { renewed, .. } = &mut node.hold {
+            *renewed = false;
+        }
         if self.keeps(Rule::SettleAfterChange) {
             node.settle = self.setup.right;
         }
         if let Hold::Claiming { epoch } = node.hold {
             self.abandon(state, at, epoch);
         }
+        self.forget_grants(state, at);
         Some(())
+    }
+
+    /// A candidate counts no longer by what it was told.
+    pub(crate) fn forget(&self, state: &mut State, at: NodeAt) -> Option<()> {
+        let node = &mut state.nodes[at];
+        if node.told == 0 || !node.todo.is_empty() {
+            return None;
+        }
+        node.told = 0;
+        self.forget_grants(state, at);
+        Some(())
+    }
+
+    /// What was asked for while more was counted by.
+    fn forget_grants(&self, state: &mut State, at: NodeAt) {
+        if self.keeps(Rule::GrantsCountAsAsked) {
+            state.asks.retain(|ask| usize::from(ask.by.node) != at);
+        }
+    }
+
+    /// The voter sets of which a candidate needs a majority.
+    fn counted(&self, node: &Node) -> u8 {
+        let (own, told) = (self.counts_by(node.view), self.sets_told(node.told));
+        match (self.keeps(Rule::CountTold), self.keeps(Rule::CountOwnBesideTold)) {
+            (false, _) => own,
+            (_, false) if told != 0 => told,
+            _ => own | told,
+        }
+    }
+
+    fn sets_told(&self, told: MembershipBits) -> u8 {
+        let told = (0..=self.setup.last_membership()).filter(|membership| told & 1 << membership != 0);
+        told.fold(0, |sets, membership| sets | self.counts_by(membership))
     }
 
     /// The voter sets that a candidate asks.

@@ -3,7 +3,7 @@
 use crate::{
     model::LeaseModel,
     rule::Rule,
-    state::{Node, NodeAt, Promise, Release, State},
+    state::{Ask, Node, NodeAt, Promise, Release, State},
 };
 
 impl LeaseModel {
@@ -11,12 +11,12 @@ impl LeaseModel {
     pub(crate) fn hear_ask(&self, state: &mut State, voter: NodeAt, ask: usize) -> Option<()> {
         let asked = state.asks[ask];
         let idle = state.nodes[voter].todo.is_empty();
-        let is_asked = self.setup.members(self.counts_by(asked.view)) & 1 << voter != 0;
+        let is_asked = self.setup.members(asked.sets) & 1 << voter != 0;
         if !idle || !is_asked {
             return None;
         }
         let grantor = &mut state.nodes[voter];
-        if asked.view < grantor.log && self.keeps(Rule::RefuseStaleMembership) {
+        if !asked.is_enough_for(grantor) && self.keeps(Rule::RefuseStaleMembership) {
             return None;
         }
         if grantor.quiet > 0 {
@@ -40,6 +40,20 @@ impl LeaseModel {
         Some(())
     }
 
+    /// A voter refuses who does not count by the newest membership in its log, and tells it. The asker counts by that too.
+    pub(crate) fn tell(&self, state: &mut State, voter: NodeAt, ask: usize) -> Option<()> {
+        let asked = state.asks[ask];
+        let asker = usize::from(asked.by.node);
+        let is_asked = self.setup.members(asked.sets) & 1 << voter != 0;
+        let idle = state.nodes[voter].todo.is_empty() && state.nodes[asker].todo.is_empty();
+        let news = 1 << state.nodes[voter].log;
+        if !idle || !is_asked || asked.is_enough_for(&state.nodes[voter]) || state.nodes[asker].told & news != 0 {
+            return None;
+        }
+        state.nodes[asker].told |= news;
+        Some(())
+    }
+
     /// A voter hears that a VIP is free.
     pub(crate) fn released(&self, grantor: &mut Node, release: &Release) {
         if grantor.highest <= release.epoch {
@@ -50,5 +64,12 @@ impl LeaseModel {
         if grantor.promise.is_some_and(|promise| own(&promise) || !self.keeps(Rule::ReleaseFreesOwnPromise)) {
             grantor.promise = None;
         }
+    }
+}
+
+impl Ask {
+    /// Whether the asker counts by the newest membership in the voter's log, or by a newer one.
+    fn is_enough_for(&self, voter: &Node) -> bool {
+        self.view >= voter.log || self.told & 1 << voter.log != 0
     }
 }

@@ -3,9 +3,10 @@
 use stateright::{Model, Property};
 
 use crate::{
+    candidate::EPOCHS_PER_MEMBERSHIP,
     rule::Rule,
     setup::Setup,
-    state::{Deed, Event, Gain, Hold, Node, NodeAt, Offer, State},
+    state::{Ask, Deed, Event, Gain, Hold, Node, NodeAt, Offer, Owner, Promise, State},
     step::Step,
 };
 
@@ -156,6 +157,37 @@ impl LeaseModel {
         state.owners() == 1 && state.nodes[claimant].gate > 0
     }
 
+    /// The last node owns the VIP by the first joint membership, which is in no other log yet. It asked a tick ago and was
+    /// heard by all but the first node, which claims the VIP and has only its own grant.
+    fn begin_changing(&self, state: &mut State) {
+        let at = self.setup.nodes - 1;
+        let (by, epoch, left) = (state.life(at), EPOCHS_PER_MEMBERSHIP + 1, self.setup.right - 1);
+        for voter in &mut state.nodes[1..] {
+            voter.promise = Some(Promise { to: by, epoch, left });
+            (voter.highest, voter.highest_of) = (epoch, Some(by));
+        }
+        let (rival, claim, right) = (state.life(0), epoch + 1, self.setup.right);
+        let voter = &mut state.nodes[0];
+        voter.promise = Some(Promise { to: rival, epoch: claim, left: right });
+        (voter.highest, voter.highest_of) = (claim, Some(rival));
+        voter.hold = Hold::Claiming { epoch: claim };
+        state.asks.push(Ask {
+            by: rival,
+            epoch: claim,
+            view: 0,
+            told: 0,
+            sets: self.setup.sets_of(0),
+            left: right,
+            granted: 1,
+        });
+        let sets = self.setup.sets_of(1);
+        let node = &mut state.nodes[at];
+        (node.log, node.view, node.gate) = (1, 1, left);
+        node.hold = Hold::Held { epoch, armed: epoch, left, sets, renewed: true };
+        state.newest = 1;
+        state.last = Some(Owner { who: by, epoch, view: 1 });
+    }
+
     /// The next membership may be made once the newest is committed.
     fn change(&self, state: &mut State) -> Option<()> {
         let has_newest = |(at, node): (usize, &Node)| if node.log >= state.newest { 1 << at } else { 0 };
@@ -174,7 +206,7 @@ impl Model for LeaseModel {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State {
+        let mut state = State {
             nodes: (0..self.setup.nodes).map(|_| Node::default()).collect(),
             asks: Default::default(),
             releases: Default::default(),
@@ -185,7 +217,11 @@ impl Model for LeaseModel {
             asks_left: self.setup.asks,
             restarts_left: self.setup.restarts,
             releases_left: self.setup.releases,
-        }]
+        };
+        if self.setup.changing {
+            self.begin_changing(&mut state);
+        }
+        vec![state]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
@@ -205,10 +241,17 @@ impl Model for LeaseModel {
         steps.extend((0..state.asks.len()).map(|ask| Step::Arm { ask }));
         for voter in 0..self.setup.nodes {
             steps.extend((0..state.asks.len()).map(|ask| Step::HearAsk { voter, ask }));
+            if state.newest > 0 {
+                steps.extend((0..state.asks.len()).map(|ask| Step::HearNews { voter, ask }));
+            }
             steps.extend((0..state.releases.len()).map(|release| Step::HearRelease { voter, release }));
         }
         for node in 0..self.setup.nodes {
-            steps.extend([Step::Do(node), Step::Restart(node), Step::View(node)]);
+            steps.extend([Step::Do(node), Step::Restart(node)]);
+            // By what a node counts that asks for nothing makes no difference.
+            if self.setup.candidates & 1 << node != 0 {
+                steps.extend([Step::View(node), Step::Forget(node)]);
+            }
             let newer = state.nodes[node].log + 1..=state.newest;
             steps.extend(newer.map(|membership| Step::Append { node, membership }));
         }
@@ -225,6 +268,8 @@ impl Model for LeaseModel {
             Step::Tick => self.tick(state),
             Step::Ask { node, informed } => self.ask(state, node, informed),
             Step::HearAsk { voter, ask } => self.hear_ask(state, voter, ask),
+            Step::HearNews { voter, ask } => self.tell(state, voter, ask),
+            Step::Forget(node) => self.forget(state, node),
             Step::Arm { ask } => self.arm(state, ask),
             Step::Do(node) => self.perform(state, node),
             Step::GiveUp(node) => self.give_up(state, node, None),
@@ -248,11 +293,13 @@ impl Model for LeaseModel {
         let mut properties = vec![
             Property::always(ONE_OWNER, |_, state: &State| state.owners() <= 1),
             Property::always(EPOCHS_GROW, |_, state: &State| state.event != Event::EpochAgain),
-            Property::sometimes("owned", |_, state: &State| how(state) == Some(Gain::First)),
             Property::sometimes("taken over from a silent owner", |_, state: &State| {
                 how(state) == Some(Gain::FromSilent)
             }),
         ];
+        if !self.setup.changing {
+            properties.push(Property::sometimes("owned", |_, state: &State| how(state) == Some(Gain::First)));
+        }
         if self.setup.heals {
             properties.push(Property::always(HEALS, Self::heals));
         }
@@ -277,6 +324,9 @@ impl Model for LeaseModel {
         if self.setup.sets.len() > 1 {
             properties.push(Property::sometimes("taken over after a membership change", |_, state: &State| {
                 matches!(state.event, Event::Gained { how: Gain::FromSilent, changed: true })
+            }));
+            properties.push(Property::sometimes("renewed by what voters told", |_, state: &State| {
+                state.event == Event::RenewedAsTold
             }));
         }
         properties

@@ -1,6 +1,6 @@
 //! The rules of the protocol by name, so that each can be broken.
 //!
-//! The first nine carry the names they have in `ballast-core`'s `lease/rules.rs`. The others are
+//! Those up to `SettleAfterChange` but for `HeldSetsCount` carry the names they have in `ballast-core`'s `lease/rules.rs`. The others are
 //! part of the protocol too, but no single `if` stands for them there: they lie in a type (a deadline is
 //! absolute), in the kernel fence, or in how a grantor keeps its books.
 
@@ -23,8 +23,14 @@ pub enum Rule {
     DistinctVoters,
     /// A majority of every voter set in force is needed.
     EveryVoterSet,
-    /// A grantor refuses who counts by an older membership than the newest in its log.
+    /// A grantor refuses who does not count by the newest membership in its log.
     RefuseStaleMembership,
+    /// Memberships that grantors told of are counted by, and not only said to be.
+    CountTold,
+    /// They are counted beside the node's own, not instead of it.
+    CountOwnBesideTold,
+    /// An owner's first renewal under a new membership is by the sets that it held by, too.
+    HeldSetsCount,
     /// After a voter set fell away, and after a start, no VIP is newly taken for the length of a promise.
     SettleAfterChange,
     /// A grantor promises to one life of one node at a time.
@@ -39,8 +45,8 @@ pub enum Rule {
     ClosedAtStart,
     /// A process that starts resets the deadline that the one before it left in the kernel.
     ResetAtStart,
-    /// An owner that missed a membership asks the sets it holds by as well as the new ones.
-    HeldSetsCount,
+    /// When less is counted by than before, what was granted beside more is forgotten.
+    GrantsCountAsAsked,
 }
 
 /// What breaking a rule leads to.
@@ -67,7 +73,7 @@ impl Danger {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::TimedFromAsking,
         Self::QuietAfterRestart,
         Self::DriftMargin,
@@ -76,6 +82,9 @@ impl Rule {
         Self::DistinctVoters,
         Self::EveryVoterSet,
         Self::RefuseStaleMembership,
+        Self::CountTold,
+        Self::CountOwnBesideTold,
+        Self::HeldSetsCount,
         Self::SettleAfterChange,
         Self::OnePromise,
         Self::ReleaseFreesOwnPromise,
@@ -83,14 +92,14 @@ impl Rule {
         Self::AbsoluteDeadline,
         Self::ClosedAtStart,
         Self::ResetAtStart,
-        Self::HeldSetsCount,
+        Self::GrantsCountAsAsked,
     ];
 
     /// What the checker must find when the rule is broken.
     pub fn danger(self) -> Danger {
         match self {
             Self::EpochsOnlyGrow => Danger::EpochAgain,
-            Self::ResetAtStart | Self::HeldSetsCount => Danger::None,
+            Self::ResetAtStart => Danger::None,
             _ => Danger::TwoOwners,
         }
     }

@@ -32,6 +32,8 @@ pub struct Setup {
     pub planned: bool,
     /// Deciding and doing are two steps, between which a process may be frozen.
     pub freezes: bool,
+    /// Begins in the middle of a change, with an owner.
+    pub changing: bool,
     /// Checks in every state that an owner is found once all is well. Costs as much as the rest.
     pub heals: bool,
 }
@@ -48,6 +50,7 @@ const LEASES: Setup = Setup {
     releases: 0,
     planned: false,
     freezes: false,
+    changing: false,
     heals: true,
 };
 /// The same with restarts.
@@ -65,6 +68,19 @@ const BACK: Setup = Setup { name: "change-back", sets: &[0b01, 0b10, 0b01], ..CH
 /// One of two voters is replaced by a third node.
 const REPLACE: Setup = Setup { name: "replace", nodes: 3, candidates: 0b101, sets: &[0b011, 0b110], ..LEASES };
 
+/// Three voters give way to one, which owns the VIP by the joint membership already, and one of the three claims it. A
+/// majority of the three can be made up of one that knows of the change by now and of one that does not.
+const SHRINK: Setup = Setup {
+    name: "shrink",
+    nodes: 4,
+    candidates: 0b1001,
+    sets: &[0b0111, 0b1000],
+    asks: 1,
+    changing: true,
+    heals: false,
+    ..LEASES
+};
+
 /// Setups of the quick search.
 pub const QUICK: &[Setup] =
     &[CRASHES, RELEASES, FREEZES, MOVE, CHANGE, Setup { name: "change-crash", asks: 2, restarts: 1, ..CHANGE }];
@@ -80,6 +96,7 @@ pub const LONG: &[Setup] = &[
     Setup { name: "change-long", restarts: 1, heals: false, ..CHANGE },
     Setup { heals: false, ..BACK },
     Setup { asks: 2, heals: false, ..REPLACE },
+    SHRINK,
 ];
 
 /// A setup in which `rule`, once broken, does its harm; or, for one whose breaking the model does
@@ -98,8 +115,9 @@ pub fn shows(rule: Rule) -> Setup {
         Rule::ReleasedStaysReleased | Rule::CloseBeforeTelling => Setup { releases: 1, ..leases },
         Rule::ReleaseFreesOwnPromise => Setup { asks: 3, releases: 1, ..leases },
         Rule::EveryVoterSet | Rule::RefuseStaleMembership | Rule::SettleAfterChange => change,
+        Rule::CountTold | Rule::CountOwnBesideTold | Rule::GrantsCountAsAsked => Setup { asks: 3, ..change },
         Rule::ResetAtStart => Setup { restarts: 1, releases: 1, ..leases },
-        Rule::HeldSetsCount => Setup { asks: 3, ..change },
+        Rule::HeldSetsCount => SHRINK,
     }
 }
 

@@ -24,6 +24,9 @@ pub type Epoch = u8;
 /// Position in the list of memberships: even ones are a voter set, odd ones are joint.
 pub type Membership = u8;
 
+/// Memberships as bits.
+pub type MembershipBits = u8;
+
 /// One life of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Life {
@@ -65,6 +68,8 @@ pub enum Hold {
         left: Ticks,
         /// The voter sets by which it holds, as bits.
         sets: u8,
+        /// The right was given under the present membership.
+        renewed: bool,
     },
 }
 
@@ -124,6 +129,8 @@ pub struct Node {
     pub log: Membership,
     /// The membership its candidate counts by.
     pub view: Membership,
+    /// Memberships that voters told of, as bits: it counts by these too.
+    pub told: MembershipBits,
 }
 
 /// A round of questions in the air, and the answers to it. It is dropped when its answers are of no
@@ -137,6 +144,10 @@ pub struct Ask {
     pub epoch: Epoch,
     /// Counting by this membership.
     pub view: Membership,
+    /// And by these, as it says.
+    pub told: MembershipBits,
+    /// The voter sets whose members are asked, as bits.
+    pub sets: u8,
     /// What is left of the right, timed from the asking.
     pub left: Ticks,
     /// Voters that granted. The asker may hear of it at any time.
@@ -191,6 +202,8 @@ pub enum Event {
         /// By a newer membership than the earlier owner's.
         changed: bool,
     },
+    /// It was renewed by an owner that counts by what voters told it.
+    RenewedAsTold,
     /// It was gained under an epoch that is not above an earlier one of another owner, which a voter
     /// may have forgotten in a restart.
     EpochForgotten,

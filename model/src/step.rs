@@ -21,6 +21,15 @@ pub enum Step {
         /// Position among the questions in the air.
         ask: usize,
     },
+    /// An asker hears that a voter refuses it because of a newer membership, and which.
+    HearNews {
+        /// Who refuses.
+        voter: NodeAt,
+        /// Position among the questions in the air.
+        ask: usize,
+    },
+    /// A candidate counts no longer by what it was told.
+    Forget(NodeAt),
     /// An asker has heard a majority of grants.
     Arm {
         /// Position among the questions in the air of the newest whose answers it heard.
@@ -85,6 +94,10 @@ impl Step {
                 format!("node {} {what}{above}", node + 1)
             }
             Self::HearAsk { voter, ask } => format!("voter {} grants what node {} asked", voter + 1, asker(ask)),
+            Self::HearNews { voter, ask } => {
+                format!("node {} hears of membership {} from voter {}", asker(ask), before.nodes[voter].log, voter + 1)
+            }
+            Self::Forget(node) => format!("node {} forgets what it was told", node + 1),
             Self::Arm { ask } => format!("node {} has heard a majority of grants", asker(ask)),
             Self::Do(node) => match before.nodes[node].todo.first() {
                 Some(Deed::Open { .. }) => format!("node {} writes the deadline", node + 1),

@@ -15,7 +15,7 @@ use std::{
 use ballast_core::{
     cluster::Propose,
     config::Farm,
-    ids::{LogIndex, NodeId, Revision, VipId},
+    ids::{EntryId, NodeId, Revision, VipId},
     lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, Transition, VoterSets},
     state::{Command, Node, NodeAdmin, NodeRole, State},
     time::BootNanos,
@@ -34,8 +34,8 @@ const RECORD_DEADLINE: Duration = Duration::from_secs(30);
 /// Raft's membership as the lease protocol needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// Log index of the newest membership entry in this node's log.
-    pub index: LogIndex,
+    /// The newest membership entry in this node's log.
+    pub entry: EntryId,
     /// Its voter sets: two while it is joint.
     pub voters: Vec<BTreeSet<NodeId>>,
 }
@@ -137,7 +137,7 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
     Some(LeaseView {
         cluster: cluster.id.clone(),
         secret: cluster.lease_secret,
-        membership: membership.index,
+        membership: membership.entry,
         voters: VoterSets::new(membership.voters.iter().map(|set| set.iter().copied())),
         nodes,
         vips,
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn view(state: &State, fitness: &OwnFitness) -> LeaseView {
-        let membership = Membership { index: LogIndex::new(1), voters: vec![[NodeId::new(1)].into()] };
+        let membership = Membership { entry: EntryId::default(), voters: vec![[NodeId::new(1)].into()] };
         lease_view(state, &membership, fitness, 0).expect("there is a cluster")
     }
 

@@ -29,7 +29,7 @@ use ballast_admin::{
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{ClusterView, Ownership, Propose},
-    ids::{Boot, LogIndex, VipId},
+    ids::{Boot, EntryId, LogIndex, Term, VipId},
     lease::{LeaseView, LogFacts},
     state::{Author, Command, NodeRole, Outcome, Refusal, State},
 };
@@ -167,15 +167,13 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     let status = raft.status();
     let marks = Arc::new(LogMarks::new(LogFacts {
         applied: view.applied_index(),
-        last: status.last_log,
+        // The log tells in which term it ends as soon as marks are kept; until then nothing is past its end.
+        last: EntryId { term: Term::new(u64::MAX), index: status.last_log },
         membership: status.membership,
     }));
     raft.keep_marks({
         let marks = Arc::clone(&marks);
-        Arc::new(move |last, membership| {
-            marks.set_last(last);
-            marks.set_membership(membership);
-        })
+        Arc::new(move |last, membership| marks.set_ends(last, membership))
     });
     let Drivers { driver, keeper, changed } =
         Drivers::start(&bootstrap.vip, identity.node, &bootstrap.data_dir, proxy.clone())?;
@@ -529,7 +527,7 @@ impl Publisher {
             let membership = {
                 let status = status.borrow_and_update();
                 Membership {
-                    index: status.membership,
+                    entry: status.membership,
                     voters: status.voter_sets.iter().map(|set| set.iter().copied().collect()).collect(),
                 }
             };

@@ -51,6 +51,10 @@ id!(
     LogIndex(u64), ""
 );
 id!(
+    /// Raft's term. Each has at most one leader.
+    Term(u64), "t"
+);
+id!(
     /// Version of the configuration document. Zero means that none was applied yet.
     Revision(u64), ""
 );
@@ -70,6 +74,28 @@ id!(
     /// A virtual address (all the addresses of one VIP move together).
     VipId(u32), "v"
 );
+
+/// Names one entry of the log: an index alone may have been written twice, by the leaders of two terms. Ordered as Raft
+/// orders the ends of logs, by term first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct EntryId {
+    /// The term of the leader that wrote it.
+    pub term: Term,
+    /// Its position.
+    pub index: LogIndex,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.term, self.index)
+    }
+}
+
+impl fmt::Debug for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// A life of a node's process. Chosen at random at each start, so that frames of an earlier life
 /// are never taken for frames of this one.

@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use ballast_core::ids::LogIndex;
+use ballast_core::ids::{EntryId, LogIndex, Term};
 use ballast_storage::{
     OpenError,
     log::{Log, LogOptions, Slot, SyncStats},
@@ -57,13 +57,21 @@ struct Inner {
     open: watch::Sender<()>,
     tail: Mutex<Tail>,
     last_index: Arc<AtomicU64>,
-    /// Indexes of the membership entries in the log, oldest first; those before the start count as one.
-    memberships: Mutex<Vec<u64>>,
+    ends: Mutex<Ends>,
     marks: OnceLock<Marks>,
 }
 
-/// Told where the log and its newest membership entry end, before an append is acknowledged.
-pub(crate) type Marks = Arc<dyn Fn(LogIndex, LogIndex) + Send + Sync>;
+/// What marks are made from.
+#[derive(Default)]
+struct Ends {
+    /// The last entry that can be read.
+    last: EntryId,
+    /// The membership entries in the log, oldest first; those before the start count as one.
+    memberships: Vec<EntryId>,
+}
+
+/// Told the last entry of the log and the newest membership in it, before an append is acknowledged.
+pub(crate) type Marks = Arc<dyn Fn(EntryId, EntryId) + Send + Sync>;
 
 impl LogStore {
     pub(crate) fn open(folder: &Path, options: LogOptions) -> Result<Self, OpenError> {
@@ -74,13 +82,13 @@ impl LogStore {
                 open: watch::Sender::new(()),
                 tail: Mutex::default(),
                 last_index: Arc::new(AtomicU64::new(0)),
-                memberships: Mutex::default(),
+                ends: Mutex::default(),
                 marks: OnceLock::new(),
             }),
         };
         let damaged = |error: io::Error| OpenError::Damaged { path: folder.to_owned(), detail: error.to_string() };
         let last = store.last().map_err(damaged)?;
-        store.inner.last_index.store(last.map_or(0, |id| id.index), Ordering::Release);
+        store.mark(entry_id(last.as_ref()));
         Ok(store)
     }
 
@@ -89,27 +97,28 @@ impl LogStore {
         Arc::clone(&self.inner.last_index)
     }
 
-    /// Tells `marks` at once and from now on. `membership` is the index of the membership now in force.
-    pub(crate) fn keep_marks(&self, membership: u64, marks: Marks) {
-        let mut memberships = self.inner.memberships.lock();
-        if memberships.first().is_none_or(|first| *first > membership) {
-            memberships.insert(0, membership);
+    /// Tells `marks` at once and from now on. `membership` is the one now in force.
+    pub(crate) fn keep_marks(&self, membership: EntryId, marks: Marks) {
+        let mut ends = self.inner.ends.lock();
+        if ends.memberships.first().is_none_or(|first| first.index > membership.index) {
+            ends.memberships.insert(0, membership);
         }
         // Only the first caller is told; there is one lease thread a process.
         drop(self.inner.marks.set(marks));
-        self.tell(self.inner.last_index.load(Ordering::Acquire), &memberships);
+        self.tell(&ends);
     }
 
-    fn mark(&self, last: u64) {
+    fn mark(&self, last: EntryId) {
         // Under the lock, so that whoever begins to keep marks cannot tell an older end after this one.
-        let memberships = self.inner.memberships.lock();
-        self.inner.last_index.store(last, Ordering::Release);
-        self.tell(last, &memberships);
+        let mut ends = self.inner.ends.lock();
+        ends.last = last;
+        self.inner.last_index.store(last.index.get(), Ordering::Release);
+        self.tell(&ends);
     }
 
-    fn tell(&self, last: u64, memberships: &[u64]) {
+    fn tell(&self, ends: &Ends) {
         if let Some(marks) = self.inner.marks.get() {
-            marks(LogIndex::new(last), LogIndex::new(memberships.last().copied().unwrap_or(0)));
+            marks(ends.last, ends.memberships.last().copied().unwrap_or_default());
         }
     }
 
@@ -255,9 +264,9 @@ impl RaftLogStorage<Types> for LogStore {
         let synced = Box::new(move |synced: Result<(), _>| callback.io_completed(synced.map_err(io::Error::other)));
         // Before the append can be acknowledged: a voter never says less than it acknowledged.
         let memberships = entries.iter().filter(|entry| matches!(entry.payload, Payload::Membership(_)));
-        self.inner.memberships.lock().extend(memberships.map(|entry| entry.log_id.index));
+        self.inner.ends.lock().memberships.extend(memberships.map(|entry| entry_id(Some(&entry.log_id))));
         if let Some(last) = entries.last() {
-            self.mark(last.log_id.index);
+            self.mark(entry_id(Some(&last.log_id)));
         }
         self.inner.log.append(encoded, synced).map_err(io::Error::other)?;
         self.inner.tail.lock().extend(entries);
@@ -268,18 +277,27 @@ impl RaftLogStorage<Types> for LogStore {
         let from = last_log_id.map_or(0, |id| id.index + 1);
         self.inner.tail.lock().truncate_from(from);
         self.inner.log.truncate_from(from).map_err(io::Error::other)?;
-        self.inner.memberships.lock().retain(|index| *index < from);
-        self.mark(self.last()?.map_or(0, |id| id.index));
+        self.inner.ends.lock().memberships.retain(|id| id.index.get() < from);
+        self.mark(entry_id(self.last()?.as_ref()));
         Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         self.inner.tail.lock().purge_to(log_id.index);
         self.inner.log.purge_to(log_id.index, &wire::log_id(&log_id).encode_to_vec()).map_err(io::Error::other)?;
-        let last = self.inner.last_index.load(Ordering::Acquire).max(log_id.index);
-        self.mark(last);
+        let purged = entry_id(Some(&log_id));
+        let last = self.inner.ends.lock().last;
+        self.mark(if purged.index > last.index { purged } else { last });
         Ok(())
     }
+}
+
+/// Nothing is before the first entry.
+pub(crate) fn entry_id(id: Option<&LogId>) -> EntryId {
+    id.map_or_else(EntryId::default, |id| EntryId {
+        term: Term::new(id.leader_id.term),
+        index: LogIndex::new(id.index),
+    })
 }
 
 fn half_open(range: &impl RangeBounds<u64>) -> Range<u64> {

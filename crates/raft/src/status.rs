@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ballast_core::ids::{LogIndex, NodeId};
+use ballast_core::ids::{EntryId, LogIndex, NodeId};
 use openraft::{Instant as _, ServerState, type_config::alias::SerdeInstantOf};
 
 use crate::{
+    log_store::entry_id,
     types::{LogId, Metrics, Types},
     words,
 };
@@ -64,8 +65,8 @@ pub struct Status {
     pub voters: Vec<NodeId>,
     /// Each set of voters: one, or two while a change is in progress. A majority means one of each.
     pub voter_sets: Vec<Vec<NodeId>>,
-    /// Log index of the membership.
-    pub membership: LogIndex,
+    /// The entry of the membership.
+    pub membership: EntryId,
     /// Members that do not vote.
     pub learners: Vec<NodeId>,
     /// The other members, if this node leads.
@@ -112,7 +113,7 @@ impl Status {
                 .iter()
                 .map(|set| set.iter().copied().map(NodeId::new).collect())
                 .collect(),
-            membership: index(metrics.membership_config.log_id().as_ref()),
+            membership: entry_id(metrics.membership_config.log_id().as_ref()),
             learners: membership.learner_ids().map(NodeId::new).collect(),
             peers: peers.collect(),
             quorum_silent_for: metrics.last_quorum_acked.filter(|_| leads).map(age),

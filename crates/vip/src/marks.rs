@@ -1,9 +1,13 @@
 //! Numbers that other threads write or read beside the lease thread.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering, fence},
+};
 
+use arc_swap::ArcSwap;
 use ballast_core::{
-    ids::LogIndex,
+    ids::{EntryId, LogIndex},
     lease::{Confirmed, LogFacts},
     time::BootNanos,
 };
@@ -12,10 +16,17 @@ use ballast_core::{
 #[derive(Debug, Default)]
 pub struct LogMarks {
     applied: AtomicU64,
-    last: AtomicU64,
-    membership: AtomicU64,
+    /// In one piece, because half of one entry's name and half of another's name a third. Readers never wait.
+    ends: ArcSwap<Ends>,
     /// When the one who publishes views last looked; zero if it never said so.
     looked: AtomicU64,
+}
+
+/// The last entry in the log, and the newest membership in it.
+#[derive(Debug, Default)]
+struct Ends {
+    last: EntryId,
+    membership: EntryId,
 }
 
 impl LogMarks {
@@ -23,8 +34,7 @@ impl LogMarks {
     pub fn new(facts: LogFacts) -> Self {
         let marks = Self::default();
         marks.set_applied(facts.applied);
-        marks.set_last(facts.last);
-        marks.set_membership(facts.membership);
+        marks.set_ends(facts.last, facts.membership);
         marks
     }
 
@@ -33,15 +43,10 @@ impl LogMarks {
         self.applied.store(index.get(), Ordering::Release);
     }
 
-    /// The log ends here now. Store it *before* an append is acknowledged, and after a truncation.
-    pub fn set_last(&self, index: LogIndex) {
-        self.last.store(index.get(), Ordering::Release);
-    }
-
-    /// The newest membership entry in the log is here now. Store it *before* the append that carries
-    /// it is acknowledged, and after a truncation that took it away.
-    pub fn set_membership(&self, index: LogIndex) {
-        self.membership.store(index.get(), Ordering::Release);
+    /// The log ends with `last` now, and `membership` is the newest membership in it. Store it *before* an append is
+    /// acknowledged, and after a truncation.
+    pub fn set_ends(&self, last: EntryId, membership: EntryId) {
+        self.ends.store(Arc::new(Ends { last, membership }));
     }
 
     /// Whoever publishes views says that it is alive, as often as it looks.
@@ -59,10 +64,11 @@ impl LogMarks {
 
     /// All three.
     pub fn get(&self) -> LogFacts {
+        let ends = self.ends.load();
         LogFacts {
             applied: LogIndex::new(self.applied.load(Ordering::Acquire)),
-            last: LogIndex::new(self.last.load(Ordering::Acquire)),
-            membership: LogIndex::new(self.membership.load(Ordering::Acquire)),
+            last: ends.last,
+            membership: ends.membership,
         }
     }
 }
@@ -105,8 +111,6 @@ impl ConfirmedCell {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]

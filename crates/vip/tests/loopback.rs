@@ -13,7 +13,7 @@ use ballast_core::{
     time::BootNanos,
 };
 use ballast_vip::{Driver as _, ListenerChange, LoopbackDriver};
-use support::{Cluster, VIP};
+use support::{Cluster, VIP, entry};
 
 /// Three times the default, so that a busy machine without real-time scheduling starves no renewal.
 const LEASE: Duration = Duration::from_millis(600);
@@ -174,7 +174,7 @@ fn every_node_learns_how_fresh_it_is_without_a_leader() {
     cluster.wait_owner("a first owner", |_| true);
     let asked = boot_now();
     for node in &cluster.nodes[..2] {
-        node.marks.set_last(LogIndex::new(50));
+        node.marks.set_ends(entry(50), entry(5));
     }
     for id in [1, 2, 3].map(NodeId::new) {
         cluster.until("a majority to tell of the new entry", |cluster| {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use ballast_clock::boot_now;
 use ballast_core::{
     config::Failback,
-    ids::{LogIndex, NodeId, VipId},
+    ids::{EntryId, NodeId, VipId},
     lease::{Epoch, Fitness, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
     time::BootNanos,
 };
@@ -324,7 +324,7 @@ fn view() -> LeaseView {
     LeaseView {
         cluster: String::new(),
         secret: [0; 32],
-        membership: LogIndex::new(1),
+        membership: EntryId::default(),
         voters: VoterSets::new([[NodeId::new(1)]]),
         nodes: Vec::new(),
         vips: vec![vip],

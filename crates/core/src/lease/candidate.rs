@@ -9,7 +9,7 @@
 //!
 //! Not here: rounds and datagrams ([`super::engine`]), who should hold what ([`super::placement`]).
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use smallvec::SmallVec;
 
@@ -35,6 +35,8 @@ pub(super) struct Context<'a> {
     pub node: NodeId,
     pub boot: Boot,
     pub view: &'a LeaseView,
+    /// The voter sets of which a majority is needed: the view's, and what voters told of beside.
+    pub voters: Arc<VoterSets>,
     pub ranking: &'a Ranking,
     /// Whether this node is fit to hold the VIP.
     pub fitness: Fitness,
@@ -103,6 +105,8 @@ enum Hold {
     Claiming { epoch: Epoch, since: BootNanos, grants: Grants, cause: GainCause },
     /// Owns the VIP until `until`, by a majority of each of `sets`.
     Held {
+        /// The right was given under the present membership, and not only carried into it.
+        renewed: bool,
         /// What it renews under: above `armed` while it adopts a higher one.
         epoch: Epoch,
         /// What a majority knows it by.
@@ -210,14 +214,14 @@ impl Candidate {
     }
 
     /// Whether the next round of questions should be about this VIP, for a node whose turn does not come.
-    pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView) -> bool {
-        !self.only_watches(now, view) || self.free_by(view).is_none_or(|free| free <= now.plus(view.timing.renew()))
+    pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets) -> bool {
+        !self.only_watches(now, view) || self.free_by(voters).is_none_or(|free| free <= now.plus(view.timing.renew()))
     }
 
     /// When a majority of voters will be free at the earliest, as far as their last words tell.
-    fn free_by(&self, view: &LeaseView) -> Option<BootNanos> {
+    fn free_by(&self, voters: &VoterSets) -> Option<BootNanos> {
         let times: SmallVec<[(NodeId, BootNanos); 8]> = self.words.iter().map(|(n, w)| (*n, w.free_at)).collect();
-        view.voters.free_by(&times).filter(|free| free.get() != u64::MAX)
+        voters.free_by(&times).filter(|free| free.get() != u64::MAX)
     }
 
     /// Whether the last release may be news to voters.
@@ -337,9 +341,21 @@ impl Candidate {
 
     /// The membership changed: words of who is no voter any more and a half-won claim are worth nothing.
     pub(super) fn membership_changed(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        let members = ctx.view.voters.members();
+        let members = ctx.voters.members();
         self.words.retain(|voter, _| members.contains(voter));
         self.abandon(ctx, out);
+        if let Hold::Held { renewed, .. } = &mut self.hold {
+            *renewed = false;
+        }
+        self.forget_grants();
+    }
+
+    /// Less is counted by than before: what was granted beside more is worth nothing. An owner's right stands, it was given
+    /// by all of them.
+    pub(super) fn forget_grants(&mut self) {
+        if let Hold::Claiming { grants, .. } | Hold::Held { grants, .. } = &mut self.hold {
+            *grants = Grants::default();
+        }
     }
 
     /// What this node knows of its own fitness may have changed.
@@ -511,7 +527,7 @@ impl Candidate {
             return;
         };
         let said_free = |n: NodeId| self.words.get(&n).is_some_and(|w| w.free && w.asked_at >= turn);
-        if ctx.view.voters.quorum(said_free) {
+        if ctx.voters.quorum(said_free) {
             let cause = match self.known.take() {
                 Some(known) => GainCause::Expired { from: known.by.node },
                 None => match self.released {
@@ -532,7 +548,7 @@ impl Candidate {
         if is_unfit(ctx) {
             return None;
         }
-        let free = self.free_by(ctx.view)?;
+        let free = self.free_by(&ctx.voters)?;
         let rank = self.rank(ctx);
         let staggered = free.plus(rank * ctx.view.timing.stagger());
         // A VIP that nobody ever held is new, and nodes learn of it and put it in place at different moments: it is left to
@@ -564,7 +580,7 @@ impl Candidate {
         let since = self.words.iter().filter(|(_, word)| word.asked_at >= turn);
         let times: SmallVec<[(NodeId, BootNanos); 8]> = since.map(|(n, word)| (*n, word.free_at)).collect();
         let again = self.asked_last.plus(ctx.view.timing.renew() / 2);
-        ctx.view.voters.free_by(&times).filter(|free| *free > self.asked_last).map_or(again, |free| free.min(again))
+        ctx.voters.free_by(&times).filter(|free| *free > self.asked_last).map_or(again, |free| free.min(again))
     }
 
     fn resend_at(&self, ctx: &Context<'_>) -> BootNanos {
@@ -583,14 +599,15 @@ impl Candidate {
 
     /// Takes up or extends the right, if a majority has granted it.
     fn arm(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        let voters = &ctx.view.voters;
+        let voters: &VoterSets = &ctx.voters;
         let required = match &self.hold {
             Hold::Watching => return,
             Hold::Claiming { .. } => voters.clone(),
-            // From a joint configuration to one of its halves needs no more than the half. Having
-            // missed something in between needs a majority of before and of after.
-            Hold::Held { sets, .. } if sets.covers(voters) => voters.clone(),
-            Hold::Held { sets, .. } => sets.and(voters),
+            // The first right under a membership is by the sets of before, too: the promises for it keep away whoever has
+            // asked the old sets alone and got half of their grants before they knew better. What was granted so has
+            // ended when a promise has passed.
+            Hold::Held { renewed: false, sets, .. } if ctx.now < ctx.settled_at => sets.and(voters),
+            Hold::Held { .. } => voters.clone(),
         };
         let (Hold::Claiming { grants, .. } | Hold::Held { grants, .. }) = &self.hold else { return };
         let Some(Agreed { until: new_until, epoch: agreed, fresh: now_fresh }) = grants.agreed(&required) else {
@@ -604,6 +621,7 @@ impl Candidate {
             Hold::Claiming { epoch, grants, cause, .. } => {
                 let (epoch, cause, grants) = (*epoch, *cause, std::mem::take(grants));
                 self.hold = Hold::Held {
+                    renewed: true,
                     epoch,
                     armed: epoch,
                     until: new_until,
@@ -624,8 +642,9 @@ impl Candidate {
                 out.push(Effect::Open { epoch, until: new_until, predecessor });
                 out.push(Effect::Gained { epoch, cause });
             }
-            Hold::Held { armed, until, sets, fresh, .. } => {
+            Hold::Held { renewed, armed, until, sets, fresh, .. } => {
                 if new_until > *until {
+                    *renewed = true;
                     *until = new_until;
                     *sets = required;
                     *fresh = now_fresh;
@@ -652,7 +671,7 @@ impl Candidate {
         let taken = |n: NodeId| {
             self.words.get(&n).is_some_and(|w| !w.free && w.free_at > ctx.now && w.free_at.get() != u64::MAX)
         };
-        if !ctx.view.voters.quorum(|n| !taken(n)) {
+        if !ctx.voters.quorum(|n| !taken(n)) {
             self.abandon(ctx, out);
         }
     }
@@ -745,7 +764,7 @@ impl Candidate {
             && said.stance == (Stance::Granted { epoch: *epoch })
         {
             grants.add(ctx.now, ctx.rules, *epoch, said);
-            if let Some(agreed) = grants.agreed(&ctx.view.voters).filter(|a| a.until > ctx.now) {
+            if let Some(agreed) = grants.agreed(&ctx.voters).filter(|a| a.until > ctx.now) {
                 out.push(Effect::Open { epoch: *epoch, until: agreed.until, predecessor: None });
             }
         }

@@ -8,8 +8,12 @@
 
 use smallvec::SmallVec;
 
+use super::{
+    counting::{CountsBy, TOLD_MAX},
+    voters::VoterSets,
+};
 use crate::{
-    ids::{Boot, LogIndex, NodeId, VipId},
+    ids::{Boot, EntryId, LogIndex, NodeId, Term, VipId},
     lease::Epoch,
 };
 
@@ -18,6 +22,12 @@ pub(super) const ENTRIES_MAX: usize = 96;
 
 /// Most bytes that the entries of one message take, so that it fits into one packet, also on a tunnel.
 const ENTRIES_BYTES_MAX: usize = 1280;
+
+/// Most voter sets that are told: Raft's configuration has one, or two while it is joint.
+const SETS_MAX: usize = 2;
+
+/// Most voters of one set that is told. The words of a voter that refuses are short, so that this fits beside them.
+const VOTERS_MAX: usize = 31;
 
 /// What one node says to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +51,8 @@ pub(super) enum Message {
 pub(super) struct Ask {
     /// Counts rounds within a life of the sender.
     pub round: u64,
-    /// Membership that the sender counts majorities by.
-    pub membership: LogIndex,
+    /// Memberships that the sender counts majorities by.
+    pub counts_by: CountsBy,
     /// How long the sender's rights last.
     pub right: u64,
     /// Age of the newest round that a majority answered, on the sender's clock.
@@ -75,12 +85,33 @@ pub(super) struct Answer {
     /// The round it answers.
     pub round: u64,
     /// Newest membership in the voter's log.
-    pub membership: LogIndex,
+    pub membership: EntryId,
+    /// What it says of what the asker counts by.
+    pub verdict: Verdict,
     /// Last entry in the voter's log.
     pub last: LogIndex,
     /// Last entry the voter has applied.
     pub applied: LogIndex,
     pub words: Vec<Word>,
+}
+
+/// What a voter makes of the memberships that an asker counts by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// They are enough.
+    Enough,
+    /// They are not: the voter knows of one with these voter sets.
+    News(VoterSets),
+    /// They are not, and the voter cannot tell the sets: it knows only that there are some, or they are too large.
+    Stale,
+}
+
+impl Verdict {
+    /// What to say of `sets`, as far as it fits.
+    pub(super) fn news(sets: &VoterSets) -> Self {
+        let fits = (1..=SETS_MAX).contains(&sets.each().len()) && sets.each().all(|set| set.len() <= VOTERS_MAX);
+        if fits { Self::News(sets.clone()) } else { Self::Stale }
+    }
 }
 
 /// A voter's word on one VIP.
@@ -105,7 +136,7 @@ pub(super) enum Stance {
     LowEpoch { highest: Epoch },
     /// You hear nobody.
     Deaf,
-    /// You count by an older membership than I know.
+    /// You do not count by the newest membership that I know.
     StaleMembership,
     /// Your right is longer than any in force.
     TooLong,
@@ -142,7 +173,7 @@ impl Message {
             Self::Ask(ask) => {
                 out.push(1);
                 put(out, ask.round);
-                put(out, ask.membership.get());
+                put_counts_by(out, &ask.counts_by);
                 put(out, ask.right);
                 put(out, ask.heard_age);
                 put_all(out, &ask.wants);
@@ -150,7 +181,8 @@ impl Message {
             Self::Answer(answer) => {
                 out.push(2);
                 put(out, answer.round);
-                put(out, answer.membership.get());
+                put_entry(out, answer.membership);
+                put_verdict(out, &answer.verdict);
                 put(out, answer.last.get());
                 put(out, answer.applied.get());
                 put_words(out, &answer.words);
@@ -173,7 +205,7 @@ impl Message {
             0 => Self::Hello,
             1 => Self::Ask(Ask {
                 round: reader.u64()?,
-                membership: LogIndex::new(reader.u64()?),
+                counts_by: reader.counts_by()?,
                 right: reader.u64()?,
                 heard_age: reader.u64()?,
                 wants: reader.all(|r| {
@@ -189,7 +221,8 @@ impl Message {
             }),
             2 => Self::Answer(Answer {
                 round: reader.u64()?,
-                membership: LogIndex::new(reader.u64()?),
+                membership: reader.entry()?,
+                verdict: reader.verdict()?,
                 last: LogIndex::new(reader.u64()?),
                 applied: LogIndex::new(reader.u64()?),
                 words: reader.words()?,
@@ -322,6 +355,32 @@ fn put_holding(out: &mut Vec<u8>, holding: Holding) {
     put(out, holding.epoch.get());
 }
 
+fn put_entry(out: &mut Vec<u8>, entry: EntryId) {
+    put(out, entry.term.get());
+    put(out, entry.index.get());
+}
+
+fn put_counts_by(out: &mut Vec<u8>, by: &CountsBy) {
+    put_entry(out, by.own);
+    out.push(by.told.len() as u8);
+    by.told.iter().for_each(|told| put_entry(out, *told));
+}
+
+/// The number of sets, none if the verdict has none to tell; then each with the number of its members.
+fn put_verdict(out: &mut Vec<u8>, verdict: &Verdict) {
+    match verdict {
+        Verdict::Enough => out.push(0),
+        Verdict::Stale => out.push(u8::MAX),
+        Verdict::News(sets) => {
+            out.push(sets.each().len() as u8);
+            for set in sets.each() {
+                out.push(set.len() as u8);
+                set.iter().for_each(|voter| put(out, voter.get()));
+            }
+        }
+    }
+}
+
 /// Lengths of time go in microseconds, rounded up: what is foretold is only when to ask again.
 fn put_micros(out: &mut Vec<u8>, nanos: u64) {
     let micros = u32::try_from(nanos.div_ceil(1000)).unwrap_or(u32::MAX);
@@ -411,6 +470,30 @@ impl Reader<'_> {
         self.u64().map(Epoch::new)
     }
 
+    fn entry(&mut self) -> Result<EntryId, Malformed> {
+        Ok(EntryId { term: Term::new(self.u64()?), index: LogIndex::new(self.u64()?) })
+    }
+
+    fn counts_by(&mut self) -> Result<CountsBy, Malformed> {
+        let own = self.entry()?;
+        let told = self.up_to(TOLD_MAX, Self::entry)?.into();
+        Ok(CountsBy { own, told })
+    }
+
+    /// Refuses sets that [`VoterSets`] would have put otherwise: one message has one encoding.
+    fn verdict(&mut self) -> Result<Verdict, Malformed> {
+        let count = match self.u8()? {
+            0 => return Ok(Verdict::Enough),
+            u8::MAX => return Ok(Verdict::Stale),
+            count if usize::from(count) <= SETS_MAX => count,
+            _ => return Err(Malformed),
+        };
+        let set = |reader: &mut Self| reader.up_to(VOTERS_MAX, |r| r.u64().map(NodeId::new));
+        let told = (0..count).map(|_| set(self)).collect::<Result<Vec<Vec<NodeId>>, Malformed>>()?;
+        let sets = VoterSets::new(told.iter().map(|set| set.iter().copied()));
+        if sets.each().eq(told.iter().map(Vec::as_slice)) { Ok(Verdict::News(sets)) } else { Err(Malformed) }
+    }
+
     fn holding(&mut self) -> Result<Holding, Malformed> {
         Ok(Holding { node: NodeId::new(self.u64()?), boot: Boot(self.u64()?), epoch: self.epoch()? })
     }
@@ -453,9 +536,17 @@ impl Reader<'_> {
         })
     }
 
-    fn all<T>(&mut self, mut each: impl FnMut(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
+    fn all<T>(&mut self, each: impl FnMut(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
+        self.up_to(ENTRIES_MAX, each)
+    }
+
+    fn up_to<T>(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
         let count = usize::from(self.u8()?);
-        if count > ENTRIES_MAX {
+        if count > most {
             return Err(Malformed);
         }
         (0..count).map(|_| each(self)).collect()
@@ -463,121 +554,4 @@ impl Reader<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn holding() -> impl Strategy<Value = Holding> {
-        any::<(u64, u64, u64)>().prop_map(|(node, boot, epoch)| Holding {
-            node: NodeId::new(node),
-            boot: Boot(boot),
-            epoch: Epoch::new(epoch),
-        })
-    }
-
-    /// As far as microseconds in 32 bits reach.
-    fn nanos() -> impl Strategy<Value = u64> {
-        any::<u32>().prop_map(|micros| u64::from(micros) * 1000)
-    }
-
-    fn stance() -> impl Strategy<Value = Stance> {
-        prop_oneof![
-            any::<u64>().prop_map(|e| Stance::Granted { epoch: Epoch::new(e) }),
-            any::<u64>().prop_map(|e| Stance::Free { highest: Epoch::new(e) }),
-            (holding(), nanos()).prop_map(|(by, remaining)| Stance::Taken { by, remaining }),
-            nanos().prop_map(|remaining| Stance::Quiet { remaining }),
-            any::<u64>().prop_map(|e| Stance::LowEpoch { highest: Epoch::new(e) }),
-            Just(Stance::Deaf),
-            Just(Stance::StaleMembership),
-            Just(Stance::TooLong),
-        ]
-    }
-
-    fn offers() -> impl Strategy<Value = Vec<Offer>> {
-        let offer = any::<(u32, u64)>().prop_map(|(v, e)| Offer { vip: VipId::new(v), epoch: Epoch::new(e) });
-        prop::collection::vec(offer, 0..=ENTRIES_MAX)
-    }
-
-    fn word() -> impl Strategy<Value = Word> {
-        (any::<u32>(), stance()).prop_map(|(v, stance)| Word { vip: VipId::new(v), stance })
-    }
-
-    fn message() -> impl Strategy<Value = Message> {
-        let want = (any::<u32>(), any::<Option<u64>>(), prop::option::of(holding()))
-            .prop_map(|(v, claim, released)| Want { vip: VipId::new(v), claim: claim.map(Epoch::new), released });
-        let ask = (any::<(u64, u64, u64, u64)>(), prop::collection::vec(want, 0..=ENTRIES_MAX)).prop_map(
-            |((round, membership, right, heard_age), wants)| {
-                Message::Ask(Ask { round, membership: LogIndex::new(membership), right, heard_age, wants })
-            },
-        );
-        let answer = (any::<(u64, u64, u64, u64)>(), prop::collection::vec(word(), 0..=ENTRIES_MAX)).prop_map(
-            |((round, membership, last, applied), words)| {
-                Message::Answer(Answer {
-                    round,
-                    membership: LogIndex::new(membership),
-                    last: LogIndex::new(last),
-                    applied: LogIndex::new(applied),
-                    words,
-                })
-            },
-        );
-        let release = any::<(u32, u64, u64)>().prop_map(|(v, e, successor)| Release {
-            vip: VipId::new(v),
-            epoch: Epoch::new(e),
-            successor: (successor != 0).then_some(NodeId::new(successor)),
-        });
-        prop_oneof![
-            Just(Message::Hello),
-            ask,
-            answer,
-            prop::collection::vec(release, 0..=ENTRIES_MAX).prop_map(Message::Release),
-            offers().prop_map(Message::Offer),
-            offers().prop_map(Message::Accept),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn a_message_survives_its_bytes(message in message()) {
-            let mut bytes = Vec::new();
-            message.encode(&mut bytes);
-            prop_assert_eq!(Message::decode(&bytes), Ok(message));
-        }
-
-        #[test]
-        fn parts_are_all_that_there_is_in_its_order_and_each_fits_one_packet(
-            words in prop::collection::vec(word(), 0..300),
-        ) {
-            let parts = word_parts(&words);
-            prop_assert_eq!(parts.concat(), words.clone());
-            prop_assert!(parts.iter().skip(1).all(|part| !part.is_empty()));
-            for part in parts {
-                let (none, words) = (LogIndex::new(0), part.to_vec());
-                let answer = Answer { round: 0, membership: none, last: none, applied: none, words };
-                let mut bytes = Vec::new();
-                Message::Answer(answer).encode(&mut bytes);
-                prop_assert!(bytes.len() < 1350, "{} bytes do not fit one packet", bytes.len());
-            }
-        }
-
-        #[test]
-        fn any_bytes_are_a_message_or_malformed(bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
-            if let Ok(message) = Message::decode(&bytes) {
-                let mut again = Vec::new();
-                message.encode(&mut again);
-                prop_assert_eq!(again, bytes, "one message, one encoding");
-            }
-        }
-
-        #[test]
-        fn a_cut_or_changed_message_is_never_a_panic(message in message(), cut in any::<prop::sample::Index>(), flip in any::<u8>()) {
-            let mut bytes = Vec::new();
-            message.encode(&mut bytes);
-            let at = cut.index(bytes.len());
-            prop_assert_eq!(Message::decode(&bytes[..at]), Err(Malformed));
-            bytes[at] ^= flip;
-            let _ = Message::decode(&bytes);
-        }
-    }
-}
+mod tests;

@@ -18,7 +18,8 @@ use std::{
 
 use super::{
     candidate::{Candidate, Context, Effect},
-    datagram::{Answer, Ask, Holding, Message, Release, Want, Word, parts, word_parts},
+    counting::Counting,
+    datagram::{Answer, Ask, Holding, Message, Release, Verdict, Want, Word, parts, word_parts},
     fitness::{Fitness, Unfitness},
     grantor::{Asker, Grantor, Standing},
     grants::Said,
@@ -28,6 +29,7 @@ use super::{
     rules::{Rule, Rules},
     transition::{Action, Actions, Change, Transition, VipStatus},
     view::{Confirmed, LeaseView, LeaseVip, LogFacts},
+    voters::VoterSets,
 };
 use crate::{
     ids::{Boot, LogIndex, NodeId, VipId},
@@ -52,6 +54,9 @@ pub struct LeaseNode {
     links: Links,
     grantor: Grantor,
     view: Option<Arc<LeaseView>>,
+    counting: Counting,
+    /// What was counted by before the membership changed. Owners ask these once more before they go on without them.
+    counted_before: VoterSets,
     candidates: BTreeMap<VipId, Candidate>,
     /// Of this node for each VIP, as the view has it.
     fitness: BTreeMap<VipId, Fitness>,
@@ -132,6 +137,8 @@ impl LeaseNode {
             links: Links::new(node, boot),
             grantor: Grantor::new(now, rules),
             view: None,
+            counting: Counting::new(rules),
+            counted_before: VoterSets::default(),
             candidates: BTreeMap::new(),
             fitness: BTreeMap::new(),
             rankings: Arc::default(),
@@ -157,6 +164,10 @@ impl LeaseNode {
             view = Arc::new(LeaseView { voters, ..LeaseView::clone(&view) });
         }
         let before = self.view.as_ref().map(|view| view.membership);
+        if before != Some(view.membership) {
+            let earlier = if now < self.settled_at { self.counted_before.clone() } else { VoterSets::default() };
+            self.counted_before = self.counting.sets().and(&earlier);
+        }
         if before != Some(view.membership) && self.rules.keep(Rule::SettleAfterChange) {
             // An owner may still hold by a majority of sets that are gone; a node that has just
             // started cannot know which these were. When this is over, its right is.
@@ -177,6 +188,7 @@ impl LeaseNode {
             self.candidates.entry(vip.id).or_insert_with(|| Candidate::new(vip.id));
         }
         self.fitness = view.fitness_of(self.node);
+        self.counting.set_own(view.membership, &view.voters);
         self.view = Some(view);
         self.deadlines_stale = true;
         self.ranked = None;
@@ -222,7 +234,8 @@ impl LeaseNode {
             Message::Ask(ask) => {
                 let answer = self.answer_to(now, facts, view, from, boot, &ask);
                 for words in word_parts(&answer.words) {
-                    self.send(from, &Message::Answer(Answer { words: words.to_vec(), ..answer }), out);
+                    let part = Answer { words: words.to_vec(), verdict: answer.verdict.clone(), ..answer };
+                    self.send(from, &Message::Answer(part), out);
                 }
             }
             Message::Answer(answer) => self.answered(now, facts, from, &answer, out),
@@ -253,6 +266,7 @@ impl LeaseNode {
         if now >= self.next_round_at {
             // Rounds are not made up for: after a pause there is one, and then the usual pace.
             self.next_round_at = now.plus(view.timing.renew());
+            self.forget_told(now, facts, &view, out);
             self.rank(now);
             self.repeat_releases(now, facts, out);
             if self.round.is_multiple_of(GREET_ROUNDS) {
@@ -350,6 +364,7 @@ impl LeaseNode {
             node: self.node,
             boot: self.boot,
             view,
+            voters: Arc::clone(self.counting.sets()),
             ranking,
             fitness: self.fitness_for(vip),
             settled_at: self.settled_at,
@@ -435,7 +450,7 @@ impl LeaseNode {
         let soon = now.plus(view.timing.renew() * 5 / 4);
         let due = |candidate: &&Candidate| match self.deadlines.of.get(&candidate.vip) {
             Some(turn) if candidate.only_watches(now, view) => *turn <= soon,
-            _ => candidate.is_due(now, view),
+            _ => candidate.is_due(now, view, self.counting.sets()),
         };
         self.candidates.values().filter(due).map(|candidate| candidate.vip).collect()
     }
@@ -466,7 +481,7 @@ impl LeaseNode {
             });
         }
         let heard_age = self.heard_age(now);
-        let voters = view.voters.members();
+        let voters = self.asked(now);
         for wants in parts(&wants) {
             let message = Message::Ask(self.part(&view, heard_age, wants));
             for voter in &voters {
@@ -480,10 +495,16 @@ impl LeaseNode {
         }
     }
 
+    /// All voters of the sets that are counted by, or were a moment ago.
+    fn asked(&self, now: BootNanos) -> Vec<NodeId> {
+        let sets = self.counting.sets();
+        if now < self.settled_at { sets.and(&self.counted_before).members() } else { sets.members() }
+    }
+
     fn part(&self, view: &LeaseView, heard_age: u64, wants: &[Want]) -> Ask {
         Ask {
             round: self.round,
-            membership: view.membership,
+            counts_by: self.counting.by(),
             right: view.timing.right(),
             heard_age,
             wants: wants.to_vec(),
@@ -504,37 +525,62 @@ impl LeaseNode {
         ask: &Ask,
     ) -> Answer {
         let membership = view.membership.max(facts.membership);
-        let standing = Standing { membership, right_longest: view.longest.right().max(view.timing.right()) };
+        let standing = Standing { right_longest: view.longest.right().max(view.timing.right()) };
+        let counts = ask.counts_by.is_enough(membership, facts.last) || !self.rules.keep(Rule::RefuseStaleMembership);
+        let verdict = match () {
+            () if counts => Verdict::Enough,
+            () if view.membership == membership => Verdict::news(&view.voters),
+            // The log is ahead of the view.
+            () => Verdict::Stale,
+        };
         // A sole voter answers itself within the round that asks, so it never seems deaf for long;
         // its own first round is believed.
         let alone = view.voters.quorum(|voter| voter == from);
         let asker = Asker {
             node: from,
             boot,
-            membership: ask.membership,
+            counts,
             right: ask.right,
             deaf: !alone && ask.heard_age > view.timing.deaf_after(),
         };
         let word = |want: &Want| Word { vip: want.vip, stance: self.grantor.answer(now, standing, asker, *want) };
         let words = ask.wants.iter().map(word).collect();
-        Answer { round: ask.round, membership, last: facts.last, applied: facts.applied, words }
+        Answer { round: ask.round, membership, verdict, last: facts.last.index, applied: facts.applied, words }
     }
 
     fn answered(&mut self, now: BootNanos, facts: LogFacts, from: NodeId, answer: &Answer, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         let Some(round) = self.rounds.iter_mut().find(|round| round.id == answer.round) else { return };
         let (asked_at, right) = (round.asked_at, round.right);
-        if answer.membership <= view.membership && !round.replies.iter().any(|(voter, _)| *voter == from) {
+        if answer.verdict == Verdict::Enough && !round.replies.iter().any(|(voter, _)| *voter == from) {
             round.replies.push((from, answer.last));
-            let answered = view.voters.quorum(|voter| round.replies.iter().any(|(n, _)| *n == voter));
+            let answered = self.counting.sets().quorum(|voter| round.replies.iter().any(|(n, _)| *n == voter));
             if answered && self.confirmed.is_none_or(|c| c.asked_at < asked_at) {
                 let index = round.replies.iter().map(|(_, last)| *last).max().unwrap_or_default();
                 self.confirmed = Some(Confirmed { asked_at, index });
             }
         }
+        match &answer.verdict {
+            Verdict::Enough => self.counting.affirm(now, answer.membership),
+            Verdict::News(sets) if self.counting.learn(now, answer.membership, sets) => {
+                self.deadlines_stale = true;
+                let concerned = self.candidates.values().filter(|candidate| !candidate.only_watches(now, &view));
+                self.ask_now.extend(concerned.map(|candidate| candidate.vip));
+            }
+            Verdict::News(_) | Verdict::Stale => {}
+        }
         for word in &answer.words {
             let said = Said { voter: from, asked_at, right, last: answer.last, stance: word.stance };
             self.with(now, facts, word.vip, out, |c, ctx, fx| c.heard(ctx, &said, fx));
+        }
+    }
+
+    /// What voters told and tell no more is counted by no longer, and nothing that was asked for while it was.
+    fn forget_told(&mut self, now: BootNanos, facts: LogFacts, view: &LeaseView, out: &mut Actions) {
+        if self.counting.forget(now, view.timing.promise()) {
+            self.rounds.clear();
+            self.deadlines_stale = true;
+            self.each(now, facts, out, |candidate, _, _| candidate.forget_grants());
         }
     }
 

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Failback,
-        ids::LogIndex,
+        ids::EntryId,
         lease::{Epoch, Fitness, LeaseMember, Timing, VoterSets},
     };
 
@@ -141,7 +141,7 @@ mod tests {
         LeaseView {
             cluster: String::new(),
             secret: [0; 32],
-            membership: LogIndex::new(1),
+            membership: EntryId::default(),
             voters: VoterSets::new([(1..=nodes).map(NodeId::new)]),
             nodes: (1..=nodes).map(member).collect(),
             vips: (1..=vips).map(vip).collect(),

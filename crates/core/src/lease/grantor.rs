@@ -14,7 +14,7 @@ use super::{
     timing::promise_for,
 };
 use crate::{
-    ids::{Boot, LogIndex, NodeId, VipId},
+    ids::{Boot, NodeId, VipId},
     lease::Epoch,
     time::BootNanos,
 };
@@ -40,7 +40,8 @@ struct Promises {
 pub(super) struct Asker {
     pub node: NodeId,
     pub boot: Boot,
-    pub membership: LogIndex,
+    /// It counts by the newest membership that the voter knows, or by a newer one.
+    pub counts: bool,
     /// How long its right lasts.
     pub right: u64,
     /// Its newest round that a majority answered is too long ago.
@@ -50,8 +51,6 @@ pub(super) struct Asker {
 /// What the voter itself knows.
 #[derive(Clone, Copy)]
 pub(super) struct Standing {
-    /// Newest membership in its log.
-    pub membership: LogIndex,
     /// Longest right that may be in force.
     pub right_longest: u64,
 }
@@ -67,7 +66,7 @@ impl Grantor {
         if let Some(released) = want.released {
             promises.released(released);
         }
-        if asker.membership < standing.membership && self.rules.keep(Rule::RefuseStaleMembership) {
+        if !asker.counts {
             return Stance::StaleMembership;
         }
         if asker.right > standing.right_longest {
@@ -139,14 +138,8 @@ mod tests {
     const RIGHT: u64 = 900;
 
     fn ask(grantor: &mut Grantor, now: u64, node: u64, claim: Option<u64>) -> Stance {
-        let standing = Standing { membership: LogIndex::new(5), right_longest: RIGHT };
-        let asker = Asker {
-            node: NodeId::new(node),
-            boot: Boot(node * 10),
-            membership: LogIndex::new(5),
-            right: RIGHT,
-            deaf: false,
-        };
+        let standing = Standing { right_longest: RIGHT };
+        let asker = Asker { node: NodeId::new(node), boot: Boot(node * 10), counts: true, right: RIGHT, deaf: false };
         let want = Want { vip: VIP, claim: claim.map(Epoch::new), released: None };
         grantor.answer(BootNanos::new(now), standing, asker, want)
     }
@@ -189,13 +182,12 @@ mod tests {
     #[test]
     fn refuses_who_counts_by_an_older_membership_or_hears_nobody() {
         let mut grantor = awake();
-        let standing = Standing { membership: LogIndex::new(6), right_longest: RIGHT };
-        let mut asker =
-            Asker { node: NodeId::new(1), boot: Boot(1), membership: LogIndex::new(5), right: RIGHT, deaf: true };
+        let standing = Standing { right_longest: RIGHT };
+        let mut asker = Asker { node: NodeId::new(1), boot: Boot(1), counts: false, right: RIGHT, deaf: true };
         let want = Want { vip: VIP, claim: Some(Epoch::new(1)), released: None };
         let now = BootNanos::new(5000);
         assert_eq!(grantor.answer(now, standing, asker, want), Stance::StaleMembership);
-        asker.membership = LogIndex::new(7);
+        asker.counts = true;
         assert_eq!(grantor.answer(now, standing, asker, want), Stance::Deaf);
         asker.right = RIGHT + 1;
         assert_eq!(grantor.answer(now, standing, asker, want), Stance::TooLong);

@@ -18,7 +18,7 @@ use super::datagram::{Malformed, Message, Reader};
 use crate::ids::{Boot, NodeId};
 
 /// First bytes of each datagram; the last is the version.
-const MAGIC: [u8; 3] = [b'B', b'L', 2];
+const MAGIC: [u8; 3] = [b'B', b'L', 3];
 const HEADER_BYTES: usize = 3 + 5 * 8;
 const MAC_BYTES: usize = 16;
 /// Longest datagram that is looked at: a packet on Ethernet.
@@ -281,6 +281,9 @@ mod tests {
             assert!(matches!(b.open(&changed), Opened::Dropped(_)), "byte {at}");
         }
         assert_eq!(b.open(&bytes[..10]), Opened::Dropped(Dropped::Malformed));
+        let mut older = bytes.clone();
+        older[2] -= 1;
+        assert_eq!(b.open(&older), Opened::Dropped(Dropped::Malformed), "of another release");
         let mut other = links(1, 11);
         other.configure(&SECRET, "other", [id(2)].into_iter());
         let bytes = other.seal(id(2), &Message::Hello);

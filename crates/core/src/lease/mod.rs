@@ -20,12 +20,16 @@
 //! length of a promise, after which no such right is left. Who already owns needs no wait: it held
 //! by the old set as well, or it needs a majority of every set it held by and of every new one.
 //!
+//! A grantor tells what it knows along with its refusal, and whoever was refused counts by that *too*,
+//! until its own log has moved on, so that the news of a change need not wait for the next leader.
+//!
 //! Each rule in this has a name in `rules.rs`. The simulation in `sim.rs` breaks one at a time and
 //! must find two owners, and must find none with all of them.
 //!
 //! Not here: sockets, clocks and threads (`ballast-vip`); what serving means (`ballast-proxy`).
 
 mod candidate;
+mod counting;
 mod datagram;
 mod engine;
 mod epoch;

@@ -4,7 +4,8 @@
 //! to five leases, links break one way or both, processes crash, restart and freeze (also between
 //! deciding and doing) while the gates they opened stay as they are, VIPs are moved, nodes are unfit
 //! or reluctant, for all VIPs or for one, alone or all at once, and the membership changes through
-//! joint configurations that nodes learn of at different times.
+//! joint configurations that nodes learn of at different times, or never, when the leader dies in that instant and the
+//! next one overrules it.
 //! Checked whenever anything happens: at most one gate of a VIP is open in true time, and what a
 //! node takes for confirmed covers everything committed when it asked. After healing every VIP must
 //! get exactly one owner, also when all nodes are reluctant or only one is not unfit.
@@ -19,15 +20,19 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
+use self::raft::Raft;
+
 use super::{
     Action, Actions, Change, Epoch, Fitness, LeaseMember, LeaseNode, LeaseView, LeaseVip, LogFacts, LossCause, Timing,
     Transition, Unfitness, VipStatus, VoterSets, rules::Rules,
 };
 use crate::{
     config::Failback,
-    ids::{Boot, LogIndex, NodeId, VipId},
+    ids::{Boot, NodeId, VipId},
     time::BootNanos,
 };
+
+mod raft;
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const LEASE: u64 = 200 * MS;
@@ -57,6 +62,8 @@ pub(super) struct Tally {
     pub expired: u64,
     pub handed_over: u64,
     pub memberships: u64,
+    /// A leader died right after it had begun or ended one.
+    pub news_lost: u64,
     /// A VIP was gained under an epoch that was not above the last.
     pub regressed: u64,
 }
@@ -79,10 +86,6 @@ struct Node {
     boots: u64,
     /// Deadlines in the kernel: they outlive the process and are reset by the next one.
     gates: BTreeMap<VipId, u64>,
-    /// Durable: position in the list of memberships, and end of the log.
-    appended: usize,
-    last: u64,
-    viewed: usize,
     /// As a whole, and for single VIPs.
     fitness: Fitness,
     vips: BTreeMap<VipId, Fitness>,
@@ -124,11 +127,11 @@ pub(super) struct World {
     /// How far nodes' logs may lag.
     log_lag: u64,
     chaos: bool,
-    /// Log index and voter sets; two sets while joint.
-    memberships: Vec<(u64, Vec<Vec<u64>>)>,
-    last: u64,
-    /// When how much was committed.
-    committed: Vec<(u64, u64)>,
+    /// The chaos is over, and leaders are elected for good.
+    healing: bool,
+    logs_held: bool,
+    /// The logs, which are durable.
+    raft: Raft,
     pub wishes: BTreeMap<VipId, NodeId>,
     /// Nodes that vote and hold nothing.
     pub witnesses: BTreeSet<NodeId>,
@@ -153,9 +156,6 @@ impl World {
             process: None,
             boots: 0,
             gates: BTreeMap::new(),
-            appended: 0,
-            last: 10,
-            viewed: 0,
             fitness: Fitness::Fit,
             vips: BTreeMap::new(),
         });
@@ -177,9 +177,9 @@ impl World {
             delay_max: MS,
             log_lag,
             chaos: true,
-            memberships: vec![(10, vec![(1..=profile.voters).collect()])],
-            last: 10,
-            committed: vec![(0, 10)],
+            healing: false,
+            logs_held: false,
+            raft: Raft::new(profile.nodes, (1..=profile.voters).collect()),
             wishes: BTreeMap::new(),
             witnesses: BTreeSet::new(),
             failback: Failback::Never,
@@ -226,7 +226,12 @@ impl World {
 
     /// Kills a node's process.
     pub(super) fn kill(&mut self, node: NodeId) {
-        self.nodes[node.get() as usize - 1].process = None;
+        self.end(node.get() as usize - 1);
+    }
+
+    fn end(&mut self, at: usize) {
+        self.nodes[at].process = None;
+        self.raft.ended(at);
     }
 
     /// Starts a node's process again.
@@ -246,12 +251,56 @@ impl World {
         self.blocked.clear();
     }
 
-    /// Appends `entries` to the logs of `nodes` and of nobody else. Returns where they end.
+    /// The first of `nodes` leads and appends `entries` to their logs and nobody else's. Returns where they end.
     pub(super) fn grow(&mut self, nodes: &[u64], entries: u64) -> u64 {
-        for node in nodes {
-            self.nodes[*node as usize - 1].last = self.last + entries;
+        let leader = nodes[0] as usize - 1;
+        assert!(self.raft.elect(leader, |_| true));
+        for _ in 0..entries {
+            self.raft.propose(leader);
         }
-        self.last + entries
+        for to in &nodes[1..] {
+            self.raft.replicate(leader, *to as usize - 1, 0);
+        }
+        self.raft.end(leader).index.get()
+    }
+
+    /// A node becomes the leader with the votes of all that run.
+    pub(super) fn elect(&mut self, node: u64) {
+        let running: Vec<bool> = (0..self.nodes.len()).map(|at| self.runs(at)).collect();
+        assert!(self.raft.elect(node as usize - 1, |voter| running[voter]), "{node} is not elected");
+    }
+
+    /// The leader begins to change the voters to `next` and tells only `to`, which know at once.
+    pub(super) fn begin_change(&mut self, next: &[u64], to: &[u64]) {
+        let leader = self.raft.leader().expect("a leader");
+        assert!(self.raft.begin_change(leader, next.to_vec()));
+        self.tell(leader, to);
+    }
+
+    /// The leader ends the change and tells only `to`, which know at once.
+    pub(super) fn end_change(&mut self, to: &[u64]) {
+        let leader = self.raft.leader().expect("a leader");
+        assert!(self.raft.end_change(leader));
+        self.tell(leader, to);
+    }
+
+    /// The leader's log as it is reaches `to`, which know at once.
+    pub(super) fn tell_all(&mut self, to: &[u64]) {
+        let leader = self.raft.leader().expect("a leader");
+        self.tell(leader, to);
+    }
+
+    fn tell(&mut self, leader: usize, to: &[u64]) {
+        for to in to.iter().map(|to| *to as usize - 1) {
+            self.raft.replicate(leader, to, 0);
+            self.show(to).expect("a view opens nothing");
+        }
+        self.raft.count(self.t);
+    }
+
+    /// Logs stay as they are from now on, or go on.
+    pub(super) fn hold_logs(&mut self, held: bool) {
+        self.logs_held = held;
     }
 
     /// How fit a node is as a whole, from its next view on.
@@ -331,7 +380,7 @@ impl World {
                 self.step(node, |lease, now, facts, out| lease.tick(now, facts, out))
             }
             Event::Append { node } => {
-                if self.runs(node) {
+                if self.runs(node) && !self.logs_held {
                     self.append(node);
                 }
                 let after = self.rng.random_range(MS..if self.chaos { self.log_lag } else { 5 * MS });
@@ -364,10 +413,13 @@ impl World {
         let t = self.t;
         let node = &mut self.nodes[at];
         node.boots += 1;
+        if node.boots > 1 {
+            self.raft.ended(at);
+        }
+        let node = &mut self.nodes[at];
         // A new process resets the deadlines of the one before.
         node.gates.clear();
         let boot = Boot(node.boots * 100 + node.id.get());
-        node.viewed = node.appended;
         node.process = Some(Process {
             lease: LeaseNode::with_rules(node.id, boot, node.local(t), rules),
             frozen: false,
@@ -385,12 +437,11 @@ impl World {
 
     fn show(&mut self, at: usize) -> Result<(), String> {
         let view = self.view(at);
-        self.nodes[at].viewed = self.nodes[at].appended;
         self.step(at, |lease, now, facts, out| lease.set_view(now, facts, view, out))
     }
 
     fn view(&self, at: usize) -> Arc<LeaseView> {
-        let (index, sets) = &self.memberships[self.nodes[at].appended];
+        let (membership, sets) = self.raft.membership(at);
         let timing = Timing::takeover_within(LEASE);
         let vip = |id: u32| {
             let recorded = self.recorded.get(&VipId::new(id));
@@ -423,7 +474,7 @@ impl World {
         Arc::new(LeaseView {
             cluster: "sim".to_owned(),
             secret: [1; 32],
-            membership: LogIndex::new(*index),
+            membership,
             voters: VoterSets::new(sets.iter().map(|set| set.iter().copied().map(NodeId::new))),
             nodes: self.nodes.iter().map(member).collect(),
             vips: (1..=self.profile.vips).map(vip).collect(),
@@ -442,9 +493,9 @@ impl World {
         let node = &mut self.nodes[at];
         let now = node.local(self.t);
         let facts = LogFacts {
-            applied: LogIndex::new(node.last),
-            last: LogIndex::new(node.last),
-            membership: LogIndex::new(self.memberships[node.appended].0),
+            applied: self.raft.end(at).index,
+            last: self.raft.end(at),
+            membership: self.raft.membership(at).0,
         };
         let Some(process) = &mut node.process else { return Ok(()) };
         let mut actions = Actions::new();
@@ -456,7 +507,7 @@ impl World {
         let wake = process.wake;
         if let Some(confirmed) = confirmed {
             let asked = node.true_time(confirmed.asked_at);
-            let committed = self.committed.iter().rev().find(|(t, _)| *t < asked).map_or(0, |(_, index)| *index);
+            let committed = self.raft.committed_before(asked);
             if confirmed.index.get() < committed {
                 return Err(format!(
                     "confirmed {:?} at {asked}, but {committed} was committed before",
@@ -493,7 +544,9 @@ impl World {
                     self.reports.push((self.t, self.nodes[at].id, transition));
                     match transition.change {
                         Change::Gained(_) => {
-                            self.last += 1;
+                            if let Some(leader) = self.raft.leader().filter(|leader| self.runs(*leader)) {
+                                self.raft.propose(leader);
+                            }
                             let gained = (self.nodes[at].id, transition.epoch);
                             let last = self.recorded.insert(transition.vip, gained);
                             self.tally.regressed += u64::from(last.is_some_and(|(_, epoch)| epoch >= transition.epoch));
@@ -556,8 +609,8 @@ impl World {
         let at = self.rng.random_range(0..n);
         let other = self.rng.random_range(0..n);
         let vip = VipId::new(self.rng.random_range(1..=self.profile.vips));
-        match self.rng.random_range(0..if self.profile.joint { 18 } else { 14 }) {
-            0 => self.nodes[at].process = None,
+        match self.rng.random_range(0..if self.profile.joint { 24 } else { 14 }) {
+            0 => self.end(at),
             1 | 2 => {
                 // Restarted fast, or after it was down.
                 self.start(at);
@@ -593,7 +646,11 @@ impl World {
                     node.fitness = Fitness::Reluctant(Unfitness::GatewayUnreachable);
                 }
             }
-            _ => self.change_membership(),
+            14..18 => {
+                self.change_membership();
+            }
+            18..21 => self.lose_news()?,
+            _ => self.try_to_lead(at),
         }
         self.check()
     }
@@ -606,58 +663,73 @@ impl World {
         }
     }
 
-    /// Begins a change if none is going on: the joint entry is appended at one voter.
-    fn change_membership(&mut self) {
-        let (_, sets) = self.memberships.last().expect("never empty");
-        let [current] = sets.as_slice() else { return };
-        let current = current.clone();
-        let size = self.rng.random_range(1..=3);
-        let mut all: Vec<u64> = (1..=self.profile.nodes).collect();
-        let mut next = Vec::new();
-        for _ in 0..size {
-            next.push(all.swap_remove(self.rng.random_range(0..all.len())));
+    /// A leader, perhaps one that was deposed and does not know, begins a change. Returns it if it did.
+    fn change_membership(&mut self) -> Option<usize> {
+        let next = self.raft.any_voters(&mut self.rng);
+        let leading = (0..self.nodes.len()).filter(|at| self.runs(*at) && self.raft.leads(*at));
+        let leader = leading.collect::<Vec<usize>>().choose(&mut self.rng).copied()?;
+        if !self.raft.begin_change(leader, next) {
+            return None;
         }
-        next.sort_unstable();
-        if next == current {
-            return;
-        }
-        let Some(leader) = current.iter().map(|id| *id as usize - 1).find(|at| self.runs(*at)) else { return };
-        self.last += 1;
-        self.memberships.push((self.last, vec![current, next]));
         self.tally.memberships += 1;
-        self.append(leader);
+        self.raft.count(self.t);
+        Some(leader)
     }
 
-    /// Brings a node's log up to date, counts what is committed, and ends a joint configuration that is.
+    /// A leader begins or ends a change, some nodes hear of it, and then its process dies.
+    fn lose_news(&mut self) -> Result<(), String> {
+        let began = self.change_membership();
+        let ending = self.raft.leader().filter(|leader| self.runs(*leader) && self.raft.end_change(*leader));
+        let Some(leader) = began.or(ending) else { return Ok(()) };
+        for at in 0..self.nodes.len() {
+            if at != leader && self.runs(at) && self.rng.random_bool(0.3) && self.raft.leaders_for(at).contains(&leader)
+            {
+                self.raft.replicate(leader, at, 0);
+                self.raft.count(self.t);
+                if self.rng.random_bool(0.7) {
+                    self.show(at)?;
+                }
+            }
+        }
+        self.end(leader);
+        self.tally.news_lost += 1;
+        Ok(())
+    }
+
+    fn try_to_lead(&mut self, at: usize) {
+        if !self.runs(at) {
+            return;
+        }
+        let sure = if self.chaos { 0.8 } else { 1.0 };
+        let votes: Vec<bool> = (0..self.nodes.len()).map(|n| self.runs(n) && self.rng.random_bool(sure)).collect();
+        self.raft.elect(at, |voter| votes[voter]);
+        self.raft.count(self.t);
+    }
+
+    /// Brings a node's log nearer to that of a leader; a leader ends a change that is committed.
     fn append(&mut self, at: usize) {
-        let newest = self.memberships.len() - 1;
-        let node = &mut self.nodes[at];
-        node.appended = newest;
-        node.last = node.last.max(self.last);
-        loop {
-            let (index, sets) = self.memberships.last().expect("never empty").clone();
-            let majority = |set: &Vec<u64>| {
-                let mut lasts: Vec<u64> = set.iter().map(|id| self.nodes[*id as usize - 1].last).collect();
-                lasts.sort_unstable_by_key(|last| Reverse(*last));
-                lasts[set.len() / 2]
-            };
-            let committed = sets.iter().map(majority).min().expect("never empty");
-            if committed > self.committed.last().map_or(0, |(_, index)| *index) {
-                self.committed.push((self.t, committed));
-            }
-            if sets.len() == 1 || committed < index {
-                return;
-            }
-            self.last += 1;
-            self.memberships.push((self.last, vec![sets[1].clone()]));
-            let (appended, last) = (self.memberships.len() - 1, self.last);
-            let node = &mut self.nodes[at];
-            (node.appended, node.last) = (appended, last);
+        let from: Vec<usize> = self.raft.leaders_for(at).into_iter().filter(|leader| self.runs(*leader)).collect();
+        let newest = from.last().copied();
+        let from = if self.chaos { from.choose(&mut self.rng).copied() } else { newest };
+        if let Some(leader) = from {
+            let without = if self.chaos && self.rng.random_bool(0.2) { self.rng.random_range(0..4) } else { 0 };
+            self.raft.replicate(leader, at, without);
+        } else if (self.healing || self.chaos && self.rng.random_bool(0.3))
+            && !self.raft.leader().is_some_and(|leader| self.runs(leader))
+        {
+            self.try_to_lead(at);
+        }
+        self.raft.count(self.t);
+        if let Some(leader) = self.raft.leader().filter(|leader| self.runs(*leader))
+            && self.raft.end_change(leader)
+        {
+            self.tally.memberships += 1;
         }
     }
 
     fn heal(&mut self) {
         self.chaos = false;
+        self.healing = true;
         self.blocked.clear();
         // A cluster whose nodes are all reluctant is as good as one whose nodes are all fit, and one fit or reluctant
         // node is enough.

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     config::{Failback, VipAddress},
-    ids::{LogIndex, NodeId, VipId},
+    ids::{EntryId, LogIndex, NodeId, VipId},
     lease::{Epoch, Fitness, Timing, Unfitness, VoterSets},
     mac::Mac,
     time::BootNanos,
@@ -21,9 +21,9 @@ pub struct LeaseView {
     pub cluster: String,
     /// Key that authenticates datagrams.
     pub secret: [u8; 32],
-    /// Log index of the effective membership (the newest in this node's log, committed or not, as
+    /// The entry of the effective membership (the newest in this node's log, committed or not, as
     /// Raft itself uses it).
-    pub membership: LogIndex,
+    pub membership: EntryId,
     /// Its voter sets: two while it is joint.
     pub voters: VoterSets,
     /// Every node, voter or not, this one too.
@@ -97,9 +97,9 @@ pub struct LogFacts {
     /// Last entry applied to the state.
     pub applied: LogIndex,
     /// Last entry in the log.
-    pub last: LogIndex,
+    pub last: EntryId,
     /// Newest membership entry in the log.
-    pub membership: LogIndex,
+    pub membership: EntryId,
 }
 
 /// A round of questions that a majority of voters answered: everything committed before `asked_at`

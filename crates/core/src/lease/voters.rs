@@ -26,6 +26,11 @@ impl VoterSets {
         all
     }
 
+    /// Each set, ascending.
+    pub(super) fn each(&self) -> impl ExactSizeIterator<Item = &[NodeId]> {
+        self.sets.iter().map(Vec::as_slice)
+    }
+
     /// Every voter of any set, ascending.
     pub fn members(&self) -> Vec<NodeId> {
         let mut members: Vec<NodeId> = self.sets.iter().flatten().copied().collect();
@@ -65,11 +70,6 @@ impl VoterSets {
             result = Some(result.map_or(majority, |r| combine(r, majority)));
         }
         result
-    }
-
-    /// Whether every set of `other` is among these.
-    pub fn covers(&self, other: &Self) -> bool {
-        other.sets.iter().all(|set| self.sets.contains(set))
     }
 
     /// These sets and those of `other`.

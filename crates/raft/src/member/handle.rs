@@ -11,7 +11,7 @@ use std::{
 use ballast_core::{
     cluster::{Applied, BoxFuture, NotConfirmed, Propose, ProposeError, ReadIndex},
     durations::Durations,
-    ids::{LogIndex, NodeId},
+    ids::{EntryId, LogIndex, NodeId},
     state::{Command, Frame, State},
 };
 use ballast_storage::log::SyncStats;
@@ -75,9 +75,9 @@ impl Handle {
 
     /// Tells `marks` where this node's log and the newest membership entry in it end: at once, and
     /// from now on before an append is acknowledged. It runs where the log is written, so it must be quick.
-    pub fn keep_marks(&self, marks: Arc<dyn Fn(LogIndex, LogIndex) + Send + Sync>) {
+    pub fn keep_marks(&self, marks: Arc<dyn Fn(EntryId, EntryId) + Send + Sync>) {
         if let Some(log) = self.shared.log.lock().as_ref() {
-            log.keep_marks(self.status().membership.get(), marks);
+            log.keep_marks(self.status().membership, marks);
         }
     }
 

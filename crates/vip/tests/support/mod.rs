@@ -15,7 +15,7 @@ use arc_swap::ArcSwapOption;
 use ballast_clock::boot_now;
 use ballast_core::{
     config::Failback,
-    ids::{Boot, LogIndex, NodeId, VipId},
+    ids::{Boot, EntryId, LogIndex, NodeId, Term, VipId},
     lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, LogFacts, Timing, Transition, VoterSets},
     time::BootNanos,
 };
@@ -133,7 +133,7 @@ impl Cluster {
         let view = LeaseView {
             cluster: "test".to_owned(),
             secret: [3; 32],
-            membership: LogIndex::new(5),
+            membership: entry(5),
             voters: VoterSets::new([ids]),
             nodes: ids.iter().zip(&addresses).map(member).collect(),
             vips: vec![LeaseVip {
@@ -176,7 +176,7 @@ impl Cluster {
     pub fn boot(&mut self, id: NodeId, socket: UdpSocket) {
         self.boots += 1;
         let boot = Boot(self.boots);
-        let facts = LogFacts { applied: LogIndex::new(9), last: LogIndex::new(9), membership: LogIndex::new(5) };
+        let facts = LogFacts { applied: LogIndex::new(9), last: entry(9), membership: entry(5) };
         let (events, referee) = (self.events.0.clone(), Arc::clone(&self.referee));
         let view = Arc::new(self.view.clone());
         let node = self.node(id);
@@ -259,4 +259,9 @@ impl Cluster {
         let referee = self.referee.lock().expect("no panic in the referee");
         assert!(referee.fouls.is_empty(), "{:#?}", referee.fouls);
     }
+}
+
+/// An entry of the first term.
+pub fn entry(index: u64) -> EntryId {
+    EntryId { term: Term::new(1), index: LogIndex::new(index) }
 }

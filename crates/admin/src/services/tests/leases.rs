@@ -6,7 +6,7 @@ use std::{
 
 use ballast_core::{
     config::Failback,
-    ids::{LogIndex, NodeId, VipId},
+    ids::{EntryId, NodeId, VipId},
     lease::{Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, VoterSets},
     state::{Author, Command, NodeAdmin, NodeRole},
     time::LogTime,
@@ -46,7 +46,7 @@ fn picture(vip: VipId, nodes: u64) -> LeasePicture {
     let view = LeaseView {
         cluster: String::new(),
         secret: [0; 32],
-        membership: LogIndex::new(1),
+        membership: EntryId::default(),
         voters: VoterSets::new([[NodeId::new(1)]]),
         nodes: (1..=nodes).map(member).collect(),
         vips: vec![vip],
