@@ -1,5 +1,6 @@
 //! A shop's application server: says who it is, keeps a basket for each session, and can be told
-//! to misbehave.
+//! to misbehave. With a session store it writes baskets there as well and finds those of sessions
+//! that another backend began, so that a visitor who must change its backend keeps its session.
 
 use std::{
     collections::HashMap,
@@ -13,6 +14,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+use crate::resp::{Answer, Connection};
 
 /// How a backend behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Backend {
 
 struct Shared {
     name: String,
+    /// Where baskets are kept beside this process' memory.
+    store: Option<SocketAddr>,
     mode: Mutex<Mode>,
     mode_changed: Condvar,
     held: AtomicU64,
@@ -65,10 +70,19 @@ impl Backend {
     /// # Errors
     /// When the address cannot be bound.
     pub fn start_at(name: &str, address: SocketAddr) -> io::Result<Self> {
+        Self::start_with(name, address, None)
+    }
+
+    /// Starts a backend that keeps its baskets in a session store, too.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn start_with(name: &str, address: SocketAddr, store: Option<SocketAddr>) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             name: name.to_owned(),
+            store,
             mode: Mutex::new(Mode::Ok),
             mode_changed: Condvar::new(),
             held: AtomicU64::new(0),
@@ -127,7 +141,29 @@ impl Drop for Backend {
     }
 }
 
+/// How long one word with the session store may take. A VIP that is taken over in between is reached with the next try.
+const STORE_PATIENCE: Duration = Duration::from_millis(500);
+/// Tries before the visitor is told that its basket is not to be had; together longer than a VIP is away.
+const STORE_TRIES: usize = 4;
+
 impl Shared {
+    /// What is in a session's basket, after putting one more in.
+    fn basket(&self, session: &str, buy: bool) -> io::Result<u64> {
+        let known = self.baskets.lock().expect("no panic while held").get(session).copied();
+        let basket = match (self.store, known) {
+            (None, known) => known.unwrap_or(0) + u64::from(buy),
+            // Its visitors stay here, so what is remembered is what there is.
+            (Some(_), Some(known)) if !buy => known,
+            (Some(store), _) => {
+                let key = format!("shop:basket:{session}");
+                let words: &[&str] = if buy { &["INCR", &key] } else { &["GET", &key] };
+                ask_store(store, words)?
+            }
+        };
+        self.baskets.lock().expect("no panic while held").insert(session.to_owned(), basket);
+        Ok(basket)
+    }
+
     /// How to behave to a request, which is kept waiting for it if need be.
     fn mode_for(&self, path: &str) -> Mode {
         let mode = self.mode.lock().expect("no panic while held");
@@ -285,13 +321,8 @@ fn answer(
         }
         None => String::new(),
     };
-    let basket = {
-        let mut baskets = shared.baskets.lock().expect("no panic while held");
-        let basket = baskets.entry(session.clone()).or_default();
-        if path.starts_with("/buy") {
-            *basket += 1;
-        }
-        *basket
+    let Ok(basket) = shared.basket(&session, path.starts_with("/buy")) else {
+        return reader.get_mut().write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
     };
     let text = if path.starts_with("/echo") {
         String::from_utf8_lossy(body).into_owned()
@@ -308,6 +339,24 @@ fn answer(
         bytes.extend_from_slice(text.as_bytes());
     }
     reader.get_mut().write_all(&bytes)
+}
+
+/// Asks the session store for a number, on a connection of its own: one that was kept might lead to a node that is gone.
+fn ask_store(store: SocketAddr, words: &[&str]) -> io::Result<u64> {
+    let ask = || match Connection::open(store, STORE_PATIENCE)?.call(words)? {
+        Answer::Integer(number) => u64::try_from(number).map_err(io::Error::other),
+        Answer::Null => Ok(0),
+        Answer::Bulk(text) => String::from_utf8_lossy(&text).parse().map_err(io::Error::other),
+        other => Err(io::Error::other(format!("the session store said {other:?}"))),
+    };
+    let mut answer = ask();
+    for _ in 1..STORE_TRIES {
+        if answer.is_ok() {
+            break;
+        }
+        answer = ask();
+    }
+    answer
 }
 
 fn read_exactly(reader: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {
