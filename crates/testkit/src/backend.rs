@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::resp::{Answer, Connection};
@@ -52,7 +52,7 @@ struct Shared {
     stop: AtomicBool,
     requests: AtomicU64,
     next_session: AtomicU64,
-    baskets: Mutex<HashMap<String, u64>>,
+    baskets: Mutex<HashMap<String, (u64, Instant)>>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -141,6 +141,9 @@ impl Drop for Backend {
     }
 }
 
+/// A visitor that was away for longer may have been with another backend meanwhile: its basket is looked up anew.
+const BASKET_LIFE: Duration = Duration::from_secs(1);
+
 /// How long one word with the session store may take. A VIP that is taken over in between is reached with the next try.
 const STORE_PATIENCE: Duration = Duration::from_millis(500);
 /// Tries before the visitor is told that its basket is not to be had; together longer than a VIP is away.
@@ -149,19 +152,31 @@ const STORE_TRIES: usize = 4;
 impl Shared {
     /// What is in a session's basket, after putting one more in.
     fn basket(&self, session: &str, buy: bool) -> io::Result<u64> {
-        let known = self.baskets.lock().expect("no panic while held").get(session).copied();
-        let basket = match (self.store, known) {
-            (None, known) => known.unwrap_or(0) + u64::from(buy),
-            // Its visitors stay here, so what is remembered is what there is.
-            (Some(_), Some(known)) if !buy => known,
-            (Some(store), _) => {
-                let key = format!("shop:basket:{session}");
-                let words: &[&str] = if buy { &["INCR", &key] } else { &["GET", &key] };
-                ask_store(store, words)?
+        let now = Instant::now();
+        let store = {
+            let mut baskets = self.baskets.lock().expect("no panic while held");
+            let Some(store) = self.store else {
+                let (basket, _) = baskets.entry(session.to_owned()).or_insert((0, now));
+                *basket += u64::from(buy);
+                return Ok(*basket);
+            };
+            match baskets.get_mut(session) {
+                Some((basket, at)) if !buy && now.duration_since(*at) < BASKET_LIFE => {
+                    *at = now;
+                    return Ok(*basket);
+                }
+                _ => store,
             }
         };
-        self.baskets.lock().expect("no panic while held").insert(session.to_owned(), basket);
-        Ok(basket)
+        let key = format!("shop:basket:{session}");
+        let word = if buy { "INCR" } else { "GET" };
+        let basket = ask_store(store, &[word, &key])?;
+        let mut baskets = self.baskets.lock().expect("no panic while held");
+        let (remembered, at) = baskets.entry(session.to_owned()).or_insert((basket, now));
+        // Baskets only grow, and answers of the store may overtake each other here.
+        *remembered = basket.max(*remembered);
+        *at = now;
+        Ok(*remembered)
     }
 
     /// How to behave to a request, which is kept waiting for it if need be.
