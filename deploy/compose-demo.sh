@@ -85,8 +85,10 @@ ask node list | sed 's/^/    | /'
 step "Down, without -v, and up again: the cluster is the one it was."
 compose --profile grow down -t 10 >/dev/null 2>&1
 compose up -d --no-build >/dev/null 2>&1
-for service in "${nodes[@]}" witness; do until_true 90 "$service is ready" healthy "$service"; done
+compose up -d --no-build node-4 >/dev/null 2>&1
+for service in "${nodes[@]}" witness node-4; do until_true 90 "$service is ready" healthy "$service"; done
 until_true 60 "visitors are served" visitors_are_served
+until_true 20 "every node answers" everybody_answers
 ask cluster status | sed 's/^/    | /'
 
 if [ "$broken" -eq 0 ]; then

@@ -17,4 +17,4 @@ for binary in ballastd ballastctl; do
     "$bin/$binary" man "$made/man" >/dev/null
 done
 gzip -9n "$made"/man/*
-cargo deb --no-build --no-strip -p ballastd
+cargo deb --quiet --no-build --no-strip -p ballastd
