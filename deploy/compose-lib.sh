@@ -50,6 +50,7 @@ stop_engine() {
     for _ in $(seq 60); do kill -0 "$engine" 2>/dev/null || break; sleep 0.5; done
     wait "$engine" 2>/dev/null || true
     iptables-restore <"$engine_rules" || true
+    umount /run/docker/netns/default 2>/dev/null || true
     rm -f "$engine_log" "$engine_rules"
 }
 
