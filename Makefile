@@ -109,6 +109,23 @@ bench-failover-moves: build ## Fifty planned moves under 2,000 requests a second
 	@scripts/setup.sh bench
 	$(BIN)/ballast-failover moves
 
+.PHONY: image
+image: build ## The container image ballast:local, from what is built; makes its base itself where no registry answers
+	@scripts/setup.sh compose
+	@deploy/image.sh $(BIN)
+
+.PHONY: deb
+deb: build ## A Debian package: programs, unit, manual pages, completions
+	@deploy/deb.sh $(BIN)
+
+.PHONY: compose-demo
+compose-demo: build ## The docker-compose cluster from nothing to nothing: nodes killed, paused, cut off under a client
+	@deploy/compose-demo.sh $(BIN)
+
+.PHONY: compose-faults
+compose-faults: build ## The same for each container ROUNDS (20) times each: how long a client heard nobody, what it kept
+	@deploy/compose-faults.sh $(BIN)
+
 .PHONY: clean
 clean: ## Remove build results of this checkout (not the RocksDB cache)
 	$(CARGO) clean

@@ -14,6 +14,7 @@ use ballast_core::{
     state::{NodeInfo, NodeRole, VipHome},
 };
 use ballast_raft::LogBounds;
+use ballast_vip::net::is_network;
 use serde::Deserialize;
 
 use crate::{
@@ -189,7 +190,8 @@ pub struct Vip {
     pub hook: Option<HookSettings>,
     /// A program whose exit status says whether this node should hold VIPs.
     pub check: Option<CheckSettings>,
-    /// Interface that VIPs are put on. The `netlink` driver needs it.
+    /// Interface that VIPs are put on: its name, or a network that it has an address in (`10.0.0.0/24`), where names
+    /// change, as in a container that is taken off a network and put back. The `netlink` driver needs it.
     pub interface: Option<String>,
     /// Interfaces of VIPs that are on another one, by the VIP's name.
     pub interfaces: BTreeMap<String, String>,
@@ -374,9 +376,13 @@ impl Vip {
         for (key, on) in self.interface.iter().map(|on| ("vip.interface".to_owned(), on)).chain(named) {
             // What Linux takes for a name (dev_valid_name): at most 15 bytes, no slash, colon or space.
             let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':');
+            if is_network(on) {
+                continue;
+            }
             if on.is_empty() || on.len() > 15 || matches!(on.as_str(), "." | "..") || !on.bytes().all(fits) {
                 return Err(format!(
-                    "{key}: {on:?} is no name of an interface; `ip link` lists them, for example eth0"
+                    "{key}: {on:?} is no name of an interface, and no network; `ip address` lists them, for example eth0 or \
+                     10.0.0.0/24"
                 ));
             }
         }
@@ -473,6 +479,8 @@ admin = "10.0.0.1:7401"
         let vip = |keys: &str| format!("{GOOD}\n[vip]\n{keys}\n");
         check(&vip("driver = \"netlink\""), "vip.interface: the netlink driver");
         check(&vip("driver = \"netlink\"\ninterface = \"a/b\""), "vip.interface: \"a/b\" is no name");
+        check(&vip("driver = \"netlink\"\ninterface = \"10.0.0.0/33\""), "is no name of an interface, and no network");
+        assert!(Bootstrap::parse(&vip("driver = \"netlink\"\ninterface = \"10.0.0.0/24\""), |_| None).is_ok());
         check(&vip("driver = \"netlink\"\ninterface = \"eth0\"\n[vip.interfaces]\ndmz = \"\""), "vip.interfaces.dmz");
         check(&vip("interface = \"eth0\""), "the loopback driver uses none");
         check(&vip("[vip.interfaces]\ndmz = \"eth0\""), "vip.interfaces: the loopback driver");

@@ -12,6 +12,7 @@ mod freshness;
 mod identity;
 mod interfaces;
 mod join;
+mod leadership;
 mod leaps;
 mod leases;
 mod metrics;
@@ -22,6 +23,7 @@ mod reader;
 mod sessions;
 mod settling;
 mod sockets;
+mod supervisor;
 mod view;
 mod webhooks;
 
@@ -29,7 +31,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use ballast_telemetry::log::{self, Format};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -63,6 +65,18 @@ enum Verb {
     /// Take the VIPs' addresses and their fence off this machine's interfaces. For a node that is taken out of service:
     /// stop it before, and `ballastctl node remove` it if it does not come back.
     Leave(Common),
+    /// Write the manual pages into a folder. For packages.
+    #[command(hide = true)]
+    Man {
+        /// Where to; made when it does not exist.
+        dir: PathBuf,
+    },
+    /// Print a completion script for a shell. For packages.
+    #[command(hide = true)]
+    Completion {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(clap::Args)]
@@ -126,6 +140,17 @@ fn execute(verb: Verb) -> Result<()> {
                 println!("nothing of Ballast is on this machine's interfaces");
             }
             done.iter().for_each(|line| println!("{line}"));
+            Ok(())
+        }
+        Verb::Man { dir } => {
+            std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+            let page = clap_mangen::Man::new(Arguments::command()).section("8");
+            let path = dir.join("ballastd.8");
+            let mut file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            page.render(&mut file).with_context(|| format!("cannot write {}", path.display()))
+        }
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "ballastd", &mut std::io::stdout());
             Ok(())
         }
         Verb::Run(common) => {

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -53,12 +53,14 @@ use crate::{
     endpoints,
     identity::{self, Genesis, Identity},
     interfaces::{self, Drivers},
+    leadership,
     leases::{self, Leases, Membership, OwnFitness},
     metrics,
     operations::Node,
     programs::{Described, VipCheck, keep_checking, keep_telling},
     sessions::NodeSessions,
     sockets::{Sockets, serve_cluster},
+    supervisor::Supervisor,
     view::View,
     webhooks::{Secrets, keep_posting},
 };
@@ -147,6 +149,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         view: Arc::clone(&view),
         leases: OnceLock::new(),
         keeper: OnceLock::new(),
+        looked: AtomicU64::new(boot_now().get()),
         lease_view: Arc::clone(&lease_view),
         proxy: proxy.clone(),
         sessions,
@@ -261,6 +264,8 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         let status = Arc::new(Probes { node: Arc::clone(&node) });
         parts.spawn(named("probes and metrics", never_fails(endpoints::serve(listener, status, ending.clone()))));
     }
+    let keeping = leadership::keep_away(raft.clone(), ending.clone());
+    parts.spawn(named("leadership away from VIPs", never_fails(keeping)));
     let introduction = introduce(bootstrap.clone(), identity.node, raft.clone(), ending.clone());
     parts.spawn(named("introduction", never_fails(introduction)));
     let (folder, key) = (bootstrap.data_dir.clone(), identity.cluster_key.clone());
@@ -270,7 +275,14 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         found(&member, &raft, genesis.clone()).await?;
         identity.genesis_done()?;
     }
+    let supervisor = Arc::new(Supervisor::from_environment());
+    let telling = {
+        let (supervisor, node, ending) = (Arc::clone(&supervisor), Arc::clone(&node), ending.clone());
+        async move { supervisor.keep_telling(|| node.status_line(), || node.well(), ending).await }
+    };
+    parts.spawn(named("signs of life to the service manager", never_fails(telling)));
     info!(node = %identity.node, name = bootstrap.name, "running");
+    supervisor.ready();
 
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
@@ -285,6 +297,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         Ok(()) => info!("draining"),
         Err(error) => error!(error = format!("{error:#}"), "the node cannot go on"),
     }
+    supervisor.stopping();
     drain(&node, &leases, outcome.is_ok()).await;
     ending.cancel();
     if timeout(STOP_MAX, member.shutdown()).await.is_err() {
@@ -499,7 +512,9 @@ impl Publisher {
                     "the thread that keeps VIPs in place ended; this is a bug, start the node again and report it with its log"
                 );
             }
-            self.marks.looked(boot_now());
+            let now = boot_now();
+            self.marks.looked(now);
+            self.node.looked.store(now.get(), Ordering::Relaxed);
             let reached = self.node.view.applied_index();
             self.marks.set_applied(reached);
             self.node.view.settling.applied(reached, boot_now(), self.node.view.settle());

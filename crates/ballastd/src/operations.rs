@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -20,9 +20,10 @@ use ballast_core::{
     ids::{LogIndex, NodeId, VipId},
     lease::{Fitness, LeaseView, LeaseVip, Unfitness},
     state::{NodeAdmin, NodeRole, State},
+    time::BootNanos,
 };
 use ballast_proxy::{ListenerState, Proxy, prober::Findings};
-use ballast_raft::Handle;
+use ballast_raft::{Handle, Role};
 use ballast_sessions::Place;
 use ballast_vip::netlink::KeeperHandle;
 use tokio::{
@@ -42,6 +43,9 @@ use crate::{
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// The loop that publishes the state looks twenty times a second; one that has not for so long hangs.
+const LOOKED_WITHIN: Duration = Duration::from_secs(10);
+
 /// The parts of this node that can be asked.
 pub struct Node {
     /// Consensus.
@@ -52,6 +56,8 @@ pub struct Node {
     pub leases: OnceLock<Arc<ballast_vip::Handle>>,
     /// Keeps the addresses of VIPs and their fence in place, with the netlink driver.
     pub keeper: OnceLock<KeeperHandle>,
+    /// When the loop that publishes the state looked last, in nanoseconds since the machine started.
+    pub looked: AtomicU64,
     /// What the lease thread is told of the agreed state.
     pub lease_view: Arc<ArcSwapOption<LeaseView>>,
     /// The data plane; a witness has none.
@@ -182,6 +188,45 @@ impl Node {
             reasons.push(format!("the session store cannot listen on {place}: {error}"));
         }
         reasons
+    }
+
+    /// Why this process should be started again; nothing if it should not.
+    ///
+    /// # Errors
+    /// What of it does not turn any more.
+    pub fn well(&self) -> Result<(), String> {
+        if !self.raft.runs() {
+            return Err("the member of the cluster stopped".to_owned());
+        }
+        if !self.leases.get().is_some_and(|leases| leases.alive()) {
+            return Err("the lease thread ended".to_owned());
+        }
+        let looked = BootNanos::new(self.looked.load(Ordering::Relaxed));
+        if Duration::from_nanos(boot_now().since(looked)) > LOOKED_WITHIN {
+            return Err("the agreed state is not followed any more".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What this node does, in a line for the service manager.
+    pub fn status_line(&self) -> String {
+        let reasons = self.not_ready();
+        if !reasons.is_empty() {
+            return format!("not ready: {}", reasons.join("; "));
+        }
+        let role = match self.raft.status().role {
+            Role::Starting => "starting",
+            Role::Learner => "learner",
+            Role::Follower => "voter",
+            Role::Candidate => "candidate",
+            Role::Leader => "leader",
+            Role::Stopped => "stopped",
+        };
+        match self.held().len() {
+            0 => format!("{role}, holds no VIP"),
+            1 => format!("{role}, holds 1 VIP"),
+            count => format!("{role}, holds {count} VIPs"),
+        }
     }
 
     fn held(&self) -> Vec<HeldVip> {

@@ -1,5 +1,6 @@
 //! A shop's application server: says who it is, keeps a basket for each session, and can be told
-//! to misbehave.
+//! to misbehave. With a session store it writes baskets there as well and finds those of sessions
+//! that another backend began, so that a visitor who must change its backend keeps its session.
 
 use std::{
     collections::HashMap,
@@ -11,8 +12,10 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use crate::resp::{Answer, Connection};
 
 /// How a backend behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +44,15 @@ pub struct Backend {
 
 struct Shared {
     name: String,
+    /// Where baskets are kept beside this process' memory.
+    store: Option<SocketAddr>,
     mode: Mutex<Mode>,
     mode_changed: Condvar,
     held: AtomicU64,
     stop: AtomicBool,
     requests: AtomicU64,
     next_session: AtomicU64,
-    baskets: Mutex<HashMap<String, u64>>,
+    baskets: Mutex<HashMap<String, (u64, Instant)>>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -65,10 +70,19 @@ impl Backend {
     /// # Errors
     /// When the address cannot be bound.
     pub fn start_at(name: &str, address: SocketAddr) -> io::Result<Self> {
+        Self::start_with(name, address, None)
+    }
+
+    /// Starts a backend that keeps its baskets in a session store, too.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn start_with(name: &str, address: SocketAddr, store: Option<SocketAddr>) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             name: name.to_owned(),
+            store,
             mode: Mutex::new(Mode::Ok),
             mode_changed: Condvar::new(),
             held: AtomicU64::new(0),
@@ -127,7 +141,44 @@ impl Drop for Backend {
     }
 }
 
+/// A visitor that was away for longer may have been with another backend meanwhile: its basket is looked up anew.
+const BASKET_LIFE: Duration = Duration::from_secs(1);
+
+/// How long one word with the session store may take. A VIP that is taken over in between is reached with the next try.
+const STORE_PATIENCE: Duration = Duration::from_millis(500);
+/// Tries before the visitor is told that its basket is not to be had; together longer than a VIP is away.
+const STORE_TRIES: usize = 4;
+
 impl Shared {
+    /// What is in a session's basket, after putting one more in.
+    fn basket(&self, session: &str, buy: bool) -> io::Result<u64> {
+        let now = Instant::now();
+        let store = {
+            let mut baskets = self.baskets.lock().expect("no panic while held");
+            let Some(store) = self.store else {
+                let (basket, _) = baskets.entry(session.to_owned()).or_insert((0, now));
+                *basket += u64::from(buy);
+                return Ok(*basket);
+            };
+            match baskets.get_mut(session) {
+                Some((basket, at)) if !buy && now.duration_since(*at) < BASKET_LIFE => {
+                    *at = now;
+                    return Ok(*basket);
+                }
+                _ => store,
+            }
+        };
+        let key = format!("shop:basket:{session}");
+        let word = if buy { "INCR" } else { "GET" };
+        let basket = ask_store(store, &[word, &key])?;
+        let mut baskets = self.baskets.lock().expect("no panic while held");
+        let (remembered, at) = baskets.entry(session.to_owned()).or_insert((basket, now));
+        // Baskets only grow, and answers of the store may overtake each other here.
+        *remembered = basket.max(*remembered);
+        *at = now;
+        Ok(*remembered)
+    }
+
     /// How to behave to a request, which is kept waiting for it if need be.
     fn mode_for(&self, path: &str) -> Mode {
         let mode = self.mode.lock().expect("no panic while held");
@@ -285,13 +336,8 @@ fn answer(
         }
         None => String::new(),
     };
-    let basket = {
-        let mut baskets = shared.baskets.lock().expect("no panic while held");
-        let basket = baskets.entry(session.clone()).or_default();
-        if path.starts_with("/buy") {
-            *basket += 1;
-        }
-        *basket
+    let Ok(basket) = shared.basket(&session, path.starts_with("/buy")) else {
+        return reader.get_mut().write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
     };
     let text = if path.starts_with("/echo") {
         String::from_utf8_lossy(body).into_owned()
@@ -308,6 +354,24 @@ fn answer(
         bytes.extend_from_slice(text.as_bytes());
     }
     reader.get_mut().write_all(&bytes)
+}
+
+/// Asks the session store for a number, on a connection of its own: one that was kept might lead to a node that is gone.
+fn ask_store(store: SocketAddr, words: &[&str]) -> io::Result<u64> {
+    let ask = || match Connection::open(store, STORE_PATIENCE)?.call(words)? {
+        Answer::Integer(number) => u64::try_from(number).map_err(io::Error::other),
+        Answer::Null => Ok(0),
+        Answer::Bulk(text) => String::from_utf8_lossy(&text).parse().map_err(io::Error::other),
+        other => Err(io::Error::other(format!("the session store said {other:?}"))),
+    };
+    let mut answer = ask();
+    for _ in 1..STORE_TRIES {
+        if answer.is_ok() {
+            break;
+        }
+        answer = ask();
+    }
+    answer
 }
 
 fn read_exactly(reader: &mut impl Read, length: usize) -> io::Result<Vec<u8>> {

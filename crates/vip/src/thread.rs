@@ -130,7 +130,9 @@ impl Runner {
     fn run(mut self, real_time: bool) {
         if real_time {
             let granted = priority::raise();
-            if !granted.fifo {
+            if granted.nice {
+                tracing::info!("no real-time scheduling for leases here; their thread runs before ordinary ones");
+            } else if !granted.fifo {
                 tracing::info!(
                     "no real-time scheduling for leases (needs CAP_SYS_NICE); a busy machine may renew late"
                 );

@@ -47,7 +47,7 @@ impl InterfaceAddress {
 }
 
 impl Interface {
-    /// Reads the interface of this name in the calling thread's network namespace.
+    /// Reads the interface that is meant (see [`Interface::meant`]) in the calling thread's network namespace.
     ///
     /// # Errors
     /// [`NetError::NoInterface`] names those that there are; [`NetError::NotEthernet`];
@@ -55,7 +55,7 @@ impl Interface {
     pub fn read(name: &str) -> Result<Self, NetError> {
         let all = Self::all()?;
         let present = names(&all);
-        let interface = all.into_iter().find(|interface| interface.name == name);
+        let interface = Self::meant(&all, name).cloned();
         let interface = interface.ok_or_else(|| NetError::NoInterface { name: name.to_owned(), present })?;
         if interface.mac.is_none() {
             return Err(NetError::NotEthernet { name: name.to_owned() });
@@ -72,10 +72,34 @@ impl Interface {
         read_all(&mut socket)
     }
 
+    /// The one that is meant by a name, or by a network that it has an address in (`10.0.0.0/24`). Names of interfaces
+    /// have no slash, so it is always clear which of both a text is.
+    pub fn meant<'i>(all: &'i [Self], by: &str) -> Option<&'i Self> {
+        match network(by) {
+            Some((address, prefix)) => all.iter().find(|interface| {
+                interface.mac.is_some()
+                    && interface.addresses.iter().any(|held| same_prefix(held.address, address, prefix))
+            }),
+            None => all.iter().find(|interface| interface.name == by),
+        }
+    }
+
     /// Whether the address is on it.
     pub fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|held| held.address == address)
     }
+}
+
+/// Whether an interface is meant by a network it has an address in, and not by its name.
+pub fn is_network(by: &str) -> bool {
+    network(by).is_some()
+}
+
+/// A network as `address/length`, where the text is one.
+fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let (address, prefix) = (address.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok()?);
+    (prefix <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, prefix))
 }
 
 /// The names, for messages.
@@ -181,6 +205,34 @@ mod tests {
         check("::1", "ff::", 0, true);
         check("::1", "::2", 128, false);
         check("::1", "0.0.0.1", 0, false);
+    }
+
+    #[test]
+    fn an_interface_is_meant_by_its_name_or_by_a_network_it_has_an_address_in() {
+        let on = |index, name: &str, address: &str| Interface {
+            index,
+            name: name.to_owned(),
+            mac: (name != "lo").then(|| Mac::new([2, 0, 0, 0, 0, 1])),
+            up: true,
+            addresses: vec![InterfaceAddress {
+                address: address.parse().expect("an address"),
+                prefix: 24,
+                secondary: false,
+            }],
+        };
+        let all = [on(1, "lo", "127.0.0.1"), on(7, "eth2", "10.0.0.5"), on(9, "eth3", "fd00::5")];
+        let check = |by: &str, expected: Option<&str>| {
+            assert_eq!(Interface::meant(&all, by).map(|interface| interface.name.as_str()), expected, "{by}");
+        };
+        check("eth2", Some("eth2"));
+        check("eth0", None);
+        check("10.0.0.0/24", Some("eth2"));
+        check("10.0.0.9/24", Some("eth2"));
+        check("10.0.1.0/24", None);
+        check("fd00::/64", Some("eth3"));
+        // VIPs need Ethernet.
+        check("127.0.0.0/8", None);
+        check("10.0.0.0/33", None);
     }
 
     #[test]

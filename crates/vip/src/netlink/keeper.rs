@@ -35,7 +35,8 @@ use crate::{
     fence::{Fence, FenceLevel, Guarded},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, probe_frame, question, system,
+        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, is_network, probe_frame,
+        question, system,
     },
 };
 
@@ -104,6 +105,8 @@ pub(super) struct Keeper {
     /// The last problem of each VIP that was logged.
     said: BTreeMap<VipId, String>,
     checked: BTreeSet<String>,
+    /// An interface is meant by its network, so that a new address may tell which one it is.
+    by_network: bool,
 }
 
 /// What is kept for an interface that VIPs are on.
@@ -133,9 +136,11 @@ impl Keeper {
         changed: Box<dyn Fn() + Send>,
     ) -> Result<Self, NetlinkError> {
         // A name that is wrong is told at the start, not when the first VIP comes.
-        for name in std::iter::once(&options.interface).chain(options.interfaces.values()) {
+        let named = || std::iter::once(&options.interface).chain(options.interfaces.values());
+        for name in named() {
             Interface::read(name)?;
         }
+        let by_network = named().any(|name| is_network(name));
         Ok(Self {
             addresses: Addresses::open(&options.data_dir)?,
             watch: Watch::open()?,
@@ -151,6 +156,7 @@ impl Keeper {
             changed,
             said: BTreeMap::new(),
             checked: BTreeSet::new(),
+            by_network,
         })
     }
 
@@ -181,7 +187,7 @@ impl Keeper {
             self.guard_what_is_left(&interfaces);
             return;
         };
-        let wanted = self.wanted(view);
+        let wanted = self.wanted(view, &interfaces);
         self.look_at_links(now, view, &interfaces, &wanted);
         let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
         let mut troubles = Troubles::default();
@@ -383,11 +389,13 @@ impl Keeper {
         }
     }
 
-    /// Where every VIP should be on this node.
-    fn wanted(&self, view: &LeaseView) -> Vec<Wanted> {
+    /// Where every VIP should be on this node. An interface that is meant by its network is looked for anew each time: a
+    /// container that is taken off a network and put back gets another one.
+    fn wanted(&self, view: &LeaseView, interfaces: &[Interface]) -> Vec<Wanted> {
         let may = |only: &Option<BTreeSet<_>>| only.as_ref().is_none_or(|only| only.contains(&self.options.node));
         let want = |vip: &ballast_core::lease::LeaseVip| {
-            let interface = self.options.interfaces.get(&vip.name).unwrap_or(&self.options.interface).clone();
+            let by = self.options.interfaces.get(&vip.name).unwrap_or(&self.options.interface);
+            let interface = Interface::meant(interfaces, by).map_or(by, |interface| &interface.name).clone();
             let addresses: Vec<_> = vip
                 .addresses
                 .iter()
@@ -570,9 +578,9 @@ impl Keeper {
         events.iter().any(|event| match event {
             // One that is not known yet may be one that VIPs wait for.
             LinkEvent::Link { .. } | LinkEvent::LinkGone { .. } | LinkEvent::Lost => true,
-            LinkEvent::Address { index, .. } | LinkEvent::AddressGone { index, .. } | LinkEvent::Filter { index } => {
-                concerns(*index)
-            }
+            // Likewise, where an interface is meant by its network.
+            LinkEvent::Address { index, .. } => concerns(*index) || self.by_network,
+            LinkEvent::AddressGone { index, .. } | LinkEvent::Filter { index } => concerns(*index),
         })
     }
 

@@ -48,7 +48,7 @@ use places::Shared;
 pub struct NetlinkOptions {
     /// This node.
     pub node: NodeId,
-    /// The interface that VIPs are on.
+    /// The interface that VIPs are on: its name, or a network that it has an address in.
     pub interface: String,
     /// By name of the VIP: those that are on another one.
     pub interfaces: BTreeMap<String, String>,
@@ -185,7 +185,7 @@ pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkEr
     Ok(said)
 }
 
-/// The MAC of the interface with this name, as other members should know it.
+/// The MAC of the interface that is meant by this name or network, as other members should know it.
 ///
 /// # Errors
 /// [`NetError`]: there is no such interface.

@@ -1,0 +1,277 @@
+//! What is in `deploy/` is true: alerts and dashboard speak of metrics and labels that exist, every file is what it claims
+//! to be, and the unit is one that the daemon can keep.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use saphyr_parser::{Event, Parser};
+use serde_json::{Map, Value};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// YAML as JSON; scalars are text. Anchors and merge keys are carried out as Compose does.
+fn yaml(path: &str) -> Value {
+    let text = read(path);
+    let mut events = Parser::new_from_str(&text).map(|event| event.unwrap_or_else(|error| panic!("{path}: {error}")).0);
+    let mut anchors = BTreeMap::new();
+    loop {
+        match events.next().unwrap_or_else(|| panic!("{path} has no document")) {
+            Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
+            event => return node(event, &mut events, &mut anchors),
+        }
+    }
+}
+
+fn node<'t>(
+    event: Event<'t>,
+    events: &mut impl Iterator<Item = Event<'t>>,
+    anchors: &mut BTreeMap<usize, Value>,
+) -> Value {
+    let (anchor, value) = match event {
+        Event::Scalar(text, _, anchor, _) => (anchor, Value::String(text.into_owned())),
+        Event::Alias(anchor) => return anchors[&anchor].clone(),
+        Event::SequenceStart(anchor, ..) => {
+            let mut list = Vec::new();
+            loop {
+                match events.next().expect("the end of a list") {
+                    Event::SequenceEnd => break,
+                    event => list.push(node(event, events, anchors)),
+                }
+            }
+            (anchor, Value::Array(list))
+        }
+        Event::MappingStart(anchor, ..) => {
+            let (mut own, mut merged) = (Map::new(), Map::new());
+            loop {
+                let key = match events.next().expect("the end of a mapping") {
+                    Event::MappingEnd => break,
+                    Event::Scalar(key, ..) => key.into_owned(),
+                    other => panic!("a key that is no text: {other:?}"),
+                };
+                let value = node(events.next().expect("a value"), events, anchors);
+                match (key.as_str(), value) {
+                    ("<<", Value::Object(more)) => merged.extend(more),
+                    (_, value) => assert!(own.insert(key.clone(), value).is_none(), "{key} is there twice"),
+                }
+            }
+            for (key, value) in merged {
+                own.entry(key).or_insert(value);
+            }
+            (anchor, Value::Object(own))
+        }
+        other => panic!("unexpected {other:?}"),
+    };
+    if anchor > 0 {
+        anchors.insert(anchor, value.clone());
+    }
+    value
+}
+
+/// Series of the reference page, each with its labels.
+fn series() -> BTreeMap<String, BTreeSet<String>> {
+    let mut found = BTreeMap::new();
+    for line in read("docs/reference/metrics.md").lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let &[family, kind, labels, ..] = cells.as_slice() else { panic!("{line}") };
+        let family = family.trim_matches('`');
+        let labels: BTreeSet<_> =
+            labels.split(',').map(|label| label.trim().to_owned()).filter(|label| !label.is_empty()).collect();
+        let ends: &[&str] = match kind {
+            "counter" => &["_total"],
+            "gauge" => &[""],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            other => panic!("{family} is of an unknown kind {other}"),
+        };
+        for end in ends {
+            let mut labels = labels.clone();
+            if *end == "_bucket" {
+                labels.insert("le".to_owned());
+            }
+            found.insert(format!("{family}{end}"), labels);
+        }
+    }
+    assert!(found.len() > 60, "the reference page was not understood: {found:?}");
+    found
+}
+
+/// What is wrong with an expression of Prometheus: series that there are not, labels that they have not, brackets.
+fn mistakes(expression: &str, series: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut labels: BTreeSet<&str> = ["job", "instance"].into();
+    let mut named = false;
+    for word in expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+        named |= word == "up" || word.starts_with("ballast_");
+        if word.starts_with("ballast_") {
+            match series.get(word) {
+                Some(of) => labels.extend(of.iter().map(String::as_str)),
+                None => wrong.push(format!("there is no series {word}")),
+            }
+        }
+    }
+    if !named {
+        wrong.push("it names no series".to_owned());
+    }
+    // Labels stand before a comparison inside of braces, and after `by`.
+    let mut used: Vec<&str> = Vec::new();
+    for selector in expression.split('{').skip(1).filter_map(|rest| rest.split_once('}')) {
+        used.extend(selector.0.split(',').filter_map(|one| Some(one.split_once(['=', '!'])?.0.trim())));
+    }
+    for group in expression.split(" by (").skip(1).filter_map(|rest| rest.split_once(')')) {
+        used.extend(group.0.split(',').map(str::trim));
+    }
+    wrong.extend(
+        used.iter().filter(|label| !labels.contains(*label)).map(|label| format!("no series here has a label {label}")),
+    );
+    for (open, close) in [('(', ')'), ('{', '}'), ('[', ']')] {
+        if expression.matches(open).count() != expression.matches(close).count() {
+            wrong.push(format!("{open} without {close}, or the other way round"));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn mistakes_in_expressions_are_found() {
+    let series = series();
+    let check = |expression: &str, expected: &str| {
+        let found = mistakes(expression, &series).join("; ");
+        assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{expression}: {found:?}");
+    };
+    check("sum by (vip) (ballast_vip_owner) == 0", "");
+    check("rate(ballast_requests_total{code_class=\"5xx\"}[5m])", "");
+    check("rate(ballast_requests[5m])", "no series ballast_requests");
+    check("ballast_vip_holder > 0", "no series ballast_vip_holder");
+    check("sum by (farm) (ballast_vip_owner)", "no series here has a label farm");
+    check("ballast_vip_owner{node=\"a\"}", "no series here has a label node");
+    check("sum(ballast_ready", "( without )");
+    check("vector(1)", "it names no series");
+}
+
+#[test]
+fn alerts_speak_of_series_that_there_are_and_say_what_to_do() {
+    let (rules, series) = (yaml("deploy/prometheus/rules.yml"), series());
+    let mut names = BTreeSet::new();
+    for group in rules["groups"].as_array().expect("groups") {
+        assert!(group["name"].is_string());
+        for rule in group["rules"].as_array().expect("rules") {
+            let text = |key: &str| rule[key].as_str().unwrap_or_else(|| panic!("{rule} has no {key}"));
+            let name = text("alert");
+            assert!(names.insert(name.to_owned()), "{name} is there twice");
+            assert_eq!(mistakes(text("expr"), &series), Vec::<String>::new(), "{name}");
+            assert!(matches!(rule["labels"]["severity"].as_str(), Some("critical" | "warning")), "{name}");
+            for part in ["summary", "description"] {
+                assert!(rule["annotations"][part].as_str().is_some_and(|words| words.len() > 10), "{name}: {part}");
+            }
+            let known = ["alert", "expr", "for", "labels", "annotations"];
+            let unknown = rule.as_object().expect("a rule").keys().find(|key| !known.contains(&key.as_str()));
+            assert_eq!(unknown, None, "{name}");
+        }
+    }
+    assert!(names.len() >= 15, "{names:?}");
+}
+
+#[test]
+fn the_dashboard_speaks_of_series_that_there_are_and_its_panels_have_places() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/ballast.json")).expect("JSON");
+    let series = series();
+    for key in ["uid", "title"] {
+        assert!(dashboard[key].is_string(), "{key}");
+    }
+    assert!(dashboard["schemaVersion"].as_u64() >= Some(30));
+    let variables = dashboard["templating"]["list"].as_array().expect("variables");
+    let variables: BTreeSet<_> = variables.iter().map(|variable| variable["name"].as_str().expect("a name")).collect();
+    let (mut ids, mut taken, mut used) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        let title = panel["title"].as_str().expect("a title");
+        assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title}: its id is another's");
+        let place = |key: &str| panel["gridPos"][key].as_u64().unwrap_or_else(|| panic!("{title} has no {key}"));
+        let (x, y, w, h) = (place("x"), place("y"), place("w"), place("h"));
+        assert!(w > 0 && h > 0 && x + w <= 24, "{title} does not fit");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{title} lies on another panel");
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        let targets = panel["targets"].as_array().expect("targets");
+        assert!(!targets.is_empty(), "{title} asks nothing");
+        for target in targets {
+            let expression = target["expr"].as_str().expect("an expression");
+            assert_eq!(mistakes(expression, &series), Vec::<String>::new(), "{title}: {expression}");
+            used.extend(series.keys().filter(|name| expression.contains(*name)));
+            for variable in expression.split('$').skip(1) {
+                let name: String = variable.chars().take_while(char::is_ascii_alphanumeric).collect();
+                assert!(variables.contains(name.as_str()), "{title}: there is no variable {name}");
+            }
+        }
+    }
+    assert!(used.len() > 20, "{used:?}");
+}
+
+#[test]
+fn compose_files_name_files_volumes_and_services_that_there_are() {
+    let compose = yaml("docker-compose.yml");
+    let services = compose["services"].as_object().expect("services");
+    let volumes = compose["volumes"].as_object().expect("volumes");
+    let mut addresses = BTreeSet::new();
+    for (name, service) in services {
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let from = volume.as_str().expect("text").split(':').next().expect("a part");
+            match from.strip_prefix("./") {
+                Some(path) => assert!(root().join(path).exists(), "{name} mounts {path}, which is not there"),
+                None => assert!(volumes.contains_key(from), "{name} uses the volume {from}, which is not declared"),
+            }
+        }
+        if let Some(address) = service["networks"]["site"]["ipv4_address"].as_str() {
+            assert!(addresses.insert(address), "{name} has the address {address} of another service");
+            assert!(!address.ends_with(".100"), "{name} has the VIP's address");
+        }
+        // Images of others may not be at hand, so that only a profile may ask for them.
+        let ours = service["image"].as_str().is_some_and(|image| image.contains("ballast:local"));
+        assert!(ours || service["profiles"][0] == "observe", "{name} needs an image of somebody else");
+    }
+    for node in ["node-1", "node-2", "node-3", "node-4", "node-5"] {
+        let capabilities = services[node]["cap_add"].as_array().expect("capabilities");
+        assert!(!capabilities.iter().any(|one| one == "SYS_ADMIN" || one == "ALL"), "{node} may too much by default");
+        assert_eq!(services[node]["environment"]["BALLAST_NAME"], node);
+    }
+    for (file, expected) in [("deploy/compose.ebpf.yml", "BPF"), ("deploy/compose.ebpf-sysadmin.yml", "SYS_ADMIN")] {
+        for (name, service) in yaml(file)["services"].as_object().expect("services") {
+            assert!(services.contains_key(name), "{file} changes {name}, which is not there");
+            let capabilities = service["cap_add"].as_array().expect("capabilities");
+            assert!(capabilities.iter().any(|one| one == expected), "{file}: {name}");
+        }
+    }
+    assert!(yaml("deploy/compose/shop.yaml").is_object());
+    let scraped = yaml("deploy/prometheus/prometheus.yml").to_string();
+    for node in services.keys().filter(|name| name.starts_with("node-") || *name == "witness") {
+        assert!(scraped.contains(&format!("\"{node}:7402\"")), "{node} is not scraped");
+    }
+}
+
+#[test]
+fn the_unit_is_told_ready_and_fed_and_gives_only_what_vips_need() {
+    let unit = read("deploy/ballastd.service");
+    let values = |key: &str| -> Vec<&str> {
+        unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+    };
+    assert_eq!(values("Type"), ["notify"]);
+    assert_eq!(values("User"), ["ballast"]);
+    assert_eq!(values("AmbientCapabilities"), values("CapabilityBoundingSet"));
+    assert!(!unit.contains("CAP_SYS_ADMIN"));
+    assert_eq!(values("NoNewPrivileges"), ["yes"]);
+    assert!(values("WatchdogSec").len() == 1 && values("StateDirectory") == ["ballast"]);
+    for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])) {
+        assert!(line.split_once('=').is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_alphanumeric())), "{line}");
+    }
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Builds the container image from binaries that are built already (`make build`). Needs no registry.
+#
+# Usage: deploy/image.sh [BIN]     (default target/release; the image is called ballast:local, or $BALLAST_IMAGE)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bin=${1:-target/release}
+image=${BALLAST_IMAGE:-ballast:local}
+docker=${DOCKER:-docker}
+
+deploy/base-image.sh debian:bookworm-slim
+
+# Without debug information: a third of the size.
+mkdir -p target/image
+for binary in ballastd ballastctl ballast-shop; do
+    [ -x "$bin/$binary" ] || { echo "image: there is no $bin/$binary; run 'make build'" >&2; exit 1; }
+    [ "target/image/$binary" -nt "$bin/$binary" ] || strip -o "target/image/$binary" "$bin/$binary"
+done
+
+# The builder that every engine has, so that it is the same with and without the buildx plugin.
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+DOCKER_BUILDKIT=0 "$docker" build -q -f deploy/Dockerfile --target host --network host \
+    --build-arg VERSION="$version" --build-arg REVISION="$revision" -t "$image" . 2>/dev/null ||
+    DOCKER_BUILDKIT=0 "$docker" build -f deploy/Dockerfile --target host --network host -t "$image" .
+echo "image: $image is $("$docker" image inspect -f '{{.Size}}' "$image" | awk '{ printf "%.0f MB", $1 / 1e6 }')"
