@@ -12,6 +12,7 @@ nodes=(node-1 node-2 node-3)
 engine= engine_log= engine_rules= came_up=
 compose_files=(-f docker-compose.yml ${BALLAST_COMPOSE_OVERRIDE:+-f "$BALLAST_COMPOSE_OVERRIDE"})
 
+exec 3>&1 4>&2
 step() { printf '\n* %s\n' "$*"; }
 detail() { printf '    %s\n' "$*"; }
 fail() { printf '\n%s: %s\n' "$COMPOSE_PROJECT_NAME" "$*" >&2; exit 1; }
@@ -98,6 +99,8 @@ show_logs() {
 finish() {
     local code=$?
     finishing=yes
+    # A signal may come while a function's output goes elsewhere.
+    exec >&3 2>&4
     trap - EXIT
     sleep 0.1
     trap '' INT TERM
