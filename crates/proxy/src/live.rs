@@ -160,6 +160,11 @@ impl Service {
         if local || passive.isolated() { passive.local_verdict(id) } else { agreed }
     }
 
+    /// Whether it is this node's own finding, and not the plan, that keeps clients from a backend.
+    pub fn is_down_here(&self, at: usize, passive: &dyn PassiveHealth) -> bool {
+        self.verdict(self.plan.backends[at].id, Verdict::Up, passive) == Verdict::Down
+    }
+
     /// Why a bound backend must be left, `None` while it serves.
     pub fn must_leave(&self, at: usize, passive: &dyn PassiveHealth) -> Option<RehomeCause> {
         let eligibility = self.eligibility(&self.plan.backends[at], passive);

@@ -59,7 +59,7 @@ fn what_a_browser_can_be_made_to_send_is_not_listened_to() {
 
 #[test]
 fn a_million_words_are_answered_and_more_are_refused() {
-    let ballast = Ballast::start(r#"{"limits":{"request_max":"64MiB","arguments_max":1048576}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"request_max":"16MiB","arguments_max":1048576}}"#);
     let mut client = ballast.client();
     client.send(b"*1048577\r\n");
     assert_eq!(client.rest(), b"-ERR Protocol error: invalid multibulk length\r\n");
@@ -77,16 +77,16 @@ fn a_million_words_are_answered_and_more_are_refused() {
 
 #[test]
 fn a_request_of_more_bytes_than_are_allowed_is_refused_when_it_is_announced() {
-    let ballast = Ballast::start(r#"{"limits":{"value_max":"1KiB","request_max":"4KiB"}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"1KiB","request_max":"66KiB"}}"#);
     let mut client = ballast.client();
-    client.send(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$4097\r\n");
+    client.send(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$67585\r\n");
     assert_eq!(client.rest(), b"-ERR Protocol error: invalid bulk length\r\n");
     let mut client = ballast.client();
     let mut bytes = b"*1000\r\n$3\r\nDEL\r\n".to_vec();
-    bytes.extend([b"$1000\r\n", vec![b'a'; 1000].as_slice(), b"\r\n"].concat().repeat(100));
+    bytes.extend([b"$1000\r\n", vec![b'a'; 1000].as_slice(), b"\r\n"].concat().repeat(300));
     client.send(&bytes);
     let answer = String::from_utf8(client.rest()).unwrap();
-    assert!(answer.contains("a request may have 4096 bytes (sessions.limits.request_max)"), "{answer}");
+    assert!(answer.contains("a request may have 67584 bytes (sessions.limits.request_max)"), "{answer}");
 }
 
 #[test]
@@ -177,11 +177,12 @@ const TOO_LARGE: &[u8] = b"-ERR the answers are larger than output_max; ask for 
 
 #[test]
 fn an_answer_that_exceeds_the_bound_is_an_error_and_takes_no_other_along() {
-    let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"1MiB"}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"512KiB","output_max":"1MiB"}}"#);
     let mut client = ballast.client();
-    let value = vec![b'v'; 1 << 20];
+    let value = vec![b'v'; 512 << 10];
     assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
-    client.send(&[encode(&[b"INCR", b"n"]), encode(&[b"GET", b"big"]), encode(&[b"INCR", b"n"])].concat());
+    let large = encode(&[b"MGET", b"big", b"big", b"big"]);
+    client.send(&[encode(&[b"INCR", b"n"]), large, encode(&[b"INCR", b"n"])].concat());
     assert_eq!(client.answer().unwrap(), b":1\r\n");
     assert_eq!(client.answer().unwrap(), TOO_LARGE);
     assert_eq!(client.answer().unwrap(), b":2\r\n");
@@ -317,7 +318,7 @@ fn names_of_channels_and_watched_keys_are_bounded_together() {
 
 #[test]
 fn the_answer_of_a_transaction_is_bounded_too() {
-    let ballast = Ballast::start(r#"{"limits":{"value_max":"1MiB","output_max":"1MiB"}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"512KiB","output_max":"1MiB"}}"#);
     let mut client = ballast.client();
     assert_eq!(client.say("MULTI"), "+OK\r\n");
     client.send(&encode(&[b"COMMAND"]).repeat(1000));
@@ -339,7 +340,7 @@ fn the_answer_of_a_transaction_is_bounded_too() {
 fn connections_take_no_more_memory_together_than_the_node_has_for_them() {
     // The budget is 256 MiB at least.
     let ballast = Ballast::start(
-        r#"{"memory_max":"1MiB","limits":{"value_max":"16MiB","request_max":"32MiB","output_max":"16MiB"}}"#,
+        r#"{"memory_max":"1MiB","limits":{"value_max":"15MiB","request_max":"16MiB","output_max":"16MiB"}}"#,
     );
     let mut other = ballast.client();
     assert_eq!(other.say("PING"), "+PONG\r\n");

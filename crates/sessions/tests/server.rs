@@ -403,11 +403,14 @@ fn a_read_is_never_told_that_its_outcome_is_unknown() {
 
 #[test]
 fn what_is_small_is_not_refused_because_something_large_follows() {
-    let ballast = Ballast::start(r#"{"limits":{"value_max":"16MiB","request_max":"16MiB"}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"value_max":"15MiB","request_max":"16MiB"}}"#);
     let mut client = ballast.client();
-    let (small, large) = (vec![b's'; 900 << 10], vec![b'l'; (15 << 20) + (512 << 10)]);
-    client.send(&[encode(&[b"SET", b"s", &small]), encode(&[b"SET", b"l", &large]), encode(&[b"INCR", b"n"])].concat());
-    assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+    let (small, large) = (vec![b's'; 500 << 10], vec![b'l'; 15 << 20]);
+    let smalls = [b"s", b"t", b"u"].map(|key| encode(&[b"SET", key, &small])).concat();
+    client.send(&[smalls, encode(&[b"SET", b"l", &large]), encode(&[b"INCR", b"n"])].concat());
+    for _ in 0..3 {
+        assert_eq!(client.answer().unwrap(), b"+OK\r\n");
+    }
     assert_eq!(client.answer().unwrap(), b"+OK\r\n");
     assert_eq!(client.answer().unwrap(), b":1\r\n");
 }

@@ -198,8 +198,12 @@ impl Chooser<'_> {
                         return self.bound_to(bound.backend, binding, cause);
                     }
                     if replaces.is_some_and(|(old, _)| old == bound.backend) {
-                        // Only this node finds the backend down; the cluster keeps the client there.
-                        return self.unbound(&refused, "local");
+                        if self.is_down_here(bound.backend) {
+                            // The cluster keeps the client there.
+                            return self.unbound(&refused, "local");
+                        }
+                        // What this request's plan says of the backend was taken back before the log was asked.
+                        return self.bound_to(bound.backend, binding, cause);
                     }
                     // Bound meanwhile to a backend that does not serve: look again and move it.
                 }
@@ -225,6 +229,13 @@ impl Chooser<'_> {
             Some(_) if self.tried.contains(&backend) => Some(RehomeCause::ConnectFailed),
             Some(at) => self.service.must_leave(at, &*self.worker.shared.ports.passive),
         }
+    }
+
+    /// Whether nobody but this node finds that a backend does not serve.
+    fn is_down_here(&self, backend: BackendId) -> bool {
+        self.service.position(backend).is_none_or(|at| {
+            self.tried.contains(&backend) || self.service.is_down_here(at, &*self.worker.shared.ports.passive)
+        })
     }
 
     fn bound_to(&self, backend: BackendId, binding: &'static str, cause: &'static str) -> Result<Choice, Ending> {
