@@ -48,8 +48,8 @@ if [ ! -s "$tarball" ]; then
     rm -rf "$work"/root/var/cache/apt/* "$work"/root/var/lib/apt/lists/* "$work"/root/var/log/*
     find "$work/root/usr/share/doc" -type f ! -name copyright -delete
     rm -rf "$work"/root/usr/share/{man,info,locale,groff,lintian}/*
-    # The mirror of this machine may be nobody else's.
-    echo "deb http://deb.debian.org/debian $suite main" >"$work/root/etc/apt/sources.list"
+    # The mirror of this machine may be nobody else's; whoever installs more in the image names one.
+    echo "# deb MIRROR $suite main" >"$work/root/etc/apt/sources.list"
     tar -C "$work/root" --exclude=./dev --exclude=./proc --exclude=./sys -czf "$tarball.part" .
     mv "$tarball.part" "$tarball"
 fi
