@@ -10,31 +10,34 @@
 
 mod client;
 mod faults;
-mod machine;
 mod many;
 mod moves;
 mod repetition;
 mod report;
+mod samples;
 mod soak;
 mod systems;
 mod voters;
 
 use std::{
-    collections::HashMap,
     path::PathBuf,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
-use ballast_testkit::{kernel, observer};
+use ballast_testkit::{
+    kernel,
+    machine::{self, Machine},
+    observer,
+};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
     faults::Fault,
-    machine::Machine,
     repetition::Seen,
-    report::{Results, Row},
+    report::Results,
+    samples::{Sample, Samples},
     soak::Plan,
     systems::{Kind, Site},
 };
@@ -74,6 +77,10 @@ struct Options {
     /// Where rows are written, anew after each round.
     #[arg(long)]
     output: Option<PathBuf>,
+    /// Where each repetition is noted when it is over. Those that are in it already count, so that many can be collected
+    /// in several runs; those of another build of Ballast are refused.
+    #[arg(long, env = "FAILOVER_SAMPLES")]
+    samples: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -168,47 +175,42 @@ fn run(options: &Options) -> Result<()> {
         faults = Fault::ALL.to_vec();
     }
     let machine = Machine::look();
-    println!("Failover on {machine}.");
+    let versions = machine::versions(&[("keepalived", "--version"), ("haproxy", "-v")]);
+    println!("Failover on {machine}, load average {}.", machine::load_average());
+    let mut samples = Samples::open(options.samples.as_deref(), &versions)?;
     let mut sites: Vec<Option<Site>> = kinds.iter().map(|_| None).collect();
-    let mut seen: HashMap<(usize, usize), (Vec<Seen>, usize)> = HashMap::new();
-    let mut rows = Vec::new();
+    let mut rows = samples.rows(&faults, &kinds);
+    let mut unmeasured = 0;
     for round in 1..=options.reps {
-        for (f, fault) in faults.iter().enumerate() {
-            for (k, kind) in kinds.iter().enumerate() {
-                let (good, bad) = seen.entry((f, k)).or_default();
-                match repeat(&mut sites[k], kind, *fault) {
-                    Ok(None) => {}
+        for fault in &faults {
+            for (kind, site) in kinds.iter().zip(&mut sites) {
+                let seen = match repeat(site, kind, *fault) {
+                    Ok(None) => continue,
                     Ok(Some(one)) => {
                         println!(
                             "{round:>3} {fault:16} {kind:20} outage {:6.1}  after heal {:6.1}  two owners {:6.1}  doubtful {:4.1}  nobody {:6.1}",
                             one.outage_ms, one.after_heal_ms, one.dual_ms, one.doubtful_ms, one.nobody_ms
                         );
-                        good.push(one);
+                        Some(one)
                     }
                     Err(error) => {
                         println!("{round:>3} {fault:16} {kind:20} NOT MEASURED: {error:#}");
-                        *bad += 1;
+                        unmeasured += 1;
                         // What is left may be broken; the next repetition starts its own.
-                        sites[k] = None;
+                        *site = None;
+                        None
                     }
-                }
+                };
+                samples.add(Sample::new(kind, *fault, seen))?;
             }
         }
-        let all = faults.iter().enumerate().flat_map(|(f, fault)| {
-            let seen = &seen;
-            kinds.iter().enumerate().filter_map(move |(k, kind)| {
-                let (good, bad) = seen.get(&(f, k))?;
-                Row::of(kind, *fault, good, *bad)
-            })
-        });
-        rows = all.collect();
+        rows = samples.rows(&faults, &kinds);
         if let Some(file) = &options.output {
-            Results::new(&machine, &rows).write(file)?;
+            Results::new(&machine, &versions, &rows).write(file)?;
         }
     }
     println!("\n{}", report::table(&rows));
-    let bad: usize = seen.values().map(|(_, bad)| bad).sum();
-    ensure!(bad == 0, "{bad} repetitions could not be measured; what was said about them is above");
+    ensure!(unmeasured == 0, "{unmeasured} repetitions could not be measured; what was said about them is above");
     Ok(())
 }
 
@@ -229,8 +231,13 @@ fn soak(options: &SoakOptions) -> Result<()> {
     let seed = options.seed.unwrap_or_else(by_clock);
     let mut kinds = kinds(&options.systems)?;
     if given(&options.systems).next().is_none() {
-        kinds.retain(|kind| kind.lease_ms().is_some());
+        kinds.retain(|kind| kind.lease_ms() == Some(200));
     }
-    println!("Soak on {}: {} faults on each system, seed {seed}.", Machine::look(), options.faults);
+    let load = machine::load_average();
+    println!(
+        "Soak on {}, load average {load}: {} faults on each system, seed {seed}.",
+        Machine::look(),
+        options.faults
+    );
     kinds.iter().try_for_each(|kind| soak::run(kind, Plan { faults: options.faults, seed }))
 }

@@ -1,13 +1,20 @@
 //! Planned moves under load: an operator moves the VIP while thousands of requests a second go through it.
 //!
 //! Two generators run in the client's network, one with a new connection for each request and one that keeps its
-//! connections, both open loop: what is late is late by the schedule, not by the last answer. Each move has a
+//! connections, both open loop: what is late is late by the schedule, not by the last answer. Beside them, visitors of
+//! three shops, bound by a cookie, note which shop answers. Each move has a
 //! twin, the same load on the same owner without a move, so that what the machine adds is not put down to the move.
 
 use std::{net::SocketAddr, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use ballast_testkit::{cluster::bin_dir, lab::Host};
+use ballast_testkit::{
+    client,
+    cluster::bin_dir,
+    lab::Host,
+    visitors::{self, Behaviour, Verdict, Visitors},
+    wait,
+};
 use serde::Deserialize;
 
 use crate::{
@@ -20,6 +27,10 @@ use crate::{
 const LOAD_SECS: f64 = 1.2;
 /// When the move begins after the load did.
 const MOVE_AFTER: Duration = Duration::from_millis(700);
+const SHOPS: u16 = 3;
+/// Visitors that keep their connections, and as many that open one for each request.
+const VISITORS: usize = 6;
+const VISITORS_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a generator reports; it has more to say.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -34,9 +45,10 @@ struct Report {
 /// Moves the VIP `moves` times under `rate` requests a second of each kind.
 ///
 /// # Errors
-/// When a request failed, or a move did not happen.
+/// When a request failed, a visitor was sent to another shop, or a move did not happen.
 pub fn run(kind: &Kind, moves: u32, rate: u32) -> Result<()> {
-    let mut site = Site::start(kind.clone())?;
+    let mut site = Site::start_with_shops(kind.clone(), SHOPS)?;
+    let visitors = let_in(&site)?;
     let modes = ["new-connection", "keep-alive"];
     let mut moved: Vec<[Report; 2]> = Vec::new();
     let mut still: Vec<[Report; 2]> = Vec::new();
@@ -60,6 +72,7 @@ pub fn run(kind: &Kind, moves: u32, rate: u32) -> Result<()> {
         moved.push(reports);
     }
     let mut lost = 0;
+    let strayed = judge_visitors(visitors);
     for (at, mode) in modes.iter().enumerate() {
         let worst = |reports: &[[Report; 2]]| reports.iter().map(|pair| pair[at].max_us).fold(0.0, f64::max) / 1e3;
         let mut maxima: Vec<f64> = moved.iter().map(|pair| pair[at].max_us / 1e3).collect();
@@ -75,6 +88,33 @@ pub fn run(kind: &Kind, moves: u32, rate: u32) -> Result<()> {
         lost += failed;
     }
     ensure!(lost == 0, "{lost} requests failed");
+    strayed
+}
+
+/// Visitors of the shops, all of them served once.
+fn let_in(site: &Site) -> Result<Vec<Visitors>> {
+    let shop = SocketAddr::from((systems::target().vip, systems::SHOP_PORT));
+    site.lab.within(Host::Client, || client::wait_served(shop))??;
+    let behaviour =
+        |new_connections| Behaviour { visitors: VISITORS, pause: VISITORS_PAUSE, servers: vec![shop], new_connections };
+    let all = site.lab.within(Host::Client, || [true, false].map(|new| Visitors::start(&behaviour(new))))?;
+    wait::until("every visitor to be served", || {
+        Ok(all.iter().all(|some| some.logged_in() == VISITORS).then_some(()))
+    })?;
+    Ok(all.into())
+}
+
+/// Sends the visitors home.
+fn judge_visitors(all: Vec<Visitors>) -> Result<()> {
+    let mut problems = Vec::new();
+    for (kind, some) in ["new-connection", "keep-alive"].into_iter().zip(all) {
+        let Verdict { served, failed, moved, .. } = visitors::judge(&some.stop());
+        println!("{VISITORS} visitors, {kind}: {served} requests, failed: {failed:?}, sent to another shop: {moved:?}");
+        if !failed.is_empty() || !moved.is_empty() {
+            problems.push(kind);
+        }
+    }
+    ensure!(problems.is_empty(), "visitors failed or were sent to another shop: {}", problems.join(", "));
     Ok(())
 }
 

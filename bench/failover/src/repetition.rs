@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use ballast_testkit::lab::Host;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     client::Clients,
@@ -25,7 +26,7 @@ const QUIET: Duration = Duration::from_millis(300);
 const QUIET_WITHIN: Duration = Duration::from_secs(60);
 
 /// What was seen of one repetition.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
     /// Longest time without an answer to clients, from the fault's begin to its end.
     pub outage_ms: f64,

@@ -8,14 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use ballast_testkit::machine::Machine;
 use serde::Serialize;
 
-use crate::{
-    faults::Fault,
-    machine::{self, Machine},
-    repetition::Seen,
-    systems::Kind,
-};
+use crate::{faults::Fault, repetition::Seen, systems::Kind};
 
 /// Longest gap that clients do not notice: the interval of requests and the noise of a shared machine.
 const UNNOTICED_MS: f64 = 20.0;
@@ -149,15 +145,15 @@ impl Row {
 pub struct Results<'a> {
     measured_at: u64,
     machine: &'a Machine,
-    versions: BTreeMap<&'static str, String>,
+    versions: &'a BTreeMap<String, String>,
     rows: &'a [Row],
 }
 
 impl<'a> Results<'a> {
     /// Of rows that were measured on this machine.
-    pub fn new(machine: &'a Machine, rows: &'a [Row]) -> Self {
+    pub fn new(machine: &'a Machine, versions: &'a BTreeMap<String, String>, rows: &'a [Row]) -> Self {
         let measured_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        Self { measured_at, machine, versions: machine::versions(), rows }
+        Self { measured_at, machine, versions, rows }
     }
 
     /// Writes them, whole or not at all.

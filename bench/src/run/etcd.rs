@@ -9,12 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ballast_testkit::{client::Client, ports, wait};
+use ballast_testkit::{client::Client, ports, programs, wait};
 use serde_json::Value;
 use tonic::{client::Grpc, codegen::http::uri::PathAndQuery, transport::Endpoint};
 use tonic_prost::ProstCodec;
 
-use super::programs;
 use crate::{
     generate::Report,
     process::{self, Guarded},

@@ -8,9 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use ballast_testkit::ports;
+use ballast_testkit::{ports, programs};
 
-use super::{ballast, load::Backend, programs, stage::Subject};
+use super::{ballast, load::Backend, stage::Subject};
 use crate::process::{self, Guarded};
 
 /// How a peer is set up.

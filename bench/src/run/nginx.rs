@@ -8,9 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use ballast_testkit::ports;
+use ballast_testkit::{ports, programs};
 
-use super::{haproxy::Tuning, load::Backend, programs, stage::Subject};
+use super::{haproxy::Tuning, load::Backend, stage::Subject};
 use crate::process::{self, Guarded};
 
 /// Starts it; `None`, with a line that says so, when it is not installed.

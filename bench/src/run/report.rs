@@ -12,13 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use ballast_testkit::machine::{self, Machine};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    machine::Machine,
-    stage::{BALLAST, DIRECT},
-};
+use super::stage::{BALLAST, DIRECT};
 use crate::stats::{Summary, ratio_by_round};
+
+/// Programs whose versions are written down.
+const PEERS: [(&str, &str); 4] =
+    [("haproxy", "-v"), ("nginx", "-v"), ("etcd", "--version"), ("redis-server", "--version")];
 
 /// One figure of Ballast beside the same figure of its peers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,7 +148,7 @@ impl Results {
     /// # Errors
     /// When there is something in `file` that is no result.
     pub fn begin(file: Option<PathBuf>) -> Result<Self> {
-        Self::continuing(file, Machine::look(), super::machine::versions())
+        Self::continuing(file, Machine::look(), machine::versions(&PEERS))
     }
 
     fn continuing(file: Option<PathBuf>, machine: Machine, versions: BTreeMap<String, String>) -> Result<Self> {

@@ -12,11 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ballast_testkit::{cluster::Cluster, ports, store};
+use ballast_testkit::{cluster::Cluster, ports, programs, store};
 
 use super::{
     etcd::Etcd,
-    programs,
     report::Row,
     rounds,
     stage::{BALLAST, Stage},

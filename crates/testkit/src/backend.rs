@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::SockRef;
+
 use crate::resp::{Answer, Connection};
 
 /// How a backend behaves.
@@ -39,6 +41,7 @@ pub struct Backend {
     name: String,
     address: SocketAddr,
     shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
     accepting: Option<thread::JoinHandle<()>>,
 }
 
@@ -78,7 +81,7 @@ impl Backend {
     /// # Errors
     /// When the address cannot be bound.
     pub fn start_with(name: &str, address: SocketAddr, store: Option<SocketAddr>) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+        let listener = Arc::new(TcpListener::bind(address)?);
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             name: name.to_owned(),
@@ -92,10 +95,10 @@ impl Backend {
             baskets: Mutex::default(),
             open: Mutex::default(),
         });
-        let served = Arc::clone(&shared);
+        let (served, listening) = (Arc::clone(&shared), Arc::clone(&listener));
         let accepting =
-            thread::Builder::new().name(format!("backend {name}")).spawn(move || accept(&listener, &served))?;
-        Ok(Self { name: name.to_owned(), address, shared, accepting: Some(accepting) })
+            thread::Builder::new().name(format!("backend {name}")).spawn(move || accept(&listening, &served))?;
+        Ok(Self { name: name.to_owned(), address, shared, listener, accepting: Some(accepting) })
     }
 
     /// Its name, which it also tells in `X-Backend`.
@@ -129,9 +132,9 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.set_mode(Mode::Failing);
-        // Wakes the accepting thread, which sees the flag.
-        drop(TcpStream::connect_timeout(&self.address, Duration::from_secs(1)));
-        // Once it has ended the port is closed, and whoever connects is refused.
+        // Wakes the accepting thread, which sees the flag, in whatever network it listens.
+        let _ = SockRef::from(&*self.listener).shutdown(std::net::Shutdown::Both);
+        // Whoever connects is refused from here on.
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }

@@ -4,11 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use ballast_testkit::{
+    backend::Backend,
     cluster::Cluster,
     lab::{Lab, VIP, VIP6},
 };
 
-use super::{PORT, Pace, System};
+use super::{PORT, Pace, SHOP_PORT, System};
 use crate::faults::Fault;
 
 /// A running cluster.
@@ -18,14 +19,15 @@ pub struct Ballast {
 }
 
 impl Ballast {
-    /// Forms a cluster on the nodes of a lab and gives it the VIP.
+    /// Forms a cluster on the nodes of a lab and gives it the VIP. Clients of `shops`, on a port of their own, are bound by
+    /// the cookie that a shop gives them.
     ///
     /// # Errors
     /// When a node does not become ready or the configuration is refused.
-    pub fn start(lab: &Arc<Lab>, fence: &str, lease_ms: u32, backend: SocketAddr) -> Result<Self> {
+    pub fn start(lab: &Arc<Lab>, fence: &str, lease_ms: u32, backend: SocketAddr, shops: &[Backend]) -> Result<Self> {
         let vip = format!("[vip]\ndriver = \"netlink\"\ninterface = \"eth0\"\nfence = \"{fence}\"\n");
         let cluster = Cluster::start_in_lab(lab, &vip)?;
-        cluster.apply(0, &document(lease_ms, backend))?;
+        cluster.apply(0, &document(lease_ms, backend, shops))?;
         cluster.wait_owner("web")?;
         Ok(Self { cluster, lab: Arc::clone(lab) })
     }
@@ -90,8 +92,8 @@ impl System for Ballast {
     }
 }
 
-fn document(lease_ms: u32, backend: SocketAddr) -> String {
-    format!(
+fn document(lease_ms: u32, backend: SocketAddr, shops: &[Backend]) -> String {
+    let mut text = format!(
         "\
 version: 1
 cluster: {{ lease: {lease_ms}ms }}
@@ -106,5 +108,21 @@ farms:
         backends:
           - {{ name: one, address: \"{backend}\" }}
 "
-    )
+    );
+    if !shops.is_empty() {
+        text += &format!(
+            "  - name: sticky
+    listeners:
+      - {{ name: sticky, vip: web, port: {SHOP_PORT} }}
+    services:
+      - name: sticky
+        persistence: {{ table: {{ key: {{ learned_cookie: SHOPID }} }} }}
+        backends:
+"
+        );
+    }
+    for shop in shops {
+        text += &format!("          - {{ name: {}, address: \"{}\" }}\n", shop.name(), shop.address());
+    }
+    text
 }

@@ -6,12 +6,17 @@ mod keepalived;
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
-use ballast_testkit::lab::{self, Host, Lab, Responder};
+use ballast_testkit::{
+    backend::Backend,
+    lab::{self, Host, Lab, Responder},
+};
 
 use crate::{faults::Fault, observer::Target};
 
 /// Where clients of every system go.
 pub const PORT: u16 = 8080;
+/// Where visitors of sticky shops go, if there are any.
+pub const SHOP_PORT: u16 = 8081;
 /// Nodes of every system.
 pub const NODES: usize = 3;
 
@@ -87,7 +92,8 @@ impl Kind {
     /// Those that are measured when nothing else is said.
     pub fn all() -> Vec<Self> {
         let mut all: Vec<_> = [1000, 100].into_iter().map(|advert_ms| Self::Keepalived { advert_ms }).collect();
-        all.extend(["ebpf", "nftables"].into_iter().map(|fence| Self::Ballast { fence, lease_ms: 200 }));
+        let ballast = [("ebpf", 200), ("ebpf", 100), ("nftables", 200)];
+        all.extend(ballast.map(|(fence, lease_ms)| Self::Ballast { fence, lease_ms }));
         all
     }
 
@@ -139,6 +145,7 @@ pub struct Site {
     // Fields are dropped in this order: processes before the network that they are in.
     pub system: Box<dyn System>,
     _backend: Responder,
+    _shops: Vec<Backend>,
     pub lab: Arc<Lab>,
 }
 
@@ -148,18 +155,31 @@ impl Site {
     /// # Errors
     /// When the kernel refuses the lab or the system does not start.
     pub fn start(kind: Kind) -> Result<Self> {
+        Self::start_with_shops(kind, 0)
+    }
+
+    /// The same, with so many sticky shops on [`SHOP_PORT`] beside, if it is Ballast.
+    ///
+    /// # Errors
+    /// As [`Site::start`].
+    pub fn start_with_shops(kind: Kind, shops: u16) -> Result<Self> {
         let lab = Arc::new(Lab::new(NODES)?);
         crate::observer::introduce(&lab)?;
         let backend = Responder::start(&lab, Host::Backends, 8000)?;
+        let shops = (1..=shops).map(|number| {
+            let address = SocketAddr::from((Host::Backends.ip(), 8000 + number));
+            Ok(lab.within(Host::Backends, || Backend::start_at(&format!("shop-{number}"), address))??)
+        });
+        let shops: Vec<Backend> = shops.collect::<Result<_>>()?;
         let system: Box<dyn System> = match kind {
             Kind::Keepalived { advert_ms } => {
                 Box::new(keepalived::Keepalived::start(&lab, advert_ms, backend.address())?)
             }
             Kind::Ballast { fence, lease_ms } => {
-                Box::new(ballast::Ballast::start(&lab, fence, lease_ms, backend.address())?)
+                Box::new(ballast::Ballast::start(&lab, fence, lease_ms, backend.address(), &shops)?)
             }
         };
-        Ok(Self { kind, system, _backend: backend, lab })
+        Ok(Self { kind, system, _backend: backend, _shops: shops, lab })
     }
 }
 

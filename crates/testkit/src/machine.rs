@@ -1,11 +1,10 @@
-//! What the figures were measured on and with.
+//! What figures were measured on and with.
 
 use std::{collections::BTreeMap, fmt, fs, path::Path, process::Command};
 
-use ballast_testkit::cluster;
 use serde::{Deserialize, Serialize};
 
-use super::programs;
+use crate::{cluster, programs};
 
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,13 +76,18 @@ fn mount_of(mounts: &str, path: &Path) -> String {
         .map_or_else(|| "unknown".to_owned(), |(_, text)| text)
 }
 
-/// Versions of all programs that are there.
-pub fn versions() -> BTreeMap<String, String> {
+/// What else runs on it: processes that ran or waited, on average over one, five and fifteen minutes.
+pub fn load_average() -> String {
+    let read = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    read.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// Versions of Ballast and of those `peers` that are there; each is a program and the argument that makes it tell.
+pub fn versions(peers: &[(&str, &str)]) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
-    let peers = [("haproxy", "-v"), ("nginx", "-v"), ("etcd", "--version"), ("redis-server", "--version")];
     for (name, argument) in peers {
         let version = programs::find(name).and_then(|program| programs::version(&program, argument));
-        versions.extend(version.map(|v| (name.to_owned(), v)));
+        versions.extend(version.map(|v| ((*name).to_owned(), v)));
     }
     if let Ok(folder) = cluster::bin_dir() {
         let version = programs::version(&folder.join("ballastd"), "--version");
