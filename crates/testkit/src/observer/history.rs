@@ -4,7 +4,8 @@
 //! [`PROMPT_NANOS`] of that tick's first probe. Two nodes in one such tick may still be a change of
 //! hands in the middle of it. Two nodes in two ticks in a row cannot: each then answered a probe
 //! that was sent after the other had answered one. That, and nothing less, is called *dual*; a
-//! single tick, or one whose answers were slow, is told apart as *doubtful*.
+//! single tick, or one whose answers were slow, is told apart as *doubtful*. Neighbours are solicited in some ticks only: there,
+//! two such ticks in a row count, and the time between them.
 
 /// Time between ticks.
 pub const TICK_NANOS: u64 = 1_000_000;
@@ -56,6 +57,8 @@ pub struct Tick {
     /// Wall time of the same moment, for comparison with the kernel's stamps.
     pub sent_wall: u64,
     pub arp: Nodes,
+    /// Whether neighbours were solicited.
+    pub solicited: bool,
     pub ndp: Nodes,
     pub syn: Nodes,
     /// Who answered late, in whatever way.
@@ -107,13 +110,25 @@ impl History {
     /// Time between `from` and `to` with two or more nodes, in any way or in one.
     pub fn dual(&self, kind: Option<Kind>, from: u64, to: u64) -> Dual {
         let ticks: Vec<&Tick> = self.sent(from, to).collect();
-        let both = |at: usize| ticks.get(at).is_some_and(|tick| tick.of(kind).count() > 1);
+        let both = |at: usize| ticks[at].of(kind).count() > 1;
+        let mut beyond_doubt = vec![false; ticks.len()];
+        for at in 1..ticks.len() {
+            if both(at - 1) && both(at) {
+                beyond_doubt[at - 1..=at].fill(true);
+            }
+        }
+        let solicited: Vec<usize> = (0..ticks.len()).filter(|at| ticks[*at].solicited).collect();
+        for pair in solicited.windows(2) {
+            if both(pair[0]) && both(pair[1]) {
+                beyond_doubt[pair[0]..=pair[1]].fill(true);
+            }
+        }
         let mut dual = Dual::default();
         for (at, tick) in ticks.iter().enumerate() {
             // What the observer did not look at is not counted.
             let until = ticks.get(at + 1).map_or(tick.sent_at + TICK_NANOS, |next| next.sent_at);
             let ms = ms((until - tick.sent_at).min(2 * TICK_NANOS));
-            if both(at) && (both(at + 1) || at.checked_sub(1).is_some_and(both)) {
+            if beyond_doubt[at] {
                 dual.ms += ms;
             } else if both(at) || (kind.is_none() && tick.prompt().and(tick.late).count() > 1) {
                 dual.doubtful_ms += ms;
@@ -202,6 +217,8 @@ fn ms(nanos: u64) -> f64 {
 mod tests {
     use super::*;
 
+    const SOLICITED_EVERY: usize = 3;
+
     /// A history with a tick each millisecond from 1 ms on. Each word is a tick: the nodes that
     /// answered in every way; `x` for a tick that was missed; after `/`, who answered late.
     fn history(text: &str) -> History {
@@ -215,6 +232,10 @@ mod tests {
             }
             for digit in late.chars().filter_map(|c| c.to_digit(10)) {
                 tick.late.add(digit as usize);
+            }
+            tick.solicited = number.is_multiple_of(SOLICITED_EVERY);
+            if !tick.solicited {
+                tick.ndp = Nodes::default();
             }
             tick.sent_at = if word == "x" { 0 } else { (number as u64 + 1) * TICK_NANOS };
             tick
@@ -264,6 +285,21 @@ mod tests {
         }
         assert_eq!(one.dual(None, 0, u64::MAX).ms, 3.0);
         assert_eq!(one.dual(Some(Kind::Arp), 0, u64::MAX).ms, 0.0);
+    }
+
+    #[test]
+    fn a_second_one_that_answers_solicitations_only_is_found() {
+        let second = |answers: &[usize]| {
+            let mut one = history("0 0 0 0 0 0 0 0 0 0");
+            answers.iter().for_each(|at| one.ticks[*at].ndp.add(1));
+            let dual = one.dual(None, 0, u64::MAX);
+            (dual.ms, dual.doubtful_ms, one.dual(Some(Kind::Ndp), 0, u64::MAX).ms)
+        };
+        assert_eq!(second(&[3, 6]), (4.0, 0.0, 4.0));
+        assert_eq!(second(&[0, 3, 6, 9]), (10.0, 0.0, 10.0));
+        // Once may be a change of hands.
+        assert_eq!(second(&[3]), (0.0, 1.0, 0.0));
+        assert_eq!(second(&[0, 6]), (0.0, 2.0, 0.0));
     }
 
     #[test]

@@ -181,6 +181,7 @@ impl Watch {
             self.socket.send(&frames::syn(self.target, number, node));
         }
         if number.is_multiple_of(NDP_EVERY) {
+            tick.solicited = true;
             self.socket.send(&frames::solicitation(self.target, number / NDP_EVERY));
         }
     }
