@@ -137,6 +137,10 @@ impl Shared {
     }
 }
 
+/// How long before the fence closes for what was handed over it is cut off: the end of a connection has to get through, and
+/// is noticed with the ticks.
+const LAST_WORDS: u64 = 500_000_000;
+
 /// A listener, as a worker knows it.
 pub struct Listener {
     /// What it is.
@@ -145,6 +149,9 @@ pub struct Listener {
     pub counters: Arc<ListenerCounters>,
     /// It is gone: connections close after what they are doing.
     pub closed: Cell<bool>,
+    /// Its VIP is lost, or what was begun before it was handed over has had its time: what goes on is cut off, while its end
+    /// can still be told.
+    pub cut: Cell<bool>,
     /// Connections were taken on it.
     used: Cell<bool>,
     id: u64,
@@ -158,6 +165,11 @@ impl Listener {
         self.identity.vip.as_ref().is_none_or(|vip| vip.gate.may_finish(boot_now()))
     }
 
+    /// Whether what goes on over it has a future: there is more time than saying goodbye takes.
+    fn may_go_on(&self) -> bool {
+        self.identity.vip.as_ref().is_none_or(|vip| vip.gate.may_go_on(boot_now(), LAST_WORDS))
+    }
+
     /// Whether a connection may be taken right now.
     fn may_accept(&self) -> bool {
         self.identity.vip.as_ref().is_none_or(|vip| vip.gate.may_accept(boot_now()))
@@ -169,6 +181,7 @@ impl Listener {
             identity: self.identity.clone(),
             counters: self.counters.clone(),
             closed: Cell::new(false),
+            cut: Cell::new(false),
             used: Cell::new(false),
             id: self.id,
             open: self.open.clone(),
@@ -352,6 +365,7 @@ impl Worker {
             counters: self.counters.listener(listen.identity.farm, &listen.identity.name),
             identity: listen.identity,
             closed: Cell::new(false),
+            cut: Cell::new(false),
             used: Cell::new(false),
             id: listen.id,
             open: listen.open,
@@ -370,13 +384,14 @@ impl Worker {
     }
 
     /// Closes the connections of listeners whose VIP was lost since the last look, or was handed over so long ago that
-    /// what clients had begun is over.
+    /// the fence is about to close for what clients had begun, their connections' ends included.
     fn retire(&self) {
         let mut retired = false;
         for accepting in self.listeners.borrow().values() {
             let before = accepting.current.borrow().clone();
-            if before.used.get() && !before.may_serve() {
+            if before.used.get() && !before.may_go_on() {
                 before.closed.set(true);
+                before.cut.set(true);
                 *accepting.current.borrow_mut() = Rc::new(before.renewed());
                 retired = true;
             }

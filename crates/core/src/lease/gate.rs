@@ -65,6 +65,12 @@ impl VipGate {
         self.is_open(now) || now.get() < self.finish_until.load(Ordering::Relaxed)
     }
 
+    /// Whether connections accepted under the lease have a future at `now`: it is held, or more than `nanos` are left to
+    /// finish them.
+    pub fn may_go_on(&self, now: BootNanos, nanos: u64) -> bool {
+        self.is_open(now) || now.plus(nanos).get() < self.finish_until.load(Ordering::Relaxed)
+    }
+
     /// Whether a connection may be taken from the kernel's queue at `now`: the VIP is held, or was until a moment ago.
     pub fn may_accept(&self, now: BootNanos) -> bool {
         self.is_open(now) || now.get() < self.accept_until.load(Ordering::Relaxed)

@@ -9,7 +9,7 @@ use tokio::{io::AsyncWrite, net::TcpStream};
 use super::{client::Client, ending::Ending, flow::Flow, request::Framing};
 use crate::buf::Buf;
 
-/// Carries bytes between `client` and `backend`. `down` begins with what is to be written to the client.
+/// Carries bytes between `client` and `backend`, as long as this node may. `down` begins with what is to be written to the client.
 /// Returns how it ended and the bytes moved towards backend and client.
 pub async fn run(
     client: &mut Client,
@@ -20,6 +20,7 @@ pub async fn run(
 ) -> (Ending, u64, u64) {
     let mut up = Flow::new(Framing::Close, Framing::Close, 0);
     let worker = client.worker().clone();
+    let listener = client.listener().clone();
     let (mut up_shut, mut down_shut) = (false, false);
     let mut seen = 0;
     client.timer.arm(idle_ms);
@@ -48,6 +49,9 @@ pub async fn run(
         }
         if up_shut && down_shut {
             return Poll::Ready(Ending::TunnelClosed);
+        }
+        if listener.cut.get() {
+            return Poll::Ready(Ending::VipNotHeld);
         }
         let moved = up.received + up.written + down.received + down.written;
         if moved != seen {

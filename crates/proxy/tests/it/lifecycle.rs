@@ -71,6 +71,48 @@ fn a_vip_that_another_process_still_holds_is_bound_as_soon_as_it_lets_go() {
 }
 
 #[test]
+fn what_goes_on_over_a_vip_ends_just_before_nobody_could_be_told() {
+    let b1 = Backend::start(|conn| {
+        let head = conn.request_head().unwrap();
+        if head.contains("Upgrade") {
+            conn.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+            conn.client.exactly(4);
+            conn.send("ping");
+        } else if head.contains("/long") {
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun");
+        }
+        let _ = conn.client.rest();
+    });
+    let site = Site::with(plan(vec![vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 9), 0)]), 1);
+    let gate = site.world.gates.lock().unwrap().entry(VIP).or_default().clone();
+    gate.hold(1, FOREVER);
+    site.proxy.vip_acquired(VIP);
+    site.proxy.settle();
+    let begin = |request: &str| {
+        let mut client = site.client();
+        client.send(request);
+        client
+    };
+    let mut tunnel = begin("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    tunnel.head();
+    let mut body = begin("GET /long HTTP/1.1\r\nHost: a\r\n\r\n");
+    body.head();
+    assert_eq!(body.exactly(5), b"begun");
+    let mut head = begin("GET /silent HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("three requests at the backend", || (b1.connections() == 3).then_some(()));
+    gate.hand_over(boot_now(), boot_now().plus(3_600_000_000_000));
+    tunnel.send("ping");
+    assert_eq!(tunnel.exactly(4), b"ping", "there is time to go on");
+    // Less time than saying goodbye takes.
+    gate.hand_over(boot_now(), boot_now().plus(400_000_000));
+    tunnel.closed();
+    assert_eq!(head.response().status, 503);
+    assert!(body.rest().is_err(), "cut short, and seen to be");
+    let endings = [0, 1, 2].map(|line| site.line(line)["ended"].to_string());
+    assert!(endings.iter().all(|ended| ended == "\"vip_not_held\""), "{endings:?}");
+}
+
+#[test]
 fn a_closed_gate_keeps_requests_from_backends() {
     let b1 = Backend::named("b1");
     let site = Site::with(plan(vec![vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 3), 0)]), 1);

@@ -47,6 +47,7 @@ impl Attempt<'_> {
                 Poll::Ready(Err(FlowError::Truncated | FlowError::Source)) => Poll::Ready(Ending::Truncated),
                 Poll::Ready(Err(FlowError::Target)) => Poll::Ready(Ending::ClientClosed),
                 Poll::Ready(Err(FlowError::Fault(fault))) => Poll::Ready(Ending::ResponseBroken(fault)),
+                Poll::Pending if client.listener().cut.get() => Poll::Ready(Ending::VipNotHeld),
                 Poll::Pending => pace.check(&client.timer, flow).map_or(Poll::Pending, Poll::Ready),
             }
         })

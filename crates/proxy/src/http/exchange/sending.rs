@@ -78,6 +78,9 @@ impl Pace {
 
     /// Sets the deadline after progress; says what ran out when it has passed.
     pub(super) fn check(&mut self, client: &Client, timeouts: &Timeouts, job: &Job, sent: Sent) -> Option<Ending> {
+        if client.listener().cut.get() {
+            return Some(Ending::VipNotHeld);
+        }
         let moved = job.flow.received != self.received || job.flow.written != self.written;
         if moved || self.was != Some(sent) {
             (self.received, self.written, self.was) = (job.flow.received, job.flow.written, Some(sent));
