@@ -236,7 +236,7 @@ impl Shared {
         NodeStatus { node: Some(member), reachable: false, error, ..NodeStatus::default() }
     }
 
-    fn own_status(&self, hash_index: Option<LogIndex>) -> NodeStatus {
+    pub(super) fn own_status(&self, hash_index: Option<LogIndex>) -> NodeStatus {
         let local = self.parts.operations.status();
         let hash = hash_index.and_then(|at| self.parts.operations.state_hash(Some(at)));
         self.read(|state| describe(state, &local, hash))

@@ -7,7 +7,7 @@ use ballast_core::{
     state::{Command, State},
 };
 use ballast_proto::admin::v1::{
-    ListVipTransitionsRequest, ListVipTransitionsResponse, ListVipsRequest, ListVipsResponse, MoveVipRequest,
+    Fitness, ListVipTransitionsRequest, ListVipTransitionsResponse, ListVipsRequest, ListVipsResponse, MoveVipRequest,
     MoveVipResponse, Node, PlanFailoverRequest, PlanFailoverResponse, VipTransition, WatchVipsRequest,
     WatchVipsResponse, vip_service_server::VipService,
 };
@@ -55,7 +55,7 @@ impl VipService for Shared {
         view::check_etag(&request.etag, &before.etag, &before.name)?;
         let to = node.as_ref().map(|node| NodeId::new(node.id));
         if let Some(node) = node {
-            self.check_answers(&caller, &before.name, node).await?;
+            self.check_takes(&caller, &before.name, node).await?;
         }
         if request.validate_only {
             return Ok(Response::new(MoveVipResponse {
@@ -140,21 +140,29 @@ impl VipService for Shared {
 }
 
 impl Shared {
-    /// Refuses a node that does not answer as a place for a VIP. One that is drained or dies a moment later is wished
-    /// for all the same; the lease protocol does without it.
-    async fn check_answers(&self, caller: &Caller, vip: &str, node: Node) -> Result<(), ApiError> {
-        if node.id == self.parts.operations.status().node.get() {
-            return Ok(());
-        }
+    /// Refuses a node that does not answer, or says that it cannot hold the VIP, as a place for it. One that is drained or
+    /// dies a moment later is wished for all the same; the lease protocol does without it.
+    async fn check_takes(&self, caller: &Caller, vip: &str, node: Node) -> Result<(), ApiError> {
         let name = node.name.clone();
-        let status = self.ask_node(node, None, NODE_TIMEOUT.min(caller.remaining())).await;
-        if status.reachable {
-            return Ok(());
+        let status = if node.id == self.parts.operations.status().node.get() {
+            self.own_status(None)
+        } else {
+            self.ask_node(node, None, NODE_TIMEOUT.min(caller.remaining())).await
+        };
+        let refuse = |why: String| {
+            error::status(ErrorCode::Precondition, format!("VIP {vip} cannot go to {name}: {why}"), name.as_str())
+        };
+        if !status.reachable {
+            return Err(refuse(format!("it does not answer ({})", status.error))
+                .remedy("see who is there: ballastctl cluster status")
+                .remedy("bring the node back first, or choose another one"));
         }
-        let why = format!("VIP {vip} cannot go to {name}: it does not answer ({})", status.error);
-        Err(error::status(ErrorCode::Precondition, why, name)
-            .remedy("see who is there: ballastctl cluster status")
-            .remedy("bring the node back first, or choose another one"))
+        match status.standings.iter().find(|standing| standing.vip == vip) {
+            Some(standing) if standing.fitness() == Fitness::Unfit => Err(refuse(standing.fitness_detail.clone())
+                .remedy("see what each node says of it: ballastctl vip list -o wide")
+                .remedy("mend that first, or choose another node")),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until the log says that a node holds a VIP.

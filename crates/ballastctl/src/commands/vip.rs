@@ -97,7 +97,7 @@ async fn move_to(run: &mut Run<'_>, args: VipMoveArgs) -> Done {
     if args.wait && !args.write.dry_run && !response.arrived {
         return Err(Failure::new(Exit::Unknown, "the move is recorded, but the VIP is not there yet")
             .remedy("see who holds it and why: ballastctl vip list, ballastctl vip history")
-            .remedy("see whether the node is fit to hold it: ballastctl node list"));
+            .remedy("see what each node says of it: ballastctl vip list -o wide"));
     }
     Ok(Exit::Done)
 }

@@ -7,9 +7,11 @@ use std::{
 use ballast_core::{
     config::Failback,
     ids::{EntryId, NodeId, VipId},
-    lease::{Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, VoterSets},
+    lease::{
+        Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, PlacementReason, Timing, Unfitness, VipStatus, VoterSets,
+    },
     state::{Author, Command, NodeAdmin, NodeRole},
-    time::LogTime,
+    time::{BootNanos, LogTime},
 };
 use ballast_proto::admin::v1::{
     ApplyRequest, ListVipsRequest, MoveVipRequest, PlanFailoverRequest, ReadConsistency, ValidateRequest,
@@ -129,6 +131,38 @@ async fn a_vip_is_not_wanted_where_it_may_not_be() {
     // Without the group there is nothing against it.
     apply(&shared, "anna", SHOP).await;
     VipService::r#move(&shared, to("public", "node-1", false)).await.expect("it may be there");
+}
+
+#[tokio::test]
+async fn a_vip_is_not_wanted_where_the_node_says_that_it_cannot_hold_it() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let vip = fake.read(|state| state.vips().next().expect("a VIP").0);
+    let standing = |fitness| VipStatus {
+        vip,
+        holder: None,
+        epoch: Epoch::default(),
+        until: BootNanos::default(),
+        rank: Some(0),
+        best: None,
+        reason: PlacementReason::Spread,
+        fitness,
+        why: "",
+        fresh_as_of: None,
+    };
+    let to =
+        || from("anna", MoveVipRequest { vip: "public".into(), node: "node-1".into(), ..MoveVipRequest::default() });
+    *fake.fitness.lock() = (Fitness::Fit, Arc::new(vec![standing(Fitness::Unfit(Unfitness::LinkDown))]));
+    let answer = VipService::r#move(&shared, to()).await;
+    let message = answer.as_ref().map_or_else(|status| status.message().to_owned(), |_| String::new());
+    assert!(message.contains("VIP public cannot go to node-1: its link is down"), "{message}");
+    let detail = refused(answer, Code::FailedPrecondition, "BALLAST-A007");
+    assert!(detail.remedies.iter().any(|remedy| remedy.contains("vip list -o wide")), "{:?}", detail.remedies);
+    assert!(fake.read(|state| state.vip_wish(vip).is_none()), "nothing is wished");
+    // One that would rather not may be told to.
+    *fake.fitness.lock() = (Fitness::Fit, Arc::new(vec![standing(Fitness::Reluctant(Unfitness::GatewayUnreachable))]));
+    VipService::r#move(&shared, to()).await.expect("it may be there");
 }
 
 #[tokio::test]
