@@ -63,24 +63,24 @@ fn worst(nodes: &[NodeStatus]) -> Option<Lateness> {
     figures.max_by_key(|figure| figure.late)
 }
 
-/// A fifth of the right that a lease gives.
-fn renewal(lease: Span) -> Duration {
-    Duration::from_nanos(Timing::takeover_within(lease.as_millis() * 1_000_000).renew())
+/// A fifth of the right that a lease gives: whoever is no later than that loses one of its renewals at most.
+fn bearable(lease: Span) -> Duration {
+    Duration::from_nanos(Timing::takeover_within(lease.as_millis() * 1_000_000).right() / 5)
 }
 
 /// The shortest lease whose fifth of the right is so long.
 fn shortest(late: Duration) -> Span {
     let nanos = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
     let mut lease = Span::from_millis(nanos.saturating_mul(5) / 9 * 11 / 1_000_000);
-    while renewal(lease) < late {
+    while bearable(lease) < late {
         lease = Span::from_millis(lease.as_millis() + 1);
     }
     lease
 }
 
 fn judge(lease: Span, worst: &Lateness) -> Option<Mistake> {
-    let renewal = renewal(lease);
-    if renewal >= worst.late {
+    let bearable = bearable(lease);
+    if bearable >= worst.late {
         return None;
     }
     let Lateness { node, what, late } = worst;
@@ -89,7 +89,7 @@ fn judge(lease: Span, worst: &Lateness) -> Option<Mistake> {
         "{lease} is shorter than this cluster can keep: node {node} {what} {} (all but one in a thousand of the last \
          minute), and a lease of {lease} wants it within {}",
         millis(*late),
-        millis(renewal)
+        millis(bearable)
     );
     let remedy = if shortest.as_millis() <= LEASE_MAX_MS {
         format!(

@@ -213,6 +213,14 @@ impl Candidate {
         matches!(self.hold, Hold::Watching) && !self.may_pass_on(now, view)
     }
 
+    /// Whether a right that it holds has been renewed up to `until`; one that holds nothing has nothing to renew.
+    pub(super) fn is_renewed(&self, until: BootNanos) -> bool {
+        match self.hold {
+            Hold::Held { until: held, .. } => held >= until,
+            Hold::Watching | Hold::Claiming { .. } => true,
+        }
+    }
+
     /// Whether the next round of questions should be about this VIP, for a node whose turn does not come.
     pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets) -> bool {
         !self.only_watches(now, view) || self.free_by(voters).is_none_or(|free| free <= now.plus(view.timing.renew()))
@@ -397,12 +405,13 @@ impl Candidate {
         match &self.hold {
             Hold::Watching => self.turn(ctx).map(|turn| self.ask_at(ctx, turn)),
             Hold::Claiming { .. } => Some(self.resend_at(ctx)),
-            Hold::Held { until, leaving, told, .. } => {
+            Hold::Held { until, since, leaving, told, .. } => {
                 let told = told.map(|(at, _)| at);
                 let offer = match leaving {
-                    Leaving::Offering { sent, .. } => Some(sent.plus(ctx.view.timing.renew() / 4)),
+                    Leaving::Offering { sent, .. } => Some(sent.plus(ctx.view.timing.retry() / 2)),
                     Leaving::Stays { retry_at } => should_leave(ctx).map(|why| match why {
                         Why::Unfit(_) => ctx.now,
+                        Why::Better if ctx.applied < since.index => ctx.now.plus(ctx.view.timing.retry()),
                         Why::Reluctant(_) | Why::Better => (*retry_at).max(ctx.now),
                     }),
                 };
@@ -442,7 +451,7 @@ impl Candidate {
     pub(super) fn own_release(&self, ctx: &Context<'_>) -> Option<Release> {
         self.released
             .filter(|r| (r.holding.node, r.holding.boot) == (ctx.node, ctx.boot))
-            .filter(|r| ctx.now.since(r.at) < 3 * ctx.view.timing.renew())
+            .filter(|r| ctx.now.since(r.at) < 6 * ctx.view.timing.retry())
             .map(|r| Release { vip: self.vip, epoch: r.holding.epoch, successor: r.successor })
     }
 
@@ -572,19 +581,19 @@ impl Candidate {
     }
 
     /// When to ask again: at the turn; then when those who answered since have said that they will be free (a voter that
-    /// is gone, the last owner perhaps, foretold an earlier time), and at half the pace of renewals in any case.
+    /// is gone, the last owner perhaps, foretold an earlier time), and at the pace of unanswered renewals in any case.
     fn ask_at(&self, ctx: &Context<'_>, turn: BootNanos) -> BootNanos {
         if self.asked_last < turn {
             return turn;
         }
         let since = self.words.iter().filter(|(_, word)| word.asked_at >= turn);
         let times: SmallVec<[(NodeId, BootNanos); 8]> = since.map(|(n, word)| (*n, word.free_at)).collect();
-        let again = self.asked_last.plus(ctx.view.timing.renew() / 2);
+        let again = self.asked_last.plus(ctx.view.timing.retry());
         ctx.voters.free_by(&times).filter(|free| *free > self.asked_last).map_or(again, |free| free.min(again))
     }
 
     fn resend_at(&self, ctx: &Context<'_>) -> BootNanos {
-        self.asked_last.plus(ctx.view.timing.renew() / 4)
+        self.asked_last.plus(ctx.view.timing.retry() / 2)
     }
 
     fn claim(&mut self, ctx: &Context<'_>, cause: GainCause, out: &mut Vec<Effect>) {
@@ -630,7 +639,7 @@ impl Candidate {
                     fresh: now_fresh,
                     since: now_fresh,
                     // The placement does not know of this yet.
-                    leaving: Leaving::Stays { retry_at: ctx.now.plus(2 * ctx.view.timing.renew()) },
+                    leaving: Leaving::Stays { retry_at: ctx.now.plus(4 * ctx.view.timing.retry()) },
                     told: None,
                 };
                 self.words.clear();
@@ -694,21 +703,21 @@ impl Candidate {
         let holding = Holding { node: ctx.node, boot: ctx.boot, epoch };
         self.released = Some(Released { holding, successor, at: ctx.now });
         // Nobody but the successor should hurry, this node least of all.
-        self.back_off_until = ctx.now.plus(2 * ctx.view.timing.renew());
+        self.back_off_until = ctx.now.plus(4 * ctx.view.timing.retry());
         if ctx.rules.keep(Rule::CloseBeforeTelling) {
             self.closed(epoch);
             out.push(Effect::Close { successor });
             out.push(Effect::Lost { epoch: armed, cause });
             out.push(Effect::TellAll(release));
         } else {
-            *told = Some((ctx.now.plus(ctx.view.timing.renew() / 4), cause));
+            *told = Some((ctx.now.plus(ctx.view.timing.retry() / 2), cause));
             out.push(Effect::TellAll(release));
         }
     }
 
     /// Offers the VIP to who should have it; leaves without a successor if it must and nobody takes it.
     fn leave(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        let Hold::Held { epoch, leaving, told: None, .. } = &mut self.hold else { return };
+        let Hold::Held { epoch, since: gained, leaving, told: None, .. } = &mut self.hold else { return };
         let offer = Offer { vip: self.vip, epoch: *epoch };
         let timing = ctx.view.timing;
         if let Leaving::Offering { why, .. } = leaving
@@ -719,6 +728,8 @@ impl Candidate {
         let Some(why) = should_leave(ctx) else { return };
         match leaving {
             Leaving::Stays { retry_at } if ctx.now < *retry_at && !matches!(why, Why::Unfit(_)) => {}
+            // What brought the VIP here may be newer than what this node knows of where it belongs.
+            Leaving::Stays { .. } if why == Why::Better && ctx.applied < gained.index => {}
             Leaving::Stays { .. } => {
                 let others = ctx.ranking.order.iter().copied().filter(|n| *n != ctx.node);
                 let mut left: Vec<NodeId> =
@@ -733,8 +744,8 @@ impl Candidate {
             }
             Leaving::Offering { why: told_why, left, to, since, sent } => {
                 *told_why = why;
-                if ctx.now.since(*since) < 2 * timing.renew() {
-                    if ctx.now.since(*sent) >= timing.renew() / 4 {
+                if ctx.now.since(*since) < 4 * timing.retry() {
+                    if ctx.now.since(*sent) >= timing.retry() / 2 {
                         *sent = ctx.now;
                         out.push(Effect::Offer(*to, offer));
                     }

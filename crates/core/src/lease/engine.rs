@@ -1,6 +1,6 @@
 //! One node's part in the lease protocol: voter, candidate and messenger in one state machine.
 //!
-//! Asks every voter in rounds, five to a right, about all VIPs at once; answers the rounds of
+//! Asks every voter in rounds, three to a right and more while they are not answered, about all VIPs at once; answers the rounds of
 //! others; feeds each VIP's [`Candidate`] and carries its effects into [`Actions`]. Every node asks,
 //! also when it holds nothing: an answered round says how fresh its state is ([`Confirmed`]) without
 //! asking the leader, and keeps it informed of who holds what.
@@ -36,12 +36,12 @@ use crate::{
     time::BootNanos,
 };
 
-/// Rounds whose answers are still of use: a right is over after five, extra questions included
-/// after about twenty.
+/// Rounds whose answers are still of use: a right is over after ten that were not answered, extra questions included after
+/// about twenty.
 const ROUNDS_MAX: usize = 64;
 
 /// Learners greet each other this often, in rounds: often enough that losing two greetings is no silence.
-const GREET_ROUNDS: u64 = 4;
+const GREET_ROUNDS: u64 = 2;
 
 /// Questions that one event may lead to before the rest waits for the next event.
 const ASKS_PER_EVENT_MAX: usize = 4;
@@ -118,6 +118,8 @@ impl FromIterator<(VipId, BootNanos)> for Deadlines {
 
 struct Round {
     id: u64,
+    /// About everything that is due, not an extra question.
+    whole: bool,
     asked_at: BootNanos,
     right: u64,
     replies: Vec<(NodeId, LogIndex)>,
@@ -265,7 +267,7 @@ impl LeaseNode {
         self.expire(now, facts, out);
         if now >= self.next_round_at {
             // Rounds are not made up for: after a pause there is one, and then the usual pace.
-            self.next_round_at = now.plus(view.timing.renew());
+            self.next_round_at = now.plus(view.timing.retry());
             self.forget_told(now, facts, &view, out);
             self.rank(now);
             self.repeat_releases(now, facts, out);
@@ -273,7 +275,7 @@ impl LeaseNode {
                 self.greet_learners(&view, out);
             }
             let due = self.due_in_round(now, &view);
-            self.ask(now, facts, &due, out);
+            self.ask(now, facts, &due, true, out);
         }
         self.ask_where_wanted(now, facts, out);
     }
@@ -461,15 +463,16 @@ impl LeaseNode {
                 return;
             }
             let vips: Vec<VipId> = std::mem::take(&mut self.ask_now).into_iter().collect();
-            self.ask(now, facts, &vips, out);
+            self.ask(now, facts, &vips, false, out);
         }
     }
 
     /// Asks all voters about `vips`. This node's own vote is asked for and counted like any other.
-    fn ask(&mut self, now: BootNanos, facts: LogFacts, vips: &[VipId], out: &mut Actions) {
+    fn ask(&mut self, now: BootNanos, facts: LogFacts, vips: &[VipId], whole: bool, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         self.round += 1;
-        self.rounds.push_back(Round { id: self.round, asked_at: now, right: view.timing.right(), replies: Vec::new() });
+        let right = view.timing.right();
+        self.rounds.push_back(Round { id: self.round, whole, asked_at: now, right, replies: Vec::new() });
         if self.rounds.len() > ROUNDS_MAX {
             self.rounds.pop_front();
         }
@@ -551,7 +554,7 @@ impl LeaseNode {
     fn answered(&mut self, now: BootNanos, facts: LogFacts, from: NodeId, answer: &Answer, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         let Some(round) = self.rounds.iter_mut().find(|round| round.id == answer.round) else { return };
-        let (asked_at, right) = (round.asked_at, round.right);
+        let (asked_at, right, whole) = (round.asked_at, round.right, round.whole);
         if answer.verdict == Verdict::Enough && !round.replies.iter().any(|(voter, _)| *voter == from) {
             round.replies.push((from, answer.last));
             let answered = self.counting.sets().quorum(|voter| round.replies.iter().any(|(n, _)| *n == voter));
@@ -572,6 +575,15 @@ impl LeaseNode {
         for word in &answer.words {
             let said = Said { voter: from, asked_at, right, last: answer.last, stance: word.stance };
             self.with(now, facts, word.vip, out, |c, ctx, fx| c.heard(ctx, &said, fx));
+        }
+        // The next round has time once this one has done what it was for.
+        let next = asked_at.plus(view.timing.renew());
+        if whole
+            && next > self.next_round_at
+            && self.confirmed.is_some_and(|confirmed| confirmed.asked_at >= asked_at)
+            && self.candidates.values().all(|candidate| candidate.is_renewed(asked_at.plus(right)))
+        {
+            self.next_round_at = next;
         }
     }
 

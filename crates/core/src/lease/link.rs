@@ -30,13 +30,16 @@ pub(super) struct Links {
     boot: Boot,
     key: [u8; 32],
     cluster: String,
+    /// The highest of all peers': a peer that comes anew is counted from there, should it remember this life.
     seq: u64,
     peers: BTreeMap<NodeId, Peer>,
 }
 
 /// What is known of a peer.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Peer {
+    /// Of the last datagram for it. Counted for each peer alone, so that what others are told does not use up its window.
+    seq: u64,
     /// The life that is believed.
     adopted: Option<(Boot, Window)>,
     /// Our sequence number when an unknown life first spoke; a new life must acknowledge one from then on.
@@ -77,7 +80,9 @@ impl Links {
         self.key = blake3::derive_key("ballast lease datagram v1", secret);
         cluster.clone_into(&mut self.cluster);
         let mut before = std::mem::take(&mut self.peers);
-        self.peers = nodes.filter(|n| *n != self.node).map(|n| (n, before.remove(&n).unwrap_or_default())).collect();
+        let newcomer = Peer { seq: self.seq, ..Peer::default() };
+        let mut known = |n: &NodeId| before.remove(n).unwrap_or_else(|| newcomer.clone());
+        self.peers = nodes.filter(|n| *n != self.node).map(|n| (n, known(&n))).collect();
     }
 
     /// A datagram for `to`.
@@ -90,16 +95,24 @@ impl Links {
     }
 
     fn seal_for(&mut self, to: NodeId, to_boot: Boot, ack: u64, message: &Message) -> Vec<u8> {
-        self.seq += 1;
+        let seq = self.next_seq(to);
+        self.seq = self.seq.max(seq);
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.seq = seq;
+        }
         let mut bytes = Vec::with_capacity(256);
         bytes.extend_from_slice(&MAGIC);
-        for field in [self.node.get(), self.boot.0, self.seq, to_boot.0, ack] {
+        for field in [self.node.get(), self.boot.0, seq, to_boot.0, ack] {
             bytes.extend_from_slice(&field.to_le_bytes());
         }
         message.encode(&mut bytes);
         let mac = self.mac(to, &bytes);
         bytes.extend_from_slice(&mac);
         bytes
+    }
+
+    fn next_seq(&self, to: NodeId) -> u64 {
+        self.peers.get(&to).map_or(self.seq, |peer| peer.seq) + 1
     }
 
     fn mac(&self, to: NodeId, bytes: &[u8]) -> [u8; MAC_BYTES] {
@@ -136,7 +149,7 @@ impl Links {
             return Opened::Dropped(Dropped::Malformed);
         };
 
-        let next_seq = self.seq + 1;
+        let next_seq = self.next_seq(from);
         let peer = self.peers.entry(from).or_default();
         if let Some((known, window)) = &mut peer.adopted
             && *known == boot
@@ -189,7 +202,7 @@ impl Header {
 }
 
 /// The newest sequence number seen and which of the 127 before it were.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Window {
     top: u64,
     seen: u128,
@@ -266,6 +279,30 @@ mod tests {
         for bytes in &sent {
             assert_eq!(b.open(bytes), Opened::Dropped(Dropped::Replayed));
         }
+    }
+
+    #[test]
+    fn what_others_are_told_does_not_use_up_a_window() {
+        let (mut a, mut b, mut c) = (links(1, 11), links(2, 22), links(3, 33));
+        meet(&mut a, &mut b);
+        meet(&mut a, &mut c);
+        let late = a.seal(id(2), &Message::Hello);
+        for _ in 0..200 {
+            let bytes = a.seal(id(3), &Message::Hello);
+            assert!(deliver(&mut a, &mut c, &bytes));
+        }
+        let newer = a.seal(id(2), &Message::Hello);
+        assert!(deliver(&mut a, &mut b, &newer));
+        assert!(deliver(&mut a, &mut b, &late), "overtaken by one, not by two hundred");
+    }
+
+    #[test]
+    fn a_peer_that_was_forgotten_and_comes_back_is_not_taken_for_a_recording() {
+        let (mut a, mut b) = (links(1, 11), links(2, 22));
+        meet(&mut a, &mut b);
+        a.configure(&SECRET, "demo", [id(3)].into_iter());
+        a.configure(&SECRET, "demo", [id(2), id(3)].into_iter());
+        meet(&mut a, &mut b);
     }
 
     #[test]

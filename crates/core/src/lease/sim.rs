@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     config::Failback,
-    ids::{Boot, NodeId, VipId},
+    ids::{Boot, LogIndex, NodeId, VipId},
     time::BootNanos,
 };
 
@@ -133,6 +133,8 @@ pub(super) struct World {
     /// The logs, which are durable.
     raft: Raft,
     pub wishes: BTreeMap<VipId, NodeId>,
+    /// Nodes that have applied nothing since some moment: up to where, and the wishes of then.
+    behind: BTreeMap<usize, (LogIndex, BTreeMap<VipId, NodeId>)>,
     /// Nodes that vote and hold nothing.
     pub witnesses: BTreeSet<NodeId>,
     failback: Failback,
@@ -181,6 +183,7 @@ impl World {
             logs_held: false,
             raft: Raft::new(profile.nodes, (1..=profile.voters).collect()),
             wishes: BTreeMap::new(),
+            behind: BTreeMap::new(),
             witnesses: BTreeSet::new(),
             failback: Failback::Never,
             adapt: |_| {},
@@ -301,6 +304,16 @@ impl World {
     /// Logs stay as they are from now on, or go on.
     pub(super) fn hold_logs(&mut self, held: bool) {
         self.logs_held = held;
+    }
+
+    /// A node applies nothing from now on, or catches up.
+    pub(super) fn hold_applied(&mut self, node: NodeId, held: bool) {
+        let at = node.get() as usize - 1;
+        if held {
+            self.behind.insert(at, (self.raft.end(at).index, self.wishes.clone()));
+        } else {
+            self.behind.remove(&at);
+        }
     }
 
     /// How fit a node is as a whole, from its next view on.
@@ -455,7 +468,7 @@ impl World {
                 group: None,
                 apart_from: Vec::new(),
                 only: None,
-                wish: self.wishes.get(&VipId::new(id)).copied(),
+                wish: self.behind.get(&at).map_or(&self.wishes, |(_, wishes)| wishes).get(&VipId::new(id)).copied(),
                 fitness: self.nodes[at].vips.get(&VipId::new(id)).copied().unwrap_or_default(),
                 macs: Vec::new(),
                 finish: 0,
@@ -493,7 +506,7 @@ impl World {
         let node = &mut self.nodes[at];
         let now = node.local(self.t);
         let facts = LogFacts {
-            applied: self.raft.end(at).index,
+            applied: self.behind.get(&at).map_or(self.raft.end(at).index, |(applied, _)| *applied),
             last: self.raft.end(at),
             membership: self.raft.membership(at).0,
         };

@@ -448,6 +448,27 @@ fn owning_says_how_far_the_table_must_have_come() {
 }
 
 #[test]
+fn a_new_owner_that_has_not_applied_the_wish_that_brought_the_vip_to_it_keeps_it() {
+    let (mut world, owner) = calm();
+    let [one, two] = others(owner).map(NodeId::new);
+    world.wishes.insert(VipId::new(1), one);
+    pass(&mut world, 2 * LEASE);
+    assert_eq!(world.owner(1), Some(one));
+    // All have the entry of the next wish in their logs; who shall have the VIP has not applied it.
+    world.hold_applied(two, true);
+    world.grow(&[owner.get(), one.get(), two.get()], 1);
+    world.wishes.insert(VipId::new(1), two);
+    pass(&mut world, 6 * LEASE);
+    assert_eq!(world.owner(1), Some(two));
+    world.hold_applied(two, false);
+    pass(&mut world, 2 * LEASE);
+    assert_eq!(world.owner(1), Some(two));
+    let changes = world.reports.iter().filter(|(_, _, report)| report.vip == VipId::new(1));
+    let gains = changes.filter(|(_, _, report)| matches!(report.change, Change::Gained(_))).map(|(_, node, _)| *node);
+    assert_eq!(gains.collect::<Vec<_>>(), [owner, one, two]);
+}
+
+#[test]
 fn a_node_that_an_operator_chose_is_replaced_like_any_other() {
     for seed in 0..6 {
         let (mut world, owner) = calm();

@@ -27,20 +27,26 @@ impl Timing {
         promise_for(self.right)
     }
 
-    /// Time between two renewals. Five to a right, so that four in a row may be lost.
+    /// Time between two renewals that were answered.
     pub const fn renew(self) -> u64 {
-        self.right / 5
+        self.right / 3
+    }
+
+    /// Time after which a renewal that was not answered is repeated: seven more are asked before the right of the last one is
+    /// over. The protocol's other waits are counted in it.
+    pub const fn retry(self) -> u64 {
+        self.right / 10
     }
 
     /// What each place in the ranking waits longer before it asks for a free VIP. Longer than a
     /// question and a claim take on a local network (about 1 ms), short beside the lease.
     pub const fn stagger(self) -> u64 {
-        self.renew() / 6
+        self.retry() / 3
     }
 
     /// Age of the newest completed round from which on a holder counts as hearing nobody.
     pub const fn deaf_after(self) -> u64 {
-        self.renew() * 7 / 2
+        self.retry() * 7
     }
 }
 
