@@ -15,18 +15,13 @@ use std::{
 use ballast_core::{
     cluster::Propose,
     config::Farm,
-    ids::{EntryId, NodeId, Revision, VipId},
+    ids::{EntryId, NodeId, VipId},
     lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, Transition, VoterSets},
     state::{Command, Node, NodeAdmin, NodeRole, State},
-    time::BootNanos,
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
-
-/// A lease that was replaced longer ago than this, in nanoseconds, cannot be in force any more: the longest that a
-/// document may ask for is ten seconds, on a clock that runs at 0.9 while ours runs at 1.1.
-const REPLACED_COUNTS: u64 = 13_000_000_000;
 
 /// How long a change of hands may wait to get into the history.
 const RECORD_DEADLINE: Duration = Duration::from_secs(30);
@@ -38,51 +33,6 @@ pub struct Membership {
     pub entry: EntryId,
     /// Its voter sets: two while it is joint.
     pub voters: Vec<BTreeSet<NodeId>>,
-}
-
-/// The leases that nodes may still count on: the configured one, and each that was replaced so recently that a right
-/// given under it may not have ended.
-///
-/// How recently is judged by `CLOCK_BOOTTIME` since this process first saw the replacement, not by log time, which
-/// leaps. After a start all revisions that are kept count anew: what was promised in an earlier life is not known.
-#[derive(Debug, Default)]
-pub struct Leases(BTreeMap<Revision, Lease>);
-
-#[derive(Debug)]
-struct Lease {
-    millis: u64,
-    /// When this process first saw that a later revision is in force.
-    replaced: Option<BootNanos>,
-}
-
-/// All that is read of an old document: the lease counted whatever this release thinks of the rest.
-#[derive(serde::Deserialize)]
-struct OnlyCluster {
-    #[serde(default)]
-    cluster: ballast_core::config::Cluster,
-}
-
-impl Leases {
-    /// Takes the revisions into account that came since the last time.
-    pub fn learn(&mut self, state: &State, now: BootNanos) {
-        for record in state.revisions() {
-            if self.0.contains_key(&record.revision) {
-                break;
-            }
-            if let Ok(OnlyCluster { cluster }) = serde_json::from_str(&record.document) {
-                self.0.insert(record.revision, Lease { millis: cluster.lease.as_millis(), replaced: None });
-            }
-        }
-        for (_, lease) in self.0.range_mut(..state.revision()) {
-            lease.replaced.get_or_insert(now);
-        }
-    }
-
-    /// The longest of them in milliseconds, zero while nothing is configured. Forgets those that count no longer.
-    pub fn longest(&mut self, now: BootNanos) -> u64 {
-        self.0.retain(|_, lease| lease.replaced.is_none_or(|at| now.since(at) <= REPLACED_COUNTS));
-        self.0.values().map(|lease| lease.millis).max().unwrap_or(0)
-    }
 }
 
 /// What this node knows of its own fitness.
@@ -198,11 +148,7 @@ pub async fn record(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{START, configure, founded, pass};
-
-    fn seconds(boot: u64) -> BootNanos {
-        BootNanos::new(boot * 1_000_000_000)
-    }
+    use crate::fixture::{START, founded, pass};
 
     fn view(state: &State, fitness: &OwnFitness) -> LeaseView {
         let membership = Membership { entry: EntryId::default(), voters: vec![[NodeId::new(1)].into()] };
@@ -241,27 +187,5 @@ mod tests {
         assert_eq!(seen.vips[0].only, Some([NodeId::new(1)].into()));
         assert_eq!(seen.nodes[0].weight, 7);
         assert_eq!(seen.vips.iter().map(|vip| vip.wish.is_some()).collect::<Vec<_>>(), [true, true, false]);
-    }
-
-    #[test]
-    fn a_replaced_lease_counts_until_it_has_run_out_by_this_nodes_own_clock() {
-        let mut leases = Leases::default();
-        assert_eq!(leases.longest(seconds(0)), 0);
-        let mut state = founded(r#"{"version":1,"cluster":{"lease":"10s"}}"#);
-        leases.learn(&state, seconds(1));
-        assert_eq!(leases.longest(seconds(100)), 10_000, "it is in force");
-        configure(&mut state, START.plus_millis(100_000), r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
-        leases.learn(&state, seconds(101));
-        // The wall clocks step, and log time with them.
-        pass(&mut state, START.plus_millis(4_000_000), Command::Tick);
-        leases.learn(&state, seconds(102));
-        assert_eq!(leases.longest(seconds(114)), 10_000);
-        assert_eq!(leases.longest(seconds(115)), 200);
-        leases.learn(&state, seconds(116));
-        assert_eq!(leases.longest(seconds(116)), 200, "and is not learnt again");
-        // A node that starts again does not know what it promised.
-        let mut again = Leases::default();
-        again.learn(&state, seconds(500));
-        assert_eq!((again.longest(seconds(513)), again.longest(seconds(514))), (10_000, 200));
     }
 }

@@ -18,6 +18,7 @@ mod leases;
 mod metrics;
 mod node;
 mod operations;
+mod past_leases;
 mod programs;
 mod reader;
 mod sessions;

@@ -54,9 +54,10 @@ use crate::{
     identity::{self, Genesis, Identity},
     interfaces::{self, Drivers},
     leadership,
-    leases::{self, Leases, Membership, OwnFitness},
+    leases::{self, Membership, OwnFitness},
     metrics,
     operations::Node,
+    past_leases::Leases,
     programs::{Described, VipCheck, keep_checking, keep_telling},
     sessions::NodeSessions,
     sockets::{Sockets, serve_cluster},
@@ -232,6 +233,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         findings: Arc::clone(&findings),
         changed,
         log_end: status.last_log,
+        past: Leases::remembered(&bootstrap.data_dir),
     };
     parts.spawn(named("publisher", publisher.run(ending.clone())));
     let asking = bindings::keep_asking(Arc::clone(&view), raft.clone(), ending.clone());
@@ -481,8 +483,9 @@ struct Publisher {
     findings: Arc<Findings>,
     /// What this node is fit for changed.
     changed: Arc<Notify>,
-    /// Last entry that the log held when it was opened.
+    /// Last entry that the log held when it was opened, as far as it was not overruled since.
     log_end: LogIndex,
+    past: Leases,
 }
 
 impl Publisher {
@@ -490,12 +493,11 @@ impl Publisher {
     ///
     /// # Errors
     /// When the cluster removed this node: it must not go on under an id that is nobody's.
-    async fn run(self, ending: CancellationToken) -> Result<()> {
+    async fn run(mut self, ending: CancellationToken) -> Result<()> {
         let mut plans = self.node.view.plan_changes();
         let mut applied = self.node.view.applied_changes();
         let mut status = self.node.raft.watch_status();
         let mut published: Option<(u64, Membership, OwnFitness, u64)> = None;
-        let mut past = Leases::default();
         let mut seen_generation = 0;
         let mut member = false;
         loop {
@@ -516,7 +518,7 @@ impl Publisher {
             self.marks.looked(now);
             self.node.looked.store(now.get(), Ordering::Relaxed);
             let reached = self.node.view.applied_index();
-            self.marks.set_applied(reached);
+            self.log_end = self.log_end.min(self.marks.get().last.index);
             self.node.view.settling.applied(reached, boot_now(), self.node.view.settle());
             if let Some(round) = self.leases.confirmed() {
                 self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
@@ -526,7 +528,7 @@ impl Publisher {
             let generation = self.node.view.generation();
             if generation != seen_generation {
                 seen_generation = generation;
-                self.node.raft.with_state(|state| past.learn(state, boot_now()));
+                self.node.raft.with_state(|state| self.past.learn(state, boot_now()));
                 if let Some(proxy) = &self.node.proxy {
                     proxy.plan_changed();
                 }
@@ -546,7 +548,7 @@ impl Publisher {
                     voters: status.voter_sets.iter().map(|set| set.iter().copied().collect()).collect(),
                 }
             };
-            let longest = past.longest(boot_now());
+            let longest = self.past.longest(boot_now());
             let now = (generation, membership, fitness, longest);
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.
@@ -558,6 +560,8 @@ impl Publisher {
                 }
                 published = Some(now);
             }
+            // Only now: who knows that this has been applied finds a view that is no older.
+            self.marks.set_applied(reached);
             // All arms are cancel-safe: a change that is not taken now is seen in the next round.
             tokio::select! {
                 _ = plans.changed() => {}

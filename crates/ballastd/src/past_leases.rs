@@ -1,0 +1,219 @@
+//! Leases that were in force and may still count: a node that starts may not grant anything before the longest of them
+//! has ended, and a lease that was shortened leaves longer rights behind.
+//!
+//! Not here: what is made of that ([`crate::leases`], `ballast_core::lease`).
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use ballast_core::{ids::Revision, state::State, time::BootNanos};
+use tracing::warn;
+
+/// A lease that was replaced longer ago than this, in nanoseconds, cannot be in force any more: the longest that a
+/// document may ask for is ten seconds, on a clock that runs at 0.9 while ours runs at 1.1.
+const REPLACED_COUNTS: u64 = 13_000_000_000;
+
+/// The longest lease that a document may ask for, in milliseconds.
+const LEASE_MAX_MILLIS: u64 = 10_000;
+
+/// The leases that nodes may still count on: the configured one, and each that was replaced so recently that a right
+/// given under it may not have ended.
+///
+/// How recently is judged by `CLOCK_BOOTTIME` since this node first saw the replacement, not by log time, which leaps. A
+/// process that starts reads from a file when earlier ones saw it, as long as the kernel is the same; what is not in it counts anew.
+#[derive(Debug, Default)]
+pub struct Leases {
+    all: BTreeMap<Revision, Lease>,
+    /// When earlier lives saw that a revision was replaced.
+    seen: BTreeMap<Revision, BootNanos>,
+    file: Option<Memory>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    millis: u64,
+    /// When this node first saw that a later revision is in force.
+    replaced: Option<BootNanos>,
+}
+
+/// All that is read of an old document: the lease counted whatever this release thinks of the rest.
+#[derive(serde::Deserialize)]
+struct OnlyCluster {
+    #[serde(default)]
+    cluster: ballast_core::config::Cluster,
+}
+
+impl Leases {
+    /// With what earlier lives on this kernel noted in `folder`.
+    pub fn remembered(folder: &Path) -> Self {
+        Self::from_memory(Memory::of_this_kernel(folder))
+    }
+
+    fn from_memory(memory: Memory) -> Self {
+        Self { seen: memory.read(), file: Some(memory), ..Self::default() }
+    }
+
+    fn keep(&mut self) {
+        self.seen = self.all.iter().filter_map(|(revision, lease)| Some((*revision, lease.replaced?))).collect();
+        if let Some(Err(error)) = self.file.as_ref().map(|file| file.write(&self.seen)) {
+            warn!(%error, "when leases were replaced could not be noted; after the next start they count for as long again");
+        }
+    }
+
+    /// Takes the revisions into account that came since the last time.
+    pub fn learn(&mut self, state: &State, now: BootNanos) {
+        if self.all.is_empty() && forgot_lately(state) {
+            self.all.insert(Revision::new(0), Lease { millis: LEASE_MAX_MILLIS, replaced: None });
+        }
+        for record in state.revisions() {
+            if self.all.contains_key(&record.revision) {
+                break;
+            }
+            if let Ok(OnlyCluster { cluster }) = serde_json::from_str(&record.document) {
+                self.all.insert(record.revision, Lease { millis: cluster.lease.as_millis(), replaced: None });
+            }
+        }
+        let mut news = false;
+        for (revision, lease) in self.all.range_mut(..state.revision()) {
+            if lease.replaced.is_none() {
+                // An earlier life that had seen it later than now would be one of another kernel.
+                lease.replaced = Some(self.seen.get(revision).map_or(now, |seen| (*seen).min(now)));
+                news |= !self.seen.contains_key(revision);
+            }
+        }
+        if news {
+            self.keep();
+        }
+    }
+
+    /// The longest of them in milliseconds, zero while nothing is configured. Forgets those that count no longer.
+    pub fn longest(&mut self, now: BootNanos) -> u64 {
+        self.all.retain(|_, lease| lease.replaced.is_none_or(|at| now.since(at) <= REPLACED_COUNTS));
+        self.all.values().map(|lease| lease.millis).max().unwrap_or(0)
+    }
+}
+
+/// Whether a revision that is no longer kept was in force so recently that its lease may count. Log time may have leapt by as
+/// much again.
+fn forgot_lately(state: &State) -> bool {
+    let oldest = state.revisions().last();
+    oldest.is_some_and(|oldest| {
+        let replaced_for = state.log_time().millis_since(oldest.at);
+        oldest.revision > Revision::new(1) && replaced_for <= 2 * REPLACED_COUNTS / 1_000_000
+    })
+}
+
+/// The file that remembers when revisions were replaced. It is believed by processes of the same kernel only, whose clock it
+/// has, so it need not reach the disk.
+#[derive(Debug)]
+struct Memory {
+    path: PathBuf,
+    kernel: String,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Remembered {
+    kernel: String,
+    replaced: BTreeMap<u64, u64>,
+}
+
+impl Memory {
+    fn of_this_kernel(folder: &Path) -> Self {
+        let read = |file| fs::read_to_string(file).unwrap_or_default();
+        // Another time namespace has another clock.
+        let kernel = read("/proc/sys/kernel/random/boot_id") + &read("/proc/self/timens_offsets");
+        Self { path: folder.join("past-leases.json"), kernel: kernel.split_whitespace().collect::<Vec<_>>().join(" ") }
+    }
+
+    fn read(&self) -> BTreeMap<Revision, BootNanos> {
+        let bytes = fs::read(&self.path).unwrap_or_default();
+        match serde_json::from_slice(&bytes) {
+            Ok(Remembered { kernel, replaced }) if kernel == self.kernel => {
+                replaced.into_iter().map(|(r, at)| (Revision::new(r), BootNanos::new(at))).collect()
+            }
+            _ => BTreeMap::new(),
+        }
+    }
+
+    fn write(&self, replaced: &BTreeMap<Revision, BootNanos>) -> io::Result<()> {
+        let replaced = replaced.iter().map(|(revision, at)| (revision.get(), at.get())).collect();
+        let bytes = serde_json::to_vec(&Remembered { kernel: self.kernel.clone(), replaced })?;
+        let beside = self.path.with_extension("json.new");
+        fs::write(&beside, bytes)?;
+        fs::rename(beside, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_core::state::{Command, REVISIONS_MAX};
+
+    use super::*;
+    use crate::fixture::{START, configure, founded, pass};
+
+    fn seconds(boot: u64) -> BootNanos {
+        BootNanos::new(boot * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_replaced_lease_counts_until_it_has_run_out_by_this_nodes_own_clock() {
+        let mut leases = Leases::default();
+        assert_eq!(leases.longest(seconds(0)), 0);
+        let mut state = founded(r#"{"version":1,"cluster":{"lease":"10s"}}"#);
+        leases.learn(&state, seconds(1));
+        assert_eq!(leases.longest(seconds(100)), 10_000, "it is in force");
+        configure(&mut state, START.plus_millis(100_000), r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
+        leases.learn(&state, seconds(101));
+        // The wall clocks step, and log time with them.
+        pass(&mut state, START.plus_millis(4_000_000), Command::Tick);
+        leases.learn(&state, seconds(102));
+        assert_eq!(leases.longest(seconds(114)), 10_000);
+        assert_eq!(leases.longest(seconds(115)), 200);
+        leases.learn(&state, seconds(116));
+        assert_eq!(leases.longest(seconds(116)), 200, "and is not learnt again");
+        // A node that starts again does not know what it promised.
+        let mut again = Leases::default();
+        again.learn(&state, seconds(500));
+        assert_eq!((again.longest(seconds(513)), again.longest(seconds(514))), (10_000, 200));
+    }
+
+    #[test]
+    fn a_lease_of_a_revision_that_is_kept_no_more_counts_if_it_was_replaced_lately() {
+        let mut state = founded(r#"{"version":1,"cluster":{"lease":"10s"}}"#);
+        let mut at = START.plus_millis(1000);
+        for revision in 0..=REVISIONS_MAX as u64 {
+            at = START.plus_millis(1000 + revision);
+            let lease = 200 + revision % 2;
+            configure(&mut state, at, &format!(r#"{{"version":1,"cluster":{{"lease":"{lease}ms"}}}}"#));
+        }
+        let longest = |state: &State| {
+            let mut leases = Leases::default();
+            leases.learn(state, seconds(1));
+            leases.longest(seconds(1))
+        };
+        assert_eq!(longest(&state), 10_000);
+        pass(&mut state, at.plus_millis(60_000), Command::Tick);
+        assert_eq!(longest(&state), 201, "that is long ago");
+    }
+
+    #[test]
+    fn a_lease_that_ended_in_an_earlier_life_on_the_same_kernel_counts_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = |kernel: &str| {
+            let (path, kernel) = (folder.path().join("past"), kernel.to_owned());
+            Leases::from_memory(Memory { path, kernel })
+        };
+        let mut state = founded(r#"{"version":1,"cluster":{"lease":"10s"}}"#);
+        start("a").learn(&state, seconds(1));
+        configure(&mut state, START.plus_millis(1000), r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
+        start("a").learn(&state, seconds(2));
+        for (kernel, now, longest) in [("a", 15, 10_000), ("a", 16, 200), ("b", 16, 10_000), ("b", 30, 200)] {
+            let mut leases = start(kernel);
+            leases.learn(&state, seconds(now));
+            assert_eq!(leases.longest(seconds(now)), longest, "{kernel} {now}");
+        }
+    }
+}
