@@ -41,7 +41,12 @@ pub fn judge(run: &Run) -> Report {
     judgements.extend(forward(run));
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
-    let title = format!("{} nodes, {} s of faults{planted}", options.nodes, options.seconds);
+    let length = if run.cut_short {
+        format!("called off after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds)
+    } else {
+        format!("{} s", options.seconds)
+    };
+    let title = format!("{} nodes, {length} of faults{planted}", options.nodes);
     Report { title, seed: options.seed, judgements }
 }
 
@@ -222,7 +227,9 @@ fn recovery(run: &Run) -> Judgement {
             _ => judgement.undecided(finding),
         }
     }
-    if let Some(why) = &run.unwell {
+    if run.cut_short {
+        judgement.undecided("called off: nobody looked whether all nodes came back");
+    } else if let Some(why) = &run.unwell {
         judgement.violated(format!("the cluster was not well at the end: {why}"));
     }
     judgement

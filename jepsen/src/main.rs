@@ -27,6 +27,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use ballast_jepsen::verdict::Ruling;
+use ballast_testkit::interrupt;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{plan::Kind, run::Options};
@@ -91,9 +92,13 @@ struct RunOptions {
     /// Folder in which each run gets one of its own.
     #[arg(long, default_value = "target/chaos")]
     output: PathBuf,
+    /// Writes a page of what all runs in that folder came to.
+    #[arg(long)]
+    evidence: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
+    interrupt::listen();
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Replay { seed, options } => run(&RunOptions { seed: Some(seed), ..options }),
@@ -103,6 +108,10 @@ fn main() -> ExitCode {
         Command::Locks { seed, rounds } => locks(seed, rounds),
         Command::Selftest(options) => selftest::run(&options),
     };
+    if let Some(code) = interrupt::exit_code() {
+        eprintln!("jepsen: called off; all that was started is gone");
+        return code;
+    }
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -127,7 +136,12 @@ fn kinds(names: &[String]) -> Result<Vec<Kind>> {
 /// Whether Ballast never had two holders. That Redis had some shows that the cuts can bring it about.
 fn locks(seed: u64, rounds: u32) -> Result<bool> {
     let mut kept = true;
-    for (name, record) in [("ballast", peer::ballast(seed, rounds)?), ("redis", peer::redis(seed, rounds)?)] {
+    type Side = fn(u64, u32) -> Result<Vec<workload::locks::Held>>;
+    for (name, side) in [("ballast", peer::ballast as Side), ("redis", peer::redis)] {
+        if interrupt::came() {
+            break;
+        }
+        let record = side(seed, rounds)?;
         let overlaps = workload::locks::overlaps(&record);
         println!("{name:8} {} times held in {rounds} cuts, {} times by two at once", record.len(), overlaps.len());
         if let Some((one, other)) = overlaps.first() {
@@ -135,6 +149,7 @@ fn locks(seed: u64, rounds: u32) -> Result<bool> {
         }
         match name {
             "ballast" => kept &= overlaps.is_empty() && !record.is_empty(),
+            _ if interrupt::came() => {}
             _ => anyhow::ensure!(!overlaps.is_empty(), "Redis had no two holders either: the cuts show nothing"),
         }
     }
@@ -146,7 +161,7 @@ fn run(options: &RunOptions) -> Result<bool> {
     let by_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let first = options.seed.unwrap_or_else(by_clock);
     let mut kept = true;
-    for seed in first..first + options.runs {
+    for seed in (first..first + options.runs).take_while(|_| !interrupt::came()) {
         let one = Options {
             seed,
             seconds: options.seconds,
@@ -155,6 +170,9 @@ fn run(options: &RunOptions) -> Result<bool> {
             planted: std::env::var("BALLAST_PLANTED").ok(),
         };
         kept &= run_once(&one, &options.output)?;
+    }
+    if let Some(page) = &options.evidence {
+        std::fs::write(page, evidence::page(&options.output)?)?;
     }
     Ok(kept)
 }

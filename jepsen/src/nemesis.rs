@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use ballast_testkit::{
     backend::Mode,
     cluster::Operator,
+    interrupt,
     lab::{Direction, Host},
     wait,
 };
@@ -52,7 +53,7 @@ pub struct Record {
     pub complaints: Vec<String>,
 }
 
-/// Plays the rounds. Returns when the last calm is over.
+/// Plays the rounds. Returns when the last calm is over, or as soon as all is undone if it is called off.
 ///
 /// # Errors
 /// When the lab does not do as told; that is no finding about the cluster.
@@ -69,8 +70,8 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         events.sort_by_key(|(at, end, _)| (*at, end.is_some()));
         let mut running: Vec<Option<Running>> = round.faults.iter().map(|_| None).collect();
         for (at_ms, end, number) in events {
-            sleep_until(clock, began.after(Duration::from_millis(at_ms)));
-            if end.is_none() {
+            let goes_on = sleep_until(clock, began.after(Duration::from_millis(at_ms)));
+            if end.is_none() && goes_on {
                 running[number] = Some(nemesis.begin(site, watch, &round.faults[number])?);
             } else if let Some(fault) = running[number].take() {
                 nemesis.end(site, fault)?;
@@ -78,7 +79,9 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         }
         let healed = clock.now();
         nemesis.collect();
-        sleep_until(clock, began.after(Duration::from_millis(round.calm_until_ms)));
+        if !sleep_until(clock, began.after(Duration::from_millis(round.calm_until_ms))) {
+            break;
+        }
         nemesis.record.calms.push((healed, clock.now()));
     }
     nemesis.collect();
@@ -303,6 +306,7 @@ pub fn reason_until(fault: &Happened) -> RunTime {
     fault.until.after(VERDICT)
 }
 
-fn sleep_until(clock: Clock, at: RunTime) {
-    thread::sleep(at.since(clock.now()));
+/// Whether the run goes on.
+fn sleep_until(clock: Clock, at: RunTime) -> bool {
+    interrupt::pause(at.since(clock.now()))
 }

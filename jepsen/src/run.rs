@@ -5,7 +5,6 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
@@ -15,7 +14,10 @@ use ballast_jepsen::{
     models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
     time::RunTime,
 };
-use ballast_testkit::observer::{self, Observer};
+use ballast_testkit::{
+    interrupt,
+    observer::{self, Observer},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -59,6 +61,8 @@ pub struct Run {
     pub span: (RunTime, RunTime),
     /// What kept the cluster from being well again afterwards, if anything did.
     pub unwell: Option<String>,
+    /// Whether it was called off, so that nobody looked how the cluster recovers.
+    pub cut_short: bool,
     /// What nodes said of themselves.
     pub samples: Vec<Sample>,
     /// Commands on single keys.
@@ -108,11 +112,13 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         locks::start(&site.lab, &stores, clock, seed, LIFE_MARGIN, &held)?,
         bindings::start(&site.lab, &shops, clock, seed, &seen)?,
     ];
-    thread::sleep(WARM_UP);
+    interrupt::pause(WARM_UP);
 
     let began = clock.now();
+    println!("Faults begin");
     let faults = nemesis::play(&mut site, &watch, clock, &rounds);
     let over = clock.now();
+    let cut_short = interrupt::came();
     let recovered = match &faults {
         Ok(_) => nemesis::recover(&mut site),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
@@ -134,6 +140,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         rounds,
         faults: faults?,
         span: (began, over),
+        cut_short: cut_short || interrupt::came(),
         unwell,
         samples: watch.finish(),
         registers: registers.take(),

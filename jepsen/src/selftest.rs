@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 use ballast_jepsen::verdict::{Promise, Report, Ruling};
-use ballast_testkit::cluster;
+use ballast_testkit::{cluster, interrupt};
 use clap::Args;
 
 /// A bug, and how it is looked for.
@@ -71,13 +71,16 @@ pub fn run(options: &SelftestOptions) -> Result<bool> {
         for round in 0..options.seconds.div_ceil(RUN_SECONDS) {
             let output = options.output.join(hunt.bug);
             let seed = 1000 + round;
-            let status = Command::new(std::env::current_exe()?)
-                .args(["run", "--nodes", "3", "--seconds", &RUN_SECONDS.to_string(), "--faults", hunt.faults])
+            let mut run = Command::new(std::env::current_exe()?);
+            run.args(["run", "--nodes", "3", "--seconds", &RUN_SECONDS.to_string(), "--faults", hunt.faults])
                 .args(["--seed", &seed.to_string(), "--output"])
                 .arg(&output)
                 .env("BALLAST_BIN_DIR", folder.path())
-                .env("BALLAST_PLANTED", hunt.bug)
-                .status()?;
+                .env("BALLAST_PLANTED", hunt.bug);
+            let status = interrupt::run(run)?;
+            if interrupt::came() {
+                bail!("called off while {} was looked for", hunt.bug);
+            }
             if status.code() != Some(1) {
                 continue;
             }

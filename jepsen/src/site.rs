@@ -30,8 +30,33 @@ pub struct Site {
     pub cluster: Cluster,
     /// What lies between them.
     pub lab: Arc<Lab>,
-    /// Servers of the shop. Taken out to be dropped where they live.
-    backends: Vec<Backend>,
+    backends: Backends,
+}
+
+/// Servers of the shop, which are dropped where they live: one that ends knocks at its own door, which is in its network.
+struct Backends {
+    lab: Arc<Lab>,
+    all: Vec<Backend>,
+}
+
+impl Backends {
+    fn start(lab: &Arc<Lab>) -> Result<Self> {
+        let mut backends = Self { lab: Arc::clone(lab), all: Vec::new() };
+        for number in 0..4u16 {
+            let address = SocketAddr::from((Host::Backends.ip(), 8001 + number));
+            let start = || Backend::start_at(&format!("web{}", number + 1), address);
+            let backend = lab.within(Host::Backends, start)?;
+            backends.all.push(backend.with_context(|| format!("start a backend at {address}"))?);
+        }
+        Ok(backends)
+    }
+}
+
+impl Drop for Backends {
+    fn drop(&mut self) {
+        let all = std::mem::take(&mut self.all);
+        let _ = self.lab.within(Host::Backends, move || drop(all));
+    }
 }
 
 impl Site {
@@ -42,13 +67,7 @@ impl Site {
     pub fn start(nodes: usize, settings: &str) -> Result<Self> {
         let lab = Arc::new(Lab::new(nodes)?);
         observer::introduce(&lab)?;
-        let backends = (0..4u16)
-            .map(|number| {
-                let address = SocketAddr::from((Host::Backends.ip(), 8001 + number));
-                lab.within(Host::Backends, || Backend::start_at(&format!("web{}", number + 1), address))?
-                    .with_context(|| format!("start a backend at {address}"))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let backends = Backends::start(&lab)?;
         // A short log, so that nodes which were away are sent snapshots, too.
         let extra = format!(
             "[vip]\ndriver = \"netlink\"\ninterface = \"eth0\"\n[raft]\nsnapshot_entries = 3000\nkept_entries = 500\n{settings}"
@@ -66,7 +85,7 @@ impl Site {
     pub fn document(&self, note: &str) -> String {
         let nodes: Vec<SocketAddr> =
             (0..self.cluster.len()).map(|node| (Host::Node(node).ip(), SHOP_PORT).into()).collect();
-        let shop = Shop::new(&self.backends)
+        let shop = Shop::new(&self.backends.all)
             .on_vip((VIP, SHOP_PORT).into())
             .listen_on_each(&nodes)
             .cluster(&format!("voters: {}", self.cluster.len()))
@@ -86,7 +105,7 @@ impl Site {
 
     /// The shop's servers.
     pub fn backends(&self) -> &[Backend] {
-        &self.backends
+        &self.backends.all
     }
 
     /// Whom the observer asks for.
@@ -107,13 +126,5 @@ impl Site {
     fn everywhere(&self, port: u16) -> Vec<SocketAddr> {
         let nodes = (0..self.nodes()).map(|node| Host::Node(node).ip());
         nodes.chain([VIP]).map(|ip| SocketAddr::from((ip, port))).collect()
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        let backends = std::mem::take(&mut self.backends);
-        // A backend that ends knocks at its own door, which is in its network.
-        let _ = self.lab.within(Host::Backends, move || drop(backends));
     }
 }

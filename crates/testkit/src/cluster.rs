@@ -712,9 +712,11 @@ fn send_signal(process: &Child, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// Makes the kernel kill the child when the test that started it dies without unwinding.
+/// Makes the kernel kill the child when the test that started it dies without unwinding. What is typed at a terminal does not
+/// reach it: who started it ends it.
 fn die_with_parent(command: &mut Command) {
     use std::os::unix::process::CommandExt;
+    command.process_group(0);
     // SAFETY: prctl(PR_SET_PDEATHSIG) is async-signal-safe and touches only the child.
     unsafe {
         command.pre_exec(|| {

@@ -10,6 +10,7 @@ pub mod backend;
 pub mod client;
 pub mod cluster;
 pub mod disk;
+pub mod interrupt;
 pub mod kernel;
 pub mod lab;
 pub mod newcomers;
