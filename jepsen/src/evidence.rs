@@ -168,7 +168,7 @@ mod tests {
             ..Recovery::default()
         };
         let run = Told {
-            options: Options { seed: 5, seconds: 120, nodes: 3, kinds: vec![Kind::Kill], planted: None },
+            options: Options { seed: 5, seconds: 120, nodes: 3, kinds: vec![Kind::Kill], whom: None, planted: None },
             report: Report {
                 title: String::new(),
                 seed: 5,

@@ -10,6 +10,7 @@ use ballast_jepsen::{
     linear::{self, Limits, Verdict},
     models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
     recovery::{self, Bounds, Fault, Recovery},
+    says_why,
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
     verdict::{Judgement, Promise, Report, Ruling},
@@ -17,7 +18,7 @@ use ballast_jepsen::{
 
 use crate::{
     nemesis::{self, Happened},
-    plan::Kind,
+    plan::{Family, Kind},
     run::Run,
     site::VIP_NAME,
     watch::Sample,
@@ -37,7 +38,7 @@ const FARM: &str = "shop";
 /// Judges all promises.
 pub fn judge(run: &Run) -> Report {
     let mut judgements = vec![ownership(run), stickiness(run), sessions(run), configuration(run)];
-    judgements.extend([durability(run), recovery(run), leaks(run)]);
+    judgements.extend([explanations(run), durability(run), recovery(run), leaks(run)]);
     judgements.extend(forward(run));
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
@@ -121,11 +122,15 @@ fn durability(run: &Run) -> Judgement {
 }
 
 fn stickiness(run: &Run) -> Judgement {
+    // A line is missing if a node died before it wrote it: nobody knows whether that answer went through a binding.
+    let bound: BTreeMap<&str, &str> =
+        run.proxied.iter().map(|line| (line.id.as_str(), line.binding.as_str())).collect();
     let observations: Vec<Observation> = run
         .seen
         .served
         .iter()
         .map(|served| Observation {
+            bound: bound.get(served.id.as_str()).is_some_and(|binding| *binding != "unbound"),
             farm: FARM.to_owned(),
             client: served.visitor.clone(),
             backend: served.backend.clone(),
@@ -143,7 +148,17 @@ fn stickiness(run: &Run) -> Judgement {
         Some(Cause { reason, farm: FARM.to_owned(), client: None, backend: fault.victims.first().cloned(), span })
     };
     let causes: Vec<Cause> = run.faults.faults.iter().filter_map(cause).collect();
-    stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement()
+    let unbound = observations.iter().filter(|observation| !observation.bound).count();
+    stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement().count("unbound", unbound)
+}
+
+fn explanations(run: &Run) -> Judgement {
+    let keeps = |fault: &&Happened| !matches!(fault.kind.family(), Family::Operator | Family::Backend);
+    let disturbed = run.faults.faults.iter().filter(keeps);
+    // Bytes are on their way for a while, and a connection that was cut is noticed late.
+    let disturbed: Vec<Span> =
+        disturbed.map(|fault| Span::new(fault.from.before(START), fault.until.after(BACK_WITHIN))).collect();
+    says_why::judge(&run.seen.failed, &run.proxied, &disturbed)
 }
 
 fn ownership(run: &Run) -> Judgement {

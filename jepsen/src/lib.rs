@@ -13,6 +13,7 @@ pub mod leaks;
 pub mod linear;
 pub mod models;
 pub mod recovery;
+pub mod says_why;
 pub mod stickiness;
 pub mod time;
 pub mod timeline;

@@ -12,6 +12,7 @@ mod judge;
 mod nemesis;
 mod peer;
 mod plan;
+mod proxied;
 mod run;
 mod selftest;
 mod site;
@@ -30,7 +31,10 @@ use ballast_jepsen::verdict::Ruling;
 use ballast_testkit::interrupt;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{plan::Kind, run::Options};
+use crate::{
+    plan::{Kind, Whom},
+    run::Options,
+};
 
 #[derive(Parser)]
 #[command(name = "jepsen", version, about)]
@@ -89,12 +93,24 @@ struct RunOptions {
     /// Kinds of faults, say `kill,pause,one-way`; all when none is given.
     #[arg(long, env = "CHAOS_FAULTS", value_delimiter = ',')]
     faults: Vec<String>,
+    /// All faults of nodes befall them; by lot when absent.
+    #[arg(long)]
+    whom: Option<Target>,
     /// Folder in which each run gets one of its own.
     #[arg(long, default_value = "target/chaos")]
     output: PathBuf,
     /// Writes a page of what all runs in that folder came to.
     #[arg(long)]
     evidence: Option<PathBuf>,
+}
+
+/// Whom faults of nodes befall.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Target {
+    /// Whoever leads.
+    Leader,
+    /// Whoever owns the VIP.
+    Owner,
 }
 
 fn main() -> ExitCode {
@@ -125,9 +141,9 @@ fn main() -> ExitCode {
 fn kinds(names: &[String]) -> Result<Vec<Kind>> {
     let named: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
     if named.is_empty() {
-        return Ok(Kind::ALL.to_vec());
+        return Ok(Kind::all().collect());
     }
-    let known = || Kind::ALL.map(|kind| kind.to_string()).join(", ");
+    let known = || Kind::all().map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
     let parse =
         |name: &&str| Kind::parse(name).with_context(|| format!("no fault is called {name:?}; there are {}", known()));
     named.iter().map(parse).collect()
@@ -167,6 +183,10 @@ fn run(options: &RunOptions) -> Result<bool> {
             seconds: options.seconds,
             nodes: options.nodes as usize,
             kinds: kinds(&options.faults)?,
+            whom: options.whom.map(|whom| match whom {
+                Target::Leader => Whom::Leader,
+                Target::Owner => Whom::Owner,
+            }),
             planted: std::env::var("BALLAST_PLANTED").ok(),
         };
         kept &= run_once(&one, &options.output)?;

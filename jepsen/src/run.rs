@@ -12,6 +12,7 @@ use anyhow::Result;
 use ballast_jepsen::{
     history::History,
     models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
+    says_why::Line,
     time::RunTime,
 };
 use ballast_testkit::{
@@ -23,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Clock,
     nemesis,
-    plan::{self, Kind, Round},
+    plan::{self, Kind, Round, Whom},
+    proxied,
     site::Site,
     watch::{Sample, Watch},
     workload::{
@@ -45,6 +47,9 @@ pub struct Options {
     pub nodes: usize,
     /// Which faults.
     pub kinds: Vec<Kind>,
+    /// Whom they befall, if that is not drawn by lot.
+    #[serde(default)]
+    pub whom: Option<Whom>,
     /// The bug that the daemons were built with and told to have, if any.
     pub planted: Option<String>,
 }
@@ -77,6 +82,8 @@ pub struct Run {
     pub held: Vec<Held>,
     /// What visitors of the shop saw.
     pub seen: Seen,
+    /// What the access logs say of their requests.
+    pub proxied: Vec<Line>,
     /// Who answered for the VIP.
     pub owners: observer::History,
     /// The clock of all of it.
@@ -93,7 +100,8 @@ pub const LIFE_MARGIN: Duration = Duration::from_millis(200);
 /// # Errors
 /// When there can be no run: no namespaces, no cluster to begin with. What goes wrong afterwards is in the [`Run`].
 pub fn run(options: &Options, folder: &Path) -> Result<Run> {
-    let rounds = plan::schedule(options.seed, options.nodes, Duration::from_secs(options.seconds), &options.kinds);
+    let rounds =
+        plan::schedule(options.seed, options.nodes, Duration::from_secs(options.seconds), &options.kinds, options.whom);
     let last_ms = rounds.last().map_or(0, |round| round.calm_until_ms);
     let mut site = Site::start(options.nodes, "")?;
     let clock = Clock::start();
@@ -135,6 +143,9 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
             (Some(last.into_iter().rev().collect::<Vec<_>>().join("\n")), BTreeMap::new())
         }
     };
+    let seen = std::mem::take(&mut *lock(&seen));
+    let newest = seen.served.iter().max_by_key(|served| served.completed).map(|served| served.id.as_str());
+    let proxied = proxied::read(&site.cluster, newest.as_slice())?;
     let run = Run {
         options: options.clone(),
         rounds,
@@ -148,7 +159,8 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         additions: additions.take(),
         sets,
         held: std::mem::take(&mut *lock(&held)),
-        seen: std::mem::take(&mut *lock(&seen)),
+        seen,
+        proxied,
         owners: observer.finish(),
         clock,
     };

@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod lab;
 pub mod newcomers;
 pub mod observer;
+mod packet;
 pub mod ports;
 pub mod resp;
 pub mod shop;

@@ -78,11 +78,11 @@ impl Lab {
     /// # Errors
     /// When `nft` fails.
     pub fn isolate(&self, host: Host) -> Result<()> {
-        let port = host.port();
+        let ports = host.ports();
         self.nft(
             Host::Bridge,
             &format!(
-                "add rule bridge fault forward iifname {port} drop\nadd rule bridge fault forward oifname {port} drop\n"
+                "add rule bridge fault forward iifname {ports} drop\nadd rule bridge fault forward oifname {ports} drop\n"
             ),
         )
     }
@@ -235,7 +235,7 @@ fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// A rule that drops what passes from one port to another and meets a condition.
 fn drop_frames(rules: &mut String, from: Host, to: Host, condition: &str) {
-    let (from, to) = (from.port(), to.port());
+    let (from, to) = (from.ports(), to.ports());
     // Writing to a string cannot fail.
     let _ = writeln!(rules, "add rule bridge fault forward iifname {from} oifname {to} {condition} drop");
 }

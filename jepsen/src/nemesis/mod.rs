@@ -1,5 +1,7 @@
 //! Brings faults about, and undoes them.
 
+mod lines;
+
 use std::{
     thread::{self, JoinHandle},
     time::Duration,
@@ -207,6 +209,9 @@ impl Nemesis {
             Kind::LinkDown => lab.link_down(host)?,
             Kind::Loss => lab.loss_between_nodes(5 + (planned.choice % 45) as u32)?,
             Kind::LossEverywhere => lab.loss_everywhere(2 + (planned.choice % 18) as u32)?,
+            Kind::Delay | Kind::Jitter | Kind::Reorder | Kind::Duplicate | Kind::Corrupt | Kind::SlowLink => {
+                lab.impair(&[(host, lines::of(planned.kind, planned.choice))], planned.choice)?;
+            }
             Kind::TransferLeader => self.tell(other, &["cluster", "transfer-leader", "--to", &name(other)]),
             Kind::Snapshot => self.tell(node, &["cluster", "snapshot"]),
             Kind::MoveVip => {
@@ -256,6 +261,9 @@ impl Nemesis {
             }
             Kind::Isolate | Kind::OneWay | Kind::Split | Kind::Ring | Kind::Bridge => lab.heal()?,
             Kind::Loss | Kind::LossEverywhere => lab.heal()?,
+            Kind::Delay | Kind::Jitter | Kind::Reorder | Kind::Duplicate | Kind::Corrupt | Kind::SlowLink => {
+                lab.mend()?
+            }
             Kind::LinkDown => lab.link_up(Host::Node(node))?,
             Kind::Demote => self.tell(other, &["node", "promote", &victims[0]]),
             Kind::BackendFails => {
