@@ -22,7 +22,7 @@ use crate::{
     run::Run,
     site::VIP_NAME,
     watch::Sample,
-    workload::locks,
+    workload::{bindings::Served, locks},
 };
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
@@ -123,33 +123,54 @@ fn durability(run: &Run) -> Judgement {
 
 fn stickiness(run: &Run) -> Judgement {
     // A line is missing if a node died before it wrote it: nobody knows whether that answer went through a binding.
-    let bound: BTreeMap<&str, &str> =
-        run.proxied.iter().map(|line| (line.id.as_str(), line.binding.as_str())).collect();
-    let observations: Vec<Observation> = run
-        .seen
-        .served
-        .iter()
-        .map(|served| Observation {
-            bound: bound.get(served.id.as_str()).is_some_and(|binding| *binding != "unbound"),
-            farm: FARM.to_owned(),
-            client: served.visitor.clone(),
-            backend: served.backend.clone(),
-            via: if served.through == run.options.nodes { VIP_NAME.to_owned() } else { name(served.through) },
-            span: Span::new(served.invoked, served.completed),
-        })
-        .collect();
-    let cause = |fault: &Happened| {
-        let reason = match fault.kind {
-            Kind::BackendFails => Reason::Down,
-            Kind::BackendMaintenance => Reason::Removed,
-            _ => return None,
-        };
-        let span = Span::new(fault.from, nemesis::reason_until(fault));
-        Some(Cause { reason, farm: FARM.to_owned(), client: None, backend: fault.victims.first().cloned(), span })
+    let lines: BTreeMap<&str, &says_why::Line> = run.proxied.iter().map(|line| (line.id.as_str(), line)).collect();
+    let observed = |served: &Served| Observation {
+        farm: FARM.to_owned(),
+        client: served.visitor.clone(),
+        backend: served.backend.clone(),
+        via: if served.through == run.options.nodes { VIP_NAME.to_owned() } else { name(served.through) },
+        bound: lines.get(served.id.as_str()).is_some_and(|line| line.binding != "unbound"),
+        span: Span::new(served.invoked, served.completed),
     };
-    let causes: Vec<Cause> = run.faults.faults.iter().filter_map(cause).collect();
+    let observations: Vec<Observation> = run.seen.served.iter().map(observed).collect();
+    let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
+    let ours = causes.len();
+    // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
+    let troubled = troubles(run);
+    causes.extend(run.seen.served.iter().zip(&observations).filter_map(|(served, seen)| {
+        let line = lines.get(served.id.as_str())?;
+        let troubled = troubled.iter().any(|span| span.from <= seen.span.until && seen.span.from <= span.until);
+        (line.binding == "rehomed" && !line.binding_cause.is_empty() && troubled).then(|| Cause {
+            reason: Reason::Down,
+            farm: FARM.to_owned(),
+            client: Some(seen.client.clone()),
+            backend: None,
+            span: seen.span,
+        })
+    }));
     let unbound = observations.iter().filter(|observation| !observation.bound).count();
-    stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement().count("unbound", unbound)
+    let judgement = stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement();
+    judgement.count("unbound", unbound).count("moved by a verdict on a slow backend", causes.len() - ours)
+}
+
+/// What a fault of a backend excuses.
+fn broken(fault: &Happened) -> Option<Cause> {
+    let reason = match fault.kind {
+        Kind::BackendFails => Reason::Down,
+        Kind::BackendMaintenance => Reason::Removed,
+        _ => return None,
+    };
+    let span = Span::new(fault.from, nemesis::reason_until(fault));
+    Some(Cause { reason, farm: FARM.to_owned(), client: None, backend: fault.victims.first().cloned(), span })
+}
+
+/// When checks of backends that nobody broke may have failed: a client that asks them was answered late, or frames of everybody
+/// were lost or late.
+fn troubles(run: &Run) -> Vec<Span> {
+    let lossy = |fault: &&Happened| fault.kind == Kind::LossEverywhere || fault.kind.family() == Family::Line;
+    let lossy = run.faults.faults.iter().filter(lossy).map(|fault| Span::new(fault.from, nemesis::reason_until(fault)));
+    let slow = run.slow.iter().map(|slow| Span::new(slow.from, slow.until.after(BACK_WITHIN)));
+    lossy.chain(slow).collect()
 }
 
 fn explanations(run: &Run) -> Judgement {
@@ -158,7 +179,9 @@ fn explanations(run: &Run) -> Judgement {
     // Bytes are on their way for a while, and a connection that was cut is noticed late.
     let disturbed: Vec<Span> =
         disturbed.map(|fault| Span::new(fault.from.before(START), fault.until.after(BACK_WITHIN))).collect();
-    says_why::judge(&run.seen.failed, &run.proxied, &disturbed)
+    let mut judgement = says_why::judge(&run.seen.failed, &run.proxied, &disturbed);
+    run.faults.broken.iter().for_each(|broken| judgement.violated(broken.as_str()));
+    judgement
 }
 
 fn ownership(run: &Run) -> Judgement {

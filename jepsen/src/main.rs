@@ -17,6 +17,7 @@ mod run;
 mod selftest;
 mod site;
 mod store;
+mod wall;
 mod watch;
 mod workload;
 

@@ -22,6 +22,8 @@ struct Logged {
     path: Option<String>,
     ended: String,
     binding: String,
+    #[serde(default)]
+    binding_cause: String,
     status: u16,
 }
 
@@ -46,9 +48,9 @@ fn of(cluster: &Cluster, node: usize) -> Result<Vec<Line>> {
     let text = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
     // A node that was killed may have left half a line, and begins the next one on it.
     let lines = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Logged>(line).ok());
-    let of_clients = lines.filter_map(|Logged { path, ended, binding, status }| {
+    let of_clients = lines.filter_map(|Logged { path, ended, binding, binding_cause, status }| {
         let id = path?.split_once(MARK)?.1.to_owned();
-        Some(Line { id, node: node.name().to_owned(), ended, binding, status })
+        Some(Line { id, node: node.name().to_owned(), ended, binding, binding_cause, status })
     });
     Ok(of_clients.collect())
 }

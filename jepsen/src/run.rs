@@ -13,9 +13,10 @@ use ballast_jepsen::{
     history::History,
     models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
     says_why::Line,
-    time::RunTime,
+    time::{RunTime, Span},
 };
 use ballast_testkit::{
+    backend::Backend,
     interrupt,
     observer::{self, Observer},
 };
@@ -30,7 +31,7 @@ use crate::{
     watch::{Sample, Watch},
     workload::{
         bindings::{self, Seen},
-        config,
+        checks, config,
         locks::{self, Held},
         members, registers,
     },
@@ -84,6 +85,8 @@ pub struct Run {
     pub seen: Seen,
     /// What the access logs say of their requests.
     pub proxied: Vec<Line>,
+    /// When backends were slow to answer a client that asks as nodes do.
+    pub slow: Vec<Span>,
     /// Who answered for the VIP.
     pub owners: observer::History,
     /// The clock of all of it.
@@ -111,7 +114,8 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     let observer = Observer::start(&site.lab, Site::target(), longest)?;
 
     let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());
-    let (held, seen) = (locks::Record::default(), bindings::Record::default());
+    let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
+    let backends: Vec<_> = site.backends().iter().map(Backend::address).collect();
     let (stores, shops, seed) = (site.stores(), site.shops(), options.seed);
     let clients = [
         registers::start(&site.lab, &stores, clock, seed, &registers)?,
@@ -119,6 +123,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         members::start(&site.lab, &stores, clock, seed, &additions)?,
         locks::start(&site.lab, &stores, clock, seed, LIFE_MARGIN, &held)?,
         bindings::start(&site.lab, &shops, clock, seed, &seen)?,
+        checks::start(&site.lab, &backends, clock, &slow)?,
     ];
     interrupt::pause(WARM_UP);
 
@@ -146,7 +151,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     let seen = std::mem::take(&mut *lock(&seen));
     let newest = seen.served.iter().max_by_key(|served| served.completed).map(|served| served.id.as_str());
     let proxied = proxied::read(&site.cluster, newest.as_slice())?;
-    let run = Run {
+    let mut run = Run {
         options: options.clone(),
         rounds,
         faults: faults?,
@@ -161,11 +166,15 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         held: std::mem::take(&mut *lock(&held)),
         seen,
         proxied,
+        slow: std::mem::take(&mut *lock(&slow)),
         owners: observer.finish(),
         clock,
     };
     for node in 0..site.nodes() {
         let node = site.cluster.node(node);
+        let panics =
+            node.log()?.lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect::<Vec<_>>();
+        run.faults.broken.extend(panics.into_iter().map(|line| format!("{}: {line}", node.name())));
         fs::write(folder.join(format!("{}.log", node.name())), node.log()?)?;
     }
     Ok(run)

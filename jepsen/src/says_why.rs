@@ -17,16 +17,11 @@ use crate::verdict::{Judgement, Promise};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Got {
-    /// An answer that a backend gave.
-    Backends {
+    /// An answer.
+    Answer {
         /// Its status.
         status: u16,
-    },
-    /// An answer that no backend gave.
-    Proxys {
-        /// Its status.
-        status: u16,
-        /// The code it carried.
+        /// The code it carried, as each answer does that a proxy gives itself.
         reason: Option<String>,
     },
     /// A connection, and no whole answer.
@@ -65,6 +60,8 @@ pub struct Line {
     pub ended: String,
     /// What became of its binding.
     pub binding: String,
+    /// Why it was moved; empty if it was not.
+    pub binding_cause: String,
     /// The status that was sent; 0 if none.
     pub status: u16,
 }
@@ -109,7 +106,7 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Span]) -> Judgement {
     for line in lines {
         of.entry(&line.id).or_default().push(line);
     }
-    let (mut by_code, mut unreached, mut lost) = (0, 0, 0);
+    let (mut by_code, mut backends, mut unreached, mut lost) = (0, 0, 0, 0);
     let mut judgement = Judgement::new(Promise::SaysWhy).looked_at("lines of access logs", lines.len());
     for Vain { id, via, span, got } in vain {
         let lines = of.get(id.as_str()).map_or(&[][..], Vec::as_slice);
@@ -122,12 +119,13 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Span]) -> Judgement {
         };
         match got {
             Got::NoConnection { .. } => unreached += 1,
-            Got::Backends { .. } if has("done") || lines.is_empty() && excused => by_code += 1,
-            Got::Backends { .. } => unexplained("no line says that a backend answered"),
-            Got::Proxys { reason: None, .. } => unexplained("no code was in the answer"),
-            Got::Proxys { reason: Some(code), .. } if !is_code(code) => unexplained("nobody knows that code"),
-            Got::Proxys { reason: Some(code), .. } if has(code) || lines.is_empty() && excused => by_code += 1,
-            Got::Proxys { .. } => unexplained("no line has that code"),
+            Got::Answer { reason: Some(code), .. } if !is_code(code) => unexplained("nobody knows that code"),
+            Got::Answer { reason: Some(code), .. } if has(code) || lines.is_empty() && excused => by_code += 1,
+            Got::Answer { reason: Some(_), .. } => unexplained("no line has that code"),
+            Got::Answer { status, .. } if lines.iter().any(|l| l.ended == "done" && l.status == *status) => {
+                backends += 1
+            }
+            Got::Answer { .. } => unexplained("no code was in the answer, and no line says that a backend gave it"),
             Got::Nothing { .. } if lines.iter().any(|line| is_code(&line.ended)) => by_code += 1,
             Got::Nothing { .. } if excused => lost += 1,
             Got::Nothing { .. } => unexplained("no line says why"),
@@ -136,6 +134,7 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Span]) -> Judgement {
     judgement
         .count("in vain", vain.len())
         .count("explained by a code", by_code)
+        .count("refused by a backend", backends)
         .count("lost with what befell a node", lost)
         .count("never connected", unreached)
 }
@@ -152,7 +151,7 @@ mod tests {
 
     fn line(id: &str, ended: &str) -> Line {
         let [id, node, ended] = [id, "node-1", ended].map(str::to_owned);
-        Line { id, node, ended, binding: String::from("hit"), status: 503 }
+        Line { id, node, ended, binding: String::from("hit"), binding_cause: String::new(), status: 503 }
     }
 
     fn ruled(got: Got, lines: &[Line]) -> Ruling {
@@ -163,7 +162,7 @@ mod tests {
     }
 
     fn proxys(reason: &str) -> Got {
-        Got::Proxys { status: 503, reason: Some(reason.to_owned()) }
+        Got::Answer { status: 503, reason: Some(reason.to_owned()) }
     }
 
     fn nothing() -> Got {
@@ -174,17 +173,18 @@ mod tests {
     fn a_code_in_the_answer_and_in_the_log_explains() {
         assert_eq!(ruled(proxys("isolated"), &[line("7", "isolated")]), Ruling::Held);
         assert_eq!(ruled(proxys("request:host"), &[line("7", "request:host")]), Ruling::Held);
-        assert_eq!(ruled(Got::Backends { status: 503 }, &[line("7", "done")]), Ruling::Held);
+        assert_eq!(ruled(Got::Answer { status: 503, reason: None }, &[line("7", "done")]), Ruling::Held);
     }
 
     #[test]
     fn an_answer_without_a_code_that_is_known_and_logged_does_not() {
-        assert_eq!(ruled(Got::Proxys { status: 503, reason: None }, &[line("7", "isolated")]), Ruling::Violated);
+        assert_eq!(ruled(Got::Answer { status: 503, reason: None }, &[line("7", "isolated")]), Ruling::Violated);
+        assert_eq!(ruled(Got::Answer { status: 500, reason: None }, &[line("7", "done")]), Ruling::Violated);
         assert_eq!(ruled(proxys("because"), &[line("7", "because")]), Ruling::Violated);
         assert_eq!(ruled(proxys("request:"), &[line("7", "request:")]), Ruling::Violated);
         assert_eq!(ruled(proxys("isolated"), &[line("7", "no_backend")]), Ruling::Violated);
         assert_eq!(ruled(proxys("isolated"), &[]), Ruling::Violated);
-        assert_eq!(ruled(Got::Backends { status: 503 }, &[]), Ruling::Violated);
+        assert_eq!(ruled(Got::Answer { status: 503, reason: None }, &[]), Ruling::Violated);
     }
 
     #[test]

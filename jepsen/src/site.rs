@@ -11,7 +11,7 @@ use ballast_testkit::{
     shop::Shop,
 };
 
-use crate::disk;
+use crate::{disk, wall};
 
 /// Port of the shop, on the VIP and on each node.
 pub const SHOP_PORT: u16 = 8080;
@@ -72,8 +72,8 @@ impl Site {
         let extra = format!(
             "[vip]\ndriver = \"netlink\"\ninterface = \"eth0\"\n[raft]\nsnapshot_entries = 3000\nkept_entries = 500\n{settings}"
         );
-        let (name, value) = disk::install(lab.folder())?;
-        let cluster = Cluster::start_in_lab_with(&lab, &extra, &[(name, &value)])?;
+        let preload = format!("{} {}", disk::install(lab.folder())?, wall::install(lab.folder())?);
+        let cluster = Cluster::start_in_lab_with(&lab, &extra, &[("LD_PRELOAD", &preload)])?;
         let site = Self { cluster, lab, backends };
         site.cluster.apply(0, &site.document("none"))?;
         site.cluster.wait_voters(nodes)?;

@@ -299,6 +299,11 @@ impl Cluster {
         .with_context(|| format!("log of {}:\n{}", node.name, tail(&node.folder.join("ballastd.log"), 30)))
     }
 
+    /// Whether a node says that it is ready now.
+    pub fn is_ready(&self, position: usize) -> bool {
+        self.ask(position, "/readyz").is_ok_and(|answer| answer.status == 200)
+    }
+
     /// Number of nodes, dead or alive.
     pub fn len(&self) -> usize {
         self.nodes.len()
@@ -362,6 +367,22 @@ impl Cluster {
         let status = wait::until(&format!("{} to end", node.name), || Ok(process.try_wait()?))?;
         node.process = None;
         Ok(status.code())
+    }
+
+    /// Whether a node's process was started and has ended by itself.
+    pub fn has_ended(&mut self, position: usize) -> bool {
+        let process = self.nodes[position].process.as_mut();
+        process.is_some_and(|process| matches!(process.try_wait(), Ok(Some(_))))
+    }
+
+    /// Starts nodes from another folder of programs from now on: another release.
+    pub fn use_programs(&mut self, bin: &Path) {
+        bin.clone_into(&mut self.bin);
+    }
+
+    /// The folder of programs that nodes are started from.
+    pub fn programs(&self) -> &Path {
+        &self.bin
     }
 
     /// Stops a node's process in its tracks.

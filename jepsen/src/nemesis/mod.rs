@@ -1,8 +1,10 @@
 //! Brings faults about, and undoes them.
 
 mod lines;
+mod machine;
 
 use std::{
+    path::PathBuf,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -22,6 +24,7 @@ use crate::{
     disk,
     plan::{Kind, Planned, Random, Round, Whom},
     site::{Site, VIP_NAME},
+    wall::Wrong,
     watch::Watch,
 };
 use ballast_jepsen::time::RunTime;
@@ -51,8 +54,11 @@ pub struct Record {
     pub calms: Vec<(RunTime, RunTime)>,
     /// Bytes that were written and not synced when a node lost its power.
     pub bytes_lost: u64,
-    /// What an operator was told that was not `done`.
+    /// What an operator was told that was not `done`, and what else people may want to know.
     pub complaints: Vec<String>,
+    /// What a node did that it must not, whatever befalls it.
+    #[serde(default)]
+    pub broken: Vec<String>,
 }
 
 /// Plays the rounds. Returns when the last calm is over, or as soon as all is undone if it is called off.
@@ -60,8 +66,13 @@ pub struct Record {
 /// # Errors
 /// When the lab does not do as told; that is no finding about the cluster.
 pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> Result<Record> {
-    let mut nemesis =
-        Nemesis { operator: site.cluster.operator(), clock, commands: Vec::new(), record: Record::default() };
+    let mut nemesis = Nemesis {
+        operator: site.cluster.operator(),
+        programs: site.cluster.programs().to_owned(),
+        clock,
+        commands: Vec::new(),
+        record: Record::default(),
+    };
     let began = clock.now();
     for round in rounds {
         let mut events: Vec<(u64, Option<usize>, usize)> = Vec::new();
@@ -119,6 +130,8 @@ pub fn recover(site: &mut Site) -> Result<()> {
 
 struct Nemesis {
     operator: Operator,
+    /// Those that nodes were started from at first.
+    programs: PathBuf,
     clock: Clock,
     /// `ballastctl` that runs beside, with what it was told to do.
     commands: Vec<JoinHandle<Option<String>>>,
@@ -185,6 +198,19 @@ impl Nemesis {
                 disk::set(site.cluster.node(node).folder(), disk::Mode::Late(late))?;
             }
             Kind::DiskError => disk::set(site.cluster.node(node).folder(), disk::Mode::Fail)?,
+            Kind::DiskFull => disk::set(site.cluster.node(node).folder(), disk::Mode::Full)?,
+            Kind::TamperFence => self.tamper(site, node, planned.choice),
+            Kind::ClockStep | Kind::ClockSlew => {
+                Self::set_clock(site, node, machine::wrong(planned.kind, planned.choice))?;
+            }
+            Kind::NoDescriptors | Kind::LittleCpu | Kind::LittleMemory => {
+                self.short(site, node, planned.kind, planned.choice)?;
+            }
+            Kind::BitRot => self.rot(site, node, planned.choice)?,
+            Kind::RollingUpgrade => {
+                self.upgrade(site)?;
+                victims = (0..count).map(name).collect();
+            }
             Kind::Isolate => lab.isolate(host)?,
             Kind::OneWay => {
                 lab.cut(host, Host::Node(other), Direction::OneWay)?;
@@ -253,7 +279,11 @@ impl Nemesis {
                 }
             }
             Kind::SlowDisk => disk::set(site.cluster.node(node).folder(), disk::Mode::Work)?,
-            Kind::DiskError => {
+            Kind::ClockStep | Kind::ClockSlew => Self::set_clock(site, node, Wrong::default())?,
+            Kind::NoDescriptors | Kind::LittleCpu | Kind::LittleMemory => self.plenty(site, node)?,
+            Kind::BitRot => self.rejoin(site, node)?,
+            Kind::TamperFence => self.revive(site, node)?,
+            Kind::DiskError | Kind::DiskFull => {
                 disk::set(site.cluster.node(node).folder(), disk::Mode::Work)?;
                 // It may have stopped by itself, or not have needed its disk.
                 site.cluster.kill(node);
@@ -273,7 +303,12 @@ impl Nemesis {
             Kind::BackendDrain | Kind::BackendMaintenance => {
                 self.tell(other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
             }
-            Kind::Restart | Kind::CrashLoop | Kind::TransferLeader | Kind::Snapshot | Kind::MoveVip => {}
+            Kind::Restart
+            | Kind::CrashLoop
+            | Kind::TransferLeader
+            | Kind::Snapshot
+            | Kind::MoveVip
+            | Kind::RollingUpgrade => {}
         }
         self.record.faults.push(Happened { kind: planned.kind, victims, from, until: self.clock.now() });
         Ok(())

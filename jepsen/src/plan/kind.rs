@@ -70,6 +70,24 @@ pub enum Kind {
     Corrupt,
     /// A node's wire is thin.
     SlowLink,
+    /// A node's disk is full; its daemon is started again when there is room.
+    DiskFull,
+    /// Somebody removes a node's filters, or the VIP from its interface.
+    TamperFence,
+    /// A node's wall clock is set wrong, and right again at the end.
+    ClockStep,
+    /// A node's wall clock runs too fast or too slowly, and is set right at the end.
+    ClockSlew,
+    /// A node's daemon can open no file and take no connection.
+    NoDescriptors,
+    /// A node has a small part of a processor.
+    LittleCpu,
+    /// A node has little memory left; a daemon that wants more is killed.
+    LittleMemory,
+    /// Bits of a stopped node's files change. One that does not start is replaced by an empty one.
+    BitRot,
+    /// All nodes are drained and started again, one after the other, from other programs if there are any.
+    RollingUpgrade,
 }
 
 /// What can be undone together.
@@ -85,10 +103,14 @@ pub enum Family {
     Backend,
     /// What lines do to frames that they carry.
     Line,
+    /// What a node has too little of, and what its clock says.
+    Machine,
+    /// What is to go well by itself, so that nothing else happens meanwhile.
+    Alone,
 }
 
 /// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
-const TABLE: [(Kind, &str, Family); 31] = [
+const TABLE: [(Kind, &str, Family); 40] = [
     (Kind::Kill, "kill", Family::Process),
     (Kind::Restart, "restart", Family::Process),
     (Kind::CrashLoop, "crash-loop", Family::Process),
@@ -120,6 +142,15 @@ const TABLE: [(Kind, &str, Family); 31] = [
     (Kind::Duplicate, "duplicate", Family::Line),
     (Kind::Corrupt, "corrupt", Family::Line),
     (Kind::SlowLink, "slow-link", Family::Line),
+    (Kind::DiskFull, "disk-full", Family::Process),
+    (Kind::TamperFence, "tamper-fence", Family::Process),
+    (Kind::ClockStep, "clock-step", Family::Machine),
+    (Kind::ClockSlew, "clock-slew", Family::Machine),
+    (Kind::NoDescriptors, "no-descriptors", Family::Machine),
+    (Kind::LittleCpu, "little-cpu", Family::Machine),
+    (Kind::LittleMemory, "little-memory", Family::Machine),
+    (Kind::BitRot, "bit-rot", Family::Alone),
+    (Kind::RollingUpgrade, "rolling-upgrade", Family::Alone),
 ];
 
 impl Kind {

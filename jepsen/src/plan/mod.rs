@@ -2,7 +2,7 @@
 //!
 //! Faults come in rounds. A round has one fault of each of one to three families, so that they overlap; then everything is
 //! undone, and the cluster has a time of calm in which it must serve again. Two faults of one family never overlap:
-//! undoing the one would undo the other.
+//! undoing the one would undo the other. Some come alone.
 
 mod kind;
 
@@ -59,8 +59,15 @@ impl Round {
 const CALM_MS: u64 = 6000;
 
 /// Chances in twenty of each family to be in a round. A new one comes last, so that seeds without it stay good.
-const CHANCES: [(u64, Family); 5] =
-    [(9, Family::Process), (9, Family::Network), (4, Family::Operator), (4, Family::Backend), (10, Family::Line)];
+const CHANCES: [(u64, Family); 7] = [
+    (9, Family::Process),
+    (9, Family::Network),
+    (4, Family::Operator),
+    (4, Family::Backend),
+    (10, Family::Line),
+    (8, Family::Machine),
+    (1, Family::Alone),
+];
 
 /// The schedule of a seed: rounds until `length` is over. The last one may end later. With `whom`, all faults befall them.
 pub fn schedule(seed: u64, nodes: usize, length: Duration, kinds: &[Kind], whom: Option<Whom>) -> Vec<Round> {
@@ -95,6 +102,9 @@ pub fn schedule(seed: u64, nodes: usize, length: Duration, kinds: &[Kind], whom:
                 _ => 1500 + random.below(4500),
             };
             faults.push(Planned { kind, whom, choice: random.next(), from_ms, until_ms: from_ms + length_ms });
+        }
+        if let Some(alone) = faults.iter().position(|fault| fault.kind.family() == Family::Alone) {
+            faults = vec![faults.swap_remove(alone)];
         }
         // A bad line is what other things go wrong on: it is there before them, and a moment longer.
         let end_ms = faults.iter().map(|fault| fault.until_ms).max().unwrap_or(now_ms) + 300;
@@ -145,6 +155,14 @@ mod tests {
                 let others = round.faults.iter().filter(|other| *other != line);
                 assert!(others.clone().all(|other| other.from_ms >= line.from_ms && other.until_ms < line.until_ms));
             }
+        }
+    }
+
+    #[test]
+    fn what_is_to_go_well_comes_alone() {
+        for round in schedule(5, 5, Duration::from_secs(3600), &all(), None) {
+            let alone = round.faults.iter().any(|fault| fault.kind.family() == Family::Alone);
+            assert!(!alone || round.faults.len() == 1);
         }
     }
 

@@ -114,10 +114,9 @@ pub fn start(lab: &Lab, shops: &[SocketAddr], clock: Clock, seed: u64, record: &
 pub fn got(answer: &io::Result<Response>) -> Got {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
     match answer {
-        Ok(answer) if answer.header("x-backend").is_some() => Got::Backends { status: answer.status },
         Ok(answer) => {
             let reason = answer.header("x-ballast-reason").map(str::to_owned);
-            Got::Proxys { status: answer.status, reason }
+            Got::Answer { status: answer.status, reason }
         }
         // A read that takes too long is `WouldBlock`.
         Err(error) if matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut) => {
@@ -132,8 +131,9 @@ pub fn reasons(failed: &[Vain]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for vain in failed {
         let reason = match &vain.got {
-            Got::Backends { status } => format!("status {status} of a backend"),
-            Got::Proxys { status, reason } => format!("status {status} {}", reason.as_deref().unwrap_or_default()),
+            Got::Answer { status, reason } => {
+                format!("status {status} {}", reason.as_deref().unwrap_or("of a backend"))
+            }
             Got::Nothing { error } | Got::NoConnection { error } => error.clone(),
         };
         *counts.entry(reason).or_default() += 1;

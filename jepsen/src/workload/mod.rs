@@ -1,6 +1,7 @@
 //! What clients do meanwhile, and what they saw.
 
 pub mod bindings;
+pub mod checks;
 pub mod config;
 pub mod locks;
 pub mod members;

@@ -18,6 +18,17 @@ pub enum Direction {
     Both,
 }
 
+/// What somebody does to a node's filters and addresses who does not know what they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tampering {
+    /// All programs at the interface are gone.
+    Programs,
+    /// All of nftables is gone.
+    Tables,
+    /// An address is gone.
+    Address(IpAddr),
+}
+
 impl Lab {
     pub(super) fn prepare_faults(&self) -> Result<()> {
         self.nft(
@@ -212,6 +223,16 @@ impl Lab {
         // There is no clsact where the fence is one of nftables.
         let _ = self.run(Host::Node(node), &["tc", "qdisc", "del", "dev", "eth0", "clsact"]);
         self.run(Host::Node(node), &["nft", "flush", "ruleset"]).map(drop)
+    }
+
+    /// Meddles with a node behind its processes' back. Whether there was something to be undone.
+    pub fn tamper(&self, node: usize, how: Tampering) -> bool {
+        let host = Host::Node(node);
+        match how {
+            Tampering::Programs => self.run(host, &["tc", "qdisc", "del", "dev", "eth0", "clsact"]).is_ok(),
+            Tampering::Tables => self.run(host, &["nft", "flush", "ruleset"]).is_ok(),
+            Tampering::Address(address) => self.flush_address(node, address).is_ok(),
+        }
     }
 
     /// Ids come back: only a process that is in a node is signalled.

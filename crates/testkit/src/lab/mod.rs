@@ -15,6 +15,7 @@
 mod addresses;
 mod faults;
 mod freezer;
+mod limits;
 mod line;
 mod namespace;
 mod process;
@@ -38,7 +39,8 @@ use tempfile::TempDir;
 
 pub use self::{
     addresses::{Host, VIP, VIP6},
-    faults::Direction,
+    faults::{Direction, Tampering},
+    limits::Short,
     line::{Between, Line, Rules},
     namespace::Door,
     process::Process,
@@ -57,6 +59,8 @@ pub struct Lab {
     freezers: Vec<Freezer>,
     /// Delay lines, while there are any.
     relay: Mutex<Option<relay::Relay>>,
+    /// Of nodes that were short of something.
+    groups: Mutex<Vec<(usize, limits::Group)>>,
 }
 
 impl Lab {
@@ -82,6 +86,7 @@ impl Lab {
             observer: add(Host::Observer)?,
             backends: add(Host::Backends)?,
             relay: Mutex::default(),
+            groups: Mutex::default(),
             freezers: (0..nodes).map(|node| Freezer::new(&format!("{prefix}{}", Host::Node(node)))).collect(),
         };
         lab.connect()?;
