@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ballast_jepsen::{
+    baskets,
     durability::{self, Addition, FinalRead},
     epochs::{self, Mark, Saying},
     history::{History, Outcome},
@@ -13,6 +14,7 @@ use ballast_jepsen::{
     says_why,
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
+    transfers,
     verdict::{Judgement, Promise, Report, Ruling},
 };
 
@@ -39,6 +41,7 @@ const FARM: &str = "shop";
 pub fn judge(run: &Run) -> Report {
     let mut judgements = vec![ownership(run), stickiness(run), sessions(run), configuration(run)];
     judgements.extend([explanations(run), durability(run), recovery(run), leaks(run)]);
+    judgements.push(transfers::judge(&run.till.transfers, run.till.broken));
     judgements.extend(forward(run));
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
@@ -114,7 +117,7 @@ fn durability(run: &Run) -> Judgement {
                 .collect(),
         })
         .collect();
-    let mut judgement = durability::check_durability(&additions, &reads).judgement();
+    let mut judgement = baskets::judge(durability::check_durability(&additions, &reads).judgement(), &run.till.told);
     if let Some(why) = run.unwell.as_ref().filter(|_| nodes == 0) {
         judgement.undecided(format!("the sets could not be read at the end: {why}"));
     }
@@ -156,7 +159,7 @@ fn stickiness(run: &Run) -> Judgement {
 /// What a fault of a backend excuses.
 fn broken(fault: &Happened) -> Option<Cause> {
     let reason = match fault.kind {
-        Kind::BackendFails => Reason::Down,
+        Kind::BackendFails | Kind::BackendTruncates => Reason::Down,
         Kind::BackendMaintenance => Reason::Removed,
         _ => return None,
     };
@@ -179,7 +182,8 @@ fn explanations(run: &Run) -> Judgement {
     // Bytes are on their way for a while, and a connection that was cut is noticed late.
     let disturbed: Vec<Span> =
         disturbed.map(|fault| Span::new(fault.from.before(START), fault.until.after(BACK_WITHIN))).collect();
-    let mut judgement = says_why::judge(&run.seen.failed, &run.proxied, &disturbed);
+    let failed = [&run.seen.failed[..], &run.till.failed].concat();
+    let mut judgement = says_why::judge(&failed, &run.proxied, &disturbed);
     run.faults.broken.iter().for_each(|broken| judgement.violated(broken.as_str()));
     judgement
 }

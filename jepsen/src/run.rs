@@ -33,7 +33,7 @@ use crate::{
         bindings::{self, Seen},
         checks, config,
         locks::{self, Held},
-        members, registers,
+        members, registers, till,
     },
 };
 
@@ -83,6 +83,8 @@ pub struct Run {
     pub held: Vec<Held>,
     /// What visitors of the shop saw.
     pub seen: Seen,
+    /// What buyers, and clients that send much, saw.
+    pub till: till::Seen,
     /// What the access logs say of their requests.
     pub proxied: Vec<Line>,
     /// When backends were slow to answer a client that asks as nodes do.
@@ -125,6 +127,8 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         bindings::start(&site.lab, &shops, clock, seed, &seen)?,
         checks::start(&site.lab, &backends, clock, &slow)?,
     ];
+    let till = till::Record::default();
+    let buyers = till::start(&site.lab, shops[options.nodes], clock, seed, &till)?;
     interrupt::pause(WARM_UP);
 
     let began = clock.now();
@@ -136,7 +140,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         Ok(_) => nemesis::recover(&mut site),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
-    clients.into_iter().for_each(super::workload::Clients::finish);
+    clients.into_iter().chain(buyers).for_each(super::workload::Clients::finish);
     let nodes = &stores[..options.nodes];
     let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
     let (unwell, sets) = match sets {
@@ -165,6 +169,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         sets,
         held: std::mem::take(&mut *lock(&held)),
         seen,
+        till: std::mem::take(&mut *lock(&till)),
         proxied,
         slow: std::mem::take(&mut *lock(&slow)),
         owners: observer.finish(),

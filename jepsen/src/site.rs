@@ -24,6 +24,11 @@ pub const COOKIE: &str = "SHOPID";
 /// Port of each node's metrics.
 pub const METRICS_PORT: u16 = 7402;
 
+/// Name by which buyers ask for the till.
+pub const TILL_HOST: &str = "till.test";
+/// Backends of the shop; those of the till come after them.
+const SHOP_BACKENDS: u16 = 4;
+
 /// A running cluster. Everything of it ends when it is dropped.
 pub struct Site {
     /// The nodes.
@@ -42,9 +47,15 @@ struct Backends {
 impl Backends {
     fn start(lab: &Arc<Lab>) -> Result<Self> {
         let mut backends = Self { lab: Arc::clone(lab), all: Vec::new() };
-        for number in 0..4u16 {
+        let till = SHOP_BACKENDS..SHOP_BACKENDS + 2;
+        for number in 0..till.end {
             let address = SocketAddr::from((Host::Backends.ip(), 8001 + number));
-            let start = || Backend::start_at(&format!("web{}", number + 1), address);
+            // The till's keep baskets where they outlive them.
+            let (name, store) = match till.contains(&number) {
+                false => (format!("web{}", number + 1), None),
+                true => (format!("till{}", number + 1 - till.start), Some(SocketAddr::from((VIP, STORE_PORT)))),
+            };
+            let start = || Backend::start_with(&name, address, store);
             let backend = lab.within(Host::Backends, start)?;
             backends.all.push(backend.with_context(|| format!("start a backend at {address}"))?);
         }
@@ -85,11 +96,12 @@ impl Site {
     pub fn document(&self, note: &str) -> String {
         let nodes: Vec<SocketAddr> =
             (0..self.cluster.len()).map(|node| (Host::Node(node).ip(), SHOP_PORT).into()).collect();
-        let shop = Shop::new(&self.backends.all)
+        let shop = Shop::new(self.backends())
             .on_vip((VIP, SHOP_PORT).into())
             .listen_on_each(&nodes)
             .cluster(&format!("voters: {}", self.cluster.len()))
             .unused_service(&format!("note-{note}"))
+            .other_service(&self.till())
             // By default a node without a leader serves a client that it does not know, and lets it go.
             .farm("isolated: refuse")
             .learned_cookie(COOKIE)
@@ -105,7 +117,17 @@ impl Site {
 
     /// The shop's servers.
     pub fn backends(&self) -> &[Backend] {
-        &self.backends.all
+        &self.backends.all[..usize::from(SHOP_BACKENDS)]
+    }
+
+    fn till(&self) -> String {
+        let till = &self.backends.all[usize::from(SHOP_BACKENDS)..];
+        let backend = |backend: &Backend| format!("{{ name: {}, address: \"{}\" }}", backend.name(), backend.address());
+        format!(
+            "{{ name: till, match: {{ hosts: [{TILL_HOST}] }}, persistence: {{ cookie: {{}} }}, \
+             health: {{ http: {{ path: /healthz }}, interval: 200ms, timeout: 150ms, rise: 2, fall: 3 }}, backends: [{}] }}",
+            till.iter().map(backend).collect::<Vec<_>>().join(", ")
+        )
     }
 
     /// Whom the observer asks for.

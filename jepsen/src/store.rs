@@ -60,6 +60,9 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("locks.jsonl"), &run.held)?;
     lines(&folder.join("served.jsonl"), &run.seen.served)?;
     lines(&folder.join("failed.jsonl"), &run.seen.failed)?;
+    lines(&folder.join("baskets.jsonl"), &run.till.told)?;
+    lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
+    lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;
     run.config.write(file(&folder.join("configuration.jsonl"))?)?;
@@ -143,6 +146,10 @@ fn told(run: &Run, report: &Report) -> String {
     line(&format!("{} bytes that were not synced were lost with the power of nodes", run.faults.bytes_lost));
     line("\nRequests of visitors that were not answered, by reason:");
     for (reason, count) in bindings::reasons(&run.seen.failed) {
+        line(&format!("{count:6} {reason}"));
+    }
+    line("\nRequests of buyers and senders that were not answered, by reason:");
+    for (reason, count) in bindings::reasons(&run.till.failed) {
         line(&format!("{count:6} {reason}"));
     }
     if !run.faults.complaints.is_empty() {

@@ -170,7 +170,10 @@ impl Cluster {
     /// As [`Cluster::start`], or when it cannot be removed.
     pub fn replace(&mut self, position: usize) -> Result<()> {
         self.remove(position)?;
-        self.enter(position)
+        // Also the first one joins now: there is a cluster.
+        self.join(position)?;
+        self.spawn(position)?;
+        self.wait_ready(position)
     }
 
     /// Kills a node, removes it from the cluster and empties its data directory.

@@ -119,7 +119,10 @@ impl Nemesis {
             self.record.broken.push(format!("{name} neither serves nor says that its data are damaged:\n{last}"));
         }
         self.record.complaints.push(format!("bit-rot: {name} refused its data and is replaced"));
-        site.cluster.replace(node)
+        if let Err(error) = site.cluster.replace(node) {
+            self.record.broken.push(format!("{name} could not be replaced: {error:#}"));
+        }
+        Ok(())
     }
 
     /// Drains and starts all nodes again, one after the other, as an upgrade does. `BALLAST_UPGRADE_DIR` names other programs, to

@@ -245,8 +245,9 @@ impl Nemesis {
                 victims.push(name(other));
             }
             Kind::Demote => self.tell(other, &["node", "demote", &name(node)]),
-            Kind::BackendFails => {
-                site.backends()[backend].set_mode(Mode::Failing);
+            Kind::BackendFails | Kind::BackendTruncates => {
+                let mode = if planned.kind == Kind::BackendFails { Mode::Failing } else { Mode::ClosesMidBody };
+                site.backends()[backend].set_mode(mode);
                 victims = vec![site.backends()[backend].name().to_owned()];
             }
             Kind::BackendDrain | Kind::BackendMaintenance => {
@@ -296,7 +297,7 @@ impl Nemesis {
             }
             Kind::LinkDown => lab.link_up(Host::Node(node))?,
             Kind::Demote => self.tell(other, &["node", "promote", &victims[0]]),
-            Kind::BackendFails => {
+            Kind::BackendFails | Kind::BackendTruncates => {
                 let backend = site.backends().iter().find(|backend| backend.name() == victims[0]);
                 backend.context("a backend of the site")?.set_mode(Mode::Ok);
             }

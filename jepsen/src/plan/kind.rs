@@ -88,6 +88,8 @@ pub enum Kind {
     BitRot,
     /// All nodes are drained and started again, one after the other, from other programs if there are any.
     RollingUpgrade,
+    /// A backend ends each of its answers in the middle.
+    BackendTruncates,
 }
 
 /// What can be undone together.
@@ -110,7 +112,7 @@ pub enum Family {
 }
 
 /// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
-const TABLE: [(Kind, &str, Family); 40] = [
+const TABLE: [(Kind, &str, Family); 41] = [
     (Kind::Kill, "kill", Family::Process),
     (Kind::Restart, "restart", Family::Process),
     (Kind::CrashLoop, "crash-loop", Family::Process),
@@ -151,6 +153,7 @@ const TABLE: [(Kind, &str, Family); 40] = [
     (Kind::LittleMemory, "little-memory", Family::Machine),
     (Kind::BitRot, "bit-rot", Family::Alone),
     (Kind::RollingUpgrade, "rolling-upgrade", Family::Alone),
+    (Kind::BackendTruncates, "backend-truncates", Family::Backend),
 ];
 
 impl Kind {
