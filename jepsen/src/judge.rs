@@ -197,7 +197,12 @@ fn ownership(run: &Run) -> Judgement {
         .looked_at("times asked", asked)
         .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
     if dual.ms > 0.0 {
-        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms", dual.ms));
+        let spans = run.owners.dual_spans(from, until).into_iter().take(10).map(|(from, until, who)| {
+            let who: Vec<String> = who.into_iter().map(name).collect();
+            format!("\n{} to {} by {}", run.clock.of(from), run.clock.of(until), who.join(", "))
+        });
+        let spans: String = spans.collect();
+        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
     }
     if missed > 0.5 {
         judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));

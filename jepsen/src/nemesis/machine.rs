@@ -103,24 +103,37 @@ impl Nemesis {
 
     /// Sees what became of it: the node is well, or it has said that its data are damaged and is replaced by an empty one.
     pub(super) fn rejoin(&mut self, site: &mut Site, node: usize) -> Result<()> {
+        self.rotten.insert(node);
         let name = site.cluster.node(node).name().to_owned();
-        let settled = wait::until(&format!("{name} to serve or to refuse"), || {
-            let cluster = &mut site.cluster;
-            Ok((cluster.has_ended(node) || cluster.is_ready(node)).then_some(()))
-        });
-        if settled.is_ok() && site.cluster.is_ready(node) {
-            self.record.complaints.push(format!("bit-rot: {name} serves all the same"));
+        if !settle(site, node) {
+            self.record.broken.push(format!("{name} neither serves nor ends since bits of its files changed"));
             return Ok(());
         }
-        let log = site.cluster.node(node).log()?;
-        let last: Vec<&str> = log.lines().rev().take(12).collect();
-        if settled.is_err() || !last.iter().any(|line| line.contains(REFUSAL)) {
-            let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-            self.record.broken.push(format!("{name} neither serves nor says that its data are damaged:\n{last}"));
+        if site.cluster.has_ended(node) {
+            return self.replace_rotten(site);
         }
-        self.record.complaints.push(format!("bit-rot: {name} refused its data and is replaced"));
-        if let Err(error) = site.cluster.replace(node) {
-            self.record.broken.push(format!("{name} could not be replaced: {error:#}"));
+        self.record.complaints.push(format!("bit-rot: {name} serves all the same"));
+        Ok(())
+    }
+
+    /// Replaces nodes whose files were damaged and that have ended by themselves, which may be long after it.
+    pub(super) fn replace_rotten(&mut self, site: &mut Site) -> Result<()> {
+        for node in self.rotten.clone() {
+            if !site.cluster.has_ended(node) {
+                continue;
+            }
+            let name = site.cluster.node(node).name().to_owned();
+            let log = site.cluster.node(node).log()?;
+            let last: Vec<&str> = log.lines().rev().take(12).collect();
+            if !last.iter().any(|line| line.contains(REFUSAL)) {
+                let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+                self.record.broken.push(format!("{name} ended and does not say that its data are damaged:\n{last}"));
+            }
+            self.record.complaints.push(format!("bit-rot: {name} refused its data and is replaced"));
+            self.rotten.remove(&node);
+            if let Err(error) = site.cluster.replace(node) {
+                self.record.broken.push(format!("{name} could not be replaced: {error:#}"));
+            }
         }
         Ok(())
     }
@@ -134,6 +147,7 @@ impl Nemesis {
             site.cluster.use_programs(&next);
         }
         for node in 0..site.nodes() {
+            self.replace_rotten(site)?;
             let name = site.cluster.node(node).name().to_owned();
             match site.cluster.terminate(node) {
                 Ok(Some(0)) => {}
@@ -141,13 +155,22 @@ impl Nemesis {
             }
             site.cluster.spawn(node)?;
             // Its peers are to have it back before the next one goes.
-            if let Err(error) = site.cluster.wait_ready(node) {
-                self.record.broken.push(format!("after its upgrade: {error:#}"));
+            settle(site, node);
+            self.replace_rotten(site)?;
+            if !site.cluster.is_ready(node) {
+                self.record.broken.push(format!("{name} does not serve after its upgrade"));
             }
             thread::sleep(Duration::from_millis(200));
         }
         Ok(())
     }
+}
+
+/// Waits until a node is ready or has ended. Whether either came.
+fn settle(site: &mut Site, node: usize) -> bool {
+    let cluster = &mut site.cluster;
+    let settled = || Ok((cluster.has_ended(node) || cluster.is_ready(node)).then_some(()));
+    wait::until("a node to serve or to refuse", settled).is_ok()
 }
 
 fn under(folder: &std::path::Path) -> Vec<PathBuf> {

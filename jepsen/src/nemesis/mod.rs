@@ -4,6 +4,7 @@ mod lines;
 mod machine;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     thread::{self, JoinHandle},
     time::Duration,
@@ -70,10 +71,11 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         operator: site.cluster.operator(),
         programs: site.cluster.programs().to_owned(),
         clock,
+        rotten: BTreeSet::new(),
         commands: Vec::new(),
         record: Record::default(),
     };
-    let began = clock.now();
+    let mut began = clock.now();
     for round in rounds {
         let mut events: Vec<(u64, Option<usize>, usize)> = Vec::new();
         for (number, fault) in round.faults.iter().enumerate() {
@@ -91,11 +93,14 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
             }
         }
         let healed = clock.now();
+        // What took longer than planned, as an upgrade does, takes nothing from the calm after it.
+        began = began.after(healed.since(began.after(Duration::from_millis(round.healed_ms()))));
         nemesis.collect();
         if !sleep_until(clock, began.after(Duration::from_millis(round.calm_until_ms))) {
             break;
         }
         nemesis.record.calms.push((healed, clock.now()));
+        nemesis.replace_rotten(site)?;
     }
     nemesis.collect();
     Ok(nemesis.record)
@@ -132,6 +137,8 @@ struct Nemesis {
     operator: Operator,
     /// Those that nodes were started from at first.
     programs: PathBuf,
+    /// Nodes in whose files bits have changed.
+    rotten: BTreeSet<usize>,
     clock: Clock,
     /// `ballastctl` that runs beside, with what it was told to do.
     commands: Vec<JoinHandle<Option<String>>>,
