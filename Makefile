@@ -65,19 +65,17 @@ model: ## Search the lease protocol's model with large bounds, up to an hour and
 
 .PHONY: chaos
 chaos: build ## Ten minutes of faults of all kinds on five nodes; what was seen and a verdict for each promise in target/chaos
-	$(BIN)/jepsen run --seconds 600
+	exec $(BIN)/jepsen run --seconds 600
 
 .PHONY: chaos-long
 chaos-long: build ## The same for CHAOS_MINUTES (120), in runs of ten, and docs/evidence.md anew from them
 	rm -rf target/chaos/long
-	kept=0; runs=$$(( ($${CHAOS_MINUTES:-120} + 9) / 10 )); \
-	$(BIN)/jepsen run --seconds 600 --runs $$runs --output target/chaos/long || kept=$$?; \
-	$(BIN)/jepsen evidence --runs target/chaos/long; exit $$kept
+	exec $(BIN)/jepsen run --seconds 600 --runs $$(( ($${CHAOS_MINUTES:-120} + 9) / 10 )) --output target/chaos/long --evidence docs/evidence.md
 
 .PHONY: chaos-selftest
 chaos-selftest: build ## Plants each bug in turn; fails unless the checker that is meant to finds it
 	$(CARGO) build $(PROFILE) -p ballastd --features planted --bin ballastd-planted
-	$(BIN)/jepsen selftest
+	exec $(BIN)/jepsen selftest
 
 .PHONY: bench
 bench: build ## Ballast beside HAProxy and nginx, interleaved; writes bench/results/latest.json

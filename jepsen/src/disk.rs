@@ -1,6 +1,6 @@
-//! Disks that are slow, that fail, and that lose what was not synced when the power goes.
+//! Disks that are slow, full, that fail, and that lose what was not synced when the power goes.
 //!
-//! Daemons run with `preload/disk.c` before their `fsync`. It does what a file beside their configuration says, and notes how
+//! Daemons run with `preload/disk.c` before their `fsync` and `write`. It does what a file beside their configuration says, and notes how
 //! much of each file a sync has made safe. When a node loses its power, whatever lies behind that is cut off, in the middle
 //! of a record as likely as not.
 
@@ -23,25 +23,27 @@ const WRITTEN_BACK_AFTER: Duration = Duration::from_secs(30);
 /// Device, inode and size.
 const RECORD_BYTES: usize = 24;
 
-/// What syncs do.
+/// What a disk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Work.
+    /// It works.
     Work,
-    /// Come late.
+    /// Syncs come late.
     Late(Duration),
-    /// Fail with EIO.
+    /// Syncs fail with EIO.
     Fail,
+    /// Nothing more can be written: ENOSPC.
+    Full,
 }
 
-/// Writes the library to a folder, and returns the variable that has a daemon use it.
+/// Writes the library to a folder, and returns its path for `LD_PRELOAD`.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn install(folder: &Path) -> Result<(&'static str, String)> {
+pub fn install(folder: &Path) -> Result<String> {
     let file = folder.join("disk.so");
     fs::write(&file, LIBRARY).with_context(|| format!("write {}", file.display()))?;
-    Ok(("LD_PRELOAD", file.display().to_string()))
+    Ok(file.display().to_string())
 }
 
 /// Tells the disk of the node in a folder what to do from now on.
@@ -53,6 +55,7 @@ pub fn set(node: &Path, mode: Mode) -> Result<()> {
         Mode::Work => (0u32, 0),
         Mode::Late(by) => (1, u32::try_from(by.as_millis()).unwrap_or(u32::MAX)),
         Mode::Fail => (2, 0),
+        Mode::Full => (3, 0),
     };
     let mut bytes = word.to_ne_bytes().to_vec();
     bytes.extend(millis.to_ne_bytes());
@@ -111,11 +114,17 @@ mod tests {
 
     /// Runs a shell with the library, as the daemon of the node in `folder`.
     fn shell(folder: &Path, script: &str) -> std::process::Output {
-        let (name, library) = install(folder).expect("install");
+        let library = install(folder).expect("install");
         let config = folder.join("ballastd.toml");
         // dd syncs as it is told; the shell's own arguments carry the name of the configuration.
         let words = ["-c", script, "sh", "--config"];
-        Command::new("sh").args(words).arg(config).current_dir(folder).env(name, library).output().expect("run sh")
+        Command::new("sh")
+            .args(words)
+            .arg(config)
+            .current_dir(folder)
+            .env("LD_PRELOAD", library)
+            .output()
+            .expect("run sh")
     }
 
     #[test]
@@ -143,6 +152,29 @@ E";
         let log = fs::read(node.path().join("data/log")).expect("read");
         assert!(log.len() >= 1000 && log[..1000].iter().all(|byte| *byte == b'a'), "{}", log.len());
         assert!(log.len() < 2000 || fs::read(node.path().join("data/new")).expect("read").len() < 1000);
+    }
+
+    #[test]
+    fn a_disk_is_full_when_it_is_told_to_be() {
+        let node = tempfile::tempdir().expect("a folder");
+        let script = "exec python3 - --config \"$2\" <<'E'
+import os, errno
+file = os.open('file', os.O_WRONLY | os.O_CREAT)
+assert os.write(file, b'a') == 1
+os.fsync(file)
+open('disk', 'r+b').write(b'\\x03\\0\\0\\0\\0\\0\\0\\0')
+for full in [lambda: os.write(file, b'a'), lambda: os.pwrite(file, b'a', 0), lambda: os.writev(file, [b'a'])]:
+    try:
+        full()
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+    else:
+        raise SystemExit('it worked')
+print('a pipe is no file')
+E";
+        let output = shell(node.path(), script);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(output.stdout, b"a pipe is no file\n");
     }
 
     #[test]

@@ -13,6 +13,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{nemesis::Record, run::Options, store::Recoveries};
 
+/// What was found that was Ballast's fault, kept by hand.
+const FOUND: &str = include_str!("../found.md");
+
 /// A run as its folder tells it.
 struct Told {
     options: Options,
@@ -108,6 +111,7 @@ fn write(runs: &[Told]) -> String {
         let (write, answer) = (of(&mut writes), of(&mut answers));
         line(format!("| {kind} | {count} | {} | {} | {} | {} |", write.0, write.1, answer.0, answer.1));
     }
+    line(format!("\n{}", FOUND.trim_end()));
     line("\n## Runs\n".to_owned());
     line("| seed | seconds | nodes | faults | not held |\n|---|---|---|---|---|".to_owned());
     for run in runs {
@@ -168,7 +172,7 @@ mod tests {
             ..Recovery::default()
         };
         let run = Told {
-            options: Options { seed: 5, seconds: 120, nodes: 3, kinds: vec![Kind::Kill], planted: None },
+            options: Options { seed: 5, seconds: 120, nodes: 3, kinds: vec![Kind::Kill], whom: None, planted: None },
             report: Report {
                 title: String::new(),
                 seed: 5,

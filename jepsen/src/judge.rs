@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ballast_jepsen::{
+    baskets,
     durability::{self, Addition, FinalRead},
     epochs::{self, Mark, Saying},
     history::{History, Outcome},
@@ -10,18 +11,20 @@ use ballast_jepsen::{
     linear::{self, Limits, Verdict},
     models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
     recovery::{self, Bounds, Fault, Recovery},
+    says_why,
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
+    transfers,
     verdict::{Judgement, Promise, Report, Ruling},
 };
 
 use crate::{
     nemesis::{self, Happened},
-    plan::Kind,
+    plan::{Family, Kind},
     run::Run,
     site::VIP_NAME,
     watch::Sample,
-    workload::locks,
+    workload::{bindings::Served, locks},
 };
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
@@ -37,11 +40,17 @@ const FARM: &str = "shop";
 /// Judges all promises.
 pub fn judge(run: &Run) -> Report {
     let mut judgements = vec![ownership(run), stickiness(run), sessions(run), configuration(run)];
-    judgements.extend([durability(run), recovery(run), leaks(run)]);
+    judgements.extend([explanations(run), durability(run), recovery(run), leaks(run)]);
+    judgements.push(transfers::judge(&run.till.transfers, run.till.broken));
     judgements.extend(forward(run));
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
-    let title = format!("{} nodes, {} s of faults{planted}", options.nodes, options.seconds);
+    let length = if run.cut_short {
+        format!("called off after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds)
+    } else {
+        format!("{} s", options.seconds)
+    };
+    let title = format!("{} nodes, {length} of faults{planted}", options.nodes);
     Report { title, seed: options.seed, judgements }
 }
 
@@ -108,7 +117,7 @@ fn durability(run: &Run) -> Judgement {
                 .collect(),
         })
         .collect();
-    let mut judgement = durability::check_durability(&additions, &reads).judgement();
+    let mut judgement = baskets::judge(durability::check_durability(&additions, &reads).judgement(), &run.till.told);
     if let Some(why) = run.unwell.as_ref().filter(|_| nodes == 0) {
         judgement.undecided(format!("the sets could not be read at the end: {why}"));
     }
@@ -116,29 +125,67 @@ fn durability(run: &Run) -> Judgement {
 }
 
 fn stickiness(run: &Run) -> Judgement {
-    let observations: Vec<Observation> = run
-        .seen
-        .served
-        .iter()
-        .map(|served| Observation {
-            farm: FARM.to_owned(),
-            client: served.visitor.clone(),
-            backend: served.backend.clone(),
-            via: if served.through == run.options.nodes { VIP_NAME.to_owned() } else { name(served.through) },
-            span: Span::new(served.invoked, served.completed),
-        })
-        .collect();
-    let cause = |fault: &Happened| {
-        let reason = match fault.kind {
-            Kind::BackendFails => Reason::Down,
-            Kind::BackendMaintenance => Reason::Removed,
-            _ => return None,
-        };
-        let span = Span::new(fault.from, nemesis::reason_until(fault));
-        Some(Cause { reason, farm: FARM.to_owned(), client: None, backend: fault.victims.first().cloned(), span })
+    // A line is missing if a node died before it wrote it: nobody knows whether that answer went through a binding.
+    let lines: BTreeMap<&str, &says_why::Line> = run.proxied.iter().map(|line| (line.id.as_str(), line)).collect();
+    let observed = |served: &Served| Observation {
+        farm: FARM.to_owned(),
+        client: served.visitor.clone(),
+        backend: served.backend.clone(),
+        via: if served.through == run.options.nodes { VIP_NAME.to_owned() } else { name(served.through) },
+        bound: lines.get(served.id.as_str()).is_some_and(|line| line.binding != "unbound"),
+        span: Span::new(served.invoked, served.completed),
     };
-    let causes: Vec<Cause> = run.faults.faults.iter().filter_map(cause).collect();
-    stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement()
+    let observations: Vec<Observation> = run.seen.served.iter().map(observed).collect();
+    let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
+    let ours = causes.len();
+    // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
+    let troubled = troubles(run);
+    causes.extend(run.seen.served.iter().zip(&observations).filter_map(|(served, seen)| {
+        let line = lines.get(served.id.as_str())?;
+        let troubled = troubled.iter().any(|span| span.from <= seen.span.until && seen.span.from <= span.until);
+        (line.binding == "rehomed" && !line.binding_cause.is_empty() && troubled).then(|| Cause {
+            reason: Reason::Down,
+            farm: FARM.to_owned(),
+            client: Some(seen.client.clone()),
+            backend: None,
+            span: seen.span,
+        })
+    }));
+    let unbound = observations.iter().filter(|observation| !observation.bound).count();
+    let judgement = stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement();
+    judgement.count("unbound", unbound).count("moved by a verdict on a slow backend", causes.len() - ours)
+}
+
+/// What a fault of a backend excuses.
+fn broken(fault: &Happened) -> Option<Cause> {
+    let reason = match fault.kind {
+        Kind::BackendFails | Kind::BackendTruncates => Reason::Down,
+        Kind::BackendMaintenance => Reason::Removed,
+        _ => return None,
+    };
+    let span = Span::new(fault.from, nemesis::reason_until(fault));
+    Some(Cause { reason, farm: FARM.to_owned(), client: None, backend: fault.victims.first().cloned(), span })
+}
+
+/// When checks of backends that nobody broke may have failed: a client that asks them was answered late, or frames of everybody
+/// were lost or late.
+fn troubles(run: &Run) -> Vec<Span> {
+    let lossy = |fault: &&Happened| fault.kind == Kind::LossEverywhere || fault.kind.family() == Family::Line;
+    let lossy = run.faults.faults.iter().filter(lossy).map(|fault| Span::new(fault.from, nemesis::reason_until(fault)));
+    let slow = run.slow.iter().map(|slow| Span::new(slow.from, slow.until.after(BACK_WITHIN)));
+    lossy.chain(slow).collect()
+}
+
+fn explanations(run: &Run) -> Judgement {
+    let keeps = |fault: &&Happened| !matches!(fault.kind.family(), Family::Operator | Family::Backend);
+    let disturbed = run.faults.faults.iter().filter(keeps);
+    // Bytes are on their way for a while, and a connection that was cut is noticed late.
+    let disturbed: Vec<Span> =
+        disturbed.map(|fault| Span::new(fault.from.before(START), fault.until.after(BACK_WITHIN))).collect();
+    let failed = [&run.seen.failed[..], &run.till.failed].concat();
+    let mut judgement = says_why::judge(&failed, &run.proxied, &disturbed);
+    run.faults.broken.iter().for_each(|broken| judgement.violated(broken.as_str()));
+    judgement
 }
 
 fn ownership(run: &Run) -> Judgement {
@@ -150,7 +197,12 @@ fn ownership(run: &Run) -> Judgement {
         .looked_at("times asked", asked)
         .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
     if dual.ms > 0.0 {
-        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms", dual.ms));
+        let spans = run.owners.dual_spans(from, until).into_iter().take(10).map(|(from, until, who)| {
+            let who: Vec<String> = who.into_iter().map(name).collect();
+            format!("\n{} to {} by {}", run.clock.of(from), run.clock.of(until), who.join(", "))
+        });
+        let spans: String = spans.collect();
+        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
     }
     if missed > 0.5 {
         judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));
@@ -222,7 +274,9 @@ fn recovery(run: &Run) -> Judgement {
             _ => judgement.undecided(finding),
         }
     }
-    if let Some(why) = &run.unwell {
+    if run.cut_short {
+        judgement.undecided("called off: nobody looked whether all nodes came back");
+    } else if let Some(why) = &run.unwell {
         judgement.violated(format!("the cluster was not well at the end: {why}"));
     }
     judgement

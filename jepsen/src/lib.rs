@@ -6,6 +6,7 @@
 //!
 //! Not here: sockets, clocks and processes. Whoever observes says when.
 
+pub mod baskets;
 pub mod durability;
 pub mod epochs;
 pub mod history;
@@ -13,9 +14,11 @@ pub mod leaks;
 pub mod linear;
 pub mod models;
 pub mod recovery;
+pub mod says_why;
 pub mod stickiness;
 pub mod time;
 pub mod timeline;
+pub mod transfers;
 pub mod verdict;
 
 #[cfg(test)]

@@ -12,10 +12,12 @@ mod judge;
 mod nemesis;
 mod peer;
 mod plan;
+mod proxied;
 mod run;
 mod selftest;
 mod site;
 mod store;
+mod wall;
 mod watch;
 mod workload;
 
@@ -27,9 +29,13 @@ use std::{
 
 use anyhow::{Context, Result};
 use ballast_jepsen::verdict::Ruling;
+use ballast_testkit::interrupt;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{plan::Kind, run::Options};
+use crate::{
+    plan::{Kind, Whom},
+    run::Options,
+};
 
 #[derive(Parser)]
 #[command(name = "jepsen", version, about)]
@@ -88,12 +94,28 @@ struct RunOptions {
     /// Kinds of faults, say `kill,pause,one-way`; all when none is given.
     #[arg(long, env = "CHAOS_FAULTS", value_delimiter = ',')]
     faults: Vec<String>,
+    /// All faults of nodes befall them; by lot when absent.
+    #[arg(long)]
+    whom: Option<Target>,
     /// Folder in which each run gets one of its own.
     #[arg(long, default_value = "target/chaos")]
     output: PathBuf,
+    /// Writes a page of what all runs in that folder came to.
+    #[arg(long)]
+    evidence: Option<PathBuf>,
+}
+
+/// Whom faults of nodes befall.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Target {
+    /// Whoever leads.
+    Leader,
+    /// Whoever owns the VIP.
+    Owner,
 }
 
 fn main() -> ExitCode {
+    interrupt::listen();
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Replay { seed, options } => run(&RunOptions { seed: Some(seed), ..options }),
@@ -103,6 +125,10 @@ fn main() -> ExitCode {
         Command::Locks { seed, rounds } => locks(seed, rounds),
         Command::Selftest(options) => selftest::run(&options),
     };
+    if let Some(code) = interrupt::exit_code() {
+        eprintln!("jepsen: called off; all that was started is gone");
+        return code;
+    }
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -116,9 +142,9 @@ fn main() -> ExitCode {
 fn kinds(names: &[String]) -> Result<Vec<Kind>> {
     let named: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
     if named.is_empty() {
-        return Ok(Kind::ALL.to_vec());
+        return Ok(Kind::all().collect());
     }
-    let known = || Kind::ALL.map(|kind| kind.to_string()).join(", ");
+    let known = || Kind::all().map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
     let parse =
         |name: &&str| Kind::parse(name).with_context(|| format!("no fault is called {name:?}; there are {}", known()));
     named.iter().map(parse).collect()
@@ -127,7 +153,12 @@ fn kinds(names: &[String]) -> Result<Vec<Kind>> {
 /// Whether Ballast never had two holders. That Redis had some shows that the cuts can bring it about.
 fn locks(seed: u64, rounds: u32) -> Result<bool> {
     let mut kept = true;
-    for (name, record) in [("ballast", peer::ballast(seed, rounds)?), ("redis", peer::redis(seed, rounds)?)] {
+    type Side = fn(u64, u32) -> Result<Vec<workload::locks::Held>>;
+    for (name, side) in [("ballast", peer::ballast as Side), ("redis", peer::redis)] {
+        if interrupt::came() {
+            break;
+        }
+        let record = side(seed, rounds)?;
         let overlaps = workload::locks::overlaps(&record);
         println!("{name:8} {} times held in {rounds} cuts, {} times by two at once", record.len(), overlaps.len());
         if let Some((one, other)) = overlaps.first() {
@@ -135,6 +166,7 @@ fn locks(seed: u64, rounds: u32) -> Result<bool> {
         }
         match name {
             "ballast" => kept &= overlaps.is_empty() && !record.is_empty(),
+            _ if interrupt::came() => {}
             _ => anyhow::ensure!(!overlaps.is_empty(), "Redis had no two holders either: the cuts show nothing"),
         }
     }
@@ -146,15 +178,22 @@ fn run(options: &RunOptions) -> Result<bool> {
     let by_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let first = options.seed.unwrap_or_else(by_clock);
     let mut kept = true;
-    for seed in first..first + options.runs {
+    for seed in (first..first + options.runs).take_while(|_| !interrupt::came()) {
         let one = Options {
             seed,
             seconds: options.seconds,
             nodes: options.nodes as usize,
             kinds: kinds(&options.faults)?,
+            whom: options.whom.map(|whom| match whom {
+                Target::Leader => Whom::Leader,
+                Target::Owner => Whom::Owner,
+            }),
             planted: std::env::var("BALLAST_PLANTED").ok(),
         };
         kept &= run_once(&one, &options.output)?;
+    }
+    if let Some(page) = &options.evidence {
+        std::fs::write(page, evidence::page(&options.output)?)?;
     }
     Ok(kept)
 }

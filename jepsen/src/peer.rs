@@ -4,10 +4,11 @@
 //! switch between two racks fails. For Redis somebody then promotes the replica, as Sentinel or an operator would; Ballast does
 //! what it does by itself. After that the cut is healed, and for Redis the old primary is made the new one's replica.
 
-use std::{net::SocketAddr, process::Command, sync::PoisonError, thread, time::Duration};
+use std::{net::SocketAddr, process::Command, sync::PoisonError, time::Duration};
 
 use anyhow::{Result, ensure};
 use ballast_testkit::{
+    interrupt,
     lab::{Host, Lab, Process},
     resp::{Answer, Connection},
     wait,
@@ -36,14 +37,15 @@ pub fn ballast(seed: u64, rounds: u32) -> Result<Vec<Held>> {
     let watch = Watch::start(&site, clock)?;
     let record = locks::Record::default();
     let clients = locks::start(&site.lab, &site.stores(), clock, seed, LIFE_MARGIN, &record)?;
-    for _ in 0..rounds {
-        thread::sleep(QUIET);
+    println!("Cuts begin");
+    for _ in (0..rounds).take_while(|_| !interrupt::came()) {
+        interrupt::pause(QUIET);
         let leader = wait::until("a leader", || Ok(watch.leader()))?;
         cut(&site.lab, leader)?;
-        thread::sleep(NOTICED + LIFE);
+        interrupt::pause(NOTICED + LIFE);
         site.lab.heal()?;
     }
-    thread::sleep(QUIET);
+    interrupt::pause(QUIET);
     clients.finish();
     watch.finish();
     Ok(std::mem::take(&mut *record.lock().unwrap_or_else(PoisonError::into_inner)))
@@ -62,23 +64,23 @@ pub fn redis(seed: u64, rounds: u32) -> Result<Vec<Held>> {
     let mut primary = 0;
     follow(&lab, stores[1], Some(stores[0]))?;
     let clients = locks::start(&lab, &stores, clock, seed, LIFE_MARGIN, &record)?;
-    for _ in 0..rounds {
+    for _ in (0..rounds).take_while(|_| !interrupt::came()) {
         let replica = 1 - primary;
         wait::until("a replica that is in step", || {
             let said = ask(&lab, stores[replica], &["INFO", "replication"])?;
             let Answer::Bulk(text) = said else { anyhow::bail!("{said:?}") };
             Ok(String::from_utf8_lossy(&text).contains("master_link_status:up").then_some(()))
         })?;
-        thread::sleep(QUIET);
+        interrupt::pause(QUIET);
         cut(&lab, primary)?;
-        thread::sleep(NOTICED);
+        interrupt::pause(NOTICED);
         follow(&lab, stores[replica], None)?;
-        thread::sleep(LIFE);
+        interrupt::pause(LIFE);
         lab.heal()?;
         follow(&lab, stores[primary], Some(stores[replica]))?;
         primary = replica;
     }
-    thread::sleep(QUIET);
+    interrupt::pause(QUIET);
     clients.finish();
     drop(servers);
     Ok(std::mem::take(&mut *record.lock().unwrap_or_else(PoisonError::into_inner)))

@@ -5,7 +5,6 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    thread,
     time::Duration,
 };
 
@@ -13,22 +12,28 @@ use anyhow::Result;
 use ballast_jepsen::{
     history::History,
     models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
-    time::RunTime,
+    says_why::Line,
+    time::{RunTime, Span},
 };
-use ballast_testkit::observer::{self, Observer};
+use ballast_testkit::{
+    backend::Backend,
+    interrupt,
+    observer::{self, Observer},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Clock,
     nemesis,
-    plan::{self, Kind, Round},
+    plan::{self, Kind, Round, Whom},
+    proxied,
     site::Site,
     watch::{Sample, Watch},
     workload::{
         bindings::{self, Seen},
-        config,
+        checks, config,
         locks::{self, Held},
-        members, registers,
+        members, registers, till,
     },
 };
 
@@ -43,6 +48,9 @@ pub struct Options {
     pub nodes: usize,
     /// Which faults.
     pub kinds: Vec<Kind>,
+    /// Whom they befall, if that is not drawn by lot.
+    #[serde(default)]
+    pub whom: Option<Whom>,
     /// The bug that the daemons were built with and told to have, if any.
     pub planted: Option<String>,
 }
@@ -59,6 +67,8 @@ pub struct Run {
     pub span: (RunTime, RunTime),
     /// What kept the cluster from being well again afterwards, if anything did.
     pub unwell: Option<String>,
+    /// Whether it was called off, so that nobody looked how the cluster recovers.
+    pub cut_short: bool,
     /// What nodes said of themselves.
     pub samples: Vec<Sample>,
     /// Commands on single keys.
@@ -73,6 +83,12 @@ pub struct Run {
     pub held: Vec<Held>,
     /// What visitors of the shop saw.
     pub seen: Seen,
+    /// What buyers, and clients that send much, saw.
+    pub till: till::Seen,
+    /// What the access logs say of their requests.
+    pub proxied: Vec<Line>,
+    /// When backends were slow to answer a client that asks as nodes do.
+    pub slow: Vec<Span>,
     /// Who answered for the VIP.
     pub owners: observer::History,
     /// The clock of all of it.
@@ -89,7 +105,8 @@ pub const LIFE_MARGIN: Duration = Duration::from_millis(200);
 /// # Errors
 /// When there can be no run: no namespaces, no cluster to begin with. What goes wrong afterwards is in the [`Run`].
 pub fn run(options: &Options, folder: &Path) -> Result<Run> {
-    let rounds = plan::schedule(options.seed, options.nodes, Duration::from_secs(options.seconds), &options.kinds);
+    let rounds =
+        plan::schedule(options.seed, options.nodes, Duration::from_secs(options.seconds), &options.kinds, options.whom);
     let last_ms = rounds.last().map_or(0, |round| round.calm_until_ms);
     let mut site = Site::start(options.nodes, "")?;
     let clock = Clock::start();
@@ -99,7 +116,8 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     let observer = Observer::start(&site.lab, Site::target(), longest)?;
 
     let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());
-    let (held, seen) = (locks::Record::default(), bindings::Record::default());
+    let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
+    let backends: Vec<_> = site.backends().iter().map(Backend::address).collect();
     let (stores, shops, seed) = (site.stores(), site.shops(), options.seed);
     let clients = [
         registers::start(&site.lab, &stores, clock, seed, &registers)?,
@@ -107,17 +125,22 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         members::start(&site.lab, &stores, clock, seed, &additions)?,
         locks::start(&site.lab, &stores, clock, seed, LIFE_MARGIN, &held)?,
         bindings::start(&site.lab, &shops, clock, seed, &seen)?,
+        checks::start(&site.lab, &backends, clock, &slow)?,
     ];
-    thread::sleep(WARM_UP);
+    let till = till::Record::default();
+    let buyers = till::start(&site.lab, shops[options.nodes], clock, seed, &till)?;
+    interrupt::pause(WARM_UP);
 
     let began = clock.now();
+    println!("Faults begin");
     let faults = nemesis::play(&mut site, &watch, clock, &rounds);
     let over = clock.now();
+    let cut_short = interrupt::came();
     let recovered = match &faults {
         Ok(_) => nemesis::recover(&mut site),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
-    clients.into_iter().for_each(super::workload::Clients::finish);
+    clients.into_iter().chain(buyers).for_each(super::workload::Clients::finish);
     let nodes = &stores[..options.nodes];
     let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
     let (unwell, sets) = match sets {
@@ -129,11 +152,15 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
             (Some(last.into_iter().rev().collect::<Vec<_>>().join("\n")), BTreeMap::new())
         }
     };
-    let run = Run {
+    let seen = std::mem::take(&mut *lock(&seen));
+    let newest = seen.served.iter().max_by_key(|served| served.completed).map(|served| served.id.as_str());
+    let proxied = proxied::read(&site.cluster, newest.as_slice())?;
+    let mut run = Run {
         options: options.clone(),
         rounds,
         faults: faults?,
         span: (began, over),
+        cut_short: cut_short || interrupt::came(),
         unwell,
         samples: watch.finish(),
         registers: registers.take(),
@@ -141,12 +168,18 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         additions: additions.take(),
         sets,
         held: std::mem::take(&mut *lock(&held)),
-        seen: std::mem::take(&mut *lock(&seen)),
+        seen,
+        till: std::mem::take(&mut *lock(&till)),
+        proxied,
+        slow: std::mem::take(&mut *lock(&slow)),
         owners: observer.finish(),
         clock,
     };
     for node in 0..site.nodes() {
         let node = site.cluster.node(node);
+        let panics =
+            node.log()?.lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect::<Vec<_>>();
+        run.faults.broken.extend(panics.into_iter().map(|line| format!("{}: {line}", node.name())));
         fs::write(folder.join(format!("{}.log", node.name())), node.log()?)?;
     }
     Ok(run)

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 use ballast_jepsen::verdict::{Promise, Report, Ruling};
-use ballast_testkit::cluster;
+use ballast_testkit::{cluster, interrupt};
 use clap::Args;
 
 /// A bug, and how it is looked for.
@@ -14,6 +14,8 @@ struct Hunt {
     promises: &'static [Promise],
     /// Faults under which it shows.
     faults: &'static str,
+    /// Whom they befall; anybody if empty.
+    whom: &'static str,
 }
 
 const HUNTS: [Hunt; 6] = [
@@ -21,20 +23,29 @@ const HUNTS: [Hunt; 6] = [
         bug: "reads-without-read-index",
         promises: &[Promise::Sessions],
         faults: "pause,isolate,split,one-way,loss",
+        whom: "",
     },
-    Hunt { bug: "binding-forwarded-before-commit", promises: &[Promise::Sticky], faults: "split,pause,loss,isolate" },
-    Hunt { bug: "lease-timed-from-receipt", promises: &[Promise::OneOwner], faults: "freeze,pause,loss,one-way" },
+    Hunt {
+        bug: "binding-forwarded-before-commit",
+        promises: &[Promise::Sticky],
+        faults: "split,pause,loss,isolate",
+        whom: "",
+    },
+    // The owner's answers are late by more than what clocks may differ when it is cut off from the others.
+    Hunt { bug: "lease-timed-from-receipt", promises: &[Promise::OneOwner], faults: "delay,split", whom: "owner" },
     Hunt {
         bug: "unsynced-log",
         promises: &[Promise::Durable, Promise::Sessions, Promise::ReplicasEqual],
         faults: "black-out,power-off",
+        whom: "",
     },
     Hunt {
         bug: "purge-past-snapshot",
         promises: &[Promise::ComesBack, Promise::Durable, Promise::ReplicasEqual],
         faults: "snapshot,kill-all",
+        whom: "",
     },
-    Hunt { bug: "fence-open-at-start", promises: &[Promise::OneOwner], faults: "kill,restart,move-vip" },
+    Hunt { bug: "fence-open-at-start", promises: &[Promise::OneOwner], faults: "kill,restart,move-vip", whom: "" },
 ];
 
 #[derive(Args)]
@@ -71,13 +82,17 @@ pub fn run(options: &SelftestOptions) -> Result<bool> {
         for round in 0..options.seconds.div_ceil(RUN_SECONDS) {
             let output = options.output.join(hunt.bug);
             let seed = 1000 + round;
-            let status = Command::new(std::env::current_exe()?)
-                .args(["run", "--nodes", "3", "--seconds", &RUN_SECONDS.to_string(), "--faults", hunt.faults])
+            let mut run = Command::new(std::env::current_exe()?);
+            run.args(["run", "--nodes", "3", "--seconds", &RUN_SECONDS.to_string(), "--faults", hunt.faults])
                 .args(["--seed", &seed.to_string(), "--output"])
                 .arg(&output)
+                .args([["--whom", hunt.whom]].iter().filter(|_| !hunt.whom.is_empty()).flatten())
                 .env("BALLAST_BIN_DIR", folder.path())
-                .env("BALLAST_PLANTED", hunt.bug)
-                .status()?;
+                .env("BALLAST_PLANTED", hunt.bug);
+            let status = interrupt::run(run)?;
+            if interrupt::came() {
+                bail!("called off while {} was looked for", hunt.bug);
+            }
             if status.code() != Some(1) {
                 continue;
             }

@@ -11,7 +11,7 @@ use ballast_testkit::{
     shop::Shop,
 };
 
-use crate::disk;
+use crate::{disk, wall};
 
 /// Port of the shop, on the VIP and on each node.
 pub const SHOP_PORT: u16 = 8080;
@@ -24,14 +24,50 @@ pub const COOKIE: &str = "SHOPID";
 /// Port of each node's metrics.
 pub const METRICS_PORT: u16 = 7402;
 
+/// Name by which buyers ask for the till.
+pub const TILL_HOST: &str = "till.test";
+/// Backends of the shop; those of the till come after them.
+const SHOP_BACKENDS: u16 = 4;
+
 /// A running cluster. Everything of it ends when it is dropped.
 pub struct Site {
     /// The nodes.
     pub cluster: Cluster,
     /// What lies between them.
     pub lab: Arc<Lab>,
-    /// Servers of the shop. Taken out to be dropped where they live.
-    backends: Vec<Backend>,
+    backends: Backends,
+}
+
+/// Servers of the shop, which are dropped where they live: one that ends knocks at its own door, which is in its network.
+struct Backends {
+    lab: Arc<Lab>,
+    all: Vec<Backend>,
+}
+
+impl Backends {
+    fn start(lab: &Arc<Lab>) -> Result<Self> {
+        let mut backends = Self { lab: Arc::clone(lab), all: Vec::new() };
+        let till = SHOP_BACKENDS..SHOP_BACKENDS + 2;
+        for number in 0..till.end {
+            let address = SocketAddr::from((Host::Backends.ip(), 8001 + number));
+            // The till's keep baskets where they outlive them.
+            let (name, store) = match till.contains(&number) {
+                false => (format!("web{}", number + 1), None),
+                true => (format!("till{}", number + 1 - till.start), Some(SocketAddr::from((VIP, STORE_PORT)))),
+            };
+            let start = || Backend::start_with(&name, address, store);
+            let backend = lab.within(Host::Backends, start)?;
+            backends.all.push(backend.with_context(|| format!("start a backend at {address}"))?);
+        }
+        Ok(backends)
+    }
+}
+
+impl Drop for Backends {
+    fn drop(&mut self) {
+        let all = std::mem::take(&mut self.all);
+        let _ = self.lab.within(Host::Backends, move || drop(all));
+    }
 }
 
 impl Site {
@@ -42,19 +78,13 @@ impl Site {
     pub fn start(nodes: usize, settings: &str) -> Result<Self> {
         let lab = Arc::new(Lab::new(nodes)?);
         observer::introduce(&lab)?;
-        let backends = (0..4u16)
-            .map(|number| {
-                let address = SocketAddr::from((Host::Backends.ip(), 8001 + number));
-                lab.within(Host::Backends, || Backend::start_at(&format!("web{}", number + 1), address))?
-                    .with_context(|| format!("start a backend at {address}"))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let backends = Backends::start(&lab)?;
         // A short log, so that nodes which were away are sent snapshots, too.
         let extra = format!(
             "[vip]\ndriver = \"netlink\"\ninterface = \"eth0\"\n[raft]\nsnapshot_entries = 3000\nkept_entries = 500\n{settings}"
         );
-        let (name, value) = disk::install(lab.folder())?;
-        let cluster = Cluster::start_in_lab_with(&lab, &extra, &[(name, &value)])?;
+        let preload = format!("{} {}", disk::install(lab.folder())?, wall::install(lab.folder())?);
+        let cluster = Cluster::start_in_lab_with(&lab, &extra, &[("LD_PRELOAD", &preload)])?;
         let site = Self { cluster, lab, backends };
         site.cluster.apply(0, &site.document("none"))?;
         site.cluster.wait_voters(nodes)?;
@@ -66,11 +96,12 @@ impl Site {
     pub fn document(&self, note: &str) -> String {
         let nodes: Vec<SocketAddr> =
             (0..self.cluster.len()).map(|node| (Host::Node(node).ip(), SHOP_PORT).into()).collect();
-        let shop = Shop::new(&self.backends)
+        let shop = Shop::new(self.backends())
             .on_vip((VIP, SHOP_PORT).into())
             .listen_on_each(&nodes)
             .cluster(&format!("voters: {}", self.cluster.len()))
             .unused_service(&format!("note-{note}"))
+            .other_service(&self.till())
             // By default a node without a leader serves a client that it does not know, and lets it go.
             .farm("isolated: refuse")
             .learned_cookie(COOKIE)
@@ -86,7 +117,17 @@ impl Site {
 
     /// The shop's servers.
     pub fn backends(&self) -> &[Backend] {
-        &self.backends
+        &self.backends.all[..usize::from(SHOP_BACKENDS)]
+    }
+
+    fn till(&self) -> String {
+        let till = &self.backends.all[usize::from(SHOP_BACKENDS)..];
+        let backend = |backend: &Backend| format!("{{ name: {}, address: \"{}\" }}", backend.name(), backend.address());
+        format!(
+            "{{ name: till, match: {{ hosts: [{TILL_HOST}] }}, persistence: {{ cookie: {{}} }}, \
+             health: {{ http: {{ path: /healthz }}, interval: 200ms, timeout: 150ms, rise: 2, fall: 3 }}, backends: [{}] }}",
+            till.iter().map(backend).collect::<Vec<_>>().join(", ")
+        )
     }
 
     /// Whom the observer asks for.
@@ -107,13 +148,5 @@ impl Site {
     fn everywhere(&self, port: u16) -> Vec<SocketAddr> {
         let nodes = (0..self.nodes()).map(|node| Host::Node(node).ip());
         nodes.chain([VIP]).map(|ip| SocketAddr::from((ip, port))).collect()
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        let backends = std::mem::take(&mut self.backends);
-        // A backend that ends knocks at its own door, which is in its network.
-        let _ = self.lab.within(Host::Backends, move || drop(backends));
     }
 }

@@ -4,7 +4,8 @@
 //! which the next answer fills it again. So observations are judged as a history of that register, which does justice to
 //! requests that were under way together: of two that overlap, either may have come first.
 //!
-//! Each cause excuses one change, of the clients and the backend it names, within its span.
+//! Each cause excuses one change, of the clients and the backend it names, within its span. An answer that was given without a
+//! replicated binding (the access log says so) begins no promise.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -17,7 +18,7 @@ use crate::linear::{Limits, Model, Step, Verdict, check};
 use crate::time::{RunTime, Span};
 use crate::verdict::{Judgement, Promise};
 
-/// A request of a client that was answered through a binding.
+/// A request of a client that a backend answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
     /// The farm.
@@ -28,13 +29,25 @@ pub struct Observation {
     pub backend: String,
     /// The node through which it went, if that is known; for people.
     pub via: String,
+    /// Whether it went through a binding that is replicated. One that did not is the beginning of no promise, though it
+    /// breaks one as any other.
+    pub bound: bool,
     /// When the request was sent and the answer was there.
     pub span: Span,
 }
 
 impl fmt::Display for Observation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: farm {} sent {} to {} via {}", self.span, self.farm, self.client, self.backend, self.via)
+        write!(
+            f,
+            "{}: farm {} sent {} to {} via {}{}",
+            self.span,
+            self.farm,
+            self.client,
+            self.backend,
+            self.via,
+            if self.bound { "" } else { ", unbound" }
+        )
     }
 }
 
@@ -204,8 +217,10 @@ fn as_history(seen: &[&Observation], causes: &[Cause]) -> History<Touch, ()> {
         outcome: Outcome::Ok(()),
         note: String::new(),
     };
-    let answers =
-        seen.iter().enumerate().map(|(number, seen)| (number, seen.span, Touch::Answer(seen.backend.clone())));
+    let answers = seen
+        .iter()
+        .enumerate()
+        .map(|(number, seen)| (number, seen.span, Touch::Answer(seen.backend.clone(), seen.bound)));
     let causes =
         (seen.len()..).zip(causes).map(|(number, cause)| (number, cause.span, Touch::Cause(cause.backend.clone())));
     History::new(answers.chain(causes).map(|(number, span, input)| operation(number, span, input)).collect())
@@ -213,8 +228,8 @@ fn as_history(seen: &[&Observation], causes: &[Cause]) -> History<Touch, ()> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Touch {
-    /// This backend answered.
-    Answer(String),
+    /// This backend answered, and whether that was through a binding.
+    Answer(String, bool),
     /// The binding may have been undone, if it was to this backend.
     Cause(Option<String>),
 }
@@ -233,8 +248,10 @@ impl Model for Binding {
 
     fn step(&self, bound: &Option<String>, step: Step<'_, Touch, ()>, next: &mut Vec<Option<String>>) {
         match (step.input, bound) {
-            (Touch::Answer(backend), None) => next.push(Some(backend.clone())),
-            (Touch::Answer(backend), Some(bound)) => next.extend((backend == bound).then(|| Some(bound.clone()))),
+            (Touch::Answer(backend, true), None) => next.push(Some(backend.clone())),
+            // What became of the attempt to bind it is unknown.
+            (Touch::Answer(backend, false), None) => next.extend([None, Some(backend.clone())]),
+            (Touch::Answer(backend, _), Some(bound)) => next.extend((backend == bound).then(|| Some(bound.clone()))),
             (Touch::Cause(left), Some(old)) if left.as_ref().is_none_or(|left| left == old) => {
                 next.extend([bound.clone(), None]);
             }
@@ -242,9 +259,9 @@ impl Model for Binding {
         }
     }
 
-    /// An answer tells what is bound; where nothing is known to be, that narrows it.
+    /// An answer through a binding tells what is bound; where nothing is known to be, that narrows it.
     fn only_reads(&self, input: &Touch, _output: Option<&()>) -> bool {
-        matches!(input, Touch::Answer(_))
+        matches!(input, Touch::Answer(_, true))
     }
 }
 

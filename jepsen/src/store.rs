@@ -60,6 +60,10 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("locks.jsonl"), &run.held)?;
     lines(&folder.join("served.jsonl"), &run.seen.served)?;
     lines(&folder.join("failed.jsonl"), &run.seen.failed)?;
+    lines(&folder.join("baskets.jsonl"), &run.till.told)?;
+    lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
+    lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
+    lines(&folder.join("proxied.jsonl"), &run.proxied)?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;
     run.config.write(file(&folder.join("configuration.jsonl"))?)?;
     run.additions.write(file(&folder.join("additions.jsonl"))?)?;
@@ -95,8 +99,8 @@ fn picture(run: &Run, report: &Report) -> Timeline {
     for served in run.seen.served.iter().filter(|served| served.completed <= end) {
         picture.successes[second(served.completed)] += 1;
     }
-    for (at, _, _) in run.seen.failed.iter().filter(|(at, _, _)| *at <= end) {
-        picture.errors[second(*at)] += 1;
+    for vain in run.seen.failed.iter().filter(|vain| vain.span.until <= end) {
+        picture.errors[second(vain.span.until)] += 1;
     }
     for (at, mut took) in lengths {
         took.sort_by(f64::total_cmp);
@@ -142,6 +146,10 @@ fn told(run: &Run, report: &Report) -> String {
     line(&format!("{} bytes that were not synced were lost with the power of nodes", run.faults.bytes_lost));
     line("\nRequests of visitors that were not answered, by reason:");
     for (reason, count) in bindings::reasons(&run.seen.failed) {
+        line(&format!("{count:6} {reason}"));
+    }
+    line("\nRequests of buyers and senders that were not answered, by reason:");
+    for (reason, count) in bindings::reasons(&run.till.failed) {
         line(&format!("{count:6} {reason}"));
     }
     if !run.faults.complaints.is_empty() {

@@ -35,6 +35,8 @@ pub enum Promise {
     ReplicasEqual,
     /// Epochs, terms and indexes only grow, and each has one owner.
     OnlyForward,
+    /// What arrives is whole, or says that it is not.
+    Whole,
     /// Service is back soon after a fault has ended.
     ComesBack,
     /// No descriptor, memory or task is lost.
@@ -52,7 +54,9 @@ impl Promise {
             Self::Failover => Some(5),
             Self::WithoutQuorum => Some(6),
             Self::SaysWhy => Some(7),
-            Self::Durable | Self::ReplicasEqual | Self::OnlyForward | Self::ComesBack | Self::NoLeak => None,
+            Self::Durable | Self::ReplicasEqual | Self::OnlyForward | Self::Whole | Self::ComesBack | Self::NoLeak => {
+                None
+            }
         }
     }
 }
@@ -73,6 +77,7 @@ impl fmt::Display for Promise {
             Self::Durable => "what was acknowledged is there",
             Self::ReplicasEqual => "replicas are equal",
             Self::OnlyForward => "epochs and terms only grow",
+            Self::Whole => "what arrives is whole",
             Self::ComesBack => "service comes back",
             Self::NoLeak => "nothing leaks",
         })

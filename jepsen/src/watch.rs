@@ -115,14 +115,25 @@ impl Watch {
     }
 
     /// Ends, and returns all samples in the order in which they were taken.
-    pub fn finish(self) -> Vec<Sample> {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            let _ = thread.join();
-        }
+    pub fn finish(mut self) -> Vec<Sample> {
+        self.end();
         let mut all = std::mem::take(&mut *self.all.lock().unwrap_or_else(PoisonError::into_inner));
         all.sort_by_key(|sample| sample.at);
         all
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Its threads hold the lab, which would outlive a run that fails half way.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -19,9 +19,7 @@ fn jepsen(arguments: &[&str]) -> Option<(Option<i32>, String)> {
     Some((output.status.code(), said))
 }
 
-/// Those that leave a quorum. Without one a new visitor's first answer may be given before its binding is replicated, which is
-/// no promise broken, and which the checker cannot tell apart.
-const FAULTS: &str = "kill,restart,pause,freeze,slow-disk,move-vip,transfer-leader,snapshot,backend-fails,backend-drain,backend-maintenance";
+const FAULTS: &str = "kill,restart,pause,freeze,slow-disk,split,delay,corrupt,slow-link,move-vip,transfer-leader,snapshot,backend-fails,backend-drain,backend-maintenance";
 
 #[test]
 fn no_promise_is_broken_in_a_minute_of_faults() {

@@ -239,6 +239,31 @@ fn an_address_of_a_stranger_is_refused_with_its_mac() -> Result<()> {
 }
 
 #[test]
+fn an_owner_that_lost_its_disk_and_joins_again_answers_for_nothing_that_its_kernel_still_has() -> Result<()> {
+    let Some(mut site) = Site::start(NETLINK)? else { return Ok(()) };
+    let owner = site.wait_served()?;
+    site.cluster.kill(owner);
+    let other = wait::until("another owner", || Ok(site.served_by()?.filter(|node| *node != owner)))?;
+    let lab = Arc::clone(&site.lab);
+    let addresses = || lab.run(Host::Node(owner), &["ip", "address", "show", "dev", "eth0"]);
+    ensure!(addresses()?.contains(VIP), "a process that was killed leaves the address:\n{}", addresses()?);
+    // What an operator is told to do when the data are damaged: remove the node, empty its directory, join it again.
+    site.cluster.replace(owner)?;
+    wait::until("the new node to know the VIP", || {
+        let said = site.cluster.ctl_json(owner, &["vip", "list"])?;
+        Ok(said.as_array().is_some_and(|vips| !vips.is_empty()).then_some(()))
+    })?;
+    for _ in 0..3 {
+        let answered = site.answerers()?;
+        ensure!(answered.len() == 1, "{answered:?} answer for the VIP\n{}", addresses()?);
+    }
+    site.wait_served_by(other)?;
+    // It is a candidate like any other.
+    site.cluster.ctl_ok(0, &["vip", "move", "web", "--to", &format!("node-{}", owner + 1)])?;
+    site.wait_served_by(owner)
+}
+
+#[test]
 fn a_node_that_leaves_takes_its_addresses_and_fence_away() -> Result<()> {
     let Some(mut site) = Site::start(NETLINK)? else { return Ok(()) };
     let owner = site.wait_served()?;

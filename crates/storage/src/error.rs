@@ -90,6 +90,15 @@ pub enum LogError {
         /// RocksDB's words.
         detail: String,
     },
+    /// RocksDB found something that is not what was written, also where nobody reads any more. It takes no write from then on,
+    /// and to start again helps nothing.
+    #[error("the log in {path} is damaged ({detail}); {REJOIN}")]
+    Corrupt {
+        /// The log's folder.
+        path: PathBuf,
+        /// RocksDB's words.
+        detail: String,
+    },
     /// A record is not what was written.
     #[error("record {index} of the log in {path} is damaged ({detail}); {REJOIN}")]
     Damaged {

@@ -170,7 +170,10 @@ impl Cluster {
     /// As [`Cluster::start`], or when it cannot be removed.
     pub fn replace(&mut self, position: usize) -> Result<()> {
         self.remove(position)?;
-        self.enter(position)
+        // Also the first one joins now: there is a cluster.
+        self.join(position)?;
+        self.spawn(position)?;
+        self.wait_ready(position)
     }
 
     /// Kills a node, removes it from the cluster and empties its data directory.
@@ -299,6 +302,11 @@ impl Cluster {
         .with_context(|| format!("log of {}:\n{}", node.name, tail(&node.folder.join("ballastd.log"), 30)))
     }
 
+    /// Whether a node says that it is ready now.
+    pub fn is_ready(&self, position: usize) -> bool {
+        self.ask(position, "/readyz").is_ok_and(|answer| answer.status == 200)
+    }
+
     /// Number of nodes, dead or alive.
     pub fn len(&self) -> usize {
         self.nodes.len()
@@ -362,6 +370,22 @@ impl Cluster {
         let status = wait::until(&format!("{} to end", node.name), || Ok(process.try_wait()?))?;
         node.process = None;
         Ok(status.code())
+    }
+
+    /// Whether a node's process was started and has ended by itself.
+    pub fn has_ended(&mut self, position: usize) -> bool {
+        let process = self.nodes[position].process.as_mut();
+        process.is_some_and(|process| matches!(process.try_wait(), Ok(Some(_))))
+    }
+
+    /// Starts nodes from another folder of programs from now on: another release.
+    pub fn use_programs(&mut self, bin: &Path) {
+        bin.clone_into(&mut self.bin);
+    }
+
+    /// The folder of programs that nodes are started from.
+    pub fn programs(&self) -> &Path {
+        &self.bin
     }
 
     /// Stops a node's process in its tracks.
@@ -712,9 +736,11 @@ fn send_signal(process: &Child, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// Makes the kernel kill the child when the test that started it dies without unwinding.
+/// Makes the kernel kill the child when the test that started it dies without unwinding. What is typed at a terminal does not
+/// reach it: who started it ends it.
 fn die_with_parent(command: &mut Command) {
     use std::os::unix::process::CommandExt;
+    command.process_group(0);
     // SAFETY: prctl(PR_SET_PDEATHSIG) is async-signal-safe and touches only the child.
     unsafe {
         command.pre_exec(|| {

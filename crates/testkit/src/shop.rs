@@ -122,6 +122,12 @@ impl Shop {
         self
     }
 
+    /// Adds a service before `site`, as YAML.
+    pub fn other_service(mut self, service: &str) -> Self {
+        self.other_services.push(service.to_owned());
+        self
+    }
+
     /// The document.
     pub fn to_yaml(&self) -> String {
         let mut text = "version: 1\n".to_owned();

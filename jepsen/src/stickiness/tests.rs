@@ -3,7 +3,11 @@ use super::*;
 fn seen(client: &str, from: u64, until: u64, backend: &str) -> Observation {
     let span = Span::new(RunTime::from_millis(from), RunTime::from_millis(until));
     let (farm, client, backend) = (String::from("shop"), client.to_owned(), backend.to_owned());
-    Observation { farm, client, backend, via: String::from("node 1"), span }
+    Observation { farm, client, backend, via: String::from("node 1"), bound: true, span }
+}
+
+fn unbound(from: u64, until: u64, backend: &str) -> Observation {
+    Observation { bound: false, ..seen("c", from, until, backend) }
 }
 
 fn down(backend: &str, from: u64, until: u64) -> Cause {
@@ -50,6 +54,16 @@ fn a_cause_excuses_one_change_from_its_backend_in_its_time() {
     assert_eq!(judge(&back, &[down("a", 4, 25)]).len(), 1);
     assert_eq!(judge(&back, &[down("a", 4, 25), down("b", 12, 13)]), []);
     assert_eq!(judge(&back, &[down("a", 4, 25), down("b", 30, 31)]).len(), 1);
+}
+
+#[test]
+fn an_answer_without_a_binding_begins_no_promise_and_breaks_one_as_any_other() {
+    assert_eq!(judge(&[unbound(0, 1, "a"), seen("c", 2, 3, "b"), seen("c", 4, 5, "b")], &[]), []);
+    assert_eq!(judge(&[unbound(0, 1, "a"), unbound(2, 3, "b"), unbound(4, 5, "a")], &[]), []);
+    assert_eq!(judge(&[unbound(0, 1, "a"), seen("c", 2, 3, "b"), seen("c", 4, 5, "a")], &[]).len(), 1);
+    assert_eq!(judge(&[seen("c", 0, 1, "a"), unbound(2, 3, "b")], &[]).len(), 1);
+    // It may have been bound after all; but not to both.
+    assert_eq!(judge(&[unbound(0, 1, "a"), seen("c", 2, 3, "a"), seen("c", 4, 5, "a")], &[]), []);
 }
 
 #[test]

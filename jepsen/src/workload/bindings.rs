@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread,
@@ -9,12 +10,23 @@ use std::{
 };
 
 use anyhow::Result;
-use ballast_jepsen::time::RunTime;
-use ballast_testkit::{client::Client, lab::Lab};
+use ballast_jepsen::{
+    says_why::{Got, Vain},
+    time::{RunTime, Span},
+};
+use ballast_testkit::{
+    client::{Client, Response},
+    lab::Lab,
+};
 use serde::{Deserialize, Serialize};
 
 use super::Clients;
-use crate::{clock::Clock, plan::Random, site::COOKIE};
+use crate::{
+    clock::Clock,
+    plan::Random,
+    proxied,
+    site::{COOKIE, VIP_NAME},
+};
 
 const CLIENTS: usize = 6;
 /// After so many requests a visitor forgets its cookie and comes as a new one.
@@ -23,6 +35,8 @@ const VISIT: u64 = 400;
 /// One request that a backend answered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Served {
+    /// By which the access log knows it.
+    pub id: String,
     /// The visitor: its cookie.
     pub visitor: String,
     /// The backend that answered.
@@ -40,8 +54,8 @@ pub struct Served {
 pub struct Seen {
     /// Requests that were answered by a backend.
     pub served: Vec<Served>,
-    /// When a request was not, through which store, and why.
-    pub failed: Vec<(RunTime, usize, String)>,
+    /// Those that were not.
+    pub failed: Vec<Vain>,
     /// Ends of the requests that went over the VIP and were answered.
     pub over_vip: Vec<RunTime>,
 }
@@ -70,33 +84,59 @@ pub fn start(lab: &Lab, shops: &[SocketAddr], clock: Clock, seed: u64, record: &
             let through = if random.below(2) == 0 { vip } else { random.below(vip as u64) as usize };
             client.go_to(shops[through]);
             let path = if client.cookie(COOKIE).is_some() { "/basket" } else { "/login" };
+            let id = format!("{number}-{asked}");
+            let path = proxied::path(path, &id);
             let invoked = clock.now();
-            let answer = client.get(path);
+            let answer = client.get(&path);
             let completed = clock.now();
             let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
-            match answer {
+            let got = match answer {
                 Ok(answer) if answer.status == 200 => {
                     let (Some(backend), Some(visitor)) = (answer.header("x-backend"), client.cookie(COOKIE)) else {
                         continue;
                     };
                     let (backend, visitor) = (backend.to_owned(), visitor.to_owned());
-                    seen.served.push(Served { visitor, backend, through, invoked, completed });
+                    seen.served.push(Served { id, visitor, backend, through, invoked, completed });
                     if through == vip {
                         seen.over_vip.push(completed);
                     }
+                    continue;
                 }
-                Ok(answer) => seen.failed.push((completed, through, format!("status {}", answer.status))),
-                Err(error) => seen.failed.push((completed, through, format!("{:?}", error.kind()))),
-            }
+                answer => got(&answer),
+            };
+            let via = if through == vip { VIP_NAME.to_owned() } else { format!("node-{}", through + 1) };
+            seen.failed.push(Vain { id, via, span: Span::new(invoked, completed), got });
         }
     })
 }
 
+/// What a client got that was not served.
+pub fn got(answer: &io::Result<Response>) -> Got {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    match answer {
+        Ok(answer) => {
+            let reason = answer.header("x-ballast-reason").map(str::to_owned);
+            Got::Answer { status: answer.status, reason }
+        }
+        // A read that takes too long is `WouldBlock`.
+        Err(error) if matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | TimedOut) => {
+            Got::NoConnection { error: format!("{:?}", error.kind()) }
+        }
+        Err(error) => Got::Nothing { error: format!("{:?}", error.kind()) },
+    }
+}
+
 /// How often each reason was seen.
-pub fn reasons(failed: &[(RunTime, usize, String)]) -> BTreeMap<&str, usize> {
+pub fn reasons(failed: &[Vain]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for (_, _, reason) in failed {
-        *counts.entry(reason.as_str()).or_default() += 1;
+    for vain in failed {
+        let reason = match &vain.got {
+            Got::Answer { status, reason } => {
+                format!("status {status} {}", reason.as_deref().unwrap_or("of a backend"))
+            }
+            Got::Nothing { error } | Got::NoConnection { error } => error.clone(),
+        };
+        *counts.entry(reason).or_default() += 1;
     }
     counts
 }

@@ -1,10 +1,12 @@
 //! What clients do meanwhile, and what they saw.
 
 pub mod bindings;
+pub mod checks;
 pub mod config;
 pub mod locks;
 pub mod members;
 pub mod registers;
+pub mod till;
 
 use std::{
     io,
@@ -31,7 +33,7 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 /// After which a client gives up on a node that nothing comes back from, so that it does not keep all of them.
 const CONNECT: Duration = Duration::from_millis(300);
 
-/// Clients that run until they are told to stop.
+/// Clients that run until they are told to stop, or dropped.
 pub struct Clients {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -61,8 +63,14 @@ impl Clients {
 
     /// Waits for the last answers.
     pub fn finish(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }

@@ -131,7 +131,7 @@ impl Log {
     /// Appends entries. They are readable when this returns; `synced` runs once they are durable.
     ///
     /// # Errors
-    /// [`LogError::Write`]; then nothing was appended and `synced` will not run.
+    /// [`LogError::Write`] or [`LogError::Corrupt`]; then nothing was appended and `synced` will not run.
     pub fn append<B: AsRef<[u8]>>(
         &self,
         entries: impl IntoIterator<Item = (u64, B)>,
@@ -330,11 +330,21 @@ impl Log {
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), LogError> {
-        self.db.write(batch).map_err(|error| LogError::Write { path: self.path.clone(), detail: error.to_string() })
+        self.db.write(batch).map_err(|error| match error.kind() {
+            ErrorKind::Corruption => self.corrupt(&error),
+            _ => LogError::Write { path: self.path.clone(), detail: error.to_string() },
+        })
     }
 
     fn read_error(&self, error: &rocksdb::Error) -> LogError {
-        LogError::Read { path: self.path.clone(), detail: error.to_string() }
+        match error.kind() {
+            ErrorKind::Corruption => self.corrupt(error),
+            _ => LogError::Read { path: self.path.clone(), detail: error.to_string() },
+        }
+    }
+
+    fn corrupt(&self, error: &rocksdb::Error) -> LogError {
+        LogError::Corrupt { path: self.path.clone(), detail: error.to_string() }
     }
 
     fn entries(&self) -> &rocksdb::ColumnFamily {

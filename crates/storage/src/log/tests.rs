@@ -207,6 +207,36 @@ fn a_flipped_bit_in_a_table_file_is_refused() {
 }
 
 #[test]
+fn a_write_that_damage_prevents_says_that_the_node_must_join_again() {
+    let temp = TempDir::new().expect("temp");
+    let log = open(temp.path()).expect("open");
+    append(&log, 1..2001);
+    drop(log);
+    // Recovery writes what it found to a table file; then most of it is purged, where nobody reads any more.
+    let log = open(temp.path()).expect("reopen");
+    log.purge_to(1990, b"purged").expect("purge");
+    append(&log, 2001..2002);
+    drop(log);
+    let table = fs::read_dir(temp.path().join("rocksdb"))
+        .expect("list")
+        .map(|item| item.expect("item").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sst"))
+        .max_by_key(|path| fs::metadata(path).map_or(0, |meta| meta.len()))
+        .expect("a table file");
+    let mut bytes = fs::read(&table).expect("read");
+    let at = bytes.len() / 3;
+    bytes[at] ^= 16;
+    fs::write(&table, bytes).expect("write");
+    let log = open(temp.path()).expect("nothing that is read is damaged");
+    // What RocksDB does by itself sooner or later.
+    log.db.compact_range_cf(&log.entries(), None::<&[u8]>, None::<&[u8]>);
+    let write = || log.append([(2002, payload(2002))], Box::new(|_| {}));
+    let error = write().or_else(|_| write()).expect_err("damaged");
+    assert!(matches!(error, LogError::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("ballastctl node remove"), "{error}");
+}
+
+#[test]
 fn a_second_process_is_told_that_the_log_is_in_use() {
     let temp = TempDir::new().expect("temp");
     let _log = open(temp.path()).expect("open");

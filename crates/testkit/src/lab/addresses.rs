@@ -34,6 +34,16 @@ impl Host {
         format!("p-{self}")
     }
 
+    /// Its name there while a delay line is between its cable and the bridge.
+    pub(super) fn lined_port(self) -> String {
+        format!("t-{self}")
+    }
+
+    /// Both names, as `nft` takes them.
+    pub(super) fn ports(self) -> String {
+        format!("{{ {}, {} }}", self.port(), self.lined_port())
+    }
+
     /// Last byte of its addresses.
     fn number(self) -> u8 {
         match self {

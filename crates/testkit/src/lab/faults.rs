@@ -18,6 +18,17 @@ pub enum Direction {
     Both,
 }
 
+/// What somebody does to a node's filters and addresses who does not know what they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tampering {
+    /// All programs at the interface are gone.
+    Programs,
+    /// All of nftables is gone.
+    Tables,
+    /// An address is gone.
+    Address(IpAddr),
+}
+
 impl Lab {
     pub(super) fn prepare_faults(&self) -> Result<()> {
         self.nft(
@@ -78,11 +89,11 @@ impl Lab {
     /// # Errors
     /// When `nft` fails.
     pub fn isolate(&self, host: Host) -> Result<()> {
-        let port = host.port();
+        let ports = host.ports();
         self.nft(
             Host::Bridge,
             &format!(
-                "add rule bridge fault forward iifname {port} drop\nadd rule bridge fault forward oifname {port} drop\n"
+                "add rule bridge fault forward iifname {ports} drop\nadd rule bridge fault forward oifname {ports} drop\n"
             ),
         )
     }
@@ -214,6 +225,16 @@ impl Lab {
         self.run(Host::Node(node), &["nft", "flush", "ruleset"]).map(drop)
     }
 
+    /// Meddles with a node behind its processes' back. Whether there was something to be undone.
+    pub fn tamper(&self, node: usize, how: Tampering) -> bool {
+        let host = Host::Node(node);
+        match how {
+            Tampering::Programs => self.run(host, &["tc", "qdisc", "del", "dev", "eth0", "clsact"]).is_ok(),
+            Tampering::Tables => self.run(host, &["nft", "flush", "ruleset"]).is_ok(),
+            Tampering::Address(address) => self.flush_address(node, address).is_ok(),
+        }
+    }
+
     /// Ids come back: only a process that is in a node is signalled.
     fn signal(&self, pids: &[u32], signal: i32) {
         let ours: Vec<u32> = (0..self.nodes()).flat_map(|node| self.pids(Host::Node(node))).collect();
@@ -235,7 +256,7 @@ fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// A rule that drops what passes from one port to another and meets a condition.
 fn drop_frames(rules: &mut String, from: Host, to: Host, condition: &str) {
-    let (from, to) = (from.port(), to.port());
+    let (from, to) = (from.ports(), to.ports());
     // Writing to a string cannot fail.
     let _ = writeln!(rules, "add rule bridge fault forward iifname {from} oifname {to} {condition} drop");
 }

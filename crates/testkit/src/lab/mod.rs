@@ -9,14 +9,17 @@
 //! Takes root, iproute2 and nftables. Where the kernel refuses, [`Lab::new`] says why and the test
 //! calls itself skipped ([`Lab::or_skip`]).
 //!
-//! Not here: steps of the clock (the kernel has none for one namespace; the simulation of the
-//! lease protocol has them), delay on a link, what is measured (the failover bench).
+//! Not here: steps of the clock (the kernel has none for one namespace; `jepsen` has them), what is
+//! measured (the failover bench).
 
 mod addresses;
 mod faults;
 mod freezer;
+mod limits;
+mod line;
 mod namespace;
 mod process;
+mod relay;
 mod responder;
 mod stale;
 
@@ -24,7 +27,10 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
 };
 
@@ -33,7 +39,9 @@ use tempfile::TempDir;
 
 pub use self::{
     addresses::{Host, VIP, VIP6},
-    faults::Direction,
+    faults::{Direction, Tampering},
+    limits::Short,
+    line::{Between, Line, Rules},
     namespace::Door,
     process::Process,
     responder::Responder,
@@ -49,6 +57,10 @@ pub struct Lab {
     observer: Namespace,
     backends: Namespace,
     freezers: Vec<Freezer>,
+    /// Delay lines, while there are any.
+    relay: Mutex<Option<relay::Relay>>,
+    /// Of nodes that were short of something.
+    groups: Mutex<Vec<(usize, limits::Group)>>,
 }
 
 impl Lab {
@@ -73,6 +85,8 @@ impl Lab {
             client: add(Host::Client)?,
             observer: add(Host::Observer)?,
             backends: add(Host::Backends)?,
+            relay: Mutex::default(),
+            groups: Mutex::default(),
             freezers: (0..nodes).map(|node| Freezer::new(&format!("{prefix}{}", Host::Node(node)))).collect(),
         };
         lab.connect()?;
@@ -240,6 +254,8 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // Its sockets would keep the bridge.
+        drop(self.relay.get_mut().map(Option::take));
         // What is frozen does not die before it is thawed.
         for freezer in &self.freezers {
             freezer.thaw();

@@ -27,7 +27,7 @@ impl Namespace {
     /// Makes it.
     pub fn add(name: String) -> Result<Self> {
         let mut command = Command::new("ip");
-        command.args(["netns", "add", &name]);
+        command.args(["netns", "add", &name]).process_group(0);
         super::output_of(command)?;
         let file = File::open(format!("{FOLDER}/{name}")).with_context(|| format!("open namespace {name}"))?;
         Ok(Self { name, file })
@@ -46,9 +46,11 @@ impl Namespace {
         Ok(Door(self.file.try_clone()?))
     }
 
-    /// Has a command run in it and end with the thread that starts it.
+    /// Has a command run in it and end with the thread that starts it. It is in a group of its own, so that what is typed at a
+    /// terminal (Ctrl-C) reaches only whoever built the lab.
     pub fn place(&self, command: &mut Command) -> Result<()> {
         let file = self.file.try_clone()?;
+        command.process_group(0);
         // SAFETY: setns(2) and prctl(2) are async-signal-safe and touch only the child; the closure owns the descriptor.
         unsafe {
             command.pre_exec(move || {
@@ -111,7 +113,7 @@ pub(super) fn kill_all(of: &fs::Metadata) {
 
 /// Removes a namespace. Its devices go with the last process and socket in it.
 pub(super) fn remove(name: &str) {
-    let _ = Command::new("ip").args(["netns", "del", name]).output();
+    let _ = Command::new("ip").args(["netns", "del", name]).process_group(0).output();
 }
 
 fn enter(descriptor: i32) -> io::Result<()> {

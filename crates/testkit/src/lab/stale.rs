@@ -6,7 +6,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::{freezer, namespace};
+use super::{freezer, limits, namespace};
 
 const MARK: &str = "ballast-lab";
 
@@ -31,6 +31,8 @@ pub(super) fn sweep() {
             namespace::remove(&name);
         }
     }
+    // Their processes went with the namespaces.
+    drop(limits::remains(is_stale));
 }
 
 fn is_stale(name: &str) -> bool {

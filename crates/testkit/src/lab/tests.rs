@@ -36,6 +36,65 @@ fn a_cut_works_one_way_and_heals() {
     assert!(reaches(&one, &two) && reaches(&two, &one));
 }
 
+/// How long a datagram takes there and back, of the second time, so that ARP is done.
+fn round_trip(one: &UdpSocket, two: &UdpSocket) -> Duration {
+    let mut bytes = [0; 8];
+    let mut took = Duration::MAX;
+    for _ in 0..2 {
+        let began = std::time::Instant::now();
+        wait::until("an echo", || {
+            one.send_to(b"x", two.local_addr()?)?;
+            let (_, from) = two.recv_from(&mut bytes)?;
+            two.send_to(b"x", from)?;
+            Ok(one.recv(&mut bytes).ok())
+        })
+        .unwrap();
+        took = began.elapsed();
+    }
+    took
+}
+
+#[test]
+fn a_line_delays_carries_streams_whole_and_is_cut_as_any_other() {
+    let Some(lab) = Lab::or_skip(3) else { return };
+    let (one, two) = (socket(&lab, Host::Node(0)), socket(&lab, Host::Node(1)));
+    one.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    two.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    round_trip(&one, &two);
+    let delay = Duration::from_millis(40);
+    let late = Rules { delay, ..Rules::default() };
+    lab.impair(&[(Host::Node(0), Line { inbound: late, outbound: Rules::default() })], 1).unwrap();
+    assert!(round_trip(&one, &two) >= delay);
+    lab.mend().unwrap();
+
+    // What is damaged is not delivered, and what is delivered is right: a megabyte over TCP, which resends.
+    let bad = Rules { damaged_percent: 3, doubled_percent: 5, between: Between::Everybody, ..Rules::default() };
+    lab.impair(&[(Host::Backends, Line { inbound: bad, outbound: bad })], 2).unwrap();
+    let listener =
+        lab.within(Host::Backends, || std::net::TcpListener::bind((Host::Backends.ip(), 7001))).unwrap().unwrap();
+    let sent: Vec<u8> = (0..1 << 20).map(|place: u32| (place % 251) as u8).collect();
+    let received = thread::scope(|scope| {
+        let sender = scope.spawn(|| std::io::Write::write_all(&mut listener.accept().unwrap().0, &sent).unwrap());
+        let mut got = Vec::new();
+        let connect = || std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        std::io::Read::read_to_end(&mut lab.within(Host::Client, connect).unwrap(), &mut got).unwrap();
+        sender.join().unwrap();
+        got
+    });
+    assert!(received == sent, "{} bytes", received.len());
+    lab.mend().unwrap();
+
+    lab.impair(&[(Host::Node(0), Line::default())], 3).unwrap();
+    assert!(reaches(&one, &two) && reaches(&two, &one));
+    lab.cut(Host::Node(0), Host::Node(1), Direction::OneWay).unwrap();
+    one.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    two.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(!reaches(&one, &two) && reaches(&two, &one), "a cut is one where a line is, too");
+    lab.heal().unwrap();
+    lab.mend().unwrap();
+    assert!(reaches(&one, &two) && reaches(&two, &one));
+}
+
 #[test]
 fn a_node_without_a_link_has_no_carrier() {
     let Some(lab) = Lab::or_skip(1) else { return };

@@ -43,6 +43,11 @@ impl Nodes {
         self.0.count_ones()
     }
 
+    /// All of them.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..8).filter(move |node| self.0 & (1 << node) != 0)
+    }
+
     /// The one node, if it is one.
     pub fn single(self) -> Option<usize> {
         (self.count() == 1).then(|| self.0.trailing_zeros() as usize)
@@ -135,6 +140,26 @@ impl History {
             }
         }
         dual
+    }
+
+    /// Each time between `from` and `to` in which the same two or more answered in two ticks in a row: from, to, and who.
+    pub fn dual_spans(&self, from: u64, to: u64) -> Vec<(u64, u64, Vec<usize>)> {
+        let mut spans: Vec<(u64, u64, Vec<usize>)> = Vec::new();
+        let mut last: Option<Nodes> = None;
+        for tick in self.sent(from, to) {
+            let now = tick.prompt();
+            if now.count() < 2 {
+                last = None;
+                continue;
+            }
+            match spans.last_mut() {
+                Some((_, until, _)) if last == Some(now) => *until = tick.sent_at,
+                _ => spans.push((tick.sent_at, tick.sent_at, now.iter().collect())),
+            }
+            last = Some(now);
+        }
+        spans.retain(|(from, until, _)| from < until);
+        spans
     }
 
     /// Longest time between `from` and `to` in which nobody accepted connections.
@@ -252,6 +277,13 @@ mod tests {
     fn two_nodes_in_a_row_of_ticks_are_dual() {
         assert_eq!(dual("0 0 01 01 01 1"), (3.0, 0.0));
         assert_eq!(dual("01 01"), (2.0, 0.0));
+    }
+
+    #[test]
+    fn it_is_told_who_was_dual_and_when() {
+        let ms = |number: u64| number * TICK_NANOS;
+        let spans = history("0 01 01 01 12 12 1 01 1").dual_spans(0, u64::MAX);
+        assert_eq!(spans, [(ms(2), ms(4), vec![0, 1]), (ms(5), ms(6), vec![1, 2])]);
     }
 
     #[test]

@@ -7,7 +7,6 @@
 
 mod frames;
 mod history;
-mod packet;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -24,7 +23,6 @@ use anyhow::{Context, Result};
 use self::{
     frames::NDP_SOURCES,
     history::{LATE_NANOS, PROMPT_NANOS, TICK_NANOS, Tick},
-    packet::PacketSocket,
 };
 pub use self::{
     frames::{Answer, Target},
@@ -33,6 +31,7 @@ pub use self::{
 use crate::{
     kernel,
     lab::{Host, Lab},
+    packet::PacketSocket,
 };
 
 /// Ticks between questions in IPv6.
@@ -53,7 +52,9 @@ impl Observer {
     /// # Errors
     /// When the raw socket cannot be opened.
     pub fn start(lab: &Lab, target: Target, longest: Duration) -> Result<Self> {
-        let socket = lab.within(Host::Observer, PacketSocket::open)?.context("open a raw socket for the observer")?;
+        let socket = lab
+            .within(Host::Observer, || PacketSocket::open(c"eth0"))?
+            .context("open a raw socket for the observer")?;
         let ticks = vec![Tick::default(); (longest.as_nanos() as u64 / TICK_NANOS) as usize];
         let stop = Arc::new(AtomicBool::new(false));
         let watch = Watch {
@@ -106,7 +107,9 @@ impl Asker {
     /// # Errors
     /// When the raw socket cannot be opened.
     pub fn new(lab: &Lab) -> Result<Self> {
-        let socket = lab.within(Host::Observer, PacketSocket::open)?.context("open a raw socket for the observer")?;
+        let socket = lab
+            .within(Host::Observer, || PacketSocket::open(c"eth0"))?
+            .context("open a raw socket for the observer")?;
         Ok(Self(socket))
     }
 

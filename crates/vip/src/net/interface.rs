@@ -13,6 +13,11 @@ const LINK_FIXED_BYTES: usize = 16;
 /// `struct ifaddrmsg`.
 const ADDRESS_FIXED_BYTES: usize = 8;
 
+/// `IFA_PROTO` of `linux/if_addr.h`: who put an address there. Kernels before 5.18 know of no such thing and ignore it.
+pub(crate) const IFA_PROTO: u16 = 11;
+/// What addresses of Ballast bear. The kernel has taken 1 to 3 (`IFAPROT_*`); the rest is for whoever wants one.
+pub(crate) const BALLAST_PROTOCOL: u8 = 0xba;
+
 /// An interface of any kind that has a MAC address: physical, VLAN, bridge, macvlan, veth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -37,6 +42,8 @@ pub struct InterfaceAddress {
     pub prefix: u8,
     /// An IPv4 address that has an older one of the same subnet before it, and goes when that goes.
     pub secondary: bool,
+    /// Ballast put it there, in this process or an earlier one: it bears [`BALLAST_PROTOCOL`].
+    pub marked: bool,
 }
 
 impl InterfaceAddress {
@@ -140,18 +147,19 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
 pub(crate) fn read_address(message: &Message<'_>) -> Option<(u32, InterfaceAddress)> {
     let &[_, prefix, flags, ..] = message.payload else { return None };
     let index = read_u32(message.payload, 4)?;
-    let (mut local, mut other) = (None, None);
+    let (mut local, mut other, mut marked) = (None, None, false);
     for (kind, payload) in message.attributes(ADDRESS_FIXED_BYTES) {
         match kind {
             // On a point-to-point link `IFA_ADDRESS` is the other end.
             libc::IFA_LOCAL => local = read_ip(payload),
             libc::IFA_ADDRESS => other = read_ip(payload),
+            IFA_PROTO => marked = payload.first() == Some(&BALLAST_PROTOCOL),
             _ => {}
         }
     }
     let address = local.or(other)?;
     let secondary = address.is_ipv4() && u32::from(flags) & libc::IFA_F_SECONDARY != 0;
-    Some((index, InterfaceAddress { address, prefix, secondary }))
+    Some((index, InterfaceAddress { address, prefix, secondary, marked }))
 }
 
 pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -218,6 +226,7 @@ mod tests {
                 address: address.parse().expect("an address"),
                 prefix: 24,
                 secondary: false,
+                marked: false,
             }],
         };
         let all = [on(1, "lo", "127.0.0.1"), on(7, "eth2", "10.0.0.5"), on(9, "eth3", "fd00::5")];

@@ -137,12 +137,12 @@ impl Keeper {
     ) -> Result<Self, NetlinkError> {
         // A name that is wrong is told at the start, not when the first VIP comes.
         let named = || std::iter::once(&options.interface).chain(options.interfaces.values());
-        for name in named() {
-            Interface::read(name)?;
-        }
+        let interfaces = named().map(|name| Interface::read(name)).collect::<Result<Vec<_>, _>>()?;
         let by_network = named().any(|name| is_network(name));
+        let mut addresses = Addresses::open(&options.data_dir)?;
+        addresses.adopt(&interfaces)?;
         Ok(Self {
-            addresses: Addresses::open(&options.data_dir)?,
+            addresses,
             watch: Watch::open()?,
             frames: FrameSender::open()?,
             options,

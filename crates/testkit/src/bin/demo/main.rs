@@ -6,10 +6,10 @@
 
 mod story;
 
-use std::{process::ExitCode, sync::atomic::Ordering};
+use std::process::ExitCode;
 
 use anyhow::Result;
-use ballast_testkit::wait;
+use ballast_testkit::{interrupt, wait};
 use clap::Parser;
 
 /// A shop behind three Ballast nodes, and what its visitors notice when nodes die.
@@ -23,18 +23,9 @@ struct Arguments {
     visitors: usize,
 }
 
-extern "C" fn interrupt(_signal: libc::c_int) {
-    wait::CALLED_OFF.store(true, Ordering::Relaxed);
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let handler = interrupt as extern "C" fn(libc::c_int);
-    // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
-    unsafe {
-        libc::signal(libc::SIGINT, handler as libc::sighandler_t);
-        libc::signal(libc::SIGTERM, handler as libc::sighandler_t);
-    }
+    interrupt::listen();
     match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

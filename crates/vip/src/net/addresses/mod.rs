@@ -3,7 +3,9 @@
 //! A VIP's address sits on its interface all the time, whoever owns it: who answers is decided by
 //! the fence. So nothing here is on the path of a take-over, and all of it may wait for the kernel
 //! and the disk. What is wanted is compared with what is there and with what is ours; an address
-//! that was there before us is neither adopted nor touched.
+//! that was there before us is neither adopted nor touched. What is ours is written down in the data
+//! folder, and told by a mark that the kernel keeps with the address, because a damaged folder is
+//! emptied and the address stays.
 //!
 //! This machine must not talk *from* a VIP of its own accord, because the answers would go to
 //! whoever owns it. The kernel's choice of a source address is kept off the VIPs like this:
@@ -31,7 +33,7 @@ use self::plan::{Plan, Step, plan};
 use super::{
     Interface, InterfaceAddress, NetError,
     error::hint,
-    interface::{octets, read_all},
+    interface::{BALLAST_PROTOCOL, IFA_PROTO, octets, read_all},
     route::RouteSocket,
     system,
     wire::Request,
@@ -229,6 +231,20 @@ impl Addresses {
         self.ours.addresses()
     }
 
+    /// Takes over what bears our mark on these interfaces and is not written down: the data folder was emptied, or is another
+    /// one, while addresses of an earlier process stayed. They answer for a VIP until they are fenced or gone.
+    ///
+    /// # Errors
+    /// [`AddressError`]: nothing was changed.
+    pub fn adopt(&mut self, interfaces: &[Interface]) -> Result<(), AddressError> {
+        let marked = interfaces.iter().flat_map(|on| {
+            let marked = on.addresses.iter().filter(|held| held.marked);
+            marked.map(|held| VipAddress { interface: on.name.clone(), address: held.address, prefix: held.prefix })
+        });
+        let ours = self.ours.addresses().iter().cloned().chain(marked).collect();
+        Ok(self.ours.set(ours)?)
+    }
+
     /// Makes the interfaces have what is wanted of our addresses, and nothing else of ours. Call it
     /// again whenever links or addresses changed; it changes nothing that is right.
     ///
@@ -286,7 +302,7 @@ impl Addresses {
 
     fn add(&mut self, index: u32, address: &VipAddress) -> io::Result<()> {
         let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        let mut request = request(libc::RTM_NEWADDR, flags, index, address);
+        let mut request = request(libc::RTM_NEWADDR, flags, index, address).with(IFA_PROTO, &[BALLAST_PROTOCOL]);
         if address.address.is_ipv6() {
             let [preferred, valid, created, updated] = [0, FOR_EVER, 0, 0_u32].map(u32::to_ne_bytes);
             let lifetimes = [preferred, valid, created, updated].concat();

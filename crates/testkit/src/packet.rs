@@ -1,19 +1,20 @@
-//! A raw socket of the observer, and the kernel's stamp of what arrives on it.
+//! Raw sockets, and the kernel's stamp of what arrives on them.
 
 use std::{
+    ffi::CStr,
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
-/// A packet socket on `eth0` of the namespace in which it was opened.
+/// A packet socket on a device of the namespace in which it was opened.
 pub struct PacketSocket(OwnedFd);
 
 impl PacketSocket {
-    /// Opens it in the calling thread's network namespace.
+    /// Opens it in the calling thread's network namespace. What the device sends itself is not received.
     ///
     /// # Errors
-    /// Without CAP_NET_RAW or an `eth0`.
-    pub fn open() -> io::Result<Self> {
+    /// Without CAP_NET_RAW or such a device.
+    pub fn open(device: &CStr) -> io::Result<Self> {
         let every = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: no pointers; a non-negative result is a descriptor that nobody else owns.
         let socket = unsafe {
@@ -28,7 +29,7 @@ impl PacketSocket {
             Self(OwnedFd::from_raw_fd(fd))
         };
         // SAFETY: the name ends in NUL.
-        let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
+        let index = unsafe { libc::if_nametoindex(device.as_ptr()) };
         // SAFETY: all zeroes are a valid `sockaddr_ll`.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;

@@ -1,6 +1,11 @@
 //! Brings faults about, and undoes them.
 
+mod lines;
+mod machine;
+
 use std::{
+    collections::BTreeSet,
+    path::PathBuf,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -9,6 +14,7 @@ use anyhow::{Context, Result};
 use ballast_testkit::{
     backend::Mode,
     cluster::Operator,
+    interrupt,
     lab::{Direction, Host},
     wait,
 };
@@ -19,6 +25,7 @@ use crate::{
     disk,
     plan::{Kind, Planned, Random, Round, Whom},
     site::{Site, VIP_NAME},
+    wall::Wrong,
     watch::Watch,
 };
 use ballast_jepsen::time::RunTime;
@@ -48,18 +55,27 @@ pub struct Record {
     pub calms: Vec<(RunTime, RunTime)>,
     /// Bytes that were written and not synced when a node lost its power.
     pub bytes_lost: u64,
-    /// What an operator was told that was not `done`.
+    /// What an operator was told that was not `done`, and what else people may want to know.
     pub complaints: Vec<String>,
+    /// What a node did that it must not, whatever befalls it.
+    #[serde(default)]
+    pub broken: Vec<String>,
 }
 
-/// Plays the rounds. Returns when the last calm is over.
+/// Plays the rounds. Returns when the last calm is over, or as soon as all is undone if it is called off.
 ///
 /// # Errors
 /// When the lab does not do as told; that is no finding about the cluster.
 pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> Result<Record> {
-    let mut nemesis =
-        Nemesis { operator: site.cluster.operator(), clock, commands: Vec::new(), record: Record::default() };
-    let began = clock.now();
+    let mut nemesis = Nemesis {
+        operator: site.cluster.operator(),
+        programs: site.cluster.programs().to_owned(),
+        clock,
+        rotten: BTreeSet::new(),
+        commands: Vec::new(),
+        record: Record::default(),
+    };
+    let mut began = clock.now();
     for round in rounds {
         let mut events: Vec<(u64, Option<usize>, usize)> = Vec::new();
         for (number, fault) in round.faults.iter().enumerate() {
@@ -69,17 +85,22 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         events.sort_by_key(|(at, end, _)| (*at, end.is_some()));
         let mut running: Vec<Option<Running>> = round.faults.iter().map(|_| None).collect();
         for (at_ms, end, number) in events {
-            sleep_until(clock, began.after(Duration::from_millis(at_ms)));
-            if end.is_none() {
+            let goes_on = sleep_until(clock, began.after(Duration::from_millis(at_ms)));
+            if end.is_none() && goes_on {
                 running[number] = Some(nemesis.begin(site, watch, &round.faults[number])?);
             } else if let Some(fault) = running[number].take() {
                 nemesis.end(site, fault)?;
             }
         }
         let healed = clock.now();
+        // What took longer than planned, as an upgrade does, takes nothing from the calm after it.
+        began = began.after(healed.since(began.after(Duration::from_millis(round.healed_ms()))));
         nemesis.collect();
-        sleep_until(clock, began.after(Duration::from_millis(round.calm_until_ms)));
+        if !sleep_until(clock, began.after(Duration::from_millis(round.calm_until_ms))) {
+            break;
+        }
         nemesis.record.calms.push((healed, clock.now()));
+        nemesis.replace_rotten(site)?;
     }
     nemesis.collect();
     Ok(nemesis.record)
@@ -114,6 +135,10 @@ pub fn recover(site: &mut Site) -> Result<()> {
 
 struct Nemesis {
     operator: Operator,
+    /// Those that nodes were started from at first.
+    programs: PathBuf,
+    /// Nodes in whose files bits have changed.
+    rotten: BTreeSet<usize>,
     clock: Clock,
     /// `ballastctl` that runs beside, with what it was told to do.
     commands: Vec<JoinHandle<Option<String>>>,
@@ -180,6 +205,19 @@ impl Nemesis {
                 disk::set(site.cluster.node(node).folder(), disk::Mode::Late(late))?;
             }
             Kind::DiskError => disk::set(site.cluster.node(node).folder(), disk::Mode::Fail)?,
+            Kind::DiskFull => disk::set(site.cluster.node(node).folder(), disk::Mode::Full)?,
+            Kind::TamperFence => self.tamper(site, node, planned.choice),
+            Kind::ClockStep | Kind::ClockSlew => {
+                Self::set_clock(site, node, machine::wrong(planned.kind, planned.choice))?;
+            }
+            Kind::NoDescriptors | Kind::LittleCpu | Kind::LittleMemory => {
+                self.short(site, node, planned.kind, planned.choice)?;
+            }
+            Kind::BitRot => self.rot(site, node, planned.choice)?,
+            Kind::RollingUpgrade => {
+                self.upgrade(site)?;
+                victims = (0..count).map(name).collect();
+            }
             Kind::Isolate => lab.isolate(host)?,
             Kind::OneWay => {
                 lab.cut(host, Host::Node(other), Direction::OneWay)?;
@@ -204,6 +242,9 @@ impl Nemesis {
             Kind::LinkDown => lab.link_down(host)?,
             Kind::Loss => lab.loss_between_nodes(5 + (planned.choice % 45) as u32)?,
             Kind::LossEverywhere => lab.loss_everywhere(2 + (planned.choice % 18) as u32)?,
+            Kind::Delay | Kind::Jitter | Kind::Reorder | Kind::Duplicate | Kind::Corrupt | Kind::SlowLink => {
+                lab.impair(&[(host, lines::of(planned.kind, planned.choice))], planned.choice)?;
+            }
             Kind::TransferLeader => self.tell(other, &["cluster", "transfer-leader", "--to", &name(other)]),
             Kind::Snapshot => self.tell(node, &["cluster", "snapshot"]),
             Kind::MoveVip => {
@@ -211,8 +252,9 @@ impl Nemesis {
                 victims.push(name(other));
             }
             Kind::Demote => self.tell(other, &["node", "demote", &name(node)]),
-            Kind::BackendFails => {
-                site.backends()[backend].set_mode(Mode::Failing);
+            Kind::BackendFails | Kind::BackendTruncates => {
+                let mode = if planned.kind == Kind::BackendFails { Mode::Failing } else { Mode::ClosesMidBody };
+                site.backends()[backend].set_mode(mode);
                 victims = vec![site.backends()[backend].name().to_owned()];
             }
             Kind::BackendDrain | Kind::BackendMaintenance => {
@@ -245,7 +287,11 @@ impl Nemesis {
                 }
             }
             Kind::SlowDisk => disk::set(site.cluster.node(node).folder(), disk::Mode::Work)?,
-            Kind::DiskError => {
+            Kind::ClockStep | Kind::ClockSlew => Self::set_clock(site, node, Wrong::default())?,
+            Kind::NoDescriptors | Kind::LittleCpu | Kind::LittleMemory => self.plenty(site, node)?,
+            Kind::BitRot => self.rejoin(site, node)?,
+            Kind::TamperFence => self.revive(site, node)?,
+            Kind::DiskError | Kind::DiskFull => {
                 disk::set(site.cluster.node(node).folder(), disk::Mode::Work)?;
                 // It may have stopped by itself, or not have needed its disk.
                 site.cluster.kill(node);
@@ -253,16 +299,24 @@ impl Nemesis {
             }
             Kind::Isolate | Kind::OneWay | Kind::Split | Kind::Ring | Kind::Bridge => lab.heal()?,
             Kind::Loss | Kind::LossEverywhere => lab.heal()?,
+            Kind::Delay | Kind::Jitter | Kind::Reorder | Kind::Duplicate | Kind::Corrupt | Kind::SlowLink => {
+                lab.mend()?
+            }
             Kind::LinkDown => lab.link_up(Host::Node(node))?,
             Kind::Demote => self.tell(other, &["node", "promote", &victims[0]]),
-            Kind::BackendFails => {
+            Kind::BackendFails | Kind::BackendTruncates => {
                 let backend = site.backends().iter().find(|backend| backend.name() == victims[0]);
                 backend.context("a backend of the site")?.set_mode(Mode::Ok);
             }
             Kind::BackendDrain | Kind::BackendMaintenance => {
                 self.tell(other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
             }
-            Kind::Restart | Kind::CrashLoop | Kind::TransferLeader | Kind::Snapshot | Kind::MoveVip => {}
+            Kind::Restart
+            | Kind::CrashLoop
+            | Kind::TransferLeader
+            | Kind::Snapshot
+            | Kind::MoveVip
+            | Kind::RollingUpgrade => {}
         }
         self.record.faults.push(Happened { kind: planned.kind, victims, from, until: self.clock.now() });
         Ok(())
@@ -303,6 +357,7 @@ pub fn reason_until(fault: &Happened) -> RunTime {
     fault.until.after(VERDICT)
 }
 
-fn sleep_until(clock: Clock, at: RunTime) {
-    thread::sleep(at.since(clock.now()));
+/// Whether the run goes on.
+fn sleep_until(clock: Clock, at: RunTime) -> bool {
+    interrupt::pause(at.since(clock.now()))
 }

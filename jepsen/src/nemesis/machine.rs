@@ -1,0 +1,182 @@
+//! Machines that are short of something, whose clocks are wrong, whose disks forget, and that are upgraded.
+
+use std::{fs, path::PathBuf, thread, time::Duration};
+
+use anyhow::{Context, Result};
+use ballast_testkit::{
+    lab::{Short, Tampering, VIP},
+    wait,
+};
+
+use super::Nemesis;
+use crate::{
+    plan::{Kind, Random},
+    site::Site,
+    wall::{self, Wrong},
+};
+
+/// What a node says that finds its data damaged, whatever is wrong with them exactly.
+const REFUSAL: &str = "must not answer";
+
+/// How wrong a wall clock is.
+pub fn wrong(kind: Kind, choice: u64) -> Wrong {
+    let mut random = Random(choice);
+    let sign = if random.below(2) == 0 { 1 } else { -1 };
+    match kind {
+        Kind::ClockStep => {
+            let ahead_ms = [200, 5_000, 60_000, 3_600_000][random.below(4) as usize];
+            Wrong { ahead_ms: sign * ahead_ms, fast_ppm: 0 }
+        }
+        // From what the kernel allows a time service to more than any of them does.
+        _ => Wrong { ahead_ms: 0, fast_ppm: sign * (500 + random.below(100_000) as i64) },
+    }
+}
+
+impl Nemesis {
+    /// Lets a node be short of something.
+    pub(super) fn short(&mut self, site: &Site, node: usize, kind: Kind, choice: u64) -> Result<()> {
+        let mut random = Random(choice);
+        let of = match kind {
+            Kind::NoDescriptors => Short::Descriptors { more: random.below(4) },
+            Kind::LittleCpu => Short::Processor { percent: 3 + random.below(30) },
+            _ => Short::Memory { bytes: (4 + random.below(28)) << 20 },
+        };
+        if !site.lab.short(node, of)? {
+            self.record.complaints.push(format!("{kind}: this machine has no control group for it"));
+        }
+        Ok(())
+    }
+
+    /// Ends that. A daemon that did not live through it is started again, as its supervisor would.
+    pub(super) fn plenty(&mut self, site: &mut Site, node: usize) -> Result<()> {
+        site.lab.plenty(node)?;
+        self.revive(site, node)
+    }
+
+    /// Starts a daemon that has ended by itself.
+    pub(super) fn revive(&mut self, site: &mut Site, node: usize) -> Result<()> {
+        if site.cluster.has_ended(node) {
+            self.record.complaints.push(format!("{} had ended by itself", site.cluster.node(node).name()));
+            site.cluster.kill(node);
+            site.cluster.spawn(node)?;
+        }
+        Ok(())
+    }
+
+    /// Sets a wall clock.
+    pub(super) fn set_clock(site: &Site, node: usize, wrong: Wrong) -> Result<()> {
+        wall::set(site.cluster.node(node).folder(), wrong)
+    }
+
+    /// Meddles with what keeps a node from answering for a VIP that it does not own.
+    pub(super) fn tamper(&mut self, site: &Site, node: usize, choice: u64) {
+        let how = match choice % 3 {
+            0 => Tampering::Programs,
+            1 => Tampering::Tables,
+            _ => Tampering::Address(VIP.into()),
+        };
+        if !site.lab.tamper(node, how) {
+            self.record.complaints.push(format!("tamper-fence: there was nothing to undo by {how:?}"));
+        }
+    }
+
+    /// Changes bits of a node's files while it is stopped, and starts it.
+    pub(super) fn rot(&mut self, site: &mut Site, node: usize, choice: u64) -> Result<()> {
+        site.cluster.kill(node);
+        let mut random = Random(choice);
+        let data = site.cluster.node(node).data();
+        let mut files: Vec<PathBuf> =
+            ["log/rocksdb", "snapshots"].iter().flat_map(|folder| under(&data.join(folder))).collect();
+        files.retain(|file| fs::metadata(file).is_ok_and(|about| about.len() > 0));
+        files.sort();
+        for _ in 0..1 + random.below(3) {
+            let file = &files[random.below(files.len() as u64) as usize];
+            let mut bytes = fs::read(file)?;
+            let bit = random.below(bytes.len() as u64 * 8) as usize;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(file, bytes).with_context(|| format!("damage {}", file.display()))?;
+            let file = file.strip_prefix(&data).unwrap_or(file).display();
+            self.record.complaints.push(format!("bit-rot: bit {bit} of {file} of node-{}", node + 1));
+        }
+        site.cluster.spawn(node)
+    }
+
+    /// Sees what became of it: the node is well, or it has said that its data are damaged and is replaced by an empty one.
+    pub(super) fn rejoin(&mut self, site: &mut Site, node: usize) -> Result<()> {
+        self.rotten.insert(node);
+        let name = site.cluster.node(node).name().to_owned();
+        if !settle(site, node) {
+            self.record.broken.push(format!("{name} neither serves nor ends since bits of its files changed"));
+            return Ok(());
+        }
+        if site.cluster.has_ended(node) {
+            return self.replace_rotten(site);
+        }
+        self.record.complaints.push(format!("bit-rot: {name} serves all the same"));
+        Ok(())
+    }
+
+    /// Replaces nodes whose files were damaged and that have ended by themselves, which may be long after it.
+    pub(super) fn replace_rotten(&mut self, site: &mut Site) -> Result<()> {
+        for node in self.rotten.clone() {
+            if !site.cluster.has_ended(node) {
+                continue;
+            }
+            let name = site.cluster.node(node).name().to_owned();
+            let log = site.cluster.node(node).log()?;
+            let last: Vec<&str> = log.lines().rev().take(12).collect();
+            if !last.iter().any(|line| line.contains(REFUSAL)) {
+                let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+                self.record.broken.push(format!("{name} ended and does not say that its data are damaged:\n{last}"));
+            }
+            self.record.complaints.push(format!("bit-rot: {name} refused its data and is replaced"));
+            self.rotten.remove(&node);
+            if let Err(error) = site.cluster.replace(node) {
+                self.record.broken.push(format!("{name} could not be replaced: {error:#}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Drains and starts all nodes again, one after the other, as an upgrade does. `BALLAST_UPGRADE_DIR` names other programs, to
+    /// which it goes and, the next time, back.
+    pub(super) fn upgrade(&mut self, site: &mut Site) -> Result<()> {
+        if let Some(other) = std::env::var_os("BALLAST_UPGRADE_DIR") {
+            let now = site.cluster.programs().to_owned();
+            let next = if now == *other { self.programs.clone() } else { PathBuf::from(other) };
+            site.cluster.use_programs(&next);
+        }
+        for node in 0..site.nodes() {
+            self.replace_rotten(site)?;
+            let name = site.cluster.node(node).name().to_owned();
+            match site.cluster.terminate(node) {
+                Ok(Some(0)) => {}
+                other => self.record.broken.push(format!("{name} was told to end and did not end well: {other:?}")),
+            }
+            site.cluster.spawn(node)?;
+            // Its peers are to have it back before the next one goes.
+            settle(site, node);
+            self.replace_rotten(site)?;
+            if !site.cluster.is_ready(node) {
+                self.record.broken.push(format!("{name} does not serve after its upgrade"));
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a node is ready or has ended. Whether either came.
+fn settle(site: &mut Site, node: usize) -> bool {
+    let cluster = &mut site.cluster;
+    let settled = || Ok((cluster.has_ended(node) || cluster.is_ready(node)).then_some(()));
+    wait::until("a node to serve or to refuse", settled).is_ok()
+}
+
+fn under(folder: &std::path::Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    // The program's own notes tell people what happened; nothing depends on them.
+    let notes = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("LOG"));
+    paths.flat_map(|path| if path.is_dir() { under(&path) } else { vec![path] }).filter(|path| !notes(path)).collect()
+}

@@ -1,0 +1,184 @@
+//! The kinds of faults, and which of them can befall a cluster together.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A daemon is killed, and started again at the end.
+    Kill,
+    /// It is killed and started again at once, within a lease.
+    Restart,
+    /// It is killed and started again several times in a row.
+    CrashLoop,
+    /// All daemons are killed at once.
+    KillAll,
+    /// A daemon is stopped in its tracks.
+    Pause,
+    /// Everything on a node stands still; its kernel goes on.
+    Freeze,
+    /// A node loses its power: what was not synced is lost or torn, its cable is dead.
+    PowerOff,
+    /// All nodes lose their power at once.
+    BlackOut,
+    /// Syncs of a node take a fraction of a second each.
+    SlowDisk,
+    /// Syncs of a node fail; its daemon is started again when they work.
+    DiskError,
+    /// Nobody reaches a node, and it reaches nobody.
+    Isolate,
+    /// One node does not hear another.
+    OneWay,
+    /// A minority of the nodes and the rest do not see each other; clients see all.
+    Split,
+    /// Each node sees its neighbours on a ring only.
+    Ring,
+    /// One node sees all, which do not see each other.
+    Bridge,
+    /// A cable is pulled.
+    LinkDown,
+    /// Frames between nodes are lost.
+    Loss,
+    /// Frames of everybody are lost.
+    LossEverywhere,
+    /// Another node is made the leader.
+    TransferLeader,
+    /// A node writes a snapshot and purges its log.
+    Snapshot,
+    /// The VIP is moved.
+    MoveVip,
+    /// A voter is made a learner, and a voter again at the end.
+    Demote,
+    /// A backend fails its requests and checks.
+    BackendFails,
+    /// A backend is drained.
+    BackendDrain,
+    /// A backend is taken out.
+    BackendMaintenance,
+    /// Frames between a node and the others come late.
+    Delay,
+    /// They come late by a different time each.
+    Jitter,
+    /// Some of them are overtaken by others.
+    Reorder,
+    /// Some of them come twice.
+    Duplicate,
+    /// Some of them are damaged.
+    Corrupt,
+    /// A node's wire is thin.
+    SlowLink,
+    /// A node's disk is full; its daemon is started again when there is room.
+    DiskFull,
+    /// Somebody removes a node's filters, or the VIP from its interface.
+    TamperFence,
+    /// A node's wall clock is set wrong, and right again at the end.
+    ClockStep,
+    /// A node's wall clock runs too fast or too slowly, and is set right at the end.
+    ClockSlew,
+    /// A node's daemon can open no file and take no connection.
+    NoDescriptors,
+    /// A node has a small part of a processor.
+    LittleCpu,
+    /// A node has little memory left; a daemon that wants more is killed.
+    LittleMemory,
+    /// Bits of a stopped node's files change. One that does not start is replaced by an empty one.
+    BitRot,
+    /// All nodes are drained and started again, one after the other, from other programs if there are any.
+    RollingUpgrade,
+    /// A backend ends each of its answers in the middle.
+    BackendTruncates,
+}
+
+/// What can be undone together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Processes and machines.
+    Process,
+    /// What lies between them.
+    Network,
+    /// What operators do.
+    Operator,
+    /// What happens to backends.
+    Backend,
+    /// What lines do to frames that they carry.
+    Line,
+    /// What a node has too little of, and what its clock says.
+    Machine,
+    /// What is to go well by itself, so that nothing else happens meanwhile.
+    Alone,
+}
+
+/// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
+const TABLE: [(Kind, &str, Family); 41] = [
+    (Kind::Kill, "kill", Family::Process),
+    (Kind::Restart, "restart", Family::Process),
+    (Kind::CrashLoop, "crash-loop", Family::Process),
+    (Kind::KillAll, "kill-all", Family::Process),
+    (Kind::Pause, "pause", Family::Process),
+    (Kind::Freeze, "freeze", Family::Process),
+    (Kind::PowerOff, "power-off", Family::Process),
+    (Kind::BlackOut, "black-out", Family::Process),
+    (Kind::SlowDisk, "slow-disk", Family::Process),
+    (Kind::DiskError, "disk-error", Family::Process),
+    (Kind::Isolate, "isolate", Family::Network),
+    (Kind::OneWay, "one-way", Family::Network),
+    (Kind::Split, "split", Family::Network),
+    (Kind::Ring, "ring", Family::Network),
+    (Kind::Bridge, "bridge", Family::Network),
+    (Kind::LinkDown, "link-down", Family::Network),
+    (Kind::Loss, "loss", Family::Network),
+    (Kind::LossEverywhere, "loss-everywhere", Family::Network),
+    (Kind::TransferLeader, "transfer-leader", Family::Operator),
+    (Kind::Snapshot, "snapshot", Family::Operator),
+    (Kind::MoveVip, "move-vip", Family::Operator),
+    (Kind::Demote, "demote", Family::Operator),
+    (Kind::BackendFails, "backend-fails", Family::Backend),
+    (Kind::BackendDrain, "backend-drain", Family::Backend),
+    (Kind::BackendMaintenance, "backend-maintenance", Family::Backend),
+    (Kind::Delay, "delay", Family::Line),
+    (Kind::Jitter, "jitter", Family::Line),
+    (Kind::Reorder, "reorder", Family::Line),
+    (Kind::Duplicate, "duplicate", Family::Line),
+    (Kind::Corrupt, "corrupt", Family::Line),
+    (Kind::SlowLink, "slow-link", Family::Line),
+    (Kind::DiskFull, "disk-full", Family::Process),
+    (Kind::TamperFence, "tamper-fence", Family::Process),
+    (Kind::ClockStep, "clock-step", Family::Machine),
+    (Kind::ClockSlew, "clock-slew", Family::Machine),
+    (Kind::NoDescriptors, "no-descriptors", Family::Machine),
+    (Kind::LittleCpu, "little-cpu", Family::Machine),
+    (Kind::LittleMemory, "little-memory", Family::Machine),
+    (Kind::BitRot, "bit-rot", Family::Alone),
+    (Kind::RollingUpgrade, "rolling-upgrade", Family::Alone),
+    (Kind::BackendTruncates, "backend-truncates", Family::Backend),
+];
+
+impl Kind {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|(kind, ..)| *kind)
+    }
+
+    /// Which faults it does not overlap with.
+    pub fn family(self) -> Family {
+        self.row().2
+    }
+
+    /// By its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        TABLE.iter().find(|(_, its, _)| *its == name).map(|(kind, ..)| *kind)
+    }
+
+    fn row(self) -> &'static (Self, &'static str, Family) {
+        TABLE.iter().find(|(kind, ..)| *kind == self).expect("each kind has a row, which a test sees to")
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.row().1)
+    }
+}

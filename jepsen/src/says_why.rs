@@ -1,0 +1,214 @@
+//! P7: whatever was refused is explained.
+//!
+//! A proxy's own answer carries a code, and so does the line of the access log of each request that came to a proxy. A request
+//! that was not answered at all must have left a line that says how it ended, unless something happened meanwhile that keeps a
+//! node from writing (it was killed, it was cut off with the bytes under way).
+//!
+//! Not here: whether it was right to refuse, which other checkers judge.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Span;
+use crate::verdict::{Judgement, Promise};
+
+/// What a client got that asked in vain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Got {
+    /// An answer.
+    Answer {
+        /// Its status.
+        status: u16,
+        /// The code it carried, as each answer does that a proxy gives itself.
+        reason: Option<String>,
+    },
+    /// A connection, and no whole answer.
+    Nothing {
+        /// What the system said.
+        error: String,
+    },
+    /// No connection: nobody has seen the request.
+    NoConnection {
+        /// What the system said.
+        error: String,
+    },
+}
+
+/// A request in vain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vain {
+    /// By which the access log knows it.
+    pub id: String,
+    /// Where it was sent.
+    pub via: String,
+    /// From when it was sent until the client knew.
+    pub span: Span,
+    /// What came.
+    pub got: Got,
+}
+
+/// A line of an access log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// The request.
+    pub id: String,
+    /// The node that wrote it.
+    pub node: String,
+    /// How it ended.
+    pub ended: String,
+    /// What became of its binding.
+    pub binding: String,
+    /// Why it was moved; empty if it was not.
+    pub binding_cause: String,
+    /// The status that was sent; 0 if none.
+    pub status: u16,
+}
+
+/// The codes that there are, in the order of the proxy's own table (`crates/proxy/src/http/ending.rs`).
+const CODES: [&str; 23] = [
+    "client_head_timeout",
+    "client_body_timeout",
+    "client_closed",
+    "client_stalled",
+    "no_route",
+    "no_backend",
+    "queue_full",
+    "queue_timeout",
+    "connect_failed",
+    "backend_closed",
+    "backend_timeout",
+    "interim_flood",
+    "upgrade_unasked",
+    "truncated",
+    "backend_stalled",
+    "vip_not_held",
+    "isolated",
+    "table_full",
+    "limit_connections",
+    "limit_source",
+    "answered",
+    "tunnel_closed",
+    "tunnel_idle",
+];
+/// Those that are followed by what exactly was wrong.
+const FAMILIES: [&str; 3] = ["request:", "response:", "response_broken:"];
+
+fn is_code(code: &str) -> bool {
+    CODES.contains(&code)
+        || FAMILIES.iter().any(|family| code.strip_prefix(family).is_some_and(|fault| !fault.is_empty()))
+}
+
+/// Holds what was in vain against the access logs. `disturbed` are times in which a node may have been kept from writing.
+pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Span]) -> Judgement {
+    let mut of: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
+    for line in lines {
+        of.entry(&line.id).or_default().push(line);
+    }
+    let (mut by_code, mut backends, mut unreached, mut lost) = (0, 0, 0, 0);
+    let mut judgement = Judgement::new(Promise::SaysWhy).looked_at("lines of access logs", lines.len());
+    for Vain { id, via, span, got } in vain {
+        let lines = of.get(id.as_str()).map_or(&[][..], Vec::as_slice);
+        let has = |ended: &str| lines.iter().any(|line| line.ended == ended);
+        let excused = disturbed.iter().any(|fault| fault.from <= span.until && span.from <= fault.until);
+        let told: Vec<String> = lines.iter().map(|line| format!("{} by {}", line.ended, line.node)).collect();
+        let mut unexplained = |why: &str| {
+            judgement
+                .violated(format!("{span}: {id} via {via} got {got:?}; {why}; the logs say [{}]", told.join(", ")));
+        };
+        match got {
+            Got::NoConnection { .. } => unreached += 1,
+            Got::Answer { reason: Some(code), .. } if !is_code(code) => unexplained("nobody knows that code"),
+            Got::Answer { reason: Some(code), .. } if has(code) || lines.is_empty() && excused => by_code += 1,
+            Got::Answer { reason: Some(_), .. } => unexplained("no line has that code"),
+            Got::Answer { status, .. } if lines.iter().any(|l| l.ended == "done" && l.status == *status) => {
+                backends += 1
+            }
+            Got::Answer { .. } => unexplained("no code was in the answer, and no line says that a backend gave it"),
+            Got::Nothing { .. } if lines.iter().any(|line| is_code(&line.ended)) => by_code += 1,
+            Got::Nothing { .. } if excused => lost += 1,
+            Got::Nothing { .. } => unexplained("no line says why"),
+        }
+    }
+    judgement
+        .count("in vain", vain.len())
+        .count("explained by a code", by_code)
+        .count("refused by a backend", backends)
+        .count("lost with what befell a node", lost)
+        .count("never connected", unreached)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::RunTime;
+    use crate::verdict::Ruling;
+
+    fn span(from: u64, until: u64) -> Span {
+        Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
+    }
+
+    fn line(id: &str, ended: &str) -> Line {
+        let [id, node, ended] = [id, "node-1", ended].map(str::to_owned);
+        Line { id, node, ended, binding: String::from("hit"), binding_cause: String::new(), status: 503 }
+    }
+
+    fn ruled(got: Got, lines: &[Line]) -> Ruling {
+        let vain = Vain { id: String::from("7"), via: String::from("node-1"), span: span(100, 200), got };
+        let mut all = vec![line("other", "done")];
+        all.extend_from_slice(lines);
+        judge(&[vain], &all, &[span(1000, 2000)]).ruling
+    }
+
+    fn proxys(reason: &str) -> Got {
+        Got::Answer { status: 503, reason: Some(reason.to_owned()) }
+    }
+
+    fn nothing() -> Got {
+        Got::Nothing { error: String::from("ConnectionReset") }
+    }
+
+    #[test]
+    fn a_code_in_the_answer_and_in_the_log_explains() {
+        assert_eq!(ruled(proxys("isolated"), &[line("7", "isolated")]), Ruling::Held);
+        assert_eq!(ruled(proxys("request:host"), &[line("7", "request:host")]), Ruling::Held);
+        assert_eq!(ruled(Got::Answer { status: 503, reason: None }, &[line("7", "done")]), Ruling::Held);
+    }
+
+    #[test]
+    fn an_answer_without_a_code_that_is_known_and_logged_does_not() {
+        assert_eq!(ruled(Got::Answer { status: 503, reason: None }, &[line("7", "isolated")]), Ruling::Violated);
+        assert_eq!(ruled(Got::Answer { status: 500, reason: None }, &[line("7", "done")]), Ruling::Violated);
+        assert_eq!(ruled(proxys("because"), &[line("7", "because")]), Ruling::Violated);
+        assert_eq!(ruled(proxys("request:"), &[line("7", "request:")]), Ruling::Violated);
+        assert_eq!(ruled(proxys("isolated"), &[line("7", "no_backend")]), Ruling::Violated);
+        assert_eq!(ruled(proxys("isolated"), &[]), Ruling::Violated);
+        assert_eq!(ruled(Got::Answer { status: 503, reason: None }, &[]), Ruling::Violated);
+    }
+
+    #[test]
+    fn what_got_no_answer_needs_a_line_that_says_why() {
+        assert_eq!(ruled(nothing(), &[line("7", "vip_not_held")]), Ruling::Held);
+        assert_eq!(ruled(nothing(), &[]), Ruling::Violated);
+        assert_eq!(ruled(nothing(), &[line("7", "done")]), Ruling::Violated);
+        assert_eq!(ruled(Got::NoConnection { error: String::from("TimedOut") }, &[]), Ruling::Held);
+    }
+
+    #[test]
+    fn what_befalls_a_node_at_that_time_excuses_that_it_wrote_nothing() {
+        let vain = |from, until, got| Vain { id: String::from("7"), via: String::new(), span: span(from, until), got };
+        let fault = [span(150, 300)];
+        let ruled = |vain| judge(&[vain], &[line("other", "done")], &fault).ruling;
+        assert_eq!(ruled(vain(100, 200, nothing())), Ruling::Held);
+        assert_eq!(ruled(vain(100, 200, proxys("isolated"))), Ruling::Held);
+        assert_eq!(ruled(vain(301, 400, nothing())), Ruling::Violated);
+        assert_eq!(ruled(vain(100, 200, proxys("because"))), Ruling::Violated);
+    }
+
+    #[test]
+    fn without_lines_nothing_is_shown() {
+        assert_eq!(judge(&[], &[], &[]).ruling, Ruling::Undecided);
+        assert_eq!(judge(&[], &[line("1", "done")], &[]).ruling, Ruling::Held);
+    }
+}

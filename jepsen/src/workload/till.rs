@@ -1,0 +1,133 @@
+//! Buyers whose baskets are in the session store, and clients that send much and want it back.
+//!
+//! Both go over the VIP to a service of their own (`till`), whose backends keep baskets in the store that Ballast serves.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+use ballast_jepsen::{baskets::Told, says_why::Vain, time::Span, transfers::Transfer};
+use ballast_testkit::{client::Client, lab::Lab};
+
+use super::{Clients, PATIENCE, bindings::got};
+use crate::{
+    clock::Clock,
+    plan::Random,
+    proxied,
+    site::{COOKIE, TILL_HOST, VIP_NAME},
+};
+
+const BUYERS: usize = 3;
+const SENDERS: usize = 2;
+/// After so many requests a buyer forgets its cookie and comes as a new one.
+const VISIT: u64 = 200;
+
+/// What they saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What buyers were told of their baskets.
+    pub told: Vec<Told>,
+    /// What came back as if it were whole.
+    pub transfers: Vec<Transfer>,
+    /// How many transfers were known to have failed.
+    pub broken: usize,
+    /// What was not answered with success.
+    pub failed: Vec<Vain>,
+}
+
+/// Shared by them.
+pub type Record = Arc<Mutex<Seen>>;
+
+/// Lets them in.
+///
+/// # Errors
+/// When the client network cannot be entered.
+pub fn start(lab: &Lab, shop: SocketAddr, clock: Clock, seed: u64, record: &Record) -> Result<[Clients; 2]> {
+    let buyers = {
+        let record = Arc::clone(record);
+        Clients::start(lab, BUYERS, move |number, stop| {
+            let mut random = Random(seed ^ number as u64 ^ 0x7111);
+            let (mut client, mut asked) = (fresh(shop), 0u64);
+            while !stop.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(20 + random.below(30)));
+                asked += 1;
+                if asked % VISIT == 0 {
+                    client = fresh(shop);
+                }
+                buy(&mut client, &format!("buyer{number}-{asked}"), random.below(3) > 0, clock, &record);
+            }
+        })?
+    };
+    let record = Arc::clone(record);
+    let senders = Clients::start(lab, SENDERS, move |number, stop| {
+        let mut random = Random(seed ^ number as u64 ^ 0xb17e);
+        let (mut client, mut asked) = (fresh(shop), 0u64);
+        while !stop.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(50 + random.below(100)));
+            asked += 1;
+            // From one that fits into a buffer to one that takes many.
+            let length = 1 << (10 + random.below(10));
+            let body: Vec<u8> = (0..length).map(|_| b'!' + random.below(90) as u8).collect();
+            send(&mut client, &format!("sender{number}-{asked}"), &body, clock, &record);
+        }
+    })?;
+    Ok([buyers, senders])
+}
+
+fn fresh(shop: SocketAddr) -> Client {
+    Client::new(shop).host(TILL_HOST).timeout(PATIENCE)
+}
+
+/// Logs in if need be, then buys something or looks.
+fn buy(client: &mut Client, id: &str, bought: bool, clock: Clock, record: &Record) {
+    let known = client.cookie(COOKIE).is_some();
+    let bought = bought && known;
+    let path = match (known, bought) {
+        (false, _) => "/login",
+        (true, true) => "/buy",
+        (true, false) => "/basket",
+    };
+    let from = clock.now();
+    let answer = client.get(&proxied::path(path, id));
+    let span = Span::new(from, clock.now());
+    let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
+    match &answer {
+        Ok(answer) if answer.status == 200 => {
+            let text = answer.text();
+            let field =
+                |name: &str| text.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            // One that has just logged in has asked for nobody's basket yet.
+            if let (true, Some(session), Some(basket)) = (known, field("session"), field("basket")) {
+                let (session, by) = (session.to_owned(), field("backend").unwrap_or_default().to_owned());
+                let basket = basket.parse().unwrap_or(0);
+                seen.told.push(Told { session, bought, basket, by, span });
+            }
+        }
+        answer => seen.failed.push(vain(id, span, answer)),
+    }
+}
+
+/// Sends a body and compares what comes back.
+fn send(client: &mut Client, id: &str, body: &[u8], clock: Clock, record: &Record) {
+    let from = clock.now();
+    let answer = client.request("POST", &proxied::path("/echo", id), &[], body);
+    let span = Span::new(from, clock.now());
+    let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
+    match &answer {
+        Ok(answer) if answer.status == 200 => {
+            seen.transfers.push(Transfer::compare(id.to_owned(), body, &answer.body, span));
+        }
+        answer => {
+            seen.broken += 1;
+            seen.failed.push(vain(id, span, answer));
+        }
+    }
+}
+
+fn vain(id: &str, span: Span, answer: &std::io::Result<ballast_testkit::client::Response>) -> Vain {
+    Vain { id: id.to_owned(), via: VIP_NAME.to_owned(), span, got: got(answer) }
+}
