@@ -34,6 +34,10 @@ const SLACK: Duration = Duration::from_millis(400);
 const START: Duration = Duration::from_secs(2);
 /// How soon after a fault somebody must be served again: an election or two, a lease and a start on a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
+/// How long two nodes may seem to answer before nothing is decided: a moment at each change of hands, and late answers of a busy
+/// machine.
+const DOUBT_MS: f64 = 50.0;
+const DOUBT_SHARE: f64 = 0.01;
 /// The farm of the shop.
 const FARM: &str = "shop";
 
@@ -58,7 +62,11 @@ pub fn judge(run: &Run) -> Report {
 fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::Input, M::Output>) -> Judgement {
     let operations = history.operations();
     let unknown = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Unknown)).count();
-    let mut judgement = judgement.looked_at("operations", operations.len()).count("of unknown outcome", unknown);
+    let known = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Ok(_))).count();
+    let mut judgement = judgement
+        .looked_at("answered operations", known)
+        .count("of unknown outcome", unknown)
+        .count("refused", operations.len() - known - unknown);
     if let Err(error) = history.validate() {
         judgement.undecided(format!("the recorder is wrong: {error}"));
         return judgement;
@@ -194,7 +202,8 @@ fn ownership(run: &Run) -> Judgement {
     let missed = run.owners.missed(from, until);
     let asked = ((until - from) as f64 / 1e6 * (1.0 - missed)) as usize;
     let mut judgement = Judgement::new(Promise::OneOwner)
-        .looked_at("times asked", asked)
+        .looked_at("questions answered", run.owners.answered(from, until))
+        .count("questions", asked)
         .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
     if dual.ms > 0.0 {
         let spans = run.owners.dual_spans(from, until).into_iter().take(10).map(|(from, until, who)| {
@@ -204,10 +213,35 @@ fn ownership(run: &Run) -> Judgement {
         let spans: String = spans.collect();
         judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
     }
+    let (doubtful_ms, clear_ms) = doubt(run, (from, until));
+    if doubtful_ms > DOUBT_MS + clear_ms * DOUBT_SHARE {
+        judgement.undecided(format!(
+            "two nodes may have answered for {doubtful_ms:.0} of {clear_ms:.0} ms: single answers, or late ones"
+        ));
+    }
     if missed > 0.5 {
         judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));
     }
     judgement
+}
+
+/// Time in which two nodes may have answered, and all time, while frames were not late on purpose.
+fn doubt(run: &Run, (from, until): (u64, u64)) -> (f64, f64) {
+    let line = |fault: &&Happened| fault.kind.family() == Family::Line;
+    let late = run.faults.faults.iter().filter(line);
+    let mut late: Vec<(u64, u64)> =
+        late.map(|fault| (run.clock.kernel(fault.from), run.clock.kernel(nemesis::reason_until(fault)))).collect();
+    late.sort_unstable();
+    late.push((until, until));
+    let (mut doubtful, mut clear, mut at) = (0.0, 0.0, from);
+    for (begins, ends) in late {
+        if at < begins {
+            doubtful += run.owners.dual(None, at, begins).doubtful_ms;
+            clear += (begins - at) as f64 / 1e6;
+        }
+        at = at.max(ends);
+    }
+    (doubtful, clear)
 }
 
 fn forward(run: &Run) -> Vec<Judgement> {

@@ -115,19 +115,7 @@ impl History {
     /// Time between `from` and `to` with two or more nodes, in any way or in one.
     pub fn dual(&self, kind: Option<Kind>, from: u64, to: u64) -> Dual {
         let ticks: Vec<&Tick> = self.sent(from, to).collect();
-        let both = |at: usize| ticks[at].of(kind).count() > 1;
-        let mut beyond_doubt = vec![false; ticks.len()];
-        for at in 1..ticks.len() {
-            if both(at - 1) && both(at) {
-                beyond_doubt[at - 1..=at].fill(true);
-            }
-        }
-        let solicited: Vec<usize> = (0..ticks.len()).filter(|at| ticks[*at].solicited).collect();
-        for pair in solicited.windows(2) {
-            if both(pair[0]) && both(pair[1]) {
-                beyond_doubt[pair[0]..=pair[1]].fill(true);
-            }
-        }
+        let beyond_doubt = beyond_doubt(&ticks, kind);
         let mut dual = Dual::default();
         for (at, tick) in ticks.iter().enumerate() {
             // What the observer did not look at is not counted.
@@ -135,31 +123,32 @@ impl History {
             let ms = ms((until - tick.sent_at).min(2 * TICK_NANOS));
             if beyond_doubt[at] {
                 dual.ms += ms;
-            } else if both(at) || (kind.is_none() && tick.prompt().and(tick.late).count() > 1) {
+            } else if tick.of(kind).count() > 1 || (kind.is_none() && tick.prompt().and(tick.late).count() > 1) {
                 dual.doubtful_ms += ms;
             }
         }
         dual
     }
 
-    /// Each time between `from` and `to` in which the same two or more answered in two ticks in a row: from, to, and who.
+    /// Each time between `from` and `to` with two or more beyond doubt: from, to, and who.
     pub fn dual_spans(&self, from: u64, to: u64) -> Vec<(u64, u64, Vec<usize>)> {
-        let mut spans: Vec<(u64, u64, Vec<usize>)> = Vec::new();
-        let mut last: Option<Nodes> = None;
-        for tick in self.sent(from, to) {
-            let now = tick.prompt();
-            if now.count() < 2 {
-                last = None;
-                continue;
-            }
+        let ticks: Vec<&Tick> = self.sent(from, to).collect();
+        let marks = beyond_doubt(&ticks, None);
+        let mut spans: Vec<(u64, u64, Nodes)> = Vec::new();
+        for (at, tick) in ticks.iter().enumerate().filter(|(at, _)| marks[*at]) {
             match spans.last_mut() {
-                Some((_, until, _)) if last == Some(now) => *until = tick.sent_at,
-                _ => spans.push((tick.sent_at, tick.sent_at, now.iter().collect())),
+                Some((_, until, who)) if at > 0 && marks[at - 1] => {
+                    (*until, *who) = (tick.sent_at, who.and(tick.prompt()))
+                }
+                _ => spans.push((tick.sent_at, tick.sent_at, tick.prompt())),
             }
-            last = Some(now);
         }
-        spans.retain(|(from, until, _)| from < until);
-        spans
+        spans.into_iter().map(|(from, until, who)| (from, until, who.iter().collect())).collect()
+    }
+
+    /// In how many ticks between `from` and `to` anybody answered in time.
+    pub fn answered(&self, from: u64, to: u64) -> usize {
+        self.sent(from, to).filter(|tick| tick.prompt().count() > 0).count()
     }
 
     /// Longest time between `from` and `to` in which nobody accepted connections.
@@ -232,6 +221,24 @@ impl History {
         let had = self.sent(from, to).count() as f64;
         if wanted == 0 { 0.0 } else { (1.0 - had / wanted as f64).max(0.0) }
     }
+}
+
+/// The ticks in which two or more answered beyond doubt: two in a row, or two that solicited in a row and all between them.
+fn beyond_doubt(ticks: &[&Tick], kind: Option<Kind>) -> Vec<bool> {
+    let both = |at: usize| ticks[at].of(kind).count() > 1;
+    let mut marks = vec![false; ticks.len()];
+    for at in 1..ticks.len() {
+        if both(at - 1) && both(at) {
+            marks[at - 1..=at].fill(true);
+        }
+    }
+    let solicited: Vec<usize> = (0..ticks.len()).filter(|at| ticks[*at].solicited).collect();
+    for pair in solicited.windows(2) {
+        if both(pair[0]) && both(pair[1]) {
+            marks[pair[0]..=pair[1]].fill(true);
+        }
+    }
+    marks
 }
 
 fn ms(nanos: u64) -> f64 {
