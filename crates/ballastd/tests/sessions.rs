@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use ballast_testkit::{
     client::{Client, Response},
+    ports,
     resp::{Answer, Connection},
     store, wait,
 };
@@ -250,5 +251,31 @@ fn users_come_over_http_too_and_without_a_quorum_they_are_told_to_come_again() -
     assert_eq!((refusal(&refused)?, refused.header("retry-after")), ((503, "no_quorum".to_owned()), Some("1")));
     let read = nodes[0].request("GET", path, &[("Authorization", shop)], b"")?;
     assert_eq!(refusal(&read)?, (503, "no_quorum".to_owned()));
+    Ok(())
+}
+
+#[test]
+fn whoever_waits_for_a_document_hears_where_sessions_are_not_served() -> Result<()> {
+    let (cluster, _) = store::start(PLAIN)?;
+    // Nodes of one machine cannot all listen on one address.
+    let (redis, https) = (ports::free_local()?, ports::free_local()?);
+    let document = format!("version: 1\nsessions: {{ listen: [\"{redis}\"], http_tls_listen: [\"{https}\"] }}\n");
+    let file = cluster.write("taken.yaml", &document)?;
+    let said = cluster.ctl(0, &["apply", "-f", &file, "--wait"])?;
+    assert_eq!(said.code, 1, "{said:?}");
+    for (address, kind) in [(redis, "redis"), (https, "http-tls")] {
+        let told = |node: usize| {
+            let name = cluster.node(node).name();
+            said.err
+                .contains(&format!("{name}: listener {address} of the session store ({kind}): Address already in use"))
+        };
+        assert_eq!((0..3).filter(|node| told(*node)).count(), 2, "{said:?}");
+    }
+    let status = cluster.ctl_json(0, &["cluster", "status"])?;
+    let problems: Vec<_> = status["problems"].as_array().into_iter().flatten().filter_map(|p| p.as_str()).collect();
+    let wanted = format!("is not ready: the session store cannot listen on {redis}: Address already in use");
+    assert_eq!(problems.iter().filter(|problem| problem.contains(&wanted)).count(), 2, "{problems:?}");
+    // Whoever applies what can be served is not told of what was.
+    cluster.apply(1, PLAIN)?;
     Ok(())
 }
