@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -67,7 +67,7 @@ pub struct LocalStatus {
     pub purged: LogIndex,
     /// Time since its state was last confirmed with a quorum; `None` when it never was.
     pub confirmed_age: Option<Duration>,
-    /// Revision that its data plane serves: its listeners were bound, or are among the problems.
+    /// Revision that its data plane and its session store serve: their listeners were bound, or are among the problems.
     pub serving: Revision,
     /// Listeners of that revision that could not be bound.
     pub listener_problems: Vec<ListenerProblem>,
@@ -102,12 +102,12 @@ pub struct LocalStatus {
 /// A listener that this node cannot bind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerProblem {
-    /// Whose.
-    pub farm: FarmId,
-    /// Its name.
+    /// The farm that it is of; `None` for one of the session store.
+    pub farm: Option<FarmId>,
+    /// Its name; what is spoken on it if it is of the session store.
     pub listener: String,
-    /// Where.
-    pub address: SocketAddr,
+    /// Address and port, or the path of a Unix socket.
+    pub address: String,
     /// What the operating system said.
     pub error: String,
 }

@@ -265,18 +265,21 @@ async fn the_next_server_is_asked_when_one_is_gone() {
 
 #[tokio::test]
 async fn wait_tells_of_listeners_that_cannot_be_bound() {
-    let problem = proto::ListenerProblem {
-        farm: "shop".to_owned(),
-        listener: "web".to_owned(),
-        address: "0.0.0.0:80".to_owned(),
+    let problem = |farm: &str, listener: &str, address: &str| proto::ListenerProblem {
+        farm: farm.to_owned(),
+        listener: listener.to_owned(),
+        address: address.to_owned(),
         error: "address in use".to_owned(),
     };
-    let fake = Fake::start(State { serving: vec![1, 2], listener_problems: vec![problem], ..with_revision(1) });
+    let listener_problems = vec![problem("shop", "web", "0.0.0.0:80"), problem("", "http-tls", "[::]:6380")];
+    let fake = Fake::start(State { serving: vec![1, 2], listener_problems, ..with_revision(1) });
     let file = fake.file("shop.yaml", "version: 1 # changed\n");
     let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "300ms"]).await;
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.out.starts_with("revision 2 is committed and in force, but not served everywhere\n"), "{said:?}");
     assert!(said.err.contains("node-1: listener 0.0.0.0:80 of farm shop: address in use\n"), "{said:?}");
+    let store = "node-1: listener [::]:6380 of the session store (http-tls): address in use\n";
+    assert!(said.err.contains(store), "{said:?}");
     assert!(said.err.contains("revision 2 is committed and in force on every node"), "{said:?}");
     fake.stop().await;
 }

@@ -5,6 +5,7 @@
 
 mod bindings;
 mod bootstrap;
+mod descriptors;
 mod endpoints;
 #[cfg(test)]
 mod fixture;
@@ -163,6 +164,10 @@ fn execute(verb: Verb) -> Result<()> {
             };
             let result = runtime.block_on(async {
                 let _logging = log::init(&log::Options { format, filter, node: bootstrap.name.clone() })?;
+                match descriptors::raise() {
+                    Ok(descriptors) => tracing::info!(descriptors, "sockets and files that may be open at once"),
+                    Err(error) => tracing::warn!(%error, "cannot raise how many sockets and files may be open at once"),
+                }
                 let stop = CancellationToken::new();
                 stop_on_signals(&stop)?;
                 node::run(bootstrap, stop).await

@@ -24,7 +24,7 @@ use ballast_core::{
 };
 use ballast_proxy::{ListenerState, Proxy, prober::Findings};
 use ballast_raft::{Handle, Role};
-use ballast_sessions::Place;
+use ballast_sessions::{Place, Wanted};
 use ballast_vip::netlink::KeeperHandle;
 use tokio::{
     sync::watch,
@@ -126,7 +126,7 @@ impl Node {
         let mut failed: BTreeSet<IpAddr> =
             self.proxy.iter().flat_map(|proxy| proxy.listeners()).filter_map(failed).collect();
         let sessions = self.sessions.iter().flat_map(NodeSessions::failed);
-        failed.extend(sessions.filter_map(|(place, _)| match place {
+        failed.extend(sessions.filter_map(|(wanted, _)| match wanted.place {
             Place::Vip(_, address) => Some(address.ip()),
             Place::Address(_) | Place::Unix(_) => None,
         }));
@@ -184,8 +184,8 @@ impl Node {
                 }
             }
         }
-        for (place, error) in self.sessions.iter().flat_map(NodeSessions::failed) {
-            reasons.push(format!("the session store cannot listen on {place}: {error}"));
+        for (wanted, error) in self.sessions.iter().flat_map(NodeSessions::failed) {
+            reasons.push(format!("the session store cannot listen on {}: {error}", wanted.place));
         }
         reasons
     }
@@ -251,11 +251,15 @@ fn failed(listener: ListenerState) -> Option<IpAddr> {
 
 fn listener_problem(listener: ListenerState) -> Option<ListenerProblem> {
     Some(ListenerProblem {
-        farm: listener.farm,
+        farm: Some(listener.farm),
         listener: listener.listener.to_string(),
-        address: listener.address,
+        address: listener.address.to_string(),
         error: listener.error?,
     })
+}
+
+fn session_problem((wanted, error): (Wanted, String)) -> ListenerProblem {
+    ListenerProblem { farm: None, listener: wanted.kind().to_owned(), address: wanted.place.to_string(), error }
 }
 
 impl StateAccess for Node {
@@ -275,6 +279,11 @@ impl Operations for Node {
             Some(proxy) => proxy.listening(),
             None => (self.view.plan().revision, Vec::new()),
         };
+        let draining = self.draining.load(Ordering::Relaxed);
+        // A store that is draining listens on nothing any more, whatever is wanted.
+        let settled = self.sessions.as_ref().filter(|_| !draining).map_or(serving, NodeSessions::settled);
+        let failed = failed.into_iter().filter_map(listener_problem);
+        let sessions = self.sessions.iter().flat_map(NodeSessions::failed).map(session_problem);
         let jitter = self.leases.get().map(|leases| leases.jitter()).unwrap_or_default();
         LocalStatus {
             node: raft.node,
@@ -289,8 +298,8 @@ impl Operations for Node {
             snapshot: raft.snapshot,
             purged: raft.purged,
             confirmed_age: self.view.freshness.age(boot_now()).map(Duration::from_nanos),
-            serving,
-            listener_problems: failed.into_iter().filter_map(listener_problem).collect(),
+            serving: serving.min(settled),
+            listener_problems: failed.chain(sessions).collect(),
             held: self.held(),
             fitness: self.fitness(),
             standings: self.leases.get().map(|leases| leases.status()).unwrap_or_default(),
@@ -298,7 +307,7 @@ impl Operations for Node {
             warnings: self.warnings(),
             fence: self.keeper.get().map(|keeper| keeper.level().as_str()),
             not_ready: self.not_ready(),
-            draining: self.draining.load(Ordering::Relaxed),
+            draining,
             started: self.started,
             certificate_not_after: self.certificate_not_after,
             connections: self.proxy.as_ref().map_or(0, |proxy| proxy.held() as u64),

@@ -12,7 +12,12 @@ use anyhow::{Context, Result};
 use ballast_admin::pki::{self, Credentials, Identity, fingerprint_of, identity_of};
 use ballast_clock::boot_now;
 use ballast_core::{
-    cluster::Ownership, config::SessionProtocol, ids::VipId, session::Sessions, state::State, time::LogTime,
+    cluster::Ownership,
+    config::SessionProtocol,
+    ids::{Revision, VipId},
+    session::Sessions,
+    state::State,
+    time::LogTime,
 };
 use ballast_raft::Handle;
 use ballast_sessions::{
@@ -36,7 +41,17 @@ pub struct NodeSessions {
     own: Vec<Wanted>,
     /// Addresses of VIPs are bound only while they are held: the driver shares them with other nodes of this machine.
     while_held: bool,
-    listening: Mutex<Vec<Wanted>>,
+    listening: Mutex<Listening>,
+}
+
+/// What the server was told to listen on.
+#[derive(Default)]
+struct Listening {
+    wanted: Vec<Wanted>,
+    /// The revision that wants it.
+    revision: Revision,
+    /// The last revision of which each listener was seen to be bound, or to have failed.
+    settled: Revision,
 }
 
 impl NodeSessions {
@@ -85,11 +100,11 @@ impl NodeSessions {
     /// Listens on what the document and `ballastd.toml` want. Call it when either or a VIP's owner has changed, and not before
     /// all that the log held when it was opened is applied; it costs little when nothing has changed.
     pub fn follow(&self, raft: &Handle) {
-        let settings = self.keys.settings();
-        if !settings.enabled && self.listening.lock().is_empty() {
-            return;
-        }
-        let mut wanted = raft.with_state(|state| Wanted::of(&settings, |name| addresses(state, name)));
+        let (settings, revision, mut wanted) = raft.with_state(|state| {
+            let settings = self.keys.settings();
+            let wanted = Wanted::of(&settings, |name| addresses(state, name));
+            (settings, state.revision(), wanted)
+        });
         if settings.enabled {
             wanted.extend(self.own.iter().cloned());
         }
@@ -101,10 +116,23 @@ impl NodeSessions {
             });
         }
         let mut listening = self.listening.lock();
-        if *listening != wanted {
+        if listening.wanted != wanted {
             self.server.listen(wanted.clone());
-            *listening = wanted;
+            listening.wanted = wanted;
         }
+        listening.revision = revision;
+    }
+
+    /// The newest revision whose listeners are bound, or failed to be.
+    pub fn settled(&self) -> Revision {
+        let mut listening = self.listening.lock();
+        let states = self.server.listeners();
+        let is_known = |wanted: &Wanted| states.iter().any(|state| state.wanted == *wanted);
+        if listening.wanted.iter().all(is_known) && states.iter().all(|state| listening.wanted.contains(&state.wanted))
+        {
+            listening.settled = listening.revision;
+        }
+        listening.settled
     }
 
     /// The keys.
@@ -118,8 +146,8 @@ impl NodeSessions {
     }
 
     /// Listeners that cannot be bound, with the reason.
-    pub fn failed(&self) -> Vec<(Place, String)> {
-        let failed = |listener: ListenerState| Some((listener.wanted.place, listener.bound.err()?));
+    pub fn failed(&self) -> Vec<(Wanted, String)> {
+        let failed = |listener: ListenerState| Some((listener.wanted, listener.bound.err()?));
         self.server.listeners().into_iter().filter_map(failed).collect()
     }
 

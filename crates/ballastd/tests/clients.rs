@@ -3,6 +3,9 @@
 //! What they do is in `clients/`: each of these programs takes the nodes' addresses, and ends with a complaint when
 //! Ballast is not what its library takes it for. One that is not installed is skipped, and says so.
 
+#[path = "clients/kills.rs"]
+mod kills;
+
 use std::{
     io::Write,
     net::SocketAddr,

@@ -1,8 +1,12 @@
 //! The session store of a real cluster: any node, and what nodes that die and freeze leave of it.
 
+use std::{net::SocketAddr, process::Command};
+
 use anyhow::{Result, ensure};
 use ballast_testkit::{
     client::{Client, Response},
+    cluster::{Cluster, Said},
+    ports,
     resp::{Answer, Connection},
     store, wait,
 };
@@ -251,4 +255,77 @@ fn users_come_over_http_too_and_without_a_quorum_they_are_told_to_come_again() -
     let read = nodes[0].request("GET", path, &[("Authorization", shop)], b"")?;
     assert_eq!(refusal(&read)?, (503, "no_quorum".to_owned()));
     Ok(())
+}
+
+#[test]
+fn whoever_waits_for_a_document_hears_where_sessions_are_not_served() -> Result<()> {
+    let (cluster, _) = store::start(PLAIN)?;
+    // Nodes of one machine cannot all listen on one address.
+    let (redis, https) = (ports::free_local()?, ports::free_local()?);
+    let document = format!("version: 1\nsessions: {{ listen: [\"{redis}\"], http_tls_listen: [\"{https}\"] }}\n");
+    let file = cluster.write("taken.yaml", &document)?;
+    let said = cluster.ctl(0, &["apply", "-f", &file, "--wait"])?;
+    assert_eq!(said.code, 1, "{said:?}");
+    for (address, kind) in [(redis, "redis"), (https, "http-tls")] {
+        let told = |node: usize| {
+            let name = cluster.node(node).name();
+            said.err
+                .contains(&format!("{name}: listener {address} of the session store ({kind}): Address already in use"))
+        };
+        assert_eq!((0..3).filter(|node| told(*node)).count(), 2, "{said:?}");
+    }
+    let status = cluster.ctl_json(0, &["cluster", "status"])?;
+    let problems: Vec<_> = status["problems"].as_array().into_iter().flatten().filter_map(|p| p.as_str()).collect();
+    let wanted = format!("is not ready: the session store cannot listen on {redis}: Address already in use");
+    assert_eq!(problems.iter().filter(|problem| problem.contains(&wanted)).count(), 2, "{problems:?}");
+    // Whoever applies what can be served is not told of what was.
+    cluster.apply(1, PLAIN)?;
+    Ok(())
+}
+
+/// What curl gets of the first node with the CA of the cluster, told the name in the node's certificate.
+fn curl(cluster: &Cluster, address: SocketAddr, arguments: &[&str]) -> Result<Said> {
+    let name =
+        format!("{}.ballast", cluster.ctl_json(0, &["cluster", "status"])?["cluster_id"].as_str().unwrap_or_default());
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--max-time", "20", "--write-out", " %{http_code}"]);
+    command.args(["--resolve", &format!("{name}:{}:{}", address.port(), address.ip())]).args(arguments);
+    command.arg(format!("https://{name}:{}/v1/sessions/0/shop:1", address.port()));
+    Ok(Said::from(&command.output()?))
+}
+
+#[test]
+fn sessions_over_https_are_served_with_the_certificate_of_the_node() -> Result<()> {
+    if !Command::new("curl").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: curl is not installed here (Debian: apt-get install curl)");
+        return Ok(());
+    }
+    let cluster = Cluster::start(1)?;
+    let address = ports::free_local()?;
+    cluster.apply(0, &format!("version: 1\nsessions: {{ http_tls_listen: [\"{address}\"] }}\n"))?;
+    let file = |name: &str| cluster.folder().join(name).display().to_string();
+    cluster.ctl_ok(0, &["user", "issue", "shop", "--role", "viewer", "--out", &file("shop")])?;
+    let ca = file("shop/ca.pem");
+    let put = |more: &[&str]| curl(&cluster, address, &[more, &["-X", "PUT", "--data-binary", "cart=3"]].concat());
+    let said = put(&["--cacert", &ca])?;
+    assert_eq!((said.code, said.out.as_str()), (0, " 201"), "{said:?}");
+    assert_eq!(put(&[])?.code, 60, "nobody else's CA vouches for it");
+    let said = curl(&cluster, address, &["--cacert", &ca, "--tls-max", "1.2"])?;
+    assert_eq!((said.code, said.out.as_str()), (0, "cart=3 200"), "{said:?}");
+
+    // A user without a password is who shows its certificate.
+    let users = "users: [{ name: shop, key_prefixes: [\"shop:\"] }]";
+    cluster.apply(0, &format!("version: 1\nsessions: {{ {users}, http_tls_listen: [\"{address}\"] }}\n"))?;
+    let said = curl(&cluster, address, &["--cacert", &ca, "--output", "/dev/null"])?;
+    assert_eq!((said.code, said.out.as_str()), (0, " 401"), "{said:?}");
+    let (certificate, key) = (file("shop/shop.pem"), file("shop/shop.key"));
+    let shown = ["--cacert", &ca, "--cert", &certificate, "--key", &key];
+    let said = curl(&cluster, address, &shown)?;
+    assert_eq!((said.code, said.out.as_str()), (0, "cart=3 200"), "{said:?}");
+    cluster.ctl_ok(0, &["user", "revoke", "shop"])?;
+    wait::until("the certificate to be worth nothing", || {
+        let said = curl(&cluster, address, &[&shown[..], &["--output", "/dev/null"]].concat())?;
+        ensure!(said.out == " 401", "{said:?}");
+        Ok(Some(()))
+    })
 }

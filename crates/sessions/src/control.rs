@@ -44,6 +44,16 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// What is spoken there, in a word.
+    pub const fn kind(&self) -> &'static str {
+        match (self.protocol, self.tls) {
+            (SessionProtocol::Resp, false) => "redis",
+            (SessionProtocol::Resp, true) => "redis-tls",
+            (SessionProtocol::Http, false) => "http",
+            (SessionProtocol::Http, true) => "http-tls",
+        }
+    }
+
     /// What the document wants of every node; nothing if it has no session store. `vip` knows the ids and addresses of VIPs; one
     /// that it does not know is left out.
     pub fn of(settings: &Settings, vip: impl Fn(&str) -> Option<(VipId, Vec<IpAddr>)>) -> Vec<Self> {

@@ -10,7 +10,6 @@ mod clients;
 mod connection;
 mod control;
 mod deadline;
-mod glob;
 mod http;
 mod node;
 mod passwords;

@@ -3,7 +3,10 @@
 //! Not here: what a worker has for itself ([`crate::worker`]).
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
@@ -79,6 +82,8 @@ pub struct Node {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Connections open.
     pub held: AtomicUsize,
+    /// There was no room for one more, and the log says so.
+    pub full: AtomicBool,
     /// Told when none is left.
     pub released: Notify,
     /// Names this run of the process, as `INFO` shows it.
@@ -113,6 +118,7 @@ impl Node {
             orders,
             login_timeout,
             held: AtomicUsize::new(0),
+            full: AtomicBool::new(false),
             released: Notify::new(),
             run_id: run_id.iter().map(|byte| format!("{byte:02x}")).collect(),
             since_ms: boot_now().get() / 1_000_000,

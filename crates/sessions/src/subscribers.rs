@@ -13,12 +13,11 @@ use std::{
     },
 };
 
-use ballast_core::session::{Notice, NotifyFlags, Sessions};
+use ballast_core::session::{Notice, NotifyFlags, Pattern, Sessions};
 use bytes::Bytes;
 
 use crate::{
     clients::Card,
-    glob,
     policy::Access,
     wire::{Out, Resp},
 };
@@ -42,16 +41,45 @@ pub struct Subscribers {
 #[derive(Default)]
 struct Lists {
     channels: HashMap<Bytes, Vec<Arc<Card>>>,
-    patterns: HashMap<Bytes, Vec<Arc<Card>>>,
+    patterns: HashMap<Bytes, (Pattern, Vec<Arc<Card>>)>,
     notices: Vec<Notice>,
 }
 
 impl Lists {
-    fn of(&mut self, kind: Kind) -> &mut HashMap<Bytes, Vec<Arc<Card>>> {
-        match kind {
-            Kind::Channel => &mut self.channels,
-            Kind::Pattern => &mut self.patterns,
+    fn add(&mut self, kind: Kind, name: Bytes, card: &Arc<Card>) {
+        let cards = match kind {
+            Kind::Channel => self.channels.entry(name).or_default(),
+            Kind::Pattern => {
+                let pattern = Pattern::new(&name);
+                &mut self.patterns.entry(name).or_insert_with(|| (pattern, Vec::new())).1
+            }
+        };
+        cards.push(card.clone());
+    }
+
+    /// How many subscriptions are gone.
+    fn remove(&mut self, kind: Kind, name: &[u8], card: &Card) -> usize {
+        let cards = match kind {
+            Kind::Channel => self.channels.get_mut(name),
+            Kind::Pattern => self.patterns.get_mut(name).map(|(_, cards)| cards),
+        };
+        let Some(cards) = cards else { return 0 };
+        let before = cards.len();
+        cards.retain(|other| other.id != card.id);
+        let gone = before - cards.len();
+        if cards.is_empty() {
+            match kind {
+                Kind::Channel => drop(self.channels.remove(name)),
+                Kind::Pattern => drop(self.patterns.remove(name)),
+            }
         }
+        gone
+    }
+
+    /// The patterns that a channel fits, and who listens to them.
+    fn fitting<'l>(&'l self, channel: &'l [u8]) -> impl Iterator<Item = (&'l Bytes, &'l Vec<Arc<Card>>)> {
+        let fitting = self.patterns.iter().filter(|(_, (pattern, _))| pattern.matches(channel));
+        fitting.map(|(text, (_, cards))| (text, cards))
     }
 
     /// Sends to all that listen to `channel` and may; returns how many. `about`: the key that an event is about.
@@ -69,7 +97,7 @@ impl Lists {
                 out.bulk(payload);
             });
         }
-        for (pattern, cards) in self.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel)) {
+        for (pattern, cards) in self.fitting(channel) {
             for card in cards {
                 let Some(resp) = may(card) else { continue };
                 sent += 1;
@@ -87,7 +115,8 @@ impl Lists {
     }
 
     fn cut_all(&self) {
-        self.channels.values().chain(self.patterns.values()).flatten().for_each(|card| card.end());
+        let patterns = self.patterns.values().map(|(_, cards)| cards);
+        self.channels.values().chain(patterns).flatten().for_each(|card| card.end());
     }
 }
 
@@ -117,7 +146,7 @@ impl Subscribers {
     /// A connection listens from now on. To be called once for each.
     pub fn add(&self, kind: Kind, name: Bytes, card: &Arc<Card>) {
         let mut lists = self.lock();
-        lists.of(kind).entry(name).or_default().push(card.clone());
+        lists.add(kind, name, card);
         if self.subscriptions.fetch_add(1, Ordering::AcqRel) == 0 {
             self.sessions.listen(true);
         }
@@ -126,13 +155,7 @@ impl Subscribers {
     /// A connection does not listen any more.
     pub fn remove(&self, kind: Kind, name: &[u8], card: &Card) {
         let mut lists = self.lock();
-        let Some(cards) = lists.of(kind).get_mut(name) else { return };
-        let before = cards.len();
-        cards.retain(|other| other.id != card.id);
-        let gone = before - cards.len();
-        if cards.is_empty() {
-            lists.of(kind).remove(name);
-        }
+        let gone = lists.remove(kind, name, card);
         if gone != 0 && self.subscriptions.fetch_sub(gone, Ordering::AcqRel) == gone {
             self.sessions.listen(false);
         }
@@ -173,8 +196,8 @@ impl Subscribers {
     /// How many connections of this node get a message on `channel`, a pattern counting as well.
     pub fn count(&self, channel: &[u8]) -> usize {
         let lists = self.lock();
-        let patterns = lists.patterns.iter().filter(|(pattern, _)| glob::matches(pattern, channel));
-        let cards = lists.channels.get(channel).into_iter().chain(patterns.map(|(_, cards)| cards)).flatten();
+        let patterns = lists.fitting(channel).map(|(_, cards)| cards);
+        let cards = lists.channels.get(channel).into_iter().chain(patterns).flatten();
         cards.filter(|card| may_hear(card, channel, None).is_some()).count()
     }
 
@@ -186,8 +209,9 @@ impl Subscribers {
     /// Channels that somebody on this node named and `access` may know of, in order.
     pub fn channels(&self, pattern: Option<&[u8]>, access: &Access) -> Vec<Bytes> {
         let lists = self.lock();
+        let pattern = pattern.map(Pattern::new);
         let wanted = |channel: &&Bytes| {
-            access.may_know(channel) && pattern.is_none_or(|pattern| glob::matches(pattern, channel))
+            access.may_know(channel) && pattern.as_ref().is_none_or(|pattern| pattern.matches(channel))
         };
         let mut channels: Vec<_> = lists.channels.keys().filter(wanted).cloned().collect();
         channels.sort_unstable();

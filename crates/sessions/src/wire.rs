@@ -10,4 +10,4 @@ mod reply;
 mod request;
 
 pub use reply::{Out, Resp};
-pub use request::{Bounds, ProtocolError, Requests, number};
+pub use request::{Bounds, ProtocolError, Requests};

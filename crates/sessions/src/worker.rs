@@ -347,7 +347,12 @@ impl Worker {
     async fn cannot_accept(&self, listener: &Listener, error: &std::io::Error) {
         if !is_about_one_connection(error) {
             // Out of descriptors or memory: the connection stays in the kernel's queue meanwhile.
-            tracing::warn!(listener = %listener.identity.name, %error, "cannot accept; trying again");
+            tracing::warn!(
+                listener = %listener.identity.name,
+                %error,
+                "cannot accept; trying again. Descriptors are short where `ulimit -n` or LimitNOFILE is not above what all \
+                 connections_max come to"
+            );
             tokio::time::sleep(TICK).await;
         }
     }
@@ -355,7 +360,7 @@ impl Worker {
     fn admit(self: &Rc<Self>, listener: &Rc<Listener>) -> Option<Held> {
         let counters = &self.counters.counters;
         let connections_max = self.policy.borrow().limits.connections_max;
-        let room = self.node.held.load(Ordering::Relaxed) < connections_max;
+        let room = self.has_room(connections_max);
         if !room || !listener.may_accept() || self.draining.get() && !listener.is_ending() {
             counters.refused_total.up();
             return None;
@@ -368,6 +373,26 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Whether one more connection may be open. Told in the log when there is no room, and not again before there was a tenth
+    /// of it.
+    fn has_room(&self, connections_max: usize) -> bool {
+        let (held, full) = (self.node.held.load(Ordering::Relaxed), &self.node.full);
+        let room = held < connections_max;
+        if !room && !full.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                connections_max,
+                "no more connections are taken, and clients are told so: raise sessions.limits.connections_max, close those \
+                 that are idle with sessions.limits.idle_timeout, or use other nodes as well"
+            );
+        } else if held < connections_max - connections_max / 10 && full.load(Ordering::Relaxed) {
+            full.store(false, Ordering::Relaxed);
+        }
+        room
+    }
+}
+
+/// In Redis' words, by which clients know it.
 const REFUSED_MANY: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Says that a connection is not served. It is closed then, so this is written if the socket takes it at once.

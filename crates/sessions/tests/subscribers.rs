@@ -46,6 +46,22 @@ fn what_is_published_and_what_becomes_of_keys_is_told_to_subscribers_of_any_work
     assert!(refused.contains("sessions.notify"), "{refused}");
 }
 
+#[test]
+fn a_pattern_fits_what_it_fits_in_redis() {
+    let ballast = Ballast::start("{}");
+    let (mut listener, mut writer) = (ballast.client(), ballast.client());
+    listener.say("PSUBSCRIBE * h[^a-z]* a\\?");
+    listener.answer().unwrap();
+    listener.answer().unwrap();
+    // Only the empty pattern fits the empty name.
+    assert_eq!(writer.call(&[b"PUBLISH", b"", b"x"]), b":0\r\n");
+    for (channel, reached) in [("h", 1), ("hA", 2), ("ha", 1), ("a?", 2), ("ab", 1)] {
+        assert_eq!(writer.say(&format!("PUBLISH {channel} x")), format!(":{reached}\r\n"), "{channel}");
+    }
+    assert_eq!(listener.say("PUNSUBSCRIBE *").split("\r\n").next(), Some("*4"), "what was told comes first");
+    assert_eq!(writer.say("PUBLISH h x"), ":0\r\n");
+}
+
 fn login(ballast: &Ballast, user: &str) -> Client {
     let mut client = ballast.client();
     assert_eq!(client.say(&format!("AUTH {user} pw")), "+OK\r\n");

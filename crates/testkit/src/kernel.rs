@@ -1,4 +1,4 @@
-//! Clocks and scheduling of the measuring threads.
+//! Clocks and scheduling of the measuring threads, and limits of this process.
 
 use std::io;
 
@@ -43,4 +43,23 @@ pub fn wait(descriptors: &mut [libc::pollfd], nanos: u64) {
     unsafe {
         libc::ppoll(descriptors.as_mut_ptr(), descriptors.len() as libc::nfds_t, &raw const timeout, std::ptr::null())
     };
+}
+
+/// Sets how many descriptors this process, and those that it starts from now on, may have open: `wanted`, or the most that
+/// the machine lets it. Returns how many that are.
+///
+/// # Errors
+/// What the kernel says.
+pub fn limit_descriptors(wanted: u64) -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit(2) fills the one structure that it is given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = wanted.min(limit.rlim_max);
+    // SAFETY: setrlimit(2) reads the one structure that it is given.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
 }

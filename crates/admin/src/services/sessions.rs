@@ -5,7 +5,10 @@
 //!
 //! Not here: what applications do (`ballast-sessions`).
 
-use std::cmp::Reverse;
+use std::{
+    cmp::Reverse,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use ballast_core::{
     session::{Call, Key, KeyInfo, Reply, Sessions},
@@ -14,8 +17,8 @@ use ballast_core::{
 use ballast_proto::admin::v1::{
     DeleteSessionKeyRequest, DeleteSessionKeyResponse, FlushKeyspaceRequest, FlushKeyspaceResponse,
     GetSessionKeyRequest, GetSessionKeyResponse, ListKeyspacesRequest, ListKeyspacesResponse, ListSessionKeysRequest,
-    ListSessionKeysResponse, SessionStatsRequest, SessionStatsResponse, SessionValue, TopSessionKeysRequest,
-    TopSessionKeysResponse, session_service_server::SessionService,
+    ListSessionKeysResponse, ResponseHeader, SessionKey, SessionStatsRequest, SessionStatsResponse, SessionValue,
+    TopSessionKeysRequest, TopSessionKeysResponse, session_service_server::SessionService,
 };
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
@@ -27,6 +30,9 @@ use crate::{
     pki::UserRole,
     view,
 };
+
+/// Names deletions among requests that may come again.
+const DELETE_KEY: &str = "DeleteKey";
 
 /// Keys in a page when the caller does not say.
 const PAGE_DEFAULT: u32 = 100;
@@ -127,26 +133,42 @@ impl SessionService for Shared {
         request: Request<DeleteSessionKeyRequest>,
     ) -> Result<Response<DeleteSessionKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let DeleteSessionKeyRequest { keyspace, key, request_id, message, validate_only, allow_missing } =
-            request.into_inner();
+        let request = request.into_inner();
+        let rehearsal = request.validate_only;
+        let again = self.deleted.find(&caller, DELETE_KEY, &request.request_id).filter(|_| !rehearsal);
+        if let Some(answer) = again {
+            return Ok(Response::new(answer.again(self.header(), &request)?));
+        }
         let (header, found) = self
             .read_at(&caller, 0, |state| {
                 let sessions = state.sessions();
-                let database = view::keyspace_named(sessions, &keyspace)?;
-                let info = sessions.look_up(database, &key);
+                let database = view::keyspace_named(sessions, &request.keyspace)?;
+                let info = sessions.look_up(database, &request.key);
                 Ok::<_, ApiError>(info.map(|info| view::session_key(state.log_time(), info)))
             })
             .await?;
         let before = found?;
-        if before.is_none() && !allow_missing {
-            return Err(missing(&keyspace).into());
+        if before.is_none() && !request.allow_missing {
+            return Err(missing(&request.keyspace).into());
         }
-        if validate_only || before.is_none() {
+        if rehearsal {
             return Ok(Response::new(DeleteSessionKeyResponse { header: Some(header), key: before, log_index: 0 }));
         }
-        let removal = Removal { method: "DeleteKey", keyspace, key: Some(Key::from(Bytes::from(key))) };
-        let (removed, log_index) = self.remove_sessions(&caller, removal, &request_id, caller.author(&message)).await?;
-        let key = before.filter(|_| removed > 0);
+        let (key, log_index) = if before.is_some() {
+            let key = Some(Key::from(Bytes::from(request.key.clone())));
+            let removal = Removal { method: DELETE_KEY, keyspace: request.keyspace.clone(), key };
+            let author = caller.author(&request.message);
+            let (removed, log_index) = self.remove_sessions(&caller, removal, &request.request_id, author).await?;
+            (before.filter(|_| removed > 0), log_index)
+        } else {
+            (None, 0)
+        };
+        self.deleted.keep(
+            &caller,
+            DELETE_KEY,
+            &request.request_id,
+            DeletedSession::new(&request, key.clone(), log_index),
+        );
         Ok(Response::new(DeleteSessionKeyResponse { header: Some(self.header()), key, log_index }))
     }
 
@@ -176,6 +198,44 @@ impl SessionService for Shared {
         let removal = Removal { method: "Flush", keyspace: keyspace.clone(), key: None };
         let (keys, log_index) = self.remove_sessions(&caller, removal, &request_id, caller.author(&message)).await?;
         Ok(Response::new(FlushKeyspaceResponse { header: Some(self.header()), keyspace, keys, log_index }))
+    }
+}
+
+/// The answer to a deletion, for a retry, which finds nothing to delete any more. Without the key itself, which the retry
+/// brings: keys are as good as passwords, and as long as the document lets them be.
+#[derive(Clone)]
+pub(super) struct DeletedSession {
+    of: u64,
+    key: Option<SessionKey>,
+    log_index: u64,
+}
+
+impl DeletedSession {
+    fn new(request: &DeleteSessionKeyRequest, key: Option<SessionKey>, log_index: u64) -> Self {
+        let key = key.map(|key| SessionKey { key: Vec::new(), ..key });
+        Self { of: Self::of(request), key, log_index }
+    }
+
+    /// What tells requests apart.
+    fn of(request: &DeleteSessionKeyRequest) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&request.keyspace, &request.key).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// # Errors
+    /// `INVALID_ARGUMENT` when that id was given to the deletion of another key.
+    fn again(
+        self,
+        header: ResponseHeader,
+        request: &DeleteSessionKeyRequest,
+    ) -> Result<DeleteSessionKeyResponse, ApiError> {
+        if self.of != Self::of(request) {
+            let remedy = "leave it out, or give each deletion one of its own";
+            return Err(error::invalid("request_id", "it was given to the deletion of another key", remedy));
+        }
+        let key = self.key.map(|key| SessionKey { key: request.key.clone(), ..key });
+        Ok(DeleteSessionKeyResponse { header: Some(header), key, log_index: self.log_index })
     }
 }
 

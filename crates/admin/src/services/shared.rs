@@ -9,7 +9,7 @@ use ballast_core::{
 use ballast_proto::admin::v1::{ReadConsistency, ResponseHeader};
 use parking_lot::Mutex;
 
-use super::{Parts, bench::Bench};
+use super::{Parts, bench::Bench, sessions::DeletedSession};
 use crate::{
     access::{Caller, Members},
     error::ApiError,
@@ -26,14 +26,15 @@ const REQUESTS_MAX: usize = 4096;
 /// The services' common ground.
 pub struct Shared {
     pub(super) parts: Parts,
-    answered: Mutex<VecDeque<(String, LogIndex, Outcome)>>,
+    answered: Answered<(LogIndex, Outcome)>,
+    pub(super) deleted: Answered<DeletedSession>,
     /// Reads documents.
     pub(super) parsing: Bench,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, answered: Mutex::new(VecDeque::new()), parsing: Bench::new() }
+        Self { parts, answered: Answered::default(), deleted: Answered::default(), parsing: Bench::new() }
     }
 
     /// Reads the state as it is here.
@@ -109,22 +110,44 @@ impl Shared {
         request_id: &str,
         command: Command,
     ) -> Result<(LogIndex, Outcome), ApiError> {
-        let key = format!("{}\n{method}\n{request_id}", caller.name);
-        if !request_id.is_empty()
-            && let Some((_, index, outcome)) = self.answered.lock().iter().find(|(known, ..)| *known == key)
-        {
-            return Ok((*index, outcome.clone()));
+        if let Some(answer) = self.answered.find(caller, method, request_id) {
+            return Ok(answer);
         }
-        let (index, outcome) = self.propose(caller, command).await?;
-        if !request_id.is_empty() {
-            let mut answered = self.answered.lock();
-            if answered.len() >= REQUESTS_MAX {
-                answered.pop_front();
-            }
-            answered.push_back((key, index, outcome.clone()));
-        }
-        Ok((index, outcome))
+        let answer = self.propose(caller, command).await?;
+        self.answered.keep(caller, method, request_id, answer.clone());
+        Ok(answer)
     }
+}
+
+/// What this node answered to requests that may come again.
+pub(super) struct Answered<T>(Mutex<VecDeque<(String, T)>>);
+
+impl<T> Default for Answered<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Answered<T> {
+    /// What the caller was answered to this request; nothing is known of one without an id.
+    pub(super) fn find(&self, caller: &Caller, method: &'static str, request_id: &str) -> Option<T> {
+        let name = name_of(caller, method, request_id)?;
+        self.0.lock().iter().find(|(known, _)| *known == name).map(|(_, answer)| answer.clone())
+    }
+
+    /// Keeps an answer, the oldest giving way.
+    pub(super) fn keep(&self, caller: &Caller, method: &'static str, request_id: &str, answer: T) {
+        let Some(name) = name_of(caller, method, request_id) else { return };
+        let mut answered = self.0.lock();
+        if answered.len() >= REQUESTS_MAX {
+            answered.pop_front();
+        }
+        answered.push_back((name, answer));
+    }
+}
+
+fn name_of(caller: &Caller, method: &'static str, request_id: &str) -> Option<String> {
+    (!request_id.is_empty()).then(|| format!("{}\n{method}\n{request_id}", caller.name))
 }
 
 impl Members for Shared {

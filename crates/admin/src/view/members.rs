@@ -18,11 +18,11 @@ use crate::{
 /// A listener that a node cannot bind.
 pub fn listener_problem(state: &State, problem: &ListenerProblem) -> proto::ListenerProblem {
     let farms = state.document().map_or(&[][..], |document| &document.farms);
-    let farm = farms.iter().find(|farm| state.farm_id(&farm.name) == Some(problem.farm));
+    let named = |id| farms.iter().find(|farm| state.farm_id(&farm.name) == Some(id)).map(|farm| farm.name.clone());
     proto::ListenerProblem {
-        farm: farm.map_or_else(|| problem.farm.to_string(), |farm| farm.name.clone()),
+        farm: problem.farm.map(|id| named(id).unwrap_or_else(|| id.to_string())).unwrap_or_default(),
         listener: problem.listener.clone(),
-        address: problem.address.to_string(),
+        address: problem.address.clone(),
         error: problem.error.clone(),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ballast_proto::admin::v1::{
-    ApplyRequest, ApplyResponse, NodeRole, NodeStatus, ReadConsistency, RollbackRequest, StatusRequest,
+    ApplyRequest, ApplyResponse, ListenerProblem, NodeRole, NodeStatus, ReadConsistency, RollbackRequest, StatusRequest,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -177,6 +177,14 @@ fn pending_node(status: &NodeStatus, revision: u64) -> Option<PendingView> {
         (false, _) => status.error.clone(),
     };
     let failed = status.listener_problems.iter().filter(|_| has_it);
-    let failed_listeners = failed.map(|p| format!("{} of farm {}: {}", p.address, p.farm, p.error)).collect();
+    let failed_listeners = failed.map(in_words).collect();
     Some(PendingView { node: node.name.clone(), reachable: status.reachable, reason, failed_listeners })
+}
+
+fn in_words(problem: &ListenerProblem) -> String {
+    let ListenerProblem { farm, listener, address, error } = problem;
+    match farm.as_str() {
+        "" => format!("{address} of the session store ({listener}): {error}"),
+        farm => format!("{address} of farm {farm}: {error}"),
+    }
 }

@@ -125,7 +125,8 @@ pub struct PendingView {
     pub reachable: bool,
     /// Why.
     pub reason: String,
-    /// Listeners of the revision that it cannot bind, each as `address of farm shop: error`.
+    /// Listeners of the revision that it cannot bind, each as `address of farm shop: error` or
+    /// `address of the session store (redis): error`.
     pub failed_listeners: Vec<String>,
 }
 

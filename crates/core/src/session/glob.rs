@@ -46,6 +46,12 @@ impl Pattern {
         }
     }
 
+    /// The most bytes of memory that a pattern of so many bytes is read into, beside itself.
+    pub const fn bytes_max(length: usize) -> usize {
+        // A class takes two bytes of text at least.
+        length * size_of::<Part>() + length / 2 * size_of::<[u64; 4]>()
+    }
+
     /// Whether all of `text` fits. As in Redis only the empty pattern fits the empty text; `KEYS` and `SCAN` themselves
     /// take a lone star for all there is.
     pub fn matches(&self, text: &[u8]) -> bool {

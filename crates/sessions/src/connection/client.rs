@@ -2,15 +2,11 @@
 
 use std::sync::Arc;
 
-use ballast_core::session::{Call, Reply};
+use ballast_core::session::{Call, Reply, parse_integer};
 use bytes::Bytes;
 
 use super::{Connection, Silence, Step};
-use crate::{
-    clients::Card,
-    node::Node,
-    wire::{Out, number},
-};
+use crate::{clients::Card, node::Node, wire::Out};
 
 /// `CLIENT SETINFO` and `CLIENT NO-TOUCH`, which clients of today send and Redis 7.0 does not have yet. Reads never count
 /// as a touch here, and what library a client uses is of no interest, so both are taken and change nothing.
@@ -118,7 +114,7 @@ impl Connection {
                 None => return out.error(&unknown_type(kind)),
             },
             [option, ids @ ..] if option.eq_ignore_ascii_case(b"id") && !ids.is_empty() => {
-                let ids: Option<Vec<i64>> = ids.iter().map(|id| number(id)).collect();
+                let ids: Option<Vec<i64>> = ids.iter().map(|id| parse_integer(id)).collect();
                 let Some(ids) = ids else { return out.error(b"ERR Invalid client ID") };
                 cards.retain(|card| ids.contains(&i64::try_from(card.id).unwrap_or(i64::MAX)));
             }
@@ -166,7 +162,7 @@ impl<'a> Filter<'a> {
             let [option, value] = pair else { return Err(SYNTAX.to_vec()) };
             let is = |text: &str| option.eq_ignore_ascii_case(text.as_bytes());
             if is("id") {
-                let id = number(value).and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0);
+                let id = parse_integer(value).and_then(|id| u64::try_from(id).ok()).filter(|id| *id > 0);
                 self.id = Some(id.ok_or_else(|| b"ERR client-id should be greater than 0".to_vec())?);
             } else if is("type") {
                 self.kind = Some(Type::parse(value).ok_or_else(|| unknown_type(value))?);

@@ -1,9 +1,9 @@
 //! `COMMAND`: what commands there are.
 
-use ballast_core::session::{Call, Spec, spec, specs};
+use ballast_core::session::{Call, Pattern, Spec, spec, specs};
 use bytes::Bytes;
 
-use crate::{glob, wire::Out};
+use crate::wire::Out;
 
 /// Answers `COMMAND` and its subcommands.
 pub(super) fn tell(call: &Call, out: &mut Out<'_>) {
@@ -131,8 +131,8 @@ fn list(args: &[Bytes], out: &mut Out<'_>) {
     let names: Vec<&str> = match args {
         [] => commands().iter().map(|spec| spec.name).collect(),
         [filter, by, value] if is(filter, "filterby") && is(by, "pattern") => {
-            let pattern = value.to_ascii_lowercase();
-            let fits = |spec: &&Spec| glob::matches(&pattern, spec.name.as_bytes());
+            let pattern = Pattern::new(&value.to_ascii_lowercase());
+            let fits = |spec: &&Spec| pattern.matches(spec.name.as_bytes());
             specs().filter(fits).map(|spec| spec.name).collect()
         }
         [filter, by, value] if is(filter, "filterby") && is(by, "aclcat") => {

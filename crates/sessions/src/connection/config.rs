@@ -1,9 +1,9 @@
 //! `CONFIG`: what clients ask for, told from the document. Nothing is changed here.
 
-use ballast_core::session::{Call, NotifyFlags};
+use ballast_core::session::{Call, NotifyFlags, Pattern};
 use bytes::Bytes;
 
-use crate::{glob, policy::Policy, wire::Out};
+use crate::{policy::Policy, wire::Out};
 
 /// Answers `CONFIG` and its subcommands.
 pub(super) fn config(call: &Call, policy: &Policy, out: &mut Out<'_>) {
@@ -46,10 +46,10 @@ fn get(patterns: &[Bytes], policy: &Policy, out: &mut Out<'_>) {
     let parameters = parameters(policy);
     let mut found: Vec<(Bytes, String)> = Vec::new();
     for pattern in patterns {
-        let lower = pattern.to_ascii_lowercase();
+        let lower = Pattern::new(&pattern.to_ascii_lowercase());
         // As in Redis, a name is answered as it was asked for.
         let is_name = !pattern.iter().any(|byte| matches!(byte, b'*' | b'?' | b'['));
-        for (name, value) in parameters.iter().filter(|(name, _)| glob::matches(&lower, name.as_bytes())) {
+        for (name, value) in parameters.iter().filter(|(name, _)| lower.matches(name.as_bytes())) {
             let name = if is_name { pattern.clone() } else { Bytes::from_static(name.as_bytes()) };
             if !found.iter().any(|(known, _)| known.eq_ignore_ascii_case(&name)) {
                 found.push((name, value.clone()));

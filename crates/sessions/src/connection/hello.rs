@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use ballast_core::session::{Call, Reply};
+use ballast_core::session::{Call, Reply, parse_integer};
 use bytes::Bytes;
 
 use super::{Connection, Step};
 use crate::{
     policy::{DEFAULT_USER, Policy},
-    wire::{Out, Resp, number},
+    wire::{Out, Resp},
 };
 
 /// The version of Redis that Ballast behaves like.
@@ -75,7 +75,7 @@ impl Connection {
         let mut hello = Hello::default();
         let mut words = call.args.as_slice();
         if let [version, rest @ ..] = words {
-            hello.resp = match number(version) {
+            hello.resp = match parse_integer(version) {
                 Some(2) => Some(Resp::Two),
                 Some(3) => Some(Resp::Three),
                 Some(_) => {

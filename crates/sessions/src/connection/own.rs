@@ -1,13 +1,13 @@
 //! The table of commands that concern the connection alone, and the short ones among them.
 
-use ballast_core::session::{Call, Reply, Watched};
+use ballast_core::session::{Call, Reply, Watched, parse_integer};
 
 use super::{Connection, Exec, Silence, Step, Transaction};
 use crate::{
     node::Node,
     policy::Policy,
     subscribers::Kind,
-    wire::{Out, Resp, number},
+    wire::{Out, Resp},
 };
 
 impl Connection {
@@ -152,7 +152,7 @@ impl Connection {
 /// The database that a client named.
 pub(super) fn database(text: &[u8], databases: u16) -> Result<u16, Reply> {
     const RANGE: Reply = Reply::error("ERR DB index is out of range");
-    let Some(database) = number(text) else {
+    let Some(database) = parse_integer(text) else {
         return Err(Reply::error("ERR value is not an integer or out of range"));
     };
     if i32::try_from(database).is_err() {

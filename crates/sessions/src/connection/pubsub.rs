@@ -1,6 +1,6 @@
 //! `SUBSCRIBE` and its like, and `PUBSUB`.
 
-use ballast_core::session::Call;
+use ballast_core::session::{Call, Pattern};
 use bytes::Bytes;
 
 use super::Connection;
@@ -13,7 +13,7 @@ use crate::{
 
 /// Channels and patterns of one connection. Arbitrary: what is remembered of them is bounded so.
 const SUBSCRIPTIONS_MAX: usize = 65_536;
-/// Bytes of their names. As arbitrary: 256 for each of them.
+/// Bytes of their names, and of what patterns are read into. As arbitrary: 256 for each of them.
 const NAMES_BYTES_MAX: usize = 16 << 20;
 
 impl Connection {
@@ -28,14 +28,15 @@ impl Connection {
                 out.error(format!("ERR channel is longer than the {name_max} that are allowed").as_bytes());
                 continue;
             }
-            if self.names_bytes + name.len() > NAMES_BYTES_MAX {
+            let takes = takes(kind, name);
+            if self.names_bytes + takes > NAMES_BYTES_MAX {
                 out.error(b"ERR the names of the subscriptions on this connection take too much (16MiB)");
                 continue;
             }
             // The name would keep the whole request in memory.
             let name = Bytes::copy_from_slice(name);
             if self.names(kind).insert(name.clone()) {
-                self.names_bytes += name.len();
+                self.names_bytes += takes;
                 node.subscribers.add(kind, name.clone(), &self.card);
             }
             self.confirm(kind, true, Some(&name), out);
@@ -51,7 +52,7 @@ impl Connection {
         }
         for name in &names {
             if self.names(kind).remove(name) {
-                self.names_bytes -= name.len();
+                self.names_bytes -= takes(kind, name);
                 node.subscribers.remove(kind, name, &self.card);
             }
             self.confirm(kind, false, Some(name), out);
@@ -85,6 +86,14 @@ impl Connection {
     fn count_subscriptions(&self) {
         let (channels, patterns) = (self.channels.len(), self.patterns.len());
         self.facts(|facts| (facts.channels, facts.patterns) = (channels, patterns));
+    }
+}
+
+/// Bytes that are kept for a subscription.
+fn takes(kind: Kind, name: &[u8]) -> usize {
+    match kind {
+        Kind::Channel => name.len(),
+        Kind::Pattern => name.len() + Pattern::bytes_max(name.len()),
     }
 }
 

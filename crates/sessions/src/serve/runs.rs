@@ -8,12 +8,12 @@
 
 use std::time::{Duration, Instant};
 
-use ballast_core::session::{Call, Class, Reply, Spec, Write};
+use ballast_core::session::{Call, Class, Reply, Spec, Write, parse_integer};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Ending, Serving};
-use crate::{refusal::Unavailable, wire::number};
+use crate::refusal::Unavailable;
 
 /// Bytes of arguments in a run of more than one command: an entry of the log should not hold others up.
 const RUN_BYTES_MAX: usize = 1 << 20;
@@ -220,7 +220,7 @@ fn asks_for_many(args: &[Bytes]) -> bool {
     let mut words = args.iter();
     let is_count = |word: &&Bytes| word.eq_ignore_ascii_case(b"count");
     std::iter::from_fn(|| words.find(is_count).and_then(|_| words.next()))
-        .any(|count| number(count).is_none_or(|n| n > 1000))
+        .any(|count| parse_integer(count).is_none_or(|n| n > 1000))
 }
 
 fn is_special(call: &Call) -> bool {

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use ballast_core::session::parse_integer;
 use bytes::{Bytes, BytesMut};
 
 use super::inline;
@@ -91,7 +92,7 @@ impl Requests {
                     None => return Ok(false),
                     Some(b'*') => {
                         let Some(length) = self.line(buf, ProtocolError::ArrayLine)? else { return Ok(false) };
-                        let length = number(&buf[1..length]).ok_or(ProtocolError::ArrayLength)?;
+                        let length = parse_integer(&buf[1..length]).ok_or(ProtocolError::ArrayLength)?;
                         if length > i64::try_from(bounds.arguments_max).unwrap_or(i64::MAX) {
                             return Err(ProtocolError::ArrayLength);
                         }
@@ -144,7 +145,7 @@ impl Requests {
                         Some(other) => return Err(ProtocolError::NotBulk(*other)),
                     }
                     let Some(end) = self.line(buf, ProtocolError::BulkLine)? else { return Ok(false) };
-                    let length = number(&buf[start + 1..end]).and_then(|length| usize::try_from(length).ok());
+                    let length = parse_integer(&buf[start + 1..end]).and_then(|length| usize::try_from(length).ok());
                     let length = length.filter(|length| *length <= bounds.request_max);
                     let length = length.ok_or(ProtocolError::BulkLength)?;
                     if bounds.stranger && length > Bounds::STRANGER_BULK {
@@ -200,25 +201,6 @@ impl Requests {
         let _ = buf.split_to(self.at);
         self.at = 0;
     }
-}
-
-/// A number as Redis' `string2ll` reads it: no sign but `-`, no leading zeros, nothing around it.
-pub fn number(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    if digits.is_empty() || digits.len() > 19 || digits[0] == b'0' && (digits.len() > 1 || negative) {
-        return None;
-    }
-    let mut value = 0_i128;
-    for digit in digits {
-        if !digit.is_ascii_digit() {
-            return None;
-        }
-        value = value * 10 + i128::from(digit - b'0');
-    }
-    i64::try_from(if negative { -value } else { value }).ok()
 }
 
 #[cfg(test)]

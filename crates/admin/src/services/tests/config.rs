@@ -260,9 +260,14 @@ async fn wait_tells_which_listeners_could_not_be_bound() {
     let shared = fake.shared();
     apply(&shared, "anna", SHOP).await;
     let farm = fake.read(|state| state.farm_id("shop").expect("configured"));
-    let address = "0.0.0.0:80".parse().expect("an address");
-    let error = "address in use".to_owned();
-    fake.listener_problems.lock().push(ListenerProblem { farm, listener: "web".to_owned(), address, error });
+    let problem = |farm, listener: &str, address: &str| ListenerProblem {
+        farm,
+        listener: listener.to_owned(),
+        address: address.to_owned(),
+        error: "address in use".to_owned(),
+    };
+    fake.listener_problems.lock().push(problem(Some(farm), "web", "0.0.0.0:80"));
+    fake.listener_problems.lock().push(problem(None, "redis-tls", "0.0.0.0:6379"));
     let source = SHOP.replace("9001", "9011");
     let wait_timeout = prost_types::Duration::try_from(std::time::Duration::from_millis(100)).ok();
     let request = ApplyRequest { source, wait: true, wait_timeout, ..ApplyRequest::default() };
@@ -272,4 +277,6 @@ async fn wait_tells_which_listeners_could_not_be_bound() {
     assert!(node.reachable && node.reason.contains("cannot bind"), "{node:?}");
     let problem = &node.listener_problems[0];
     assert_eq!((problem.farm.as_str(), problem.address.as_str()), ("shop", "0.0.0.0:80"));
+    let problem = &node.listener_problems[1];
+    assert_eq!((problem.farm.as_str(), problem.listener.as_str()), ("", "redis-tls"));
 }

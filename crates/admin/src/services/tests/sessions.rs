@@ -188,6 +188,43 @@ async fn a_deletion_names_its_author_and_not_its_key() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_is_sent_again_is_answered_as_before() {
+    let (fake, shared) = store().await;
+    client(&fake, 0, "set sesame secret");
+    let delete = DeleteSessionKeyRequest {
+        keyspace: "shop".to_owned(),
+        key: b"sesame".to_vec(),
+        request_id: "one".to_owned(),
+        ..DeleteSessionKeyRequest::default()
+    };
+    let ask = |request: &DeleteSessionKeyRequest| shared.delete_key(from("bert", request.clone()));
+    let first = ask(&delete).await.expect("deleted").into_inner();
+    let index = fake.read(|state| state.applied());
+    let again = ask(&delete).await.expect("the first answer").into_inner();
+    assert_eq!((&again.key, again.log_index), (&first.key, first.log_index));
+    assert!(again.key.is_some_and(|key| key.key == b"sesame"));
+    client(&fake, 0, "set sesame again");
+    ask(&delete).await.expect("the first answer");
+    assert_eq!(fake.read(|state| state.sessions().count(0)), 1, "what was made since stays");
+    assert_eq!(fake.read(|state| state.applied().get()), index.get() + 1, "only the client's write");
+    // Of others, and of another key, it is another request.
+    let other = DeleteSessionKeyRequest { key: b"other".to_vec(), ..delete.clone() };
+    refused(ask(&other).await, Code::InvalidArgument, "BALLAST-A002");
+    refused(shared.delete_key(from("anna", other)).await, Code::NotFound, "BALLAST-A005");
+    // That there was nothing to delete is an answer too.
+    let absent = DeleteSessionKeyRequest {
+        key: b"absent".to_vec(),
+        request_id: "two".to_owned(),
+        allow_missing: true,
+        ..delete
+    };
+    assert_eq!(ask(&absent).await.expect("fine").into_inner().log_index, 0);
+    client(&fake, 0, "set absent v");
+    assert_eq!(ask(&absent).await.expect("fine").into_inner().log_index, 0);
+    assert_eq!(fake.read(|state| state.sessions().count(0)), 2);
+}
+
+#[tokio::test]
 async fn a_flush_needs_a_reason_and_is_in_the_history() {
     let (fake, shared) = store().await;
     for n in 0..5 {
