@@ -21,7 +21,8 @@ mod thread;
 
 pub use driver::{Driver, ListenerChange, LoopbackDriver};
 pub use fence::{
-    Breach, Deadlines, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, NftError,
+    Breach, Deadlines, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, Inherited,
+    NftError, inherited,
 };
 pub use gates::Gates;
 pub use handle::{Counters, Handle};

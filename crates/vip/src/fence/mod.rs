@@ -24,6 +24,7 @@
 //! a socket already; traffic that comes over the loopback interface or over an interface that is not guarded.
 
 mod ebpf;
+mod inherited;
 mod netlink;
 mod nft;
 mod nft_lease;
@@ -37,6 +38,7 @@ use ballast_core::{ids::VipId, time::BootNanos};
 use serde::{Deserialize, Serialize};
 
 pub use ebpf::EbpfError;
+pub use inherited::{Inherited, inherited};
 pub use nft::NftError;
 pub use slots::FenceCounters;
 

@@ -22,7 +22,7 @@ use ballast_clock::boot_now;
 use ballast_core::{ids::VipId, time::BootNanos};
 
 use super::{
-    netlink::{Messages, Socket},
+    netlink::{Messages, Received, Socket, attributes},
     nft_text::TABLE,
 };
 
@@ -41,6 +41,7 @@ const NFNL_MSG_BATCH_END: u16 = 17;
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
@@ -192,6 +193,52 @@ fn set_elements<'a>(
         batch.end_nest(list);
         batch.end(message);
     }
+}
+
+/// The addresses that the table in the kernel guards, whoever made it; nothing if there is none.
+pub(super) fn guarded() -> io::Result<Option<Vec<IpAddr>>> {
+    let mut socket = match Socket::open(libc::NETLINK_NETFILTER) {
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+        other => other?,
+    };
+    let mut addresses = Vec::new();
+    for set in ["vip4", "vip6"] {
+        let asked = socket.dump(
+            NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETSETELEM,
+            |message| {
+                message.body(&[NFPROTO_NETDEV, 0, 0, 0]);
+                message.string(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+                message.string(NFTA_SET_ELEM_LIST_SET, set);
+            },
+            |message| addresses.extend(elements_of(message)),
+        );
+        match asked {
+            // No table, no such set, no nftables or no family netdev.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EINVAL | libc::EAFNOSUPPORT)
+                ) =>
+            {
+                return Ok(None);
+            }
+            other => other?,
+        }
+    }
+    Ok(Some(addresses))
+}
+
+fn elements_of(message: Received<'_>) -> Vec<IpAddr> {
+    let lists = attributes(message.body.get(4..).unwrap_or_default());
+    let elements =
+        lists.filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS).flat_map(|(_, list)| attributes(list));
+    let address = |element| {
+        let (_, key) = attributes(element).find(|(kind, _)| *kind == NFTA_SET_ELEM_KEY)?;
+        let (_, value) = attributes(key).find(|(kind, _)| *kind == NFTA_DATA_VALUE)?;
+        let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
+    };
+    elements.filter_map(|(_, element)| address(element)).collect()
 }
 
 /// Takes the table away, whoever made it; it is no error if there is none or if the kernel has no nftables.

@@ -303,7 +303,8 @@ mod tests {
 
     #[test]
     fn the_gateway_is_asked_from_the_address_in_its_subnet_and_never_from_a_vip() {
-        let held = |address: &str, prefix| InterfaceAddress { address: ip(address), prefix, secondary: false };
+        let held =
+            |address: &str, prefix| InterfaceAddress { address: ip(address), prefix, secondary: false, origin: 0 };
         let mut interface = Interface {
             index: 2,
             name: "eth0".to_owned(),

@@ -12,6 +12,11 @@ use super::{
 const LINK_FIXED_BYTES: usize = 16;
 /// `struct ifaddrmsg`.
 const ADDRESS_FIXED_BYTES: usize = 8;
+/// Who put an address there; since Linux 5.18 (linux/if_addr.h). An older kernel takes no notice of it.
+pub(crate) const IFA_PROTO: u16 = 11;
+/// What Ballast's addresses carry there, so that they are known for ours without any file. Not used by the kernel (1 to
+/// 3), nor by a routing daemon under its number for routes; `ip address show` prints it as `proto 0xb1`.
+pub(crate) const OUR_MARK: u8 = 0xb1;
 
 /// An interface of any kind that has a MAC address: physical, VLAN, bridge, macvlan, veth.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,12 +42,19 @@ pub struct InterfaceAddress {
     pub prefix: u8,
     /// An IPv4 address that has an older one of the same subnet before it, and goes when that goes.
     pub secondary: bool,
+    /// Who put it there, by the kernel's word: zero when it does not say (before Linux 5.18 it never does).
+    pub origin: u8,
 }
 
 impl InterfaceAddress {
     /// Whether `address` is in the subnet of this one.
     pub fn covers(&self, address: IpAddr) -> bool {
         same_prefix(self.address, address, self.prefix)
+    }
+
+    /// Whether its subnet is itself alone.
+    pub fn is_host(&self) -> bool {
+        self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
     }
 }
 
@@ -82,6 +94,11 @@ impl Interface {
             }),
             None => all.iter().find(|interface| interface.name == by),
         }
+    }
+
+    /// Whether this kernel says who put an address there: it does so of its own on the loopback interface.
+    pub fn origins_known(all: &[Self]) -> bool {
+        all.iter().flat_map(|interface| &interface.addresses).any(|held| held.origin != 0)
     }
 
     /// Whether the address is on it.
@@ -140,18 +157,19 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
 pub(crate) fn read_address(message: &Message<'_>) -> Option<(u32, InterfaceAddress)> {
     let &[_, prefix, flags, ..] = message.payload else { return None };
     let index = read_u32(message.payload, 4)?;
-    let (mut local, mut other) = (None, None);
+    let (mut local, mut other, mut origin) = (None, None, 0);
     for (kind, payload) in message.attributes(ADDRESS_FIXED_BYTES) {
         match kind {
             // On a point-to-point link `IFA_ADDRESS` is the other end.
             libc::IFA_LOCAL => local = read_ip(payload),
             libc::IFA_ADDRESS => other = read_ip(payload),
+            IFA_PROTO => origin = payload.first().copied().unwrap_or_default(),
             _ => {}
         }
     }
     let address = local.or(other)?;
     let secondary = address.is_ipv4() && u32::from(flags) & libc::IFA_F_SECONDARY != 0;
-    Some((index, InterfaceAddress { address, prefix, secondary }))
+    Some((index, InterfaceAddress { address, prefix, secondary, origin }))
 }
 
 pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -218,6 +236,7 @@ mod tests {
                 address: address.parse().expect("an address"),
                 prefix: 24,
                 secondary: false,
+                origin: 0,
             }],
         };
         let all = [on(1, "lo", "127.0.0.1"), on(7, "eth2", "10.0.0.5"), on(9, "eth3", "fd00::5")];

@@ -32,7 +32,7 @@ use super::{
     round::{Round, Troubles, Wanted},
 };
 use crate::{
-    fence::{Fence, FenceLevel, Guarded},
+    fence::{Fence, FenceLevel, Guarded, Inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
         Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, is_network, probe_frame,
@@ -92,6 +92,8 @@ pub(super) struct Keeper {
     options: NetlinkOptions,
     shared: Arc<Shared>,
     fence: Fence,
+    /// What an earlier process guarded, until it is known which of it is on an interface.
+    inherited: Option<Inherited>,
     addresses: Addresses,
     watch: Watch,
     /// By index of the interface.
@@ -131,6 +133,7 @@ impl Keeper {
         options: NetlinkOptions,
         shared: Arc<Shared>,
         fence: Fence,
+        inherited: Inherited,
         fresh: Sender<Tap>,
         used: Receiver<Capture>,
         changed: Box<dyn Fn() + Send>,
@@ -148,6 +151,7 @@ impl Keeper {
             options,
             shared,
             fence,
+            inherited: Some(inherited),
             links: BTreeMap::new(),
             probes: Probes::default(),
             conflicts: Conflicts::new(),
@@ -183,6 +187,7 @@ impl Keeper {
         };
         let now = boot_now();
         let view = self.shared.view.load_full();
+        self.recognise(&interfaces, view.as_deref());
         let Some(view) = view.as_deref() else {
             self.guard_what_is_left(&interfaces);
             return;
@@ -202,6 +207,25 @@ impl Keeper {
             }
         }
         self.publish(places, vips);
+    }
+
+    /// Finds what is ours on the interfaces, whatever became of the record, before the fence that is there is replaced.
+    fn recognise(&mut self, interfaces: &[Interface], view: Option<&LeaseView>) {
+        let Some(left) = &self.inherited else {
+            self.addresses.recognise(interfaces, |_| false);
+            return;
+        };
+        // Where neither an earlier process's map can be read nor the kernel says who put an address there, a VIP's that
+        // looks like ours counts as guarded by it.
+        let blind = left.unreadable.is_some() && !Interface::origins_known(interfaces);
+        let vips = view.filter(|_| blind).into_iter().flat_map(|view| &view.vips);
+        let vips: BTreeSet<IpAddr> = vips.flat_map(|vip| vip.addresses.iter().map(|at| at.ip())).collect();
+        self.addresses.recognise(interfaces, |held| {
+            left.addresses.contains(&held.address) || (held.is_host() && vips.contains(&held.address))
+        });
+        if left.unreadable.is_none() || view.is_some() {
+            self.inherited = None;
+        }
     }
 
     /// Guards what should be on the interfaces before it is, and what is there for as long as it is.

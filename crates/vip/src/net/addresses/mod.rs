@@ -17,6 +17,7 @@
 //!
 //! Not here: the fence, and announcing.
 
+mod known;
 mod ours;
 mod plan;
 
@@ -27,11 +28,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::plan::{Plan, Step, plan};
+use self::{
+    known::unrecorded,
+    plan::{Plan, Step, plan},
+};
 use super::{
     Interface, InterfaceAddress, NetError,
     error::hint,
-    interface::{octets, read_all},
+    interface::{IFA_PROTO, OUR_MARK, octets, read_all},
     route::RouteSocket,
     system,
     wire::Request,
@@ -229,6 +233,16 @@ impl Addresses {
         self.ours.addresses()
     }
 
+    /// Recognises what is ours of what is `there`: by the kernel's mark, by the record whatever its interface is called
+    /// now, and because `fenced` says that an earlier process guarded it.
+    pub fn recognise(&mut self, there: &[Interface], fenced: impl Fn(&InterfaceAddress) -> bool) {
+        let found = unrecorded(there, self.ours.addresses(), fenced);
+        for at in &found {
+            tracing::warn!(address = %at, "an address of a VIP is there that the record does not name; it is taken for ours");
+        }
+        self.ours.adopt(found);
+    }
+
     /// Makes the interfaces have what is wanted of our addresses, and nothing else of ours. Call it
     /// again whenever links or addresses changed; it changes nothing that is right.
     ///
@@ -236,6 +250,7 @@ impl Addresses {
     /// [`AddressError`]: some steps may have been taken; call again.
     pub fn reconcile(&mut self, wanted: &[VipAddress]) -> Result<Outcome, AddressError> {
         let there = read_all(&mut self.socket)?;
+        self.recognise(&there, |_| false);
         let wanted: BTreeSet<VipAddress> = wanted.iter().cloned().collect();
         let Plan { steps, problems } = plan(&there, self.ours.addresses(), &wanted, system::ipv6_disabled);
         let mut outcome = Outcome { changes: Vec::new(), problems };
@@ -286,7 +301,7 @@ impl Addresses {
 
     fn add(&mut self, index: u32, address: &VipAddress) -> io::Result<()> {
         let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        let mut request = request(libc::RTM_NEWADDR, flags, index, address);
+        let mut request = request(libc::RTM_NEWADDR, flags, index, address).with(IFA_PROTO, &[OUR_MARK]);
         if address.address.is_ipv6() {
             let [preferred, valid, created, updated] = [0, FOR_EVER, 0, 0_u32].map(u32::to_ne_bytes);
             let lifetimes = [preferred, valid, created, updated].concat();

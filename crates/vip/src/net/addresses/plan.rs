@@ -152,7 +152,7 @@ mod tests {
         let addresses = addresses.iter().map(|text| {
             let secondary = text.ends_with(" secondary");
             let VipAddress { address, prefix, .. } = vip(&format!("x {}", text.trim_end_matches(" secondary")));
-            InterfaceAddress { address, prefix, secondary }
+            InterfaceAddress { address, prefix, secondary, origin: 0 }
         });
         Interface { index, name: name.to_owned(), mac: None, up: true, addresses: addresses.collect() }
     }
