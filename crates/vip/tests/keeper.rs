@@ -3,7 +3,7 @@
 
 mod netns;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, process::Command, sync::Arc, time::Duration};
 
 use ballast_core::{
     config::Failback,
@@ -12,7 +12,7 @@ use ballast_core::{
 };
 use ballast_vip::{
     Driver as _, FenceWish,
-    net::{Interface, Mac, Sender, announcement, probe},
+    net::{Addresses, Interface, Mac, Sender, VipAddress, announcement, probe},
     netlink::{self, KeeperHandle, NetlinkDriver, NetlinkOptions, VipFitness},
 };
 use netns::{Lan, Netns, eventually};
@@ -36,6 +36,12 @@ fn answered(neighbour: &Netns, address: &str) -> bool {
         let interface = Interface::read("eth0").expect("there");
         !probe(&interface, &[address], Duration::from_millis(150)).expect("probes").is_empty()
     })
+}
+
+/// Whether a command succeeds.
+fn sh(host: &Netns, command: &'static str) -> bool {
+    let done = host.run(move || Command::new("sh").arg("-c").arg(command).output().expect("sh runs"));
+    done.status.success()
 }
 
 fn empty() -> tempfile::TempDir {
@@ -238,5 +244,53 @@ fn a_node_leaves_without_a_record() {
         assert!(!VIPS.iter().any(|vip| has(host, "eth0", vip)), "{level:?}, marked: {marked}: {said:?}");
         assert_eq!(said.last().map(String::as_str), Some("the fence was removed"));
         assert_eq!(leave(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_fenced_is_taken_off_until_it_can() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::Ebpf);
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    // A qdisc of the older kind has no place for what leaves. The keeper may be there first.
+    eventually("it is in the way", || sh(host, "tc qdisc del dev eth0 clsact; tc qdisc add dev eth0 ingress"));
+    eventually("the node says so", || {
+        says(&keeper, Fitness::Unfit(Unfitness::FenceBreached), "`ingress`")
+            && says(&keeper, Fitness::Unfit(Unfitness::FenceBreached), "off their interface")
+    });
+    assert!(!VIPS.iter().any(|vip| has(host, "eth0", vip) || answered(neighbour, vip)));
+    assert_eq!(keeper.counters().addresses_withdrawn, 2);
+    drop(keeper);
+    // The next process finds it as it is.
+    let (path, vip) = (folder.path().to_owned(), VipAddress::host("eth0", ip(VIPS[0])));
+    let put = host.run(move || Addresses::open(&path).expect("opens").reconcile(&[vip]).expect("reconciles"));
+    assert_eq!(put.changes.len(), 1);
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    assert!(!has(host, "eth0", VIPS[0]));
+    assert!(sh(host, "tc qdisc del dev eth0 ingress"));
+    driver.view(&Arc::new(view()));
+    eventually("they are back behind the fence", || says(&keeper, Fitness::Fit, ""));
+    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip) && !answered(neighbour, vip)));
+}
+
+#[test]
+fn a_fence_that_was_mended_makes_a_node_leave_vips_to_others_and_keep_what_nobody_takes() {
+    for (level, harm) in LEVELS.into_iter().zip(["tc filter del dev eth0 egress", "nft flush ruleset"]) {
+        let Some(lan) = Lan::new(1) else { return };
+        let host = &lan.hosts[0];
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        assert!(sh(host, harm));
+        let known = || keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+        eventually("the breach is told", || {
+            let VipFitness { fitness, problem, .. } = known();
+            assert!(!matches!(fitness, Fitness::Unfit(_)), "{level:?}: {problem}");
+            fitness == Fitness::Reluctant(Unfitness::FenceBreached) && problem.starts_with("somebody changed the fence")
+        });
+        eventually("it is over", || says(&keeper, Fitness::Fit, ""));
+        assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)));
     }
 }

@@ -154,6 +154,10 @@ impl EbpfFence {
         breaches
     }
 
+    pub(super) fn guards(&self, interface: u32, address: IpAddr) -> bool {
+        self.interfaces.contains(&interface) && self.addresses.contains_key(&mapped(address))
+    }
+
     pub(super) fn repair(&mut self) -> Result<(), FenceError> {
         for (address, vip) in self.addresses.clone() {
             self.point(address, vip)?;
@@ -178,13 +182,18 @@ impl EbpfFence {
 
     fn attach(&mut self, interface: u32) -> Result<(), FenceError> {
         let refused = |hook, source| FenceError::Attach { interface, hook, source };
-        self.tc.ensure_hooks(interface).map_err(|error| refused("clsact", error))?;
+        let mut hooks = false;
         for loaded in &self.programs {
             // Attaching anew what is attached would only make the kernel wait for readers.
-            if self.tc.attached(interface, loaded.hook).ok().flatten() != Some(loaded.id) {
-                let hook = loaded.hook;
-                self.tc.attach(interface, hook, loaded.program).map_err(|error| refused(hook.as_str(), error))?;
+            if self.tc.attached(interface, loaded.hook).ok().flatten() == Some(loaded.id) {
+                continue;
             }
+            if !hooks {
+                self.tc.ensure_hooks(interface).map_err(|error| refused("clsact", error))?;
+                hooks = true;
+            }
+            let hook = loaded.hook;
+            self.tc.attach(interface, hook, loaded.program).map_err(|error| refused(hook.as_str(), error))?;
         }
         Ok(())
     }

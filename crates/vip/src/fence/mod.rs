@@ -266,6 +266,16 @@ impl Fence {
         }
     }
 
+    /// Whether the address is guarded on the interface if [`Fence::verify`] finds nothing wrong there. At the level `none`
+    /// whatever should be guarded is.
+    pub fn guards(&self, interface: u32, address: IpAddr) -> bool {
+        match &self.slow {
+            Slow::Ebpf(fence) => fence.guards(interface, address),
+            Slow::Nftables(fence) => fence.guards(interface, address),
+            Slow::None => true,
+        }
+    }
+
     /// Puts back whatever is missing. At the level `nftables` VIPs are closed until the next renewal.
     ///
     /// # Errors

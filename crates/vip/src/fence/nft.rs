@@ -134,6 +134,12 @@ impl NftFence {
         breaches
     }
 
+    pub(super) fn guards(&self, interface: u32, address: IpAddr) -> bool {
+        self.rules
+            .as_ref()
+            .is_some_and(|rules| rules.interfaces.contains_key(&interface) && rules.addresses.contains(&address))
+    }
+
     pub(super) fn repair(&mut self) -> Result<(), FenceError> {
         match &self.rules {
             Some(rules) => self.load(&replace(rules)),

@@ -90,7 +90,8 @@ impl Tc {
         Ok(links)
     }
 
-    /// Makes sure that the interface has the hooks. One that is there stays as it is.
+    /// Makes sure that the interface has the hooks. One that is there stays as it is; an `ingress` qdisc in their place is
+    /// an error, because it hands both directions' filters to what arrives.
     pub(super) fn ensure_hooks(&mut self, interface: u32) -> io::Result<()> {
         let flags = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
         let added = self.socket.request(libc::RTM_NEWQDISC, flags, |message| {
@@ -98,9 +99,31 @@ impl Tc {
             message.string(TCA_KIND, "clsact");
         });
         match added {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                if self.has_both_hooks(interface)? {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
             other => other,
         }
+    }
+
+    fn has_both_hooks(&mut self, interface: u32) -> io::Result<bool> {
+        let mut both = false;
+        self.socket.dump(
+            libc::RTM_GETQDISC,
+            |message| message.body(&tcmsg(interface, 0, 0, 0)),
+            |message| {
+                let kind =
+                    attributes(message.body.get(TCMSG..).unwrap_or_default()).find(|(kind, _)| *kind == TCA_KIND);
+                both |= number(message.body, 4) == Some(interface)
+                    && number(message.body, 12) == Some(TC_H_CLSACT)
+                    && kind.is_some_and(|(_, kind)| kind == b"clsact\0");
+            },
+        )?;
+        Ok(both)
     }
 
     /// Attaches the program, in the place of any that has our handle.

@@ -32,7 +32,7 @@ use super::{
     round::{Round, Troubles, Wanted},
 };
 use crate::{
-    fence::{Fence, FenceLevel, Guarded, Inherited},
+    fence::{Breach, Fence, FenceLevel, Guarded, Inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
         Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, is_network, probe_frame,
@@ -43,7 +43,8 @@ use crate::{
 /// Longest time between two looks. The kernel tells of changes of links, addresses and filters; this is for what it
 /// does not tell, a flushed table of nftables above all.
 const LOOK: Duration = Duration::from_millis(250);
-/// For so long after a breach of the fence this node takes no VIP of that interface: whoever tampers may not be done.
+/// For so long after a breach of the fence was mended this node leaves VIPs to others: whoever tampers may not be done. It
+/// keeps what no fit node takes, because whatever loads firewalls may do so on all nodes at once.
 const BREACH_NANOS: u64 = 1_000_000_000;
 /// How often the link is asked whether anybody else has the VIPs that this node holds.
 const RIVALS_NANOS: u64 = 5_000_000_000;
@@ -58,6 +59,7 @@ pub(super) struct Counts {
     pub conflicts: AtomicU64,
     pub breaches: AtomicU64,
     pub addresses_restored: AtomicU64,
+    pub addresses_withdrawn: AtomicU64,
 }
 
 /// What was counted, for metrics.
@@ -73,6 +75,8 @@ pub struct KeeperCounters {
     pub breaches: u64,
     /// Addresses that somebody had removed.
     pub addresses_restored: u64,
+    /// Addresses that were taken off their interface because the fence could not be put up there.
+    pub addresses_withdrawn: u64,
 }
 
 impl Counts {
@@ -84,6 +88,7 @@ impl Counts {
             conflicts: read(&self.conflicts),
             breaches: read(&self.breaches),
             addresses_restored: read(&self.addresses_restored),
+            addresses_withdrawn: read(&self.addresses_withdrawn),
         }
     }
 }
@@ -106,6 +111,10 @@ pub(super) struct Keeper {
     changed: Box<dyn Fn() + Send>,
     /// The last problem of each VIP that was logged.
     said: BTreeMap<VipId, String>,
+    /// When the fence was last found broken, and where.
+    breached: Option<(BootNanos, String)>,
+    /// What could not be mended in the last round.
+    broken: Vec<Breach>,
     checked: BTreeSet<String>,
     /// An interface is meant by its network, so that a new address may tell which one it is.
     by_network: bool,
@@ -116,7 +125,6 @@ struct Link {
     up: bool,
     listener: Option<Listener>,
     gateway: GatewayCheck,
-    breached_at: Option<BootNanos>,
     /// When it was last asked who else has the VIPs that this node holds.
     asked_at: BootNanos,
 }
@@ -126,6 +134,9 @@ struct GuardedNow {
     wanted: BTreeSet<IpAddr>,
     /// The fence is as it should be; nothing may be added while it is not.
     stands: bool,
+    /// Of ours on the interfaces, while it is not: what it guards all the same. The rest is taken away, for this node's
+    /// kernel would answer whoever owns it.
+    guarded: BTreeSet<VipAddress>,
 }
 
 impl Keeper {
@@ -159,6 +170,8 @@ impl Keeper {
             used,
             changed,
             said: BTreeMap::new(),
+            breached: None,
+            broken: Vec::new(),
             checked: BTreeSet::new(),
             by_network,
         })
@@ -197,7 +210,10 @@ impl Keeper {
         let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
         let mut troubles = Troubles::default();
         let guarded = self.guard(&round, &mut troubles);
-        self.ask(&round, view, &mut troubles);
+        // What an address needs that cannot be put there now is not asked: the rest must go at once.
+        if guarded.stands {
+            self.ask(&round, view, &mut troubles);
+        }
         let put = self.put(&round, &guarded, &mut troubles);
         let places = self.judge(&round, &put, &mut troubles);
         let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
@@ -250,11 +266,25 @@ impl Keeper {
                 }
             }
         }
-        let fenced = self.fence(round.now, &guarded, round.interfaces);
-        if let Err(problem) = &fenced {
-            troubles.add_to_all(round.wanted, Unfitness::FenceBreached, problem);
+        match self.fence(round.now, &guarded, round.interfaces) {
+            Ok(()) => GuardedNow { wanted, stands: true, guarded: BTreeSet::new() },
+            Err(problem) => {
+                let problem =
+                    format!("{problem}; addresses that are not fenced are off their interface until they are");
+                troubles.add_to_all(round.wanted, Unfitness::FenceBreached, &problem);
+                GuardedNow { wanted, stands: false, guarded: self.guarded_still(round.interfaces) }
+            }
         }
-        GuardedNow { wanted, stands: fenced.is_ok() }
+    }
+
+    /// What is ours on the interfaces and is guarded there although the fence is not as it should be.
+    fn guarded_still(&self, interfaces: &[Interface]) -> BTreeSet<VipAddress> {
+        let whole = |index: u32| !self.broken.iter().any(|breach| breach.interface == 0 || breach.interface == index);
+        let guarded = |at: &VipAddress| {
+            let on = interfaces.iter().find(|interface| interface.name == at.interface && interface.has(at.address));
+            on.is_some_and(|on| whole(on.index) && self.fence.guards(on.index, at.address))
+        };
+        self.addresses.ours().iter().filter(|at| guarded(at)).cloned().collect()
     }
 
     /// Asks the link who has the addresses: a stranger's is not put on the interface.
@@ -294,14 +324,12 @@ impl Keeper {
             let all = round.wanted.iter().flat_map(|want| &want.addresses);
             all.filter(|at| free(at) || round.foreign(at.address)).cloned().collect()
         } else {
-            // Nothing is added behind a fence that does not stand; what is there stays.
-            let there =
-                |at: &&VipAddress| round.interface(&at.interface).is_some_and(|interface| interface.has(at.address));
-            round.ours.iter().filter(|at| guarded.wanted.contains(&at.address)).filter(there).cloned().collect()
+            // Nothing is added behind a fence that does not stand; what it does guard stays.
+            guarded.guarded.iter().filter(|at| guarded.wanted.contains(&at.address)).cloned().collect()
         };
         match self.addresses.reconcile(&put) {
             Ok(outcome) => {
-                outcome.changes.iter().for_each(|change| self.tell(change));
+                outcome.changes.iter().for_each(|change| self.tell(change, guarded.stands));
                 for problem in outcome.problems {
                     let of = round.wanted.iter().find(|want| want.addresses.contains(problem.address()));
                     if let Some(want) = of {
@@ -320,8 +348,12 @@ impl Keeper {
         put.iter().map(|at| at.address).collect()
     }
 
-    fn tell(&self, change: &Change) {
+    fn tell(&self, change: &Change, fence_stands: bool) {
         match change {
+            Change::Removed(at) if !fence_stands => {
+                self.shared.counts.addresses_withdrawn.fetch_add(1, Ordering::Relaxed);
+                error!(address = %at, "a VIP's address was taken off: it cannot be fenced, and nobody should answer rather than two");
+            }
             Change::Added(at) => info!(address = %at, "VIP address added"),
             Change::Removed(at) => info!(address = %at, "VIP address removed"),
             Change::CameBack(at) => {
@@ -346,11 +378,13 @@ impl Keeper {
                 let problem = format!("{} is down or has no carrier", want.interface);
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
             }
+            if let Some((at, what)) = &self.breached
+                && round.now.since(*at) < BREACH_NANOS
+            {
+                let problem = format!("somebody changed the fence on {what}; it stands again");
+                troubles.add(want.vip, Fitness::Reluctant(Unfitness::FenceBreached), problem);
+            }
             if let Some(link) = self.links.get(&interface.index) {
-                if link.breached_at.is_some_and(|at| round.now.since(at) < BREACH_NANOS) {
-                    let problem = format!("somebody changed the fence on {}", want.interface);
-                    troubles.add(want.vip, Fitness::Unfit(Unfitness::FenceBreached), problem);
-                }
                 if link.gateway.state() == GatewayState::Unreachable
                     && let Some(gateway) = link.gateway.gateway()
                 {
@@ -375,11 +409,13 @@ impl Keeper {
     }
 
     fn publish(&mut self, places: Places, vips: BTreeMap<VipId, VipFitness>) {
-        for (vip, VipFitness { problem, .. }) in &vips {
+        for (vip, VipFitness { problem, fitness, .. }) in &vips {
             let before = self.said.get(vip).map(String::as_str).unwrap_or_default();
             if before != problem {
                 if problem.is_empty() {
                     info!(%vip, "this node is fit to hold the VIP again");
+                } else if matches!(fitness, Fitness::Reluctant(_)) {
+                    warn!(%vip, %problem, "this node leaves the VIP to others, and keeps it if nobody is better off");
                 } else {
                     warn!(%vip, %problem, "this node is not fit to hold the VIP");
                 }
@@ -409,7 +445,12 @@ impl Keeper {
             return;
         }
         if let Err(problem) = self.fence(boot_now(), &left, interfaces) {
-            error!(problem, "addresses of VIPs are on an interface and cannot be fenced");
+            error!(problem, "addresses of VIPs are on an interface and cannot be fenced; they are taken off it");
+            let guarded: Vec<_> = self.guarded_still(interfaces).into_iter().collect();
+            match self.addresses.reconcile(&guarded) {
+                Ok(outcome) => outcome.changes.iter().for_each(|change| self.tell(change, false)),
+                Err(error) => error!(%error, "and cannot be taken off it"),
+            }
         }
     }
 
@@ -440,26 +481,46 @@ impl Keeper {
         guarded: &BTreeSet<(VipId, u32, IpAddr)>,
         interfaces: &[Interface],
     ) -> Result<(), String> {
-        let breaches = self.fence.verify();
+        let breaches = self.breaches(interfaces);
         if !breaches.is_empty() {
-            for breach in &breaches {
-                let name = interfaces.iter().find(|interface| interface.index == breach.interface);
-                let name = name.map_or("all interfaces", |interface| &interface.name);
-                error!(interface = name, what = breach.what, "the fence of VIPs is not as it was set; putting it back");
+            let name = |index: u32| {
+                let found = interfaces.iter().find(|interface| interface.index == index);
+                found.map_or("all interfaces", |interface| &interface.name)
+            };
+            // What stays broken is told once.
+            for breach in breaches.iter().filter(|breach| !self.broken.contains(breach)) {
+                let (name, what) = (name(breach.interface), &breach.what);
+                error!(interface = name, what, "the fence of VIPs is not as it was set; putting it back");
                 self.shared.counts.breaches.fetch_add(1, Ordering::Relaxed);
-                for (index, link) in &mut self.links {
-                    if breach.interface == 0 || breach.interface == *index {
-                        link.breached_at = Some(now);
-                    }
-                }
             }
-            // An interface that is gone cannot be repaired; guarding forgets it, and its word decides.
-            if let Err(error) = self.fence.repair() {
+            let names: BTreeSet<_> = breaches.iter().map(|breach| name(breach.interface)).collect();
+            self.breached = Some((now, names.into_iter().collect::<Vec<_>>().join(", ")));
+            // What cannot be mended is found by the next look.
+            if let Err(error) = self.fence.repair()
+                && self.broken.is_empty()
+            {
                 warn!(error = chain(&error), "cannot mend all of the fence");
             }
         }
         let wanted = guarded.iter().map(|&(vip, interface, address)| Guarded { vip, interface, address });
-        self.fence.guard(&wanted.collect::<Vec<_>>()).map_err(|error| chain(&error))
+        let outcome = self.fence.guard(&wanted.collect::<Vec<_>>()).map_err(|error| chain(&error));
+        self.broken.clear();
+        if !breaches.is_empty() || outcome.is_err() {
+            self.broken = self.breaches(interfaces);
+        }
+        outcome?;
+        match &self.broken[..] {
+            [] => Ok(()),
+            [breach, ..] => Err(format!("the fence cannot be mended: {}", breach.what)),
+        }
+    }
+
+    /// What is wrong with the fence where there is anything to fence: an interface that is gone lets nothing pass.
+    fn breaches(&mut self, interfaces: &[Interface]) -> Vec<Breach> {
+        let mut breaches = self.fence.verify();
+        let there = |index: u32| interfaces.iter().any(|interface| interface.index == index);
+        breaches.retain(|breach| breach.interface == 0 || there(breach.interface));
+        breaches
     }
 
     /// Follows links that came, went, or changed, listens on them and judges their gateways.
@@ -487,7 +548,6 @@ impl Keeper {
                 up: interface.up,
                 listener: None,
                 gateway: GatewayCheck::new(now, None, GATEWAY),
-                breached_at: None,
                 asked_at: now,
             });
             let came_up = interface.up && !link.up;

@@ -260,7 +260,11 @@ impl Addresses {
             Step::Add { address, .. } => Some(address.clone()),
             Step::Remove { .. } | Step::Forget { .. } => None,
         }));
-        self.ours.set(ours.clone())?;
+        let written = self.ours.set(ours.clone());
+        // What is only taken away needs no word of it, and may be urgent.
+        if steps.iter().any(|step| matches!(step, Step::Add { .. })) {
+            written?;
+        }
         for step in steps {
             self.perform(step, &mut ours, &mut outcome);
         }
