@@ -22,7 +22,7 @@ mod thread;
 pub use driver::{Driver, ListenerChange, LoopbackDriver};
 pub use fence::{
     Breach, Deadlines, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, Inherited,
-    NftError, inherited,
+    NftError, Unfenced, inherited,
 };
 pub use gates::Gates;
 pub use handle::{Counters, Handle};

@@ -3,7 +3,13 @@
 
 mod netns;
 
-use std::{collections::BTreeMap, net::IpAddr, process::Command, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use ballast_core::{
     config::Failback,
@@ -12,7 +18,7 @@ use ballast_core::{
 };
 use ballast_vip::{
     Driver as _, FenceWish,
-    net::{Addresses, Interface, Mac, Sender, VipAddress, announcement, probe},
+    net::{Addresses, Hearing, Interface, Listener, Mac, Sender, VipAddress, announcement, probe, request_frame},
     netlink::{self, KeeperHandle, NetlinkDriver, NetlinkOptions, VipFitness},
 };
 use netns::{Lan, Netns, eventually};
@@ -42,6 +48,39 @@ fn answered(neighbour: &Netns, address: &str) -> bool {
 fn sh(host: &Netns, command: &'static str) -> bool {
     let done = host.run(move || Command::new("sh").arg("-c").arg(command).output().expect("sh runs"));
     done.status.success()
+}
+
+/// Gives the first host a second interface on the same link: `eth1` with 10.0.1.1/24.
+fn second_interface(lan: &Lan) {
+    let host = &lan.hosts[0];
+    lan.switch.ip(&format!("link add q1 type veth peer name eth1 netns {}", host.path()));
+    lan.switch.ip("link set q1 master br0");
+    lan.switch.ip("link set q1 up");
+    host.ip("address add 10.0.1.1/24 dev eth1");
+    host.ip("link set eth1 up");
+    eventually("the link is up", || host.run(|| Interface::read("eth1").expect("there").up));
+}
+
+/// Who answers a neighbour that asks for the first VIP, by the MACs that the host's own addresses are at: each interface
+/// works on frames in their order, so it has spoken about the VIP when it has spoken about its own.
+fn interfaces_that_answer(neighbour: &Netns, own: &'static [&'static str]) -> BTreeSet<Mac> {
+    neighbour.run(move || {
+        let interface = Interface::read("eth0").expect("there");
+        let mac = interface.mac.expect("a veth has one");
+        let sender = Sender::open().expect("opens");
+        let mut listener = Listener::open(interface.index, Hearing::BeforeFence).expect("opens");
+        for address in std::iter::once(&VIPS[0]).chain(own) {
+            let question = request_frame(ip(address), ip("10.0.0.2"), mac).expect("one family");
+            sender.send(interface.index, &question).expect("sends");
+        }
+        let mut claims = Vec::new();
+        eventually("the host speaks about its own addresses", || {
+            listener.read(&mut claims).expect("reads");
+            own.iter().all(|own| claims.iter().any(|claim| claim.answer && claim.address == ip(own)))
+        });
+        let answers = claims.iter().filter(|claim| claim.answer && claim.address == ip(VIPS[0]));
+        answers.map(|claim| claim.mac).collect()
+    })
 }
 
 fn empty() -> tempfile::TempDir {
@@ -293,4 +332,50 @@ fn a_fence_that_was_mended_makes_a_node_leave_vips_to_others_and_keep_what_nobod
         eventually("it is over", || says(&keeper, Fitness::Fit, ""));
         assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)));
     }
+}
+
+#[test]
+fn a_closed_node_is_silent_on_its_other_interfaces_too() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        second_interface(&lan);
+        host.ip("address add 10.0.0.100/32 dev eth0");
+        let own = &["10.0.0.1", "10.0.1.1"];
+        assert_eq!(interfaces_that_answer(neighbour, own).len(), 2, "unless told otherwise a kernel answers on both");
+        host.ip("address del 10.0.0.100/32 dev eth0");
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        assert_eq!(interfaces_that_answer(neighbour, own), BTreeSet::new(), "{level:?}");
+        // What goes with its interface is no breach.
+        host.ip("link del eth1");
+        second_interface(&lan);
+        eventually("what came is fenced", || interfaces_that_answer(neighbour, own).is_empty());
+        assert_eq!(keeper.counters().breaches, 0, "{level:?}");
+        assert!(says(&keeper, Fitness::Fit, ""));
+    }
+}
+
+#[test]
+fn an_interface_that_answers_for_all_and_cannot_be_fenced_makes_a_node_unfit() {
+    let Some(lan) = Lan::new(2) else { return };
+    let host = &lan.hosts[0];
+    second_interface(&lan);
+    assert!(sh(host, "tc qdisc add dev eth1 ingress"));
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::Ebpf);
+    let unfit = Fitness::Unfit(Unfitness::FenceBreached);
+    eventually("it says what to do", || says(&keeper, unfit, "set net.ipv4.conf.eth1.arp_ignore to 1"));
+    assert!(!has(host, "eth0", VIPS[0]));
+    host.sysctl("ipv4/conf/eth1/arp_ignore", "1");
+    eventually("it is fit", || says(&keeper, Fitness::Fit, ""));
+    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)));
+    let known = keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+    assert!(known.warning.starts_with("eth1 cannot be fenced"), "{}", known.warning);
+    // The sysctl is looked at in each round.
+    host.sysctl("ipv4/conf/eth1/arp_ignore", "0");
+    eventually("it says so again", || says(&keeper, unfit, "eth1") && !has(host, "eth0", VIPS[0]));
+    assert!(sh(host, "tc qdisc del dev eth1 ingress"));
+    eventually("it is fenced there", || says(&keeper, Fitness::Fit, ""));
 }

@@ -22,7 +22,7 @@ use aya::{
 use ballast_core::ids::VipId;
 
 use super::{
-    Breach, FenceError, Guarded,
+    Breach, FenceError, Guarded, Unfenced,
     slots::{SLOT_BYTES, Slots},
     tc::{Hook, Link, Tc},
 };
@@ -101,7 +101,7 @@ impl EbpfFence {
         Arc::clone(&self.slots)
     }
 
-    pub(super) fn guard(&mut self, wanted: &[Guarded]) -> Result<(), FenceError> {
+    pub(super) fn guard(&mut self, wanted: &[Guarded], also: &[u32]) -> Result<Vec<Unfenced>, FenceError> {
         let links = self.links()?;
         let interfaces: BTreeSet<u32> = wanted.iter().map(|guarded| guarded.interface).collect();
         for interface in &interfaces {
@@ -122,10 +122,12 @@ impl EbpfFence {
         for interface in &interfaces {
             self.attach(*interface)?;
         }
-        for link in links.iter().filter(|link| !interfaces.contains(&link.index)) {
+        let unfenced = self.attach_also(&links, also);
+        for link in links.iter().filter(|link| !interfaces.contains(&link.index) && !also.contains(&link.index)) {
             self.tc.detach_both(link)?;
         }
-        self.forget_all_but(&addresses)
+        self.forget_all_but(&addresses)?;
+        Ok(unfenced)
     }
 
     pub(super) fn verify(&mut self) -> Vec<Breach> {
@@ -178,6 +180,18 @@ impl EbpfFence {
 
     fn links(&mut self) -> Result<Vec<Link>, FenceError> {
         self.tc.links().map_err(FenceError::Links)
+    }
+
+    fn attach_also(&mut self, links: &[Link], also: &[u32]) -> Vec<Unfenced> {
+        let mut unfenced = Vec::new();
+        for link in links.iter().filter(|link| link.ethernet && also.contains(&link.index)) {
+            match self.attach(link.index) {
+                Ok(()) => drop(self.interfaces.insert(link.index)),
+                Err(FenceError::Attach { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => unfenced.push(Unfenced { interface: link.index, why: super::chain(&error) }),
+            }
+        }
+        unfenced
     }
 
     fn attach(&mut self, interface: u32) -> Result<(), FenceError> {

@@ -99,6 +99,15 @@ pub struct Guarded {
     pub address: IpAddr,
 }
 
+/// An interface that should be fenced too and cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfenced {
+    /// Its index.
+    pub interface: u32,
+    /// Why not.
+    pub why: String,
+}
+
 /// Something that the fence needs and that is not in the kernel any more: packets may pass that should not, or
 /// the other way round. [`Fence::repair`] mends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,16 +254,25 @@ impl Fence {
     /// # Errors
     /// When the kernel refuses. What was guarded before stays guarded; call it again.
     pub fn guard(&mut self, wanted: &[Guarded]) -> Result<(), FenceError> {
-        match &mut self.slow {
-            Slow::Ebpf(fence) => fence.guard(wanted)?,
-            Slow::Nftables(fence) => fence.guard(wanted)?,
-            Slow::None => {}
-        }
+        self.guard_also(wanted, &[]).map(drop)
+    }
+
+    /// As [`Fence::guard`], and fences all of the addresses on further interfaces as well. Returns those of these where
+    /// that is not possible; they are no error. One that is gone is left out.
+    ///
+    /// # Errors
+    /// As [`Fence::guard`].
+    pub fn guard_also(&mut self, wanted: &[Guarded], also: &[u32]) -> Result<Vec<Unfenced>, FenceError> {
+        let unfenced = match &mut self.slow {
+            Slow::Ebpf(fence) => fence.guard(wanted, also)?,
+            Slow::Nftables(fence) => fence.guard(wanted, also)?,
+            Slow::None => Vec::new(),
+        };
         if self.inherited {
             self.remove_other_levels()?;
             self.inherited = false;
         }
-        Ok(())
+        Ok(unfenced)
     }
 
     /// Compares the kernel with what should be there. Empty when all is well.

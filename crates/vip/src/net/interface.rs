@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{
     Mac, NetError,
     route::RouteSocket,
-    wire::{Message, read_u32},
+    wire::{Message, attributes, read_u32},
 };
 
 /// `struct ifinfomsg`.
@@ -18,6 +18,23 @@ pub(crate) const IFA_PROTO: u16 = 11;
 /// 3), nor by a routing daemon under its number for routes; `ip address show` prints it as `proto 0xb1`.
 pub(crate) const OUR_MARK: u8 = 0xb1;
 
+/// `IFLA_INFO_KIND` and `IFLA_INFO_SLAVE_KIND` of linux/if_link.h.
+const INFO_KIND: u16 = 1;
+const INFO_SLAVE_KIND: u16 = 4;
+
+/// What an interface is to packets that arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The machine talks to itself there.
+    Loopback,
+    /// Belongs to a bridge or bond and hands everything on to it or past this machine.
+    Port,
+    /// A device, by what the kernel says.
+    Physical,
+    /// Made by software, and a network of its own: a bridge, a VLAN, one end of a pair.
+    Virtual,
+}
+
 /// An interface of any kind that has a MAC address: physical, VLAN, bridge, macvlan, veth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -29,6 +46,8 @@ pub struct Interface {
     pub mac: Option<Mac>,
     /// Switched on, with a carrier, and operational.
     pub up: bool,
+    /// What it is to packets that arrive.
+    pub standing: Standing,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }
@@ -143,14 +162,29 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
     let flags = read_u32(message.payload, 8)?;
     let needed = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP) as u32;
     let (mut name, mut mac) = (None, None);
+    let (mut master, mut made, mut routed) = (false, false, false);
     for (kind, payload) in message.attributes(LINK_FIXED_BYTES) {
         match kind {
             libc::IFLA_IFNAME => name = Some(String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned()),
             libc::IFLA_ADDRESS => mac = Mac::from_slice(payload),
+            libc::IFLA_MASTER => master = true,
+            libc::IFLA_LINKINFO => {
+                for (kind, payload) in attributes(payload) {
+                    made |= kind == INFO_KIND;
+                    // What belongs to a VRF receives its packets itself.
+                    routed |= kind == INFO_SLAVE_KIND && payload.starts_with(b"vrf");
+                }
+            }
             _ => {}
         }
     }
-    Some(Interface { index, name: name?, mac, up: flags & needed == needed, addresses: Vec::new() })
+    let standing = match (flags & libc::IFF_LOOPBACK as u32 != 0, master && !routed, made) {
+        (true, _, _) => Standing::Loopback,
+        (false, true, _) => Standing::Port,
+        (false, false, false) => Standing::Physical,
+        (false, false, true) => Standing::Virtual,
+    };
+    Some(Interface { index, name: name?, mac, up: flags & needed == needed, standing, addresses: Vec::new() })
 }
 
 /// An interface's index and an address on it, from an `RTM_NEWADDR` or `RTM_DELADDR`.
@@ -232,6 +266,7 @@ mod tests {
             name: name.to_owned(),
             mac: (name != "lo").then(|| Mac::new([2, 0, 0, 0, 0, 1])),
             up: true,
+            standing: Standing::Physical,
             addresses: vec![InterfaceAddress {
                 address: address.parse().expect("an address"),
                 prefix: 24,

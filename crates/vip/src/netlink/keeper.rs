@@ -35,8 +35,8 @@ use crate::{
     fence::{Breach, Fence, FenceLevel, Guarded, Inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, is_network, probe_frame,
-        question, system,
+        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, Standing, VipAddress, Watch, probe_frame, question,
+        system,
     },
 };
 
@@ -115,9 +115,11 @@ pub(super) struct Keeper {
     breached: Option<(BootNanos, String)>,
     /// What could not be mended in the last round.
     broken: Vec<Breach>,
+    /// Interfaces beside those of VIPs, over which this machine can be reached too.
+    beside: BTreeSet<u32>,
+    /// Of these, by name: what keeps the fence off.
+    open: BTreeMap<String, String>,
     checked: BTreeSet<String>,
-    /// An interface is meant by its network, so that a new address may tell which one it is.
-    by_network: bool,
 }
 
 /// What is kept for an interface that VIPs are on.
@@ -150,11 +152,9 @@ impl Keeper {
         changed: Box<dyn Fn() + Send>,
     ) -> Result<Self, NetlinkError> {
         // A name that is wrong is told at the start, not when the first VIP comes.
-        let named = || std::iter::once(&options.interface).chain(options.interfaces.values());
-        for name in named() {
+        for name in std::iter::once(&options.interface).chain(options.interfaces.values()) {
             Interface::read(name)?;
         }
-        let by_network = named().any(|name| is_network(name));
         Ok(Self {
             addresses: Addresses::open(&options.data_dir)?,
             watch: Watch::open()?,
@@ -172,8 +172,9 @@ impl Keeper {
             said: BTreeMap::new(),
             breached: None,
             broken: Vec::new(),
+            beside: BTreeSet::new(),
+            open: BTreeMap::new(),
             checked: BTreeSet::new(),
-            by_network,
         })
     }
 
@@ -217,6 +218,12 @@ impl Keeper {
         let put = self.put(&round, &guarded, &mut troubles);
         let places = self.judge(&round, &put, &mut troubles);
         let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
+        if let Some((name, why)) = self.open.iter().next() {
+            let warning = format!(
+                "{name} cannot be fenced ({why}); VIPs are not asked for there (arp_ignore), but what is sent to it gets in"
+            );
+            vips.values_mut().for_each(|known| known.warning.clone_from(&warning));
+        }
         for conflict in self.conflicts.recent(now) {
             if let Some(known) = vips.get_mut(&conflict.vip()) {
                 known.warning = conflict.to_string();
@@ -279,8 +286,13 @@ impl Keeper {
 
     /// What is ours on the interfaces and is guarded there although the fence is not as it should be.
     fn guarded_still(&self, interfaces: &[Interface]) -> BTreeSet<VipAddress> {
-        let whole = |index: u32| !self.broken.iter().any(|breach| breach.interface == 0 || breach.interface == index);
+        let everywhere = |breach: &Breach| breach.interface == 0 || self.beside.contains(&breach.interface);
+        let whole = |index: u32| !self.broken.iter().any(|breach| everywhere(breach) || breach.interface == index);
+        let leaks = self.open.keys().any(|name| answers_for_all(name));
         let guarded = |at: &VipAddress| {
+            if leaks && at.address.is_ipv4() {
+                return false;
+            }
             let on = interfaces.iter().find(|interface| interface.name == at.interface && interface.has(at.address));
             on.is_some_and(|on| whole(on.index) && self.fence.guards(on.index, at.address))
         };
@@ -503,15 +515,31 @@ impl Keeper {
             }
         }
         let wanted = guarded.iter().map(|&(vip, interface, address)| Guarded { vip, interface, address });
-        let outcome = self.fence.guard(&wanted.collect::<Vec<_>>()).map_err(|error| chain(&error));
+        let ours: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
+        let on: BTreeSet<u32> = guarded.iter().map(|(_, interface, _)| *interface).collect();
+        self.beside = if ours.is_empty() { BTreeSet::new() } else { beside(interfaces, &ours) };
+        self.beside.retain(|interface| !on.contains(interface));
+        let also: Vec<u32> = self.beside.iter().copied().collect();
+        let outcome = self.fence.guard_also(&wanted.collect::<Vec<_>>(), &also).map_err(|error| chain(&error));
         self.broken.clear();
         if !breaches.is_empty() || outcome.is_err() {
             self.broken = self.breaches(interfaces);
         }
-        outcome?;
-        match &self.broken[..] {
-            [] => Ok(()),
-            [breach, ..] => Err(format!("the fence cannot be mended: {}", breach.what)),
+        let unfenced = outcome?.into_iter().filter_map(|left| {
+            let interface = interfaces.iter().find(|interface| interface.index == left.interface && interface.up)?;
+            Some((interface.name.clone(), left.why))
+        });
+        self.open = unfenced.collect();
+        if let [breach, ..] = &self.broken[..] {
+            return Err(format!("the fence cannot be mended: {}", breach.what));
+        }
+        let v4 = ours.iter().any(IpAddr::is_ipv4);
+        match self.open.iter().find(|(name, _)| v4 && answers_for_all(name)) {
+            None => Ok(()),
+            Some((name, why)) => Err(format!(
+                "{name} cannot be fenced ({why}), and as arp_ignore is 0 there, this machine answers ARP on it for VIPs of \
+                 other interfaces; set net.ipv4.conf.{name}.arp_ignore to 1, or remove what is in the fence's way"
+            )),
         }
     }
 
@@ -531,7 +559,8 @@ impl Keeper {
         self.links.retain(|index, _| here.iter().any(|interface| interface.index == *index));
         let vips: BTreeMap<IpAddr, VipId> =
             view.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| (at.ip(), vip.id))).collect();
-        self.conflicts.set_ours(here.iter().filter_map(|interface| interface.mac));
+        // A second interface on the same link answers the owner's own questions.
+        self.conflicts.set_ours(interfaces.iter().filter_map(|interface| interface.mac));
         let members = view.vips.iter().flat_map(|vip| vip.macs.iter());
         self.conflicts.set_members(members.filter(|(node, _)| *node != self.options.node).map(|(_, mac)| *mac));
         self.conflicts.set_vips(vips.iter().map(|(address, vip)| (*address, *vip)));
@@ -658,12 +687,12 @@ impl Keeper {
             }
             return true;
         }
-        let concerns = |index: u32| self.links.contains_key(&index);
+        let concerns = |index: u32| self.links.contains_key(&index) || self.beside.contains(&index);
         events.iter().any(|event| match event {
             // One that is not known yet may be one that VIPs wait for.
             LinkEvent::Link { .. } | LinkEvent::LinkGone { .. } | LinkEvent::Lost => true,
-            // Likewise, where an interface is meant by its network.
-            LinkEvent::Address { index, .. } => concerns(*index) || self.by_network,
+            // Likewise, where an interface is meant by its network; and one with an address is fenced.
+            LinkEvent::Address { .. } => true,
             LinkEvent::AddressGone { index, .. } | LinkEvent::Filter { index } => concerns(*index),
         })
     }
@@ -698,6 +727,27 @@ impl Keeper {
     }
 }
 
+/// Over which interfaces this machine can be reached beside those that VIPs are on: unless told otherwise a kernel answers
+/// on each for the addresses of all. Devices, and what has an address of its own. Ports of bridges and bonds hand on what
+/// is judged where it arrives, and ends of pairs without an address lead to containers of this machine.
+fn beside(interfaces: &[Interface], vips: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+    let own = |address: IpAddr| {
+        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        !link_local && !vips.contains(&address)
+    };
+    let reached = interfaces.iter().filter(|interface| match interface.standing {
+        Standing::Loopback | Standing::Port => false,
+        Standing::Physical => interface.mac.is_some(),
+        Standing::Virtual => interface.mac.is_some() && interface.addresses.iter().any(|held| own(held.address)),
+    });
+    reached.map(|interface| interface.index).collect()
+}
+
+/// Whether the kernel answers ARP on the interface for addresses of others.
+fn answers_for_all(interface: &str) -> bool {
+    system::InterfaceSysctls::read(interface).arp_ignore.is_none_or(|value| value == 0)
+}
+
 /// Stands for addresses that are no VIP's any more: its deadline is never moved.
 const NOBODY: VipId = VipId::new(u32::MAX);
 
@@ -710,4 +760,34 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::InterfaceAddress;
+
+    #[test]
+    fn what_takes_packets_in_for_itself_is_fenced_beside_the_vips_interfaces() {
+        let on = |index, standing, mac: bool, address: &str| Interface {
+            index,
+            name: format!("if{index}"),
+            mac: mac.then(|| Mac::new([2, 0, 0, 0, 0, index as u8])),
+            up: true,
+            standing,
+            addresses: (address.parse().into_iter())
+                .map(|address| InterfaceAddress { address, prefix: 24, secondary: false, origin: 0 })
+                .collect(),
+        };
+        let interfaces = [
+            on(1, Standing::Loopback, true, "127.0.0.1"),
+            on(2, Standing::Physical, true, ""),
+            on(3, Standing::Port, true, "10.0.0.3"),
+            on(4, Standing::Virtual, true, "10.0.0.4"),
+            on(5, Standing::Virtual, true, "fe80::5"),
+            on(6, Standing::Virtual, true, "10.0.0.100"),
+            on(7, Standing::Virtual, false, "10.0.0.7"),
+        ];
+        assert_eq!(beside(&interfaces, &["10.0.0.100".parse().expect("an address")].into()), [2, 4].into());
+    }
 }

@@ -53,6 +53,11 @@ impl Netns {
         result.recv().expect("the job answers").unwrap_or_else(|panic| resume_unwind(panic))
     }
 
+    /// By which others name it.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// What an `ip` command prints.
     pub fn ip(&self, arguments: &str) -> String {
         let arguments = arguments.to_owned();
@@ -100,7 +105,7 @@ impl Lan {
         switch.ip("link add br0 type bridge mcast_snooping 0 forward_delay 0");
         switch.ip("link set br0 up");
         for (at, host) in namespaces.iter().enumerate() {
-            let (n, path) = (at + 1, &host.path);
+            let (n, path) = (at + 1, host.path());
             switch.ip(&format!("link add p{n} type veth peer name eth0 address 02:00:00:00:00:{n:02x} netns {path}"));
             switch.ip(&format!("link set p{n} master br0"));
             switch.ip(&format!("link set p{n} up"));

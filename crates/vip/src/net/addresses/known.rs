@@ -39,7 +39,7 @@ pub(super) fn unrecorded(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::super::Standing, *};
 
     fn vip(text: &str) -> VipAddress {
         let (interface, address) = text.split_once(' ').expect("interface address");
@@ -60,6 +60,7 @@ mod tests {
                     name: interface,
                     mac: None,
                     up: true,
+                    standing: Standing::Physical,
                     addresses: vec![held],
                 }),
             }
