@@ -19,7 +19,7 @@ pub mod netlink;
 mod priority;
 mod thread;
 
-pub use driver::{Driver, ListenerChange, LoopbackDriver};
+pub use driver::{Closing, Driver, ListenerChange, LoopbackDriver};
 pub use fence::{
     Breach, Deadlines, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, Inherited,
     NftError, Unfenced, inherited,

@@ -42,6 +42,7 @@ pub use inherited::{Inherited, inherited};
 pub use nft::NftError;
 pub use slots::FenceCounters;
 
+use crate::Closing;
 use ebpf::EbpfFence;
 use nft::NftFence;
 use nft_lease::Renewals;
@@ -362,13 +363,14 @@ impl Deadlines {
         }
     }
 
-    /// The VIP is closed when this returns. Connections that are kept stay.
-    pub fn close(&mut self, vip: VipId) {
+    /// The VIP is closed when this returns, unless it says that the kernel refused. Connections that are kept stay.
+    pub fn close(&mut self, vip: VipId) -> Closing {
         match &mut self.fast {
             Fast::Ebpf(slots) => slots.close(vip),
-            Fast::Nftables(renewals) => renewals.close(vip),
+            Fast::Nftables(renewals) => return renewals.close(vip),
             Fast::None => {}
         }
+        Closing::Closed
     }
 
     /// Hands the deadlines set since the last call to the kernel, in one transaction. Does nothing at the level `ebpf`,

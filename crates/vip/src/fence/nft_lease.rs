@@ -25,6 +25,7 @@ use super::{
     netlink::{Messages, Received, Socket, attributes},
     nft_text::TABLE,
 };
+use crate::Closing;
 
 /// Taken off each timeout for the way into the kernel and for its ticks (10 ms at 100 Hz).
 const MARGIN_NANOS: u64 = 10_000_000;
@@ -97,11 +98,11 @@ impl Renewals {
         }
     }
 
-    pub(super) fn close(&mut self, vip: VipId) {
+    pub(super) fn close(&mut self, vip: VipId) -> Closing {
         self.pending.retain(|(pending, _)| *pending != vip);
         self.elements.clear();
         self.collect(vip, 0);
-        self.send();
+        if self.send() { Closing::Closed } else { Closing::ByItself }
     }
 
     pub(super) fn flush(&mut self) {
@@ -112,6 +113,7 @@ impl Renewals {
             self.collect(vip, timeout_millis(until, now));
         }
         self.pending = pending;
+        // A renewal that is refused ends by itself.
         self.send();
     }
 
@@ -122,9 +124,10 @@ impl Renewals {
         self.elements.extend(of_vip.map(|(_, address)| Element { address: *address, timeout_millis }));
     }
 
-    fn send(&mut self) {
+    /// Whether the kernel took it.
+    fn send(&mut self) -> bool {
         if self.elements.is_empty() {
-            return;
+            return true;
         }
         encode(&mut self.batch, &self.elements);
         let mut verdict = self.socket.send(self.batch.bytes());
@@ -136,10 +139,12 @@ impl Renewals {
                 verdict = Err(error);
             }
         });
-        if let Err(error) = verdict.and(drained) {
+        let taken = verdict.and(drained);
+        if let Err(error) = &taken {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
             self.shared.refusal.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
         }
+        taken.is_ok()
     }
 }
 

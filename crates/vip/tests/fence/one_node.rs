@@ -11,7 +11,7 @@ use std::{
 
 use ballast_clock::boot_now;
 use ballast_core::{ids::VipId, time::BootNanos};
-use ballast_vip::{Deadlines, Fence, FenceWish, Guarded};
+use ballast_vip::{Closing, Deadlines, Fence, FenceWish, Guarded};
 
 use crate::{
     frames::{Path, Question, ask, priority_tagged},
@@ -143,7 +143,7 @@ fn closed_is_silent_and_open_is_not() {
         lab.check_both(false);
         open_for(&mut deadlines, VIP, LONG);
         lab.check_both(true);
-        deadlines.close(VIP);
+        assert_eq!(deadlines.close(VIP), Closing::Closed);
         lab.check_both(false);
         lab.check("10.9.0.1", true);
         lab.check("fd09::1", true);
@@ -197,7 +197,7 @@ fn a_closed_node_says_nothing_in_the_vips_name() {
             }
         };
         for (vip, to) in [(VIP4, "10.9.0.10"), (VIP6, "fd09::10"), (VIP4, "10.9.0.77"), (VIP6, "fd09::77")] {
-            deadlines.close(VIP);
+            assert_eq!(deadlines.close(VIP), Closing::Closed);
             assert!(!leaves(vip, to), "closed: {vip} to {to}");
             open_for(&mut deadlines, VIP, LONG);
             lab.node.sh("ip neigh flush dev eth0 nud failed; ip neigh flush dev eth0 nud incomplete");
@@ -391,6 +391,9 @@ fn what_somebody_takes_away_of_the_nftables_fence_is_noticed_and_put_back() {
     lab.node.sh("nft delete table netdev ballast");
     open_for(&mut deadlines, VIP, LONG);
     lab.breached(&mut fence, "refused 1 renewals");
+    assert_eq!(deadlines.close(VIP), Closing::Closed);
+    lab.node.sh("nft delete table netdev ballast");
+    assert_eq!(deadlines.close(VIP), Closing::ByItself);
 }
 
 #[test]
