@@ -21,7 +21,7 @@ mod thread;
 
 pub use driver::{Closing, Driver, ListenerChange, LoopbackDriver};
 pub use fence::{
-    Breach, Deadlines, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, Inherited,
+    Breach, Deadlines, Earlier, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, Inherited,
     NftError, Unfenced, inherited,
 };
 pub use gates::Gates;

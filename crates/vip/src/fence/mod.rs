@@ -31,6 +31,7 @@ mod nft_lease;
 mod nft_text;
 mod slots;
 mod tc;
+mod tcx;
 
 use std::{io, net::IpAddr, sync::Arc};
 
@@ -107,6 +108,15 @@ pub struct Unfenced {
     pub interface: u32,
     /// Why not.
     pub why: String,
+}
+
+/// Somebody else's program that looks at packets before the fence does, and can let them pass by it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Earlier {
+    /// The index of the interface.
+    pub interface: u32,
+    /// Which it is.
+    pub what: String,
 }
 
 /// Something that the fence needs and that is not in the kernel any more: packets may pass that should not, or
@@ -282,6 +292,14 @@ impl Fence {
             Slow::Ebpf(fence) => fence.verify(),
             Slow::Nftables(fence) => fence.verify(),
             Slow::None => Vec::new(),
+        }
+    }
+
+    /// What ran before the fence when it was verified last. Known at the level `ebpf` only.
+    pub fn earlier(&self) -> &[Earlier] {
+        match &self.slow {
+            Slow::Ebpf(fence) => fence.earlier(),
+            Slow::Nftables(_) | Slow::None => &[],
         }
     }
 

@@ -32,7 +32,7 @@ use super::{
     round::{Round, Troubles, Wanted},
 };
 use crate::{
-    fence::{Breach, Fence, FenceLevel, Guarded, Inherited},
+    fence::{Breach, Earlier, Fence, FenceLevel, Guarded, Inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
         Interface, LinkEvent, Listener, Mac, Sender as FrameSender, Standing, VipAddress, Watch, probe_frame, question,
@@ -119,6 +119,8 @@ pub(super) struct Keeper {
     beside: BTreeSet<u32>,
     /// Of these, by name: what keeps the fence off.
     open: BTreeMap<String, String>,
+    /// The last warning that was logged.
+    warned: String,
     checked: BTreeSet<String>,
 }
 
@@ -174,6 +176,7 @@ impl Keeper {
             broken: Vec::new(),
             beside: BTreeSet::new(),
             open: BTreeMap::new(),
+            warned: String::new(),
             checked: BTreeSet::new(),
         })
     }
@@ -218,18 +221,34 @@ impl Keeper {
         let put = self.put(&round, &guarded, &mut troubles);
         let places = self.judge(&round, &put, &mut troubles);
         let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
-        if let Some((name, why)) = self.open.iter().next() {
-            let warning = format!(
-                "{name} cannot be fenced ({why}); VIPs are not asked for there (arp_ignore), but what is sent to it gets in"
-            );
-            vips.values_mut().for_each(|known| known.warning.clone_from(&warning));
-        }
+        let warning = self.warning(&interfaces);
+        vips.values_mut().for_each(|known| known.warning.clone_from(&warning));
         for conflict in self.conflicts.recent(now) {
             if let Some(known) = vips.get_mut(&conflict.vip()) {
                 known.warning = conflict.to_string();
             }
         }
         self.publish(places, vips);
+    }
+
+    /// What makes the fence less than it looks, and keeps this node from nothing. Told once.
+    fn warning(&mut self, interfaces: &[Interface]) -> String {
+        let mut said = Vec::new();
+        for (name, why) in &self.open {
+            said.push(format!(
+                "{name} cannot be fenced ({why}); VIPs are not asked for there (arp_ignore), but what is sent to it gets in"
+            ));
+        }
+        for Earlier { interface, what } in self.fence.earlier() {
+            let name = interfaces.iter().find(|known| known.index == *interface).map_or("?", |known| &known.name);
+            said.push(format!("{what} of {name} runs before the fence and can let packets of VIPs pass by it"));
+        }
+        let warning = said.join("; ");
+        if warning != self.warned && !warning.is_empty() {
+            warn!("{warning}");
+        }
+        self.warned.clone_from(&warning);
+        warning
     }
 
     /// Finds what is ours on the interfaces, whatever became of the record, before the fence that is there is replaced.
