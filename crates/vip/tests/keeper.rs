@@ -379,3 +379,16 @@ fn an_interface_that_answers_for_all_and_cannot_be_fenced_makes_a_node_unfit() {
     assert!(sh(host, "tc qdisc del dev eth1 ingress"));
     eventually("it is fenced there", || says(&keeper, Fitness::Fit, ""));
 }
+
+#[test]
+fn a_gateway_that_does_not_answer_is_looked_up_anew() {
+    let Some(lan) = Lan::new(2) else { return };
+    let host = &lan.hosts[0];
+    host.ip("route add default via 10.0.0.9");
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::None);
+    let unreachable = Fitness::Reluctant(Unfitness::GatewayUnreachable);
+    eventually("it is missed", || says(&keeper, unreachable, "the gateway 10.0.0.9 does not answer on eth0"));
+    host.ip("route replace default via 10.0.0.2");
+    eventually("the new one answers", || says(&keeper, Fitness::Fit, ""));
+}

@@ -40,8 +40,8 @@ use crate::{
     },
 };
 
-/// Longest time between two looks. The kernel tells of changes of links, addresses and filters; this is for what it
-/// does not tell, a flushed table of nftables above all.
+/// Longest time between two looks. The kernel tells of changes of links, addresses and filters, which bring one about at
+/// once; this is for the rest: rules of nftables, which the look asks the kernel's word about, `tcx` programs, sysctls.
 const LOOK: Duration = Duration::from_millis(250);
 /// For so long after a breach of the fence was mended this node leaves VIPs to others: whoever tampers may not be done. It
 /// keeps what no fit node takes, because whatever loads firewalls may do so on all nodes at once.
@@ -131,6 +131,14 @@ struct Link {
     gateway: GatewayCheck,
     /// When it was last asked who else has the VIPs that this node holds.
     asked_at: BootNanos,
+}
+
+impl Link {
+    fn look_up_gateway(&mut self, now: BootNanos, index: u32) {
+        if let Ok(gateways) = Gateways::read(index) {
+            self.gateway.set_gateway(now, gateways.v4.or(gateways.v6));
+        }
+    }
 }
 
 /// What the fence guards of what should be on the interfaces.
@@ -603,10 +611,10 @@ impl Keeper {
             if new || came_up {
                 // A socket that saw its interface go down stays silent.
                 link.listener = Listener::open(interface.index, Hearing::BehindFence).ok();
-                if let Ok(gateways) = Gateways::read(interface.index) {
-                    link.gateway.set_gateway(now, gateways.v4.or(gateways.v6));
-                }
+                link.look_up_gateway(now, interface.index);
                 link.gateway.ask_now(now);
+            } else if interface.up && link.gateway.in_doubt(now) {
+                link.look_up_gateway(now, interface.index);
             }
             if !interface.up {
                 link.gateway.ask_now(now.plus(GATEWAY.interval_nanos));
