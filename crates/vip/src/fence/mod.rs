@@ -29,6 +29,7 @@ mod netlink;
 mod nft;
 mod nft_lease;
 mod nft_text;
+mod nft_watch;
 mod slots;
 mod tc;
 mod tcx;

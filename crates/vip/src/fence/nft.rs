@@ -19,6 +19,7 @@ use super::{
     Breach, FenceError, Guarded, Unfenced,
     nft_lease::{Renewals, Shared, delete_table},
     nft_text::{Rules, TABLE, change, remove_gone, replace, without_chains},
+    nft_watch::NftWatch,
     tc::{Link, Tc},
 };
 
@@ -53,6 +54,7 @@ pub(super) struct NftFence {
     /// What the kernel had after the last change.
     standing: Vec<String>,
     refused_seen: u64,
+    watch: NftWatch,
 }
 
 impl NftFence {
@@ -68,8 +70,9 @@ impl NftFence {
         let shared = Arc::<Shared>::default();
         let renewals = Renewals::open(Arc::clone(&shared)).map_err(NftError::Netlink)?;
         let tc = Tc::open().map_err(NftError::Netlink)?;
+        let watch = NftWatch::open().map_err(NftError::Netlink)?;
         let (vips, standing) = (BTreeMap::new(), Vec::new());
-        Ok((Self { tc, shared, rules: None, vips, standing, refused_seen: 0 }, renewals))
+        Ok((Self { tc, shared, rules: None, vips, standing, refused_seen: 0, watch }, renewals))
     }
 
     pub(super) fn guard(&mut self, wanted: &[Guarded], also: &[u32]) -> Result<Vec<Unfenced>, FenceError> {
@@ -132,9 +135,12 @@ impl NftFence {
             breach(format!("the kernel refused {} renewals: {error}", refused - self.refused_seen));
             self.refused_seen = refused;
         }
-        if let Some(rules) = &self.rules {
+        // Asked before the rules are listed, so that what changes meanwhile is told by the next look.
+        if let Some(rules) = &self.rules
+            && self.watch.in_doubt()
+        {
             match listing() {
-                Ok(found) if found == self.standing => {}
+                Ok(found) if found == self.standing => self.watch.good(),
                 Ok(found) => {
                     // Chains of an interface that is gone may be gone too: nothing passes there.
                     let links = self.tc.links().unwrap_or_default();
