@@ -12,6 +12,7 @@ mod driver;
 mod fence;
 mod gates;
 mod handle;
+mod intake;
 mod jitter;
 mod marks;
 pub mod net;

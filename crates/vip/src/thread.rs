@@ -24,7 +24,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::{
     Closing, Driver, Gates, Handle, LogMarks,
     handle::{Shared, Wish},
-    priority,
+    intake, priority,
 };
 
 /// Datagrams taken before deadlines are looked at again. At 2 us each a turn stays below 0.2 ms.
@@ -92,6 +92,9 @@ impl LeaseThread {
     pub fn start(options: Options, inputs: Inputs) -> Result<Handle, StartError> {
         let error = |doing| move |source| StartError { doing, source };
         options.socket.set_nonblocking(true).map_err(error("make its socket non-blocking"))?;
+        if let Err(error) = intake::prepare(&options.socket) {
+            tracing::info!(%error, "the kernel filters nothing for the lease thread, which is woken by any datagram");
+        }
         let shared = Arc::new(Shared::new(Arc::clone(&inputs.gates)).map_err(error("make an event descriptor"))?);
         let runner = Runner {
             // Before the thread runs, so that the silence after a start is not counted from too late.

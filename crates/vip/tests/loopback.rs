@@ -158,7 +158,7 @@ fn garbage_and_replayed_datagrams_change_nothing() {
 
     for bytes in &recorded {
         tap.send_to(bytes, victim_address).expect("loopback takes datagrams");
-        for at in [0, 3, 20, bytes.len() - 1] {
+        for at in [0, 2, 3, 20, bytes.len() - 1] {
             let mut changed = bytes.clone();
             changed[at] ^= 0x40;
             tap.send_to(&changed, victim_address).expect("loopback takes datagrams");
@@ -168,7 +168,7 @@ fn garbage_and_replayed_datagrams_change_nothing() {
     }
     cluster.until("the victim to have dropped them", |cluster| {
         let counters = cluster.handle(victim).counters();
-        counters.replayed >= 20 && counters.forged >= 20 && counters.malformed >= 40 && counters.strangers >= 20
+        counters.replayed >= 20 && counters.forged >= 20 && counters.malformed >= 20 && counters.strangers >= 20
     });
     // Some rounds later everything is as before.
     let asked = boot_now();
@@ -177,6 +177,9 @@ fn garbage_and_replayed_datagrams_change_nothing() {
     });
     let status = cluster.handle(owner).status();
     assert_eq!((status[0].holder, status[0].epoch), (Some(owner), gained.epoch), "{status:?}");
+    // Another version, and some halves: what does not even begin like a lease datagram did not come so far.
+    let malformed = cluster.handle(victim).counters().malformed;
+    assert!(malformed <= 40, "{malformed}");
     cluster.finish();
 }
 
