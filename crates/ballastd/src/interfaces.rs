@@ -98,8 +98,8 @@ pub fn fitness(
 ///
 /// # Errors
 /// What could not be removed, and what to do.
-pub fn leave(vip: &Vip, data_dir: &Path) -> Result<Vec<String>> {
-    netlink::leave(wish(vip.fence), data_dir).context("cannot take the VIPs off this machine's interfaces")
+pub fn leave(data_dir: &Path) -> Result<Vec<String>> {
+    netlink::leave(data_dir).context("cannot take the VIPs off this machine's interfaces")
 }
 
 const fn wish(fence: FenceLevel) -> FenceWish {

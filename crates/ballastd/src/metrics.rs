@@ -160,6 +160,11 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
         ("ballast_garp_errors", "Announcements of VIPs that the kernel did not take", counted.announce_errors),
         ("ballast_vip_conflicts", "Times that somebody else claimed a VIP on the link", counted.conflicts),
         ("ballast_vip_fence_breaches", "Times that the fence was not as it had been set", counted.breaches),
+        (
+            "ballast_vip_addresses_withdrawn",
+            "Addresses of VIPs that were taken off because they could not be fenced",
+            counted.addresses_withdrawn,
+        ),
         ("ballast_vip_addresses_restored", "Addresses of VIPs that somebody had removed", counted.addresses_restored),
     ] {
         families.push(Family::counter(name, help).with(&[], number(count)));

@@ -291,9 +291,10 @@ SEC("classifier/fence_in") int fence_in(struct __sk_buff *skb) {
     struct slot *slot = find_vip(skb, IN, &packet);
     if (!slot)
         return TC_ACT_UNSPEC;
-    // Bridges flood frames whose address they do not know: those belong to another node.
+    // Bridges flood frames whose address they do not know, and what stands on this interface (a VLAN, a macvlan) may have a
+    // MAC of its own: this one takes nothing in of that, and whoever does has a fence of its own.
     if (skb->pkt_type == PACKET_OTHERHOST)
-        return TC_ACT_SHOT;
+        return TC_ACT_UNSPEC;
     __u64 now = boot_ns();
     struct tcp tcp;
     if (now < slot->deadline) {

@@ -8,6 +8,16 @@ use ballast_core::{
     time::BootNanos,
 };
 
+/// What became of the way in to a VIP that this node owns no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Closing {
+    /// Nothing new is accepted any more.
+    Closed,
+    /// It could not be closed, and closes by itself when the right that was given last ends. Nobody may be told before.
+    ByItself,
+}
+
 /// Carries out ownership. Called on the lease thread, which waits for nothing: every call has to
 /// return within a millisecond or so.
 pub trait Driver: Send + 'static {
@@ -29,9 +39,9 @@ pub trait Driver: Send + 'static {
     fn finish_until(&self, vip: VipId, successor: NodeId, now: BootNanos) -> Option<BootNanos>;
 
     /// This node owns the VIP no longer. Its gate is closed; the successor is told as soon as this returns, so nothing
-    /// new may be accepted on the VIP's addresses after that. `finishing` is the successor with what
-    /// [`Driver::finish_until`] said.
-    fn released(&mut self, vip: VipId, finishing: Option<(NodeId, BootNanos)>);
+    /// new may be accepted on the VIP's addresses after that, or this says that it may be. `finishing` is the successor
+    /// with what [`Driver::finish_until`] said.
+    fn released(&mut self, vip: VipId, finishing: Option<(NodeId, BootNanos)>) -> Closing;
 
     /// Does what is due, once a turn and after everything above. Returns when there is something to do next.
     fn turn(&mut self, now: BootNanos) -> Option<BootNanos>;
@@ -98,8 +108,9 @@ impl Driver for LoopbackDriver {
         None
     }
 
-    fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) {
+    fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) -> Closing {
         (self.change)(ListenerChange::Unbind { vip });
+        Closing::Closed
     }
 
     fn turn(&mut self, _now: BootNanos) -> Option<BootNanos> {

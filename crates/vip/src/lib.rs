@@ -12,6 +12,7 @@ mod driver;
 mod fence;
 mod gates;
 mod handle;
+mod intake;
 mod jitter;
 mod marks;
 pub mod net;
@@ -19,9 +20,10 @@ pub mod netlink;
 mod priority;
 mod thread;
 
-pub use driver::{Driver, ListenerChange, LoopbackDriver};
+pub use driver::{Closing, Driver, ListenerChange, LoopbackDriver};
 pub use fence::{
-    Breach, Deadlines, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, NftError,
+    Breach, Deadlines, Earlier, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, Inherited,
+    NftError, Unfenced, inherited,
 };
 pub use gates::Gates;
 pub use handle::{Counters, Handle};

@@ -22,9 +22,9 @@ use ballast_core::{
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
-    Driver, Gates, Handle, LogMarks,
+    Closing, Driver, Gates, Handle, LogMarks,
     handle::{Shared, Wish},
-    priority,
+    intake, priority,
 };
 
 /// Datagrams taken before deadlines are looked at again. At 2 us each a turn stays below 0.2 ms.
@@ -92,6 +92,9 @@ impl LeaseThread {
     pub fn start(options: Options, inputs: Inputs) -> Result<Handle, StartError> {
         let error = |doing| move |source| StartError { doing, source };
         options.socket.set_nonblocking(true).map_err(error("make its socket non-blocking"))?;
+        if let Err(error) = intake::prepare(&options.socket) {
+            tracing::info!(%error, "the kernel filters nothing for the lease thread, which is woken by any datagram");
+        }
         let shared = Arc::new(Shared::new(Arc::clone(&inputs.gates)).map_err(error("make an event descriptor"))?);
         let runner = Runner {
             // Before the thread runs, so that the silence after a start is not counted from too late.
@@ -104,6 +107,7 @@ impl LeaseThread {
             inputs,
             shared: Arc::clone(&shared),
             published_at: BootNanos::default(),
+            silent_until: BootNanos::default(),
         };
         let thread = std::thread::Builder::new()
             .name("ballast-lease".to_owned())
@@ -124,6 +128,8 @@ struct Runner {
     actions: Actions,
     held: Vec<(VipId, Arc<VipGate>)>,
     published_at: BootNanos,
+    /// Until then nothing is sent: what could not be closed is open until then.
+    silent_until: BootNanos,
 }
 
 impl Runner {
@@ -234,6 +240,7 @@ impl Runner {
                 Action::Close { vip, successor } => {
                     if let Some(at) = self.held.iter().position(|(held, _)| *held == vip) {
                         let (_, gate) = self.held.swap_remove(at);
+                        let ends = gate.until();
                         let driver = &mut self.inputs.driver;
                         let finishing =
                             successor.and_then(|node| Some((node, driver.finish_until(vip, node, boot_now())?)));
@@ -241,7 +248,9 @@ impl Runner {
                             Some((_, until)) => gate.hand_over(boot_now(), until),
                             None => gate.close(),
                         }
-                        driver.released(vip, finishing);
+                        if driver.released(vip, finishing) == Closing::ByItself {
+                            self.keep_silent(vip, ends);
+                        }
                     }
                 }
                 Action::Open { vip, epoch, until, predecessor } => {
@@ -264,8 +273,22 @@ impl Runner {
         }
     }
 
+    /// Behind a way in that is open yet, nobody is told that the VIP is free, nor promised it by this node's own vote: to
+    /// the others it is as if this node had been cut off, and whoever is next waits until the right ends.
+    fn keep_silent(&mut self, vip: VipId, until: BootNanos) {
+        self.silent_until = self.silent_until.max(until);
+        tracing::error!(
+            %vip,
+            "the kernel refused to close the fence of a VIP that is released; no node is told, and the next one takes it when \
+             the lease ends"
+        );
+    }
+
     fn send(&self, to: NodeId, bytes: &[u8]) {
         let Some(address) = self.address(to) else { return };
+        if boot_now() < self.silent_until {
+            return;
+        }
         let counts = &self.shared.counts;
         let counter = match self.socket.send_to(bytes, address) {
             Ok(_) => &counts.sent,

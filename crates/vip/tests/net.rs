@@ -2,25 +2,21 @@
 
 mod netns;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
+};
 
 use ballast_clock::boot_now;
-use ballast_core::{
-    config::Failback,
-    ids::{EntryId, NodeId, VipId},
-    lease::{Epoch, Fitness, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
-    time::BootNanos,
-};
+use ballast_core::{ids::VipId, time::BootNanos};
 use ballast_vip::net::{
     Addresses, Announcer, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways,
     Hearing, Interface, LinkEvent, Listener, Mac, Outcome, Problem, Sender, VipAddress, Watch, announcement, probe,
     question,
 };
-use ballast_vip::{
-    Driver as _, FenceWish,
-    netlink::{self, KeeperHandle, NetlinkOptions, VipFitness},
-};
-use netns::{Lan, Netns, eventually, send_bytes};
+use ballast_vip::netlink;
+use netns::{Lan, Netns, eventually};
 
 const VIPS: [&str; 2] = ["10.0.0.100", "2001:db8::100"];
 
@@ -75,7 +71,7 @@ fn a_node_that_leaves_says_in_sentences_what_it_removed() {
     let folder = tempfile::tempdir().expect("a folder");
     assert_eq!(reconcile(host, &folder, vips()), added(vips()));
     let path = folder.path().to_owned();
-    let said = host.run(move || netlink::leave(FenceWish::None, &path).expect("leaves"));
+    let said = host.run(move || netlink::leave(&path).expect("leaves"));
     let mut expected: Vec<String> = vips().iter().map(|at| format!("{at} was removed")).collect();
     expected.push("there is no fence any more".to_owned());
     assert_eq!(said, expected);
@@ -301,112 +297,30 @@ fn a_conflict_is_seen_on_the_wire_and_traffic_of_others_is_not_heard() {
     }
 }
 
-/// The agreed state of one node with one VIP.
-fn view() -> LeaseView {
-    let timing = Timing::takeover_within(200_000_000);
-    let vip = LeaseVip {
-        id: VipId::new(1),
-        name: "web".to_owned(),
-        addresses: VIPS.map(|address| address.parse().expect("an address")).to_vec(),
-        prefer: Vec::new(),
-        failback: Failback::Never,
-        failback_delay: 0,
-        group: None,
-        apart_from: Vec::new(),
-        only: None,
-        wish: None,
-        fitness: Fitness::Fit,
-        macs: vec![(NodeId::new(1), mac(1))],
-        finish: 0,
-        recorded_owner: None,
-        recorded_epoch: Epoch::default(),
+/// Sends a frame of any bytes on an interface of the calling thread's namespace.
+fn send_bytes(interface: &str, frame: &[u8]) {
+    let index = Interface::read(interface).expect("there").index;
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    to.sll_ifindex = index.cast_signed();
+    // SAFETY: takes numbers only; the result is checked.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    assert!(socket >= 0, "a packet socket: {}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor is new and owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: both pointers are valid for the lengths given.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
     };
-    LeaseView {
-        cluster: String::new(),
-        secret: [0; 32],
-        membership: EntryId::default(),
-        voters: VoterSets::new([[NodeId::new(1)]]),
-        nodes: Vec::new(),
-        vips: vec![vip],
-        timing,
-        longest: timing,
-        fitness: Fitness::Fit,
-    }
-}
-
-/// A keeper on the host that was told of the agreed state.
-fn keep(host: &Netns, folder: &tempfile::TempDir) -> KeeperHandle {
-    let options = NetlinkOptions {
-        node: NodeId::new(1),
-        interface: "eth0".to_owned(),
-        interfaces: BTreeMap::new(),
-        fence: FenceWish::None,
-        data_dir: folder.path().to_owned(),
-    };
-    let (mut driver, keeper) = host.run(move || netlink::start(options, || {}).expect("starts"));
-    driver.view(&Arc::new(view()));
-    keeper
-}
-
-/// Whether a keeper says this of the VIP, in words that contain these.
-fn says(keeper: &KeeperHandle, fitness: Fitness, words: &str) -> bool {
-    let known = keeper.report().vips.get(&VipId::new(1)).cloned();
-    known.is_some_and(|known| known.fitness == fitness && known.problem.contains(words))
-}
-
-#[test]
-fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
-    let Some(lan) = Lan::new(2) else { return };
-    let [host, other] = [&lan.hosts[0], &lan.hosts[1]];
-    let folder = tempfile::tempdir().expect("a folder");
-    let keeper = keep(host, &folder);
-    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
-    assert!(VIPS.iter().all(|vip| has(host, vip)));
-    host.ip("link set eth0 down");
-    eventually("the link is down", || {
-        says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "eth0 is down or has no carrier")
-    });
-    host.ip("link set eth0 up");
-    // IPv6 goes with the link.
-    host.ip("address add 2001:db8::1/64 dev eth0 nodad");
-    eventually("it is fit again", || says(&keeper, Fitness::Fit, ""));
-    drop(keeper);
-
-    // The next process finds the machine's own and a stranger's address where it wants VIPs.
-    host.ip("address del 10.0.0.100/32 dev eth0");
-    host.ip("address del 2001:db8::100/128 dev eth0");
-    other.ip("address add 10.0.0.100/24 dev eth0");
-    let folder = tempfile::tempdir().expect("a folder");
-    let keeper = keep(host, &folder);
-    let taken = "02:00:00:00:00:02 answers for 10.0.0.100 on eth0 and is no node";
-    eventually("a stranger has it", || says(&keeper, Fitness::Unfit(Unfitness::AddressTaken), taken));
-    assert!(!has(host, "10.0.0.100") && has(host, "2001:db8::100"));
-    drop(keeper);
-
-    host.ip("address del 2001:db8::100/128 dev eth0");
-    host.ip("address add 10.0.0.100/32 dev eth0");
-    let folder = tempfile::tempdir().expect("a folder");
-    let keeper = keep(host, &folder);
-    let ours = "10.0.0.100/32 on eth0: is on eth0 already and was not put there by Ballast";
-    eventually("the machine has it itself", || says(&keeper, Fitness::Unfit(Unfitness::AddressMissing), ours));
-}
-
-#[test]
-fn a_claim_of_a_stranger_is_a_warning_about_a_vip_that_the_node_stays_fit_for() {
-    let Some(lan) = Lan::new(2) else { return };
-    let folder = tempfile::tempdir().expect("a folder");
-    let keeper = keep(&lan.hosts[0], &folder);
-    let known = || keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
-    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
-    assert_eq!((known().fitness, known().warning.as_str()), (Fitness::Fit, ""));
-    announce(&lan.hosts[1], BootNanos::new(u64::MAX));
-    eventually("the claim is told", || !known().warning.is_empty());
-    let VipFitness { fitness, problem, warning } = known();
-    assert_eq!((fitness, problem.as_str()), (Fitness::Fit, ""));
-    assert!(
-        warning.starts_with("02:00:00:00:00:02 claims ") && warning.contains("no node of this cluster"),
-        "{warning}"
-    );
+    assert_eq!(sent, frame.len().cast_signed(), "{}", std::io::Error::last_os_error());
 }
 
 #[test]

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fs, io,
     net::{IpAddr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd, RawFd},
     sync::Arc,
@@ -22,9 +22,10 @@ use aya::{
 use ballast_core::ids::VipId;
 
 use super::{
-    Breach, FenceError, Guarded,
+    Breach, Earlier, FenceError, Guarded, Unfenced,
     slots::{SLOT_BYTES, Slots},
     tc::{Hook, Link, Tc},
+    tcx,
 };
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fence.bpf.o"));
@@ -45,6 +46,8 @@ pub(super) struct EbpfFence {
     tc: Tc,
     addresses: BTreeMap<[u8; 16], VipId>,
     interfaces: BTreeSet<u32>,
+    /// Found by the last look.
+    earlier: Vec<Earlier>,
 }
 
 /// Why this level is not to be had.
@@ -59,6 +62,12 @@ pub enum EbpfError {
     /// The array of deadlines cannot be mapped.
     #[error("mapping the deadlines")]
     Map(#[source] io::Error),
+    /// The kernel's programs read another clock than this process.
+    #[error(
+        "this process is in a time namespace with a boottime offset of {0}, which the kernel's programs do not have: deadlines \
+         would be off by it; run ballastd without one (`cat /proc/self/timens_offsets`)"
+    )]
+    TimeNamespace(String),
     /// No netlink.
     #[error("opening a netlink socket")]
     Netlink(#[source] io::Error),
@@ -66,6 +75,10 @@ pub enum EbpfError {
 
 impl EbpfFence {
     pub(super) fn open() -> Result<Self, EbpfError> {
+        if let Some(offset) = fs::read_to_string("/proc/self/timens_offsets").ok().as_deref().and_then(boottime_offset)
+        {
+            return Err(EbpfError::TimeNamespace(offset));
+        }
         let load = |error: aya::EbpfError| EbpfError::Load(error.into());
         let mut object = EbpfLoader::new().load(OBJECT).map_err(load)?;
         let mut programs = Vec::new();
@@ -94,6 +107,7 @@ impl EbpfFence {
             tc: Tc::open().map_err(EbpfError::Netlink)?,
             addresses: BTreeMap::new(),
             interfaces: BTreeSet::new(),
+            earlier: Vec::new(),
         })
     }
 
@@ -101,7 +115,7 @@ impl EbpfFence {
         Arc::clone(&self.slots)
     }
 
-    pub(super) fn guard(&mut self, wanted: &[Guarded]) -> Result<(), FenceError> {
+    pub(super) fn guard(&mut self, wanted: &[Guarded], also: &[u32]) -> Result<Vec<Unfenced>, FenceError> {
         let links = self.links()?;
         let interfaces: BTreeSet<u32> = wanted.iter().map(|guarded| guarded.interface).collect();
         for interface in &interfaces {
@@ -122,18 +136,28 @@ impl EbpfFence {
         for interface in &interfaces {
             self.attach(*interface)?;
         }
-        for link in links.iter().filter(|link| !interfaces.contains(&link.index)) {
+        let unfenced = self.attach_also(&links, also);
+        for link in links.iter().filter(|link| !interfaces.contains(&link.index) && !also.contains(&link.index)) {
             self.tc.detach_both(link)?;
         }
-        self.forget_all_but(&addresses)
+        self.forget_all_but(&addresses)?;
+        Ok(unfenced)
     }
 
     pub(super) fn verify(&mut self) -> Vec<Breach> {
         let mut breaches = Vec::new();
+        self.earlier.clear();
         for interface in &self.interfaces {
             for loaded in &self.programs {
                 let hook = loaded.hook.as_str();
-                let what = match self.tc.attached(*interface, loaded.hook) {
+                let mut before = Vec::new();
+                let attached = self.tc.look(*interface, loaded.hook, &mut before);
+                // Not being allowed to ask is no trouble of the fence.
+                let ids = tcx::programs(*interface, loaded.hook).unwrap_or_default();
+                before.extend(ids.into_iter().map(|id| format!("tcx program {id}")));
+                let earlier = before.into_iter().map(|what| format!("{what} at {hook}"));
+                self.earlier.extend(earlier.map(|what| Earlier { interface: *interface, what }));
+                let what = match attached {
                     Ok(Some(id)) if id == loaded.id => continue,
                     Ok(Some(id)) => format!("the {hook} filter runs program {id} and not ours ({})", loaded.id),
                     Ok(None) => format!("the {hook} filter is gone"),
@@ -152,6 +176,14 @@ impl EbpfFence {
             }
         }
         breaches
+    }
+
+    pub(super) fn earlier(&self) -> &[Earlier] {
+        &self.earlier
+    }
+
+    pub(super) fn guards(&self, interface: u32, address: IpAddr) -> bool {
+        self.interfaces.contains(&interface) && self.addresses.contains_key(&mapped(address))
     }
 
     pub(super) fn repair(&mut self) -> Result<(), FenceError> {
@@ -176,15 +208,32 @@ impl EbpfFence {
         self.tc.links().map_err(FenceError::Links)
     }
 
+    fn attach_also(&mut self, links: &[Link], also: &[u32]) -> Vec<Unfenced> {
+        let mut unfenced = Vec::new();
+        for link in links.iter().filter(|link| link.ethernet && also.contains(&link.index)) {
+            match self.attach(link.index) {
+                Ok(()) => drop(self.interfaces.insert(link.index)),
+                Err(FenceError::Attach { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => unfenced.push(Unfenced { interface: link.index, why: super::chain(&error) }),
+            }
+        }
+        unfenced
+    }
+
     fn attach(&mut self, interface: u32) -> Result<(), FenceError> {
         let refused = |hook, source| FenceError::Attach { interface, hook, source };
-        self.tc.ensure_hooks(interface).map_err(|error| refused("clsact", error))?;
+        let mut hooks = false;
         for loaded in &self.programs {
             // Attaching anew what is attached would only make the kernel wait for readers.
-            if self.tc.attached(interface, loaded.hook).ok().flatten() != Some(loaded.id) {
-                let hook = loaded.hook;
-                self.tc.attach(interface, hook, loaded.program).map_err(|error| refused(hook.as_str(), error))?;
+            if self.tc.attached(interface, loaded.hook).ok().flatten() == Some(loaded.id) {
+                continue;
             }
+            if !hooks {
+                self.tc.ensure_hooks(interface).map_err(|error| refused("clsact", error))?;
+                hooks = true;
+            }
+            let hook = loaded.hook;
+            self.tc.attach(interface, hook, loaded.program).map_err(|error| refused(hook.as_str(), error))?;
         }
         Ok(())
     }
@@ -214,10 +263,34 @@ impl EbpfFence {
     }
 }
 
+/// How far this process's `CLOCK_BOOTTIME` is from the kernel's own, if it is, by a /proc/*/timens_offsets.
+fn boottime_offset(text: &str) -> Option<String> {
+    let mut words = text.lines().find_map(|line| line.strip_prefix("boottime"))?.split_whitespace();
+    let (seconds, nanos) = (words.next()?, words.next()?);
+    (seconds != "0" || nanos != "0").then(|| format!("{seconds} s and {nanos} ns"))
+}
+
 /// As the programs look addresses up: IPv4 mapped into IPv6.
 fn mapped(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_of_the_clock_is_found() {
+        let check = |boottime: &str, expected: Option<&str>| {
+            let text = format!("monotonic           7         0\nboottime   {boottime}\n");
+            assert_eq!(boottime_offset(&text).as_deref(), expected, "{text}");
+        };
+        check("         0         0", None);
+        check("    864000         0", Some("864000 s and 0 ns"));
+        check("        -1 500000000", Some("-1 s and 500000000 ns"));
+        assert_eq!(boottime_offset(""), None);
     }
 }

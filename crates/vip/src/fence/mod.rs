@@ -24,12 +24,15 @@
 //! a socket already; traffic that comes over the loopback interface or over an interface that is not guarded.
 
 mod ebpf;
+mod inherited;
 mod netlink;
 mod nft;
 mod nft_lease;
 mod nft_text;
+mod nft_watch;
 mod slots;
 mod tc;
+mod tcx;
 
 use std::{io, net::IpAddr, sync::Arc};
 
@@ -37,9 +40,11 @@ use ballast_core::{ids::VipId, time::BootNanos};
 use serde::{Deserialize, Serialize};
 
 pub use ebpf::EbpfError;
+pub use inherited::{Inherited, inherited};
 pub use nft::NftError;
 pub use slots::FenceCounters;
 
+use crate::Closing;
 use ebpf::EbpfFence;
 use nft::NftFence;
 use nft_lease::Renewals;
@@ -95,6 +100,24 @@ pub struct Guarded {
     pub interface: u32,
     /// The address.
     pub address: IpAddr,
+}
+
+/// An interface that should be fenced too and cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfenced {
+    /// Its index.
+    pub interface: u32,
+    /// Why not.
+    pub why: String,
+}
+
+/// Somebody else's program that looks at packets before the fence does, and can let them pass by it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Earlier {
+    /// The index of the interface.
+    pub interface: u32,
+    /// Which it is.
+    pub what: String,
 }
 
 /// Something that the fence needs and that is not in the kernel any more: packets may pass that should not, or
@@ -243,16 +266,25 @@ impl Fence {
     /// # Errors
     /// When the kernel refuses. What was guarded before stays guarded; call it again.
     pub fn guard(&mut self, wanted: &[Guarded]) -> Result<(), FenceError> {
-        match &mut self.slow {
-            Slow::Ebpf(fence) => fence.guard(wanted)?,
-            Slow::Nftables(fence) => fence.guard(wanted)?,
-            Slow::None => {}
-        }
+        self.guard_also(wanted, &[]).map(drop)
+    }
+
+    /// As [`Fence::guard`], and fences all of the addresses on further interfaces as well. Returns those of these where
+    /// that is not possible; they are no error. One that is gone is left out.
+    ///
+    /// # Errors
+    /// As [`Fence::guard`].
+    pub fn guard_also(&mut self, wanted: &[Guarded], also: &[u32]) -> Result<Vec<Unfenced>, FenceError> {
+        let unfenced = match &mut self.slow {
+            Slow::Ebpf(fence) => fence.guard(wanted, also)?,
+            Slow::Nftables(fence) => fence.guard(wanted, also)?,
+            Slow::None => Vec::new(),
+        };
         if self.inherited {
             self.remove_other_levels()?;
             self.inherited = false;
         }
-        Ok(())
+        Ok(unfenced)
     }
 
     /// Compares the kernel with what should be there. Empty when all is well.
@@ -261,6 +293,24 @@ impl Fence {
             Slow::Ebpf(fence) => fence.verify(),
             Slow::Nftables(fence) => fence.verify(),
             Slow::None => Vec::new(),
+        }
+    }
+
+    /// What ran before the fence when it was verified last. Known at the level `ebpf` only.
+    pub fn earlier(&self) -> &[Earlier] {
+        match &self.slow {
+            Slow::Ebpf(fence) => fence.earlier(),
+            Slow::Nftables(_) | Slow::None => &[],
+        }
+    }
+
+    /// Whether the address is guarded on the interface if [`Fence::verify`] finds nothing wrong there. At the level `none`
+    /// whatever should be guarded is.
+    pub fn guards(&self, interface: u32, address: IpAddr) -> bool {
+        match &self.slow {
+            Slow::Ebpf(fence) => fence.guards(interface, address),
+            Slow::Nftables(fence) => fence.guards(interface, address),
+            Slow::None => true,
         }
     }
 
@@ -332,13 +382,14 @@ impl Deadlines {
         }
     }
 
-    /// The VIP is closed when this returns. Connections that are kept stay.
-    pub fn close(&mut self, vip: VipId) {
+    /// The VIP is closed when this returns, unless it says that the kernel refused. Connections that are kept stay.
+    pub fn close(&mut self, vip: VipId) -> Closing {
         match &mut self.fast {
             Fast::Ebpf(slots) => slots.close(vip),
-            Fast::Nftables(renewals) => renewals.close(vip),
+            Fast::Nftables(renewals) => return renewals.close(vip),
             Fast::None => {}
         }
+        Closing::Closed
     }
 
     /// Hands the deadlines set since the last call to the kernel, in one transaction. Does nothing at the level `ebpf`,

@@ -8,6 +8,7 @@
 
 use std::{
     io::{self, Read, Write},
+    os::fd::AsRawFd,
     time::Duration,
 };
 
@@ -163,6 +164,20 @@ impl Socket {
         let socket = Self::open(protocol)?;
         socket.socket.set_nonblocking(true)?;
         Ok(socket)
+    }
+
+    /// Hears what the kernel tells the members of this group; see [`Socket::drain`].
+    pub(crate) fn open_member(protocol: i32, group: u32) -> io::Result<Self> {
+        let socket = Self::open_nonblocking(protocol)?;
+        // Bound, because the kernel takes a socket without a number for the sender and tells it nothing.
+        // SAFETY: plain numbers, for which zero is a value.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        address.nl_groups = 1 << (group - 1);
+        let length = size_of_val(&address) as libc::socklen_t;
+        // SAFETY: an address of that family on this stack, with its length.
+        let bound = unsafe { libc::bind(socket.socket.as_raw_fd(), (&raw const address).cast(), length) };
+        if bound == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

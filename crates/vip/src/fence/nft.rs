@@ -16,10 +16,11 @@ use std::{
 use ballast_core::ids::VipId;
 
 use super::{
-    Breach, FenceError, Guarded,
+    Breach, FenceError, Guarded, Unfenced,
     nft_lease::{Renewals, Shared, delete_table},
-    nft_text::{Rules, TABLE, change, replace},
-    tc::Tc,
+    nft_text::{Rules, TABLE, change, remove_gone, replace, without_chains},
+    nft_watch::NftWatch,
+    tc::{Link, Tc},
 };
 
 /// Why nftables did not do what it should.
@@ -53,6 +54,7 @@ pub(super) struct NftFence {
     /// What the kernel had after the last change.
     standing: Vec<String>,
     refused_seen: u64,
+    watch: NftWatch,
 }
 
 impl NftFence {
@@ -68,11 +70,12 @@ impl NftFence {
         let shared = Arc::<Shared>::default();
         let renewals = Renewals::open(Arc::clone(&shared)).map_err(NftError::Netlink)?;
         let tc = Tc::open().map_err(NftError::Netlink)?;
+        let watch = NftWatch::open().map_err(NftError::Netlink)?;
         let (vips, standing) = (BTreeMap::new(), Vec::new());
-        Ok((Self { tc, shared, rules: None, vips, standing, refused_seen: 0 }, renewals))
+        Ok((Self { tc, shared, rules: None, vips, standing, refused_seen: 0, watch }, renewals))
     }
 
-    pub(super) fn guard(&mut self, wanted: &[Guarded]) -> Result<(), FenceError> {
+    pub(super) fn guard(&mut self, wanted: &[Guarded], also: &[u32]) -> Result<Vec<Unfenced>, FenceError> {
         let links = self.tc.links().map_err(FenceError::Links)?;
         let mut rules = Rules::default();
         for guarded in wanted {
@@ -82,28 +85,45 @@ impl NftFence {
             if !link.ethernet {
                 return Err(FenceError::NotEthernet { interface: link.name.clone() });
             }
-            if link.name.contains(['"', '\\', '\n', '*']) {
-                return Err(FenceError::Rules(NftError::Name(link.name.clone())));
-            }
-            rules.interfaces.insert(interface, link.name.clone());
+            rules.interfaces.insert(interface, writable(link).map_err(FenceError::Rules)?);
             rules.addresses.insert(guarded.address);
         }
-        let changed = match self.rules.clone() {
-            Some(mut old) => {
-                // Chains go with their interface, so what is gone must not be deleted again.
-                old.interfaces.retain(|index, _| links.iter().any(|link| link.index == *index));
-                self.load(&change(&old, &rules))
+        let (narrow, mut unfenced) = (rules.clone(), Vec::new());
+        for link in links.iter().filter(|link| link.ethernet && also.contains(&link.index)) {
+            match writable(link) {
+                Ok(name) => drop(rules.interfaces.insert(link.index, name)),
+                Err(error) => unfenced.push(Unfenced { interface: link.index, why: super::chain(&error) }),
             }
-            None => self.load(&replace(&rules)),
-        };
-        // What is there is not what we left: begin anew.
-        changed.or_else(|_| self.load(&replace(&rules)))?;
+        }
+        if let Err(error) = self.change_to(&rules, &links) {
+            // Which of the further interfaces is to blame is not said.
+            if rules == narrow {
+                return Err(error);
+            }
+            self.change_to(&narrow, &links)?;
+            let further = rules.interfaces.keys().filter(|index| !narrow.interfaces.contains_key(index));
+            unfenced.extend(further.map(|index| Unfenced { interface: *index, why: super::chain(&error) }));
+            rules = narrow;
+        }
         self.rules = Some(rules);
         self.vips = wanted.iter().map(|guarded| (guarded.address, guarded.vip)).collect();
         let mut addresses: Vec<_> = self.vips.iter().map(|(address, vip)| (*vip, *address)).collect();
         addresses.sort_unstable();
         self.shared.addresses.store(Arc::new(addresses));
-        Ok(())
+        Ok(unfenced)
+    }
+
+    fn change_to(&mut self, rules: &Rules, links: &[Link]) -> Result<(), FenceError> {
+        let changed = match self.rules.clone() {
+            Some(mut old) => {
+                let gone = old.without(|index| links.iter().any(|link| link.index == index));
+                let text = remove_gone(&gone) + &change(&old, rules);
+                self.load(&text)
+            }
+            None => self.load(&replace(rules)),
+        };
+        // What is there is not what we left: begin anew.
+        changed.or_else(|_| self.load(&replace(rules)))
     }
 
     pub(super) fn verify(&mut self) -> Vec<Breach> {
@@ -115,12 +135,22 @@ impl NftFence {
             breach(format!("the kernel refused {} renewals: {error}", refused - self.refused_seen));
             self.refused_seen = refused;
         }
-        if self.rules.is_some() {
+        // Asked before the rules are listed, so that what changes meanwhile is told by the next look.
+        if let Some(rules) = &self.rules
+            && self.watch.in_doubt()
+        {
             match listing() {
-                Ok(found) if found == self.standing => {}
+                Ok(found) if found == self.standing => self.watch.good(),
                 Ok(found) => {
-                    let missing = self.standing.iter().filter(|line| !found.contains(line));
-                    let added = found.iter().filter(|line| !self.standing.contains(line));
+                    // Chains of an interface that is gone may be gone too: nothing passes there.
+                    let links = self.tc.links().unwrap_or_default();
+                    let gone = rules.clone().without(|index| links.iter().any(|link| link.index == index));
+                    let [found, standing] = [&found, &self.standing].map(|lines| without_chains(lines, &gone));
+                    if found == standing {
+                        return breaches;
+                    }
+                    let missing = standing.iter().filter(|line| !found.contains(line));
+                    let added = found.iter().filter(|line| !standing.contains(line));
                     let differences: Vec<_> = missing
                         .map(|line| format!("missing: {line}"))
                         .chain(added.map(|line| format!("added: {line}")))
@@ -132,6 +162,12 @@ impl NftFence {
             }
         }
         breaches
+    }
+
+    pub(super) fn guards(&self, interface: u32, address: IpAddr) -> bool {
+        self.rules
+            .as_ref()
+            .is_some_and(|rules| rules.interfaces.contains_key(&interface) && rules.addresses.contains(&address))
     }
 
     pub(super) fn repair(&mut self) -> Result<(), FenceError> {
@@ -157,6 +193,12 @@ impl NftFence {
     }
 }
 
+/// The name of an interface as it can stand in rules.
+fn writable(link: &Link) -> Result<String, NftError> {
+    let bad = link.name.contains(['"', '\\', '\n', '*']);
+    if bad { Err(NftError::Name(link.name.clone())) } else { Ok(link.name.clone()) }
+}
+
 /// The table without elements, and then those of the guarded addresses.
 fn listing() -> Result<Vec<String>, NftError> {
     let mut lines: Vec<String> =
@@ -164,6 +206,7 @@ fn listing() -> Result<Vec<String>, NftError> {
     for set in ["vip4", "vip6"] {
         lines.extend(nft(&["list", "set", "netdev", TABLE, set], "")?.lines().map(str::to_owned));
     }
+    lines.retain(|line| !line.is_empty());
     Ok(lines)
 }
 

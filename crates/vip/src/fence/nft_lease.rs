@@ -22,9 +22,10 @@ use ballast_clock::boot_now;
 use ballast_core::{ids::VipId, time::BootNanos};
 
 use super::{
-    netlink::{Messages, Socket},
+    netlink::{Messages, Received, Socket, attributes},
     nft_text::TABLE,
 };
+use crate::Closing;
 
 /// Taken off each timeout for the way into the kernel and for its ticks (10 ms at 100 Hz).
 const MARGIN_NANOS: u64 = 10_000_000;
@@ -35,16 +36,17 @@ const ELEMENTS_MAX: usize = 1024;
 
 // linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 const NFPROTO_NETDEV: u8 = 5;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_DELTABLE: u16 = 2;
-const NFT_MSG_NEWSETELEM: u16 = 12;
-const NFT_MSG_DELSETELEM: u16 = 14;
+pub(super) const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_GETSETELEM: u16 = 13;
+pub(super) const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_TABLE_NAME: u16 = 1;
-const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
@@ -96,11 +98,11 @@ impl Renewals {
         }
     }
 
-    pub(super) fn close(&mut self, vip: VipId) {
+    pub(super) fn close(&mut self, vip: VipId) -> Closing {
         self.pending.retain(|(pending, _)| *pending != vip);
         self.elements.clear();
         self.collect(vip, 0);
-        self.send();
+        if self.send() { Closing::Closed } else { Closing::ByItself }
     }
 
     pub(super) fn flush(&mut self) {
@@ -111,6 +113,7 @@ impl Renewals {
             self.collect(vip, timeout_millis(until, now));
         }
         self.pending = pending;
+        // A renewal that is refused ends by itself.
         self.send();
     }
 
@@ -121,9 +124,10 @@ impl Renewals {
         self.elements.extend(of_vip.map(|(_, address)| Element { address: *address, timeout_millis }));
     }
 
-    fn send(&mut self) {
+    /// Whether the kernel took it.
+    fn send(&mut self) -> bool {
         if self.elements.is_empty() {
-            return;
+            return true;
         }
         encode(&mut self.batch, &self.elements);
         let mut verdict = self.socket.send(self.batch.bytes());
@@ -135,10 +139,12 @@ impl Renewals {
                 verdict = Err(error);
             }
         });
-        if let Err(error) = verdict.and(drained) {
+        let taken = verdict.and(drained);
+        if let Err(error) = &taken {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
             self.shared.refusal.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
         }
+        taken.is_ok()
     }
 }
 
@@ -192,6 +198,52 @@ fn set_elements<'a>(
         batch.end_nest(list);
         batch.end(message);
     }
+}
+
+/// The addresses that the table in the kernel guards, whoever made it; nothing if there is none.
+pub(super) fn guarded() -> io::Result<Option<Vec<IpAddr>>> {
+    let mut socket = match Socket::open(libc::NETLINK_NETFILTER) {
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+        other => other?,
+    };
+    let mut addresses = Vec::new();
+    for set in ["vip4", "vip6"] {
+        let asked = socket.dump(
+            NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETSETELEM,
+            |message| {
+                message.body(&[NFPROTO_NETDEV, 0, 0, 0]);
+                message.string(NFTA_SET_ELEM_LIST_TABLE, TABLE);
+                message.string(NFTA_SET_ELEM_LIST_SET, set);
+            },
+            |message| addresses.extend(elements_of(message)),
+        );
+        match asked {
+            // No table, no such set, no nftables or no family netdev.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EINVAL | libc::EAFNOSUPPORT)
+                ) =>
+            {
+                return Ok(None);
+            }
+            other => other?,
+        }
+    }
+    Ok(Some(addresses))
+}
+
+fn elements_of(message: Received<'_>) -> Vec<IpAddr> {
+    let lists = attributes(message.body.get(4..).unwrap_or_default());
+    let elements =
+        lists.filter(|(kind, _)| *kind == NFTA_SET_ELEM_LIST_ELEMENTS).flat_map(|(_, list)| attributes(list));
+    let address = |element| {
+        let (_, key) = attributes(element).find(|(kind, _)| *kind == NFTA_SET_ELEM_KEY)?;
+        let (_, value) = attributes(key).find(|(kind, _)| *kind == NFTA_DATA_VALUE)?;
+        let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+        v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
+    };
+    elements.filter_map(|(_, element)| address(element)).collect()
 }
 
 /// Takes the table away, whoever made it; it is no error if there is none or if the kernel has no nftables.

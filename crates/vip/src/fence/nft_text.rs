@@ -23,6 +23,15 @@ pub(super) struct Rules {
     pub interfaces: BTreeMap<u32, String>,
 }
 
+impl Rules {
+    /// Forgets the interfaces that are not there any more, and returns which these are.
+    pub(super) fn without(&mut self, there: impl Fn(u32) -> bool) -> BTreeSet<u32> {
+        let gone = self.interfaces.keys().copied().filter(|index| !there(*index)).collect();
+        self.interfaces.retain(|index, _| there(*index));
+        gone
+    }
+}
+
 /// Priority -500: before anybody else's chains on the same hook, which could accept nothing on our behalf but could
 /// send packets elsewhere.
 const JUDGES: &str = "    set vip4 { type ipv4_addr; }
@@ -30,8 +39,7 @@ const JUDGES: &str = "    set vip4 { type ipv4_addr; }
     set vip6 { typeof @nh,192,128; }
     set lease6 { typeof @nh,192,128; flags timeout; }
     chain judge_in {
-        meta pkttype other ip daddr @vip4 drop
-        meta pkttype other meta protocol ip6 @nh,192,128 @vip6 drop
+        meta pkttype other return
         ip daddr @vip4 ip daddr != @lease4 drop
         arp daddr ip @vip4 arp daddr ip != @lease4 drop
         meta protocol ip6 @nh,192,128 @vip6 @nh,192,128 != @lease6 drop
@@ -78,6 +86,30 @@ pub(super) fn change(old: &Rules, new: &Rules) -> String {
     text
 }
 
+/// Removes the chains of interfaces that are gone. Kernels before 6.15 have removed them with the interface; adding makes
+/// the deletion succeed there too.
+pub(super) fn remove_gone(gone: &BTreeSet<u32>) -> String {
+    let chains =
+        gone.iter().flat_map(|index| ["in", "out"].map(|chain| format!("chain netdev {TABLE} {chain}_{index}")));
+    chains.map(|chain| format!("add {chain}\ndelete {chain}\n")).collect()
+}
+
+/// What `nft` lists, without the chains of these interfaces.
+pub(super) fn without_chains(lines: &[String], interfaces: &BTreeSet<u32>) -> Vec<String> {
+    let heads: BTreeSet<String> =
+        interfaces.iter().flat_map(|index| [format!("chain in_{index} {{"), format!("chain out_{index} {{")]).collect();
+    let mut skips = false;
+    let mut kept = Vec::new();
+    for line in lines {
+        skips |= heads.contains(line.trim());
+        if !skips {
+            kept.push(line.clone());
+        }
+        skips &= line.trim() != "}";
+    }
+    kept
+}
+
 fn remove_chains(text: &mut String, old: &Rules, index: u32) {
     if old.interfaces.contains_key(&index) {
         for chain in ["in", "out"] {
@@ -122,6 +154,16 @@ mod tests {
     fn the_table_is_replaced_as_a_whole() {
         let rules = rules(&["10.0.0.5", "2001:db8::5", "10.0.0.4"], &[(3, "eth1"), (2, "eth0")]);
         check("replace.nft", &replace(&rules));
+    }
+
+    #[test]
+    fn chains_of_interfaces_that_are_gone_are_left_out() {
+        let lines: Vec<String> =
+            ["table {", "\tchain in_2 {", "\t\tjump judge_in", "\t}", "\tchain in_22 {", "\t}", "}"]
+                .map(str::to_owned)
+                .to_vec();
+        assert_eq!(without_chains(&lines, &[2].into()), ["table {", "\tchain in_22 {", "\t}", "}"]);
+        assert_eq!(without_chains(&lines, &BTreeSet::new()), lines);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! A `clsact` qdisc goes with our filters when the fence is removed and nobody else has a filter on it: it does
 //! nothing by itself, and who put it there is not known.
-//! Programs of the newer `tcx` kind run before all of these and can let packets bypass the fence.
+//! Programs of the newer `tcx` kind run before all of these (see `tcx`).
 
 use std::{io, os::fd::RawFd};
 
@@ -27,6 +27,7 @@ const TC_H_CLSACT: u32 = 0xffff_fff1;
 const CLSACT: u32 = 0xffff_0000;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
+const TCA_CHAIN: u16 = 11;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
@@ -90,7 +91,8 @@ impl Tc {
         Ok(links)
     }
 
-    /// Makes sure that the interface has the hooks. One that is there stays as it is.
+    /// Makes sure that the interface has the hooks. One that is there stays as it is; an `ingress` qdisc in their place is
+    /// an error, because it hands both directions' filters to what arrives.
     pub(super) fn ensure_hooks(&mut self, interface: u32) -> io::Result<()> {
         let flags = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
         let added = self.socket.request(libc::RTM_NEWQDISC, flags, |message| {
@@ -98,9 +100,31 @@ impl Tc {
             message.string(TCA_KIND, "clsact");
         });
         match added {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                if self.has_both_hooks(interface)? {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
             other => other,
         }
+    }
+
+    fn has_both_hooks(&mut self, interface: u32) -> io::Result<bool> {
+        let mut both = false;
+        self.socket.dump(
+            libc::RTM_GETQDISC,
+            |message| message.body(&tcmsg(interface, 0, 0, 0)),
+            |message| {
+                let kind =
+                    attributes(message.body.get(TCMSG..).unwrap_or_default()).find(|(kind, _)| *kind == TCA_KIND);
+                both |= number(message.body, 4) == Some(interface)
+                    && number(message.body, 12) == Some(TC_H_CLSACT)
+                    && kind.is_some_and(|(_, kind)| kind == b"clsact\0");
+            },
+        )?;
+        Ok(both)
     }
 
     /// Attaches the program, in the place of any that has our handle.
@@ -117,11 +141,22 @@ impl Tc {
 
     /// The id of the program that our filter runs, if there is one.
     pub(super) fn attached(&mut self, interface: u32, hook: Hook) -> io::Result<Option<u32>> {
+        self.look(interface, hook, &mut Vec::new())
+    }
+
+    /// As [`Tc::attached`], and names the filters that are asked before ours. The kernel lists them in their order, and puts
+    /// a later program of our priority before ours.
+    pub(super) fn look(&mut self, interface: u32, hook: Hook, before: &mut Vec<String>) -> io::Result<Option<u32>> {
         let mut found = None;
         self.socket.dump(
             libc::RTM_GETTFILTER,
             |message| message.body(&tcmsg(interface, 0, hook.parent(), 0)),
-            |message| found = found.or(read_filter(message)),
+            |message| {
+                if found.is_none() {
+                    found = read_filter(message);
+                    before.extend(other_filter(message).filter(|_| found.is_none()));
+                }
+            },
         )?;
         Ok(found)
     }
@@ -203,6 +238,24 @@ fn read_link(message: Received<'_>) -> Option<Link> {
     let (_, name) = attributes(message.body.get(IFINFOMSG..)?).find(|(kind, _)| *kind == IFLA_IFNAME)?;
     let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
     Some(Link { index, name, ethernet: kind == libc::ARPHRD_ETHER || kind == libc::ARPHRD_LOOPBACK })
+}
+
+/// What the filter is called, if it is one that packets get to by themselves.
+fn other_filter(message: Received<'_>) -> Option<String> {
+    // Each kind at each priority is listed once without a handle, and what is in another chain has to be sent there.
+    if message.kind != libc::RTM_NEWTFILTER || number(message.body, 8)? == 0 {
+        return None;
+    }
+    let outer = || attributes(message.body.get(TCMSG..).unwrap_or_default());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
+    if outer().any(|(kind, value)| kind == TCA_CHAIN && number(value, 0) != Some(0)) {
+        return None;
+    }
+    let (_, kind) = outer().find(|(kind, _)| *kind == TCA_KIND)?;
+    let options = outer().find(|(kind, _)| *kind == TCA_OPTIONS).map_or(&[][..], |(_, options)| options);
+    let name = attributes(options).find(|(kind, _)| *kind == TCA_BPF_NAME).filter(|_| kind == b"bpf\0");
+    let name = name.map_or_else(String::new, |(_, name)| format!(" {}", text(name)));
+    Some(format!("{} filter{name} of priority {}", text(kind), number(message.body, 16)? >> 16))
 }
 
 /// The program's id if the filter is ours.

@@ -20,6 +20,10 @@ const ROUTE_FIXED_BYTES: usize = 12;
 /// `struct rtnexthop`.
 const HOP_BYTES: usize = 8;
 
+/// A link without a gateway is looked at again after so many intervals. Arbitrary: going through all routes takes a while
+/// on a router, and until then nothing is held against the link.
+const NONE_INTERVALS: u64 = 30;
+
 /// How often to ask, and how often to be answered or not before it is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatewayTiming {
@@ -75,6 +79,19 @@ impl GatewayCheck {
         if gateway != self.gateway {
             *self = Self::new(now, gateway, self.timing);
         }
+    }
+
+    /// Whether the gateway should be looked up before it is asked again: it has not answered, or there is none. Routes
+    /// change while links stay, and a router that is not the gateway any more owes no answer.
+    pub fn in_doubt(&mut self, now: BootNanos) -> bool {
+        if now < self.ask_at {
+            return false;
+        }
+        if self.gateway.is_none() {
+            self.ask_at = now.plus(NONE_INTERVALS * self.timing.interval_nanos);
+            return true;
+        }
+        self.round == Round::Asked
     }
 
     /// The link came back: asks at once rather than with the next interval. What is not answered
@@ -158,7 +175,7 @@ pub struct Gateways {
 
 impl Gateways {
     /// Reads the main table of the calling thread's network namespace; the route with the smallest
-    /// metric counts. Goes through all routes, so do it at start and when the link changes.
+    /// metric counts. Goes through all routes, so do it when there is a reason: see [`GatewayCheck::in_doubt`].
     ///
     /// # Errors
     /// [`NetError::Kernel`].
@@ -302,14 +319,28 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_that_does_not_answer_is_looked_up_before_it_is_asked_again() {
+        let at = BootNanos::new;
+        let mut check = check();
+        assert!(!check.in_doubt(at(0)), "it was not asked yet");
+        assert_eq!(check.turn(at(0)), Some(ip("10.0.0.254")));
+        assert!(!check.in_doubt(at(9)) && check.in_doubt(at(10)));
+        check.heard(&Claim { address: ip("10.0.0.254"), mac: Mac::new([2, 0, 0, 0, 0, 9]), answer: true });
+        assert!(!check.in_doubt(at(10)));
+        let mut none = GatewayCheck::new(at(0), None, TIMING);
+        assert!(none.in_doubt(at(0)) && !none.in_doubt(at(299)) && none.in_doubt(at(300)));
+    }
+
+    #[test]
     fn the_gateway_is_asked_from_the_address_in_its_subnet_and_never_from_a_vip() {
         let held =
-            |address: &str, prefix| InterfaceAddress { address: ip(address), prefix, secondary: false, marked: false };
+            |address: &str, prefix| InterfaceAddress { address: ip(address), prefix, secondary: false, origin: 0 };
         let mut interface = Interface {
             index: 2,
             name: "eth0".to_owned(),
             mac: Some(Mac::new([2, 0, 0, 0, 1, 1])),
             up: true,
+            standing: super::super::Standing::Physical,
             addresses: vec![held("192.168.0.1", 24), held("10.0.0.5", 24), held("10.0.0.1", 24), held("fe80::2", 64)],
         };
         let asked_from = |interface: &Interface, gateway| {

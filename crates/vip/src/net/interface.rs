@@ -5,13 +5,35 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{
     Mac, NetError,
     route::RouteSocket,
-    wire::{Message, read_u32},
+    wire::{Message, attributes, read_u32},
 };
 
 /// `struct ifinfomsg`.
 const LINK_FIXED_BYTES: usize = 16;
 /// `struct ifaddrmsg`.
 const ADDRESS_FIXED_BYTES: usize = 8;
+/// Who put an address there; since Linux 5.18 (linux/if_addr.h). An older kernel takes no notice of it.
+pub(crate) const IFA_PROTO: u16 = 11;
+/// What Ballast's addresses carry there, so that they are known for ours without any file. Not used by the kernel (1 to
+/// 3), nor by a routing daemon under its number for routes; `ip address show` prints it as `proto 0xb1`.
+pub(crate) const OUR_MARK: u8 = 0xb1;
+
+/// `IFLA_INFO_KIND` and `IFLA_INFO_SLAVE_KIND` of linux/if_link.h.
+const INFO_KIND: u16 = 1;
+const INFO_SLAVE_KIND: u16 = 4;
+
+/// What an interface is to packets that arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The machine talks to itself there.
+    Loopback,
+    /// Belongs to a bridge or bond and hands everything on to it or past this machine.
+    Port,
+    /// A device, by what the kernel says.
+    Physical,
+    /// Made by software, and a network of its own: a bridge, a VLAN, one end of a pair.
+    Virtual,
+}
 
 /// `IFA_PROTO` of `linux/if_addr.h`: who put an address there. Kernels before 5.18 know of no such thing and ignore it.
 pub(crate) const IFA_PROTO: u16 = 11;
@@ -29,6 +51,8 @@ pub struct Interface {
     pub mac: Option<Mac>,
     /// Switched on, with a carrier, and operational.
     pub up: bool,
+    /// What it is to packets that arrive.
+    pub standing: Standing,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }
@@ -42,14 +66,19 @@ pub struct InterfaceAddress {
     pub prefix: u8,
     /// An IPv4 address that has an older one of the same subnet before it, and goes when that goes.
     pub secondary: bool,
-    /// Ballast put it there, in this process or an earlier one: it bears [`BALLAST_PROTOCOL`].
-    pub marked: bool,
+    /// Who put it there, by the kernel's word: zero when it does not say (before Linux 5.18 it never does).
+    pub origin: u8,
 }
 
 impl InterfaceAddress {
     /// Whether `address` is in the subnet of this one.
     pub fn covers(&self, address: IpAddr) -> bool {
         same_prefix(self.address, address, self.prefix)
+    }
+
+    /// Whether its subnet is itself alone.
+    pub fn is_host(&self) -> bool {
+        self.prefix == if self.address.is_ipv4() { 32 } else { 128 }
     }
 }
 
@@ -89,6 +118,11 @@ impl Interface {
             }),
             None => all.iter().find(|interface| interface.name == by),
         }
+    }
+
+    /// Whether this kernel says who put an address there: it does so of its own on the loopback interface.
+    pub fn origins_known(all: &[Self]) -> bool {
+        all.iter().flat_map(|interface| &interface.addresses).any(|held| held.origin != 0)
     }
 
     /// Whether the address is on it.
@@ -133,33 +167,48 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
     let flags = read_u32(message.payload, 8)?;
     let needed = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP) as u32;
     let (mut name, mut mac) = (None, None);
+    let (mut master, mut made, mut routed) = (false, false, false);
     for (kind, payload) in message.attributes(LINK_FIXED_BYTES) {
         match kind {
             libc::IFLA_IFNAME => name = Some(String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned()),
             libc::IFLA_ADDRESS => mac = Mac::from_slice(payload),
+            libc::IFLA_MASTER => master = true,
+            libc::IFLA_LINKINFO => {
+                for (kind, payload) in attributes(payload) {
+                    made |= kind == INFO_KIND;
+                    // What belongs to a VRF receives its packets itself.
+                    routed |= kind == INFO_SLAVE_KIND && payload.starts_with(b"vrf");
+                }
+            }
             _ => {}
         }
     }
-    Some(Interface { index, name: name?, mac, up: flags & needed == needed, addresses: Vec::new() })
+    let standing = match (flags & libc::IFF_LOOPBACK as u32 != 0, master && !routed, made) {
+        (true, _, _) => Standing::Loopback,
+        (false, true, _) => Standing::Port,
+        (false, false, false) => Standing::Physical,
+        (false, false, true) => Standing::Virtual,
+    };
+    Some(Interface { index, name: name?, mac, up: flags & needed == needed, standing, addresses: Vec::new() })
 }
 
 /// An interface's index and an address on it, from an `RTM_NEWADDR` or `RTM_DELADDR`.
 pub(crate) fn read_address(message: &Message<'_>) -> Option<(u32, InterfaceAddress)> {
     let &[_, prefix, flags, ..] = message.payload else { return None };
     let index = read_u32(message.payload, 4)?;
-    let (mut local, mut other, mut marked) = (None, None, false);
+    let (mut local, mut other, mut origin) = (None, None, 0);
     for (kind, payload) in message.attributes(ADDRESS_FIXED_BYTES) {
         match kind {
             // On a point-to-point link `IFA_ADDRESS` is the other end.
             libc::IFA_LOCAL => local = read_ip(payload),
             libc::IFA_ADDRESS => other = read_ip(payload),
-            IFA_PROTO => marked = payload.first() == Some(&BALLAST_PROTOCOL),
+            IFA_PROTO => origin = payload.first().copied().unwrap_or_default(),
             _ => {}
         }
     }
     let address = local.or(other)?;
     let secondary = address.is_ipv4() && u32::from(flags) & libc::IFA_F_SECONDARY != 0;
-    Some((index, InterfaceAddress { address, prefix, secondary, marked }))
+    Some((index, InterfaceAddress { address, prefix, secondary, origin }))
 }
 
 pub(crate) fn read_ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -222,11 +271,12 @@ mod tests {
             name: name.to_owned(),
             mac: (name != "lo").then(|| Mac::new([2, 0, 0, 0, 0, 1])),
             up: true,
+            standing: Standing::Physical,
             addresses: vec![InterfaceAddress {
                 address: address.parse().expect("an address"),
                 prefix: 24,
                 secondary: false,
-                marked: false,
+                origin: 0,
             }],
         };
         let all = [on(1, "lo", "127.0.0.1"), on(7, "eth2", "10.0.0.5"), on(9, "eth3", "fd00::5")];

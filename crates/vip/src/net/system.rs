@@ -10,9 +10,6 @@ use super::{Interface, NetError};
 
 const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
 
-/// Interfaces named in one finding; a host of containers has hundreds.
-const NAMES_MAX: usize = 5;
-
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -130,20 +127,6 @@ fn sysctl(family: &str, interface: &str, key: &str) -> Option<u32> {
 pub fn sysctl_findings(vip: &InterfaceSysctls, others: &[InterfaceSysctls], ipv6_vips: bool) -> Vec<Finding> {
     let name = &vip.interface;
     let mut findings = Vec::new();
-    let leaky: Vec<_> =
-        others.iter().filter(|other| other.arp_ignore == Some(0)).map(|other| &*other.interface).collect();
-    if !leaky.is_empty() {
-        let (shown, more) = leaky.split_at(leaky.len().min(NAMES_MAX));
-        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-        findings.push(Finding::new(
-            Severity::Warning,
-            format!(
-                "arp_ignore is 0 on {}{more}: this machine answers ARP for the VIPs of {name} there too, where no fence is",
-                shown.join(", ")
-            ),
-            "set net/ipv4/conf/all/arp_ignore to 1, unless these interfaces are on other links than the VIPs",
-        ));
-    }
     if vip.arp_announce == Some(0) {
         findings.push(Finding::new(
             Severity::Note,
@@ -232,17 +215,6 @@ mod tests {
             rp_filter: Some(0),
             disable_ipv6: Some(0),
         }
-    }
-
-    #[test]
-    fn interfaces_beside_the_fence_must_not_answer_for_vips() {
-        let vip = sysctls("eth0", 0);
-        assert!(sysctl_findings(&vip, &[sysctls("eth1", 1)], true).is_empty());
-        let others: Vec<_> = (1..8).map(|n| sysctls(&format!("eth{n}"), 0)).collect();
-        assert_eq!(
-            said(&sysctl_findings(&vip, &others, true)),
-            [(Severity::Warning, "arp_ignore is 0 on eth1, eth2, eth3, eth4, eth5 and 2 more")]
-        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::{
     places::{Place, Places, Shared, mac_of},
 };
 use crate::{
-    Driver,
+    Closing, Driver,
     fence::{Deadlines, FenceLevel},
     net::{Announcement, Announcer, Sender as FrameSender},
 };
@@ -208,7 +208,7 @@ impl Driver for NetlinkDriver {
         Some(now.plus(known.finish))
     }
 
-    fn released(&mut self, vip: VipId, finishing: Option<(NodeId, BootNanos)>) {
+    fn released(&mut self, vip: VipId, finishing: Option<(NodeId, BootNanos)>) -> Closing {
         let successor_mac = finishing.and_then(|(successor, until)| {
             self.capture(vip, successor, boot_now());
             let mac = mac_of(self.view.as_ref()?, vip, successor)?;
@@ -217,7 +217,7 @@ impl Driver for NetlinkDriver {
         if let Some((_, until)) = successor_mac {
             self.deadlines.keep_established(vip, until);
         }
-        self.deadlines.close(vip);
+        let closing = self.deadlines.close(vip);
         if let Some((mac, until)) = successor_mac {
             self.deadlines.forward_new(vip, mac.bytes(), until);
         }
@@ -225,6 +225,7 @@ impl Driver for NetlinkDriver {
         self.announcer.stop(vip);
         self.held.remove(&vip);
         self.publish_held();
+        closing
     }
 
     fn turn(&mut self, now: BootNanos) -> Option<BootNanos> {

@@ -32,18 +32,19 @@ use super::{
     round::{Round, Troubles, Wanted},
 };
 use crate::{
-    fence::{Fence, FenceLevel, Guarded},
+    fence::{Breach, Earlier, Fence, FenceLevel, Guarded, Inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, is_network, probe_frame,
-        question, system,
+        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, Standing, VipAddress, Watch, probe_frame, question,
+        system,
     },
 };
 
-/// Longest time between two looks. The kernel tells of changes of links, addresses and filters; this is for what it
-/// does not tell, a flushed table of nftables above all.
+/// Longest time between two looks. The kernel tells of changes of links, addresses and filters, which bring one about at
+/// once; this is for the rest: rules of nftables, which the look asks the kernel's word about, `tcx` programs, sysctls.
 const LOOK: Duration = Duration::from_millis(250);
-/// For so long after a breach of the fence this node takes no VIP of that interface: whoever tampers may not be done.
+/// For so long after a breach of the fence was mended this node leaves VIPs to others: whoever tampers may not be done. It
+/// keeps what no fit node takes, because whatever loads firewalls may do so on all nodes at once.
 const BREACH_NANOS: u64 = 1_000_000_000;
 /// How often the link is asked whether anybody else has the VIPs that this node holds.
 const RIVALS_NANOS: u64 = 5_000_000_000;
@@ -58,6 +59,7 @@ pub(super) struct Counts {
     pub conflicts: AtomicU64,
     pub breaches: AtomicU64,
     pub addresses_restored: AtomicU64,
+    pub addresses_withdrawn: AtomicU64,
 }
 
 /// What was counted, for metrics.
@@ -73,6 +75,8 @@ pub struct KeeperCounters {
     pub breaches: u64,
     /// Addresses that somebody had removed.
     pub addresses_restored: u64,
+    /// Addresses that were taken off their interface because the fence could not be put up there.
+    pub addresses_withdrawn: u64,
 }
 
 impl Counts {
@@ -84,6 +88,7 @@ impl Counts {
             conflicts: read(&self.conflicts),
             breaches: read(&self.breaches),
             addresses_restored: read(&self.addresses_restored),
+            addresses_withdrawn: read(&self.addresses_withdrawn),
         }
     }
 }
@@ -92,6 +97,8 @@ pub(super) struct Keeper {
     options: NetlinkOptions,
     shared: Arc<Shared>,
     fence: Fence,
+    /// What an earlier process guarded, until it is known which of it is on an interface.
+    inherited: Option<Inherited>,
     addresses: Addresses,
     watch: Watch,
     /// By index of the interface.
@@ -104,9 +111,17 @@ pub(super) struct Keeper {
     changed: Box<dyn Fn() + Send>,
     /// The last problem of each VIP that was logged.
     said: BTreeMap<VipId, String>,
+    /// When the fence was last found broken, and where.
+    breached: Option<(BootNanos, String)>,
+    /// What could not be mended in the last round.
+    broken: Vec<Breach>,
+    /// Interfaces beside those of VIPs, over which this machine can be reached too.
+    beside: BTreeSet<u32>,
+    /// Of these, by name: what keeps the fence off.
+    open: BTreeMap<String, String>,
+    /// The last warning that was logged.
+    warned: String,
     checked: BTreeSet<String>,
-    /// An interface is meant by its network, so that a new address may tell which one it is.
-    by_network: bool,
 }
 
 /// What is kept for an interface that VIPs are on.
@@ -114,9 +129,16 @@ struct Link {
     up: bool,
     listener: Option<Listener>,
     gateway: GatewayCheck,
-    breached_at: Option<BootNanos>,
     /// When it was last asked who else has the VIPs that this node holds.
     asked_at: BootNanos,
+}
+
+impl Link {
+    fn look_up_gateway(&mut self, now: BootNanos, index: u32) {
+        if let Ok(gateways) = Gateways::read(index) {
+            self.gateway.set_gateway(now, gateways.v4.or(gateways.v6));
+        }
+    }
 }
 
 /// What the fence guards of what should be on the interfaces.
@@ -124,6 +146,9 @@ struct GuardedNow {
     wanted: BTreeSet<IpAddr>,
     /// The fence is as it should be; nothing may be added while it is not.
     stands: bool,
+    /// Of ours on the interfaces, while it is not: what it guards all the same. The rest is taken away, for this node's
+    /// kernel would answer whoever owns it.
+    guarded: BTreeSet<VipAddress>,
 }
 
 impl Keeper {
@@ -131,16 +156,15 @@ impl Keeper {
         options: NetlinkOptions,
         shared: Arc<Shared>,
         fence: Fence,
+        inherited: Inherited,
         fresh: Sender<Tap>,
         used: Receiver<Capture>,
         changed: Box<dyn Fn() + Send>,
     ) -> Result<Self, NetlinkError> {
         // A name that is wrong is told at the start, not when the first VIP comes.
-        let named = || std::iter::once(&options.interface).chain(options.interfaces.values());
-        let interfaces = named().map(|name| Interface::read(name)).collect::<Result<Vec<_>, _>>()?;
-        let by_network = named().any(|name| is_network(name));
-        let mut addresses = Addresses::open(&options.data_dir)?;
-        addresses.adopt(&interfaces)?;
+        for name in std::iter::once(&options.interface).chain(options.interfaces.values()) {
+            Interface::read(name)?;
+        }
         Ok(Self {
             addresses,
             watch: Watch::open()?,
@@ -148,6 +172,7 @@ impl Keeper {
             options,
             shared,
             fence,
+            inherited: Some(inherited),
             links: BTreeMap::new(),
             probes: Probes::default(),
             conflicts: Conflicts::new(),
@@ -155,8 +180,12 @@ impl Keeper {
             used,
             changed,
             said: BTreeMap::new(),
+            breached: None,
+            broken: Vec::new(),
+            beside: BTreeSet::new(),
+            open: BTreeMap::new(),
+            warned: String::new(),
             checked: BTreeSet::new(),
-            by_network,
         })
     }
 
@@ -183,6 +212,7 @@ impl Keeper {
         };
         let now = boot_now();
         let view = self.shared.view.load_full();
+        self.recognise(&interfaces, view.as_deref());
         let Some(view) = view.as_deref() else {
             self.guard_what_is_left(&interfaces);
             return;
@@ -192,16 +222,60 @@ impl Keeper {
         let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
         let mut troubles = Troubles::default();
         let guarded = self.guard(&round, &mut troubles);
-        self.ask(&round, view, &mut troubles);
+        // What an address needs that cannot be put there now is not asked: the rest must go at once.
+        if guarded.stands {
+            self.ask(&round, view, &mut troubles);
+        }
         let put = self.put(&round, &guarded, &mut troubles);
         let places = self.judge(&round, &put, &mut troubles);
         let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
+        let warning = self.warning(&interfaces);
+        vips.values_mut().for_each(|known| known.warning.clone_from(&warning));
         for conflict in self.conflicts.recent(now) {
             if let Some(known) = vips.get_mut(&conflict.vip()) {
                 known.warning = conflict.to_string();
             }
         }
         self.publish(places, vips);
+    }
+
+    /// What makes the fence less than it looks, and keeps this node from nothing. Told once.
+    fn warning(&mut self, interfaces: &[Interface]) -> String {
+        let mut said = Vec::new();
+        for (name, why) in &self.open {
+            said.push(format!(
+                "{name} cannot be fenced ({why}); VIPs are not asked for there (arp_ignore), but what is sent to it gets in"
+            ));
+        }
+        for Earlier { interface, what } in self.fence.earlier() {
+            let name = interfaces.iter().find(|known| known.index == *interface).map_or("?", |known| &known.name);
+            said.push(format!("{what} of {name} runs before the fence and can let packets of VIPs pass by it"));
+        }
+        let warning = said.join("; ");
+        if warning != self.warned && !warning.is_empty() {
+            warn!("{warning}");
+        }
+        self.warned.clone_from(&warning);
+        warning
+    }
+
+    /// Finds what is ours on the interfaces, whatever became of the record, before the fence that is there is replaced.
+    fn recognise(&mut self, interfaces: &[Interface], view: Option<&LeaseView>) {
+        let Some(left) = &self.inherited else {
+            self.addresses.recognise(interfaces, |_| false);
+            return;
+        };
+        // Where neither an earlier process's map can be read nor the kernel says who put an address there, a VIP's that
+        // looks like ours counts as guarded by it.
+        let blind = left.unreadable.is_some() && !Interface::origins_known(interfaces);
+        let vips = view.filter(|_| blind).into_iter().flat_map(|view| &view.vips);
+        let vips: BTreeSet<IpAddr> = vips.flat_map(|vip| vip.addresses.iter().map(|at| at.ip())).collect();
+        self.addresses.recognise(interfaces, |held| {
+            left.addresses.contains(&held.address) || (held.is_host() && vips.contains(&held.address))
+        });
+        if left.unreadable.is_none() || view.is_some() {
+            self.inherited = None;
+        }
     }
 
     /// Guards what should be on the interfaces before it is, and what is there for as long as it is.
@@ -226,11 +300,30 @@ impl Keeper {
                 }
             }
         }
-        let fenced = self.fence(round.now, &guarded, round.interfaces);
-        if let Err(problem) = &fenced {
-            troubles.add_to_all(round.wanted, Unfitness::FenceBreached, problem);
+        match self.fence(round.now, &guarded, round.interfaces) {
+            Ok(()) => GuardedNow { wanted, stands: true, guarded: BTreeSet::new() },
+            Err(problem) => {
+                let problem =
+                    format!("{problem}; addresses that are not fenced are off their interface until they are");
+                troubles.add_to_all(round.wanted, Unfitness::FenceBreached, &problem);
+                GuardedNow { wanted, stands: false, guarded: self.guarded_still(round.interfaces) }
+            }
         }
-        GuardedNow { wanted, stands: fenced.is_ok() }
+    }
+
+    /// What is ours on the interfaces and is guarded there although the fence is not as it should be.
+    fn guarded_still(&self, interfaces: &[Interface]) -> BTreeSet<VipAddress> {
+        let everywhere = |breach: &Breach| breach.interface == 0 || self.beside.contains(&breach.interface);
+        let whole = |index: u32| !self.broken.iter().any(|breach| everywhere(breach) || breach.interface == index);
+        let leaks = self.open.keys().any(|name| answers_for_all(name));
+        let guarded = |at: &VipAddress| {
+            if leaks && at.address.is_ipv4() {
+                return false;
+            }
+            let on = interfaces.iter().find(|interface| interface.name == at.interface && interface.has(at.address));
+            on.is_some_and(|on| whole(on.index) && self.fence.guards(on.index, at.address))
+        };
+        self.addresses.ours().iter().filter(|at| guarded(at)).cloned().collect()
     }
 
     /// Asks the link who has the addresses: a stranger's is not put on the interface.
@@ -270,14 +363,12 @@ impl Keeper {
             let all = round.wanted.iter().flat_map(|want| &want.addresses);
             all.filter(|at| free(at) || round.foreign(at.address)).cloned().collect()
         } else {
-            // Nothing is added behind a fence that does not stand; what is there stays.
-            let there =
-                |at: &&VipAddress| round.interface(&at.interface).is_some_and(|interface| interface.has(at.address));
-            round.ours.iter().filter(|at| guarded.wanted.contains(&at.address)).filter(there).cloned().collect()
+            // Nothing is added behind a fence that does not stand; what it does guard stays.
+            guarded.guarded.iter().filter(|at| guarded.wanted.contains(&at.address)).cloned().collect()
         };
         match self.addresses.reconcile(&put) {
             Ok(outcome) => {
-                outcome.changes.iter().for_each(|change| self.tell(change));
+                outcome.changes.iter().for_each(|change| self.tell(change, guarded.stands));
                 for problem in outcome.problems {
                     let of = round.wanted.iter().find(|want| want.addresses.contains(problem.address()));
                     if let Some(want) = of {
@@ -296,8 +387,12 @@ impl Keeper {
         put.iter().map(|at| at.address).collect()
     }
 
-    fn tell(&self, change: &Change) {
+    fn tell(&self, change: &Change, fence_stands: bool) {
         match change {
+            Change::Removed(at) if !fence_stands => {
+                self.shared.counts.addresses_withdrawn.fetch_add(1, Ordering::Relaxed);
+                error!(address = %at, "a VIP's address was taken off: it cannot be fenced, and nobody should answer rather than two");
+            }
             Change::Added(at) => info!(address = %at, "VIP address added"),
             Change::Removed(at) => info!(address = %at, "VIP address removed"),
             Change::CameBack(at) => {
@@ -322,11 +417,13 @@ impl Keeper {
                 let problem = format!("{} is down or has no carrier", want.interface);
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
             }
+            if let Some((at, what)) = &self.breached
+                && round.now.since(*at) < BREACH_NANOS
+            {
+                let problem = format!("somebody changed the fence on {what}; it stands again");
+                troubles.add(want.vip, Fitness::Reluctant(Unfitness::FenceBreached), problem);
+            }
             if let Some(link) = self.links.get(&interface.index) {
-                if link.breached_at.is_some_and(|at| round.now.since(at) < BREACH_NANOS) {
-                    let problem = format!("somebody changed the fence on {}", want.interface);
-                    troubles.add(want.vip, Fitness::Unfit(Unfitness::FenceBreached), problem);
-                }
                 if link.gateway.state() == GatewayState::Unreachable
                     && let Some(gateway) = link.gateway.gateway()
                 {
@@ -351,11 +448,13 @@ impl Keeper {
     }
 
     fn publish(&mut self, places: Places, vips: BTreeMap<VipId, VipFitness>) {
-        for (vip, VipFitness { problem, .. }) in &vips {
+        for (vip, VipFitness { problem, fitness, .. }) in &vips {
             let before = self.said.get(vip).map(String::as_str).unwrap_or_default();
             if before != problem {
                 if problem.is_empty() {
                     info!(%vip, "this node is fit to hold the VIP again");
+                } else if matches!(fitness, Fitness::Reluctant(_)) {
+                    warn!(%vip, %problem, "this node leaves the VIP to others, and keeps it if nobody is better off");
                 } else {
                     warn!(%vip, %problem, "this node is not fit to hold the VIP");
                 }
@@ -385,7 +484,12 @@ impl Keeper {
             return;
         }
         if let Err(problem) = self.fence(boot_now(), &left, interfaces) {
-            error!(problem, "addresses of VIPs are on an interface and cannot be fenced");
+            error!(problem, "addresses of VIPs are on an interface and cannot be fenced; they are taken off it");
+            let guarded: Vec<_> = self.guarded_still(interfaces).into_iter().collect();
+            match self.addresses.reconcile(&guarded) {
+                Ok(outcome) => outcome.changes.iter().for_each(|change| self.tell(change, false)),
+                Err(error) => error!(%error, "and cannot be taken off it"),
+            }
         }
     }
 
@@ -416,26 +520,62 @@ impl Keeper {
         guarded: &BTreeSet<(VipId, u32, IpAddr)>,
         interfaces: &[Interface],
     ) -> Result<(), String> {
-        let breaches = self.fence.verify();
+        let breaches = self.breaches(interfaces);
         if !breaches.is_empty() {
-            for breach in &breaches {
-                let name = interfaces.iter().find(|interface| interface.index == breach.interface);
-                let name = name.map_or("all interfaces", |interface| &interface.name);
-                error!(interface = name, what = breach.what, "the fence of VIPs is not as it was set; putting it back");
+            let name = |index: u32| {
+                let found = interfaces.iter().find(|interface| interface.index == index);
+                found.map_or("all interfaces", |interface| &interface.name)
+            };
+            // What stays broken is told once.
+            for breach in breaches.iter().filter(|breach| !self.broken.contains(breach)) {
+                let (name, what) = (name(breach.interface), &breach.what);
+                error!(interface = name, what, "the fence of VIPs is not as it was set; putting it back");
                 self.shared.counts.breaches.fetch_add(1, Ordering::Relaxed);
-                for (index, link) in &mut self.links {
-                    if breach.interface == 0 || breach.interface == *index {
-                        link.breached_at = Some(now);
-                    }
-                }
             }
-            // An interface that is gone cannot be repaired; guarding forgets it, and its word decides.
-            if let Err(error) = self.fence.repair() {
+            let names: BTreeSet<_> = breaches.iter().map(|breach| name(breach.interface)).collect();
+            self.breached = Some((now, names.into_iter().collect::<Vec<_>>().join(", ")));
+            // What cannot be mended is found by the next look.
+            if let Err(error) = self.fence.repair()
+                && self.broken.is_empty()
+            {
                 warn!(error = chain(&error), "cannot mend all of the fence");
             }
         }
         let wanted = guarded.iter().map(|&(vip, interface, address)| Guarded { vip, interface, address });
-        self.fence.guard(&wanted.collect::<Vec<_>>()).map_err(|error| chain(&error))
+        let ours: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
+        let on: BTreeSet<u32> = guarded.iter().map(|(_, interface, _)| *interface).collect();
+        self.beside = if ours.is_empty() { BTreeSet::new() } else { beside(interfaces, &ours) };
+        self.beside.retain(|interface| !on.contains(interface));
+        let also: Vec<u32> = self.beside.iter().copied().collect();
+        let outcome = self.fence.guard_also(&wanted.collect::<Vec<_>>(), &also).map_err(|error| chain(&error));
+        self.broken.clear();
+        if !breaches.is_empty() || outcome.is_err() {
+            self.broken = self.breaches(interfaces);
+        }
+        let unfenced = outcome?.into_iter().filter_map(|left| {
+            let interface = interfaces.iter().find(|interface| interface.index == left.interface && interface.up)?;
+            Some((interface.name.clone(), left.why))
+        });
+        self.open = unfenced.collect();
+        if let [breach, ..] = &self.broken[..] {
+            return Err(format!("the fence cannot be mended: {}", breach.what));
+        }
+        let v4 = ours.iter().any(IpAddr::is_ipv4);
+        match self.open.iter().find(|(name, _)| v4 && answers_for_all(name)) {
+            None => Ok(()),
+            Some((name, why)) => Err(format!(
+                "{name} cannot be fenced ({why}), and as arp_ignore is 0 there, this machine answers ARP on it for VIPs of \
+                 other interfaces; set net.ipv4.conf.{name}.arp_ignore to 1, or remove what is in the fence's way"
+            )),
+        }
+    }
+
+    /// What is wrong with the fence where there is anything to fence: an interface that is gone lets nothing pass.
+    fn breaches(&mut self, interfaces: &[Interface]) -> Vec<Breach> {
+        let mut breaches = self.fence.verify();
+        let there = |index: u32| interfaces.iter().any(|interface| interface.index == index);
+        breaches.retain(|breach| breach.interface == 0 || there(breach.interface));
+        breaches
     }
 
     /// Follows links that came, went, or changed, listens on them and judges their gateways.
@@ -446,7 +586,8 @@ impl Keeper {
         self.links.retain(|index, _| here.iter().any(|interface| interface.index == *index));
         let vips: BTreeMap<IpAddr, VipId> =
             view.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| (at.ip(), vip.id))).collect();
-        self.conflicts.set_ours(here.iter().filter_map(|interface| interface.mac));
+        // A second interface on the same link answers the owner's own questions.
+        self.conflicts.set_ours(interfaces.iter().filter_map(|interface| interface.mac));
         let members = view.vips.iter().flat_map(|vip| vip.macs.iter());
         self.conflicts.set_members(members.filter(|(node, _)| *node != self.options.node).map(|(_, mac)| *mac));
         self.conflicts.set_vips(vips.iter().map(|(address, vip)| (*address, *vip)));
@@ -463,7 +604,6 @@ impl Keeper {
                 up: interface.up,
                 listener: None,
                 gateway: GatewayCheck::new(now, None, GATEWAY),
-                breached_at: None,
                 asked_at: now,
             });
             let came_up = interface.up && !link.up;
@@ -471,10 +611,10 @@ impl Keeper {
             if new || came_up {
                 // A socket that saw its interface go down stays silent.
                 link.listener = Listener::open(interface.index, Hearing::BehindFence).ok();
-                if let Ok(gateways) = Gateways::read(interface.index) {
-                    link.gateway.set_gateway(now, gateways.v4.or(gateways.v6));
-                }
+                link.look_up_gateway(now, interface.index);
                 link.gateway.ask_now(now);
+            } else if interface.up && link.gateway.in_doubt(now) {
+                link.look_up_gateway(now, interface.index);
             }
             if !interface.up {
                 link.gateway.ask_now(now.plus(GATEWAY.interval_nanos));
@@ -574,12 +714,12 @@ impl Keeper {
             }
             return true;
         }
-        let concerns = |index: u32| self.links.contains_key(&index);
+        let concerns = |index: u32| self.links.contains_key(&index) || self.beside.contains(&index);
         events.iter().any(|event| match event {
             // One that is not known yet may be one that VIPs wait for.
             LinkEvent::Link { .. } | LinkEvent::LinkGone { .. } | LinkEvent::Lost => true,
-            // Likewise, where an interface is meant by its network.
-            LinkEvent::Address { index, .. } => concerns(*index) || self.by_network,
+            // Likewise, where an interface is meant by its network; and one with an address is fenced.
+            LinkEvent::Address { .. } => true,
             LinkEvent::AddressGone { index, .. } | LinkEvent::Filter { index } => concerns(*index),
         })
     }
@@ -614,6 +754,27 @@ impl Keeper {
     }
 }
 
+/// Over which interfaces this machine can be reached beside those that VIPs are on: unless told otherwise a kernel answers
+/// on each for the addresses of all. Devices, and what has an address of its own. Ports of bridges and bonds hand on what
+/// is judged where it arrives, and ends of pairs without an address lead to containers of this machine.
+fn beside(interfaces: &[Interface], vips: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+    let own = |address: IpAddr| {
+        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        !link_local && !vips.contains(&address)
+    };
+    let reached = interfaces.iter().filter(|interface| match interface.standing {
+        Standing::Loopback | Standing::Port => false,
+        Standing::Physical => interface.mac.is_some(),
+        Standing::Virtual => interface.mac.is_some() && interface.addresses.iter().any(|held| own(held.address)),
+    });
+    reached.map(|interface| interface.index).collect()
+}
+
+/// Whether the kernel answers ARP on the interface for addresses of others.
+fn answers_for_all(interface: &str) -> bool {
+    system::InterfaceSysctls::read(interface).arp_ignore.is_none_or(|value| value == 0)
+}
+
 /// Stands for addresses that are no VIP's any more: its deadline is never moved.
 const NOBODY: VipId = VipId::new(u32::MAX);
 
@@ -626,4 +787,34 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::InterfaceAddress;
+
+    #[test]
+    fn what_takes_packets_in_for_itself_is_fenced_beside_the_vips_interfaces() {
+        let on = |index, standing, mac: bool, address: &str| Interface {
+            index,
+            name: format!("if{index}"),
+            mac: mac.then(|| Mac::new([2, 0, 0, 0, 0, index as u8])),
+            up: true,
+            standing,
+            addresses: (address.parse().into_iter())
+                .map(|address| InterfaceAddress { address, prefix: 24, secondary: false, origin: 0 })
+                .collect(),
+        };
+        let interfaces = [
+            on(1, Standing::Loopback, true, "127.0.0.1"),
+            on(2, Standing::Physical, true, ""),
+            on(3, Standing::Port, true, "10.0.0.3"),
+            on(4, Standing::Virtual, true, "10.0.0.4"),
+            on(5, Standing::Virtual, true, "fe80::5"),
+            on(6, Standing::Virtual, true, "10.0.0.100"),
+            on(7, Standing::Virtual, false, "10.0.0.7"),
+        ];
+        assert_eq!(beside(&interfaces, &["10.0.0.100".parse().expect("an address")].into()), [2, 4].into());
+    }
 }

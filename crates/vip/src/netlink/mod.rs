@@ -33,8 +33,8 @@ use ballast_core::ids::{NodeId, VipId};
 use ballast_core::lease::Fitness;
 
 use crate::{
-    fence::{Fence, FenceError, FenceLevel, FenceWish},
-    net::{AddressError, Addresses, NetError},
+    fence::{Fence, FenceError, FenceLevel, FenceWish, inherited},
+    net::{AddressError, Addresses, Interface, NetError},
 };
 
 pub use driver::NetlinkDriver;
@@ -143,12 +143,14 @@ pub fn start(
     options: NetlinkOptions,
     changed: impl Fn() + Send + 'static,
 ) -> Result<(NetlinkDriver, KeeperHandle), NetlinkError> {
+    // Before anything takes its place.
+    let left = inherited()?;
     let (fence, deadlines) = Fence::open(options.fence)?;
     let level = fence.level();
     let shared = Arc::new(Shared::new().map_err(NetlinkError::Thread)?);
     let (fresh, taps) = mpsc::channel();
     let (spent, used) = mpsc::channel();
-    let mut keeper = Keeper::new(options, Arc::clone(&shared), fence, fresh, used, Box::new(changed))?;
+    let mut keeper = Keeper::new(options, Arc::clone(&shared), fence, left, fresh, used, Box::new(changed))?;
     // Addresses of an earlier life are fenced before anything else happens.
     keeper.round();
     let driver = NetlinkDriver::new(Arc::clone(&shared), level, deadlines, taps, spent)?;
@@ -160,15 +162,18 @@ pub fn start(
 }
 
 /// Takes everything of ours off the interfaces: addresses first, then the fence. For a node that is taken out of
-/// service; nothing of it may run. Returns what was removed, in words.
+/// service; nothing of it may run. What is ours is known without a record too. Returns what was removed, in words.
 ///
 /// # Errors
 /// [`NetlinkError`]; call it again.
-pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkError> {
-    if !Addresses::path(data_dir).exists() {
+pub fn leave(data_dir: &Path) -> Result<Vec<String>, NetlinkError> {
+    let inherited = inherited()?;
+    let mut addresses = Addresses::open(data_dir)?;
+    addresses.recognise(&Interface::all()?, |held| inherited.addresses.contains(&held.address));
+    let recorded = Addresses::path(data_dir).exists();
+    if addresses.ours().is_empty() && !inherited.stands && !recorded {
         return Ok(Vec::new());
     }
-    let mut addresses = Addresses::open(data_dir)?;
     let outcome = addresses.leave()?;
     let mut said: Vec<String> = outcome.changes.iter().map(ToString::to_string).collect();
     said.extend(outcome.problems.iter().map(ToString::to_string));
@@ -176,12 +181,16 @@ pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkEr
         said.push("the fence stays, because an address does".to_owned());
         return Ok(said);
     }
-    let (mut fence, _) = Fence::open(fence)?;
+    if let Some(why) = inherited.unreadable.filter(|_| !recorded) {
+        said.push(format!(
+            "the fence stays, because it cannot be read which addresses it guards ({why}); do this with CAP_SYS_ADMIN"
+        ));
+        return Ok(said);
+    }
+    // Removing needs nothing of what a level needs to fence.
+    let (mut fence, _) = Fence::open(FenceWish::None)?;
     fence.remove()?;
-    said.push(match fence.level() {
-        FenceLevel::None => "there is no fence any more".to_owned(),
-        level => format!("the {} fence was removed", level.as_str()),
-    });
+    said.push(if inherited.stands { "the fence was removed" } else { "there is no fence any more" }.to_owned());
     Ok(said)
 }
 
@@ -190,7 +199,7 @@ pub fn leave(fence: FenceWish, data_dir: &Path) -> Result<Vec<String>, NetlinkEr
 /// # Errors
 /// [`NetError`]: there is no such interface.
 pub fn mac_of(interface: &str) -> Result<Option<crate::net::Mac>, NetError> {
-    Ok(crate::net::Interface::read(interface)?.mac)
+    Ok(Interface::read(interface)?.mac)
 }
 
 type Published<T> = ArcSwap<T>;

@@ -9,7 +9,7 @@ use std::{
 
 use ballast_clock::boot_now;
 use ballast_core::{ids::VipId, time::BootNanos};
-use ballast_vip::{Deadlines, Fence, FenceWish, Guarded};
+use ballast_vip::{Closing, Deadlines, Fence, FenceWish, Guarded};
 
 use crate::{
     frames::{Path, Question, ask},
@@ -127,7 +127,7 @@ fn a_move(prefix: &str, length: u8, vip_length: u8) {
     let mut server = lab.a.accept();
     carries(&mut client, &mut server, b"before");
 
-    lab.a.deadlines.close(VIP);
+    assert_eq!(lab.a.deadlines.close(VIP), Closing::Closed);
     lab.a.deadlines.keep_established(VIP, far());
     lab.b.deadlines.forward_established(VIP, lab.a.mac, far());
     lab.b.deadlines.set(VIP, far());
@@ -192,7 +192,7 @@ fn what_is_kept_ends_at_its_deadline() {
     let mut client = lab.connect();
     let mut server = lab.a.accept();
     carries(&mut client, &mut server, b"before");
-    lab.a.deadlines.close(VIP);
+    assert_eq!(lab.a.deadlines.close(VIP), Closing::Closed);
     lab.a.deadlines.keep_established(VIP, far());
     lab.b.deadlines.set(VIP, far());
     lab.b.deadlines.forward_established(VIP, lab.a.mac, far());

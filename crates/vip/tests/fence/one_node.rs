@@ -2,6 +2,7 @@
 //! its process is killed, frozen or replaced, or when somebody takes parts of the fence away.
 
 use std::{
+    error::Error as _,
     io::Read,
     net::IpAddr,
     os::unix::fs::FileExt,
@@ -9,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions};
 use ballast_clock::boot_now;
 use ballast_core::{ids::VipId, time::BootNanos};
-use ballast_vip::{Deadlines, Fence, FenceWish, Guarded};
+use ballast_vip::{Closing, Deadlines, Fence, FenceWish, Guarded};
 
 use crate::{
     frames::{Path, Question, ask, priority_tagged},
@@ -143,7 +145,7 @@ fn closed_is_silent_and_open_is_not() {
         lab.check_both(false);
         open_for(&mut deadlines, VIP, LONG);
         lab.check_both(true);
-        deadlines.close(VIP);
+        assert_eq!(deadlines.close(VIP), Closing::Closed);
         lab.check_both(false);
         lab.check("10.9.0.1", true);
         lab.check("fd09::1", true);
@@ -197,7 +199,7 @@ fn a_closed_node_says_nothing_in_the_vips_name() {
             }
         };
         for (vip, to) in [(VIP4, "10.9.0.10"), (VIP6, "fd09::10"), (VIP4, "10.9.0.77"), (VIP6, "fd09::77")] {
-            deadlines.close(VIP);
+            assert_eq!(deadlines.close(VIP), Closing::Closed);
             assert!(!leaves(vip, to), "closed: {vip} to {to}");
             open_for(&mut deadlines, VIP, LONG);
             lab.node.sh("ip neigh flush dev eth0 nud failed; ip neigh flush dev eth0 nud incomplete");
@@ -225,6 +227,33 @@ fn renewing_child() {
         deadlines.flush();
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Not a test by itself: the process whose clock [`a_clock_that_the_kernels_programs_do_not_read_is_refused`] shifts.
+#[test]
+fn shifted_child() {
+    if std::env::var_os("FENCE_CHILD_SHIFTED").is_some() {
+        let error = Fence::open(FenceWish::Ebpf).err().and_then(|error| error.source().map(ToString::to_string));
+        println!("{}", error.unwrap_or_default());
+    }
+}
+
+#[test]
+fn a_clock_that_the_kernels_programs_do_not_read_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    if lab.open(FenceWish::Ebpf).is_none() {
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--time", "--fork", "--boottime", "1000"]).arg(std::env::current_exe().expect("this test"));
+    command.args(["--exact", "one_node::shifted_child", "--nocapture"]).env("FENCE_CHILD_SHIFTED", "1");
+    let output = command.output().expect("unshare runs");
+    if !output.status.success() {
+        println!("skipped: no time namespace can be made here: {}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("time namespace with a boottime offset of 1000 s and 0 ns"), "{said}");
 }
 
 struct Renewing {
@@ -391,6 +420,9 @@ fn what_somebody_takes_away_of_the_nftables_fence_is_noticed_and_put_back() {
     lab.node.sh("nft delete table netdev ballast");
     open_for(&mut deadlines, VIP, LONG);
     lab.breached(&mut fence, "refused 1 renewals");
+    assert_eq!(deadlines.close(VIP), Closing::Closed);
+    lab.node.sh("nft delete table netdev ballast");
+    assert_eq!(deadlines.close(VIP), Closing::ByItself);
 }
 
 #[test]
@@ -426,6 +458,34 @@ fn the_filters_of_others_stay() {
         assert!(lab.node.sh("nft list tables").contains("netdev other"));
         lab.check_both(true);
     });
+}
+
+#[test]
+fn programs_that_run_before_the_fence_are_named() {
+    let Some(lab) = Lab::new() else { return };
+    let Some((mut fence, _deadlines)) = lab.open(FenceWish::Ebpf) else { return };
+    lab.guard(&mut fence, &lab.both());
+    let mut earlier = || {
+        assert_eq!(lab.node.inside(|| fence.verify()), []);
+        fence.earlier().iter().map(|earlier| earlier.what.clone()).collect::<Vec<_>>()
+    };
+    lab.node.sh("tc filter add dev eth0 ingress prio 9 bpf bytecode '1,6 0 0 0'");
+    assert_eq!(earlier(), Vec::<String>::new());
+    // The kernel asks a later one of the same priority first.
+    lab.node.sh("tc filter add dev eth0 egress prio 1 bpf bytecode '1,6 0 0 0'");
+    assert_eq!(earlier(), ["bpf filter of priority 1 at egress"]);
+    let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fence.bpf.o"));
+    let mut other = aya::Ebpf::load(object).expect("loads");
+    let program: &mut SchedClassifier = other.program_mut("fence_in").expect("there").try_into().expect("a classifier");
+    program.load().expect("loads");
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let attached = lab.node.inside(|| program.attach_with_options("eth0", TcAttachType::Ingress, options));
+    if let Err(error) = attached {
+        println!("skipped: no tcx here: {error}");
+        return;
+    }
+    let id = program.info().expect("loaded").id();
+    assert_eq!(earlier(), [format!("tcx program {id} at ingress"), "bpf filter of priority 1 at egress".to_owned()]);
 }
 
 #[test]

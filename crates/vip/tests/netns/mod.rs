@@ -3,7 +3,6 @@
 
 use std::{
     any::Any,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     process::Command,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
@@ -54,6 +53,11 @@ impl Netns {
         result.recv().expect("the job answers").unwrap_or_else(|panic| resume_unwind(panic))
     }
 
+    /// By which others name it.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// What an `ip` command prints.
     pub fn ip(&self, arguments: &str) -> String {
         let arguments = arguments.to_owned();
@@ -101,7 +105,7 @@ impl Lan {
         switch.ip("link add br0 type bridge mcast_snooping 0 forward_delay 0");
         switch.ip("link set br0 up");
         for (at, host) in namespaces.iter().enumerate() {
-            let (n, path) = (at + 1, &host.path);
+            let (n, path) = (at + 1, host.path());
             switch.ip(&format!("link add p{n} type veth peer name eth0 address 02:00:00:00:00:{n:02x} netns {path}"));
             switch.ip(&format!("link set p{n} master br0"));
             switch.ip(&format!("link set p{n} up"));
@@ -116,32 +120,6 @@ impl Lan {
         }
         Some(lan)
     }
-}
-
-/// Sends a frame of any bytes on an interface of the calling thread's namespace.
-pub fn send_bytes(interface: &str, frame: &[u8]) {
-    let index = ballast_vip::net::Interface::read(interface).expect("there").index;
-    // SAFETY: plain numbers, for which zero is a value.
-    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    to.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    to.sll_ifindex = index.cast_signed();
-    // SAFETY: takes numbers only; the result is checked.
-    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    assert!(socket >= 0, "a packet socket: {}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor is new and owned by nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: both pointers are valid for the lengths given.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const to).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    assert_eq!(sent, frame.len().cast_signed(), "{}", std::io::Error::last_os_error());
 }
 
 /// Waits until it is so.

@@ -19,7 +19,7 @@ use ballast_core::{
     lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, LogFacts, Timing, Transition, VoterSets},
     time::BootNanos,
 };
-use ballast_vip::{Driver, Gates, Handle, Inputs, LeaseThread, LogMarks, Options};
+use ballast_vip::{Closing, Driver, Gates, Handle, Inputs, LeaseThread, LogMarks, Options};
 
 pub const VIP: VipId = VipId::new(7);
 
@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Referee {
     owners: HashMap<VipId, (NodeId, BootNanos)>,
     pub fouls: Vec<String>,
+    /// The kernel refuses to close any VIP, which is open until the right ends.
+    pub nothing_closes: bool,
 }
 
 struct Whistle {
@@ -82,11 +84,15 @@ impl Driver for Whistle {
         None
     }
 
-    fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) {
+    fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) -> Closing {
         let mut referee = self.referee.lock().expect("no panic in the referee");
+        if referee.nothing_closes {
+            return Closing::ByItself;
+        }
         if referee.owners.get(&vip).is_some_and(|(owner, _)| *owner == self.node) {
             referee.owners.remove(&vip);
         }
+        Closing::Closed
     }
 
     fn turn(&mut self, _now: BootNanos) -> Option<BootNanos> {

@@ -19,6 +19,7 @@
 //!
 //! Not here: the fence, and announcing.
 
+mod known;
 mod ours;
 mod plan;
 
@@ -29,11 +30,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::plan::{Plan, Step, plan};
+use self::{
+    known::unrecorded,
+    plan::{Plan, Step, plan},
+};
 use super::{
     Interface, InterfaceAddress, NetError,
     error::hint,
-    interface::{BALLAST_PROTOCOL, IFA_PROTO, octets, read_all},
+    interface::{IFA_PROTO, OUR_MARK, octets, read_all},
     route::RouteSocket,
     system,
     wire::Request,
@@ -231,18 +235,14 @@ impl Addresses {
         self.ours.addresses()
     }
 
-    /// Takes over what bears our mark on these interfaces and is not written down: the data folder was emptied, or is another
-    /// one, while addresses of an earlier process stayed. They answer for a VIP until they are fenced or gone.
-    ///
-    /// # Errors
-    /// [`AddressError`]: nothing was changed.
-    pub fn adopt(&mut self, interfaces: &[Interface]) -> Result<(), AddressError> {
-        let marked = interfaces.iter().flat_map(|on| {
-            let marked = on.addresses.iter().filter(|held| held.marked);
-            marked.map(|held| VipAddress { interface: on.name.clone(), address: held.address, prefix: held.prefix })
-        });
-        let ours = self.ours.addresses().iter().cloned().chain(marked).collect();
-        Ok(self.ours.set(ours)?)
+    /// Recognises what is ours of what is `there`: by the kernel's mark, by the record whatever its interface is called
+    /// now, and because `fenced` says that an earlier process guarded it.
+    pub fn recognise(&mut self, there: &[Interface], fenced: impl Fn(&InterfaceAddress) -> bool) {
+        let found = unrecorded(there, self.ours.addresses(), fenced);
+        for at in &found {
+            tracing::warn!(address = %at, "an address of a VIP is there that the record does not name; it is taken for ours");
+        }
+        self.ours.adopt(found);
     }
 
     /// Makes the interfaces have what is wanted of our addresses, and nothing else of ours. Call it
@@ -252,6 +252,7 @@ impl Addresses {
     /// [`AddressError`]: some steps may have been taken; call again.
     pub fn reconcile(&mut self, wanted: &[VipAddress]) -> Result<Outcome, AddressError> {
         let there = read_all(&mut self.socket)?;
+        self.recognise(&there, |_| false);
         let wanted: BTreeSet<VipAddress> = wanted.iter().cloned().collect();
         let Plan { steps, problems } = plan(&there, self.ours.addresses(), &wanted, system::ipv6_disabled);
         let mut outcome = Outcome { changes: Vec::new(), problems };
@@ -261,7 +262,11 @@ impl Addresses {
             Step::Add { address, .. } => Some(address.clone()),
             Step::Remove { .. } | Step::Forget { .. } => None,
         }));
-        self.ours.set(ours.clone())?;
+        let written = self.ours.set(ours.clone());
+        // What is only taken away needs no word of it, and may be urgent.
+        if steps.iter().any(|step| matches!(step, Step::Add { .. })) {
+            written?;
+        }
         for step in steps {
             self.perform(step, &mut ours, &mut outcome);
         }
@@ -302,7 +307,7 @@ impl Addresses {
 
     fn add(&mut self, index: u32, address: &VipAddress) -> io::Result<()> {
         let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-        let mut request = request(libc::RTM_NEWADDR, flags, index, address).with(IFA_PROTO, &[BALLAST_PROTOCOL]);
+        let mut request = request(libc::RTM_NEWADDR, flags, index, address).with(IFA_PROTO, &[OUR_MARK]);
         if address.address.is_ipv6() {
             let [preferred, valid, created, updated] = [0, FOR_EVER, 0, 0_u32].map(u32::to_ne_bytes);
             let lifetimes = [preferred, valid, created, updated].concat();

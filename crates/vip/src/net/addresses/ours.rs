@@ -1,7 +1,8 @@
 //! The file that says which addresses on this machine's interfaces Ballast has put there.
 //!
 //! An address is written here, and synced, before the kernel is asked to add it, so that after a
-//! crash at any moment everything of ours can be found and taken away, and nothing else. Addresses
+//! crash at any moment everything of ours can be found and taken away, and nothing else. It is one of
+//! three witnesses (see `known`), and the only one on kernels that mark no addresses. Addresses
 //! do not survive a reboot, and somebody may configure one statically before Ballast starts again,
 //! so the file names the boot under which it was written and counts for nothing under another.
 
@@ -48,6 +49,8 @@ pub struct OursFile {
     path: PathBuf,
     boot: String,
     addresses: BTreeSet<VipAddress>,
+    /// Something was adopted that is not on disk yet.
+    adopted: bool,
 }
 
 impl OursFile {
@@ -62,7 +65,7 @@ impl OursFile {
             Err(source) => return Err(OursError::Disk { doing: "read", path: path.to_owned(), source }),
         };
         let addresses = parse(&text, boot).map_err(|line| OursError::Format { path: path.to_owned(), line })?;
-        Ok(Self { path: path.to_owned(), boot: boot.to_owned(), addresses })
+        Ok(Self { path: path.to_owned(), boot: boot.to_owned(), addresses, adopted: false })
     }
 
     /// What is ours.
@@ -70,18 +73,27 @@ impl OursFile {
         &self.addresses
     }
 
+    /// Adds what was found on an interface and is ours, in memory: it is ours whatever the disk says. The next
+    /// [`OursFile::set`] writes it down.
+    pub fn adopt(&mut self, found: BTreeSet<VipAddress>) {
+        let before = self.addresses.len();
+        self.addresses.extend(found);
+        self.adopted |= self.addresses.len() != before;
+    }
+
     /// Replaces the whole, on disk first.
     ///
     /// # Errors
     /// [`OursError::Disk`]: memory is as before, the disk has the old or the new.
     pub fn set(&mut self, addresses: BTreeSet<VipAddress>) -> Result<(), OursError> {
-        if addresses != self.addresses {
+        if self.adopted || addresses != self.addresses {
             self.write(&addresses).map_err(|source| OursError::Disk {
                 doing: "write",
                 path: self.path.clone(),
                 source,
             })?;
             self.addresses = addresses;
+            self.adopted = false;
         }
         Ok(())
     }

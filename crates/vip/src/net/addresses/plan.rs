@@ -136,7 +136,10 @@ fn is_link_local(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::InterfaceAddress, *};
+    use super::{
+        super::{super::Standing, InterfaceAddress},
+        *,
+    };
 
     fn vip(text: &str) -> VipAddress {
         let (interface, rest) = text.split_once(' ').expect("interface address/prefix");
@@ -152,9 +155,16 @@ mod tests {
         let addresses = addresses.iter().map(|text| {
             let secondary = text.ends_with(" secondary");
             let VipAddress { address, prefix, .. } = vip(&format!("x {}", text.trim_end_matches(" secondary")));
-            InterfaceAddress { address, prefix, secondary, marked: false }
+            InterfaceAddress { address, prefix, secondary, origin: 0 }
         });
-        Interface { index, name: name.to_owned(), mac: None, up: true, addresses: addresses.collect() }
+        Interface {
+            index,
+            name: name.to_owned(),
+            mac: None,
+            up: true,
+            standing: Standing::Physical,
+            addresses: addresses.collect(),
+        }
     }
 
     /// What a plan says, one line each: steps, then problems.

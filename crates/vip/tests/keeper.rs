@@ -1,0 +1,394 @@
+//! What the keeper makes of what happens to a machine with VIPs on its interfaces, in network namespaces: what it finds
+//! when it starts, what somebody takes from it, and what it says of that.
+
+mod netns;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use ballast_core::{
+    config::Failback,
+    ids::{EntryId, NodeId, VipId},
+    lease::{Epoch, Fitness, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
+};
+use ballast_vip::{
+    Driver as _, FenceWish,
+    net::{Addresses, Hearing, Interface, Listener, Mac, Sender, VipAddress, announcement, probe, request_frame},
+    netlink::{self, KeeperHandle, NetlinkDriver, NetlinkOptions, VipFitness},
+};
+use netns::{Lan, Netns, eventually};
+
+const VIPS: [&str; 2] = ["10.0.0.100", "2001:db8::100"];
+const LEVELS: [FenceWish; 2] = [FenceWish::Ebpf, FenceWish::Nftables];
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn has(host: &Netns, interface: &'static str, address: &str) -> bool {
+    let address = ip(address);
+    host.run(move || Interface::read(interface).expect("there").has(address))
+}
+
+/// Whether a neighbour is told where the address is.
+fn answered(neighbour: &Netns, address: &str) -> bool {
+    let address = ip(address);
+    neighbour.run(move || {
+        let interface = Interface::read("eth0").expect("there");
+        !probe(&interface, &[address], Duration::from_millis(150)).expect("probes").is_empty()
+    })
+}
+
+/// Whether a command succeeds.
+fn sh(host: &Netns, command: &'static str) -> bool {
+    let done = host.run(move || Command::new("sh").arg("-c").arg(command).output().expect("sh runs"));
+    done.status.success()
+}
+
+/// Gives the first host a second interface on the same link: `eth1` with 10.0.1.1/24.
+fn second_interface(lan: &Lan) {
+    let host = &lan.hosts[0];
+    lan.switch.ip(&format!("link add q1 type veth peer name eth1 netns {}", host.path()));
+    lan.switch.ip("link set q1 master br0");
+    lan.switch.ip("link set q1 up");
+    host.ip("address add 10.0.1.1/24 dev eth1");
+    host.ip("link set eth1 up");
+    eventually("the link is up", || host.run(|| Interface::read("eth1").expect("there").up));
+}
+
+/// Who answers a neighbour that asks for the first VIP, by the MACs that the host's own addresses are at: each interface
+/// works on frames in their order, so it has spoken about the VIP when it has spoken about its own.
+fn interfaces_that_answer(neighbour: &Netns, own: &'static [&'static str]) -> BTreeSet<Mac> {
+    neighbour.run(move || {
+        let interface = Interface::read("eth0").expect("there");
+        let mac = interface.mac.expect("a veth has one");
+        let sender = Sender::open().expect("opens");
+        let mut listener = Listener::open(interface.index, Hearing::BeforeFence).expect("opens");
+        for address in std::iter::once(&VIPS[0]).chain(own) {
+            let question = request_frame(ip(address), ip("10.0.0.2"), mac).expect("one family");
+            sender.send(interface.index, &question).expect("sends");
+        }
+        let mut claims = Vec::new();
+        eventually("the host speaks about its own addresses", || {
+            listener.read(&mut claims).expect("reads");
+            own.iter().all(|own| claims.iter().any(|claim| claim.answer && claim.address == ip(own)))
+        });
+        let answers = claims.iter().filter(|claim| claim.answer && claim.address == ip(VIPS[0]));
+        answers.map(|claim| claim.mac).collect()
+    })
+}
+
+fn empty() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// The agreed state of one node with one VIP.
+fn view() -> LeaseView {
+    let timing = Timing::takeover_within(200_000_000);
+    let vip = LeaseVip {
+        id: VipId::new(1),
+        name: "web".to_owned(),
+        addresses: VIPS.map(|address| address.parse().expect("an address")).to_vec(),
+        prefer: Vec::new(),
+        failback: Failback::Never,
+        failback_delay: 0,
+        group: None,
+        apart_from: Vec::new(),
+        only: None,
+        wish: None,
+        fitness: Fitness::Fit,
+        macs: vec![(NodeId::new(1), Mac::new([2, 0, 0, 0, 0, 1]))],
+        finish: 0,
+        recorded_owner: None,
+        recorded_epoch: Epoch::default(),
+    };
+    LeaseView {
+        cluster: String::new(),
+        secret: [0; 32],
+        membership: EntryId::default(),
+        voters: VoterSets::new([[NodeId::new(1)]]),
+        nodes: Vec::new(),
+        vips: vec![vip],
+        timing,
+        longest: timing,
+        fitness: Fitness::Fit,
+    }
+}
+
+/// A keeper on the host that knows of no agreed state yet.
+fn start(host: &Netns, folder: &tempfile::TempDir, interface: &str, fence: FenceWish) -> (NetlinkDriver, KeeperHandle) {
+    let options = NetlinkOptions {
+        node: NodeId::new(1),
+        interface: interface.to_owned(),
+        interfaces: BTreeMap::new(),
+        fence,
+        data_dir: folder.path().to_owned(),
+    };
+    host.run(move || netlink::start(options, || {}).expect("starts"))
+}
+
+/// A keeper on the host that was told of the agreed state.
+fn keep(host: &Netns, folder: &tempfile::TempDir, fence: FenceWish) -> KeeperHandle {
+    let (mut driver, keeper) = start(host, folder, "eth0", fence);
+    driver.view(&Arc::new(view()));
+    keeper
+}
+
+/// Whether a keeper says this of the VIP, in words that contain these.
+fn says(keeper: &KeeperHandle, fitness: Fitness, words: &str) -> bool {
+    let known = keeper.report().vips.get(&VipId::new(1)).cloned();
+    known.is_some_and(|known| known.fitness == fitness && known.problem.contains(words))
+}
+
+#[test]
+fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, other] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::None);
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)));
+    host.ip("link set eth0 down");
+    eventually("the link is down", || {
+        says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "eth0 is down or has no carrier")
+    });
+    host.ip("link set eth0 up");
+    // IPv6 goes with the link.
+    host.ip("address add 2001:db8::1/64 dev eth0 nodad");
+    eventually("it is fit again", || says(&keeper, Fitness::Fit, ""));
+    drop(keeper);
+
+    // The next process finds the machine's own and a stranger's address where it wants VIPs.
+    host.ip("address del 10.0.0.100/32 dev eth0");
+    host.ip("address del 2001:db8::100/128 dev eth0");
+    other.ip("address add 10.0.0.100/24 dev eth0");
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::None);
+    let taken = "02:00:00:00:00:02 answers for 10.0.0.100 on eth0 and is no node";
+    eventually("a stranger has it", || says(&keeper, Fitness::Unfit(Unfitness::AddressTaken), taken));
+    assert!(!has(host, "eth0", "10.0.0.100") && has(host, "eth0", "2001:db8::100"));
+    drop(keeper);
+
+    host.ip("address del 2001:db8::100/128 dev eth0");
+    host.ip("address add 10.0.0.100/32 dev eth0");
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::None);
+    let ours = "10.0.0.100/32 on eth0: is on eth0 already and was not put there by Ballast";
+    eventually("the machine has it itself", || says(&keeper, Fitness::Unfit(Unfitness::AddressMissing), ours));
+}
+
+#[test]
+fn a_claim_of_a_stranger_is_a_warning_about_a_vip_that_the_node_stays_fit_for() {
+    let Some(lan) = Lan::new(2) else { return };
+    let folder = empty();
+    let keeper = keep(&lan.hosts[0], &folder, FenceWish::None);
+    let known = || keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    assert_eq!((known().fitness, known().warning.as_str()), (Fitness::Fit, ""));
+    lan.hosts[1].run(|| {
+        let interface = Interface::read("eth0").expect("there");
+        let frame = announcement(ip(VIPS[0]), interface.mac.expect("a veth has one"));
+        Sender::open().expect("opens").send(interface.index, &frame).expect("sends");
+    });
+    eventually("the claim is told", || !known().warning.is_empty());
+    let VipFitness { fitness, problem, warning } = known();
+    assert_eq!((fitness, problem.as_str()), (Fitness::Fit, ""));
+    assert!(
+        warning.starts_with("02:00:00:00:00:02 claims ") && warning.contains("no node of this cluster"),
+        "{warning}"
+    );
+}
+
+/// Puts an address back in the place of Ballast's own, as a kernel has it that does not say who put it there.
+fn unmark(host: &Netns) {
+    for (address, flags) in [("10.0.0.100/32", ""), ("2001:db8::100/128", "nodad")] {
+        host.ip(&format!("address del {address} dev eth0"));
+        host.ip(&format!("address add {address} dev eth0 {flags}"));
+    }
+}
+
+#[test]
+fn an_emptied_data_folder_unfences_no_address() {
+    for (level, marked) in LEVELS.into_iter().flat_map(|level| [(level, true), (level, false)]) {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        let earlier = empty();
+        let keeper = keep(host, &earlier, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        drop(keeper);
+        if !marked {
+            unmark(host);
+        }
+        // Before it learns of the VIP, and when it learns that there is it.
+        let folder = empty();
+        let (mut driver, keeper) = start(host, &folder, "eth0", level);
+        assert!(!VIPS.iter().any(|vip| answered(neighbour, vip)), "{level:?}, marked: {marked}");
+        driver.view(&Arc::new(view()));
+        eventually("it is fit with what it found", || says(&keeper, Fitness::Fit, ""));
+        assert!(!VIPS.iter().any(|vip| answered(neighbour, vip)), "{level:?}, marked: {marked}");
+        drop((driver, keeper));
+        // Or that there is none any more.
+        if !marked {
+            unmark(host);
+        }
+        let folder = empty();
+        let (mut driver, _keeper) = start(host, &folder, "eth0", level);
+        driver.view(&Arc::new(LeaseView { vips: Vec::new(), ..view() }));
+        eventually("the addresses are gone", || !VIPS.iter().any(|vip| has(host, "eth0", vip)));
+        assert!(has(host, "eth0", "10.0.0.1"));
+    }
+}
+
+#[test]
+fn an_address_is_ours_under_another_name_of_its_interface() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        drop(keeper);
+        unmark(host);
+        host.ip("link set eth0 name lan0");
+        let (mut driver, keeper) = start(host, &folder, "lan0", level);
+        driver.view(&Arc::new(view()));
+        eventually("it is fit with what it found", || says(&keeper, Fitness::Fit, ""));
+        assert!(VIPS.iter().all(|vip| has(host, "lan0", vip)));
+        assert!(!VIPS.iter().any(|vip| answered(neighbour, vip)), "{level:?}");
+    }
+}
+
+#[test]
+fn a_node_leaves_without_a_record() {
+    for (level, marked) in LEVELS.into_iter().flat_map(|level| [(level, true), (level, false)]) {
+        let Some(lan) = Lan::new(1) else { return };
+        let host = &lan.hosts[0];
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        drop(keeper);
+        if !marked {
+            unmark(host);
+        }
+        let leave = || {
+            let folder = empty();
+            host.run(move || netlink::leave(folder.path()).expect("leaves"))
+        };
+        let said = leave();
+        assert!(!VIPS.iter().any(|vip| has(host, "eth0", vip)), "{level:?}, marked: {marked}: {said:?}");
+        assert_eq!(said.last().map(String::as_str), Some("the fence was removed"));
+        assert_eq!(leave(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_fenced_is_taken_off_until_it_can() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::Ebpf);
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    // A qdisc of the older kind has no place for what leaves. The keeper may be there first.
+    eventually("it is in the way", || sh(host, "tc qdisc del dev eth0 clsact; tc qdisc add dev eth0 ingress"));
+    eventually("the node says so", || {
+        says(&keeper, Fitness::Unfit(Unfitness::FenceBreached), "`ingress`")
+            && says(&keeper, Fitness::Unfit(Unfitness::FenceBreached), "off their interface")
+    });
+    assert!(!VIPS.iter().any(|vip| has(host, "eth0", vip) || answered(neighbour, vip)));
+    assert_eq!(keeper.counters().addresses_withdrawn, 2);
+    drop(keeper);
+    // The next process finds it as it is.
+    let (path, vip) = (folder.path().to_owned(), VipAddress::host("eth0", ip(VIPS[0])));
+    let put = host.run(move || Addresses::open(&path).expect("opens").reconcile(&[vip]).expect("reconciles"));
+    assert_eq!(put.changes.len(), 1);
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    assert!(!has(host, "eth0", VIPS[0]));
+    assert!(sh(host, "tc qdisc del dev eth0 ingress"));
+    driver.view(&Arc::new(view()));
+    eventually("they are back behind the fence", || says(&keeper, Fitness::Fit, ""));
+    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip) && !answered(neighbour, vip)));
+}
+
+#[test]
+fn a_fence_that_was_mended_makes_a_node_leave_vips_to_others_and_keep_what_nobody_takes() {
+    for (level, harm) in LEVELS.into_iter().zip(["tc filter del dev eth0 egress", "nft flush ruleset"]) {
+        let Some(lan) = Lan::new(1) else { return };
+        let host = &lan.hosts[0];
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        assert!(sh(host, harm));
+        let known = || keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+        eventually("the breach is told", || {
+            let VipFitness { fitness, problem, .. } = known();
+            assert!(!matches!(fitness, Fitness::Unfit(_)), "{level:?}: {problem}");
+            fitness == Fitness::Reluctant(Unfitness::FenceBreached) && problem.starts_with("somebody changed the fence")
+        });
+        eventually("it is over", || says(&keeper, Fitness::Fit, ""));
+        assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)));
+    }
+}
+
+#[test]
+fn a_closed_node_is_silent_on_its_other_interfaces_too() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        second_interface(&lan);
+        host.ip("address add 10.0.0.100/32 dev eth0");
+        let own = &["10.0.0.1", "10.0.1.1"];
+        assert_eq!(interfaces_that_answer(neighbour, own).len(), 2, "unless told otherwise a kernel answers on both");
+        host.ip("address del 10.0.0.100/32 dev eth0");
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        assert_eq!(interfaces_that_answer(neighbour, own), BTreeSet::new(), "{level:?}");
+        // What goes with its interface is no breach.
+        host.ip("link del eth1");
+        second_interface(&lan);
+        eventually("what came is fenced", || interfaces_that_answer(neighbour, own).is_empty());
+        assert_eq!(keeper.counters().breaches, 0, "{level:?}");
+        assert!(says(&keeper, Fitness::Fit, ""));
+    }
+}
+
+#[test]
+fn an_interface_that_answers_for_all_and_cannot_be_fenced_makes_a_node_unfit() {
+    let Some(lan) = Lan::new(2) else { return };
+    let host = &lan.hosts[0];
+    second_interface(&lan);
+    assert!(sh(host, "tc qdisc add dev eth1 ingress"));
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::Ebpf);
+    let unfit = Fitness::Unfit(Unfitness::FenceBreached);
+    eventually("it says what to do", || says(&keeper, unfit, "set net.ipv4.conf.eth1.arp_ignore to 1"));
+    assert!(!has(host, "eth0", VIPS[0]));
+    host.sysctl("ipv4/conf/eth1/arp_ignore", "1");
+    eventually("it is fit", || says(&keeper, Fitness::Fit, ""));
+    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)));
+    let known = keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+    assert!(known.warning.starts_with("eth1 cannot be fenced"), "{}", known.warning);
+    // The sysctl is looked at in each round.
+    host.sysctl("ipv4/conf/eth1/arp_ignore", "0");
+    eventually("it says so again", || says(&keeper, unfit, "eth1") && !has(host, "eth0", VIPS[0]));
+    assert!(sh(host, "tc qdisc del dev eth1 ingress"));
+    eventually("it is fenced there", || says(&keeper, Fitness::Fit, ""));
+}
+
+#[test]
+fn a_gateway_that_does_not_answer_is_looked_up_anew() {
+    let Some(lan) = Lan::new(2) else { return };
+    let host = &lan.hosts[0];
+    host.ip("route add default via 10.0.0.9");
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::None);
+    let unreachable = Fitness::Reluctant(Unfitness::GatewayUnreachable);
+    eventually("it is missed", || says(&keeper, unreachable, "the gateway 10.0.0.9 does not answer on eth0"));
+    host.ip("route replace default via 10.0.0.2");
+    eventually("the new one answers", || says(&keeper, Fitness::Fit, ""));
+}
