@@ -35,11 +35,6 @@ pub enum Standing {
     Virtual,
 }
 
-/// `IFA_PROTO` of `linux/if_addr.h`: who put an address there. Kernels before 5.18 know of no such thing and ignore it.
-pub(crate) const IFA_PROTO: u16 = 11;
-/// What addresses of Ballast bear. The kernel has taken 1 to 3 (`IFAPROT_*`); the rest is for whoever wants one.
-pub(crate) const BALLAST_PROTOCOL: u8 = 0xba;
-
 /// An interface of any kind that has a MAC address: physical, VLAN, bridge, macvlan, veth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {

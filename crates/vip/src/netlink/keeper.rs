@@ -166,7 +166,7 @@ impl Keeper {
             Interface::read(name)?;
         }
         Ok(Self {
-            addresses,
+            addresses: Addresses::open(&options.data_dir)?,
             watch: Watch::open()?,
             frames: FrameSender::open()?,
             options,
