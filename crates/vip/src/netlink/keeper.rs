@@ -27,25 +27,22 @@ use tracing::{error, info, warn};
 use super::{
     NetlinkError, NetlinkOptions, Report, VipFitness,
     capture::{Capture, Tap},
+    fencing::Fencing,
     places::{Place, Places, Shared},
     probes::Probes,
     round::{Round, Troubles, Wanted},
 };
 use crate::{
-    fence::{Breach, Earlier, Fence, FenceLevel, Guarded, Inherited},
+    fence::{Fence, FenceLevel, Inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, Standing, VipAddress, Watch, probe_frame, question,
-        system,
+        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, probe_frame, question, system,
     },
 };
 
 /// Longest time between two looks. The kernel tells of changes of links, addresses and filters, which bring one about at
 /// once; this is for the rest: rules of nftables, which the look asks the kernel's word about, `tcx` programs, sysctls.
 const LOOK: Duration = Duration::from_millis(250);
-/// For so long after a breach of the fence was mended this node leaves VIPs to others: whoever tampers may not be done. It
-/// keeps what no fit node takes, because whatever loads firewalls may do so on all nodes at once.
-const BREACH_NANOS: u64 = 1_000_000_000;
 /// How often the link is asked whether anybody else has the VIPs that this node holds.
 const RIVALS_NANOS: u64 = 5_000_000_000;
 /// A gateway that misses three questions in a row, a second apart, is gone; a router that restarts answers sooner.
@@ -96,7 +93,7 @@ impl Counts {
 pub(super) struct Keeper {
     options: NetlinkOptions,
     shared: Arc<Shared>,
-    fence: Fence,
+    fence: Fencing,
     /// What an earlier process guarded, until it is known which of it is on an interface.
     inherited: Option<Inherited>,
     addresses: Addresses,
@@ -111,16 +108,6 @@ pub(super) struct Keeper {
     changed: Box<dyn Fn() + Send>,
     /// The last problem of each VIP that was logged.
     said: BTreeMap<VipId, String>,
-    /// When the fence was last found broken, and where.
-    breached: Option<(BootNanos, String)>,
-    /// What could not be mended in the last round.
-    broken: Vec<Breach>,
-    /// Interfaces beside those of VIPs, over which this machine can be reached too.
-    beside: BTreeSet<u32>,
-    /// Of these, by name: what keeps the fence off.
-    open: BTreeMap<String, String>,
-    /// The last warning that was logged.
-    warned: String,
     checked: BTreeSet<String>,
 }
 
@@ -171,7 +158,7 @@ impl Keeper {
             frames: FrameSender::open()?,
             options,
             shared,
-            fence,
+            fence: Fencing::new(fence),
             inherited: Some(inherited),
             links: BTreeMap::new(),
             probes: Probes::default(),
@@ -180,11 +167,6 @@ impl Keeper {
             used,
             changed,
             said: BTreeMap::new(),
-            breached: None,
-            broken: Vec::new(),
-            beside: BTreeSet::new(),
-            open: BTreeMap::new(),
-            warned: String::new(),
             checked: BTreeSet::new(),
         })
     }
@@ -229,7 +211,7 @@ impl Keeper {
         let put = self.put(&round, &guarded, &mut troubles);
         let places = self.judge(&round, &put, &mut troubles);
         let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
-        let warning = self.warning(&interfaces);
+        let warning = self.fence.warning(&interfaces);
         vips.values_mut().for_each(|known| known.warning.clone_from(&warning));
         for conflict in self.conflicts.recent(now) {
             if let Some(known) = vips.get_mut(&conflict.vip()) {
@@ -237,26 +219,6 @@ impl Keeper {
             }
         }
         self.publish(places, vips);
-    }
-
-    /// What makes the fence less than it looks, and keeps this node from nothing. Told once.
-    fn warning(&mut self, interfaces: &[Interface]) -> String {
-        let mut said = Vec::new();
-        for (name, why) in &self.open {
-            said.push(format!(
-                "{name} cannot be fenced ({why}); VIPs are not asked for there (arp_ignore), but what is sent to it gets in"
-            ));
-        }
-        for Earlier { interface, what } in self.fence.earlier() {
-            let name = interfaces.iter().find(|known| known.index == *interface).map_or("?", |known| &known.name);
-            said.push(format!("{what} of {name} runs before the fence and can let packets of VIPs pass by it"));
-        }
-        let warning = said.join("; ");
-        if warning != self.warned && !warning.is_empty() {
-            warn!("{warning}");
-        }
-        self.warned.clone_from(&warning);
-        warning
     }
 
     /// Finds what is ours on the interfaces, whatever became of the record, before the fence that is there is replaced.
@@ -300,30 +262,19 @@ impl Keeper {
                 }
             }
         }
-        match self.fence(round.now, &guarded, round.interfaces) {
+        match self.fence.keep(round.now, &guarded, round.interfaces, &self.shared.counts.breaches) {
             Ok(()) => GuardedNow { wanted, stands: true, guarded: BTreeSet::new() },
             Err(problem) => {
                 let problem =
                     format!("{problem}; addresses that are not fenced are off their interface until they are");
                 troubles.add_to_all(round.wanted, Unfitness::FenceBreached, &problem);
-                GuardedNow { wanted, stands: false, guarded: self.guarded_still(round.interfaces) }
+                GuardedNow {
+                    wanted,
+                    stands: false,
+                    guarded: self.fence.still_guarded(self.addresses.ours(), round.interfaces),
+                }
             }
         }
-    }
-
-    /// What is ours on the interfaces and is guarded there although the fence is not as it should be.
-    fn guarded_still(&self, interfaces: &[Interface]) -> BTreeSet<VipAddress> {
-        let everywhere = |breach: &Breach| breach.interface == 0 || self.beside.contains(&breach.interface);
-        let whole = |index: u32| !self.broken.iter().any(|breach| everywhere(breach) || breach.interface == index);
-        let leaks = self.open.keys().any(|name| answers_for_all(name));
-        let guarded = |at: &VipAddress| {
-            if leaks && at.address.is_ipv4() {
-                return false;
-            }
-            let on = interfaces.iter().find(|interface| interface.name == at.interface && interface.has(at.address));
-            on.is_some_and(|on| whole(on.index) && self.fence.guards(on.index, at.address))
-        };
-        self.addresses.ours().iter().filter(|at| guarded(at)).cloned().collect()
     }
 
     /// Asks the link who has the addresses: a stranger's is not put on the interface.
@@ -417,19 +368,16 @@ impl Keeper {
                 let problem = format!("{} is down or has no carrier", want.interface);
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
             }
-            if let Some((at, what)) = &self.breached
-                && round.now.since(*at) < BREACH_NANOS
-            {
+            if let Some(what) = self.fence.broken_lately(round.now) {
                 let problem = format!("somebody changed the fence on {what}; it stands again");
                 troubles.add(want.vip, Fitness::Reluctant(Unfitness::FenceBreached), problem);
             }
-            if let Some(link) = self.links.get(&interface.index) {
-                if link.gateway.state() == GatewayState::Unreachable
-                    && let Some(gateway) = link.gateway.gateway()
-                {
-                    let problem = format!("the gateway {gateway} does not answer on {}", want.interface);
-                    troubles.add(want.vip, Fitness::Reluctant(Unfitness::GatewayUnreachable), problem);
-                }
+            if let Some(link) = self.links.get(&interface.index)
+                && link.gateway.state() == GatewayState::Unreachable
+                && let Some(gateway) = link.gateway.gateway()
+            {
+                let problem = format!("the gateway {gateway} does not answer on {}", want.interface);
+                troubles.add(want.vip, Fitness::Reluctant(Unfitness::GatewayUnreachable), problem);
             }
             let Some(mac) = interface.mac else {
                 let problem = format!("{} has no MAC, and VIPs need Ethernet", want.interface);
@@ -483,9 +431,10 @@ impl Keeper {
             // What an earlier process fenced without leaving word of it stays fenced, closed, until the state is known.
             return;
         }
-        if let Err(problem) = self.fence(boot_now(), &left, interfaces) {
+        if let Err(problem) = self.fence.keep(boot_now(), &left, interfaces, &self.shared.counts.breaches) {
             error!(problem, "addresses of VIPs are on an interface and cannot be fenced; they are taken off it");
-            let guarded: Vec<_> = self.guarded_still(interfaces).into_iter().collect();
+            let guarded = self.fence.still_guarded(self.addresses.ours(), interfaces);
+            let guarded: Vec<_> = guarded.into_iter().collect();
             match self.addresses.reconcile(&guarded) {
                 Ok(outcome) => outcome.changes.iter().for_each(|change| self.tell(change, false)),
                 Err(error) => error!(%error, "and cannot be taken off it"),
@@ -511,71 +460,6 @@ impl Keeper {
             Wanted { vip: vip.id, interface, addresses }
         };
         view.vips.iter().filter(|vip| may(&vip.only)).map(want).collect()
-    }
-
-    /// Makes the fence guard these, reads it back, and mends what is wrong.
-    fn fence(
-        &mut self,
-        now: BootNanos,
-        guarded: &BTreeSet<(VipId, u32, IpAddr)>,
-        interfaces: &[Interface],
-    ) -> Result<(), String> {
-        let breaches = self.breaches(interfaces);
-        if !breaches.is_empty() {
-            let name = |index: u32| {
-                let found = interfaces.iter().find(|interface| interface.index == index);
-                found.map_or("all interfaces", |interface| &interface.name)
-            };
-            // What stays broken is told once.
-            for breach in breaches.iter().filter(|breach| !self.broken.contains(breach)) {
-                let (name, what) = (name(breach.interface), &breach.what);
-                error!(interface = name, what, "the fence of VIPs is not as it was set; putting it back");
-                self.shared.counts.breaches.fetch_add(1, Ordering::Relaxed);
-            }
-            let names: BTreeSet<_> = breaches.iter().map(|breach| name(breach.interface)).collect();
-            self.breached = Some((now, names.into_iter().collect::<Vec<_>>().join(", ")));
-            // What cannot be mended is found by the next look.
-            if let Err(error) = self.fence.repair()
-                && self.broken.is_empty()
-            {
-                warn!(error = chain(&error), "cannot mend all of the fence");
-            }
-        }
-        let wanted = guarded.iter().map(|&(vip, interface, address)| Guarded { vip, interface, address });
-        let ours: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
-        let on: BTreeSet<u32> = guarded.iter().map(|(_, interface, _)| *interface).collect();
-        self.beside = if ours.is_empty() { BTreeSet::new() } else { beside(interfaces, &ours) };
-        self.beside.retain(|interface| !on.contains(interface));
-        let also: Vec<u32> = self.beside.iter().copied().collect();
-        let outcome = self.fence.guard_also(&wanted.collect::<Vec<_>>(), &also).map_err(|error| chain(&error));
-        self.broken.clear();
-        if !breaches.is_empty() || outcome.is_err() {
-            self.broken = self.breaches(interfaces);
-        }
-        let unfenced = outcome?.into_iter().filter_map(|left| {
-            let interface = interfaces.iter().find(|interface| interface.index == left.interface && interface.up)?;
-            Some((interface.name.clone(), left.why))
-        });
-        self.open = unfenced.collect();
-        if let [breach, ..] = &self.broken[..] {
-            return Err(format!("the fence cannot be mended: {}", breach.what));
-        }
-        let v4 = ours.iter().any(IpAddr::is_ipv4);
-        match self.open.iter().find(|(name, _)| v4 && answers_for_all(name)) {
-            None => Ok(()),
-            Some((name, why)) => Err(format!(
-                "{name} cannot be fenced ({why}), and as arp_ignore is 0 there, this machine answers ARP on it for VIPs of \
-                 other interfaces; set net.ipv4.conf.{name}.arp_ignore to 1, or remove what is in the fence's way"
-            )),
-        }
-    }
-
-    /// What is wrong with the fence where there is anything to fence: an interface that is gone lets nothing pass.
-    fn breaches(&mut self, interfaces: &[Interface]) -> Vec<Breach> {
-        let mut breaches = self.fence.verify();
-        let there = |index: u32| interfaces.iter().any(|interface| interface.index == index);
-        breaches.retain(|breach| breach.interface == 0 || there(breach.interface));
-        breaches
     }
 
     /// Follows links that came, went, or changed, listens on them and judges their gateways.
@@ -714,7 +598,7 @@ impl Keeper {
             }
             return true;
         }
-        let concerns = |index: u32| self.links.contains_key(&index) || self.beside.contains(&index);
+        let concerns = |index: u32| self.links.contains_key(&index) || self.fence.is_beside(index);
         events.iter().any(|event| match event {
             // One that is not known yet may be one that VIPs wait for.
             LinkEvent::Link { .. } | LinkEvent::LinkGone { .. } | LinkEvent::Lost => true,
@@ -754,67 +638,5 @@ impl Keeper {
     }
 }
 
-/// Over which interfaces this machine can be reached beside those that VIPs are on: unless told otherwise a kernel answers
-/// on each for the addresses of all. Devices, and what has an address of its own. Ports of bridges and bonds hand on what
-/// is judged where it arrives, and ends of pairs without an address lead to containers of this machine.
-fn beside(interfaces: &[Interface], vips: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
-    let own = |address: IpAddr| {
-        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-        !link_local && !vips.contains(&address)
-    };
-    let reached = interfaces.iter().filter(|interface| match interface.standing {
-        Standing::Loopback | Standing::Port => false,
-        Standing::Physical => interface.mac.is_some(),
-        Standing::Virtual => interface.mac.is_some() && interface.addresses.iter().any(|held| own(held.address)),
-    });
-    reached.map(|interface| interface.index).collect()
-}
-
-/// Whether the kernel answers ARP on the interface for addresses of others.
-fn answers_for_all(interface: &str) -> bool {
-    system::InterfaceSysctls::read(interface).arp_ignore.is_none_or(|value| value == 0)
-}
-
 /// Stands for addresses that are no VIP's any more: its deadline is never moved.
 const NOBODY: VipId = VipId::new(u32::MAX);
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::InterfaceAddress;
-
-    #[test]
-    fn what_takes_packets_in_for_itself_is_fenced_beside_the_vips_interfaces() {
-        let on = |index, standing, mac: bool, address: &str| Interface {
-            index,
-            name: format!("if{index}"),
-            mac: mac.then(|| Mac::new([2, 0, 0, 0, 0, index as u8])),
-            up: true,
-            standing,
-            addresses: (address.parse().into_iter())
-                .map(|address| InterfaceAddress { address, prefix: 24, secondary: false, origin: 0 })
-                .collect(),
-        };
-        let interfaces = [
-            on(1, Standing::Loopback, true, "127.0.0.1"),
-            on(2, Standing::Physical, true, ""),
-            on(3, Standing::Port, true, "10.0.0.3"),
-            on(4, Standing::Virtual, true, "10.0.0.4"),
-            on(5, Standing::Virtual, true, "fe80::5"),
-            on(6, Standing::Virtual, true, "10.0.0.100"),
-            on(7, Standing::Virtual, false, "10.0.0.7"),
-        ];
-        assert_eq!(beside(&interfaces, &["10.0.0.100".parse().expect("an address")].into()), [2, 4].into());
-    }
-}

@@ -14,6 +14,7 @@
 
 mod capture;
 mod driver;
+mod fencing;
 mod keeper;
 mod places;
 mod probes;

@@ -1,0 +1,237 @@
+//! Keeps the fence: where it has to stand, whether it does, and what follows while it does not.
+//!
+//! The keeper says which addresses are to be guarded. This adds over which interfaces they can be reached, reads the
+//! fence back, mends it, and knows which addresses it guards while something of it cannot be mended.
+//!
+//! Not here: the fence itself ([`crate::fence`]); taking addresses away, which is the keeper's.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use ballast_core::{ids::VipId, time::BootNanos};
+use tracing::{error, warn};
+
+use crate::{
+    fence::{Breach, Earlier, Fence, FenceLevel, Guarded},
+    net::{Interface, Standing, VipAddress, system},
+};
+
+/// For so long after a breach of the fence was mended this node leaves VIPs to others: whoever tampers may not be done. It
+/// keeps what no fit node takes, because whatever loads firewalls may do so on all nodes at once.
+const BREACH_NANOS: u64 = 1_000_000_000;
+
+/// What is to be guarded: of which VIP, on which interface.
+type ToGuard = BTreeSet<(VipId, u32, IpAddr)>;
+
+pub(super) struct Fencing {
+    fence: Fence,
+    /// What was to be guarded in the last round, and on which further interfaces.
+    asked: Option<(ToGuard, Vec<u32>)>,
+    /// When the fence was last found broken, and where.
+    breached: Option<(BootNanos, String)>,
+    /// What could not be mended in the last round.
+    broken: Vec<Breach>,
+    /// Interfaces beside those of VIPs, over which this machine can be reached too.
+    beside: BTreeSet<u32>,
+    /// Of these, by name: what keeps the fence off.
+    open: BTreeMap<String, String>,
+    /// The last warning that was logged.
+    warned: String,
+}
+
+impl Fencing {
+    pub fn new(fence: Fence) -> Self {
+        Self {
+            fence,
+            asked: None,
+            breached: None,
+            broken: Vec::new(),
+            beside: BTreeSet::new(),
+            open: BTreeMap::new(),
+            warned: String::new(),
+        }
+    }
+
+    pub fn level(&self) -> FenceLevel {
+        self.fence.level()
+    }
+
+    /// Where the fence was broken, while that is not long ago.
+    pub fn broken_lately(&self, now: BootNanos) -> Option<&str> {
+        self.breached.as_ref().filter(|(at, _)| now.since(*at) < BREACH_NANOS).map(|(_, what)| what.as_str())
+    }
+
+    /// Whether VIPs are fenced on the interface although none is on it.
+    pub fn is_beside(&self, interface: u32) -> bool {
+        self.beside.contains(&interface)
+    }
+
+    /// Makes the fence guard these, reads it back, and mends what is wrong.
+    pub fn keep(
+        &mut self,
+        now: BootNanos,
+        guarded: &ToGuard,
+        interfaces: &[Interface],
+        breaches_counted: &AtomicU64,
+    ) -> Result<(), String> {
+        let breaches = self.breaches(interfaces);
+        if !breaches.is_empty() {
+            let name = |index: u32| {
+                let found = interfaces.iter().find(|interface| interface.index == index);
+                found.map_or("all interfaces", |interface| &interface.name)
+            };
+            // What stays broken is told once.
+            for breach in breaches.iter().filter(|breach| !self.broken.contains(breach)) {
+                let (name, what) = (name(breach.interface), &breach.what);
+                error!(interface = name, what, "the fence of VIPs is not as it was set; putting it back");
+                breaches_counted.fetch_add(1, Ordering::Relaxed);
+            }
+            let names: BTreeSet<_> = breaches.iter().map(|breach| name(breach.interface)).collect();
+            self.breached = Some((now, names.into_iter().collect::<Vec<_>>().join(", ")));
+            // What cannot be mended is found by the next look.
+            if let Err(error) = self.fence.repair()
+                && self.broken.is_empty()
+            {
+                warn!(error = chain(&error), "cannot mend all of the fence");
+            }
+        }
+        let wanted = guarded.iter().map(|&(vip, interface, address)| Guarded { vip, interface, address });
+        let ours: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
+        let on: BTreeSet<u32> = guarded.iter().map(|(_, interface, _)| *interface).collect();
+        self.beside = if ours.is_empty() { BTreeSet::new() } else { beside(interfaces, &ours) };
+        self.beside.retain(|interface| !on.contains(interface));
+        let also: Vec<u32> = self.beside.iter().copied().collect();
+        let outcome = self.fence.guard_also(&wanted.collect::<Vec<_>>(), &also).map_err(|error| chain(&error));
+        self.broken.clear();
+        // Read back whenever it was worked on: addresses are put behind what stands, not behind what should.
+        let asked = Some((guarded.clone(), also));
+        if !breaches.is_empty() || outcome.is_err() || self.asked != asked {
+            self.broken = self.breaches(interfaces);
+        }
+        self.asked = asked;
+        let unfenced = outcome?.into_iter().filter_map(|left| {
+            let interface = interfaces.iter().find(|interface| interface.index == left.interface && interface.up)?;
+            Some((interface.name.clone(), left.why))
+        });
+        self.open = unfenced.collect();
+        if let [breach, ..] = &self.broken[..] {
+            return Err(format!("the fence cannot be mended: {}", breach.what));
+        }
+        let v4 = ours.iter().any(IpAddr::is_ipv4);
+        match self.open.iter().find(|(name, _)| v4 && answers_for_all(name)) {
+            None => Ok(()),
+            Some((name, why)) => Err(format!(
+                "{name} cannot be fenced ({why}), and as arp_ignore is 0 there, this machine answers ARP on it for VIPs of \
+                 other interfaces; set net.ipv4.conf.{name}.arp_ignore to 1, or remove what is in the fence's way"
+            )),
+        }
+    }
+
+    /// What is wrong with the fence where there is anything to fence: an interface that is gone lets nothing pass.
+    fn breaches(&mut self, interfaces: &[Interface]) -> Vec<Breach> {
+        let mut breaches = self.fence.verify();
+        let there = |index: u32| interfaces.iter().any(|interface| interface.index == index);
+        breaches.retain(|breach| breach.interface == 0 || there(breach.interface));
+        breaches
+    }
+
+    /// What of `ours` is on the interfaces and is guarded there although the fence is not as it should be.
+    pub fn still_guarded(&self, ours: &BTreeSet<VipAddress>, interfaces: &[Interface]) -> BTreeSet<VipAddress> {
+        let everywhere = |breach: &Breach| breach.interface == 0 || self.beside.contains(&breach.interface);
+        let whole = |index: u32| !self.broken.iter().any(|breach| everywhere(breach) || breach.interface == index);
+        let leaks = self.open.keys().any(|name| answers_for_all(name));
+        let guarded = |at: &VipAddress| {
+            if leaks && at.address.is_ipv4() {
+                return false;
+            }
+            let on = interfaces.iter().find(|interface| interface.name == at.interface && interface.has(at.address));
+            on.is_some_and(|on| whole(on.index) && self.fence.guards(on.index, at.address))
+        };
+        ours.iter().filter(|at| guarded(at)).cloned().collect()
+    }
+
+    /// What makes the fence less than it looks, and keeps this node from nothing. Told once.
+    pub fn warning(&mut self, interfaces: &[Interface]) -> String {
+        let mut said = Vec::new();
+        for (name, why) in &self.open {
+            said.push(format!(
+                "{name} cannot be fenced ({why}); VIPs are not asked for there (arp_ignore), but what is sent to it gets in"
+            ));
+        }
+        for Earlier { interface, what } in self.fence.earlier() {
+            let name = interfaces.iter().find(|known| known.index == *interface).map_or("?", |known| &known.name);
+            said.push(format!("{what} of {name} runs before the fence and can let packets of VIPs pass by it"));
+        }
+        let warning = said.join("; ");
+        if warning != self.warned && !warning.is_empty() {
+            warn!("{warning}");
+        }
+        self.warned.clone_from(&warning);
+        warning
+    }
+}
+
+/// Over which interfaces this machine can be reached beside those that VIPs are on: unless told otherwise a kernel answers
+/// on each for the addresses of all. Devices, and what has an address of its own. Ports of bridges and bonds hand on what
+/// is judged where it arrives, and ends of pairs without an address lead to containers of this machine.
+fn beside(interfaces: &[Interface], vips: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+    let own = |address: IpAddr| {
+        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        !link_local && !vips.contains(&address)
+    };
+    let reached = interfaces.iter().filter(|interface| match interface.standing {
+        Standing::Loopback | Standing::Port => false,
+        Standing::Physical => interface.mac.is_some(),
+        Standing::Virtual => interface.mac.is_some() && interface.addresses.iter().any(|held| own(held.address)),
+    });
+    reached.map(|interface| interface.index).collect()
+}
+
+/// Whether the kernel answers ARP on the interface for addresses of others.
+fn answers_for_all(interface: &str) -> bool {
+    system::InterfaceSysctls::read(interface).arp_ignore.is_none_or(|value| value == 0)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{InterfaceAddress, Mac};
+
+    #[test]
+    fn what_takes_packets_in_for_itself_is_fenced_beside_the_vips_interfaces() {
+        let on = |index, standing, mac: bool, address: &str| Interface {
+            index,
+            name: format!("if{index}"),
+            mac: mac.then(|| Mac::new([2, 0, 0, 0, 0, index as u8])),
+            up: true,
+            standing,
+            addresses: (address.parse().into_iter())
+                .map(|address| InterfaceAddress { address, prefix: 24, secondary: false, origin: 0 })
+                .collect(),
+        };
+        let interfaces = [
+            on(1, Standing::Loopback, true, "127.0.0.1"),
+            on(2, Standing::Physical, true, ""),
+            on(3, Standing::Port, true, "10.0.0.3"),
+            on(4, Standing::Virtual, true, "10.0.0.4"),
+            on(5, Standing::Virtual, true, "fe80::5"),
+            on(6, Standing::Virtual, true, "10.0.0.100"),
+            on(7, Standing::Virtual, false, "10.0.0.7"),
+        ];
+        assert_eq!(beside(&interfaces, &["10.0.0.100".parse().expect("an address")].into()), [2, 4].into());
+    }
+}
