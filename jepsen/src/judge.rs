@@ -253,9 +253,11 @@ fn forward(run: &Run) -> Vec<Judgement> {
         if pids.last() != Some(&sample.pid) {
             pids.push(sample.pid);
         }
-        let Sample { at, node, term, applied, leads, epoch, .. } = sample;
+        let Sample { at, node, term, applied, leads, owns, epoch, .. } = sample;
         let incarnation = u32::try_from(pids.len()).unwrap_or(u32::MAX);
         let say = |saying| epochs::Sample { at: *at, node: name(*node), incarnation, saying };
+        // What others believe of a VIP is hearsay: of two that claimed it at once, the one with the greater number may have given up.
+        let epoch = if *owns { epoch } else { &0 };
         // Zero is what a process says that has just started and knows nothing yet.
         let marks = [(Mark::Term, *term), (Mark::Applied, *applied), (Mark::Epoch(VIP_NAME.to_owned()), *epoch)];
         samples.extend(
