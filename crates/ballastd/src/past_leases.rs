@@ -19,6 +19,9 @@ const REPLACED_COUNTS: u64 = 13_000_000_000;
 /// The longest lease that a document may ask for, in milliseconds.
 const LEASE_MAX_MILLIS: u64 = 10_000;
 
+/// Stands for revisions that are no longer kept; no document has that number.
+const FORGOTTEN: Revision = Revision::new(0);
+
 /// The leases that nodes may still count on: the configured one, and each that was replaced so recently that a right
 /// given under it may not have ended.
 ///
@@ -58,6 +61,7 @@ impl Leases {
 
     fn keep(&mut self) {
         self.seen = self.all.iter().filter_map(|(revision, lease)| Some((*revision, lease.replaced?))).collect();
+        self.seen.remove(&FORGOTTEN);
         if let Some(Err(error)) = self.file.as_ref().map(|file| file.write(&self.seen)) {
             warn!(%error, "when leases were replaced could not be noted; after the next start they count for as long again");
         }
@@ -66,7 +70,8 @@ impl Leases {
     /// Takes the revisions into account that came since the last time.
     pub fn learn(&mut self, state: &State, now: BootNanos) {
         if self.all.is_empty() && forgot_lately(state) {
-            self.all.insert(Revision::new(0), Lease { millis: LEASE_MAX_MILLIS, replaced: None });
+            // Which revisions these were is not known, so what was noted of earlier ones says nothing of them.
+            self.all.insert(FORGOTTEN, Lease { millis: LEASE_MAX_MILLIS, replaced: Some(now) });
         }
         for record in state.revisions() {
             if self.all.contains_key(&record.revision) {
@@ -189,14 +194,17 @@ mod tests {
             let lease = 200 + revision % 2;
             configure(&mut state, at, &format!(r#"{{"version":1,"cluster":{{"lease":"{lease}ms"}}}}"#));
         }
-        let longest = |state: &State| {
-            let mut leases = Leases::default();
-            leases.learn(state, seconds(1));
-            leases.longest(seconds(1))
+        let folder = tempfile::tempdir().unwrap();
+        let longest = |state: &State, now| {
+            let memory = Memory { path: folder.path().join("past"), kernel: "a".to_owned() };
+            let mut leases = Leases::from_memory(memory);
+            leases.learn(state, seconds(now));
+            leases.longest(seconds(now))
         };
-        assert_eq!(longest(&state), 10_000);
+        assert_eq!(longest(&state, 1), 10_000);
+        assert_eq!(longest(&state, 20), 10_000, "others may have been forgotten since the last start");
         pass(&mut state, at.plus_millis(60_000), Command::Tick);
-        assert_eq!(longest(&state), 201, "that is long ago");
+        assert_eq!(longest(&state, 21), 200, "that is long ago, and so are those that were noted");
     }
 
     #[test]
