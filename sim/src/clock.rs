@@ -30,7 +30,7 @@ const EPOCH: u64 = 1_800_000_000 * 1_000_000_000;
 
 /// From here on this process lives in simulated time, and its entropy comes from `seed`.
 pub fn begin(seed: u64) {
-    ENTROPY.store(seed ^ 0x5eed_0f_e17_209, Ordering::Relaxed);
+    ENTROPY.store(seed ^ 0x5eed_0fe1_7209, Ordering::Relaxed);
     SIMULATED.store(true, Ordering::Relaxed);
 }
 

@@ -306,7 +306,7 @@ mod tests {
         let acknowledged = Arc::new(AtomicU64::new(0));
         let (sender, last) = tokio::sync::oneshot::channel();
         let counted = Arc::clone(&acknowledged);
-        append(&log, 1..2, Box::new(move |result| drop(counted.fetch_add(result.is_ok().into(), Ordering::Relaxed))));
+        append(&log, 1..2, Box::new(move |result| _ = counted.fetch_add(result.is_ok().into(), Ordering::Relaxed)));
         append(&log, 2..3, Box::new(move |result| sender.send(result.is_ok()).expect("waits")));
         assert_eq!(last.await, Ok(false));
         assert_eq!(acknowledged.load(Ordering::Relaxed), 0);

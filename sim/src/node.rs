@@ -103,11 +103,12 @@ pub async fn live(site: Arc<Site>, number: usize) -> turmoil::Result {
     if !expected {
         site.seen.lock().wrong(format!("n{number} stopped: {failure}"));
     }
-    let mut inner = site.lock();
-    let seat = &mut inner.seats[number];
-    seat.handle = None;
-    seat.condition = Condition::Failed(failure);
-    drop(inner);
+    {
+        let mut inner = site.lock();
+        let seat = &mut inner.seats[number];
+        seat.handle = None;
+        seat.condition = Condition::Failed(failure);
+    }
     pending().await
 }
 

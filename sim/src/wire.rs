@@ -84,7 +84,6 @@ pub fn incoming(number: usize, listener: TcpListener) -> impl Stream<Item = io::
 ///
 /// # Errors
 /// When a caller does not say it.
-#[expect(clippy::result_large_err, reason = "tonic's interceptors are so")]
 pub fn believe(mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
     let from = request.metadata().get("ballast-from").and_then(|from| from.to_str().ok()?.parse().ok());
     let from = from.ok_or_else(|| tonic::Status::invalid_argument("the caller does not say which node it is"))?;
