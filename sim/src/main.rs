@@ -52,6 +52,9 @@ struct ReplayOptions {
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
+    /// Print what the code logs, too: `ballast_raft=debug,openraft=info`.
+    #[arg(long)]
+    log: Option<String>,
     /// Lines of the trace that are shown when something is wrong.
     #[arg(long, default_value_t = 80)]
     tail: usize,
@@ -74,6 +77,10 @@ fn main() -> ExitCode {
 }
 
 fn replay(options: &ReplayOptions) -> Result<bool> {
+    if let Some(filter) = &options.log {
+        // Without the time of day: lines of the trace have the time that counts.
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+    }
     let run = run::run(options.seed, options.trace, options.tail)?;
     let ruling = run.report.ruling();
     let millis = |after: Option<std::time::Duration>| after.map_or(-1, |after| after.as_millis() as i64);

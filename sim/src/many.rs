@@ -44,7 +44,8 @@ pub struct SelftestOptions {
 }
 
 /// Bugs of the layers that are simulated.
-const BUGS: [Bug; 3] = [Bug::ReadsWithoutReadIndex, Bug::UnsyncedLog, Bug::PurgePastSnapshot];
+const BUGS: [Bug; 4] =
+    [Bug::ReadsWithoutReadIndex, Bug::UnsyncedLog, Bug::PurgePastSnapshot, Bug::ReadsConfirmedByLateAnswers];
 
 /// What became of a process.
 struct Ended {

@@ -85,10 +85,14 @@ pub async fn play(
     if timeout(EQUAL_WITHIN, come_together(&site)).await.is_ok() {
         finale.lock().equal_after = Some(healed.elapsed());
     }
-    let reads = site
-        .running()
-        .into_iter()
-        .map(|(number, handle)| FinalRead { node: host(number), elements: handle.with_state(workload::elements) });
+    let members: Vec<NodeId> = site
+        .leader()
+        .map(|(_, leader)| leader.with_state(|state| state.nodes().map(|node| node.id).collect()))
+        .unwrap_or_default();
+    // A node that was removed and does not know it yet has only what it had.
+    let asked = site.running().into_iter().filter(|(_, handle)| members.contains(&handle.node()));
+    let reads =
+        asked.map(|(number, handle)| FinalRead { node: host(number), elements: handle.with_state(workload::elements) });
     finale.lock().reads = reads.collect();
     Ok(())
 }

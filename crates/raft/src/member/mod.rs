@@ -256,8 +256,8 @@ fn spawn(
     });
     tasks.spawn("confirmations", {
         let (rounds, leader) = (Arc::clone(&shared.leader_rounds), shared.leader.clone());
-        let raft = raft.clone();
-        async move { rounds.run(raft, leader).await }
+        let (raft, peers, me) = (raft.clone(), Arc::clone(&shared.peers), shared.replica.node());
+        async move { rounds.run(me, raft, peers, leader).await }
     });
     tasks.spawn("leader", duties::follow_leader(Arc::clone(shared), leader));
     tasks.spawn("status", duties::publish_status(Arc::clone(shared), status));
