@@ -211,7 +211,8 @@ async fn carry_out(site: &Arc<Site>, random: &mut Random, order: Order, demoted:
             }
         }
         Order::Replace => {
-            let Some(number) = dispensable(site, random).filter(|_| site.has_room()) else { return };
+            let spared = |number: &usize| site.has_room() && majorities_are_left(site, *number);
+            let Some(number) = dispensable(site, random).filter(spared) else { return };
             site.lock().doomed.push(number);
             sleep(random.millis(10, 1000)).await;
             if remove(site, number).await {
@@ -244,6 +245,16 @@ fn dispensable(site: &Site, random: &mut Random) -> Option<usize> {
         |id: &NodeId| site.machine_of(*id).filter(|number| site.lock().seats[*number].condition != Condition::Gone);
     let machines: Vec<usize> = members.iter().filter_map(there).collect();
     if machines.len() > 3 { random.pick(&machines) } else { None }
+}
+
+/// Whether every voter set still has a majority on machines that are not gone when this one is.
+fn majorities_are_left(site: &Site, number: usize) -> bool {
+    let Some((_, leader)) = site.leader() else { return false };
+    let is_left = |id: &NodeId| {
+        let machine = site.machine_of(*id).filter(|machine| *machine != number);
+        machine.is_some_and(|machine| site.lock().seats[machine].condition != Condition::Gone)
+    };
+    leader.status().voter_sets.iter().all(|set| set.iter().filter(|id| is_left(id)).count() * 2 > set.len())
 }
 
 async fn remove(site: &Site, number: usize) -> bool {
