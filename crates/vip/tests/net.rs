@@ -65,6 +65,27 @@ fn addresses_are_added_once_found_again_after_a_crash_and_taken_away() {
 }
 
 #[test]
+fn addresses_are_known_for_ours_by_the_kernels_word_alone() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    if !host.run(|| Interface::origins_known(&Interface::all().expect("reads"))) {
+        println!("skipped: this kernel does not say who put an address there");
+        return;
+    }
+    let folder = || tempfile::tempdir().expect("a folder");
+    host.ip("address add 10.0.0.101/32 dev eth0");
+    assert_eq!(reconcile(host, &folder(), vips()), added(vips()));
+    // Neither fence nor record is there.
+    assert_eq!(reconcile(host, &folder(), vips()), Outcome::default());
+    host.ip("link set eth0 down");
+    host.ip("link set eth0 name lan0");
+    let moved = [VipAddress::host("lan0", ip(VIPS[0]))];
+    // IPv6 went with the link.
+    assert_eq!(reconcile(host, &folder(), Vec::new()), removed(moved.to_vec()));
+    assert!(host.ip("address show dev lan0").contains("10.0.0.101/32"));
+}
+
+#[test]
 fn a_node_that_leaves_says_in_sentences_what_it_removed() {
     let Some(lan) = Lan::new(1) else { return };
     let host = &lan.hosts[0];
