@@ -52,6 +52,7 @@ pub(super) async fn work(mut client: Client) {
             client: visitor.to_string(),
             backend: backend.to_string(),
             via: format!("n{}", at.number),
+            bound: true,
             span: Span::new(from, clock::instant()),
         });
     }
