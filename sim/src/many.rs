@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use ballast_jepsen::verdict::Promise;
 use ballast_planted::{Bug, VARIABLE};
 use clap::Args;
 
@@ -43,9 +44,13 @@ pub struct SelftestOptions {
     bugs: Vec<String>,
 }
 
-/// Bugs of the layers that are simulated.
-const BUGS: [Bug; 4] =
-    [Bug::ReadsWithoutReadIndex, Bug::UnsyncedLog, Bug::PurgePastSnapshot, Bug::ReadsConfirmedByLateAnswers];
+/// Bugs of the layers that are simulated, and what must be said of a run with them.
+const BUGS: [(Bug, &[Promise]); 4] = [
+    (Bug::ReadsWithoutReadIndex, &[Promise::Sessions]),
+    (Bug::UnsyncedLog, &[Promise::Sessions, Promise::Durable, Promise::ReplicasEqual]),
+    (Bug::PurgePastSnapshot, &[Promise::ReplicasEqual, Promise::ComesBack]),
+    (Bug::ReadsConfirmedByLateAnswers, &[Promise::Sessions, Promise::Configuration, Promise::Sticky]),
+];
 
 /// What became of a process.
 struct Ended {
@@ -94,9 +99,14 @@ impl Sums {
 pub fn run(options: &RunOptions) -> Result<bool> {
     let begun = Instant::now();
     let sums = Mutex::new(Sums::default());
-    let mut found = all(options, &BTreeMap::new(), |output| {
-        sums.lock().unwrap_or_else(PoisonError::into_inner).add(output);
-    })?;
+    let mut found = all(
+        options,
+        &BTreeMap::new(),
+        |_| true,
+        |output| {
+            sums.lock().unwrap_or_else(PoisonError::into_inner).add(output);
+        },
+    )?;
     found.sort_by_key(|ended| ended.seed);
     let mut sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     for ended in &found {
@@ -135,11 +145,13 @@ pub fn selftest(options: &SelftestOptions) -> Result<bool> {
         bail!("this build has no planted bugs; run `make sim-selftest`, which builds one that has");
     }
     let mut all_found = true;
-    for bug in BUGS.iter().filter(|bug| options.bugs.is_empty() || options.bugs.iter().any(|name| name == bug.name())) {
+    let asked = |bug: &Bug| options.bugs.is_empty() || options.bugs.iter().any(|name| name == bug.name());
+    for (bug, promises) in BUGS.iter().filter(|(bug, _)| asked(bug)) {
         let begun = Instant::now();
         let seeds = RunOptions { seeds: options.seeds, from: 1, jobs: None, keep_going: false };
         let tried = AtomicU64::new(0);
-        let found = all(&seeds, &BTreeMap::from([(VARIABLE, bug.name())]), |_| {
+        let meant = |output: &str| promises.iter().any(|promise| output.contains(&format!("VIOLATED   {promise} (")));
+        let found = all(&seeds, &BTreeMap::from([(VARIABLE, bug.name())]), meant, |_| {
             tried.fetch_add(1, Ordering::Relaxed);
         })?;
         let (name, wall) = (bug.name(), begun.elapsed().as_secs_f64());
@@ -159,8 +171,13 @@ pub fn selftest(options: &SelftestOptions) -> Result<bool> {
     Ok(all_found)
 }
 
-/// Runs seeds in processes of their own until one is wrong. Gives those that were.
-fn all(options: &RunOptions, environment: &BTreeMap<&str, &str>, each: impl Fn(&str) + Sync) -> Result<Vec<Ended>> {
+/// Runs seeds in processes of their own until one is wrong in a way that `counts`. Gives those that were.
+fn all(
+    options: &RunOptions,
+    environment: &BTreeMap<&str, &str>,
+    counts: impl Fn(&str) -> bool + Sync,
+    each: impl Fn(&str) + Sync,
+) -> Result<Vec<Ended>> {
     let program = std::env::current_exe().context("this program is gone")?;
     let jobs = options.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let (next, stop) = (AtomicU64::new(options.from), AtomicBool::new(false));
@@ -187,7 +204,7 @@ fn all(options: &RunOptions, environment: &BTreeMap<&str, &str>, each: impl Fn(&
             }
             let ended = one(seed).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
             each(&ended.output);
-            if !ended.held {
+            if !ended.held && counts(&ended.output) {
                 stop.fetch_or(!options.keep_going, Ordering::Relaxed);
                 found.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
             }

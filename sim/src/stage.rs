@@ -211,6 +211,11 @@ async fn carry_out(site: &Arc<Site>, random: &mut Random, order: Order, demoted:
             }
         }
         Order::Replace => {
+            // Whoever has lost votes on purpose must not lose a machine for good besides.
+            for node in demoted.drain(..) {
+                set(site, node, NodeAdmin::Ready).await;
+            }
+            sleep(Duration::from_millis(1500)).await;
             let spared = |number: &usize| site.has_room() && majorities_are_left(site, *number);
             let Some(number) = dispensable(site, random).filter(spared) else { return };
             site.lock().doomed.push(number);
@@ -247,14 +252,16 @@ fn dispensable(site: &Site, random: &mut Random) -> Option<usize> {
     if machines.len() > 3 { random.pick(&machines) } else { None }
 }
 
-/// Whether every voter set still has a majority on machines that are not gone when this one is.
+/// Whether the voters, at least three and none of them changing, still have a majority on machines that are not gone when
+/// this one is.
 fn majorities_are_left(site: &Site, number: usize) -> bool {
     let Some((_, leader)) = site.leader() else { return false };
     let is_left = |id: &NodeId| {
         let machine = site.machine_of(*id).filter(|machine| *machine != number);
         machine.is_some_and(|machine| site.lock().seats[machine].condition != Condition::Gone)
     };
-    leader.status().voter_sets.iter().all(|set| set.iter().filter(|id| is_left(id)).count() * 2 > set.len())
+    let sets = leader.status().voter_sets;
+    sets.len() == 1 && sets[0].len() > 2 && sets[0].iter().filter(|id| is_left(id)).count() * 2 > sets[0].len()
 }
 
 async fn remove(site: &Site, number: usize) -> bool {
