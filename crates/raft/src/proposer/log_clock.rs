@@ -55,6 +55,11 @@ impl LogClock {
         }
     }
 
+    /// Whether any log time was stamped or observed; there is none before the first entry of a cluster.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.log_micros > 0
+    }
+
     /// Log time at `now`, for the next entry. Never earlier than any time stamped or observed before.
     pub(crate) fn stamp(&mut self, now: BootNanos, voters: Option<WallTime>) -> Stamp {
         let elapsed = now.since(self.at) / 1000;

@@ -256,7 +256,12 @@ fn stamp(raft: &Raft, replica: &Replica, clocks: &Clocks) -> LogTime {
     let now = boot_now();
     let metrics = raft.metrics();
     let voters = clocks.voters_time(metrics.borrow_watched().membership_config.membership().get_joint_config(), now);
-    let stamp = replica.log_clock.lock().stamp(now, voters);
+    let stamp = {
+        let mut clock = replica.log_clock.lock();
+        // The founder of a cluster may propose before openraft has told that it is the only voter.
+        let voters = voters.or_else(|| (!clock.has_begun()).then(|| clocks.own()));
+        clock.stamp(now, voters)
+    };
     if stamp.jumped_micros > 0 {
         let by = Duration::from_micros(stamp.jumped_micros);
         tracing::info!(?by, "log time was behind the clocks of a majority of the voters and jumps forward");
