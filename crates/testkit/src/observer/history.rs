@@ -136,11 +136,13 @@ impl History {
         let marks = beyond_doubt(&ticks, None);
         let mut spans: Vec<(u64, u64, Nodes)> = Vec::new();
         for (at, tick) in ticks.iter().enumerate().filter(|(at, _)| marks[*at]) {
+            let now = tick.prompt();
             match spans.last_mut() {
-                Some((_, until, who)) if at > 0 && marks[at - 1] => {
-                    (*until, *who) = (tick.sent_at, who.and(tick.prompt()))
+                // Between two ticks that solicited, one of the two may have answered everything else.
+                Some((_, until, who)) if at > 0 && marks[at - 1] && (now == *who || now.count() < 2) => {
+                    *until = tick.sent_at;
                 }
-                _ => spans.push((tick.sent_at, tick.sent_at, tick.prompt())),
+                _ => spans.push((tick.sent_at, tick.sent_at, now)),
             }
         }
         spans.into_iter().map(|(from, until, who)| (from, until, who.iter().collect())).collect()
