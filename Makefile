@@ -39,12 +39,13 @@ demo: build ## Three nodes, a shop, a kill -9: what each visitor saw. DEMO=once 
 test: setup lint ## Format, lints, unit, property, integration and doc tests, architecture and proto checks
 	$(CARGO) build $(PROFILE) --workspace --bins
 	$(CARGO) test $(PROFILE) --workspace --no-fail-fast
+	$(CARGO) test $(PROFILE) -p ballast-sim --features turmoil
 	@scripts/arrows.sh
 
 .PHONY: lint
 lint: setup ## Formatting and clippy
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets --features ballast-sim/turmoil -- -D warnings
 
 .PHONY: docs
 docs: setup ## API documentation and the generated reference pages
@@ -62,6 +63,16 @@ soak: build ## Ten minutes each of faults and of small writes with purges on one
 model: ## Search the lease protocol's model with large bounds, up to an hour and 8 GB; MODEL=quick takes seconds
 	$(CARGO) build $(PROFILE) -p ballast-lease-model
 	@$(BIN)/lease-model $(if $(filter quick,$(MODEL)),,--long)
+
+.PHONY: sim
+sim: setup ## Whole clusters in simulated time, SEEDS (2000) of them, every kind of fault; SEED=n repeats one
+	$(CARGO) build $(PROFILE) -p ballast-sim --features turmoil
+	$(BIN)/sim $(if $(SEED),replay $(SEED),run --seeds $(or $(SEEDS),2000) --from $(or $(FROM),1))
+
+.PHONY: sim-selftest
+sim-selftest: setup ## Plants each bug of the simulated layers in turn; fails unless a seed finds it
+	$(CARGO) build $(PROFILE) -p ballast-sim --features planted
+	$(BIN)/sim selftest
 
 .PHONY: chaos
 chaos: build ## Ten minutes of faults of all kinds on five nodes; what was seen and a verdict for each promise in target/chaos

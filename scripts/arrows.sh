@@ -22,9 +22,10 @@ declare -A may=(
     [ballast-failover]="ballast-testkit"
     [ballast-lease-model]=""
     [ballast-jepsen]="ballast-testkit"
+    [ballast-sim]="ballast-core ballast-planted ballast-storage ballast-raft ballast-jepsen"
 )
 # Each heavy dependency has one home; core has no I/O.
-declare -A home=([rocksdb]=ballast-storage [openraft]=ballast-raft)
+declare -A home=([rocksdb]=ballast-storage [openraft]=ballast-raft [turmoil]=ballast-sim)
 impure="tokio socket2 libc rand hyper tonic rocksdb openraft mio"
 
 bad=0

@@ -9,6 +9,8 @@
 pub enum Bug {
     /// A read is answered from what this node has applied, without asking the leader.
     ReadsWithoutReadIndex,
+    /// A leader confirms reads by whatever consensus takes for an answer, however late.
+    ReadsConfirmedByLateAnswers,
     /// A request is sent to the backend that was chosen for it before the binding is in the log.
     BindingForwardedBeforeCommit,
     /// A lease runs from when the answer came, not from before it was asked for.
@@ -23,8 +25,9 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ReadsWithoutReadIndex,
+        Self::ReadsConfirmedByLateAnswers,
         Self::BindingForwardedBeforeCommit,
         Self::LeaseTimedFromReceipt,
         Self::UnsyncedLog,
@@ -36,6 +39,7 @@ impl Bug {
     pub const fn name(self) -> &'static str {
         match self {
             Self::ReadsWithoutReadIndex => "reads-without-read-index",
+            Self::ReadsConfirmedByLateAnswers => "reads-confirmed-by-late-answers",
             Self::BindingForwardedBeforeCommit => "binding-forwarded-before-commit",
             Self::LeaseTimedFromReceipt => "lease-timed-from-receipt",
             Self::UnsyncedLog => "unsynced-log",

@@ -13,6 +13,7 @@ mod acked;
 mod clocks;
 mod compare;
 mod duties;
+mod ground;
 mod log_store;
 mod machine;
 mod member;
@@ -31,6 +32,7 @@ mod upkeep;
 mod wire;
 mod words;
 
+pub use ground::{Blocking, BlockingThreads, Ground};
 pub use machine::Observer;
 pub use member::{FoundError, Handle, Member, MemberFailure, MemberOptions, StartError};
 pub use peers::{Connect, Connection, TlsConnect};

@@ -18,7 +18,7 @@ use std::{
 use ballast_core::ids::{EntryId, LogIndex, Term};
 use ballast_storage::{
     OpenError,
-    log::{Log, LogOptions, Slot, SyncStats},
+    log::{DurableLog, Slot, SyncStats},
 };
 use futures_util::{Stream, StreamExt, stream};
 use openraft::{
@@ -52,7 +52,7 @@ pub(crate) struct LogStore {
 }
 
 struct Inner {
-    log: Log,
+    log: Box<dyn DurableLog>,
     /// Closes when the log does.
     open: watch::Sender<()>,
     tail: Mutex<Tail>,
@@ -74,8 +74,8 @@ struct Ends {
 pub(crate) type Marks = Arc<dyn Fn(EntryId, EntryId) + Send + Sync>;
 
 impl LogStore {
-    pub(crate) fn open(folder: &Path, options: LogOptions) -> Result<Self, OpenError> {
-        let log = Log::open(folder, options)?;
+    /// A store on `log`, which is in `folder`.
+    pub(crate) fn open(log: Box<dyn DurableLog>, folder: &Path) -> Result<Self, OpenError> {
         let store = Self {
             inner: Arc::new(Inner {
                 log,
@@ -260,7 +260,7 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
-        let encoded = entries.iter().map(|entry| (entry.log_id.index, wire::entry(entry).encode_to_vec()));
+        let mut encoded = entries.iter().map(|entry| (entry.log_id.index, wire::entry(entry).encode_to_vec()));
         let synced = Box::new(move |synced: Result<(), _>| callback.io_completed(synced.map_err(io::Error::other)));
         // Before the append can be acknowledged: a voter never says less than it acknowledged.
         let memberships = entries.iter().filter(|entry| matches!(entry.payload, Payload::Membership(_)));
@@ -268,7 +268,7 @@ impl RaftLogStorage<Types> for LogStore {
         if let Some(last) = entries.last() {
             self.mark(entry_id(Some(&last.log_id)));
         }
-        self.inner.log.append(encoded, synced).map_err(io::Error::other)?;
+        self.inner.log.append(&mut encoded, synced).map_err(io::Error::other)?;
         self.inner.tail.lock().extend(entries);
         Ok(())
     }
@@ -391,7 +391,7 @@ mod tests {
         ids::{Boot, LogIndex, NodeId},
         state::{Entry, FrameOutcomes, Origin, State},
     };
-    use ballast_storage::snapshot::SnapshotFolder;
+    use ballast_storage::log::LogOptions;
     use openraft::{
         StorageError,
         testing::log::{StoreBuilder, Suite},
@@ -400,6 +400,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        ground::Ground,
         machine::{Machine, Observer, Replica},
         peers::AddressBook,
         proposer::Flight,
@@ -418,13 +419,14 @@ mod tests {
     impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
         async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<Types>> {
             let temp = TempDir::new().expect("a temporary folder");
-            let options = LogOptions { write_buffer_bytes: 1 << 20 };
-            let log = LogStore::open(&temp.path().join("log"), options).expect("opens");
+            let ground = Ground::open(temp.path(), LogOptions { write_buffer_bytes: 1 << 20 }).expect("opens");
+            let log = LogStore::open(ground.log, temp.path()).expect("opens");
             let replica = Replica::new(
                 Origin { node: NodeId::new(1), boot: Boot(1) },
                 Arc::new(Flight::default()),
                 Arc::new(AddressBook::new(BTreeMap::new())),
-                SnapshotFolder::open(&temp.path().join("snapshots")).expect("opens"),
+                ground.snapshots,
+                ground.blocking,
                 Arc::new(Nobody),
             );
             let machine = Machine::open(Arc::new(replica)).expect("opens");

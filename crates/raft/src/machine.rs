@@ -36,6 +36,7 @@ use tokio::sync::watch;
 
 use crate::{
     compare::HashRing,
+    ground::{Blocking, blocking},
     peers::AddressBook,
     proposer::{Flight, LogClock},
     types::{LogId, Payload, SnapshotMeta, StoredMembership, Types},
@@ -71,6 +72,8 @@ pub(crate) struct Replica {
     pub(crate) addresses: Arc<AddressBook>,
     pub(crate) hashes: Mutex<HashRing>,
     pub(crate) folder: SnapshotFolder,
+    /// Where work with files is done.
+    pub(crate) blocking: Arc<dyn Blocking>,
     /// Greatest log time applied, in milliseconds.
     pub(crate) log_time: AtomicU64,
     /// The clock that stamps entries when this node leads.
@@ -86,6 +89,7 @@ impl Replica {
         flight: Arc<Flight>,
         addresses: Arc<AddressBook>,
         folder: SnapshotFolder,
+        blocking: Arc<dyn Blocking>,
         observer: Arc<dyn Observer>,
     ) -> Self {
         Self {
@@ -95,6 +99,7 @@ impl Replica {
             addresses,
             hashes: Mutex::default(),
             folder,
+            blocking,
             log_time: AtomicU64::new(0),
             log_clock: Mutex::default(),
             applied: watch::Sender::new(0),
@@ -117,13 +122,21 @@ impl Replica {
     fn replace(&self, state: State, index: u64) {
         let mut current = self.state.write();
         current.replace(state);
-        free(current.take_garbage());
+        self.free(current.take_garbage());
         let current = RwLockWriteGuard::downgrade(current);
         self.hashes.lock().clear();
         self.after_change(&current);
         self.observer.installed(&current);
         drop(current);
         self.applied.send_replace(index);
+    }
+
+    /// Frees what commands left where it may take its time.
+    fn free(&self, garbage: Garbage) {
+        if !garbage.is_empty() {
+            // Nothing hangs on when, or whether, it ends.
+            drop(self.blocking.run(Box::new(move || drop(garbage))));
+        }
     }
 
     fn after_change(&self, state: &State) {
@@ -212,7 +225,7 @@ impl Machine {
         let index = self.applied.map_or(0, |id| id.index);
         self.replica.observer.applied(&state, LogIndex::new(index));
         drop(state);
-        free(garbage);
+        self.replica.free(garbage);
 
         self.replica.applied.send_replace(index);
         if !own.is_empty() {
@@ -223,16 +236,6 @@ impl Machine {
             responder.send(());
         }
         Ok(())
-    }
-}
-
-/// Frees what commands left, on a thread that may take its time. Without a runtime, at a start, there is next to nothing.
-fn free(garbage: Garbage) {
-    if !garbage.is_empty()
-        && let Ok(runtime) = tokio::runtime::Handle::try_current()
-    {
-        // Nothing hangs on when, or whether, it ends.
-        drop(runtime.spawn_blocking(move || drop(garbage)));
     }
 }
 
@@ -286,7 +289,7 @@ impl RaftStateMachine<Types> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Image) -> Result<(), io::Error> {
         let replica = Arc::clone(&self.replica);
         let index = meta.last_log_id.map_or(0, |id| id.index);
-        let state = blocking(move || {
+        let state = blocking(&*self.replica.blocking, move || {
             let incoming = snapshot.into_incoming(&replica.folder)?;
             // Read before it is adopted: what cannot be loaded must not become the newest.
             let state = load(&incoming.file)?;
@@ -334,7 +337,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let state = self.state.take().ok_or_else(|| io::Error::other("this snapshot was written already"))?;
         let replica = Arc::clone(&self.replica);
         let meta = self.meta.clone();
-        let file = blocking(move || {
+        let file = blocking(&*self.replica.blocking, move || {
             let index = meta.last_log_id.map_or(0, |id| id.index);
             let mut writer = replica.folder.write(index, &wire::snapshot_meta(&meta).encode_to_vec())?;
             state.write(&mut writer).map_err(|source| SnapshotError::Io {
@@ -408,10 +411,6 @@ fn load(file: &SnapshotFile) -> Result<State, SnapshotError> {
         return Err(damaged("it holds more than the state".to_owned()));
     }
     Ok(state)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }
 
 impl Replica {

@@ -25,12 +25,16 @@ use openraft::{
     },
 };
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
     acked::Asked,
+    ground::{Blocking, blocking},
     machine::Image,
     peers::{MESSAGE_BYTES_MAX, Peers, Traffic},
     tasks::Tasks,
@@ -41,6 +45,10 @@ use crate::{
 /// A follower that answers nothing for this long is treated as unreachable. Far above the slowest
 /// sync that is not a broken disk; a stream that is cut too early costs sending its entries again.
 const APPEND_STALL: Duration = Duration::from_secs(2);
+/// After a stream could not be opened, the next attempt waits for so long. openraft's own backoff is in the requests, which
+/// nobody asks for before the stream is open: to a node whose process is gone, which refuses at once, it would be opened
+/// again and again without a pause. Short beside an election, so that a node that is back hears of it at once.
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 /// Least time to open a stream, connecting included; openraft's own limit is made for answers.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 const SNAPSHOT_CHUNK_BYTES: usize = 512 << 10;
@@ -55,12 +63,14 @@ const SNAPSHOT_INSTALL: Duration = Duration::from_secs(300);
 pub(crate) struct Network {
     pub(crate) peers: Arc<Peers>,
     pub(crate) tasks: Arc<Tasks>,
+    pub(crate) blocking: Arc<dyn Blocking>,
 }
 
 impl Network {
     fn client(&self, target: u64, traffic: Traffic) -> PeerClient {
         let (peers, tasks) = (Arc::clone(&self.peers), Arc::clone(&self.tasks));
-        PeerClient { peers, tasks, target: NodeId::new(target), traffic }
+        let blocking = Arc::clone(&self.blocking);
+        PeerClient { peers, tasks, blocking, target: NodeId::new(target), traffic, open_at: None }
     }
 }
 
@@ -85,8 +95,11 @@ impl RaftNetworkFactory<Types> for Network {
 pub(crate) struct PeerClient {
     peers: Arc<Peers>,
     tasks: Arc<Tasks>,
+    blocking: Arc<dyn Blocking>,
     target: NodeId,
     traffic: Traffic,
+    /// No stream is opened before, because the last one could not be.
+    open_at: Option<Instant>,
 }
 
 /// What an answer to an append says about the log of who answered.
@@ -283,9 +296,14 @@ impl RaftNetworkV2<Types> for PeerClient {
         match self.traffic {
             // One small question at a time: opening a stream for each would only cost more.
             Traffic::Liveness => openraft::network::stream_append_sequential(self, input, option),
-            Traffic::Entries | Traffic::Snapshots | Traffic::Leader => {
-                Box::pin(async move { self.open_append(input, option).await })
-            }
+            Traffic::Entries | Traffic::Snapshots | Traffic::Leader => Box::pin(async move {
+                if let Some(open_at) = self.open_at.take() {
+                    sleep_until(open_at).await;
+                }
+                let opened = self.open_append(input, option).await;
+                self.open_at = opened.is_err().then(|| Instant::now() + OPEN_PAUSE);
+                opened
+            }),
         }
     }
 
@@ -313,7 +331,7 @@ impl RaftNetworkV2<Types> for PeerClient {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (parts, outbound) = mpsc::channel(4);
-        let sending = send_parts(vote, snapshot, parts);
+        let sending = send_parts(&*self.blocking, vote, snapshot, parts);
         let request = self.request(ReceiverStream::new(outbound));
         let mut client = self.client(Traffic::Snapshots);
         let answer = async {
@@ -353,6 +371,7 @@ impl RaftNetworkV2<Types> for PeerClient {
 
 /// Sends a snapshot file. An error says why it could not be sent to its end.
 async fn send_parts(
+    threads: &dyn Blocking,
     vote: Vote,
     snapshot: openraft::type_config::alias::SnapshotOf<Types, Image>,
     parts: mpsc::Sender<pb::SnapshotPart>,
@@ -378,7 +397,7 @@ async fn send_parts(
     let (mut offset, mut chunks) = (0, 0);
     while offset < file.size() {
         let reader = file.clone();
-        let data = tokio::task::spawn_blocking(move || reader.read_at(offset, SNAPSHOT_CHUNK_BYTES))
+        let data = blocking(threads, move || reader.read_at(offset, SNAPSHOT_CHUNK_BYTES))
             .await
             .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string())?;

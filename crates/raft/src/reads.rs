@@ -3,18 +3,25 @@
 //! Whoever asks while a round is on its way waits for the next one, which begins after they
 //! asked; all of them share it. So a thousand readers cost two rounds, not a thousand. The leader does the same for
 //! what all nodes ask.
+//!
+//! A leader asks a quorum itself whether it still leads, with questions of its own. What openraft counts as an answer to a
+//! heartbeat is not enough: it takes the answer to a request for an entry for one to any later request that ends with the
+//! same entry (`InflightAppendQueue::drain_acked` in alpha.37). A leader that was frozen or cut off, and hears when it is
+//! back what followers had answered long before, commits by that, tells the others so, and takes the next late answer for
+//! one to that: it would confirm reads from before, while another leads.
 
-use std::{error::Error, mem, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, error::Error, mem, sync::Arc, time::Duration};
 
 use ballast_core::{
     cluster::NotConfirmed,
     ids::{LogIndex, NodeId},
 };
 use ballast_planted::Bug;
-use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
+use ballast_proto::cluster::v1::{ReadIndexRequest, consensus_client::ConsensusClient, leader_client::LeaderClient};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use openraft::{
     errors::{LinearizableReadError, RaftError},
-    raft::ReadPolicy,
+    raft::{AppendEntriesRequest, AppendEntriesResponse, ReadPolicy},
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -27,7 +34,7 @@ use crate::{
     peers::{Peers, Traffic},
     status::Status,
     types::Raft,
-    words,
+    wire, words,
 };
 
 /// One attempt to ask the leader. Several fit into any sensible deadline.
@@ -137,7 +144,13 @@ impl LeaderRounds {
     }
 
     /// Confirms as long as somebody waits. Ends when the leader watch closes.
-    pub(crate) async fn run(&self, raft: Raft, mut leader: watch::Receiver<Option<NodeId>>) {
+    pub(crate) async fn run(
+        &self,
+        me: NodeId,
+        raft: Raft,
+        peers: Arc<Peers>,
+        mut leader: watch::Receiver<Option<NodeId>>,
+    ) {
         loop {
             let round = mem::take(&mut *self.waiting.lock());
             if round.is_empty() {
@@ -147,7 +160,12 @@ impl LeaderRounds {
                 }
                 continue;
             }
-            let answer = timeout(ASK_TIMEOUT, read_index(&raft)).await.unwrap_or_else(|_| Err(no_quorum(&raft)));
+            // Taken after the round began, by a node that led then if others say afterwards that it leads still.
+            let confirmed = async {
+                let index = read_index(&raft).await?;
+                still_leads(me, &raft, &peers).await.map(|()| index)
+            };
+            let answer = timeout(ASK_TIMEOUT, confirmed).await.unwrap_or_else(|_| Err(no_quorum(&raft)));
             // Some may have stopped waiting.
             round.into_iter().for_each(|waiting| _ = waiting.send(answer.clone()));
             if leader.has_changed().is_err() {
@@ -199,7 +217,59 @@ fn status(raft: &Raft) -> Status {
     Status::of(&raft.metrics().borrow_watched())
 }
 
+/// Waits until a majority of every voter set has said, to questions asked now, that it follows this leader.
+async fn still_leads(me: NodeId, raft: &Raft, peers: &Peers) -> Result<(), String> {
+    use openraft::async_runtime::watch::WatchReceiver;
+    if ballast_planted::is(Bug::ReadsConfirmedByLateAnswers) {
+        return Ok(());
+    }
+    let (vote, sets) = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        // A question has the weight of a heartbeat: those asked elect nobody for a while. A leader that was started again still
+        // has the vote it led by, and must not ask with it.
+        if !metrics.state.is_leader() || metrics.vote.leader_id.voted_for != me.get() {
+            return Err(words::not_leader(me));
+        }
+        (metrics.vote, metrics.membership_config.membership().get_joint_config().clone())
+    };
+    let others: BTreeSet<u64> = sets.iter().flatten().copied().filter(|voter| *voter != me.get()).collect();
+    let question = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+    let mut answers: FuturesUnordered<_> = others
+        .into_iter()
+        .map(|voter| {
+            let node = NodeId::new(voter);
+            let request = peers.request(node, wire::append_request(&question));
+            let mut client = ConsensusClient::new(peers.channel(node, Traffic::Liveness));
+            async move {
+                let reply = client.append_once(request).await.ok()?.into_inner();
+                match wire::from_append_once_reply(&reply).ok()? {
+                    AppendEntriesResponse::HigherVote(_) => None,
+                    // What is missing in its log has nothing to do with whom it follows.
+                    AppendEntriesResponse::Success
+                    | AppendEntriesResponse::PartialSuccess(_)
+                    | AppendEntriesResponse::Conflict => Some(voter),
+                }
+            }
+        })
+        .collect();
+    let mut following = BTreeSet::from([me.get()]);
+    while !sets.iter().all(|set| set.intersection(&following).count() * 2 > set.len()) {
+        match answers.next().await {
+            Some(voter) => following.extend(voter),
+            None => return Err(words::no_quorum(&status(raft), |node| following.contains(&node.get()))),
+        }
+    }
+    Ok(())
+}
+
 async fn read_index(raft: &Raft) -> Result<u64, String> {
+    // Only where the log must have come to is asked for. While openraft has heard from a quorum lately it says so without a
+    // round of its own; whether this node leads is asked of the others.
+    let late_answers_count = ballast_planted::is(Bug::ReadsConfirmedByLateAnswers);
+    if !late_answers_count && let Ok((read, _applied)) = raft.get_read_log_id(ReadPolicy::LeaseRead).await {
+        return Ok(read.index());
+    }
     let error = match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
         Ok((read, _applied)) => return Ok(read.index()),
         Err(error) => error,

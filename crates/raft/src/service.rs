@@ -31,6 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     clocks::WallTime,
     compare::{Finding, Ledger},
+    ground::{Blocking, blocking},
     machine::{Image, Received, Replica},
     member::Shared,
     network::SNAPSHOT_STALL,
@@ -128,6 +129,7 @@ impl Service {
         let vote = wire::from_vote(header.vote.as_ref())?;
         let meta = wire::from_snapshot_meta(header.meta)?;
         let mut incoming = self.replica.folder.receive().map_err(|error| broken(&error))?;
+        let threads = &*self.replica.blocking;
         let (mut offset, mut chunks) = (0u64, 0u64);
         loop {
             match next_part(parts, SNAPSHOT_STALL).await? {
@@ -137,13 +139,13 @@ impl Service {
                     }
                     offset += chunk.data.len() as u64;
                     chunks += 1;
-                    incoming = blocking(move || incoming.write(&chunk.data).map(|()| incoming)).await?;
+                    incoming = with_file(threads, move || incoming.write(&chunk.data).map(|()| incoming)).await?;
                 }
                 Some(Part::Trailer(trailer)) if trailer.chunks == chunks && offset == header.size => break,
                 _ => return Err(Status::data_loss("the snapshot ended before its end")),
             }
         }
-        let received = blocking(move || {
+        let received = with_file(threads, move || {
             let file = incoming.verify()?;
             Ok::<_, ballast_storage::SnapshotError>(Received { unadopted: incoming, file })
         })
@@ -163,10 +165,11 @@ async fn next_part(
     }
 }
 
-async fn blocking<T: Send + 'static>(
+async fn with_file<T: Send + 'static>(
+    threads: &dyn Blocking,
     work: impl FnOnce() -> Result<T, ballast_storage::SnapshotError> + Send + 'static,
 ) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(error.to_string()))?;
+    let done = blocking(threads, work).await.map_err(|error| Status::internal(error.to_string()))?;
     done.map_err(|error| broken(&error))
 }
 

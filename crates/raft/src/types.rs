@@ -15,6 +15,9 @@ openraft::declare_raft_types!(
         R = (),
         NodeId = u64,
         Node = (),
+        // One leader a term, as in Raft's paper; openraft's own choice is several. Terms name leaders everywhere outside of
+        // this crate, and leases compare entries by term and index (`ids::EntryId`).
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
 );
 
 /// An entry of the state machine in its own encoding. Encoded once, on the leader.
@@ -36,6 +39,7 @@ impl fmt::Display for Commands {
 pub(crate) type Raft = openraft::Raft<Types, Machine>;
 pub(crate) type LogId = alias::LogIdOf<Types>;
 pub(crate) type LeaderId = alias::LeaderIdOf<Types>;
+pub(crate) type CommittedLeaderId = alias::CommittedLeaderIdOf<Types>;
 pub(crate) type Vote = alias::VoteOf<Types>;
 pub(crate) type LogEntry = alias::EntryOf<Types>;
 pub(crate) type Payload = alias::PayloadOf<Types>;
@@ -43,3 +47,14 @@ pub(crate) type Membership = openraft::Membership<u64, ()>;
 pub(crate) type StoredMembership = alias::StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 pub(crate) type Metrics = openraft::RaftMetrics<Types>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_nodes_can_lead_in_one_term() {
+        let vote = |node| Vote { leader_id: LeaderId { term: 7, voted_for: node }, committed: false };
+        assert_eq!(vote(4).partial_cmp(&vote(5)), None, "whoever voted for one does not vote for the other");
+    }
+}

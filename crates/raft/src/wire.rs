@@ -14,7 +14,8 @@ use openraft::raft::{
 use prost::Message;
 
 use crate::types::{
-    Commands, LeaderId, LogEntry, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Types, Vote,
+    Commands, CommittedLeaderId, LeaderId, LogEntry, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Types,
+    Vote,
 };
 
 /// Bytes that are not what they should be: damaged, or from a version that is not understood.
@@ -50,11 +51,11 @@ impl From<WireError> for tonic::Status {
 // ---- The parts
 
 pub(crate) fn log_id(id: &LogId) -> pb::LogId {
-    pb::LogId { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
+    pb::LogId { term: id.leader_id.term, leader: 0, index: id.index }
 }
 
 pub(crate) fn from_log_id(id: &pb::LogId) -> LogId {
-    LogId { leader_id: LeaderId { term: id.term, node_id: id.leader }, index: id.index }
+    LogId { leader_id: CommittedLeaderId::new(id.term), index: id.index }
 }
 
 fn opt(id: Option<&LogId>) -> Option<pb::LogId> {
@@ -66,12 +67,12 @@ fn from_opt(id: Option<&pb::LogId>) -> Option<LogId> {
 }
 
 pub(crate) fn vote(vote: &Vote) -> pb::Vote {
-    pb::Vote { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
+    pb::Vote { term: vote.leader_id.term, node: vote.leader_id.voted_for, committed: vote.committed }
 }
 
 pub(crate) fn from_vote(vote: Option<&pb::Vote>) -> Result<Vote, WireError> {
     let vote = vote.ok_or_else(|| WireError::missing("a vote"))?;
-    Ok(Vote { leader_id: LeaderId { term: vote.term, node_id: vote.node }, committed: vote.committed })
+    Ok(Vote { leader_id: LeaderId { term: vote.term, voted_for: vote.node }, committed: vote.committed })
 }
 
 fn membership(membership: &Membership) -> pb::Membership {
@@ -301,8 +302,8 @@ pub(crate) fn from_transfer_reply(reply: &pb::TransferLeaderReply) -> Result<Tra
 mod tests {
     use super::*;
 
-    fn id(term: u64, leader: u64, index: u64) -> LogId {
-        LogId { leader_id: LeaderId { term, node_id: leader }, index }
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { leader_id: CommittedLeaderId::new(term), index }
     }
 
     #[test]
@@ -315,7 +316,7 @@ mod tests {
         for payload in
             [Payload::Blank, Payload::Normal(Commands(Bytes::from_static(b"commands"))), Payload::Membership(joint)]
         {
-            let before = LogEntry { log_id: id(3, 2, 77), payload };
+            let before = LogEntry { log_id: id(3, 77), payload };
             let bytes = Bytes::from(entry(&before).encode_to_vec());
             assert_eq!(entry_from_bytes(bytes).expect("decodes"), before);
         }
@@ -334,12 +335,12 @@ mod tests {
 
     #[test]
     fn votes_and_snapshot_descriptions_read_back() {
-        let committed = Vote { leader_id: LeaderId { term: 9, node_id: 4 }, committed: true };
+        let committed = Vote { leader_id: LeaderId { term: 9, voted_for: 4 }, committed: true };
         assert_eq!(vote_from_bytes(vote(&committed).encode_to_vec().into()).expect("decodes"), committed);
         let meta = SnapshotMeta {
-            last_log_id: Some(id(1, 2, 3)),
+            last_log_id: Some(id(1, 3)),
             last_membership: StoredMembership::new(
-                Some(id(1, 1, 1)),
+                Some(id(1, 1)),
                 Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, ()), (2, ())])).expect("valid"),
             ),
         };

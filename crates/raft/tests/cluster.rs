@@ -339,3 +339,20 @@ async fn a_call_is_refused_unless_its_connection_was_proved_to_be_of_the_node_th
     cluster.end().await;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_refuses_at_once_is_not_called_without_a_pause() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let dead = *cluster.ids().iter().find(|node| **node != leader).expect("three nodes");
+    cluster.stop(dead).await;
+    for number in 0..3 {
+        propose(&cluster.handle(leader), token(number)).await.expect("two of three are there");
+    }
+    let before = cluster.faults.connects(dead);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let calls = cluster.faults.connects(dead) - before;
+    // A heartbeat each 40 ms, entries each 50 ms, and room for a machine that is busy.
+    assert!((5..150).contains(&calls), "{calls} calls in a second");
+    cluster.end().await;
+}

@@ -12,7 +12,6 @@ use std::{
 };
 
 use ballast_core::{ids::NodeId, state::Origin};
-use ballast_storage::snapshot::SnapshotFolder;
 use openraft::errors::{InitializeError, RaftError};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
@@ -27,6 +26,7 @@ pub use self::{
 use crate::{
     clocks::Clocks,
     duties,
+    ground::{self, Ground},
     log_store::LogStore,
     machine::{Machine, Observer, Replica},
     network::Network,
@@ -59,22 +59,43 @@ impl Member {
         connect: Arc<dyn Connect>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
+        let ground = Ground::open(&options.data_dir, options.log)?;
+        Self::start_on(ground, options, connect, observer).await
+    }
+
+    /// The same on a ground that is there already.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start_on(
+        ground: Ground,
+        options: MemberOptions,
+        connect: Arc<dyn Connect>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, StartError> {
+        let Ground { log, snapshots, blocking } = ground;
         let config = options.timing.config(&options.cluster).map_err(|error| StartError::Timing(error.to_string()))?;
-        let log = LogStore::open(&options.data_dir.join("log"), options.log)?;
+        let log = LogStore::open(log, &ground::log_folder(&options.data_dir))?;
         claim(&log, &options).await?;
-        let folder = SnapshotFolder::open(&options.data_dir.join("snapshots"))?;
 
         let origin = Origin { node: options.node, boot: options.boot };
         let addresses = Arc::new(AddressBook::new(options.seeds));
         let flight = Arc::new(Flight::default());
-        let replica = Arc::new(Replica::new(origin, Arc::clone(&flight), Arc::clone(&addresses), folder, observer));
+        let replica = Arc::new(Replica::new(
+            origin,
+            Arc::clone(&flight),
+            Arc::clone(&addresses),
+            snapshots,
+            Arc::clone(&blocking),
+            observer,
+        ));
         let clocks = Arc::new(Clocks::new(options.node, options.wall_clock));
         let peers = Arc::new(Peers::new(options.node, connect, addresses, clocks));
         let machine = Machine::open(Arc::clone(&replica))?;
         let pristine = log.vote().map_err(|error| StartError::Recover(error.to_string()))?.is_none();
 
         let tasks = Arc::new(Tasks::new());
-        let network = Network { peers: Arc::clone(&peers), tasks: Arc::clone(&tasks) };
+        let network = Network { peers: Arc::clone(&peers), tasks: Arc::clone(&tasks), blocking };
         let raft = Raft::build(options.node.get(), Arc::new(config), network, log.clone(), machine)
             .await
             .map_err(|error| StartError::Recover(words::fatal(&error)))?;
@@ -235,8 +256,8 @@ fn spawn(
     });
     tasks.spawn("confirmations", {
         let (rounds, leader) = (Arc::clone(&shared.leader_rounds), shared.leader.clone());
-        let raft = raft.clone();
-        async move { rounds.run(raft, leader).await }
+        let (raft, peers, me) = (raft.clone(), Arc::clone(&shared.peers), shared.replica.node());
+        async move { rounds.run(me, raft, peers, leader).await }
     });
     tasks.spawn("leader", duties::follow_leader(Arc::clone(shared), leader));
     tasks.spawn("status", duties::publish_status(Arc::clone(shared), status));

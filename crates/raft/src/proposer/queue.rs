@@ -137,6 +137,7 @@ impl Proposals {
         let bytes = codec::encoded_len(&command);
         let slot = Arc::new(Slot { state: AtomicU8::new(WAITING), command: Mutex::new(Some(command)) });
         let queued = Queued { slot: Arc::clone(&slot), bytes, trace: trace::current(), answer, since: Instant::now() };
+        let asked = queued.since;
         let refused = self.push(queued).err();
         let queue = Arc::clone(self);
         async move {
@@ -145,6 +146,10 @@ impl Proposals {
             }
             match tokio::time::timeout(deadline, answered).await {
                 Ok(Ok(outcome)) => outcome,
+                // Nobody will answer any more. What was sent may be applied all the same.
+                Ok(Err(_)) if slot.state.load(Ordering::Acquire) == SENT => {
+                    Err(ProposeError::OutcomeUnknown { waited: asked.elapsed() })
+                }
                 Ok(Err(_)) => Err(ProposeError::Stopping),
                 Err(_) => match slot.leave(&[WAITING, RETURNED], GIVEN_UP) {
                     Some(was) => {
@@ -275,6 +280,14 @@ mod tests {
         let fourth = queue.propose(Command::Tick, SOON, nothing_known);
         assert_eq!(queue.take(10, 1000).len(), 1);
         drop(fourth);
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_and_is_dropped_without_an_answer_is_unknown() {
+        let queue = Arc::new(Proposals::new(10));
+        let wait = queue.propose(Command::Tick, Duration::from_secs(60), nothing_known);
+        drop(queue.take(10, 1000));
+        assert!(matches!(wait.await, Err(ProposeError::OutcomeUnknown { .. })));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -40,15 +40,22 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct Faults {
     cut_off: watch::Sender<BTreeSet<NodeId>>,
+    /// How often somebody tried to connect to each node.
+    connects: Arc<Mutex<BTreeMap<NodeId, u64>>>,
 }
 
 impl Faults {
     fn new() -> Self {
-        Self { cut_off: watch::Sender::new(BTreeSet::new()) }
+        Self { cut_off: watch::Sender::new(BTreeSet::new()), connects: Arc::default() }
     }
 
     pub fn cut_off(&self, node: NodeId) {
         self.cut_off.send_modify(|nodes| _ = nodes.insert(node));
+    }
+
+    /// How often somebody tried to connect to a node so far.
+    pub fn connects(&self, node: NodeId) -> u64 {
+        self.connects.lock().expect("nobody panics with it").get(&node).copied().unwrap_or(0)
     }
 
     pub fn heal(&self) {
@@ -69,6 +76,7 @@ struct FaultyConnect {
 impl Connect for FaultyConnect {
     fn connect(&self, node: NodeId, address: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
         let (from, faults) = (self.from, self.faults.clone());
+        *faults.connects.lock().expect("nobody panics with it").entry(node).or_default() += 1;
         Box::pin(async move {
             if faults.separates(from, node) {
                 return Err(io::ErrorKind::NetworkUnreachable.into());

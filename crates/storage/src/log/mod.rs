@@ -14,6 +14,7 @@
 //!
 //! Not here: what the bytes mean, terms, votes' order (`ballast-raft`).
 
+mod durable;
 mod flush;
 mod mark;
 mod record;
@@ -36,6 +37,7 @@ use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction, ErrorKind, 
 use self::{flush::Flusher, mark::Mark, sizes::Sizes};
 use crate::{LogError, OpenError, SyncError};
 
+pub use durable::DurableLog;
 pub use flush::SyncStats;
 
 /// Runs when a write is durable, or will never be.

@@ -1,0 +1,90 @@
+//! What a member stands on: a durable log, a folder for snapshots, and somebody who waits for disks.
+//!
+//! On a node these are RocksDB, files and threads ([`Ground::open`]). A simulation brings its own, because threads that it
+//! does not schedule and a library in C++ would make each run another.
+//!
+//! Not here: what is kept in them (`log_store`, `machine`).
+
+use std::{io, path::Path, sync::Arc};
+
+use ballast_core::cluster::BoxFuture;
+use ballast_storage::{
+    log::{DurableLog, Log, LogOptions},
+    snapshot::SnapshotFolder,
+};
+use tokio::sync::oneshot;
+
+use crate::StartError;
+
+/// What a member stands on.
+pub struct Ground {
+    /// The log.
+    pub log: Box<dyn DurableLog>,
+    /// Where snapshots are.
+    pub snapshots: SnapshotFolder,
+    /// Where work is done that waits for a disk.
+    pub blocking: Arc<dyn Blocking>,
+}
+
+impl Ground {
+    /// RocksDB and files in `data_dir`, and tokio's threads for blocking work.
+    ///
+    /// # Errors
+    /// [`StartError::Log`] and [`StartError::Snapshot`].
+    pub fn open(data_dir: &Path, options: LogOptions) -> Result<Self, StartError> {
+        let log = Log::open(&log_folder(data_dir), options)?;
+        let snapshots = SnapshotFolder::open(&data_dir.join("snapshots"))?;
+        Ok(Self { log: Box::new(log), snapshots, blocking: Arc::new(BlockingThreads) })
+    }
+}
+
+pub(crate) fn log_folder(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join("log")
+}
+
+/// Does work that takes its time: it reads or writes files, or frees much memory.
+pub trait Blocking: Send + Sync + 'static {
+    /// Does `work` where it holds nobody up. Called on the runtime; the future resolves when the work is done or will never be.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the wait. The work may be done all the same.
+    fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
+}
+
+/// Tokio's threads for blocking work.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockingThreads;
+
+impl Blocking for BlockingThreads {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        let done = tokio::task::spawn_blocking(work);
+        // Whoever wanted something of the work has a way of their own to learn that it panicked.
+        Box::pin(async move { drop(done.await) })
+    }
+}
+
+/// Does `work` on `threads` and gives what it came to.
+///
+/// # Errors
+/// When it panicked, or the runtime ends.
+pub(crate) async fn blocking<T: Send + 'static>(
+    threads: &dyn Blocking,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (sender, result) = oneshot::channel();
+    // Nobody waits for the result of a task that was dropped.
+    threads.run(Box::new(move || drop(sender.send(work())))).await;
+    result.await.map_err(|_| io::Error::other("work with a file panicked, or this node is stopping"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_gives_its_result_and_a_panic_is_an_error() {
+        assert_eq!(blocking(&BlockingThreads, || 7).await.expect("done"), 7);
+        let panicked: io::Result<()> = blocking(&BlockingThreads, || panic!("as planned")).await;
+        assert!(panicked.is_err());
+    }
+}
