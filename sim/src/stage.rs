@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ballast_core::{
-    cluster::{Applied, Propose},
+    cluster::{Applied, Propose, ReadIndex},
     ids::NodeId,
     session::{Call, Write},
     state::{Author, Command, InitCluster, NodeAdmin, NodeInfo, NodeRole, Outcome},
@@ -12,6 +12,7 @@ use ballast_core::{
 use ballast_jepsen::durability::FinalRead;
 use ballast_raft::Handle;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -32,6 +33,8 @@ pub const BACK_WITHIN: Duration = Duration::from_secs(8);
 pub const EQUAL_WITHIN: Duration = Duration::from_secs(40);
 /// Patience of operators.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Patience of readers.
+const READ_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -78,10 +81,12 @@ pub async fn play(
         client.await?;
     }
     operator.await?;
+    let readers = tokio::spawn(read_everywhere(Arc::clone(&site)));
     let back = timeout(BACK_WITHIN, write_anywhere(&site)).await.is_ok();
     if back {
         finale.lock().back_after = Some(healed.elapsed());
     }
+    readers.abort();
     if timeout(EQUAL_WITHIN, come_together(&site)).await.is_ok() {
         finale.lock().equal_after = Some(healed.elapsed());
     }
@@ -95,6 +100,16 @@ pub async fn play(
         asked.map(|(number, handle)| FinalRead { node: host(number), elements: handle.with_state(workload::elements) });
     finale.lock().reads = reads.collect();
     Ok(())
+}
+
+/// Reads at every node without a pause: people do not stop because nobody can write, and reads must not be what hinders it.
+async fn read_everywhere(site: Arc<Site>) {
+    loop {
+        let nodes = site.running();
+        // Only that they are asked matters.
+        join_all(nodes.iter().map(|(_, handle)| handle.confirm(READ_PATIENCE))).await;
+        sleep(Duration::from_millis(2)).await;
+    }
 }
 
 async fn found(site: &Arc<Site>, records: &Records, cast: Cast) -> turmoil::Result {

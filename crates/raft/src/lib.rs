@@ -14,6 +14,7 @@ mod clocks;
 mod compare;
 mod duties;
 mod ground;
+mod line;
 mod log_store;
 mod machine;
 mod member;

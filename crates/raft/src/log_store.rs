@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use ballast_core::ids::{EntryId, LogIndex, Term};
+use ballast_core::ids::{EntryId, LogIndex, NodeId, Term};
 use ballast_storage::{
     OpenError,
     log::{DurableLog, Slot, SyncStats},
@@ -57,8 +57,21 @@ struct Inner {
     open: watch::Sender<()>,
     tail: Mutex<Tail>,
     last_index: Arc<AtomicU64>,
+    vote: SavedVote,
     ends: Mutex<Ends>,
     marks: OnceLock<Marks>,
+}
+
+/// The vote that this node saved last, or is about to save: whatever it has told anybody, it is in here.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SavedVote(Arc<Mutex<Option<Vote>>>);
+
+impl SavedVote {
+    /// The term of the vote if it is for `node`.
+    pub(crate) fn of(&self, node: NodeId) -> Option<Term> {
+        let vote = self.0.lock();
+        vote.as_ref().filter(|vote| vote.leader_id.voted_for == node.get()).map(|vote| Term::new(vote.leader_id.term))
+    }
 }
 
 /// What marks are made from.
@@ -82,6 +95,7 @@ impl LogStore {
                 open: watch::Sender::new(()),
                 tail: Mutex::default(),
                 last_index: Arc::new(AtomicU64::new(0)),
+                vote: SavedVote::default(),
                 ends: Mutex::default(),
                 marks: OnceLock::new(),
             }),
@@ -89,12 +103,18 @@ impl LogStore {
         let damaged = |error: io::Error| OpenError::Damaged { path: folder.to_owned(), detail: error.to_string() };
         let last = store.last().map_err(damaged)?;
         store.mark(entry_id(last.as_ref()));
+        *store.inner.vote.0.lock() = store.vote().map_err(damaged)?;
         Ok(store)
     }
 
     /// Index of the last entry that can be read, kept up to date.
     pub(crate) fn last_index(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.inner.last_index)
+    }
+
+    /// The vote saved last, kept up to date.
+    pub(crate) fn saved_vote(&self) -> SavedVote {
+        self.inner.vote.clone()
     }
 
     /// Tells `marks` at once and from now on. `membership` is the one now in force.
@@ -240,6 +260,8 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        // Before it can be told to anybody.
+        *self.inner.vote.0.lock() = Some(*vote);
         self.put_durably(Slot::Vote, &wire::vote(vote).encode_to_vec()).await
     }
 

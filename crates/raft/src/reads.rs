@@ -4,42 +4,67 @@
 //! asked; all of them share it. So a thousand readers cost two rounds, not a thousand. The leader does the same for
 //! what all nodes ask.
 //!
-//! A leader asks a quorum itself whether it still leads, with questions of its own. What openraft counts as an answer to a
-//! heartbeat is not enough: it takes the answer to a request for an entry for one to any later request that ends with the
+//! A leader asks a quorum itself whether they have voted for nobody else since (`Follows`). What openraft counts as an answer to
+//! a heartbeat is not enough: it takes the answer to a request for an entry for one to any later request that ends with the
 //! same entry (`InflightAppendQueue::drain_acked` in alpha.37). A leader that was frozen or cut off, and hears when it is
 //! back what followers had answered long before, commits by that, tells the others so, and takes the next late answer for
 //! one to that: it would confirm reads from before, while another leads.
+//!
+//! Whoever leads a later term has the saved votes of a majority. So when a majority says that the last vote each of them saved
+//! is for this leader, nobody had been elected after it when the first of them was asked. They answer from that vote alone:
+//! nothing waits for consensus, and no answer holds an election up.
 
-use std::{collections::BTreeSet, error::Error, mem, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use ballast_core::{
     cluster::NotConfirmed,
     ids::{LogIndex, NodeId},
 };
 use ballast_planted::Bug;
-use ballast_proto::cluster::v1::{ReadIndexRequest, consensus_client::ConsensusClient, leader_client::LeaderClient};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use ballast_proto::cluster::v1::{
+    FollowsReply, FollowsRequest, ReadIndexReply, ReadIndexRequest, consensus_client::ConsensusClient,
+    leader_client::LeaderClient,
+};
+use futures_util::{StreamExt, future::try_join, stream::FuturesUnordered};
 use openraft::{
+    async_runtime::watch::WatchReceiver,
     errors::{LinearizableReadError, RaftError},
-    raft::{AppendEntriesRequest, AppendEntriesResponse, ReadPolicy},
+    raft::ReadPolicy,
 };
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::{sleep, timeout},
 };
-use tonic::Code;
+use tonic::Streaming;
 
 use crate::{
+    line::Line,
+    log_store::SavedVote,
     peers::{Peers, Traffic},
     status::Status,
     types::Raft,
-    wire, words,
+    words,
 };
 
 /// One attempt to ask the leader. Several fit into any sensible deadline.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// Lines of a leader to the other voters.
+type Followers = BTreeMap<u64, Line<FollowsRequest, Streaming<FollowsReply>>>;
+
+/// The line of a node to whoever leads.
+#[derive(Default)]
+struct LeaderLine {
+    leader: Option<NodeId>,
+    line: Line<ReadIndexRequest, Streaming<ReadIndexReply>>,
+}
 
 /// Those who wait for a confirmation.
 #[derive(Debug, Default)]
@@ -87,6 +112,7 @@ impl Reads {
         peers: Arc<Peers>,
         mut leader: watch::Receiver<Option<NodeId>>,
     ) {
+        let mut line = LeaderLine::default();
         loop {
             let round = mem::take(&mut *self.waiting.lock());
             if round.is_empty() {
@@ -97,7 +123,7 @@ impl Reads {
                 continue;
             }
             let known = *leader.borrow();
-            match ask(me, known, &raft, &rounds, &peers).await {
+            match ask(me, known, &raft, &rounds, &peers, &mut line).await {
                 // Some may have stopped waiting.
                 Ok(index) => {
                     self.problem.lock().clear();
@@ -148,9 +174,11 @@ impl LeaderRounds {
         &self,
         me: NodeId,
         raft: Raft,
+        saved: SavedVote,
         peers: Arc<Peers>,
         mut leader: watch::Receiver<Option<NodeId>>,
     ) {
+        let mut lines = Followers::new();
         loop {
             let round = mem::take(&mut *self.waiting.lock());
             if round.is_empty() {
@@ -160,10 +188,11 @@ impl LeaderRounds {
                 }
                 continue;
             }
-            // Taken after the round began, by a node that led then if others say afterwards that it leads still.
+            // The index is taken after the round began, and whoever is asked is asked after it began.
             let confirmed = async {
-                let index = read_index(&raft).await?;
-                still_leads(me, &raft, &peers).await.map(|()| index)
+                let leads = still_leads(me, &raft, &saved, &peers, &mut lines);
+                let (index, ()) = try_join(read_index(&raft), leads).await?;
+                Ok(index)
             };
             let answer = timeout(ASK_TIMEOUT, confirmed).await.unwrap_or_else(|_| Err(no_quorum(&raft)));
             // Some may have stopped waiting.
@@ -182,22 +211,28 @@ async fn ask(
     raft: &Raft,
     rounds: &LeaderRounds,
     peers: &Peers,
+    line: &mut LeaderLine,
 ) -> Result<u64, String> {
     let Some(leader) = leader else { return Err(no_quorum(raft)) };
     let asked = async {
         if leader == me {
             return rounds.index().await;
         }
-        let mut client = LeaderClient::new(peers.channel(leader, Traffic::Leader));
-        let reply = client.read_index(peers.request(leader, ReadIndexRequest {})).await;
-        reply.map(|reply| reply.into_inner().index).map_err(|status| {
-            // What the leader said itself has no source here; what has one is the connection's failure.
-            if status.source().is_none() && status.code() == Code::Unavailable {
-                return status.message().to_owned();
-            }
+        if line.leader != Some(leader) {
+            *line = LeaderLine { leader: Some(leader), line: Line::default() };
+        }
+        let answer = line.line.ask(
+            |question| ReadIndexRequest { question },
+            async |questions| {
+                let mut client = LeaderClient::new(peers.channel(leader, Traffic::Leader));
+                Ok(client.read_index(peers.request(leader, questions)).await?.into_inner())
+            },
+        );
+        let reply = answer.await.map_err(|status| {
             tracing::debug!(%leader, %status, "the leader could not be asked");
             words::unreachable_leader(me, leader)
-        })
+        })?;
+        if reply.problem.is_empty() { Ok(reply.index) } else { Err(reply.problem) }
     };
     timeout(ASK_TIMEOUT, asked)
         .await
@@ -213,44 +248,44 @@ fn no_quorum(raft: &Raft) -> String {
 }
 
 fn status(raft: &Raft) -> Status {
-    use openraft::async_runtime::watch::WatchReceiver;
     Status::of(&raft.metrics().borrow_watched())
 }
 
 /// Waits until a majority of every voter set has said, to questions asked now, that it follows this leader.
-async fn still_leads(me: NodeId, raft: &Raft, peers: &Peers) -> Result<(), String> {
-    use openraft::async_runtime::watch::WatchReceiver;
+async fn still_leads(
+    me: NodeId,
+    raft: &Raft,
+    saved: &SavedVote,
+    peers: &Peers,
+    lines: &mut Followers,
+) -> Result<(), String> {
     if ballast_planted::is(Bug::ReadsConfirmedByLateAnswers) {
         return Ok(());
     }
-    let (vote, sets) = {
+    let term = saved.of(me).ok_or_else(|| words::not_leader(me))?;
+    let sets = {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
-        // A question has the weight of a heartbeat: those asked elect nobody for a while. A leader that was started again still
-        // has the vote it led by, and must not ask with it.
-        if !metrics.state.is_leader() || metrics.vote.leader_id.voted_for != me.get() {
+        if !metrics.state.is_leader() {
             return Err(words::not_leader(me));
         }
-        (metrics.vote, metrics.membership_config.membership().get_joint_config().clone())
+        metrics.membership_config.membership().get_joint_config().clone()
     };
     let others: BTreeSet<u64> = sets.iter().flatten().copied().filter(|voter| *voter != me.get()).collect();
-    let question = AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
-    let mut answers: FuturesUnordered<_> = others
-        .into_iter()
-        .map(|voter| {
-            let node = NodeId::new(voter);
-            let request = peers.request(node, wire::append_request(&question));
-            let mut client = ConsensusClient::new(peers.channel(node, Traffic::Liveness));
-            async move {
-                let reply = client.append_once(request).await.ok()?.into_inner();
-                match wire::from_append_once_reply(&reply).ok()? {
-                    AppendEntriesResponse::HigherVote(_) => None,
-                    // What is missing in its log has nothing to do with whom it follows.
-                    AppendEntriesResponse::Success
-                    | AppendEntriesResponse::PartialSuccess(_)
-                    | AppendEntriesResponse::Conflict => Some(voter),
-                }
-            }
+    lines.retain(|node, _| others.contains(node));
+    others.iter().for_each(|node| _ = lines.entry(*node).or_default());
+    let mut answers: FuturesUnordered<_> = lines
+        .iter_mut()
+        .map(|(voter, line)| async move {
+            let node = NodeId::new(*voter);
+            let answer = line.ask(
+                |question| FollowsRequest { question, term: term.get() },
+                async |questions| {
+                    let mut client = ConsensusClient::new(peers.channel(node, Traffic::Liveness));
+                    Ok(client.follows(peers.request(node, questions)).await?.into_inner())
+                },
+            );
+            answer.await.is_ok_and(|answer| answer.follows).then_some(*voter)
         })
         .collect();
     let mut following = BTreeSet::from([me.get()]);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ballast_core::{
-    ids::{LogIndex, NodeId},
+    ids::{LogIndex, NodeId, Term},
     state::codec,
 };
 use ballast_proto::cluster::v1::{
@@ -178,6 +178,17 @@ fn broken(error: &ballast_storage::SnapshotError) -> Status {
     Status::internal(error.to_string())
 }
 
+/// Answers the questions of a stream one after another, until it ends or breaks.
+fn answers<Q: Send + 'static, A: Send + 'static, F: Future<Output = A> + Send + 'static>(
+    questions: Streaming<Q>,
+    answer: impl Fn(Q) -> F + Send + 'static,
+) -> Replies<A> {
+    Box::pin(stream::unfold((questions, answer), |(mut questions, answer)| async move {
+        let question = questions.message().await.ok()??;
+        Some((Ok(answer(question).await), (questions, answer)))
+    }))
+}
+
 fn stopped(error: impl std::fmt::Display) -> Status {
     tracing::debug!(%error, "a call came after consensus ended here");
     Status::unavailable("consensus does not run on this node any more")
@@ -186,6 +197,7 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl Consensus for Service {
     type AppendStream = Replies<pb::AppendReply>;
+    type FollowsStream = Replies<pb::FollowsReply>;
 
     async fn append(
         &self,
@@ -264,6 +276,20 @@ impl Consensus for Service {
         Ok(Response::new(wire::transfer_reply(&response)))
     }
 
+    async fn follows(
+        &self,
+        request: Request<Streaming<pb::FollowsRequest>>,
+    ) -> Result<Response<Self::FollowsStream>, Status> {
+        let from = self.check(&request)?;
+        let replica = Arc::clone(&self.replica);
+        let saved = self.shared.saved_vote.clone();
+        Ok(Response::new(answers(request.into_inner(), move |asked: pb::FollowsRequest| {
+            // The stream may be older than the removal of its node.
+            let follows = saved.of(from) == Some(Term::new(asked.term)) && !replica.was_removed(from);
+            std::future::ready(pb::FollowsReply { question: asked.question, follows })
+        })))
+    }
+
     async fn log_reverted(
         &self,
         request: Request<pb::LogRevertedRequest>,
@@ -282,6 +308,7 @@ impl Consensus for Service {
 #[tonic::async_trait]
 impl Leader for Service {
     type ProposeStream = Replies<pb::FrameRefused>;
+    type ReadIndexStream = Replies<pb::ReadIndexReply>;
 
     async fn propose(&self, request: Request<Streaming<pb::Frame>>) -> Result<Response<Self::ProposeStream>, Status> {
         let from = self.check(&request)?;
@@ -314,10 +341,24 @@ impl Leader for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
 
-    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Result<Response<pb::ReadIndexReply>, Status> {
-        self.check(&request)?;
-        let index = self.shared.leader_rounds.index().await.map_err(Status::unavailable)?;
-        Ok(Response::new(pb::ReadIndexReply { index }))
+    async fn read_index(
+        &self,
+        request: Request<Streaming<pb::ReadIndexRequest>>,
+    ) -> Result<Response<Self::ReadIndexStream>, Status> {
+        let from = self.check(&request)?;
+        let (shared, replica) = (Arc::clone(&self.shared), Arc::clone(&self.replica));
+        Ok(Response::new(answers(request.into_inner(), move |asked: pb::ReadIndexRequest| {
+            let (shared, removed) = (Arc::clone(&shared), replica.was_removed(from));
+            async move {
+                let answer = if removed {
+                    Err(removal::refusal(from).message().to_owned())
+                } else {
+                    shared.leader_rounds.index().await
+                };
+                let (index, problem) = answer.map_or_else(|problem| (0, problem), |index| (index, String::new()));
+                pb::ReadIndexReply { index, question: asked.question, problem }
+            }
+        })))
     }
 
     async fn compare_state(

@@ -324,7 +324,7 @@ async fn a_call_is_refused_unless_its_connection_was_proved_to_be_of_the_node_th
     let cluster = Cluster::of_one().await;
     let ask = |proved: Option<u64>| {
         let mut client = LeaderClient::new(cluster.service(NodeId::new(1)));
-        let mut request = Request::new(ReadIndexRequest::default());
+        let mut request = Request::new(tokio_stream::iter([ReadIndexRequest::default()]));
         for key in ["ballast-from", "ballast-to"] {
             request.metadata_mut().insert(key, 1_u64.into());
         }

@@ -120,6 +120,7 @@ impl Member {
             status: status.subscribe(),
             condemned: watch::Sender::new(None),
             last_index: log.last_index(),
+            saved_vote: log.saved_vote(),
             log: Mutex::new(Some(log.clone())),
         });
         spawn(&shared, flight, leader, status, log, options.bounds);
@@ -257,7 +258,8 @@ fn spawn(
     tasks.spawn("confirmations", {
         let (rounds, leader) = (Arc::clone(&shared.leader_rounds), shared.leader.clone());
         let (raft, peers, me) = (raft.clone(), Arc::clone(&shared.peers), shared.replica.node());
-        async move { rounds.run(me, raft, peers, leader).await }
+        let saved = shared.saved_vote.clone();
+        async move { rounds.run(me, raft, saved, peers, leader).await }
     });
     tasks.spawn("leader", duties::follow_leader(Arc::clone(shared), leader));
     tasks.spawn("status", duties::publish_status(Arc::clone(shared), status));

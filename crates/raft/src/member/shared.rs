@@ -23,7 +23,7 @@ use tracing::{Span, field::Empty};
 use super::MemberFailure;
 use crate::{
     clocks::WallTime,
-    log_store::LogStore,
+    log_store::{LogStore, SavedVote},
     machine::Replica,
     peers::Peers,
     proposer::{Merger, Proposals},
@@ -83,6 +83,7 @@ pub(crate) struct Shared {
     /// Why this node must not go on, if others found that.
     pub(super) condemned: watch::Sender<Option<MemberFailure>>,
     pub(super) last_index: Arc<AtomicU64>,
+    pub(crate) saved_vote: SavedVote,
     pub(super) log: Mutex<Option<LogStore>>,
 }
 
