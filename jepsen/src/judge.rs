@@ -24,7 +24,7 @@ use crate::{
     run::Run,
     site::VIP_NAME,
     watch::Sample,
-    workload::{bindings::Served, locks},
+    workload::{DENIED, bindings::Served, locks},
 };
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
@@ -185,14 +185,23 @@ fn troubles(run: &Run) -> Vec<Span> {
 }
 
 fn explanations(run: &Run) -> Judgement {
-    let keeps = |fault: &&Happened| !matches!(fault.kind.family(), Family::Operator | Family::Backend);
-    let disturbed = run.faults.faults.iter().filter(keeps);
+    let disturbed = run.faults.faults.iter().filter(|fault| !fault.kind.spares_nodes());
     // Bytes are on their way for a while, and a connection that was cut is noticed late.
     let disturbed: Vec<Span> =
         disturbed.map(|fault| Span::new(fault.from.before(START), fault.until.after(BACK_WITHIN))).collect();
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
     let mut judgement = says_why::judge(&failed, &run.proxied, &disturbed);
     run.faults.broken.iter().for_each(|broken| judgement.violated(broken.as_str()));
+    // The document of a run lets everybody in. A node that says otherwise says what is not so.
+    let notes = run.registers.operations().iter().map(|operation| (operation.completed, operation.note.as_str()));
+    let notes = notes.chain(run.additions.operations().iter().map(|one| (one.completed, one.note.as_str())));
+    let denied: Vec<RunTime> = notes.filter(|(_, note)| note.starts_with(DENIED)).map(|(at, _)| at).collect();
+    if let Some(first) = denied.first() {
+        judgement.violated(format!(
+            "the store turned {} away by a rule that it was not given, at {first} first",
+            denied.len()
+        ));
+    }
     judgement
 }
 
@@ -255,7 +264,10 @@ fn forward(run: &Run) -> Vec<Judgement> {
         }
         let Sample { at, node, term, applied, leads, owns, epoch, .. } = sample;
         let incarnation = u32::try_from(pids.len()).unwrap_or(u32::MAX);
-        let say = |saying| epochs::Sample { at: *at, node: name(*node), incarnation, saying };
+        // A node that came in the place of another knows nothing of what that one had promised.
+        let successors = run.faults.emptied.iter().filter(|(which, when)| which == node && when <= at).count();
+        let node_name = format!("{}{}", name(*node), "'".repeat(successors));
+        let say = |saying| epochs::Sample { at: *at, node: node_name.clone(), incarnation, saying };
         // What others believe of a VIP is hearsay: of two that claimed it at once, the one with the greater number may have given up.
         let epoch = if *owns { epoch } else { &0 };
         // Zero is what a process says that has just started and knows nothing yet.

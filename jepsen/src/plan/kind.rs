@@ -90,6 +90,8 @@ pub enum Kind {
     RollingUpgrade,
     /// A backend ends each of its answers in the middle.
     BackendTruncates,
+    /// A voter is removed for good, and a new node joins in its place.
+    Membership,
 }
 
 /// What can be undone together.
@@ -112,7 +114,7 @@ pub enum Family {
 }
 
 /// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
-const TABLE: [(Kind, &str, Family); 41] = [
+const TABLE: [(Kind, &str, Family); 42] = [
     (Kind::Kill, "kill", Family::Process),
     (Kind::Restart, "restart", Family::Process),
     (Kind::CrashLoop, "crash-loop", Family::Process),
@@ -154,6 +156,7 @@ const TABLE: [(Kind, &str, Family); 41] = [
     (Kind::BitRot, "bit-rot", Family::Alone),
     (Kind::RollingUpgrade, "rolling-upgrade", Family::Alone),
     (Kind::BackendTruncates, "backend-truncates", Family::Backend),
+    (Kind::Membership, "membership", Family::Operator),
 ];
 
 impl Kind {
@@ -165,6 +168,12 @@ impl Kind {
     /// Which faults it does not overlap with.
     pub fn family(self) -> Family {
         self.row().2
+    }
+
+    /// Whether nodes have none of it to suffer: what operators tell them, and what befalls backends. An operator who takes a node
+    /// out of service has it end.
+    pub fn spares_nodes(self) -> bool {
+        matches!(self.family(), Family::Operator | Family::Backend) && self != Self::Membership
     }
 
     /// By its name.

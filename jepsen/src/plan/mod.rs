@@ -5,12 +5,16 @@
 //! undoing the one would undo the other. Some come alone.
 
 mod kind;
+mod replacement;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::kind::{Family, Kind};
+pub use self::{
+    kind::{Family, Kind},
+    replacement::{Act, Errand, Replacement, Seen},
+};
 
 /// Whom it befalls; who that is, is looked up when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
