@@ -297,13 +297,17 @@ pub fn faults(run: &Run) -> Vec<Fault> {
     run.faults.faults.iter().map(fault).collect()
 }
 
-/// How soon after each kind of fault the store took a write.
-pub fn writes_after(run: &Run) -> BTreeMap<String, Recovery> {
+/// When the store took writes.
+fn writes(run: &Run) -> Vec<RunTime> {
     let is_write = |input: &SessionInput| !matches!(input, SessionInput::Get);
     let writes = run.registers.operations().iter();
     let writes = writes.filter(|operation| is_write(&operation.input) && matches!(operation.outcome, Outcome::Ok(_)));
-    let completed: Vec<RunTime> = writes.map(|operation| operation.completed).collect();
-    recovery::recoveries(&faults(run), &completed, run.span.1)
+    writes.map(|operation| operation.completed).collect()
+}
+
+/// How soon after each kind of fault the store took a write.
+pub fn writes_after(run: &Run) -> BTreeMap<String, Recovery> {
+    recovery::recoveries(&faults(run), &writes(run), run.span.1)
 }
 
 /// How soon after each kind of fault the shop answered over the VIP.
@@ -322,12 +326,37 @@ fn recovery(run: &Run) -> Judgement {
             _ => judgement.undecided(finding),
         }
     }
+    judgement = beside_snapshots(run, judgement);
     if run.cut_short {
         judgement.undecided("called off: nobody looked whether all nodes came back");
     } else if let Some(why) = &run.unwell {
         judgement.violated(format!("the cluster was not well at the end: {why}"));
     }
     judgement
+}
+
+/// While only a node was concerned that was sent a snapshot, nobody else is to notice.
+fn beside_snapshots(run: &Run, mut judgement: Judgement) -> Judgement {
+    let spared = &run.faults.spared;
+    if spared.is_empty() {
+        return judgement;
+    }
+    let within = |at: RunTime| spared.iter().any(|span| (span.from..=span.until).contains(&at));
+    let writes = writes(run);
+    let pause = spared.iter().map(|span| recovery::longest_pause(&writes, *span)).max().unwrap_or_default();
+    if pause > BACK_WITHIN {
+        judgement.violated(format!("no write for {pause:?} while another node was sent a snapshot"));
+    }
+    // Clients that come to the node itself wait there for three seconds, all of them now and then; so the time between answers
+    // over the VIP shows nothing.
+    let vain = run.seen.failed.iter().filter(|vain| vain.via == VIP_NAME && within(vain.span.from));
+    for vain in vain {
+        judgement.violated(format!("{} over the VIP was in vain while another node was sent a snapshot", vain.id));
+    }
+    let served = run.seen.served.iter().filter(|one| one.through == run.options.nodes && within(one.invoked)).count();
+    judgement
+        .count("answers over the VIP beside snapshots", served)
+        .count("longest pause of writes there, in ms", pause.as_millis() as usize)
 }
 
 fn leaks(run: &Run) -> Judgement {

@@ -3,6 +3,7 @@
 mod lines;
 mod machine;
 mod membership;
+mod transfer;
 
 use std::{
     collections::BTreeSet,
@@ -29,7 +30,7 @@ use crate::{
     wall::Wrong,
     watch::Watch,
 };
-use ballast_jepsen::time::RunTime;
+use ballast_jepsen::time::{RunTime, Span};
 
 /// Checks five times a second, three failures and a majority; twice that for a machine that is busy.
 const VERDICT: Duration = Duration::from_secs(5);
@@ -64,6 +65,9 @@ pub struct Record {
     /// Nodes whose data directory was emptied, and when: what is there afterwards is another node.
     #[serde(default)]
     pub emptied: Vec<(usize, RunTime)>,
+    /// Times in which nothing was done to the nodes that serve, though something was to another.
+    #[serde(default)]
+    pub spared: Vec<Span>,
 }
 
 /// Plays the rounds. Returns when the last calm is over, or as soon as all is undone if it is called off.
@@ -239,6 +243,7 @@ impl Nemesis {
                 self.upgrade(site)?;
                 victims = (0..count).map(name).collect();
             }
+            Kind::SnapshotCut => victims = vec![name(self.cut_snapshot(site, watch, node, planned.choice)?)],
             Kind::Isolate => lab.isolate(host)?,
             Kind::OneWay => {
                 lab.cut(host, Host::Node(other), Direction::OneWay)?;
@@ -346,6 +351,7 @@ impl Nemesis {
             | Kind::TransferLeader
             | Kind::Snapshot
             | Kind::MoveVip
+            | Kind::SnapshotCut
             | Kind::RollingUpgrade => {}
         }
         self.record.faults.push(Happened { kind: planned.kind, victims, from, until: self.clock.now() });

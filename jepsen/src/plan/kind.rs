@@ -92,6 +92,8 @@ pub enum Kind {
     BackendTruncates,
     /// A voter is removed for good, and a new node joins in its place.
     Membership,
+    /// A node needs a snapshot, and the connection on which it travels is cut several times.
+    SnapshotCut,
 }
 
 /// What can be undone together.
@@ -114,7 +116,7 @@ pub enum Family {
 }
 
 /// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
-const TABLE: [(Kind, &str, Family); 42] = [
+const TABLE: [(Kind, &str, Family); 43] = [
     (Kind::Kill, "kill", Family::Process),
     (Kind::Restart, "restart", Family::Process),
     (Kind::CrashLoop, "crash-loop", Family::Process),
@@ -157,6 +159,7 @@ const TABLE: [(Kind, &str, Family); 42] = [
     (Kind::RollingUpgrade, "rolling-upgrade", Family::Alone),
     (Kind::BackendTruncates, "backend-truncates", Family::Backend),
     (Kind::Membership, "membership", Family::Operator),
+    (Kind::SnapshotCut, "snapshot-cut", Family::Alone),
 ];
 
 impl Kind {

@@ -4,6 +4,7 @@
 //! undone, and the cluster has a time of calm in which it must serve again. Two faults of one family never overlap:
 //! undoing the one would undo the other. Some come alone.
 
+mod cuts;
 mod kind;
 mod replacement;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    cuts::{At, Cut, Need, Transfer},
     kind::{Family, Kind},
     replacement::{Act, Errand, Replacement, Seen},
 };
