@@ -114,7 +114,11 @@ impl Nemesis {
             if let Err(error) = result.as_ref()
                 && errand != Errand::LookWhetherWhole
             {
-                self.record.complaints.push(format!("membership: {errand:?} of node-{}: {error:#}", node + 1));
+                let complaint = format!("membership: {errand:?} of node-{}: {error:#}", node + 1);
+                // What is tried again is told once.
+                if self.record.complaints.last() != Some(&complaint) {
+                    self.record.complaints.push(complaint);
+                }
             }
         }
         if self.still.contains(&node) {

@@ -44,7 +44,14 @@ const AWAY: Duration = Duration::from_millis(300);
 impl Nemesis {
     /// All of it. What does not go as it must is a finding; an error is the lab's.
     pub(super) fn cut_snapshot(&mut self, site: &mut Site, watch: &Watch, chosen: usize, choice: u64) -> Result<usize> {
-        let sender = site.cluster.wait_leader()?;
+        let sender = match site.cluster.wait_leader() {
+            Ok(sender) => sender,
+            Err(_) if interrupt::came() => return Ok(chosen),
+            Err(error) => {
+                self.record.broken.push(format!("nobody could send a snapshot: {error:#}"));
+                return Ok(chosen);
+            }
+        };
         // The sender is who leads, and does not send to itself.
         let node = if chosen == sender { (sender + 1) % site.nodes() } else { chosen };
         let result = self.transfer(site, watch, (node, sender), &Transfer::of(choice), choice);
