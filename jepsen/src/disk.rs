@@ -75,7 +75,8 @@ pub fn lose_unsynced(node: &Path, random: &mut Random) -> Result<u64> {
         Err(error) => return Err(error).context("read what was synced"),
     };
     let mut lost = 0;
-    let mut folders = vec![node.join("data")];
+    // A node that was removed has none.
+    let mut folders: Vec<PathBuf> = Some(node.join("data")).into_iter().filter(|data| data.exists()).collect();
     while let Some(folder) = folders.pop() {
         let mut entries: Vec<PathBuf> = fs::read_dir(&folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         // A seed is to cut the same again, in whatever order the file system tells them.

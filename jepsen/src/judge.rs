@@ -24,7 +24,7 @@ use crate::{
     run::Run,
     site::VIP_NAME,
     watch::Sample,
-    workload::{bindings::Served, locks},
+    workload::{DENIED, bindings::Served, locks},
 };
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
@@ -185,14 +185,23 @@ fn troubles(run: &Run) -> Vec<Span> {
 }
 
 fn explanations(run: &Run) -> Judgement {
-    let keeps = |fault: &&Happened| !matches!(fault.kind.family(), Family::Operator | Family::Backend);
-    let disturbed = run.faults.faults.iter().filter(keeps);
+    let disturbed = run.faults.faults.iter().filter(|fault| !fault.kind.spares_nodes());
     // Bytes are on their way for a while, and a connection that was cut is noticed late.
     let disturbed: Vec<Span> =
         disturbed.map(|fault| Span::new(fault.from.before(START), fault.until.after(BACK_WITHIN))).collect();
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
     let mut judgement = says_why::judge(&failed, &run.proxied, &disturbed);
     run.faults.broken.iter().for_each(|broken| judgement.violated(broken.as_str()));
+    // The document of a run lets everybody in. A node that says otherwise says what is not so.
+    let notes = run.registers.operations().iter().map(|operation| (operation.completed, operation.note.as_str()));
+    let notes = notes.chain(run.additions.operations().iter().map(|one| (one.completed, one.note.as_str())));
+    let denied: Vec<RunTime> = notes.filter(|(_, note)| note.starts_with(DENIED)).map(|(at, _)| at).collect();
+    if let Some(first) = denied.first() {
+        judgement.violated(format!(
+            "the store turned {} away by a rule that it was not given, at {first} first",
+            denied.len()
+        ));
+    }
     judgement
 }
 
@@ -255,7 +264,10 @@ fn forward(run: &Run) -> Vec<Judgement> {
         }
         let Sample { at, node, term, applied, leads, owns, epoch, .. } = sample;
         let incarnation = u32::try_from(pids.len()).unwrap_or(u32::MAX);
-        let say = |saying| epochs::Sample { at: *at, node: name(*node), incarnation, saying };
+        // A node that came in the place of another knows nothing of what that one had promised.
+        let successors = run.faults.emptied.iter().filter(|(which, when)| which == node && when <= at).count();
+        let node_name = format!("{}{}", name(*node), "'".repeat(successors));
+        let say = |saying| epochs::Sample { at: *at, node: node_name.clone(), incarnation, saying };
         // What others believe of a VIP is hearsay: of two that claimed it at once, the one with the greater number may have given up.
         let epoch = if *owns { epoch } else { &0 };
         // Zero is what a process says that has just started and knows nothing yet.
@@ -285,13 +297,17 @@ pub fn faults(run: &Run) -> Vec<Fault> {
     run.faults.faults.iter().map(fault).collect()
 }
 
-/// How soon after each kind of fault the store took a write.
-pub fn writes_after(run: &Run) -> BTreeMap<String, Recovery> {
+/// When the store took writes.
+fn writes(run: &Run) -> Vec<RunTime> {
     let is_write = |input: &SessionInput| !matches!(input, SessionInput::Get);
     let writes = run.registers.operations().iter();
     let writes = writes.filter(|operation| is_write(&operation.input) && matches!(operation.outcome, Outcome::Ok(_)));
-    let completed: Vec<RunTime> = writes.map(|operation| operation.completed).collect();
-    recovery::recoveries(&faults(run), &completed, run.span.1)
+    writes.map(|operation| operation.completed).collect()
+}
+
+/// How soon after each kind of fault the store took a write.
+pub fn writes_after(run: &Run) -> BTreeMap<String, Recovery> {
+    recovery::recoveries(&faults(run), &writes(run), run.span.1)
 }
 
 /// How soon after each kind of fault the shop answered over the VIP.
@@ -310,12 +326,37 @@ fn recovery(run: &Run) -> Judgement {
             _ => judgement.undecided(finding),
         }
     }
+    judgement = beside_snapshots(run, judgement);
     if run.cut_short {
         judgement.undecided("called off: nobody looked whether all nodes came back");
     } else if let Some(why) = &run.unwell {
         judgement.violated(format!("the cluster was not well at the end: {why}"));
     }
     judgement
+}
+
+/// While only a node was concerned that was sent a snapshot, nobody else is to notice.
+fn beside_snapshots(run: &Run, mut judgement: Judgement) -> Judgement {
+    let spared = &run.faults.spared;
+    if spared.is_empty() {
+        return judgement;
+    }
+    let within = |at: RunTime| spared.iter().any(|span| (span.from..=span.until).contains(&at));
+    let writes = writes(run);
+    let pause = spared.iter().map(|span| recovery::longest_pause(&writes, *span)).max().unwrap_or_default();
+    if pause > BACK_WITHIN {
+        judgement.violated(format!("no write for {pause:?} while another node was sent a snapshot"));
+    }
+    // Clients that come to the node itself wait there for three seconds, all of them now and then; so the time between answers
+    // over the VIP shows nothing.
+    let vain = run.seen.failed.iter().filter(|vain| vain.via == VIP_NAME && within(vain.span.from));
+    for vain in vain {
+        judgement.violated(format!("{} over the VIP was in vain while another node was sent a snapshot", vain.id));
+    }
+    let served = run.seen.served.iter().filter(|one| one.through == run.options.nodes && within(one.invoked)).count();
+    judgement
+        .count("answers over the VIP beside snapshots", served)
+        .count("longest pause of writes there, in ms", pause.as_millis() as usize)
 }
 
 fn leaks(run: &Run) -> Judgement {

@@ -91,6 +91,15 @@ pub fn recoveries(faults: &[Fault], successes: &[RunTime], end: RunTime) -> BTre
     found
 }
 
+/// The longest time within a span in which nothing completed. `successes` are in any order.
+pub fn longest_pause(successes: &[RunTime], span: Span) -> Duration {
+    let mut within: Vec<RunTime> =
+        successes.iter().copied().filter(|at| (span.from..=span.until).contains(at)).collect();
+    within.extend([span.from, span.until]);
+    within.sort_unstable();
+    within.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap_or_default()
+}
+
 /// What is to be ruled of it. A fault after which nothing succeeded is undecided if the run ended within the bound.
 pub fn judgement(found: &BTreeMap<String, Recovery>, bounds: &Bounds) -> Judgement {
     let judged = found.values().map(|recovery| recovery.times.len() + recovery.never.len()).sum();
@@ -171,6 +180,13 @@ mod tests {
     fn a_fault_that_comes_after_service_is_back_masks_nothing() {
         let (found, _) = judge(&[fault("kill", 100, 200), fault("kill", 220, 300)], &[210, 310], 1000);
         assert_eq!((found["kill"].times.len(), found["kill"].masked), (2, 0));
+    }
+
+    #[test]
+    fn a_pause_is_looked_for_within_its_span_only() {
+        let successes = [at(900), at(10), at(100), at(250), at(300)];
+        let longest = |from, until| longest_pause(&successes, Span::new(at(from), at(until))).as_millis();
+        assert_eq!([longest(50, 300), longest(120, 260), longest(350, 800), longest(400, 1000)], [150, 130, 450, 500]);
     }
 
     #[test]

@@ -432,6 +432,8 @@ impl Arrival {
             return http::serve(stream, self.held, http::Guest { trust: self.trust.into(), certified }).await;
         }
         let worker = self.held.worker.clone();
+        // A listener is there as soon as the document names it, which may be before this worker has looked what else it says.
+        worker.take_settings();
         let policy = worker.policy();
         if !self.trust.is_admitted(&policy) {
             worker.counters.counters.refused_total.up();

@@ -66,6 +66,21 @@ pub struct Operator {
     environment: Vec<(String, String)>,
 }
 
+/// A verb of a node's `ballastd` that is still to be run.
+#[derive(Debug)]
+pub struct Task(Command);
+
+impl Task {
+    /// Runs it to its end, whatever that is.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not end.
+    pub fn run(mut self, arguments: &[&str]) -> Result<Said> {
+        self.0.args(arguments);
+        finish(self.0)
+    }
+}
+
 /// What a finished `ballastctl` said.
 #[derive(Clone, Debug)]
 pub struct Said {
@@ -266,11 +281,19 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn daemon_says(&self, position: usize, arguments: &[&str]) -> Result<Said> {
+        self.task(position, arguments[0])?.run(&arguments[1..])
+    }
+
+    /// `ballastd VERB --config ...` of a node, for a thread that does not have the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be put where the node is.
+    pub fn task(&self, position: usize, verb: &str) -> Result<Task> {
         let mut command = Command::new(self.bin.join("ballastd"));
-        command.args(arguments).arg("--config").arg(self.nodes[position].config());
+        command.arg(verb).arg("--config").arg(self.nodes[position].config());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.place(position, &mut command)?;
-        finish(command)
+        Ok(Task(command))
     }
 
     /// Starts a node's daemon (again).

@@ -57,8 +57,7 @@ impl Nemesis {
     pub(super) fn revive(&mut self, site: &mut Site, node: usize) -> Result<()> {
         if site.cluster.has_ended(node) {
             self.record.complaints.push(format!("{} had ended by itself", site.cluster.node(node).name()));
-            site.cluster.kill(node);
-            site.cluster.spawn(node)?;
+            self.start(site, node)?;
         }
         Ok(())
     }
@@ -131,6 +130,7 @@ impl Nemesis {
             }
             self.record.complaints.push(format!("bit-rot: {name} refused its data and is replaced"));
             self.rotten.remove(&node);
+            self.record.emptied.push((node, self.clock.now()));
             if let Err(error) = site.cluster.replace(node) {
                 self.record.broken.push(format!("{name} could not be replaced: {error:#}"));
             }

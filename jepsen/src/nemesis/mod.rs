@@ -2,6 +2,8 @@
 
 mod lines;
 mod machine;
+mod membership;
+mod transfer;
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +30,7 @@ use crate::{
     wall::Wrong,
     watch::Watch,
 };
-use ballast_jepsen::time::RunTime;
+use ballast_jepsen::time::{RunTime, Span};
 
 /// Checks five times a second, three failures and a majority; twice that for a machine that is busy.
 const VERDICT: Duration = Duration::from_secs(5);
@@ -60,6 +62,12 @@ pub struct Record {
     /// What a node did that it must not, whatever befalls it.
     #[serde(default)]
     pub broken: Vec<String>,
+    /// Nodes whose data directory was emptied, and when: what is there afterwards is another node.
+    #[serde(default)]
+    pub emptied: Vec<(usize, RunTime)>,
+    /// Times in which nothing was done to the nodes that serve, though something was to another.
+    #[serde(default)]
+    pub spared: Vec<Span>,
 }
 
 /// Plays the rounds. Returns when the last calm is over, or as soon as all is undone if it is called off.
@@ -72,6 +80,9 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         programs: site.cluster.programs().to_owned(),
         clock,
         rotten: BTreeSet::new(),
+        away: BTreeSet::new(),
+        still: BTreeSet::new(),
+        newcomer: None,
         commands: Vec::new(),
         record: Record::default(),
     };
@@ -85,13 +96,14 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         events.sort_by_key(|(at, end, _)| (*at, end.is_some()));
         let mut running: Vec<Option<Running>> = round.faults.iter().map(|_| None).collect();
         for (at_ms, end, number) in events {
-            let goes_on = sleep_until(clock, began.after(Duration::from_millis(at_ms)));
+            let goes_on = nemesis.pass_until(site, began.after(Duration::from_millis(at_ms)))?;
             if end.is_none() && goes_on {
                 running[number] = Some(nemesis.begin(site, watch, &round.faults[number])?);
             } else if let Some(fault) = running[number].take() {
                 nemesis.end(site, fault)?;
             }
         }
+        nemesis.finish_membership(site)?;
         let healed = clock.now();
         // What took longer than planned, as an upgrade does, takes nothing from the calm after it.
         began = began.after(healed.since(began.after(Duration::from_millis(round.healed_ms()))));
@@ -129,7 +141,9 @@ pub fn recover(site: &mut Site) -> Result<()> {
             let name = node["name"].as_str().unwrap_or_default();
             let _ = site.cluster.ctl(0, &["node", "promote", name]);
         }
-        Ok((nodes.iter().filter(|node| node["voter"] == true).count() == voters).then_some(()))
+        // Nobody is left over who was removed, or who failed to join.
+        let votes = nodes.iter().filter(|node| node["voter"] == true).count();
+        Ok((votes == voters && nodes.len() == voters).then_some(()))
     })
 }
 
@@ -139,6 +153,12 @@ struct Nemesis {
     programs: PathBuf,
     /// Nodes in whose files bits have changed.
     rotten: BTreeSet<usize>,
+    /// Nodes that have no place in the cluster at the moment, or nothing to start on.
+    away: BTreeSet<usize>,
+    /// Nodes that are frozen or without power, so that nothing can be done on them.
+    still: BTreeSet<usize>,
+    /// The node that is being replaced, if one is.
+    newcomer: Option<membership::Newcomer>,
     clock: Clock,
     /// `ballastctl` that runs beside, with what it was told to do.
     commands: Vec<JoinHandle<Option<String>>>,
@@ -172,12 +192,12 @@ impl Nemesis {
             Kind::Kill => site.cluster.kill(node),
             Kind::Restart => {
                 site.cluster.kill(node);
-                site.cluster.spawn(node)?;
+                self.start(site, node)?;
             }
             Kind::CrashLoop => {
                 for _ in 0..3 {
                     site.cluster.kill(node);
-                    site.cluster.spawn(node)?;
+                    self.start(site, node)?;
                     // A process that came half up.
                     thread::sleep(Duration::from_millis(planned.choice % 200));
                 }
@@ -187,14 +207,19 @@ impl Nemesis {
                 victims = (0..count).map(name).collect();
             }
             Kind::Pause => site.cluster.pause(node),
-            Kind::Freeze => lab.freeze(node)?,
+            Kind::Freeze => {
+                self.still.insert(node);
+                lab.freeze(node)?;
+            }
             Kind::PowerOff => {
+                self.still.insert(node);
                 lab.power_off(node)?;
                 // Reaped.
                 site.cluster.kill(node);
             }
             Kind::BlackOut => {
                 for node in 0..count {
+                    self.still.insert(node);
                     lab.power_off(node)?;
                 }
                 site.cluster.kill_all();
@@ -218,6 +243,7 @@ impl Nemesis {
                 self.upgrade(site)?;
                 victims = (0..count).map(name).collect();
             }
+            Kind::SnapshotCut => victims = vec![name(self.cut_snapshot(site, watch, node, planned.choice)?)],
             Kind::Isolate => lab.isolate(host)?,
             Kind::OneWay => {
                 lab.cut(host, Host::Node(other), Direction::OneWay)?;
@@ -252,6 +278,7 @@ impl Nemesis {
                 victims.push(name(other));
             }
             Kind::Demote => self.tell(other, &["node", "demote", &name(node)]),
+            Kind::Membership => self.newcomer = Some(membership::Newcomer::new(site, node, planned.choice, from)?),
             Kind::BackendFails | Kind::BackendTruncates => {
                 let mode = if planned.kind == Kind::BackendFails { Mode::Failing } else { Mode::ClosesMidBody };
                 site.backends()[backend].set_mode(mode);
@@ -272,14 +299,17 @@ impl Nemesis {
         let other = (node + 1) % site.nodes();
         let lab = site.lab.clone();
         match planned.kind {
-            Kind::Kill => site.cluster.spawn(node)?,
+            Kind::Kill => self.start(site, node)?,
             Kind::KillAll => {
                 for node in 0..site.nodes() {
-                    site.cluster.spawn(node)?;
+                    self.start(site, node)?;
                 }
             }
             Kind::Pause => site.cluster.resume(node),
-            Kind::Freeze => lab.thaw(node),
+            Kind::Freeze => {
+                lab.thaw(node);
+                self.still.remove(&node);
+            }
             Kind::PowerOff => self.power_on(site, node, planned.choice)?,
             Kind::BlackOut => {
                 for node in 0..site.nodes() {
@@ -295,7 +325,7 @@ impl Nemesis {
                 disk::set(site.cluster.node(node).folder(), disk::Mode::Work)?;
                 // It may have stopped by itself, or not have needed its disk.
                 site.cluster.kill(node);
-                site.cluster.spawn(node)?;
+                self.start(site, node)?;
             }
             Kind::Isolate | Kind::OneWay | Kind::Split | Kind::Ring | Kind::Bridge => lab.heal()?,
             Kind::Loss | Kind::LossEverywhere => lab.heal()?,
@@ -311,11 +341,17 @@ impl Nemesis {
             Kind::BackendDrain | Kind::BackendMaintenance => {
                 self.tell(other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
             }
+            // It ends when the new node is whole.
+            Kind::Membership => {
+                self.newcomer.iter_mut().for_each(membership::Newcomer::wind_up);
+                return Ok(());
+            }
             Kind::Restart
             | Kind::CrashLoop
             | Kind::TransferLeader
             | Kind::Snapshot
             | Kind::MoveVip
+            | Kind::SnapshotCut
             | Kind::RollingUpgrade => {}
         }
         self.record.faults.push(Happened { kind: planned.kind, victims, from, until: self.clock.now() });
@@ -327,6 +363,17 @@ impl Nemesis {
         let folder = site.cluster.node(node).folder().to_owned();
         self.record.bytes_lost += disk::lose_unsynced(&folder, &mut Random(seed ^ node as u64))?;
         site.lab.power_on(node)?;
+        self.still.remove(&node);
+        self.start(site, node)
+    }
+
+    /// Starts a node's daemon, unless it runs or there is nothing that it could start on.
+    fn start(&mut self, site: &mut Site, node: usize) -> Result<()> {
+        let runs = site.cluster.is_up(node) && !site.cluster.has_ended(node);
+        if runs || self.away.contains(&node) {
+            return Ok(());
+        }
+        site.cluster.kill(node);
         site.cluster.spawn(node)
     }
 

@@ -90,6 +90,10 @@ pub enum Kind {
     RollingUpgrade,
     /// A backend ends each of its answers in the middle.
     BackendTruncates,
+    /// A voter is removed for good, and a new node joins in its place.
+    Membership,
+    /// A node needs a snapshot, and the connection on which it travels is cut several times.
+    SnapshotCut,
 }
 
 /// What can be undone together.
@@ -112,7 +116,7 @@ pub enum Family {
 }
 
 /// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
-const TABLE: [(Kind, &str, Family); 41] = [
+const TABLE: [(Kind, &str, Family); 43] = [
     (Kind::Kill, "kill", Family::Process),
     (Kind::Restart, "restart", Family::Process),
     (Kind::CrashLoop, "crash-loop", Family::Process),
@@ -154,6 +158,8 @@ const TABLE: [(Kind, &str, Family); 41] = [
     (Kind::BitRot, "bit-rot", Family::Alone),
     (Kind::RollingUpgrade, "rolling-upgrade", Family::Alone),
     (Kind::BackendTruncates, "backend-truncates", Family::Backend),
+    (Kind::Membership, "membership", Family::Operator),
+    (Kind::SnapshotCut, "snapshot-cut", Family::Alone),
 ];
 
 impl Kind {
@@ -165,6 +171,12 @@ impl Kind {
     /// Which faults it does not overlap with.
     pub fn family(self) -> Family {
         self.row().2
+    }
+
+    /// Whether nodes have none of it to suffer: what operators tell them, and what befalls backends. An operator who takes a node
+    /// out of service has it end.
+    pub fn spares_nodes(self) -> bool {
+        matches!(self.family(), Family::Operator | Family::Backend) && self != Self::Membership
     }
 
     /// By its name.

@@ -4,13 +4,19 @@
 //! undone, and the cluster has a time of calm in which it must serve again. Two faults of one family never overlap:
 //! undoing the one would undo the other. Some come alone.
 
+mod cuts;
 mod kind;
+mod replacement;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::kind::{Family, Kind};
+pub use self::{
+    cuts::{At, Cut, Need, Transfer},
+    kind::{Family, Kind},
+    replacement::{Act, Errand, Replacement, Seen},
+};
 
 /// Whom it befalls; who that is, is looked up when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,6 +33,9 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 /// After which a client gives up on a node that nothing comes back from, so that it does not keep all of them.
 const CONNECT: Duration = Duration::from_millis(300);
 
+/// How a store begins that takes a client for one that it must not serve. Those of a run are open to everybody.
+pub const DENIED: &str = "DENIED";
+
 /// Clients that run until they are told to stop, or dropped.
 pub struct Clients {
     stop: Arc<AtomicBool>,
@@ -129,7 +132,9 @@ impl Visitor {
     pub fn call(&mut self, words: &[&str]) -> Outcome {
         let Some(connection) = &mut self.connection else { return Outcome::Refused("not connected".to_owned()) };
         match connection.call(words) {
-            Ok(Answer::Error(error)) if error.starts_with("CLUSTERDOWN") => Outcome::Refused(error),
+            Ok(Answer::Error(error)) if error.starts_with("CLUSTERDOWN") || error.starts_with(DENIED) => {
+                Outcome::Refused(error)
+            }
             Ok(Answer::Error(error)) if error.starts_with("UNKNOWN") => Outcome::Unknown(error),
             Ok(answer) => Outcome::Done(answer),
             Err(error) => {
