@@ -116,8 +116,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loopback_interface_has_an_address_of_zeros() {
-        assert_eq!(mac("lo"), Some(Mac::new([0; 6])));
+    fn where_no_vip_can_be_there_is_no_mac() {
+        assert_eq!(mac("lo"), None);
         assert_eq!(mac("no-such-one"), None);
     }
 

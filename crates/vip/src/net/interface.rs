@@ -81,17 +81,29 @@ impl Interface {
     /// Reads the interface that is meant (see [`Interface::meant`]) in the calling thread's network namespace.
     ///
     /// # Errors
-    /// [`NetError::NoInterface`] names those that there are; [`NetError::NotEthernet`];
+    /// [`NetError::NoInterface`] names those that there are; [`NetError::Loopback`]; [`NetError::NotEthernet`];
     /// [`NetError::Kernel`].
     pub fn read(name: &str) -> Result<Self, NetError> {
         let all = Self::all()?;
         let present = names(&all);
         let interface = Self::meant(&all, name).cloned();
         let interface = interface.ok_or_else(|| NetError::NoInterface { name: name.to_owned(), present })?;
+        interface.check_suits()?;
         if interface.mac.is_none() {
             return Err(NetError::NotEthernet { name: name.to_owned() });
         }
         Ok(interface)
+    }
+
+    /// Whether neighbours can hear of an address on it at all.
+    ///
+    /// # Errors
+    /// [`NetError::Loopback`].
+    pub fn check_suits(&self) -> Result<(), NetError> {
+        match self.standing {
+            Standing::Loopback => Err(NetError::Loopback { name: self.name.clone() }),
+            Standing::Port | Standing::Physical | Standing::Virtual => Ok(()),
+        }
     }
 
     /// Every interface in the calling thread's network namespace, by index.
@@ -296,5 +308,9 @@ mod tests {
         let error = Interface::read("nosuch0").expect_err("there is none").to_string();
         assert!(error.starts_with("no interface nosuch0 on this machine; there are: "), "{error}");
         assert!(error.contains("lo") && error.ends_with("correct vip.interface in ballastd.toml"), "{error}");
+        for meant in ["lo", "127.0.0.0/8"] {
+            let error = Interface::read(meant).expect_err("no neighbour is there").to_string();
+            assert!(error.starts_with("lo is a loopback interface") && error.contains("set vip.interface"), "{error}");
+        }
     }
 }

@@ -364,6 +364,10 @@ impl Keeper {
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
                 continue;
             };
+            if let Err(error) = interface.check_suits() {
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressMissing), error.to_string());
+                continue;
+            }
             if !interface.up {
                 let problem = format!("{} is down or has no carrier", want.interface);
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
