@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::{Xdp, XdpFlags};
 use ballast_core::{
     config::Failback,
     ids::{EntryId, NodeId, VipId},
@@ -444,4 +445,41 @@ fn a_process_of_a_user_who_could_run_no_node_keeps_no_node_from_vips() {
     let folder = empty();
     let keeper = keep(host, &folder, FenceWish::None);
     eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+}
+
+#[test]
+fn an_xdp_program_in_front_of_the_fence_is_a_warning() {
+    const PASS: &str = "__attribute__((section(\"xdp\"), used)) int pass(void *context) { return 2; }
+                        char _license[] __attribute__((section(\"license\"), used)) = \"GPL\";";
+    let folder = empty();
+    let (source, object) = (folder.path().join("pass.c"), folder.path().join("pass.o"));
+    std::fs::write(&source, PASS).expect("written");
+    let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    let mut compile = Command::new(clang);
+    compile.args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object);
+    assert!(compile.status().expect("building this crate needs clang").success());
+    for level in LEVELS {
+        let Some(lan) = Lan::new(1) else { return };
+        let host = &lan.hosts[0];
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        let warning =
+            || keeper.report().vips.get(&VipId::new(1)).map(|known| known.warning.clone()).unwrap_or_default();
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        assert_eq!(warning(), "");
+        let bytes = std::fs::read(&object).expect("compiled");
+        let (loaded, id) = host.run(move || {
+            let mut loaded = aya::Ebpf::load(&bytes).expect("loads");
+            let program: &mut Xdp = loaded.program_mut("pass").expect("there").try_into().expect("of the kind");
+            program.load().expect("verified");
+            program.attach("eth0", XdpFlags::SKB_MODE).expect("attached");
+            let id = program.info().expect("loaded").id();
+            (loaded, id)
+        });
+        let words = format!("XDP program {id} of eth0 runs before the fence");
+        eventually("it is told", || warning().starts_with(&words));
+        assert!(says(&keeper, Fitness::Fit, ""), "it keeps the node from nothing");
+        drop(loaded);
+        eventually("it is gone", || warning().is_empty());
+    }
 }
