@@ -284,6 +284,71 @@ async fn wait_tells_of_listeners_that_cannot_be_bound() {
     fake.stop().await;
 }
 
+fn standing(vip: &str, fitness: proto::Fitness, detail: &str) -> proto::VipStanding {
+    proto::VipStanding {
+        vip: vip.to_owned(),
+        fitness: fitness.into(),
+        fitness_detail: detail.to_owned(),
+        stage: "asks".to_owned(),
+        ..proto::VipStanding::default()
+    }
+}
+
+#[tokio::test]
+async fn wait_tells_of_vips_that_no_node_can_hold_and_why() {
+    let standings = vec![
+        standing("public", proto::Fitness::Unfit, "there is no interface eth7"),
+        standing("dmz", proto::Fitness::Unfit, "eth1 is down or has no carrier"),
+    ];
+    let vips = vec!["public", "dmz"];
+    let fake = Fake::start(State { serving: vec![1, 2], vips, standings, ..with_revision(1) });
+    let file = fake.file("shop.yaml", "version: 1 # changed\n");
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "300ms"]).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    let head =
+        "revision 2 is in force and served by every node that can be reached, but not all of its VIPs are held\n";
+    assert!(said.out.starts_with(head), "{said:?}");
+    for line in [
+        "  VIP public: node-1 is unfit: there is no interface eth7; node-2 does not answer: connection refused\n",
+        "  VIP dmz: node-1 is unfit: eth1 is down or has no carrier; node-2 does not answer: connection refused\n",
+        "look again: ballastctl vip list -o wide",
+    ] {
+        assert!(said.err.contains(line), "{said:?}");
+    }
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "300ms", "-o", "json"]).await;
+    let unheld = &said.json()["unheld_vips"][0];
+    assert_eq!((&unheld["vip"], &unheld["can_be_held"]), (&Value::from("public"), &Value::from(false)));
+    assert_eq!(unheld["nodes"][0]["reason"], "is unfit: there is no interface eth7");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn wait_lasts_until_every_vip_is_held() {
+    let standings = vec![standing("public", proto::Fitness::Unfit, "not every address is on eth0 yet")];
+    let state = State { vips: vec!["public"], standings, held_after: Some(3), ..with_revision(1) };
+    let fake = Fake::start(State { serving: vec![2], ..state });
+    let file = fake.file("shop.yaml", "version: 1 # changed\n");
+    let said = ask(&fake, &["apply", "-f", &file, "--wait"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(said.out, "revision 2 is in force and served by every node that can be reached\n");
+    assert_eq!(fake.state().held_after, Some(0));
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn wait_leaves_it_open_when_a_node_could_hold_a_vip_and_has_not_taken_it() {
+    let standings = vec![standing("public", proto::Fitness::Fit, "")];
+    let fake = Fake::start(State { serving: vec![2], vips: vec!["public"], standings, ..with_revision(1) });
+    let file = fake.file("shop.yaml", "version: 1 # changed\n");
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "200ms"]).await;
+    assert_eq!(said.code, 7, "{said:?}");
+    assert!(
+        said.err.contains("not all of its VIPs were taken within 200ms\n  VIP public: node-1 may hold it: asks;"),
+        "{said:?}"
+    );
+    fake.stop().await;
+}
+
 #[tokio::test]
 async fn export_follows_the_form_that_is_asked_for() {
     let fake = Fake::start(with_revision(3));

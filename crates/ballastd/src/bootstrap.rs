@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -372,8 +372,9 @@ impl Vip {
                 VipHome::WEIGHT_MAX
             ));
         }
-        let named = self.interfaces.iter().map(|(vip, on)| (format!("vip.interfaces.{vip}"), on));
-        for (key, on) in self.interface.iter().map(|on| ("vip.interface".to_owned(), on)).chain(named) {
+        let named = || self.interfaces.iter().map(|(vip, on)| (format!("vip.interfaces.{vip}"), on));
+        let keys = || self.interface.iter().map(|on| ("vip.interface".to_owned(), on)).chain(named());
+        for (key, on) in keys() {
             // What Linux takes for a name (dev_valid_name): at most 15 bytes, no slash, colon or space.
             let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':');
             if is_network(on) {
@@ -385,6 +386,13 @@ impl Vip {
                      10.0.0.0/24"
                 ));
             }
+        }
+        let mut on_loopback = keys().filter(|(_, on)| is_loopback(on));
+        if let (VipDriver::Netlink, Some((key, on))) = (self.driver, on_loopback.next()) {
+            return Err(format!(
+                "{key}: {on} is the machine's loopback, where no neighbour hears of an address; name the interface that clients \
+                 are reached over, for example eth0"
+            ));
         }
         match (self.driver, &self.interface) {
             (VipDriver::Netlink, None) => {
@@ -403,6 +411,12 @@ impl Vip {
             (VipDriver::Netlink, Some(_)) | (VipDriver::Loopback, None) => Ok(()),
         }
     }
+}
+
+/// Whether it means the loopback interface by the name that it always has, or by a network of its addresses.
+fn is_loopback(on: &str) -> bool {
+    let network = on.split_once('/').and_then(|(address, _)| address.parse::<IpAddr>().ok());
+    on == "lo" || network.is_some_and(|address| address.is_loopback())
 }
 
 /// Replaces `${NAME}`; `$$` is a dollar sign.
@@ -479,6 +493,10 @@ admin = "10.0.0.1:7401"
         let vip = |keys: &str| format!("{GOOD}\n[vip]\n{keys}\n");
         check(&vip("driver = \"netlink\""), "vip.interface: the netlink driver");
         check(&vip("driver = \"netlink\"\ninterface = \"a/b\""), "vip.interface: \"a/b\" is no name");
+        check(&vip("driver = \"netlink\"\ninterface = \"lo\""), "vip.interface: lo is the machine's loopback");
+        check(&vip("driver = \"netlink\"\ninterface = \"127.0.0.0/8\""), "vip.interface: 127.0.0.0/8 is the machine's");
+        let of_one = "driver = \"netlink\"\ninterface = \"eth0\"\n[vip.interfaces]\ndmz = \"lo\"";
+        check(&vip(of_one), "vip.interfaces.dmz: lo is the machine's loopback");
         check(&vip("driver = \"netlink\"\ninterface = \"10.0.0.0/33\""), "is no name of an interface, and no network");
         assert!(Bootstrap::parse(&vip("driver = \"netlink\"\ninterface = \"10.0.0.0/24\""), |_| None).is_ok());
         check(&vip("driver = \"netlink\"\ninterface = \"eth0\"\n[vip.interfaces]\ndmz = \"\""), "vip.interfaces.dmz");

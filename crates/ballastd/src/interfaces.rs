@@ -10,11 +10,12 @@ use ballast_core::{
     ids::{NodeId, VipId},
     lease::{Fitness, Unfitness},
     mac::Mac,
+    state::NodeRole,
 };
 use ballast_proxy::{BindVips, Proxy};
 use ballast_vip::{
     Driver, FenceWish, ListenerChange, LoopbackDriver,
-    netlink::{self, KeeperHandle, NetlinkOptions},
+    netlink::{self, KeeperHandle, NetlinkOptions, Sole},
 };
 use tokio::sync::Notify;
 
@@ -33,6 +34,18 @@ pub const fn bind_vips(vip: &Vip) -> BindVips {
     }
 }
 
+/// Makes sure that no other process carries out VIPs on this machine, where this node does: before it takes part in anything,
+/// because their listeners would share what arrives. A node without a data plane holds no VIP.
+///
+/// # Errors
+/// Who does, and what to do.
+pub fn claim(vip: &Vip, role: NodeRole) -> Result<Option<Sole>> {
+    match (vip.driver, role) {
+        (VipDriver::Netlink, NodeRole::Full) => Ok(Some(Sole::take()?)),
+        (VipDriver::Netlink, NodeRole::Witness) | (VipDriver::Loopback, _) => Ok(None),
+    }
+}
+
 /// How VIPs are carried out here.
 pub struct Drivers {
     /// For the lease thread.
@@ -44,14 +57,20 @@ pub struct Drivers {
 }
 
 impl Drivers {
-    /// Starts the driver that `ballastd.toml` names. A node without a data plane holds no VIP and needs none.
+    /// Starts the driver that `ballastd.toml` names: with the claim that [`claim`] made for it.
     ///
     /// # Errors
     /// What this machine lacks, and what to do.
-    pub fn start(vip: &Vip, node: NodeId, data_dir: &Path, proxy: Option<Arc<Proxy>>) -> Result<Self> {
+    pub fn start(
+        vip: &Vip,
+        node: NodeId,
+        data_dir: &Path,
+        sole: Option<Sole>,
+        proxy: Option<Arc<Proxy>>,
+    ) -> Result<Self> {
         let changed = Arc::new(Notify::new());
-        match (vip.driver, &vip.interface, proxy) {
-            (VipDriver::Netlink, Some(interface), Some(_)) => {
+        match (&vip.interface, sole) {
+            (Some(interface), Some(sole)) => {
                 let options = NetlinkOptions {
                     node,
                     interface: interface.clone(),
@@ -60,11 +79,11 @@ impl Drivers {
                     data_dir: data_dir.to_owned(),
                 };
                 let told = Arc::clone(&changed);
-                let (driver, keeper) = netlink::start(options, move || told.notify_one())
+                let (driver, keeper) = netlink::start(options, sole, move || told.notify_one())
                     .context("cannot carry out VIPs with the netlink driver")?;
                 Ok(Self { driver: Box::new(driver), keeper: Some(keeper), changed })
             }
-            (_, _, proxy) => {
+            (Some(_), None) | (None, _) => {
                 let driver = LoopbackDriver::new(move |change| match (&proxy, change) {
                     (Some(proxy), ListenerChange::Bind { vip, .. }) => proxy.vip_acquired(vip),
                     (Some(proxy), ListenerChange::Unbind { vip }) => proxy.vip_released(vip),
@@ -116,8 +135,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loopback_interface_has_an_address_of_zeros() {
-        assert_eq!(mac("lo"), Some(Mac::new([0; 6])));
+    fn where_no_vip_can_be_there_is_no_mac() {
+        assert_eq!(mac("lo"), None);
         assert_eq!(mac("no-such-one"), None);
     }
 

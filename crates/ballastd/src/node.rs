@@ -87,6 +87,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// What failed, and what to do.
 pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     let identity = Identity::load(&bootstrap)?;
+    let sole = interfaces::claim(&bootstrap.vip, bootstrap.role)?;
     let secrets = Secrets::read(&bootstrap.webhooks)?;
     let sockets = Sockets::bind(&bootstrap).await?;
     let boot = Boot(rand::random());
@@ -180,7 +181,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
         Arc::new(move |last, membership| marks.set_ends(last, membership))
     });
     let Drivers { driver, keeper, changed } =
-        Drivers::start(&bootstrap.vip, identity.node, &bootstrap.data_dir, proxy.clone())?;
+        Drivers::start(&bootstrap.vip, identity.node, &bootstrap.data_dir, sole, proxy.clone())?;
     if let Some(keeper) = keeper {
         drop(node.keeper.set(keeper));
     }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::{Xdp, XdpFlags};
 use ballast_core::{
     config::Failback,
     ids::{EntryId, NodeId, VipId},
@@ -19,7 +20,7 @@ use ballast_core::{
 use ballast_vip::{
     Driver as _, FenceWish,
     net::{Addresses, Hearing, Interface, Listener, Mac, Sender, VipAddress, announcement, probe, request_frame},
-    netlink::{self, KeeperHandle, NetlinkDriver, NetlinkOptions, VipFitness},
+    netlink::{self, KeeperHandle, NetlinkDriver, NetlinkOptions, Sole, VipFitness},
 };
 use netns::{Lan, Netns, eventually};
 
@@ -129,7 +130,7 @@ fn start(host: &Netns, folder: &tempfile::TempDir, interface: &str, fence: Fence
         fence,
         data_dir: folder.path().to_owned(),
     };
-    host.run(move || netlink::start(options, || {}).expect("starts"))
+    host.run(move || netlink::start(options, Sole::take().expect("no other"), || {}).expect("starts"))
 }
 
 /// A keeper on the host that was told of the agreed state.
@@ -391,4 +392,94 @@ fn a_gateway_that_does_not_answer_is_looked_up_anew() {
     eventually("it is missed", || says(&keeper, unreachable, "the gateway 10.0.0.9 does not answer on eth0"));
     host.ip("route replace default via 10.0.0.2");
     eventually("the new one answers", || says(&keeper, Fitness::Fit, ""));
+}
+
+#[test]
+fn a_second_process_is_refused_until_the_first_has_ended() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(1) else { return };
+        let host = &lan.hosts[0];
+        let (folder, other) = (empty(), empty());
+        let keeper = keep(host, &folder, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        let path = other.path().to_owned();
+        let refused = host.run(move || {
+            let error = Sole::take().map(drop).expect_err("it would undo the first one's fence");
+            let left = netlink::leave(&path).expect_err("that would unfence the first");
+            [error.to_string(), left.to_string()]
+        });
+        let words = format!("another ballastd, process {}, carries out VIPs", std::process::id());
+        assert!(
+            refused.iter().all(|said| said.starts_with(&words) && said.contains("stop one of the two")),
+            "{refused:?}"
+        );
+        assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)));
+        assert!(says(&keeper, Fitness::Fit, ""));
+        assert_eq!(keeper.counters().breaches, 0, "{level:?}");
+        drop(keeper);
+        let keeper = keep(host, &other, level);
+        eventually("the next one takes its place", || says(&keeper, Fitness::Fit, ""));
+    }
+}
+
+#[test]
+fn a_process_of_a_user_who_could_run_no_node_keeps_no_node_from_vips() {
+    use std::os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener},
+    };
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    let squat = || {
+        std::thread::spawn(|| {
+            const NOBODY: libc::uid_t = 65_534;
+            // SAFETY: takes numbers only, and concerns the calling thread alone, which ends here.
+            let became = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+            assert_eq!(became, 0, "root may");
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name("ballast-vips").expect("a name")).expect("is free")
+        })
+        .join()
+        .expect("binds")
+    };
+    let _squatter = host.run(squat);
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::None);
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+}
+
+#[test]
+fn an_xdp_program_in_front_of_the_fence_is_a_warning() {
+    const PASS: &str = "__attribute__((section(\"xdp\"), used)) int pass(void *context) { return 2; }
+                        char _license[] __attribute__((section(\"license\"), used)) = \"GPL\";";
+    let folder = empty();
+    let (source, object) = (folder.path().join("pass.c"), folder.path().join("pass.o"));
+    std::fs::write(&source, PASS).expect("written");
+    let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    let mut compile = Command::new(clang);
+    compile.args(["-O2", "-target", "bpf", "-c"]).arg(&source).arg("-o").arg(&object);
+    assert!(compile.status().expect("building this crate needs clang").success());
+    for level in LEVELS {
+        let Some(lan) = Lan::new(1) else { return };
+        let host = &lan.hosts[0];
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        let warning =
+            || keeper.report().vips.get(&VipId::new(1)).map(|known| known.warning.clone()).unwrap_or_default();
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        assert_eq!(warning(), "");
+        let bytes = std::fs::read(&object).expect("compiled");
+        let (loaded, id) = host.run(move || {
+            let mut loaded = aya::Ebpf::load(&bytes).expect("loads");
+            let program: &mut Xdp = loaded.program_mut("pass").expect("there").try_into().expect("of the kind");
+            program.load().expect("verified");
+            program.attach("eth0", XdpFlags::SKB_MODE).expect("attached");
+            let id = program.info().expect("loaded").id();
+            (loaded, id)
+        });
+        let words = format!("XDP program {id} of eth0 runs before the fence");
+        eventually("it is told", || warning().starts_with(&words));
+        assert!(says(&keeper, Fitness::Fit, ""), "it keeps the node from nothing");
+        drop(loaded);
+        eventually("it is gone", || warning().is_empty());
+    }
 }

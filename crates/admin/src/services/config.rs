@@ -74,12 +74,16 @@ impl ConfigService for Shared {
 
     async fn validate(&self, request: Request<ValidateRequest>) -> Result<Response<ValidateResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let (mistakes, omitted) = match self.parse(request.into_inner().source).await?.1 {
-            Ok(document) => (self.lease_too_short(&caller, &document).await.into_iter().collect(), 0),
-            Err(mistakes) => (error::mistakes_to_proto(&mistakes), mistakes.omitted()),
+        let (mut mistakes, omitted, warnings) = match self.parse(request.into_inner().source).await?.1 {
+            Ok(document) => {
+                let mistakes: Vec<_> = self.lease_too_short(&caller, &document).await.into_iter().collect();
+                (mistakes, 0, self.doubtful_preferences(&document))
+            }
+            Err(mistakes) => (error::mistakes_to_proto(&mistakes), mistakes.omitted(), Vec::new()),
         };
         let mistakes_omitted = u32::try_from(omitted).unwrap_or(u32::MAX);
         let valid = mistakes.is_empty();
+        mistakes.extend(warnings);
         Ok(Response::new(ValidateResponse { header: Some(self.header()), valid, mistakes, mistakes_omitted }))
     }
 
@@ -108,12 +112,13 @@ impl ConfigService for Shared {
             })
             .await?;
         let (from, to) = sides?;
+        let warnings = text.as_ref().map(|document| self.doubtful_preferences(document)).unwrap_or_default();
         let diff = match (&request.to, text, &to) {
             (Some(To::Source(source)), Some(document), _) => view::diff(from.as_ref(), None, source, &document),
             (_, _, Some(to)) => view::diff(from.as_ref(), Some(to), &to.source, &to.document),
             _ => ConfigDiff::default(),
         };
-        Ok(Response::new(DiffResponse { header: Some(header), diff: Some(diff), warnings: Vec::new() }))
+        Ok(Response::new(DiffResponse { header: Some(header), diff: Some(diff), warnings }))
     }
 
     async fn get(&self, request: Request<GetConfigRequest>) -> Result<Response<GetConfigResponse>, Status> {
@@ -326,7 +331,7 @@ impl Shared {
             changed: current.as_ref().is_none_or(|stored| *stored.document != proposal.document),
             log_index: 0,
             diff: Some(view::diff(current.as_ref(), None, &proposal.source, &proposal.document)),
-            warnings: Vec::new(),
+            warnings: self.doubtful_preferences(&proposal.document),
             pending_nodes: Vec::new(),
         })
     }
@@ -356,7 +361,7 @@ impl Shared {
             changed,
             log_index: index.get(),
             diff: Some(diff),
-            warnings: Vec::new(),
+            warnings: self.doubtful_preferences(&proposal.document),
             pending_nodes,
         })
     }

@@ -127,10 +127,11 @@ impl Picture {
         // A voter grants while its lease thread runs: also when it drains, or has lost the majority itself.
         let majority = view.voters.quorum(|voter| voter != failed && self.answers(voter));
         if !majority {
-            warnings.push(format!(
-                "without {} no majority of the voters is left: no VIP would be held by anybody, not only its own",
-                self.name(failed)
-            ));
+            // In the same words for each node, so that they can be shown once.
+            warnings.push(
+                "without it no majority of the voters is left: no VIP would be held by anybody, not only its own"
+                    .to_owned(),
+            );
         }
         let takers: BTreeSet<NodeId> = takeovers.iter().filter_map(|takeover| takeover.to).collect();
         if let (1, true, Some(only)) = (takers.len(), takeovers.len() > 1, takers.first()) {

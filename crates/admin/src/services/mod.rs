@@ -17,6 +17,7 @@ mod events;
 mod explain;
 mod failover;
 mod jitter;
+mod preferences;
 mod rehoming;
 mod sessions;
 mod shared;

@@ -24,7 +24,7 @@ pub struct ApplyArgs {
     /// Revision that the document was made from; refused when another is in force (0: none yet)
     #[arg(long, value_name = "REVISION")]
     pub expect: Option<u64>,
-    /// Wait until every node that can be reached serves the new revision
+    /// Wait until every node that can be reached serves the new revision and every VIP is held
     #[arg(long)]
     pub wait: bool,
     /// What the change says of itself.
@@ -136,7 +136,7 @@ pub struct RollbackArgs {
     /// Refused when another revision than this is in force
     #[arg(long, value_name = "REVISION")]
     pub expect: Option<u64>,
-    /// Wait until every node that can be reached serves the new revision
+    /// Wait until every node that can be reached serves the new revision and every VIP is held
     #[arg(long)]
     pub wait: bool,
     /// What the change says of itself.
@@ -164,7 +164,7 @@ pub struct EditArgs {
     /// Why; kept in the history
     #[arg(short, long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     pub message: String,
-    /// Wait until every node that can be reached serves the new revision
+    /// Wait until every node that can be reached serves the new revision and every VIP is held
     #[arg(long)]
     pub wait: bool,
 }

@@ -114,6 +114,8 @@ pub struct ApplyView {
     pub served_everywhere: Option<bool>,
     /// With `--wait`: nodes that do not serve it.
     pub pending_nodes: Vec<PendingView>,
+    /// With `--wait`: VIPs that no node holds, once no node that can be reached is late.
+    pub unheld_vips: Vec<UnheldView>,
 }
 
 /// A node that does not serve a revision.
@@ -128,6 +130,70 @@ pub struct PendingView {
     /// Listeners of the revision that it cannot bind, each as `address of farm shop: error` or
     /// `address of the session store (redis): error`.
     pub failed_listeners: Vec<String>,
+}
+
+/// A VIP that no node that answers holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnheldView {
+    /// Which.
+    pub vip: String,
+    /// A node that answers may hold it and has not taken it yet.
+    pub can_be_held: bool,
+    /// What keeps each node from it.
+    pub nodes: Vec<UnheldReason>,
+}
+
+/// What keeps a node from a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnheldReason {
+    /// Which node.
+    pub node: String,
+    /// Why it does not hold the VIP.
+    pub reason: String,
+}
+
+impl UnheldView {
+    /// `None` when a node says that it holds the VIP. Witnesses hold none and are left out.
+    pub fn new(vip: &proto::Vip, nodes: &[proto::NodeStatus]) -> Option<Self> {
+        if nodes.iter().any(|status| status.vips.iter().any(|held| held.vip == vip.name)) {
+            return None;
+        }
+        let full = nodes.iter().filter_map(|status| Some((status.node.as_ref()?, status)));
+        let full = full.filter(|(node, _)| node.role() != proto::NodeRole::Witness);
+        let mut unheld = Self { vip: vip.name.clone(), can_be_held: false, nodes: Vec::new() };
+        for (node, status) in full {
+            let standing = status.standings.iter().find(|standing| standing.vip == vip.name);
+            let (able, reason) = match standing {
+                _ if !status.reachable => (false, format!("does not answer: {}", status.error)),
+                // It has not looked yet.
+                None => (true, "has not judged it yet".to_owned()),
+                Some(standing) => match standing.fitness() {
+                    proto::Fitness::Unfit => (false, format!("is unfit: {}", standing.fitness_detail)),
+                    proto::Fitness::Reluctant => (true, format!("is reluctant: {}", standing.fitness_detail)),
+                    proto::Fitness::Fit | proto::Fitness::Unspecified => {
+                        (true, format!("may hold it: {}", standing.stage))
+                    }
+                },
+            };
+            unheld.can_be_held |= able;
+            unheld.nodes.push(UnheldReason { node: node.name.clone(), reason });
+        }
+        Some(unheld)
+    }
+
+    /// One line; nodes that say the same stand together.
+    pub fn line(&self) -> String {
+        let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
+        for UnheldReason { node, reason } in &self.nodes {
+            match said.iter_mut().find(|(known, _)| known == reason) {
+                Some((_, nodes)) => nodes.push(node),
+                None => said.push((reason, vec![node])),
+            }
+        }
+        let said: Vec<_> = said.into_iter().map(|(reason, nodes)| format!("{} {reason}", nodes.join(", "))).collect();
+        let said = if said.is_empty() { "there is no node that could".to_owned() } else { said.join("; ") };
+        format!("VIP {}: {said}", self.vip)
+    }
 }
 
 impl ApplyView {
@@ -147,6 +213,7 @@ impl ApplyView {
             warnings: response.warnings.iter().map(MistakeView::from).collect(),
             served_everywhere: None,
             pending_nodes: Vec::new(),
+            unheld_vips: Vec::new(),
         }
     }
 }
@@ -158,7 +225,8 @@ impl View for ApplyView {
             (true, false, _) => format!("would change nothing: revision {} says the same", self.revision),
             (false, false, _) => format!("nothing to change: revision {} says the same", self.revision),
             (false, true, Some(true)) => {
-                format!("revision {} is in force and served by every node that can be reached", self.revision)
+                let but = if self.unheld_vips.is_empty() { "" } else { ", but not all of its VIPs are held" };
+                format!("revision {} is in force and served by every node that can be reached{but}", self.revision)
             }
             (false, true, Some(false)) => {
                 format!("revision {} is committed and in force, but not served everywhere", self.revision)

@@ -92,17 +92,66 @@ impl View for PlansView {
             }
         }
         let mut text = table.render(style);
-        for plan in &self.0 {
-            let of_moves = plan.moves.iter().flat_map(|step| {
-                step.warnings.iter().map(move |warning| format!("{}, VIP {}: {warning}", plan.node, step.vip))
-            });
-            let of_plan = plan.warnings.iter().map(|warning| format!("{}: {warning}", plan.node));
-            for warning in of_plan.chain(of_moves) {
-                text.push_str(&format!("{} if {warning}\n", style.paint(Paint::Warn, "!")));
-            }
+        for warning in self.grouped() {
+            text.push_str(&format!("{} if {warning}\n", style.paint(Paint::Warn, "!")));
         }
         text
     }
+}
+
+/// What a warning is about: nodes that could fail, with the VIPs of each; none where it is about the node as a whole.
+type About<'p> = Vec<(&'p str, Vec<&'p str>)>;
+
+/// So many VIPs are named in one warning; the rest is counted.
+const VIPS_NAMED: usize = 5;
+
+impl PlansView {
+    /// What an operator should look at, each once, with the failures and the VIPs that it is about: a node that is down
+    /// is a warning about every VIP that it would come first for.
+    fn grouped(&self) -> Vec<String> {
+        let mut said: Vec<(&str, About<'_>)> = Vec::new();
+        let mut say = |warning, node, vip: Option<_>| {
+            let at = said.iter().position(|(known, _)| *known == warning).unwrap_or_else(|| {
+                said.push((warning, Vec::new()));
+                said.len() - 1
+            });
+            let about = &mut said[at].1;
+            match about.iter_mut().find(|(known, _)| *known == node) {
+                Some((_, vips)) => vips.extend(vip),
+                None => about.push((node, vip.into_iter().collect())),
+            }
+        };
+        for plan in &self.0 {
+            plan.warnings.iter().for_each(|warning| say(warning.as_str(), plan.node.as_str(), None));
+            for step in &plan.moves {
+                step.warnings.iter().for_each(|warning| say(warning, &plan.node, Some(step.vip.as_str())));
+            }
+        }
+        said.into_iter().map(|(warning, about)| format!("{}: {warning}", failures(about))).collect()
+    }
+}
+
+/// Which failures a warning is about; those that concern the same VIPs stand together.
+fn failures(about: About<'_>) -> String {
+    let mut together: Vec<(Vec<&str>, Vec<&str>)> = Vec::new();
+    for (node, vips) in about {
+        match together.iter_mut().find(|(_, known)| *known == vips) {
+            Some((nodes, _)) => nodes.push(node),
+            None => together.push((vec![node], vips)),
+        }
+    }
+    let of = |(nodes, vips): (Vec<&str>, Vec<&str>)| {
+        let named = vips[..vips.len().min(VIPS_NAMED)].join(", ");
+        let more = vips.len().saturating_sub(VIPS_NAMED);
+        let nodes = nodes.join(" or ");
+        match (vips.len(), more) {
+            (0, _) => nodes,
+            (1, _) => format!("{nodes}, VIP {named}"),
+            (_, 0) => format!("{nodes}, VIPs {named}"),
+            (_, more) => format!("{nodes}, VIPs {named} and {more} more"),
+        }
+    };
+    together.into_iter().map(of).collect::<Vec<_>>().join("; ")
 }
 
 /// What a failover test did.
@@ -170,5 +219,39 @@ impl View for TrialView {
             line("returned", format!("to {}", self.from));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_about_many_vips_stands_there_once() {
+        let step = |number: usize| MoveView {
+            vip: format!("v{number}"),
+            to: Some("c".to_owned()),
+            reason: String::new(),
+            order: Vec::new(),
+            warnings: vec!["b comes first and does not answer".to_owned()],
+        };
+        let plan = |node: &str, moves: Vec<MoveView>, warnings: &[&str]| PlanView {
+            node: node.to_owned(),
+            moves,
+            warnings: warnings.iter().map(|warning| (*warning).to_owned()).collect(),
+        };
+        let alone = "without it no majority is left";
+        let plans = PlansView(vec![
+            plan("a", (0..40).map(step).collect(), &[alone]),
+            plan("b", Vec::new(), &["b does not answer already"]),
+            plan("c", vec![step(40)], &[alone]),
+            plan("d", vec![step(41), step(42)], &[]),
+        ]);
+        let expected = [
+            "a or c: without it no majority is left",
+            "a, VIPs v0, v1, v2, v3, v4 and 35 more; c, VIP v40; d, VIPs v41, v42: b comes first and does not answer",
+            "b: b does not answer already",
+        ];
+        assert_eq!(plans.grouped(), expected);
     }
 }

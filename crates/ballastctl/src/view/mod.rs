@@ -30,7 +30,7 @@ pub use binding::BindingView;
 pub use cluster::{
     CookieKeyView, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView, VipBrief,
 };
-pub use config::{ApplyView, ConfigView, MistakeView, OperatorStateView, PendingView, ValidateView};
+pub use config::{ApplyView, ConfigView, MistakeView, OperatorStateView, PendingView, UnheldView, ValidateView};
 pub use diff::{ChangeKind, ChangeLine, DiffView};
 pub use explain::ExplainView;
 pub use failover::{OutageView, PlansView, TrialView};

@@ -51,6 +51,12 @@ pub struct State {
     pub serving: Vec<u64>,
     /// What node-1 says that it cannot bind.
     pub listener_problems: Vec<proto::ListenerProblem>,
+    /// Names of the VIPs that are configured.
+    pub vips: Vec<&'static str>,
+    /// How node-1 stands to them.
+    pub standings: Vec<proto::VipStanding>,
+    /// How often the nodes are still to be asked before node-1 holds all of them; never when absent.
+    pub held_after: Option<usize>,
     /// What the drain of a backend was asked with.
     pub drained: Option<proto::DrainBackendRequest>,
     /// What a move of a VIP was asked with.
@@ -372,9 +378,17 @@ impl ClusterService for Node {
         let mut witness = node(4, true, proto::NodeRole::Witness);
         witness.serving_revision = 0;
         let mut first = node(1, true, proto::NodeRole::Full);
-        first.listener_problems = self.state().listener_problems.clone();
+        let mut state = self.state();
+        first.listener_problems = state.listener_problems.clone();
+        first.standings = state.standings.clone();
+        if state.held_after == Some(0) {
+            let held = |vip: &&str| proto::HeldVip { vip: (*vip).to_owned(), ..proto::HeldVip::default() };
+            first.vips = state.vips.iter().map(held).collect();
+        }
+        state.held_after = state.held_after.map(|looks| looks.saturating_sub(1));
+        let vips = state.vips.iter().map(|name| proto::Vip { name: (*name).to_owned(), ..vip() }).collect();
         let nodes = vec![first, node(2, false, proto::NodeRole::Full), witness];
-        Ok(Response::new(proto::StatusResponse { header: header(), nodes, ..Default::default() }))
+        Ok(Response::new(proto::StatusResponse { header: header(), nodes, vips, ..Default::default() }))
     }
 
     async fn get_node_status(&self, _: Request<proto::GetNodeStatusRequest>) -> Answer<proto::GetNodeStatusResponse> {

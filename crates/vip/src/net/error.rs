@@ -21,6 +21,15 @@ pub enum NetError {
         /// The interface.
         name: String,
     },
+    /// The machine talks to itself there.
+    #[error(
+        "{name} is a loopback interface, where no neighbour hears of an address; set vip.interface (or the VIP's line in \
+         vip.interfaces) in ballastd.toml to the interface that clients are reached over, for example eth0"
+    )]
+    Loopback {
+        /// The interface.
+        name: String,
+    },
     /// The kernel refused.
     #[error("{doing}{}", hint(source))]
     Kernel {

@@ -341,6 +341,7 @@ mod tests {
             mac: Some(Mac::new([2, 0, 0, 0, 1, 1])),
             up: true,
             standing: super::super::Standing::Physical,
+            xdp: Vec::new(),
             addresses: vec![held("192.168.0.1", 24), held("10.0.0.5", 24), held("10.0.0.1", 24), held("fe80::2", 64)],
         };
         let asked_from = |interface: &Interface, gateway| {

@@ -1,6 +1,9 @@
 //! What the kernel knows about an interface: index, MAC, carrier, addresses.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::{
     Mac, NetError,
@@ -21,6 +24,10 @@ pub(crate) const OUR_MARK: u8 = 0xb1;
 /// `IFLA_INFO_KIND` and `IFLA_INFO_SLAVE_KIND` of linux/if_link.h.
 const INFO_KIND: u16 = 1;
 const INFO_SLAVE_KIND: u16 = 4;
+
+/// `IFLA_XDP_PROG_ID` and those of the three modes behind it, of linux/if_link.h.
+const XDP_PROG_ID: u16 = 4;
+const XDP_HW_PROG_ID: u16 = 7;
 
 /// What an interface is to packets that arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +55,8 @@ pub struct Interface {
     pub up: bool,
     /// What it is to packets that arrive.
     pub standing: Standing,
+    /// Ids of the XDP programs on it, which see packets before anything else does.
+    pub xdp: Vec<u32>,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
 }
@@ -81,17 +90,29 @@ impl Interface {
     /// Reads the interface that is meant (see [`Interface::meant`]) in the calling thread's network namespace.
     ///
     /// # Errors
-    /// [`NetError::NoInterface`] names those that there are; [`NetError::NotEthernet`];
+    /// [`NetError::NoInterface`] names those that there are; [`NetError::Loopback`]; [`NetError::NotEthernet`];
     /// [`NetError::Kernel`].
     pub fn read(name: &str) -> Result<Self, NetError> {
         let all = Self::all()?;
         let present = names(&all);
         let interface = Self::meant(&all, name).cloned();
         let interface = interface.ok_or_else(|| NetError::NoInterface { name: name.to_owned(), present })?;
+        interface.check_suits()?;
         if interface.mac.is_none() {
             return Err(NetError::NotEthernet { name: name.to_owned() });
         }
         Ok(interface)
+    }
+
+    /// Whether neighbours can hear of an address on it at all.
+    ///
+    /// # Errors
+    /// [`NetError::Loopback`].
+    pub fn check_suits(&self) -> Result<(), NetError> {
+        match self.standing {
+            Standing::Loopback => Err(NetError::Loopback { name: self.name.clone() }),
+            Standing::Port | Standing::Physical | Standing::Virtual => Ok(()),
+        }
     }
 
     /// Every interface in the calling thread's network namespace, by index.
@@ -161,13 +182,14 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
     let index = read_u32(message.payload, 4)?;
     let flags = read_u32(message.payload, 8)?;
     let needed = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP) as u32;
-    let (mut name, mut mac) = (None, None);
+    let (mut name, mut mac, mut xdp) = (None, None, Vec::new());
     let (mut master, mut made, mut routed) = (false, false, false);
     for (kind, payload) in message.attributes(LINK_FIXED_BYTES) {
         match kind {
             libc::IFLA_IFNAME => name = Some(String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned()),
             libc::IFLA_ADDRESS => mac = Mac::from_slice(payload),
             libc::IFLA_MASTER => master = true,
+            libc::IFLA_XDP => xdp = read_xdp(payload),
             libc::IFLA_LINKINFO => {
                 for (kind, payload) in attributes(payload) {
                     made |= kind == INFO_KIND;
@@ -184,7 +206,14 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
         (false, false, false) => Standing::Physical,
         (false, false, true) => Standing::Virtual,
     };
-    Some(Interface { index, name: name?, mac, up: flags & needed == needed, standing, addresses: Vec::new() })
+    Some(Interface { index, name: name?, mac, up: flags & needed == needed, standing, xdp, addresses: Vec::new() })
+}
+
+/// The ids in an `IFLA_XDP`. With programs of several modes there is one for each, and none for all.
+fn read_xdp(payload: &[u8]) -> Vec<u32> {
+    let ids = attributes(payload).filter(|(kind, _)| (XDP_PROG_ID..=XDP_HW_PROG_ID).contains(kind));
+    let ids: BTreeSet<u32> = ids.filter_map(|(_, id)| read_u32(id, 0)).filter(|id| *id != 0).collect();
+    ids.into_iter().collect()
 }
 
 /// An interface's index and an address on it, from an `RTM_NEWADDR` or `RTM_DELADDR`.
@@ -267,6 +296,7 @@ mod tests {
             mac: (name != "lo").then(|| Mac::new([2, 0, 0, 0, 0, 1])),
             up: true,
             standing: Standing::Physical,
+            xdp: Vec::new(),
             addresses: vec![InterfaceAddress {
                 address: address.parse().expect("an address"),
                 prefix: 24,
@@ -296,5 +326,9 @@ mod tests {
         let error = Interface::read("nosuch0").expect_err("there is none").to_string();
         assert!(error.starts_with("no interface nosuch0 on this machine; there are: "), "{error}");
         assert!(error.contains("lo") && error.ends_with("correct vip.interface in ballastd.toml"), "{error}");
+        for meant in ["lo", "127.0.0.0/8"] {
+            let error = Interface::read(meant).expect_err("no neighbour is there").to_string();
+            assert!(error.starts_with("lo is a loopback interface") && error.contains("set vip.interface"), "{error}");
+        }
     }
 }

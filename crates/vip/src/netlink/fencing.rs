@@ -153,6 +153,17 @@ impl Fencing {
         ours.iter().filter(|at| guarded(at)).cloned().collect()
     }
 
+    /// Where XDP programs run before the fence. Where there is none, nothing is hidden from it.
+    fn xdp<'i>(&self, interfaces: &'i [Interface]) -> Vec<(&'i str, String)> {
+        match &self.asked {
+            Some((guarded, also)) if self.level() != FenceLevel::None && !guarded.is_empty() => {
+                let on = |index| guarded.iter().any(|(_, interface, _)| *interface == index) || also.contains(&index);
+                with_xdp(interfaces, on)
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
     /// What makes the fence less than it looks, and keeps this node from nothing. Told once.
     pub fn warning(&mut self, interfaces: &[Interface]) -> String {
         let mut said = Vec::new();
@@ -165,6 +176,11 @@ impl Fencing {
             let name = interfaces.iter().find(|known| known.index == *interface).map_or("?", |known| &known.name);
             said.push(format!("{what} of {name} runs before the fence and can let packets of VIPs pass by it"));
         }
+        for (name, programs) in self.xdp(interfaces) {
+            said.push(format!(
+                "XDP program {programs} of {name} runs before the fence and can answer packets of VIPs or send them elsewhere"
+            ));
+        }
         let warning = said.join("; ");
         if warning != self.warned && !warning.is_empty() {
             warn!("{warning}");
@@ -172,6 +188,13 @@ impl Fencing {
         self.warned.clone_from(&warning);
         warning
     }
+}
+
+/// Interfaces with XDP programs in front of the fence: those that it is on, and ports, whose packets come to it later.
+fn with_xdp(interfaces: &[Interface], fenced: impl Fn(u32) -> bool) -> Vec<(&str, String)> {
+    let before =
+        interfaces.iter().filter(|on| !on.xdp.is_empty() && (fenced(on.index) || on.standing == Standing::Port));
+    before.map(|on| (&*on.name, on.xdp.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))).collect()
 }
 
 /// Over which interfaces this machine can be reached beside those that VIPs are on: unless told otherwise a kernel answers
@@ -219,6 +242,7 @@ mod tests {
             mac: mac.then(|| Mac::new([2, 0, 0, 0, 0, index as u8])),
             up: true,
             standing,
+            xdp: Vec::new(),
             addresses: (address.parse().into_iter())
                 .map(|address| InterfaceAddress { address, prefix: 24, secondary: false, origin: 0 })
                 .collect(),

@@ -31,9 +31,10 @@ use super::{
     places::{Place, Places, Shared},
     probes::Probes,
     round::{Round, Troubles, Wanted},
+    sole::Sole,
 };
 use crate::{
-    fence::{Fence, FenceLevel, Inherited},
+    fence::{Fence, FenceLevel, Inherited, inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
         Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, probe_frame, question, system,
@@ -94,6 +95,7 @@ pub(super) struct Keeper {
     options: NetlinkOptions,
     shared: Arc<Shared>,
     fence: Fencing,
+    sole: Sole,
     /// What an earlier process guarded, until it is known which of it is on an interface.
     inherited: Option<Inherited>,
     addresses: Addresses,
@@ -142,8 +144,8 @@ impl Keeper {
     pub fn new(
         options: NetlinkOptions,
         shared: Arc<Shared>,
+        sole: Sole,
         fence: Fence,
-        inherited: Inherited,
         fresh: Sender<Tap>,
         used: Receiver<Capture>,
         changed: Box<dyn Fn() + Send>,
@@ -152,6 +154,8 @@ impl Keeper {
         for name in std::iter::once(&options.interface).chain(options.interfaces.values()) {
             Interface::read(name)?;
         }
+        // Before anything takes its place, which the first round does.
+        let inherited = inherited()?;
         Ok(Self {
             addresses: Addresses::open(&options.data_dir)?,
             watch: Watch::open()?,
@@ -159,6 +163,7 @@ impl Keeper {
             options,
             shared,
             fence: Fencing::new(fence),
+            sole,
             inherited: Some(inherited),
             links: BTreeMap::new(),
             probes: Probes::default(),
@@ -181,6 +186,7 @@ impl Keeper {
 
     /// One look at everything, and what follows from it.
     pub fn round(&mut self) {
+        self.sole.answer();
         // Closing them is slow, which is why it happens here.
         while let Ok(capture) = self.used.try_recv() {
             self.renew_tap(capture.index());
@@ -364,6 +370,10 @@ impl Keeper {
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
                 continue;
             };
+            if let Err(error) = interface.check_suits() {
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressMissing), error.to_string());
+                continue;
+            }
             if !interface.up {
                 let problem = format!("{} is down or has no carrier", want.interface);
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);

@@ -20,6 +20,7 @@ mod places;
 mod probes;
 mod round;
 mod segment;
+mod sole;
 mod wake;
 
 use std::{
@@ -40,6 +41,8 @@ use crate::{
 
 pub use driver::NetlinkDriver;
 pub use keeper::KeeperCounters;
+
+pub use sole::{OtherProcess, Sole};
 
 use keeper::Keeper;
 use places::Shared;
@@ -90,6 +93,9 @@ pub enum NetlinkError {
     /// The addresses cannot be kept.
     #[error("keep the addresses of VIPs")]
     Addresses(#[from] AddressError),
+    /// Another process carries out VIPs here.
+    #[error(transparent)]
+    Other(#[from] OtherProcess),
     /// No thread.
     #[error("start the thread that keeps addresses and fence in place")]
     Thread(#[source] std::io::Error),
@@ -135,23 +141,22 @@ impl Drop for KeeperHandle {
     }
 }
 
-/// Sets the fence up, guards what an earlier process left on the interfaces, and starts the keeper. `changed` is
-/// called on its thread whenever the report did.
+/// Sets the fence up, guards what an earlier process left on the interfaces, and starts the keeper, which holds the claim
+/// of `sole`. `changed` is called on its thread whenever the report did.
 ///
 /// # Errors
 /// [`NetlinkError`] names what is missing.
 pub fn start(
     options: NetlinkOptions,
+    sole: Sole,
     changed: impl Fn() + Send + 'static,
 ) -> Result<(NetlinkDriver, KeeperHandle), NetlinkError> {
-    // Before anything takes its place.
-    let left = inherited()?;
     let (fence, deadlines) = Fence::open(options.fence)?;
     let level = fence.level();
     let shared = Arc::new(Shared::new().map_err(NetlinkError::Thread)?);
     let (fresh, taps) = mpsc::channel();
     let (spent, used) = mpsc::channel();
-    let mut keeper = Keeper::new(options, Arc::clone(&shared), fence, left, fresh, used, Box::new(changed))?;
+    let mut keeper = Keeper::new(options, Arc::clone(&shared), sole, fence, fresh, used, Box::new(changed))?;
     // Addresses of an earlier life are fenced before anything else happens.
     keeper.round();
     let driver = NetlinkDriver::new(Arc::clone(&shared), level, deadlines, taps, spent)?;
@@ -168,6 +173,7 @@ pub fn start(
 /// # Errors
 /// [`NetlinkError`]; call it again.
 pub fn leave(data_dir: &Path) -> Result<Vec<String>, NetlinkError> {
+    let _sole = Sole::take()?;
     let inherited = inherited()?;
     let mut addresses = Addresses::open(data_dir)?;
     addresses.recognise(&Interface::all()?, |held| inherited.addresses.contains(&held.address));

@@ -2,9 +2,9 @@ use std::sync::atomic::Ordering;
 
 use ballast_core::state::REVISIONS_MAX;
 use ballast_proto::admin::v1::{
-    ApplyRequest, DiffRequest, ExportRequest, GetConfigRequest, ListRevisionsRequest, ReadConsistency, RollbackRequest,
-    ValidateRequest, WatchConfigRequest, config_change::Kind, config_service_server::ConfigService as _,
-    diff_request::To, export_request::Format,
+    ApplyRequest, DiffRequest, ExportRequest, GetConfigRequest, ListRevisionsRequest, Mistake, ReadConsistency,
+    RollbackRequest, ValidateRequest, WatchConfigRequest, config_change::Kind,
+    config_service_server::ConfigService as _, diff_request::To, export_request::Format, mistake::Severity,
 };
 use futures_util::StreamExt as _;
 use tonic::Code;
@@ -113,6 +113,35 @@ async fn validate_only_says_what_would_change_and_changes_nothing() {
     assert_eq!((answer.revision, answer.changed, answer.log_index), (1, true, 0));
     assert_eq!(answer.diff.expect("a difference").changes.len(), 1);
     assert_eq!(fake.read(|state| state.applied()), before);
+}
+
+#[tokio::test]
+async fn a_preferred_node_that_nobody_knows_is_a_warning_and_no_mistake() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let source =
+        SHOP.replace("addresses: [127.0.100.1]\n", "addresses: [127.0.100.1]\n    prefer: [node-1, nodde-2]\n");
+    let request = |validate_only| ApplyRequest { source: source.clone(), validate_only, ..ApplyRequest::default() };
+    let told = |warnings: &[Mistake]| {
+        let [warning] = warnings else { panic!("one warning: {warnings:?}") };
+        assert_eq!((warning.severity(), warning.path.as_str()), (Severity::Warning, "vips[public].prefer[1]"));
+        assert!(warning.problem.contains("`nodde-2`") && warning.remedy.ends_with("there are node-1"), "{warning:?}");
+    };
+    for validate_only in [true, false] {
+        told(&shared.apply(from("anna", request(validate_only))).await.expect("accepted").into_inner().warnings);
+    }
+    let to = Some(To::Source(source.clone()));
+    told(
+        &shared
+            .diff(from("anna", DiffRequest { to, ..DiffRequest::default() }))
+            .await
+            .expect("told")
+            .into_inner()
+            .warnings,
+    );
+    let validated = shared.validate(from("anna", ValidateRequest { source })).await.expect("told").into_inner();
+    assert!(validated.valid);
+    told(&validated.mistakes);
 }
 
 #[tokio::test]

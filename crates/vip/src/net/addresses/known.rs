@@ -61,6 +61,7 @@ mod tests {
                     mac: None,
                     up: true,
                     standing: Standing::Physical,
+                    xdp: Vec::new(),
                     addresses: vec![held],
                 }),
             }

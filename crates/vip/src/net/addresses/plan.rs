@@ -163,6 +163,7 @@ mod tests {
             mac: None,
             up: true,
             standing: Standing::Physical,
+            xdp: Vec::new(),
             addresses: addresses.collect(),
         }
     }
