@@ -145,6 +145,20 @@ fn a_listener_whose_port_is_in_use_is_told_and_bound_once_it_is_free() -> Result
 }
 
 #[test]
+fn a_vip_that_no_node_may_hold_is_told_by_whoever_waits_for_it() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let vip = |labels: &str| format!("version: 1\nvips:\n  - {{ name: web, addresses: [127.0.100.1]{labels} }}\n");
+    let file = cluster.write("vips.yaml", &vip(", nodes: { zone: dmz }"))?;
+    let said = cluster.ctl(0, &["apply", "-f", &file, "--wait"])?;
+    ensure!(said.code == 1, "exit {}: {}{}", said.code, said.out, said.err);
+    said.refused(&["revision 1 is committed", "VIP web: ", "is unfit: it is no candidate", "vip list -o wide"])?;
+    // One that is held is waited for, and that is all.
+    cluster.apply(0, &vip(""))?;
+    ensure!(cluster.ctl_json(0, &["vip", "list"])?[0]["owner"] == 1, "nobody holds it after `--wait`");
+    Ok(())
+}
+
+#[test]
 fn a_flipped_bit_in_the_log_stops_the_node_with_a_remedy() -> Result<()> {
     let mut cluster = Cluster::start(1)?;
     cluster.kill(0);

@@ -61,8 +61,8 @@ enum Holder {
     },
 }
 
-/// The claim to be the one process that carries out VIPs here, which ends when it is dropped. Without a socket where the name cannot be had, and that is
-/// nothing to wait for.
+/// The claim to be the one process that carries out VIPs here, which ends when it is dropped. Without a socket where the name
+/// cannot be had, and that is nothing to wait for.
 #[derive(Debug)]
 pub struct Sole(Option<UnixListener>);
 
