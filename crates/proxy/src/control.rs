@@ -240,10 +240,11 @@ impl Control {
             (None, _) => Some(Sharing::Spread),
         };
         let listeners = if let Some(spread) = spread {
-            // Found out without SO_REUSEPORT, which would share the port with any process of the same user.
+            // The first listens without SO_REUSEPORT, which would share the port with any process of the same user; once it
+            // listens, only who shares it from the start could join, and that is the others here.
             let alone = if spread == Sharing::SpreadAhead { Sharing::Ahead } else { Sharing::Exclusive };
-            drop(bind(*address, alone)?);
-            let first = listen(*address, spread)?;
+            let first = listen(*address, alone)?;
+            SockRef::from(&first).set_reuse_port(true)?;
             let real = first.local_addr()?;
             let more = (1..workers).map(|_| listen(real, spread)).collect::<io::Result<Vec<_>>>()?;
             std::iter::once(first).chain(more).collect()

@@ -153,8 +153,9 @@ mod tests {
         drop((questions, answer));
         assert!(line.ask(|number| number, never).await.is_err());
         let (answer, answers) = mpsc::channel(1);
-        answer.send(reply(2, true)).await.expect("room for one");
+        // The second found nobody.
+        answer.send(reply(3, true)).await.expect("room for one");
         let answered = line.ask(|number| number, async |_| Ok(ReceiverStream::new(answers))).await;
-        assert_eq!(answered.map(|answer| answer.question).ok(), Some(2));
+        assert_eq!(answered.map(|answer| answer.question).ok(), Some(3));
     }
 }

@@ -231,11 +231,9 @@ impl Control {
             }
             Place::Address(address) | Place::Vip(_, address) => {
                 let ahead = matches!(wanted.place, Place::Vip(..));
-                // Found out without SO_REUSEPORT, which would share the port with any process of the same user.
-                drop(bind(*address, ahead, false)?);
-                let first = listen_tcp(*address, ahead)?;
+                let first = listen_first(*address, ahead)?;
                 let real = first.local_addr()?;
-                let more = (1..workers).map(|_| listen_tcp(real, ahead)).collect::<io::Result<Vec<_>>>()?;
+                let more = (1..workers).map(|_| listen_tcp(real, ahead, true)).collect::<io::Result<Vec<_>>>()?;
                 let sockets = std::iter::once(first).chain(more).collect::<Vec<_>>();
                 let kept = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
                 let gate = match &wanted.place {
@@ -288,8 +286,16 @@ fn bind(address: SocketAddr, ahead: bool, spread: bool) -> io::Result<socket2::S
     Ok(socket)
 }
 
-fn listen_tcp(address: SocketAddr, ahead: bool) -> io::Result<TcpListener> {
-    let socket = bind(address, ahead, true)?;
+/// Listens where nobody else does. SO_REUSEPORT alone would share the port with any process of the same user: so the first
+/// socket listens without, and once it does, only sockets that share can join. Others try without first, as here.
+fn listen_first(address: SocketAddr, ahead: bool) -> io::Result<TcpListener> {
+    let first = listen_tcp(address, ahead, false)?;
+    SockRef::from(&first).set_reuse_port(true)?;
+    Ok(first)
+}
+
+fn listen_tcp(address: SocketAddr, ahead: bool, spread: bool) -> io::Result<TcpListener> {
+    let socket = bind(address, ahead, spread)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
@@ -306,4 +312,45 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
     };
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn of_many_that_want_a_port_at_once_one_gets_it_and_all_its_sockets() {
+        const MANY: usize = 4;
+        for _ in 0..50 {
+            let free = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+            let address = free.local_addr().expect("bound");
+            drop(free);
+            let together = Barrier::new(MANY);
+            let try_it = || {
+                together.wait();
+                let first = listen_first(address, false)?;
+                let more = (0..2).map(|_| listen_tcp(address, false, true)).collect::<io::Result<Vec<_>>>()?;
+                // Kept until all have tried.
+                together.wait();
+                Ok::<_, io::Error>((first, more))
+            };
+            let won = std::thread::scope(|scope| {
+                let tries: Vec<_> = (0..MANY)
+                    .map(|_| {
+                        scope.spawn(|| {
+                            let tried = try_it();
+                            if tried.is_err() {
+                                together.wait();
+                            }
+                            tried.is_ok()
+                        })
+                    })
+                    .collect();
+                tries.into_iter().filter_map(|one| one.join().ok()).filter(|won| *won).count()
+            });
+            assert_eq!(won, 1);
+        }
+    }
 }
