@@ -155,7 +155,14 @@ mod tests {
         let (answer, answers) = mpsc::channel(1);
         // The second found nobody.
         answer.send(reply(3, true)).await.expect("room for one");
-        let answered = line.ask(|number| number, async |_| Ok(ReceiverStream::new(answers))).await;
-        assert_eq!(answered.map(|answer| answer.question).ok(), Some(3));
+        let mut questions = None;
+        let answered = line.ask(
+            |number| number,
+            async |outbound| {
+                questions = Some(outbound);
+                Ok(ReceiverStream::new(answers))
+            },
+        );
+        assert_eq!(answered.await.map(|answer| answer.question).ok(), Some(3));
     }
 }

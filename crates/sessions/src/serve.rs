@@ -257,6 +257,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     async fn own(&mut self, call: Call) -> Result<(), Ending> {
+        // What was told before comes first: nothing is heard of a subscription after the answer that ends it.
+        self.card.take_mail(&mut self.out);
         let (before, spec) = (self.out.len(), call.spec());
         let worker = self.held.worker.clone();
         match self.connection.own(&call, &worker.node, &self.policy, &mut self.out) {
