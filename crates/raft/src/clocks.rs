@@ -4,12 +4,14 @@
 //! clock. So a leader knows the clocks of the majority that elected it from its first moment, and
 //! hears them again with each heartbeat. A reading is carried on by `CLOCK_BOOTTIME`, and forgotten
 //! after ten seconds. The time a message was on its way makes a clock seem that much behind, which
-//! is milliseconds, and never ahead.
+//! is milliseconds, and never ahead. Beside it goes what log time has reached by the sender's own
+//! reckoning, for a node that leads after it was away.
 //!
 //! Not here: what log time makes of it (`proposer::log_clock`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -21,8 +23,13 @@ use ballast_core::{
 use parking_lot::Mutex;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 
+use crate::proposer::{LogClock, slowest};
+
 /// Metadata with the sender's wall clock, in decimal microseconds since the Unix epoch.
 pub(crate) const CLOCK: &str = "ballast-clock";
+
+/// Metadata with what log time has reached at the least, in decimal microseconds since the Unix epoch.
+pub(crate) const LOG_CLOCK: &str = "ballast-log-clock";
 
 /// How long a reading counts. Twice the longest time between two calls of a voter to the leader
 /// (`duties::COMPARE_EVERY`, when entries take the place of heartbeats), and some; in so short a
@@ -95,20 +102,30 @@ pub(crate) fn voters_time<'a>(
     agreed
 }
 
+/// What a node told of its clocks.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    wall: WallTime,
+    /// What log time has reached at the least.
+    log: Option<WallTime>,
+    at: BootNanos,
+}
+
 /// The clocks of the nodes.
 #[derive(Debug)]
 pub(crate) struct Clocks {
     me: NodeId,
     own: fn() -> SystemTime,
-    heard: Mutex<BTreeMap<NodeId, (WallTime, BootNanos)>>,
+    log: Arc<Mutex<LogClock>>,
+    heard: Mutex<BTreeMap<NodeId, Heard>>,
     /// By how many microseconds this node's clock is ahead of the voters', and when that was found.
     offset: Mutex<Option<(i64, BootNanos)>>,
 }
 
 impl Clocks {
-    /// Knows no clock but that of `me`, which `own` reads.
-    pub(crate) fn new(me: NodeId, own: fn() -> SystemTime) -> Self {
-        Self { me, own, heard: Mutex::default(), offset: Mutex::default() }
+    /// Knows no clock but those of `me`: its wall clock, which `own` reads, and its log clock.
+    pub(crate) fn new(me: NodeId, own: fn() -> SystemTime, log: Arc<Mutex<LogClock>>) -> Self {
+        Self { me, own, log, heard: Mutex::default(), offset: Mutex::default() }
     }
 
     /// This node's wall clock.
@@ -116,23 +133,35 @@ impl Clocks {
         (self.own)().into()
     }
 
-    /// Puts this node's clock into the metadata of a call or an answer.
+    /// Puts this node's clocks into the metadata of a call or an answer.
     pub(crate) fn tell(&self, metadata: &mut MetadataMap) {
         metadata.insert(CLOCK, MetadataValue::<Ascii>::from(self.own().as_micros()));
-    }
-
-    /// Takes the clock of `from` out of the metadata of its call or answer, if it is there.
-    pub(crate) fn hear(&self, from: NodeId, metadata: &MetadataMap) {
-        let told = metadata.get(CLOCK).and_then(|value| value.to_str().ok()?.parse().ok());
-        if let Some(micros) = told {
-            self.note(from, WallTime::from_micros(micros), boot_now());
+        let log = self.log.lock().at_least(boot_now());
+        if let Some(log) = log {
+            metadata.insert(LOG_CLOCK, MetadataValue::<Ascii>::from(log.as_micros()));
         }
     }
 
-    fn note(&self, from: NodeId, told: WallTime, now: BootNanos) {
+    /// Takes the clocks of `from` out of the metadata of its call or answer, if they are there.
+    pub(crate) fn hear(&self, from: NodeId, metadata: &MetadataMap) {
+        let told =
+            |key| metadata.get(key).and_then(|value| value.to_str().ok()?.parse().ok()).map(WallTime::from_micros);
+        if let Some(wall) = told(CLOCK) {
+            self.note(from, Heard { wall, log: told(LOG_CLOCK), at: boot_now() });
+        }
+    }
+
+    fn note(&self, from: NodeId, told: Heard) {
         let mut heard = self.heard.lock();
-        heard.retain(|_, (_, at)| now.since(*at) < FRESH_NANOS);
-        heard.insert(from, (told, now));
+        heard.retain(|_, heard| told.at.since(heard.at) < FRESH_NANOS);
+        heard.insert(from, told);
+    }
+
+    /// What log time has reached at `now` at the least, by what other nodes told lately.
+    pub(crate) fn log_time_told(&self, now: BootNanos) -> Option<WallTime> {
+        let heard = self.heard.lock();
+        let fresh = heard.values().filter(|heard| now.since(heard.at) < FRESH_NANOS);
+        fresh.filter_map(|heard| Some(slowest(heard.log?, now.since(heard.at)))).max()
     }
 
     /// The voters' time at `now`, see [`voters_time`].
@@ -147,9 +176,9 @@ impl Clocks {
             if voter == self.me.get() {
                 return Some(own);
             }
-            let (told, at) = heard.get(&NodeId::new(voter))?;
-            let age = now.since(*at);
-            (age < FRESH_NANOS).then(|| told.plus_nanos(age))
+            let told = heard.get(&NodeId::new(voter))?;
+            let age = now.since(told.at);
+            (age < FRESH_NANOS).then(|| told.wall.plus_nanos(age))
         })
     }
 
@@ -261,19 +290,24 @@ mod tests {
     #[test]
     fn a_reading_is_carried_on_and_forgotten() {
         let wall = || UNIX_EPOCH + Duration::from_secs(1000);
-        let clocks = Clocks::new(NodeId::new(1), wall);
+        let clocks = Clocks::new(NodeId::new(1), wall, Arc::default());
         let (voters, at) = (BTreeSet::from([1, 2]), |seconds| BootNanos::new(seconds * SECOND));
         assert_eq!(clocks.voters_time([&voters], at(5)), None);
-        clocks.note(NodeId::new(2), WallTime::from_micros(990_000_000), at(5));
+        let (wall, log) = (WallTime::from_micros(990_000_000), Some(WallTime::from_micros(980_000_000)));
+        clocks.note(NodeId::new(2), Heard { wall, log, at: at(5) });
         assert_eq!(clocks.voters_time([&voters], at(5)), Some(WallTime::from_micros(990_000_000)));
         assert_eq!(clocks.voters_time([&voters], at(9)), Some(WallTime::from_micros(994_000_000)));
+        assert_eq!(clocks.log_time_told(at(9)), Some(WallTime::from_micros(983_600_000)), "log time may be slow");
         assert_eq!(clocks.voters_time([&voters], at(15)), None);
+        assert_eq!(clocks.log_time_told(at(15)), None);
     }
 
     #[test]
     fn a_clock_travels_in_the_metadata_and_nonsense_is_ignored() {
         let wall = || UNIX_EPOCH + Duration::from_secs(1000);
-        let (sender, receiver) = (Clocks::new(NodeId::new(1), wall), Clocks::new(NodeId::new(2), wall));
+        let log = Arc::<Mutex<LogClock>>::default();
+        let sender = Clocks::new(NodeId::new(1), wall, Arc::clone(&log));
+        let receiver = Clocks::new(NodeId::new(2), wall, Arc::default());
         let mut metadata = MetadataMap::new();
         receiver.hear(NodeId::new(1), &metadata);
         metadata.insert(CLOCK, MetadataValue::from_static("noon"));
@@ -281,7 +315,12 @@ mod tests {
         assert!(receiver.heard.lock().is_empty());
         sender.tell(&mut metadata);
         receiver.hear(NodeId::new(1), &metadata);
-        assert_eq!(receiver.heard.lock()[&NodeId::new(1)].0, WallTime::from_micros(1_000_000_000));
+        assert_eq!(receiver.heard.lock()[&NodeId::new(1)].wall, WallTime::from_micros(1_000_000_000));
+        assert_eq!(receiver.log_time_told(boot_now()), None, "the sender has applied nothing");
+        log.lock().observe(boot_now(), LogTime::from_millis(999_000));
+        sender.tell(&mut metadata);
+        receiver.hear(NodeId::new(1), &metadata);
+        assert!(receiver.log_time_told(boot_now()) >= Some(WallTime::from_micros(999_000_000)));
     }
 
     #[test]

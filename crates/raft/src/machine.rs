@@ -77,7 +77,7 @@ pub(crate) struct Replica {
     /// Greatest log time applied, in milliseconds.
     pub(crate) log_time: AtomicU64,
     /// The clock that stamps entries when this node leads.
-    pub(crate) log_clock: Mutex<LogClock>,
+    pub(crate) log_clock: Arc<Mutex<LogClock>>,
     applied: watch::Sender<u64>,
     observer: Arc<dyn Observer>,
     building: AtomicBool,
@@ -101,7 +101,7 @@ impl Replica {
             folder,
             blocking,
             log_time: AtomicU64::new(0),
-            log_clock: Mutex::default(),
+            log_clock: Arc::default(),
             applied: watch::Sender::new(0),
             observer,
             building: AtomicBool::new(false),

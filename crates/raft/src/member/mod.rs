@@ -89,7 +89,7 @@ impl Member {
             Arc::clone(&blocking),
             observer,
         ));
-        let clocks = Arc::new(Clocks::new(options.node, options.wall_clock));
+        let clocks = Arc::new(Clocks::new(options.node, options.wall_clock, Arc::clone(&replica.log_clock)));
         let peers = Arc::new(Peers::new(options.node, connect, addresses, clocks));
         let machine = Machine::open(Arc::clone(&replica))?;
         let pristine = log.vote().map_err(|error| StartError::Recover(error.to_string()))?.is_none();

@@ -1,7 +1,7 @@
 //! Log time: the clock by which all lifetimes in the replicated state end.
 //!
-//! It follows no machine's wall clock. It runs with the leader's `CLOCK_BOOTTIME` from where the
-//! applied log time stands, and is pulled towards the *voters' time*, the latest time that the
+//! It follows no machine's wall clock. It runs with the leader's `CLOCK_BOOTTIME` from where log
+//! time stands when it begins to lead, and is pulled towards the *voters' time*, the latest time that the
 //! clocks of a majority of the voters have reached (`clocks::voters_time`):
 //!
 //! - ahead of the voters' time it runs a tenth slower; it never goes back,
@@ -13,6 +13,12 @@
 //! So a minority of wrong clocks, the leader's included, can make no lifetime end at once: they
 //! change its pace by a tenth at most. A tenth, because a lifetime that is a tenth longer or
 //! shorter surprises nobody, and ten seconds are caught up with in less than two minutes.
+//!
+//! Where log time stands is what was applied, and runs on with `CLOCK_BOOTTIME`. What is applied late
+//! (by a process that stood still, from a slow disk) says only what time it *was*: it is passed over.
+//! A node that was started again knows no better than what it read from its log, so the others tell
+//! what they have reckoned, at the slowest that log time runs, and a node that begins to lead
+//! believes the latest, up to the voters' time. Only when nobody is left to tell does log time stand still.
 //!
 //! Not here: why the state may rely on it (`docs/adr/0011-log-time.md`).
 
@@ -26,6 +32,10 @@ const SLEW: u64 = 10;
 /// Log time that is behind by more than this jumps. More than the clocks of machines that keep them
 /// differ, less than any lifetime that can be configured to matter.
 const JUMP_MICROS: u64 = 10_000_000;
+
+/// An entry is applied late if, by it, so long a part of the time since the last one that was not is missing. Log time
+/// itself may lack one part in [`SLEW`].
+const LATE: u64 = 5;
 
 /// What an entry is stamped with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +51,16 @@ pub(crate) struct LogClock {
     /// Log time in microseconds, as applied or stamped last, and when that was.
     log_micros: u64,
     at: BootNanos,
+    /// The same as applied last: what was stamped may never be agreed.
+    agreed: Option<(WallTime, BootNanos)>,
+    /// The term that this node led last.
+    led: u64,
+}
+
+/// What log time has reached at the least `nanos` after it had reached `log`.
+pub(crate) fn slowest(log: WallTime, nanos: u64) -> WallTime {
+    let micros = nanos / 1000;
+    WallTime::from_micros(log.as_micros().saturating_add(micros - micros.div_ceil(SLEW)))
 }
 
 impl LogClock {
@@ -51,7 +71,33 @@ impl LogClock {
     pub(crate) fn observe(&mut self, now: BootNanos, applied: LogTime) {
         let applied = WallTime::from(applied).as_micros();
         if applied > self.log_micros {
-            (self.log_micros, self.at) = (applied, now);
+            let elapsed = now.since(self.at) / 1000;
+            let late = self.has_begun() && applied - self.log_micros < elapsed / LATE * (LATE - 1);
+            if !late {
+                (self.log_micros, self.at) = (applied, now);
+            }
+        }
+        let applied = WallTime::from_micros(applied);
+        if self.at_least(now).is_none_or(|least| least < applied) {
+            self.agreed = Some((applied, now));
+        }
+    }
+
+    /// What log time has reached at `now` at the least, whoever led meanwhile; `None` before anything was applied.
+    pub(crate) fn at_least(&self, now: BootNanos) -> Option<WallTime> {
+        self.agreed.map(|(agreed, at)| slowest(agreed, now.since(at)))
+    }
+
+    /// This node leads `term`. If it is new to that, log time stands where others have reckoned it to be, `told`, should
+    /// that be later; but not beyond the voters' time, so that nobody alone moves it further than a majority's clocks.
+    pub(crate) fn lead(&mut self, term: u64, now: BootNanos, told: Option<WallTime>, voters: Option<WallTime>) {
+        if term == self.led {
+            return;
+        }
+        self.led = term;
+        let told = told.zip(voters).map_or(0, |(told, voters)| told.min(voters).as_micros());
+        if self.has_begun() && told > self.log_micros.saturating_add(now.since(self.at) / 1000) {
+            (self.log_micros, self.at) = (told, now);
         }
     }
 
@@ -151,6 +197,57 @@ mod tests {
             clock.observe(boot(1000 + step * 1000), LogTime::from_millis(NOON_MS + step * 900));
         }
         assert_eq!(stamp(&mut clock, 101_500, None), NOON_MS + 90_500);
+    }
+
+    #[test]
+    fn what_is_applied_late_does_not_set_it_back() {
+        let mut clock = at_noon();
+        // The process stood still for ten seconds, and applies what came in their first.
+        for step in 1..=100 {
+            clock.observe(boot(11_000), LogTime::from_millis(NOON_MS + 10 * step));
+        }
+        assert_eq!(stamp(&mut clock, 11_000, None), NOON_MS + 10_000);
+        // Something that is late for good is the time after a while.
+        clock.observe(boot(31_000), LogTime::from_millis(NOON_MS + 29_000));
+        assert_eq!(stamp(&mut clock, 31_000, None), NOON_MS + 29_000);
+        // At start there is nothing else to go by.
+        let mut started = LogClock::default();
+        for step in 0..=100 {
+            started.observe(boot(11_000), LogTime::from_millis(NOON_MS + 10 * step));
+        }
+        assert_eq!(stamp(&mut started, 11_500, None), NOON_MS + 1500);
+    }
+
+    #[test]
+    fn a_new_leader_believes_what_others_reckoned_and_an_old_one_does_not() {
+        let mut clock = at_noon();
+        let right = wall(NOON_MS + 9000);
+        clock.lead(2, boot(2000), wall(NOON_MS + 5000), right);
+        assert_eq!(stamp(&mut clock, 2000, None), NOON_MS + 5000);
+        clock.lead(2, boot(2000), wall(NOON_MS + 6000), right);
+        assert_eq!(stamp(&mut clock, 2000, None), NOON_MS + 5000);
+        clock.lead(3, boot(3000), wall(NOON_MS + 5000), right);
+        assert_eq!(stamp(&mut clock, 3000, None), NOON_MS + 6000, "never back");
+        clock.lead(4, boot(3000), wall(NOON_MS + DAY_MS), right);
+        assert_eq!(stamp(&mut clock, 3000, None), NOON_MS + 9000, "one word against a majority's clocks");
+        clock.lead(5, boot(3000), wall(NOON_MS + DAY_MS), None);
+        assert_eq!(stamp(&mut clock, 3000, None), NOON_MS + 9000);
+        let mut new = LogClock::default();
+        new.lead(1, boot(1000), wall(NOON_MS), right);
+        assert!(!new.has_begun(), "a new cluster begins at the voters' time");
+    }
+
+    #[test]
+    fn what_is_told_was_applied_and_runs_at_the_slowest() {
+        let mut clock = LogClock::default();
+        assert_eq!(clock.at_least(boot(1000)), None);
+        clock.observe(boot(1000), LogTime::from_millis(NOON_MS));
+        stamp(&mut clock, 2000, wall(NOON_MS + 9000));
+        assert_eq!(clock.at_least(boot(3000)), wall(NOON_MS + 1800), "the stamp may never be agreed");
+        clock.observe(boot(3000), LogTime::from_millis(NOON_MS + 1900));
+        assert_eq!(clock.at_least(boot(3000)), wall(NOON_MS + 1900));
+        clock.observe(boot(5000), LogTime::from_millis(NOON_MS + 2000));
+        assert_eq!(clock.at_least(boot(5000)), wall(NOON_MS + 3700), "applied late");
     }
 
     #[test]

@@ -255,11 +255,20 @@ fn stamp(raft: &Raft, replica: &Replica, clocks: &Clocks) -> LogTime {
     use openraft::async_runtime::watch::WatchReceiver;
     let now = boot_now();
     let metrics = raft.metrics();
-    let voters = clocks.voters_time(metrics.borrow_watched().membership_config.membership().get_joint_config(), now);
+    let (led, voters) = {
+        let metrics = metrics.borrow_watched();
+        let sets = metrics.membership_config.membership().get_joint_config();
+        let led = metrics.state.is_leader().then_some(metrics.current_term);
+        (led, clocks.voters_time(sets, now))
+    };
+    let told = clocks.log_time_told(now);
     let stamp = {
         let mut clock = replica.log_clock.lock();
         // The founder of a cluster may propose before openraft has told that it is the only voter.
         let voters = voters.or_else(|| (!clock.has_begun()).then(|| clocks.own()));
+        if let Some(term) = led {
+            clock.lead(term, now, told, voters);
+        }
         clock.stamp(now, voters)
     };
     if stamp.jumped_micros > 0 {

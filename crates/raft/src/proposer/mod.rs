@@ -22,7 +22,7 @@ mod queue;
 
 pub(crate) use flight::Flight;
 pub(crate) use link::{LinkOptions, run};
-pub(crate) use log_clock::LogClock;
+pub(crate) use log_clock::{LogClock, slowest};
 pub(crate) use merge::{Inlet, Merger, Refused, propose_entry};
 pub(crate) use queue::{Proposals, Queued};
 
