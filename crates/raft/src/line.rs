@@ -4,7 +4,7 @@
 //! on a line, and an answer counts for the question that it names and for no other: one that comes late is passed over.
 
 use ballast_proto::cluster::v1::{FollowsReply, ReadIndexReply};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, future::BoxFuture};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -30,16 +30,23 @@ impl Answer for FollowsReply {
 }
 
 /// A line to one node, open or not: questions `Q`, and a stream of answers.
-#[derive(Debug)]
 pub(crate) struct Line<Q, S> {
-    open: Option<(mpsc::Sender<Q>, S)>,
+    state: State<Q, S>,
     asked: u64,
     answered: u64,
 }
 
+enum State<Q, S> {
+    Closed,
+    /// Being opened. It goes on to be when whoever asked has stopped waiting: a node that is slow would never be reached if
+    /// each question began anew, and would be sent the resets of all those beginnings.
+    Opening(mpsc::Sender<Q>, BoxFuture<'static, Result<S, Status>>),
+    Open(mpsc::Sender<Q>, S),
+}
+
 impl<Q, S> Default for Line<Q, S> {
     fn default() -> Self {
-        Self { open: None, asked: 0, answered: 0 }
+        Self { state: State::Closed, asked: 0, answered: 0 }
     }
 }
 
@@ -50,28 +57,35 @@ impl<Q, A: Answer, S: Stream<Item = Result<A, Status>> + Unpin> Line<Q, S> {
     /// When the stream cannot be opened or ends. The next question opens another one.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the answer up; the line goes on.
+    /// Dropping the future gives the answer up; the line goes on, and goes on being opened.
     pub(crate) async fn ask(
         &mut self,
         question: impl FnOnce(u64) -> Q,
-        open: impl AsyncFnOnce(ReceiverStream<Q>) -> Result<S, Status>,
+        open: impl FnOnce(ReceiverStream<Q>) -> BoxFuture<'static, Result<S, Status>>,
     ) -> Result<A, Status> {
-        if self.open.is_none() {
+        if matches!(self.state, State::Closed) {
             let (questions, outbound) = mpsc::channel(UNANSWERED_MAX);
-            let answers = open(ReceiverStream::new(outbound)).await?;
-            self.open = Some((questions, answers));
-            self.answered = self.asked;
+            self.state = State::Opening(questions, open(ReceiverStream::new(outbound)));
         }
-        let asked = self.ask_open(question).await;
+        let asked = self.ask_opened(question).await;
         if asked.is_err() {
-            self.open = None;
+            self.state = State::Closed;
         }
         asked
     }
 
+    async fn ask_opened(&mut self, question: impl FnOnce(u64) -> Q) -> Result<A, Status> {
+        if let State::Opening(questions, opening) = &mut self.state {
+            let answers = opening.await?;
+            self.state = State::Open(questions.clone(), answers);
+            self.answered = self.asked;
+        }
+        self.ask_open(question).await
+    }
+
     async fn ask_open(&mut self, question: impl FnOnce(u64) -> Q) -> Result<A, Status> {
         let ended = || Status::unavailable("the node ended the stream of questions");
-        let (questions, answers) = self.open.as_mut().ok_or_else(ended)?;
+        let State::Open(questions, answers) = &mut self.state else { return Err(ended()) };
         while self.asked - self.answered >= UNANSWERED_MAX as u64 {
             self.answered = answers.next().await.ok_or_else(ended)??.question();
         }
@@ -102,16 +116,18 @@ mod tests {
         let mut questions = None;
         let asked = line.ask(
             |number| number,
-            async |outbound| {
+            |outbound| {
                 questions = Some(outbound);
-                Ok(ReceiverStream::new(answers))
+                Box::pin(async { Ok(ReceiverStream::new(answers)) })
             },
         );
         assert!(asked.now_or_never().is_none(), "nobody answers yet");
         (line, questions.expect("opened"), answer)
     }
 
-    async fn never(_: ReceiverStream<u64>) -> Result<ReceiverStream<Result<FollowsReply, Status>>, Status> {
+    fn never(
+        _: ReceiverStream<u64>,
+    ) -> BoxFuture<'static, Result<ReceiverStream<Result<FollowsReply, Status>>, Status>> {
         panic!("it is open")
     }
 
@@ -148,6 +164,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_line_that_opens_slowly_is_opened_once() {
+        let mut line = TestLine::default();
+        let (open, opened) = tokio::sync::oneshot::channel::<()>();
+        let (answer, answers) = mpsc::channel(1);
+        let mut questions = None;
+        let asked = line.ask(
+            |number| number,
+            |outbound| {
+                questions = Some(outbound);
+                Box::pin(async {
+                    opened.await.map_err(|_| Status::unavailable("gone"))?;
+                    Ok(ReceiverStream::new(answers))
+                })
+            },
+        );
+        assert!(asked.now_or_never().is_none(), "it is slow, and nobody waits");
+        open.send(()).expect("it is still being opened");
+        answer.send(reply(1, true)).await.expect("room for one");
+        let answered = line.ask(|number| number, never).await.expect("answered");
+        assert_eq!(answered.question, 1);
+        assert_eq!(questions.expect("opened").next().await, Some(1), "the first question was never asked");
+    }
+
+    #[tokio::test]
     async fn a_line_that_ended_is_opened_again() {
         let (mut line, questions, answer) = opened().await;
         drop((questions, answer));
@@ -158,9 +198,9 @@ mod tests {
         let mut questions = None;
         let answered = line.ask(
             |number| number,
-            async |outbound| {
+            |outbound| {
                 questions = Some(outbound);
-                Ok(ReceiverStream::new(answers))
+                Box::pin(async { Ok(ReceiverStream::new(answers)) })
             },
         );
         assert_eq!(answered.await.map(|answer| answer.question).ok(), Some(3));

@@ -123,7 +123,18 @@ impl Reads {
                 continue;
             }
             let known = *leader.borrow();
-            match ask(me, known, &raft, &rounds, &peers, &mut line).await {
+            let asked = tokio::select! {
+                asked = ask(me, known, &raft, &rounds, &peers, &mut line) => asked,
+                // Whoever led before may not answer any more.
+                changed = leader.wait_for(|now| *now != known) => match changed {
+                    Ok(_) => {
+                        self.waiting.lock().extend(round);
+                        continue;
+                    }
+                    Err(_) => return,
+                },
+            };
+            match asked {
                 // Some may have stopped waiting.
                 Ok(index) => {
                     self.problem.lock().clear();
@@ -188,9 +199,11 @@ impl LeaderRounds {
                 }
                 continue;
             }
-            // The index is taken after the round began, and whoever is asked is asked after it began.
+            // The index is taken after the round began, and whoever is asked is asked after it began; about a term that is
+            // no later than the one that the index is of.
             let confirmed = async {
-                let leads = still_leads(me, &raft, &saved, &peers, &mut lines);
+                let term = saved.of(me).ok_or_else(|| words::not_leader(me))?;
+                let leads = still_leads(me, term.get(), &raft, &peers, &mut lines);
                 let (index, ()) = try_join(read_index(&raft), leads).await?;
                 Ok(index)
             };
@@ -223,9 +236,10 @@ async fn ask(
         }
         let answer = line.line.ask(
             |question| ReadIndexRequest { question },
-            async |questions| {
+            |questions| {
                 let mut client = LeaderClient::new(peers.channel(leader, Traffic::Leader));
-                Ok(client.read_index(peers.request(leader, questions)).await?.into_inner())
+                let request = peers.request(leader, questions);
+                Box::pin(async move { Ok(client.read_index(request).await?.into_inner()) })
             },
         );
         let reply = answer.await.map_err(|status| {
@@ -254,15 +268,14 @@ fn status(raft: &Raft) -> Status {
 /// Waits until a majority of every voter set has said, to questions asked now, that it follows this leader.
 async fn still_leads(
     me: NodeId,
+    term: u64,
     raft: &Raft,
-    saved: &SavedVote,
-    peers: &Peers,
+    peers: &Arc<Peers>,
     lines: &mut Followers,
 ) -> Result<(), String> {
     if ballast_planted::is(Bug::ReadsConfirmedByLateAnswers) {
         return Ok(());
     }
-    let term = saved.of(me).ok_or_else(|| words::not_leader(me))?;
     let sets = {
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -279,10 +292,11 @@ async fn still_leads(
         .map(|(voter, line)| async move {
             let node = NodeId::new(*voter);
             let answer = line.ask(
-                |question| FollowsRequest { question, term: term.get() },
-                async |questions| {
+                |question| FollowsRequest { question, term },
+                |questions| {
                     let mut client = ConsensusClient::new(peers.channel(node, Traffic::Liveness));
-                    Ok(client.follows(peers.request(node, questions)).await?.into_inner())
+                    let request = peers.request(node, questions);
+                    Box::pin(async move { Ok(client.follows(request).await?.into_inner()) })
                 },
             );
             answer.await.is_ok_and(|answer| answer.follows).then_some(*voter)
