@@ -30,7 +30,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{CancellationHandle, Request, Response, Status, transport::Channel};
 
 use crate::{
     acked::Asked,
@@ -121,6 +121,17 @@ impl Answered {
             Ok(upto) => Self::has(*upto),
             Err(StreamAppendError::Conflict(id)) => Self::Lacks(id.index),
             Err(StreamAppendError::HigherVote(_)) => Self::Neither,
+        }
+    }
+}
+
+/// Ends a request when it is dropped, which dropping the answers alone does not.
+struct OnDrop(Option<CancellationHandle>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        if let Some(request) = self.0.take() {
+            request.cancel();
         }
     }
 }
@@ -220,12 +231,15 @@ impl PeerClient {
             counter.fetch_add(1, Ordering::AcqRel);
             wire::append_request(&request)
         });
-        let request = self.request(outbound);
+        let mut request = self.request(outbound);
+        // What is sent after nobody reads the answers would count for nothing, and still be taken from what is to be sent.
+        let halves = OnDrop(Some(request.cancellation_handle()));
         let peer = self.clone();
         let mut client = self.client(self.traffic);
         let replies = self.ask(option.soft_ttl().max(OPEN_TIMEOUT), client.append(request)).await?;
 
         let results = stream::unfold(Some((replies, 0)), move |state| {
+            let _both = &halves;
             let (sent, asked, peer) = (Arc::clone(&sent), Arc::clone(&asked), peer.clone());
             async move {
                 let (mut replies, answered) = state?;
