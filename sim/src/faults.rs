@@ -108,8 +108,10 @@ impl Faults {
             5..11 => self.cut(sim, site),
             11 | 12 => {
                 let machines = self.victims(site);
-                happened!("slow disks: {machines:?}");
-                machines.iter().for_each(|number| site.lock().seats[*number].disk.set_speed(20_000, 400_000));
+                // Some stall for longer than heartbeats, elections and streams wait.
+                let (least, most) = if self.random.once_in(3) { (500_000, 3_000_000) } else { (20_000, 400_000) };
+                happened!("slow disks: {machines:?}, up to {} ms", most / 1000);
+                machines.iter().for_each(|number| site.lock().seats[*number].disk.set_speed(least, most));
                 Some(Fault::Disks(machines))
             }
             13 => {

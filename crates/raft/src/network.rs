@@ -282,7 +282,8 @@ impl RaftNetworkV2<Types> for PeerClient {
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let asked = self.asking(&rpc);
         let prev = rpc.prev_log_id;
-        let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
+        // The answer to a heartbeat says nothing of what is synced.
+        let last = rpc.entries.last().map(|entry| entry.log_id);
         let request = self.request(wire::append_request(&rpc));
         let mut client = self.client(self.traffic);
         let reply = self.ask(option.soft_ttl(), client.append_once(request)).await?;

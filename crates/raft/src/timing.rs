@@ -13,7 +13,8 @@ use std::time::Duration;
 /// Shorter would be possible on idle machines. But a node that shares two busy cores is late by a
 /// hundred milliseconds now and then, and so is a sync on a shared disk; an election that nobody
 /// needed stops all writes for as long as one that somebody did. 375 ms without any sign of the
-/// leader is rare even there, and six heartbeats must be lost for it.
+/// leader is rare even there, and six heartbeats must be lost for it. A slow disk loses none: heartbeats
+/// are answered without waiting for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// Time between two heartbeats.
