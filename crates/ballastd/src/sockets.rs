@@ -52,6 +52,9 @@ const CONNECTIONS_MAX: usize = 512;
 /// on a bad line it makes them anew every second, while the old ones last for up to twice [`KEEP_ALIVE`].
 const CONNECTIONS_EACH_MAX: usize = 64;
 
+/// Calls that a node took back before this one looked at them, at most, on one connection.
+const PENDING_RESETS: usize = 1024;
+
 /// A node is asked for a sign of life this often, and has as long to give it, so that the connections of one that lost its
 /// power end. Longer than the second within which the callers themselves find that out: who is only busy should be given
 /// up by the one side that can call again.
@@ -146,6 +149,9 @@ pub async fn serve_cluster(
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        // A heartbeat that is late is given up by its sender. A node that stood still for a second finds dozens of them, and
+        // must not end the connection for it; only nodes get here.
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20)
         .layer(TraceLayer::continued())
