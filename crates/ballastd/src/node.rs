@@ -32,6 +32,7 @@ use ballast_core::{
     ids::{Boot, EntryId, LogIndex, Term, VipId},
     lease::{LeaseView, LogFacts},
     state::{Author, Command, NodeRole, Outcome, Refusal, State},
+    time::BootNanos,
 };
 use ballast_proxy::{
     AccessLog, Ports, Proxy, ProxyOptions,
@@ -489,6 +490,30 @@ struct Publisher {
     past: Leases,
 }
 
+/// How long a removed node goes on to vote at most. The leader takes its vote away at once if it can.
+const FAREWELL_NANOS: u64 = 10_000_000_000;
+
+/// When a node that was removed has to end.
+#[derive(Debug, Default)]
+struct Removal {
+    /// The log named this node.
+    member: bool,
+    since: Option<BootNanos>,
+}
+
+impl Removal {
+    /// A removed node goes on while it votes: without it there may be no majority that can take its vote away.
+    fn is_over(&mut self, listed: bool, votes: bool, now: BootNanos) -> bool {
+        self.member |= listed;
+        if listed || !self.member {
+            self.since = None;
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        !votes || now.since(since) >= FAREWELL_NANOS
+    }
+}
+
 impl Publisher {
     /// Runs until `ending`.
     ///
@@ -500,13 +525,14 @@ impl Publisher {
         let mut status = self.node.raft.watch_status();
         let mut published: Option<(u64, Membership, OwnFitness, u64)> = None;
         let mut seen_generation = 0;
-        let mut member = false;
+        let mut removal = Removal::default();
         loop {
-            let listed = self.node.raft.with_state(|state| state.node(self.node.view.node()).is_some());
-            if member && !listed {
+            let me = self.node.view.node();
+            let listed = self.node.raft.with_state(|state| state.node(me).is_some());
+            let votes = status.borrow().voter_sets.iter().any(|set| set.contains(&me));
+            if removal.is_over(listed, votes, boot_now()) {
                 bail!(MemberFailure::Removed);
             }
-            member = listed;
             if !self.leases.alive() {
                 bail!("the lease thread ended; this is a bug, start the node again and report it with its log");
             }

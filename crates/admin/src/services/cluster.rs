@@ -258,6 +258,9 @@ impl Shared {
             .await?;
         let (id, admin, before) = found?;
         view::check_etag(&change.etag, &before.etag, &before.name)?;
+        if change.admin == NodeAdmin::Demoted && admin != change.admin {
+            self.check_majority_without(id, &before.name).await?;
+        }
         let notes = notes(&self.parts.operations.status(), id, admin, change.admin);
         if change.validate_only {
             return Ok(NodeChangeResponse { header: Some(header), node: Some(before), log_index: 0, notes });
@@ -288,6 +291,7 @@ impl Shared {
                 .remedy(format!("drain it first: `ballastctl node drain {}`", before.name))
                 .remedy("or remove it all the same with --force"));
         }
+        self.check_majority_without(id, &before.name).await?;
         let local = self.parts.operations.status();
         let mut notes = vec!["its id is never used again; to come back it joins as a new node".to_owned()];
         if local.voters.contains(&id) {
@@ -299,6 +303,32 @@ impl Shared {
         let command = Command::RemoveNode { node: id, author: caller.author(&request.message) };
         let index = self.propose_once(caller, "RemoveNode", &request.request_id, command).await?;
         Ok(NodeChangeResponse { header: Some(self.header()), node: Some(before), log_index: index.get(), notes })
+    }
+
+    /// Refuses to take the vote of a node without which the voters that are left have no majority that answers: nothing
+    /// could be decided any more. A learner that answers takes its vote, and counts.
+    async fn check_majority_without(&self, id: NodeId, name: &str) -> Result<(), ApiError> {
+        let local = self.parts.operations.status();
+        if !local.voters.contains(&id) {
+            return Ok(());
+        }
+        let members = self.read(view::nodes).into_iter().filter(|member| member.id != id.get());
+        let asked = members.map(|member| async move { (self.answers(&member).await, member) });
+        let members = join_all(asked).await;
+        let votes = |member: &Node| local.voters.iter().any(|voter| voter.get() == member.id);
+        let (voters, learners): (Vec<_>, Vec<_>) = members.into_iter().partition(|(_, member)| votes(member));
+        let heir = usize::from(learners.iter().any(|(answers, _)| *answers));
+        let answering = voters.iter().filter(|(answers, _)| *answers).count() + heir;
+        if voters.is_empty() || answering * 2 > voters.len() + heir {
+            return Ok(());
+        }
+        let silent: Vec<_> =
+            voters.iter().filter(|(answers, _)| !answers).map(|(_, node)| node.name.as_str()).collect();
+        let silent = silent.join(" and ");
+        let message = format!("without {name} no majority of the voters answers: {silent} does not");
+        Err(error::status(ErrorCode::Precondition, message, name).remedy(format!(
+            "bring {silent} back, or remove what is gone for good first: `ballastctl node remove {silent}`"
+        )))
     }
 
     async fn answers(&self, node: &Node) -> bool {

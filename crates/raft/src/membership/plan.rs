@@ -25,7 +25,8 @@ use ballast_core::{
 pub(crate) struct NodeFacts {
     pub(crate) role: NodeRole,
     pub(crate) admin: NodeAdmin,
-    /// How long the leader has not heard from it; zero for the leader.
+    /// How long the leader has not heard from it; zero for the leader. A node that it has not heard from yet was silent
+    /// for as long as it leads; a learner, for ever.
     pub(crate) silent_for: Duration,
     /// It has nearly all of the leader's log.
     pub(crate) caught_up: bool,
@@ -78,8 +79,12 @@ pub(crate) enum Reason {
     Promoted(NodeId),
 }
 
-/// Silent for longer than this, a node is not made a voter. Ten heartbeats and more.
+/// Silent for longer than this, a node is the first to lose its vote when one must. Ten heartbeats and more.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Silent for longer than this, a node is not made a voter, nor counted on by a change of voters. Heartbeats of a machine
+/// that has too much to do are late one after the other.
+const COUNTED_ON_WITHIN: Duration = Duration::from_secs(10);
 
 /// The next step, or none if all is as it should be (or cannot be made better now).
 pub(crate) fn next_change(facts: &Facts) -> Option<Change> {
@@ -105,7 +110,7 @@ fn change_voters(facts: &Facts) -> Option<Change> {
         if voters.len() < facts.voters_wanted {
             voters.extend(best);
         }
-        (!voters.is_empty()).then_some(Change::SetVoters { voters, because })
+        (!voters.is_empty() && can_decide(facts, &voters)).then_some(Change::SetVoters { voters, because })
     };
 
     let removed = facts.voters.iter().find(|node| !facts.nodes.contains_key(node));
@@ -136,6 +141,12 @@ fn change_voters(facts: &Facts) -> Option<Change> {
     without(leaves, Reason::Promoted(promoted))
 }
 
+/// Whether a majority of `voters` answers. Without one nothing could be decided any more, and no change undone.
+fn can_decide(facts: &Facts, voters: &BTreeSet<NodeId>) -> bool {
+    let answers = |voter: &&NodeId| facts.nodes.get(voter).is_some_and(|node| node.silent_for <= COUNTED_ON_WITHIN);
+    voters.iter().filter(answers).count() * 2 > voters.len()
+}
+
 /// Learners that may vote, best first: those the operator promoted, then witnesses (they are for
 /// nothing else), then the oldest.
 fn candidates(facts: &Facts) -> Vec<NodeId> {
@@ -143,11 +154,35 @@ fn candidates(facts: &Facts) -> Vec<NodeId> {
         .learners
         .iter()
         .filter_map(|id| Some((*id, facts.nodes.get(id)?)))
-        .filter(|(_, node)| node.admin != NodeAdmin::Demoted && node.caught_up && node.silent_for <= REACHABLE_WITHIN)
+        .filter(|(_, node)| node.admin != NodeAdmin::Demoted && node.caught_up && node.silent_for <= COUNTED_ON_WITHIN)
         .map(|(id, node)| (node.admin != NodeAdmin::Promoted, node.role != NodeRole::Witness, id))
         .collect();
     found.sort_unstable();
     found.into_iter().map(|(_, _, id)| id).collect()
+}
+
+/// Why the voters are not those that are wanted, for the operator; `None` if they are as good as they can be.
+pub(crate) fn wanting(facts: &Facts) -> Option<String> {
+    let candidates = candidates(facts);
+    let leaves = |node: &&NodeId| facts.nodes.get(node).is_none_or(|facts| facts.admin == NodeAdmin::Demoted);
+    if let Some(leaves) = facts.voters.iter().find(leaves) {
+        return Some(format!("node {leaves} keeps its vote until a majority of the voters that are left answers"));
+    }
+    if facts.voters.len() >= facts.voters_wanted {
+        return None;
+    }
+    let waits = facts.learners.iter().filter_map(|id| Some((id, facts.nodes.get(id)?))).filter_map(|(id, node)| {
+        if candidates.contains(id) || node.admin == NodeAdmin::Demoted {
+            return None;
+        }
+        Some(match node.silent_for {
+            Duration::MAX => format!("node {id} has not answered this leader yet"),
+            silent if silent > COUNTED_ON_WITHIN => format!("node {id} has not answered for {silent:.1?}"),
+            _ => format!("node {id} has not got the log yet"),
+        })
+    });
+    let waits: Vec<_> = waits.collect();
+    (!waits.is_empty()).then(|| waits.join(", "))
 }
 
 /// The voters after growing to the largest odd number that is wanted and possible.
@@ -220,6 +255,41 @@ mod tests {
         check(&facts(&[(1, HERE)], &[1], &[]), None);
         check(&facts(&[(1, HERE), (2, HERE), (3, HERE)], &[1, 2, 3], &[]), None);
         check(&facts(&[(1, HERE), (2, HERE), (3, HERE), (4, HERE)], &[1, 2, 3], &[4]), None);
+    }
+
+    #[test]
+    fn it_is_said_what_voters_are_waited_for() {
+        let why =
+            |nodes: &[(u64, NodeFacts)], voters: &[u64], learners: &[u64]| wanting(&facts(nodes, voters, learners));
+        assert_eq!(why(&[(1, HERE), (2, HERE), (3, HERE)], &[1, 2, 3], &[]), None);
+        assert_eq!(why(&[(1, HERE), (2, HERE)], &[1], &[2]), None, "two would be no better than one");
+        assert_eq!(why(&[(1, HERE), (2, DEMOTED)], &[1], &[2]), None);
+        let never = NodeFacts { silent_for: Duration::MAX, ..HERE };
+        let quiet = NodeFacts { silent_for: Duration::from_secs(11), ..HERE };
+        assert_eq!(
+            why(&[(1, HERE), (2, BEHIND), (3, quiet), (4, never)], &[1], &[2, 3, 4]).as_deref(),
+            Some(
+                "node 2 has not got the log yet, node 3 has not answered for 11.0s, node 4 has not answered this leader yet"
+            )
+        );
+        assert_eq!(
+            why(&[(1, HERE), (2, GONE), (3, DEMOTED)], &[1, 2, 3], &[]).as_deref(),
+            Some("node 3 keeps its vote until a majority of the voters that are left answers")
+        );
+    }
+
+    #[test]
+    fn a_vote_is_taken_away_only_if_those_that_are_left_can_decide() {
+        check(
+            &facts(&[(1, HERE), (2, HERE), (3, DEMOTED)], &[1, 2, 3], &[]),
+            voters(&[1, 2], Reason::Demoted(NodeId::new(3))),
+        );
+        check(&facts(&[(1, HERE), (2, GONE), (3, DEMOTED)], &[1, 2, 3], &[]), None);
+        check(&facts(&[(1, HERE), (2, GONE)], &[1, 2, 3], &[]), None);
+        check(&facts(&[(1, HERE), (3, HERE)], &[1, 2, 3], &[]), voters(&[1, 3], Reason::Removed(NodeId::new(2))));
+        let with_learner = [(1, HERE), (2, GONE), (3, DEMOTED), (4, HERE)];
+        check(&facts(&with_learner, &[1, 2, 3], &[4]), voters(&[1, 2, 4], Reason::Demoted(NodeId::new(3))));
+        check(&facts(&[(1, HERE)], &[1, 2], &[]), voters(&[1], Reason::Removed(NodeId::new(2))));
     }
 
     #[test]

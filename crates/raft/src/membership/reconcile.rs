@@ -9,7 +9,7 @@ use ballast_core::{config::Cluster, ids::NodeId};
 use openraft::{ChangeMembers, Instant as _, raft::Precondition};
 use tokio::time::{Instant, timeout};
 
-use super::plan::{Change, Facts, NodeFacts, next_change};
+use super::plan::{Change, Facts, NodeFacts, next_change, wanting};
 use crate::{
     machine::Replica,
     types::{Metrics, Raft},
@@ -21,12 +21,17 @@ const CAUGHT_UP_WITHIN: u64 = 1000;
 /// Longest to wait for a change. It stays in the log if it takes longer; the next look finds out.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What hinders a change of the membership is told once it has lasted so long, and every so often while it lasts.
+const TELL_AFTER: Duration = Duration::from_secs(10);
+
 /// Since when the leader has not heard from each node. A new leader has heard from nobody, so its
 /// own beginning counts as the last word of all.
 #[derive(Debug, Default)]
 pub(crate) struct Reachability {
     /// Term, and when this node began to lead it.
     leading: Option<(u64, Instant)>,
+    /// Since when something hinders changes that are due, or when that was told last.
+    hindered: Option<Instant>,
 }
 
 impl Reachability {
@@ -36,18 +41,32 @@ impl Reachability {
             _ => self.leading.insert((metrics.current_term, Instant::now())).1,
         };
         let Some(heard) = metrics.heartbeat.as_ref() else { return BTreeMap::new() };
+        let learners: BTreeSet<u64> = metrics.membership_config.membership().learner_ids().collect();
+        let led_for = since.elapsed();
         heard
             .iter()
             .map(|(node, at)| {
-                let led_for = since.elapsed();
-                (*node, at.map_or(led_for, |at| at.elapsed().min(led_for)))
+                let never = if learners.contains(node) { Duration::MAX } else { led_for };
+                (*node, at.map_or(never, |at| at.elapsed().min(led_for)))
             })
             .collect()
     }
 
     /// Not leading any more.
     pub(crate) fn forget(&mut self) {
-        self.leading = None;
+        *self = Self::default();
+    }
+
+    /// Tells what hinders a change, if it does for long.
+    fn hindered(&mut self, by: Option<&str>) {
+        let Some(by) = by else {
+            self.hindered = None;
+            return;
+        };
+        if self.hindered.get_or_insert_with(Instant::now).elapsed() >= TELL_AFTER {
+            self.hindered = Some(Instant::now());
+            tracing::info!("the voters are not yet what the document wants: {by}");
+        }
     }
 }
 
@@ -59,11 +78,20 @@ pub(crate) async fn reconcile(raft: &Raft, replica: &Replica, reachability: &mut
     // an entry of its own term, its state may be older than the membership it found in the log.
     let settled = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
     let current = metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
-    if !settled || !current || replica.state.read().cluster().is_none() {
+    if replica.state.read().cluster().is_none() {
+        return;
+    }
+    if !settled || !current {
+        let by =
+            if settled { "this leader has applied nothing of its term" } else { "the last change is not committed" };
+        reachability.hindered(Some(by));
         return;
     }
     let facts = gather(replica, &metrics, reachability);
-    let Some(change) = next_change(&facts) else { return };
+    let Some(change) = next_change(&facts) else {
+        reachability.hindered(wanting(&facts).as_deref());
+        return;
+    };
     tracing::info!(?change, "changing the membership");
     let request = match change {
         Change::AddLearner(node) => ChangeMembers::AddNodes(BTreeMap::from([(node.get(), ())])),
@@ -75,9 +103,12 @@ pub(crate) async fn reconcile(raft: &Raft, replica: &Replica, reachability: &mut
     // Decided from this membership; if it changed meanwhile, the decision is void.
     let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: *metrics.membership_config.log_id() };
     match timeout(CHANGE_TIMEOUT, raft.change_membership_if(request, true, [unchanged])).await {
-        Ok(Ok(_)) => {}
+        Ok(Ok(_)) => reachability.hindered(None),
         // Another leader, or another change came first. The next look is a moment away.
-        Ok(Err(error)) => tracing::debug!(%error, "the membership was not changed"),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the membership was not changed");
+            reachability.hindered(Some(&error.to_string()));
+        }
         Err(_) => tracing::warn!("the change of the membership takes long: is a quorum reachable?"),
     }
 }

@@ -50,6 +50,8 @@ pub struct Fake {
     now_ms: AtomicU64,
     /// No quorum: proposals and confirmations fail.
     pub cut_off: AtomicBool,
+    /// Those that vote.
+    pub voters: Mutex<BTreeSet<NodeId>>,
     /// Proposals are applied, and their answers are lost.
     pub loses_answers: AtomicBool,
     pub confirms: AtomicU64,
@@ -93,6 +95,7 @@ impl Fake {
             seq: AtomicU64::new(0),
             now_ms: AtomicU64::new(START_MS),
             cut_off: AtomicBool::new(false),
+            voters: Mutex::new(BTreeSet::from([NODE])),
             loses_answers: AtomicBool::new(false),
             confirms: AtomicU64::new(0),
             overtaken_by: Mutex::new(None),
@@ -248,7 +251,7 @@ impl Operations for Fake {
             version: "0.1.0".to_owned(),
             term: 3,
             leader,
-            voters: BTreeSet::from([NODE]),
+            voters: self.voters.lock().clone(),
             learners: BTreeSet::new(),
             last_log: applied,
             committed: applied,

@@ -269,6 +269,21 @@ async fn a_node_that_answers_is_removed_only_when_drained_or_by_force() {
 }
 
 #[tokio::test]
+async fn a_vote_is_not_taken_away_when_the_rest_could_decide_nothing() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let id = NodeId::new(second(&fake, &shared).await);
+    fake.voters.lock().insert(id);
+    let remove = RemoveNodeRequest { node: "node-1".to_owned(), force: true, ..RemoveNodeRequest::default() };
+    let problem = refused(shared.remove_node(from("a", remove)).await, Code::FailedPrecondition, "BALLAST-A007");
+    assert!(problem.remedies.iter().any(|remedy| remedy.contains("node remove node-2")), "{problem:?}");
+    let demote = DemoteNodeRequest { node: "node-1".to_owned(), ..DemoteNodeRequest::default() };
+    refused(shared.demote_node(from("a", demote)).await, Code::FailedPrecondition, "BALLAST-A007");
+    let gone = RemoveNodeRequest { node: "node-2".to_owned(), ..RemoveNodeRequest::default() };
+    shared.remove_node(from("a", gone)).await.expect("node-1 goes on alone");
+}
+
+#[tokio::test]
 async fn status_shows_who_answers_and_what_wants_attention() {
     let fake = Fake::new();
     let shared = fake.shared();
