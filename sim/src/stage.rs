@@ -282,7 +282,7 @@ fn majorities_are_left(site: &Site, number: usize) -> bool {
 async fn remove(site: &Site, number: usize) -> bool {
     let node = site.lock().seats[number].id;
     for _ in 0..3 {
-        if propose(site, Command::RemoveNode { node, author: author() }).await.is_some() {
+        if propose(site, Command::RemoveNode { node, author: author(), lease_secret: None }).await.is_some() {
             return true;
         }
     }

@@ -86,7 +86,7 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
         .collect();
     Some(LeaseView {
         cluster: cluster.id.clone(),
-        secret: cluster.lease_secret,
+        keys: cluster.lease_keys(state.log_time()),
         membership: membership.entry,
         voters: VoterSets::new(membership.voters.iter().map(|set| set.iter().copied())),
         nodes,

@@ -523,7 +523,7 @@ impl Publisher {
         let mut plans = self.node.view.plan_changes();
         let mut applied = self.node.view.applied_changes();
         let mut status = self.node.raft.watch_status();
-        let mut published: Option<(u64, Membership, OwnFitness, u64)> = None;
+        let mut published = None;
         let mut seen_generation = 0;
         let mut removal = Removal::default();
         loop {
@@ -576,7 +576,8 @@ impl Publisher {
                 }
             };
             let longest = self.past.longest(boot_now());
-            let now = (generation, membership, fitness, longest);
+            let keys = self.node.raft.with_state(|state| Some(state.cluster()?.lease_keys(state.log_time())));
+            let now = (generation, membership, fitness, longest, keys);
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.
             if reached >= self.log_end && published.as_ref() != Some(&now) {

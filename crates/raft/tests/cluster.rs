@@ -238,7 +238,7 @@ async fn a_removed_voter_is_replaced_by_a_learner() -> Test {
     let status = see(&cluster.handle(leader), |status| status.learners.len() == 1).await;
     let learner = status.learners[0];
     let leaves = *status.voters.iter().find(|id| **id != leader).ok_or("a voter")?;
-    let remove = Command::RemoveNode { node: leaves, author: Author::default() };
+    let remove = Command::RemoveNode { node: leaves, author: Author::default(), lease_secret: None };
     assert!(!matches!(propose(&cluster.handle(leader), remove).await?.outcome, Outcome::Refused(_)));
     see(&cluster.handle(leader), |status| {
         status.voters.len() == 3 && status.voters.contains(&learner) && status.learners.is_empty()

@@ -15,7 +15,7 @@ use aya::programs::{Xdp, XdpFlags};
 use ballast_core::{
     config::Failback,
     ids::{EntryId, NodeId, VipId},
-    lease::{Epoch, Fitness, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
+    lease::{Epoch, Fitness, LeaseKeys, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
 };
 use ballast_vip::{
     Driver as _, FenceWish,
@@ -110,7 +110,7 @@ fn view() -> LeaseView {
     };
     LeaseView {
         cluster: String::new(),
-        secret: [0; 32],
+        keys: LeaseKeys::only([0; 32]),
         membership: EntryId::default(),
         voters: VoterSets::new([[NodeId::new(1)]]),
         nodes: Vec::new(),

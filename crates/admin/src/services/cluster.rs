@@ -300,7 +300,8 @@ impl Shared {
         if request.validate_only {
             return Ok(NodeChangeResponse { header: Some(header), node: Some(before), log_index: 0, notes });
         }
-        let command = Command::RemoveNode { node: id, author: caller.author(&request.message) };
+        let lease_secret = Some(random_secret().into());
+        let command = Command::RemoveNode { node: id, author: caller.author(&request.message), lease_secret };
         let index = self.propose_once(caller, "RemoveNode", &request.request_id, command).await?;
         Ok(NodeChangeResponse { header: Some(self.header()), node: Some(before), log_index: index.get(), notes })
     }

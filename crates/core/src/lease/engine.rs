@@ -175,7 +175,7 @@ impl LeaseNode {
             // started cannot know which these were. When this is over, its right is.
             self.settled_at = now.plus(view.longest.promise());
         }
-        self.links.configure(&view.secret, &view.cluster, view.nodes.iter().map(|n| n.id));
+        self.links.configure(&view.keys, &view.cluster, view.nodes.iter().map(|n| n.id));
         self.hearing.retain(|peer| view.nodes.iter().any(|n| n.id == peer));
         let known = |vip: VipId| view.vips.iter().any(|v| v.id == vip);
         self.grantor.prune(now, known);

@@ -114,7 +114,7 @@ mod tests {
     use crate::{
         config::Failback,
         ids::EntryId,
-        lease::{Epoch, Fitness, LeaseMember, Timing, VoterSets},
+        lease::{Epoch, Fitness, LeaseKeys, LeaseMember, Timing, VoterSets},
     };
 
     fn view(vips: u32, nodes: u64) -> LeaseView {
@@ -140,7 +140,7 @@ mod tests {
         let timing = Timing::takeover_within(200_000_000);
         LeaseView {
             cluster: String::new(),
-            secret: [0; 32],
+            keys: LeaseKeys::only([0; 32]),
             membership: EntryId::default(),
             voters: VoterSets::new([(1..=nodes).map(NodeId::new)]),
             nodes: (1..=nodes).map(member).collect(),

@@ -14,7 +14,10 @@
 
 use std::collections::BTreeMap;
 
-use super::datagram::{Malformed, Message, Reader};
+use super::{
+    datagram::{Malformed, Message, Reader},
+    view::LeaseKeys,
+};
 use crate::ids::{Boot, NodeId};
 
 /// First bytes of each datagram; the last is the version.
@@ -28,7 +31,8 @@ pub(super) const DATAGRAM_BYTES_MAX: usize = 1472;
 pub(super) struct Links {
     node: NodeId,
     boot: Boot,
-    key: [u8; 32],
+    /// The one that seals, then others that open.
+    keys: [Option<[u8; 32]>; 3],
     cluster: String,
     /// The highest of all peers': a peer that comes anew is counted from there, should it remember this life.
     seq: u64,
@@ -72,12 +76,14 @@ pub enum Dropped {
 
 impl Links {
     pub(super) fn new(node: NodeId, boot: Boot) -> Self {
-        Self { node, boot, key: [0; 32], cluster: String::new(), seq: 0, peers: BTreeMap::new() }
+        Self { node, boot, keys: [Some([0; 32]), None, None], cluster: String::new(), seq: 0, peers: BTreeMap::new() }
     }
 
-    /// Takes over the key and the members; who is no member is forgotten.
-    pub(super) fn configure(&mut self, secret: &[u8; 32], cluster: &str, nodes: impl Iterator<Item = NodeId>) {
-        self.key = blake3::derive_key("ballast lease datagram v1", secret);
+    /// Takes over the keys and the members; who is no member is forgotten.
+    pub(super) fn configure(&mut self, keys: &LeaseKeys, cluster: &str, nodes: impl Iterator<Item = NodeId>) {
+        let [one, other] = keys.opens;
+        self.keys = [Some(keys.seals), one, other]
+            .map(|secret| secret.map(|secret| blake3::derive_key("ballast lease datagram v1", &secret)));
         cluster.clone_into(&mut self.cluster);
         let mut before = std::mem::take(&mut self.peers);
         let newcomer = Peer { seq: self.seq, ..Peer::default() };
@@ -106,7 +112,7 @@ impl Links {
             bytes.extend_from_slice(&field.to_le_bytes());
         }
         message.encode(&mut bytes);
-        let mac = self.mac(to, &bytes);
+        let mac = self.keys[0].as_ref().map_or([0; MAC_BYTES], |key| self.mac(key, to, &bytes));
         bytes.extend_from_slice(&mac);
         bytes
     }
@@ -115,8 +121,8 @@ impl Links {
         self.peers.get(&to).map_or(self.seq, |peer| peer.seq) + 1
     }
 
-    fn mac(&self, to: NodeId, bytes: &[u8]) -> [u8; MAC_BYTES] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+    fn mac(&self, key: &[u8; 32], to: NodeId, bytes: &[u8]) -> [u8; MAC_BYTES] {
+        let mut hasher = blake3::Hasher::new_keyed(key);
         hasher.update(&(self.cluster.len() as u64).to_le_bytes());
         hasher.update(self.cluster.as_bytes());
         hasher.update(&to.get().to_le_bytes());
@@ -124,6 +130,11 @@ impl Links {
         let mut mac = [0; MAC_BYTES];
         hasher.finalize_xof().fill(&mut mac);
         mac
+    }
+
+    fn is_sealed(&self, key: &[u8; 32], signed: &[u8], mac: &[u8; MAC_BYTES]) -> bool {
+        // Compared without a branch on the first difference, so that timing tells nothing of the MAC.
+        self.mac(key, self.node, signed).iter().zip(mac).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
     }
 
     /// Judges received bytes.
@@ -140,9 +151,7 @@ impl Links {
         if !self.peers.contains_key(&from) {
             return Opened::Dropped(Dropped::Stranger);
         }
-        // Compared without a branch on the first difference, so that timing tells nothing of the MAC.
-        let differing = self.mac(self.node, signed).iter().zip(mac).fold(0, |acc, (a, b)| acc | (a ^ b));
-        if differing != 0 {
+        if !self.keys.iter().flatten().any(|key| self.is_sealed(key, signed, mac)) {
             return Opened::Dropped(Dropped::Forged);
         }
         let Ok(message) = Message::decode(&signed[HEADER_BYTES..]) else {
@@ -234,7 +243,7 @@ mod tests {
 
     fn links(node: u64, boot: u64) -> Links {
         let mut links = Links::new(NodeId::new(node), Boot(boot));
-        links.configure(&SECRET, "demo", [1, 2, 3].map(NodeId::new).into_iter());
+        links.configure(&LeaseKeys::only(SECRET), "demo", [1, 2, 3].map(NodeId::new).into_iter());
         links
     }
 
@@ -300,8 +309,8 @@ mod tests {
     fn a_peer_that_was_forgotten_and_comes_back_is_not_taken_for_a_recording() {
         let (mut a, mut b) = (links(1, 11), links(2, 22));
         meet(&mut a, &mut b);
-        a.configure(&SECRET, "demo", [id(3)].into_iter());
-        a.configure(&SECRET, "demo", [id(2), id(3)].into_iter());
+        a.configure(&LeaseKeys::only(SECRET), "demo", [id(3)].into_iter());
+        a.configure(&LeaseKeys::only(SECRET), "demo", [id(2), id(3)].into_iter());
         meet(&mut a, &mut b);
     }
 
@@ -322,12 +331,35 @@ mod tests {
         older[2] -= 1;
         assert_eq!(b.open(&older), Opened::Dropped(Dropped::Malformed), "of another release");
         let mut other = links(1, 11);
-        other.configure(&SECRET, "other", [id(2)].into_iter());
+        other.configure(&LeaseKeys::only(SECRET), "other", [id(2)].into_iter());
         let bytes = other.seal(id(2), &Message::Hello);
         assert_eq!(b.open(&bytes), Opened::Dropped(Dropped::Forged));
         let mut stranger = links(9, 11);
         let bytes = stranger.seal(id(2), &Message::Hello);
         assert_eq!(b.open(&bytes), Opened::Dropped(Dropped::Stranger));
+    }
+
+    #[test]
+    fn a_change_of_key_loses_nothing_and_leaves_the_old_one_behind() {
+        let (mut a, mut b) = (links(1, 11), links(2, 22));
+        meet(&mut a, &mut b);
+        let nodes = || [1, 2, 3].map(NodeId::new).into_iter();
+        let (old, new) = (SECRET, [8; 32]);
+        let told = LeaseKeys { seals: old, opens: [Some(new), None] };
+        let followed = LeaseKeys { seals: new, opens: [Some(old), None] };
+        // Each step reaches one node before the other.
+        for (first, second) in [(told, told), (followed, told), (followed, followed), (LeaseKeys::only(new), followed)]
+        {
+            a.configure(&first, "demo", nodes());
+            b.configure(&second, "demo", nodes());
+            let (there, back) = (a.seal(id(2), &Message::Hello), b.seal(id(1), &Message::Hello));
+            assert!(deliver(&mut a, &mut b, &there));
+            assert!(deliver(&mut b, &mut a, &back));
+        }
+        let mut removed = links(1, 11);
+        let bytes = removed.seal(id(2), &Message::Hello);
+        b.configure(&LeaseKeys::only(new), "demo", nodes());
+        assert_eq!(b.open(&bytes), Opened::Dropped(Dropped::Forged));
     }
 
     #[test]

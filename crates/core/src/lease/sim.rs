@@ -23,8 +23,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use self::raft::Raft;
 
 use super::{
-    Action, Actions, Change, Epoch, Fitness, LeaseMember, LeaseNode, LeaseView, LeaseVip, LogFacts, LossCause, Timing,
-    Transition, Unfitness, VipStatus, VoterSets, rules::Rules,
+    Action, Actions, Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseNode, LeaseView, LeaseVip, LogFacts,
+    LossCause, Timing, Transition, Unfitness, VipStatus, VoterSets, rules::Rules,
 };
 use crate::{
     config::Failback,
@@ -486,7 +486,7 @@ impl World {
         };
         Arc::new(LeaseView {
             cluster: "sim".to_owned(),
-            secret: [1; 32],
+            keys: LeaseKeys::only([1; 32]),
             membership,
             voters: VoterSets::new(sets.iter().map(|set| set.iter().copied().map(NodeId::new))),
             nodes: self.nodes.iter().map(member).collect(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::SocketAddr,
 };
 
@@ -19,8 +20,8 @@ use crate::{
 pub struct LeaseView {
     /// The cluster; part of every datagram's authentication.
     pub cluster: String,
-    /// Key that authenticates datagrams.
-    pub secret: [u8; 32],
+    /// Keys that authenticate datagrams.
+    pub keys: LeaseKeys,
     /// The entry of the effective membership (the newest in this node's log, committed or not, as
     /// Raft itself uses it).
     pub membership: EntryId,
@@ -38,6 +39,29 @@ pub struct LeaseView {
     pub longest: Timing,
     /// Whether this node is fit to hold VIPs at all.
     pub fitness: Fitness,
+}
+
+/// The keys that authenticate datagrams. A change of key takes a while, because nodes learn of it one after the other:
+/// first all open what is sealed with either, then they seal with the new one, then the old one is forgotten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LeaseKeys {
+    /// What this node seals with is sealed with this one.
+    pub seals: [u8; 32],
+    /// What is sealed with one of these is opened too.
+    pub opens: [Option<[u8; 32]>; 2],
+}
+
+impl fmt::Debug for LeaseKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaseKeys").finish_non_exhaustive()
+    }
+}
+
+impl LeaseKeys {
+    /// This key and no other.
+    pub const fn only(secret: [u8; 32]) -> Self {
+        Self { seals: secret, opens: [None; 2] }
+    }
 }
 
 /// A node as the lease protocol sees it.

@@ -160,6 +160,10 @@ pub enum Command {
         node: NodeId,
         /// Who and why.
         author: Author,
+        /// The next key that authenticates lease datagrams: the node that leaves knows the one before. Entries of
+        /// before there was this have none, and change nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease_secret: Option<Secret<32>>,
     },
     /// Records that a VIP changed hands. Written after the fact; ownership itself does not wait for the log.
     RecordVip {
@@ -247,7 +251,7 @@ pub struct InitCluster {
     pub table_secret: Secret<16>,
     /// First key that signs persistence cookies.
     pub cookie_secret: Secret<32>,
-    /// Key that authenticates lease datagrams.
+    /// First key that authenticates lease datagrams.
     pub lease_secret: Secret<32>,
 }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     ids::{LogIndex, NodeId},
+    lease::LeaseKeys,
     plan::CookieKey,
     time::LogTime,
 };
@@ -20,6 +21,16 @@ const COOKIE_KEYS_MAX: usize = 16;
 
 /// A new key of cookies is known for so long before it signs. A node that lags further has lost its quorum.
 const COOKIE_KEY_NOTICE_S: u64 = 10;
+
+/// A new key of lease datagrams is known for so long before nodes seal with it, as for cookies.
+const LEASE_KEY_NOTICE_MS: u64 = 10_000;
+
+/// What is sealed with the key before is opened for so long after nodes seal with the next: they come to that one after
+/// the other.
+const LEASE_KEY_OVERLAP_MS: u64 = 10_000;
+
+/// Keys of lease datagrams beside the oldest: one that nodes are told of, and one that follows another just now.
+const LEASE_KEYS_MAX: usize = 2;
 
 /// Join tokens that may be open at once. Arbitrary, and harmless.
 const TOKENS_MAX: usize = 1000;
@@ -43,8 +54,11 @@ pub struct Cluster {
     pub ca_key_sealed: Vec<u8>,
     /// Secret of the table key hash.
     pub table_secret: [u8; 16],
-    /// Key that authenticates lease datagrams.
+    /// Key that authenticates lease datagrams, unless a newer one does.
     pub lease_secret: [u8; 32],
+    /// Newer keys of that kind, newest first; two at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lease_keys: Vec<LeaseKey>,
     /// Keys that sign persistence cookies, newest first.
     #[serde(with = "cookie_keys")]
     pub cookie_keys: Vec<CookieKey>,
@@ -53,6 +67,47 @@ pub struct Cluster {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster").field("id", &self.id).field("created", &self.created).finish_non_exhaustive()
+    }
+}
+
+/// A key that authenticates lease datagrams.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseKey {
+    /// The key.
+    pub secret: [u8; 32],
+    /// From when on nodes seal with it. They open what is sealed with it at once.
+    pub seals_from: LogTime,
+}
+
+impl Cluster {
+    /// The keys of lease datagrams that are in force at `now`.
+    pub fn lease_keys(&self, now: LogTime) -> LeaseKeys {
+        let newer = self.lease_keys.iter().map(|key| (key.secret, key.seals_from));
+        let mut keys = LeaseKeys::only(self.lease_secret);
+        let mut others = keys.opens.iter_mut();
+        let (mut seals, mut followed) = (None, None::<LogTime>);
+        for (secret, from) in newer.chain([(self.lease_secret, LogTime::default())]) {
+            let over = followed.is_some_and(|from| now >= from.plus_millis(LEASE_KEY_OVERLAP_MS));
+            if seals.is_none() && from <= now {
+                seals = Some(secret);
+            } else if !over && let Some(other) = others.next() {
+                *other = Some(secret);
+            }
+            followed = Some(from);
+        }
+        LeaseKeys { seals: seals.unwrap_or(keys.seals), ..keys }
+    }
+
+    fn rotate_lease_key(&mut self, now: LogTime, secret: [u8; 32]) {
+        // One that nobody seals with yet is not needed any more.
+        self.lease_keys.retain(|key| key.seals_from <= now);
+        self.lease_keys.insert(0, LeaseKey { secret, seals_from: now.plus_millis(LEASE_KEY_NOTICE_MS) });
+        let over = |key: &LeaseKey| now >= key.seals_from.plus_millis(LEASE_KEY_OVERLAP_MS);
+        while self.lease_keys.len() > LEASE_KEYS_MAX || self.lease_keys.last().is_some_and(over) {
+            let Some(oldest) = self.lease_keys.pop() else { return };
+            self.lease_secret = oldest.secret;
+        }
     }
 }
 
@@ -137,6 +192,7 @@ impl State {
             ca_key_sealed: init.ca_key_sealed.clone(),
             table_secret: *init.table_secret,
             lease_secret: *init.lease_secret,
+            lease_keys: Vec::new(),
             cookie_keys: vec![CookieKey { id: 1, secret: *init.cookie_secret, signs_from_s: 0 }],
         });
         self.sessions.found(*init.table_secret);
@@ -215,7 +271,13 @@ impl State {
         Outcome::Done
     }
 
-    pub(super) fn remove_node(&mut self, at: At, id: NodeId, author: &Author) -> Outcome {
+    pub(super) fn remove_node(
+        &mut self,
+        at: At,
+        id: NodeId,
+        lease_secret: Option<[u8; 32]>,
+        author: &Author,
+    ) -> Outcome {
         let Some(node) = self.node(id) else { return no_node(id) };
         if self.parts.members.nodes.len() == 1 {
             return invalid("the last node cannot be removed; stop it and delete its data directory".to_owned());
@@ -226,6 +288,9 @@ impl State {
         self.record(at, author, Said::new(EventKind::NodeRemoved, Subject::Node(id), what));
         self.forget_vip_wishes_for(id);
         self.forget_reports_of(at, id);
+        if let Some((cluster, secret)) = self.parts.cluster.edit().as_mut().zip(lease_secret) {
+            cluster.rotate_lease_key(at.now, secret);
+        }
         self.plan_changed();
         Outcome::Done
     }

@@ -259,7 +259,9 @@ impl State {
             }
             Command::UpdateNode { node, info } => self.update_node(at, *node, info),
             Command::SetNode { node, admin, author } => self.set_node(at, *node, *admin, author),
-            Command::RemoveNode { node, author } => self.remove_node(at, *node, author),
+            Command::RemoveNode { node, author, lease_secret } => {
+                self.remove_node(at, *node, lease_secret.as_ref().map(|secret| **secret), author)
+            }
             Command::RecordVip { vip, owner, epoch, cause } => self.record_vip(at, *vip, *owner, *epoch, cause),
             Command::MoveVip { vip, to, author } => self.move_vip(at, *vip, *to, author),
             Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, **secret, author),

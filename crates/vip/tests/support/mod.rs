@@ -16,7 +16,9 @@ use ballast_clock::boot_now;
 use ballast_core::{
     config::Failback,
     ids::{Boot, EntryId, LogIndex, NodeId, Term, VipId},
-    lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, LogFacts, Timing, Transition, VoterSets},
+    lease::{
+        Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseView, LeaseVip, LogFacts, Timing, Transition, VoterSets,
+    },
     time::BootNanos,
 };
 use ballast_vip::{Closing, Driver, Gates, Handle, Inputs, LeaseThread, LogMarks, Options};
@@ -138,7 +140,7 @@ impl Cluster {
         let timing = Timing::takeover_within(lease.as_nanos() as u64);
         let view = LeaseView {
             cluster: "test".to_owned(),
-            secret: [3; 32],
+            keys: LeaseKeys::only([3; 32]),
             membership: entry(5),
             voters: VoterSets::new([ids]),
             nodes: ids.iter().zip(&addresses).map(member).collect(),

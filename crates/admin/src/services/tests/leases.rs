@@ -8,7 +8,8 @@ use ballast_core::{
     config::Failback,
     ids::{EntryId, NodeId, VipId},
     lease::{
-        Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, PlacementReason, Timing, Unfitness, VipStatus, VoterSets,
+        Epoch, Fitness, LeaseKeys, LeaseMember, LeaseView, LeaseVip, PlacementReason, Timing, Unfitness, VipStatus,
+        VoterSets,
     },
     state::{Author, Command, NodeAdmin, NodeRole},
     time::{BootNanos, LogTime},
@@ -47,7 +48,7 @@ fn picture(vip: VipId, nodes: u64) -> LeasePicture {
     let owners = BTreeMap::from([(vip.id, NodeId::new(1))]);
     let view = LeaseView {
         cluster: String::new(),
-        secret: [0; 32],
+        keys: LeaseKeys::only([0; 32]),
         membership: EntryId::default(),
         voters: VoterSets::new([[NodeId::new(1)]]),
         nodes: (1..=nodes).map(member).collect(),

@@ -355,7 +355,7 @@ fn command() -> impl Strategy<Value = Command> {
             Just(Command::EnrolNode { token_hash: hash, info: info.clone(), key_fingerprint: hash }),
             Just(Command::UpdateNode { node: id, info }),
             Just(Command::SetNode { node: id, admin: NodeAdmin::Demoted, author: author() }),
-            Just(Command::RemoveNode { node: id, author: author() }),
+            Just(Command::RemoveNode { node: id, author: author(), lease_secret: Some(hash.into()) }),
             Just(Command::IssueUser {
                 user: Box::new(UserIdentity {
                     fingerprint: hash,

@@ -3,6 +3,7 @@
 use super::scenario::*;
 use crate::{
     ids::{BackendId, LogIndex, NodeId, Revision, ServiceId},
+    lease::LeaseKeys,
     persistence::{KeyHash, Provenance},
     plan::{self, AdminState, Verdict},
     state::*,
@@ -277,7 +278,7 @@ fn a_removed_node_changes_nothing_any_more() {
     assert_eq!(apply(&mut s, vec![seventh.clone()]), 1);
     s.run(pin(Some(B), false));
     // The node sent its frame again, and its removal overtakes it: in the entries before, or in the same.
-    let remove = s.entry(vec![Command::RemoveNode { node, author: author() }]).frames.remove(0);
+    let remove = s.entry(vec![Command::RemoveNode { node, author: author(), lease_secret: None }]).frames.remove(0);
     assert_eq!(apply(&mut s, vec![remove, seventh.clone(), frame(8, vec![pin(Some(C), false)])]), 1);
     assert_eq!(apply(&mut s, vec![seventh, frame(9, vec![pin(None, false)])]), 0);
     assert_eq!(s.state.binding(WEB, KEY).map(|record| record.backend), Some(B), "the newer change stands");
@@ -351,12 +352,43 @@ fn a_token_lets_one_node_in_and_its_retries() {
     assert_eq!(join(&mut s, "n2", 4), Outcome::Refused(Refusal::NameTaken { name: "n2".to_owned(), id: node }));
     s.wait(1000);
     assert_eq!(s.run(enrol("n4", 4, 4)), Outcome::Refused(Refusal::TokenExpired));
-    assert_eq!(s.run(Command::RemoveNode { node, author: author() }), Outcome::Done);
+    assert_eq!(s.run(Command::RemoveNode { node, author: author(), lease_secret: None }), Outcome::Done);
     let Outcome::Enrolled { node: again } = join(&mut s, "n2", 5) else { panic!("not enrolled") };
     assert!(again > node);
-    s.run(Command::RemoveNode { node: again, author: author() });
-    let last = s.run(Command::RemoveNode { node: NodeId::new(1), author: author() });
+    s.run(Command::RemoveNode { node: again, author: author(), lease_secret: None });
+    let last = s.run(Command::RemoveNode { node: NodeId::new(1), author: author(), lease_secret: None });
     assert!(matches!(last, Outcome::Refused(Refusal::Invalid { .. })));
+}
+
+#[test]
+fn who_leaves_takes_no_key_of_leases_along_that_counts_for_long() {
+    let mut s = Scenario::shop();
+    let keys = |s: &Scenario| s.state.cluster().expect("founded").lease_keys(s.now);
+    let only = |secret: u8| LeaseKeys::only([secret; 32]);
+    let leave = |s: &mut Scenario, secret: u8| {
+        let Outcome::Enrolled { node } = join(s, "leaves", secret) else { panic!("not enrolled") };
+        let lease_secret = Some([secret; 32].into());
+        assert_eq!(s.run(Command::RemoveNode { node, author: author(), lease_secret }), Outcome::Done);
+    };
+    assert_eq!(keys(&s), only(7));
+    leave(&mut s, 21);
+    assert_eq!(keys(&s), LeaseKeys { seals: [7; 32], opens: [Some([21; 32]), None] });
+    s.wait(5000);
+    leave(&mut s, 22);
+    assert_eq!(keys(&s), LeaseKeys { seals: [7; 32], opens: [Some([22; 32]), None] }, "21 was never used");
+    s.wait(9999);
+    assert_eq!(keys(&s).seals, [7; 32]);
+    s.wait(1);
+    assert_eq!(keys(&s), LeaseKeys { seals: [22; 32], opens: [Some([7; 32]), None] });
+    leave(&mut s, 23);
+    assert_eq!(keys(&s), LeaseKeys { seals: [22; 32], opens: [Some([23; 32]), Some([7; 32])] });
+    s.state = s.reread();
+    s.wait(10_000);
+    assert_eq!(keys(&s), LeaseKeys { seals: [23; 32], opens: [Some([22; 32]), None] }, "nobody seals with 7 any more");
+    s.wait(10_000);
+    assert_eq!(keys(&s), only(23));
+    leave(&mut s, 24);
+    assert_eq!(keys(&s), LeaseKeys { seals: [23; 32], opens: [Some([24; 32]), None] });
 }
 
 #[test]
@@ -371,7 +403,7 @@ fn the_verdict_is_the_majoritys_and_follows_membership() {
     s.run(report(three.get(), A, Verdict::Down));
     assert_eq!(s.state.verdict(A), Verdict::Down);
     assert!(s.state.plan_version() > version);
-    s.run(Command::RemoveNode { node: two, author: author() });
+    s.run(Command::RemoveNode { node: two, author: author(), lease_secret: None });
     assert_eq!(s.state.verdict(A), Verdict::Up);
     assert!(matches!(s.run(report(two.get(), A, Verdict::Down)), Outcome::Refused(Refusal::NotFound { .. })));
 }
