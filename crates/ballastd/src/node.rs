@@ -29,7 +29,7 @@ use ballast_admin::{
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{ClusterView, Ownership, Propose},
-    ids::{Boot, EntryId, LogIndex, Term, VipId},
+    ids::{Boot, EntryId, LogIndex, NodeId, Term, VipId},
     lease::{LeaseView, LogFacts},
     state::{Author, Command, NodeRole, Outcome, Refusal, State},
     time::BootNanos,
@@ -38,7 +38,7 @@ use ballast_proxy::{
     AccessLog, Ports, Proxy, ProxyOptions,
     prober::{self, Findings},
 };
-use ballast_raft::{Handle, Member, MemberFailure, MemberOptions, TlsConnect};
+use ballast_raft::{Handle, Member, MemberFailure, MemberOptions, Role, Status, TlsConnect};
 use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, LogMarks};
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -374,7 +374,7 @@ async fn found(member: &Member, raft: &Handle, genesis: Genesis) -> Result<()> {
 }
 
 /// Tells the cluster this node's addresses and labels if they differ from what the log says.
-async fn introduce(bootstrap: Bootstrap, node: ballast_core::ids::NodeId, raft: Handle, ending: CancellationToken) {
+async fn introduce(bootstrap: Bootstrap, node: NodeId, raft: Handle, ending: CancellationToken) {
     let mut applied = raft.watch_applied();
     loop {
         // Anew each time: an interface may have come back with another hardware address.
@@ -490,8 +490,15 @@ struct Publisher {
     past: Leases,
 }
 
-/// How long a removed node goes on to vote at most. The leader takes its vote away at once if it can.
-const FAREWELL_NANOS: u64 = 10_000_000_000;
+/// How long a removed node goes on at most while it is needed. The leader takes its vote away at once if it can, and may
+/// not tell it.
+const FAREWELL_NANOS: u64 = 5_000_000_000;
+
+/// Whether the others need a node to go on without it: it votes, or leads them until it has told them that it does not.
+fn is_needed(status: &Status, node: NodeId) -> bool {
+    let votes = status.voter_sets.iter().any(|set| set.contains(&node));
+    votes || status.role == Role::Leader && status.membership.index > status.committed
+}
 
 /// When a node that was removed has to end.
 #[derive(Debug, Default)]
@@ -502,15 +509,15 @@ struct Removal {
 }
 
 impl Removal {
-    /// A removed node goes on while it votes: without it there may be no majority that can take its vote away.
-    fn is_over(&mut self, listed: bool, votes: bool, now: BootNanos) -> bool {
+    /// A removed node goes on while it is needed: without it there may be no majority that can take its vote away.
+    fn is_over(&mut self, listed: bool, needed: bool, now: BootNanos) -> bool {
         self.member |= listed;
         if listed || !self.member {
             self.since = None;
             return false;
         }
         let since = *self.since.get_or_insert(now);
-        !votes || now.since(since) >= FAREWELL_NANOS
+        !needed || now.since(since) >= FAREWELL_NANOS
     }
 }
 
@@ -529,8 +536,8 @@ impl Publisher {
         loop {
             let me = self.node.view.node();
             let listed = self.node.raft.with_state(|state| state.node(me).is_some());
-            let votes = status.borrow().voter_sets.iter().any(|set| set.contains(&me));
-            if removal.is_over(listed, votes, boot_now()) {
+            let needed = is_needed(&status.borrow(), me);
+            if removal.is_over(listed, needed, boot_now()) {
                 bail!(MemberFailure::Removed);
             }
             if !self.leases.alive() {
