@@ -613,7 +613,7 @@ fn walks_that_everybody_waits_for_have_a_bound_together() {
     let mut store = Store::new();
     store.run(&format!("set {} v", "a".repeat(60_000)));
     // Compared with each beginning that the key has, nearly to its own end.
-    let pattern = "*".to_owned() + &"a".repeat(500) + "b";
+    let pattern = "*".to_owned() + &"a".repeat(500) + "?b*";
     let keys = call(&format!("keys {pattern}"));
     let calls = vec![call("set a 1"), keys.clone(), keys.clone(), keys.clone(), keys.clone(), call("set a 2")];
     let replies = store.write(Write { calls, atomic: true, ..Write::default() });
@@ -624,6 +624,52 @@ fn walks_that_everybody_waits_for_have_a_bound_together() {
     let long = store.read(None, &format!("keys {}", "a".repeat(64 * 1024 + 1))).expect("nothing is due");
     assert!(starts_with(&long, "ERR pattern is longer than the 64KiB"), "{long:?}");
     assert_eq!(store.read(None, &format!("keys {pattern}")), Ok(none), "whoever reads by itself takes its time");
+}
+
+#[test]
+fn a_name_is_compared_no_longer_than_there_is_work_left() {
+    let mut store = Store::new();
+    let wide = "a".repeat(1 << 20);
+    store.run(&format!("hset h {wide} v"));
+    store.run(&format!("sadd s {wide}"));
+    // A thousand times a million comparisons.
+    let pattern = "*".to_owned() + &"a".repeat(1000) + "?b*";
+    for scan in ["hscan h", "sscan s"] {
+        let scan = call(&format!("{scan} 0 match {pattern}"));
+        let calls = vec![call("set a 1"), scan.clone(), scan, call("set a 2")];
+        let replies = store.write(Write { calls, atomic: true, ..Write::default() });
+        assert!(replies[1..3].iter().all(|reply| starts_with(reply, TOO_MUCH)), "{replies:?}");
+        assert_eq!(replies[3], Reply::OK);
+    }
+    let quick = "*".to_owned() + &"a".repeat(60_000) + "b*";
+    let none = Reply::Array(vec![text("0"), Reply::Array(Vec::new())]);
+    assert_eq!(store.run(&format!("hscan h 0 match {quick}")), none, "bytes are searched in one go");
+}
+
+#[test]
+fn a_walk_that_cannot_compare_a_name_any_more_goes_on_from_it() {
+    let mut store = Store::new();
+    let wide = "a".repeat(40_000);
+    for n in 0..20 {
+        store.run(&format!("sadd s {wide}{n}"));
+    }
+    // One takes a third of what one step may.
+    let scan = |cursor: &str| call(&format!("sscan s {cursor} count 100 match *{}?b*", "a".repeat(600)));
+    let (mut cursor, mut rounds) = ("0".to_owned(), 0);
+    loop {
+        store.at(store.now);
+        let calls = vec![call("set a 1"), scan(&cursor)];
+        let replies = store.write(Write { calls, atomic: true, ..Write::default() });
+        let Reply::Array(reply) = &replies[1] else { panic!("{replies:?}") };
+        let [Reply::Bulk(next), Reply::Array(found)] = &reply[..] else { panic!("{reply:?}") };
+        assert!(found.is_empty());
+        cursor = String::from_utf8_lossy(next).into_owned();
+        rounds += 1;
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert!((7..=10).contains(&rounds), "{rounds}");
 }
 
 #[test]

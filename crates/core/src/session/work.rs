@@ -62,7 +62,8 @@ impl Allowance {
 }
 
 pub(super) const TOO_MUCH_WALKED: Reply = Reply::error(
-    "ERR this looks at more keys or fields than commands sent together may; use SCAN, HSCAN or SSCAN, outside of MULTI",
+    "ERR this looks at more keys or fields than commands sent together may; use SCAN, HSCAN or SSCAN, outside of MULTI, \
+     or a simpler pattern",
 );
 
 pub(super) const TOO_MUCH_REWRITTEN: Reply = Reply::error(

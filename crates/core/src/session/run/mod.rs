@@ -19,7 +19,7 @@ use bytes::Bytes;
 use keys::{Base, Unit};
 
 use super::{
-    Call, Reply,
+    Call, Pattern, Reply,
     database::Entry,
     keyspace::Keyspace,
     number,
@@ -74,6 +74,14 @@ impl View<'_> {
         let left = self.work.get().checked_sub(units);
         self.work.set(left.unwrap_or(0));
         left.is_none()
+    }
+
+    /// Whether a name fits a pattern; `None` if finding out takes more work than there is left.
+    fn fits_pattern(&self, pattern: &Pattern, name: &[u8]) -> Option<bool> {
+        let mut left = self.work.get();
+        let fits = pattern.matches_within(name, &mut left);
+        self.work.set(left);
+        fits
     }
 
     /// Refuses an answer that would have more bytes than there is room for. To be asked where a small request can have
