@@ -109,6 +109,7 @@ impl Keyspace {
     /// An entry of this time begins.
     pub(super) fn begin_entry(&mut self, now: u64) {
         self.now = now;
+        self.databases.values_mut().for_each(|database| database.advance(now));
         self.walks.begin_entry();
         self.rewrites.begin_entry();
     }
@@ -276,8 +277,7 @@ impl Keyspace {
 
     /// Keys of a database whose lives are not over.
     pub(super) fn count(&self, database: u16) -> u64 {
-        let live = |database: &Database| database.len() - database.ended(self.now);
-        self.databases.get(&database).map_or(0, live) as u64
+        self.databases.get(&database).map_or(0, Database::live) as u64
     }
 
     /// A key whose life is not over.
@@ -293,7 +293,7 @@ impl Keyspace {
         copy.now = self.now;
         for call in calls.iter().filter(|call| call.keys().next().is_none()) {
             if let Some(database) = self.databases.get(&call.database) {
-                copy.databases.entry(call.database).or_insert_with(|| database.shared(self.now));
+                copy.databases.entry(call.database).or_insert_with(|| database.shared());
             }
         }
         let whole: Vec<u16> = copy.databases.keys().copied().collect();
@@ -440,8 +440,8 @@ impl Keyspace {
     }
 
     fn database(&mut self, number: u16) -> &mut Database {
-        let track_idle = self.tracks_idle();
-        self.databases.entry(number).or_insert_with(|| Database::new(number, track_idle))
+        let (now, track_idle) = (self.now, self.tracks_idle());
+        self.databases.entry(number).or_insert_with(|| Database::new(number, now, track_idle))
     }
 }
 

@@ -213,14 +213,11 @@ impl Sessions {
     /// Figures for `INFO` and metrics.
     pub fn stats(&self) -> Stats {
         let keyspace = self.keyspace.read();
-        let of = |(number, database): (&u16, &Database)| {
-            let ended = database.ended(keyspace.now);
-            DatabaseStats {
-                database: *number,
-                keys: (database.len() - ended) as u64,
-                ending: (database.ending() - ended) as u64,
-                bytes: database.bytes(),
-            }
+        let of = |(number, database): (&u16, &Database)| DatabaseStats {
+            database: *number,
+            keys: database.live() as u64,
+            ending: database.ending() as u64,
+            bytes: database.bytes(),
         };
         Stats {
             databases: keyspace.databases.iter().map(of).filter(|stats| stats.keys > 0).collect(),

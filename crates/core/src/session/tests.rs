@@ -2,6 +2,7 @@
 //! a real Redis, by the example `session_differential`.
 
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 use crate::{config::Document, time::LogTime};
@@ -167,6 +168,63 @@ fn ended_keys_are_removed_at_an_even_pace_and_told_of_once() {
     told.dedup();
     assert_eq!(told.len(), 2500);
     assert_eq!(store.sessions.stats().totals.expired, 2500);
+}
+
+#[test]
+fn keys_are_counted_without_a_look_at_those_that_are_over() {
+    let mut store = Store::new();
+    fill_with(&mut store, 40_000, " px 100");
+    store.run("set stays v");
+    store.sessions.advance(LogTime::from_millis(1_000_100));
+    // Looking at each of them that often is more than commands that were sent together may.
+    let calls = vec![call("dbsize"); 3000];
+    let replies = store.write(Write { calls, atomic: true, ..Write::default() });
+    assert!(replies.iter().all(|reply| *reply == Reply::Integer(1)), "{:?}", replies.last());
+    assert_eq!(store.sessions.stats().databases[0].keys, 1);
+}
+
+proptest! {
+    #[test]
+    fn keys_are_counted_as_they_are_listed(steps in proptest::collection::vec((0..9_u8, 0..8_u8, 0..300_u64), 1..80)) {
+        let mut store = Store::new();
+        for (kind, key, n) in steps {
+            let words = match kind {
+                0 => format!("set k{key} v"),
+                // Before or after now.
+                1 => format!("set k{key} v pxat {}", store.now + n - n.min(100)),
+                2 => format!("set k{key} v pxat {}", store.now - n),
+                3 => format!("pexpire k{key} {}", n + 1),
+                4 => format!("persist k{key}"),
+                5 => format!("del k{key}"),
+                6 => format!("rename k{key} k{}", n % 8),
+                7 => format!("append k{key} v"),
+                _ => {
+                    // Without a sweep.
+                    store.now += n;
+                    store.sessions.advance(LogTime::from_millis(store.now));
+                    continue;
+                }
+            };
+            store.sessions.apply(&Write::one(call(&words)));
+            let Ok(Reply::Array(listed)) = store.read(None, "keys *") else { panic!("{words}") };
+            prop_assert_eq!(store.read(None, "dbsize"), Ok(Reply::Integer(listed.len() as i64)), "{}", words);
+        }
+    }
+}
+
+#[test]
+fn a_stale_reader_counts_no_key_that_is_over_by_its_clock() {
+    let mut store = Store::new();
+    // More than are looked at under one lock.
+    fill_with(&mut store, 40_000, " px 100");
+    store.run("set soon v px 50");
+    store.run("set later v px 200");
+    store.run("set stays v");
+    for (estimate, keys) in [(1_000_000, 40_003), (1_000_050, 40_002), (1_000_100, 2), (1_000_200, 1)] {
+        let mut replies = Vec::new();
+        store.sessions.read_stale(LogTime::from_millis(estimate), &[call("dbsize")], &mut replies);
+        assert_eq!(replies, [Reply::Integer(keys)], "{estimate}");
+    }
 }
 
 #[test]

@@ -214,8 +214,11 @@ pub(super) fn randomkey(view: &View<'_>, call: &Call) -> Answer {
 }
 
 pub(super) fn dbsize(view: &View<'_>, call: &Call) -> Answer {
-    let database = view.keyspace.databases.get(&call.database);
-    let (all, ended) = database.map_or((0, 0), |database| (database.len(), database.ended(view.gone_by())));
-    view.walk(ended as u64)?;
-    Ok(count(all - ended))
+    let Some(database) = view.keyspace.databases.get(&call.database) else { return Ok(count(0)) };
+    let mut live = database.live();
+    for has_ended in database.ending_until(view.gone_by()) {
+        view.walk(LOOK)?;
+        live -= usize::from(has_ended);
+    }
+    Ok(count(live))
 }
