@@ -17,7 +17,7 @@ use super::{
     shelf::Seed,
     spec::{Class, Op},
     value::Value,
-    work::{Allowance, TOO_MUCH_REWRITTEN},
+    work::{Allowance, TOO_MUCH_ANSWERED, TOO_MUCH_REWRITTEN},
 };
 use crate::config::SessionEviction;
 
@@ -55,6 +55,8 @@ pub(super) struct Keyspace {
     walks: Allowance,
     /// What writes of this entry may still write again.
     rewrites: Allowance,
+    /// Bytes that answers of this entry may still have.
+    answers: Allowance,
     rules: Rules,
 }
 
@@ -90,6 +92,7 @@ const FREED_AT_ONCE_MAX: u64 = 256;
 
 impl Keyspace {
     pub(super) fn new(seed: Seed, settings: Arc<Settings>) -> Self {
+        let answers = Allowance::new(settings.limits.output_max.as_bytes());
         Self {
             seed,
             databases: BTreeMap::new(),
@@ -102,6 +105,7 @@ impl Keyspace {
             garbage: Garbage::default(),
             walks: Allowance::default(),
             rewrites: Allowance::default(),
+            answers,
             rules: Rules::NEWEST,
         }
     }
@@ -112,6 +116,7 @@ impl Keyspace {
         self.databases.values_mut().for_each(|database| database.advance(now));
         self.walks.begin_entry();
         self.rewrites.begin_entry();
+        self.answers.begin_entry();
     }
 
     /// Carries out what the log says.
@@ -119,21 +124,21 @@ impl Keyspace {
         self.rules = write.rules();
         self.walks.begin_write();
         self.rewrites.begin_write();
+        self.answers.begin_write();
         if write.watched.iter().any(|watched| self.version(watched.database, &watched.key) != watched.version) {
             return vec![Reply::NullArray];
         }
         if write.atomic && write.calls.iter().any(needs_memory) && !self.make_room() {
             return vec![OUT_OF_MEMORY_EXEC];
         }
-        let mut room = self.answers_max();
         let each = |call: &Call| {
             // A transaction is asked before each of its commands as well: thousands of them fit into one, and each may be large.
             let is_asked = needs_memory(call) && (!write.atomic || self.rules >= Rules::Second);
             let reply = match is_asked && !self.make_room() {
                 true => OUT_OF_MEMORY,
-                false => self.carry_out(call, room),
+                false => self.carry_out(call),
             };
-            room = room.saturating_sub(reply.bytes());
+            self.answers.take(reply.bytes());
             reply
         };
         write.calls.iter().map(each).collect()
@@ -144,10 +149,11 @@ impl Keyspace {
         self.settings.limits.output_max.as_bytes()
     }
 
-    fn carry_out(&mut self, call: &Call, room: u64) -> Reply {
+    fn carry_out(&mut self, call: &Call) -> Reply {
         if let Some(refusal) = self.refusal(call) {
             return refusal;
         }
+        let room = self.answers.left();
         match call.class() {
             Class::Read => {
                 let work = Cell::new(self.walks.left());
@@ -157,7 +163,7 @@ impl Keyspace {
                     call,
                 );
                 self.walks.take(self.walks.left() - work.get());
-                reply
+                if reply == Reply::TOO_LARGE && self.answers.is_cut() { TOO_MUCH_ANSWERED } else { reply }
             }
             Class::Write => {
                 let reply = run::write(self, call);
@@ -431,6 +437,7 @@ impl Keyspace {
     /// Follows the document.
     pub(super) fn configure(&mut self, settings: Arc<Settings>) {
         self.settings = settings;
+        self.answers = Allowance::new(self.answers_max());
         let wanted = self.tracks_idle();
         self.databases.values_mut().for_each(|database| database.track_idle(wanted));
     }

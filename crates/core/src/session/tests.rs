@@ -495,6 +495,46 @@ fn answers_that_are_asked_for_again_and_again_have_a_bound() {
 }
 
 #[test]
+fn answers_of_one_entry_have_a_bound_together() {
+    let mut store = Store::new();
+    store.run(&format!("hset h f {}", "v".repeat(8 << 20)));
+    let write = Write { calls: vec![call("hget h f"); 7], ..Write::default() };
+    let mut answered = 0;
+    store.at(store.now);
+    for n in 0..6 {
+        let replies = store.sessions.apply(&write);
+        let full = replies.iter().filter(|reply| matches!(reply, Reply::Bulk(_))).count();
+        assert!(replies[full..].iter().all(|reply| starts_with(reply, "OVERLOADED too much was asked")), "{n}");
+        answered += full;
+    }
+    assert_eq!(answered, 31, "256MiB without what answers take beside their bytes");
+    assert_eq!(
+        store.sessions.apply(&Write::one(call("hstrlen h f"))),
+        [Reply::Integer(8 << 20)],
+        "there is room for it"
+    );
+    store.at(store.now);
+    assert!(matches!(store.run("hget h f"), Reply::Bulk(_)), "the next entry has its own");
+}
+
+#[test]
+fn one_value_is_not_copied_where_there_is_no_room_for_it() {
+    let mut store = Store::with(r#""limits":{"output_max":"1MiB","value_max":"700KiB"}"#);
+    let wide = "v".repeat(700 << 10);
+    store.run(&format!("set a {wide}"));
+    store.run(&format!("hset h {wide} {wide}"));
+    for words in ["getrange a 0 -1".into(), format!("hget h {wide}"), format!("hmget h {wide}"), "hrandfield h".into()]
+    {
+        let calls = vec![call(&words); 2];
+        let mut replies = Vec::new();
+        store.sessions.read(None, &calls, &mut replies).expect("nothing is due");
+        assert!(matches!(&replies[0], Reply::Bulk(_) | Reply::Array(_)), "{words:.10}");
+        assert_eq!(replies[1], Reply::TOO_LARGE, "{words:.10}");
+        assert_eq!(store.write(Write { calls, ..Write::default() }), replies, "{words:.10}");
+    }
+}
+
+#[test]
 fn a_walk_meets_what_is_there_from_its_beginning_to_its_end() {
     for (fill, scan, drop) in [
         ("set k{} v", "scan {} count 7", "del k{}"),

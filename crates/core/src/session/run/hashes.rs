@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Answer, Gathering, NOT_A_FLOAT, SYNTAX, View, WRONG_TYPE, bulk, count, integer, is, strings::sum};
+use super::{Answer, COPIED, Gathering, NOT_A_FLOAT, SYNTAX, View, WRONG_TYPE, bulk, count, integer, is, strings::sum};
 use crate::session::{
     Call, Reply,
     call::wrong_arity,
@@ -99,13 +99,15 @@ pub(super) fn hsetnx(keyspace: &mut Keyspace, call: &Call) -> Answer {
 
 pub(super) fn hget(view: &View<'_>, call: &Call) -> Answer {
     let value = viewed(view, call)?.and_then(|hash| hash.get(view.keyspace.seed, &call.args[1]));
-    Ok(bulk(value.map(Bytes::copy_from_slice)))
+    Ok(bulk(value.map(|value| view.copy(value)).transpose()?))
 }
 
 pub(super) fn hmget(view: &View<'_>, call: &Call) -> Answer {
     let hash = viewed(view, call)?;
     let value = |name: &Bytes| hash.and_then(|hash| hash.get(view.keyspace.seed, name));
-    view.fits(call.args[1..].iter().filter_map(value).map(|value| value.len() as u64).sum())?;
+    let bytes = call.args[1..].iter().filter_map(value).map(|value| value.len() as u64).sum();
+    view.fits(bytes)?;
+    view.walk(bytes / COPIED)?;
     Ok(Reply::Array(call.args[1..].iter().map(|name| bulk(value(name).map(Bytes::copy_from_slice))).collect()))
 }
 
@@ -189,7 +191,7 @@ pub(super) fn hrandfield(view: &View<'_>, call: &Call) -> Answer {
     let Some(wanted) = call.args.get(1) else {
         let hash = viewed(view, call)?;
         let field = hash.and_then(|hash| hash.nth((mix(view.turn) % hash.len().max(1) as u64) as usize));
-        return Ok(field.map_or(Reply::Null, |(name, _)| Reply::copy(name)));
+        return Ok(bulk(field.map(|(name, _)| view.copy(name)).transpose()?));
     };
     let wanted = integer(wanted)?;
     if wanted == i64::MIN {

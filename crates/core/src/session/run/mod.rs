@@ -89,7 +89,17 @@ impl View<'_> {
     fn fits(&self, bytes: u64) -> Result<(), Reply> {
         if bytes > self.room { Err(TOO_LARGE) } else { Ok(()) }
     }
+
+    /// Copies a value, of which there may be room for one and not for another.
+    fn copy(&self, value: &[u8]) -> Result<Bytes, Reply> {
+        self.fits(value.len() as u64)?;
+        self.walk(value.len() as u64 / COPIED)?;
+        Ok(Bytes::copy_from_slice(value))
+    }
 }
+
+/// Bytes that are copied in a unit of work.
+const COPIED: u64 = 16;
 
 /// Puts an answer together and stops where it becomes too large.
 struct Gathering<'v> {
@@ -107,7 +117,7 @@ impl<'v> Gathering<'v> {
         let part = Reply::copy(part);
         self.bytes += part.bytes();
         self.view.fits(self.bytes)?;
-        self.view.walk(LOOK + part.bytes() / 16)?;
+        self.view.walk(LOOK + part.bytes() / COPIED)?;
         Ok(part)
     }
 

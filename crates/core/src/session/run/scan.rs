@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::{Answer, Gathering, SYNTAX, TOO_LARGE, View, WRONG_TYPE, count, hashes::mix, integer, is};
+use super::{Answer, COPIED, Gathering, SYNTAX, TOO_LARGE, View, WRONG_TYPE, count, hashes::mix, integer, is};
 use crate::session::{
     Call, Pattern, Reply,
     database::{Database, Entry},
@@ -95,7 +95,7 @@ impl<'v, 'o> Walk<'v, 'o> {
     fn find(&mut self, part: &[u8]) {
         let part = Reply::copy(part);
         self.bytes += part.bytes();
-        self.tired |= self.view.tire(part.bytes() / 16);
+        self.tired |= self.view.tire(part.bytes() / COPIED);
         self.found.push(part);
     }
 

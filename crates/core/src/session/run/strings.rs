@@ -277,8 +277,7 @@ pub(super) fn getrange(view: &View<'_>, call: &Call) -> Answer {
     let (start, end) = (absolute(start), absolute(end).min(len - 1));
     let range = usize::try_from(start).ok().zip(usize::try_from(end).ok()).filter(|(start, end)| start <= end);
     let part = range.map_or(&[][..], |(start, end)| &text[start..=end]);
-    view.fits(part.len() as u64)?;
-    Ok(Reply::copy(part))
+    Ok(Reply::Bulk(view.copy(part)?))
 }
 
 pub(super) fn setrange(keyspace: &mut Keyspace, call: &Call) -> Answer {
