@@ -31,15 +31,18 @@ pub(super) enum Rules {
     /// Keys that are over go before others give way, whatever the policy; what of large values is written again has a
     /// bound.
     Second = 2,
+    /// What is worked out with numbers of many digits has a bound.
+    Third = 3,
 }
 
 impl Rules {
-    pub(super) const NEWEST: Self = Self::Second;
+    pub(super) const NEWEST: Self = Self::Third;
 
     pub(super) const fn of(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::First),
             2 => Some(Self::Second),
+            3 => Some(Self::Third),
             _ => None,
         }
     }

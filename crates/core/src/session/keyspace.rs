@@ -276,6 +276,15 @@ impl Keyspace {
         Ok(())
     }
 
+    /// Counts what a command is about to work out with numbers of many digits, as what is written again: a short command
+    /// can have a long number read and written.
+    ///
+    /// # Errors
+    /// As [`Self::rewrite`].
+    pub(super) fn reckon(&mut self, units: u64) -> Result<(), Reply> {
+        if self.rules >= Rules::Third { self.rewrite(units) } else { Ok(()) }
+    }
+
     /// What all keys are counted as in memory.
     pub(super) fn bytes(&self) -> u64 {
         self.databases.values().map(Database::bytes).sum()

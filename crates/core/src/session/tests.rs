@@ -791,7 +791,7 @@ fn what_is_written_again_has_a_bound_which_came_with_the_second_rules() {
     let bytes = codec::encode_commands(&[Command::Session(Box::new(write))]);
     let replies = |rules: u8, store: &mut Store| {
         let mut bytes = bytes.clone();
-        assert_eq!(bytes[2], 2, "what is sent is carried out by the newest");
+        assert_eq!(bytes[2], 3, "what is sent is carried out by the newest");
         bytes[2] = rules;
         let decoded = codec::decode_commands(&bytes).expect("both are known");
         assert_eq!(codec::encode_commands(&decoded), bytes, "they stay what they were when passed on");
@@ -808,7 +808,7 @@ fn what_is_written_again_has_a_bound_which_came_with_the_second_rules() {
     assert_eq!(refused(&again), 4, "eight times eight mebibytes are written again: {again:?}");
     assert_eq!(store.run("strlen a"), Reply::Integer(8 << 20));
     assert_eq!(refused(&replies(1, &mut store)), 0);
-    assert!(codec::decode_commands(&[&bytes[..2], &[3], &bytes[3..]].concat()).is_err(), "not known");
+    assert!(codec::decode_commands(&[&bytes[..2], &[4], &bytes[3..]].concat()).is_err(), "not known");
     // An entry has a bound too, which the next one has anew.
     let each: Vec<usize> = (0..6).map(|_| refused(&replies(2, &mut store))).collect();
     assert_eq!(each, [4; 6], "each of these is an entry: {each:?}");
@@ -820,6 +820,34 @@ fn what_is_written_again_has_a_bound_which_came_with_the_second_rules() {
         in_one += refused(&store.sessions.apply(write));
     }
     assert!(in_one > 6 * 4, "{in_one}");
+}
+
+#[test]
+fn sums_of_long_numbers_have_a_bound_which_came_with_the_third_rules() {
+    use crate::state::{Command, codec};
+    for (fill, add) in [
+        ("set a 1e4932", "incrbyfloat a 1"),
+        ("hset h f 1e4932", "hincrbyfloat h f 1"),
+        ("set b 1", "incrbyfloat b 1e-4931"),
+    ] {
+        let write = Write { calls: vec![call(add); 2000], ..Write::default() };
+        let bytes = codec::encode_commands(&[Command::Session(Box::new(write))]);
+        let mut sums = Vec::new();
+        for rules in [2, 3] {
+            let mut store = Store::new();
+            store.run(fill);
+            let decoded = codec::decode_commands(&[&bytes[..2], &[rules], &bytes[3..]].concat()).expect("known");
+            let [Command::Session(write)] = &decoded[..] else { panic!("{decoded:?}") };
+            let replies = store.write((**write).clone());
+            sums.push(replies.iter().filter(|reply| matches!(reply, Reply::Bulk(_))).count());
+            assert!(replies[sums[sums.len() - 1]..].iter().all(|reply| starts_with(reply, "OVERLOADED")), "{add}");
+        }
+        assert!(sums[0] == 2000 && (100..1000).contains(&sums[1]), "{add}: {sums:?}");
+    }
+    let mut store = Store::new();
+    let calls = vec![call("incrbyfloat a 0.1"); 20_000];
+    let replies = store.write(Write { calls, ..Write::default() });
+    assert!(replies.iter().all(|reply| matches!(reply, Reply::Bulk(_))), "{:?}", replies.last());
 }
 
 #[test]

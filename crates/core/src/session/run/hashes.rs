@@ -9,7 +9,7 @@ use crate::session::{
     Call, Reply,
     call::wrong_arity,
     database::Entry,
-    extended::{Extended, Parsed},
+    extended::{Parsed, Written},
     hash::{Hash, PairRef},
     keyspace::Keyspace,
     number,
@@ -171,14 +171,18 @@ pub(super) fn hincrby(keyspace: &mut Keyspace, call: &Call) -> Answer {
 
 pub(super) fn hincrbyfloat(keyspace: &mut Keyspace, call: &Call) -> Answer {
     let [key, name, by] = call.args.as_slice() else { return Err(SYNTAX) };
-    let by = Extended::parse(by).ok_or(NOT_A_FLOAT)?;
+    let by = Written::read(by).ok_or(NOT_A_FLOAT)?;
+    keyspace.reckon(by.work())?;
+    let by = by.round().ok_or(NOT_A_FLOAT)?;
     if by == Parsed::Infinite {
         return Err(Reply::error("ERR value is NaN or Infinity"));
     }
     let seed = keyspace.seed;
     let old = hash(keyspace.look(call.database, key))?.and_then(|hash| hash.get(seed, name));
-    let old = Extended::parse(old.unwrap_or(b"0")).ok_or(Reply::error("ERR hash value is not a float"))?;
-    let new = sum(old, by)?;
+    let not_a_float = || Reply::error("ERR hash value is not a float");
+    let old = Written::read(old.unwrap_or(b"0")).ok_or_else(not_a_float)?;
+    keyspace.reckon(old.work())?;
+    let new = sum(old.round().ok_or_else(not_a_float)?, by)?;
     change(keyspace, call, |hash, seed| hash.put(seed, name, new.as_bytes()))?;
     keyspace.tell(call.database, key, 'h', "hincrbyfloat");
     Ok(Reply::Bulk(new.into()))
