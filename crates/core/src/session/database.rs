@@ -182,6 +182,12 @@ impl Database {
         }
     }
 
+    /// What there is to be freed.
+    pub(super) fn into_leavings(self) -> Leavings {
+        let shards = self.shards.into_iter().flatten().collect();
+        Leavings { shards, orders: [Some(self.ends), self.idle].into_iter().flatten().collect() }
+    }
+
     /// Puts an entry in the place of the one that its key has, and gives that back.
     pub(super) fn put(&mut self, entry: Entry) -> Option<Entry> {
         let counted = Counted::of(&entry, self.number);
@@ -347,6 +353,20 @@ impl Database {
         if let Some(idle) = &mut self.idle {
             idle.remove(&(touched, hash));
         }
+    }
+}
+
+/// All that was in a database, without the places of what was not.
+pub(super) struct Leavings {
+    shards: Vec<Arc<Shelf<Entry>>>,
+    #[expect(dead_code, reason = "it is kept to be dropped elsewhere")]
+    orders: Vec<BTreeSet<(u64, u64)>>,
+}
+
+impl Leavings {
+    /// In how many pieces the keys lie.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{
     Notice, Reply, Settings, Write,
     call::{Call, Rules},
-    database::{Database, Entry},
+    database::{Database, Entry, Leavings},
     run, scripts,
     shelf::Seed,
     spec::{Class, Op},
@@ -63,7 +63,7 @@ pub(super) struct Keyspace {
 /// What was taken out of the store and takes time to free. Drop it where nobody waits for it.
 #[derive(Default)]
 pub struct Garbage {
-    databases: Vec<Database>,
+    databases: Vec<Leavings>,
     values: Vec<Value>,
 }
 
@@ -83,12 +83,17 @@ impl Garbage {
 /// Without what lay in the store.
 impl std::fmt::Debug for Garbage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} databases and {} values", self.databases.len(), self.values.len())
+        let shards: usize = self.databases.iter().map(Leavings::shards).sum();
+        write!(f, "{} databases of {shards} shards, and {} values", self.databases.len(), self.values.len())
     }
 }
 
 /// Fields or members above which freeing a value is put off. As many take some ten microseconds.
 const FREED_AT_ONCE_MAX: u64 = 256;
+
+/// What keys of a database are counted as above which freeing it is put off. Making another one takes about as long, and
+/// commands that flush and set in turns leave nothing that piles up.
+const FREED_AT_ONCE_BYTES: u64 = 64 << 10;
 
 impl Keyspace {
     pub(super) fn new(seed: Seed, settings: Arc<Settings>) -> Self {
@@ -412,8 +417,8 @@ impl Keyspace {
     pub(super) fn flush(&mut self, number: Option<u16>) {
         self.changes += 1;
         match number {
-            Some(number) => self.garbage.databases.extend(self.databases.remove(&number)),
-            None => self.garbage.databases.extend(std::mem::take(&mut self.databases).into_values()),
+            Some(number) => self.databases.remove(&number).into_iter().for_each(|old| self.garbage.take_all(old)),
+            None => std::mem::take(&mut self.databases).into_values().for_each(|old| self.garbage.take_all(old)),
         }
     }
 
@@ -439,7 +444,7 @@ impl Keyspace {
     /// All that is in it, to be freed.
     pub(super) fn into_garbage(self) -> Garbage {
         let mut garbage = self.garbage;
-        garbage.databases.extend(self.databases.into_values());
+        self.databases.into_values().for_each(|old| garbage.take_all(old));
         garbage
     }
 
@@ -472,6 +477,13 @@ impl Garbage {
             entry.filter(|entry| entry.value.len() > FREED_AT_ONCE_MAX && entry.value.as_text().is_none())
         {
             self.values.push(entry.value);
+        }
+    }
+
+    /// Takes what is left of a database, if freeing it takes time.
+    fn take_all(&mut self, database: Database) {
+        if database.bytes() > FREED_AT_ONCE_BYTES {
+            self.databases.push(database.into_leavings());
         }
     }
 }

@@ -948,6 +948,21 @@ fn what_takes_time_to_free_is_handed_out() {
 }
 
 #[test]
+fn what_is_flushed_again_and_again_does_not_pile_up() {
+    let mut store = Store::new();
+    for flush in ["flushdb", "flushall"] {
+        let calls = (0..100).flat_map(|_| [call(flush), call("set a 1 ex 100"), call("hset h f v")]).collect();
+        store.write(Write { calls, ..Write::default() });
+        assert!(store.sessions.take_garbage().is_empty(), "{flush}");
+    }
+    store.run("flushall");
+    store.run(&format!("set a {}", "v".repeat(100_000)));
+    store.run("flushdb");
+    // And no places of keys that were not there.
+    assert_eq!(format!("{:?}", store.sessions.take_garbage()), "1 databases of 1 shards, and 0 values");
+}
+
+#[test]
 fn different_fields_are_drawn() {
     let mut store = Store::new();
     let fields: String = (0..1000).map(|n| format!(" f{n} v")).collect();
