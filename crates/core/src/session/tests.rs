@@ -473,6 +473,16 @@ fn keys_and_values_have_bounds() {
 }
 
 #[test]
+fn a_copy_into_a_database_that_is_none_is_refused_as_redis_does() {
+    let mut store = Store::new();
+    store.run("set a 1");
+    let refused = "ERR value is out of range, value must between -2147483648 and 2147483647";
+    assert_eq!(store.run("copy a b db 99999999999"), Reply::error(refused));
+    assert_eq!(store.run("copy a b db 16"), Reply::error("ERR DB index is out of range"));
+    assert_eq!(store.run("copy a b db 15"), Reply::Integer(1));
+}
+
+#[test]
 fn answers_that_are_asked_for_again_and_again_have_a_bound() {
     let mut store = Store::with(r#""limits":{"output_max":"1MiB"}"#);
     store.run(&format!("set a {}", "v".repeat(4000)));
