@@ -85,25 +85,6 @@ impl Call {
         self.rules
     }
 
-    /// Whether it reads more than what it names: all keys, all fields. Such a call does not belong between others in the
-    /// log, where everybody waits for it; a reader that carries it out by itself holds up nobody.
-    pub fn is_walk(&self) -> bool {
-        matches!(
-            self.spec.op,
-            Op::Keys
-                | Op::Scan
-                | Op::Randomkey
-                | Op::Dbsize
-                | Op::Hkeys
-                | Op::Hvals
-                | Op::Hgetall
-                | Op::Hrandfield
-                | Op::Hscan
-                | Op::Smembers
-                | Op::Sscan
-        )
-    }
-
     /// What is known of the command.
     pub fn spec(&self) -> &'static Spec {
         self.spec

@@ -14,9 +14,6 @@ use super::Reply;
 /// Looking at one key, field or member.
 pub(super) const LOOK: u64 = 32;
 
-/// What a call of a reader costs besides what it walks over, and each of its words.
-pub(super) const CALL: u64 = 128;
-
 /// What may be done before others get their turn: about a millisecond.
 pub(super) const TURN: u64 = 1 << 20;
 
