@@ -64,6 +64,10 @@ const BATCH_ENTRIES: usize = 32;
 /// applied as a whole: what is in it is bounded by its bytes, and by what the session store lets commands do besides.
 const HOLD_MAX: Duration = Duration::from_millis(5);
 
+/// Answers that wait for the end of their batch: one that has gathered more bytes of them ends early. What the default
+/// settings let pile up for one connection.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
 /// What the rest of this crate shares with the state machine.
 pub(crate) struct Replica {
     pub(crate) origin: Origin,
@@ -175,10 +179,10 @@ impl Machine {
         self.replica.replace(state, meta.last_log_id.map_or(0, |id| id.index));
     }
 
-    /// Applies a batch; the outcomes of this node's own frames are handed over at the end.
-    fn apply_batch(&mut self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {
-        let mut garbage = Garbage::default();
+    /// Applies a batch, or as much of it as one may; the outcomes of this node's own frames are handed over at the end.
+    fn apply_batch(&mut self, batch: &mut impl Iterator<Item = EntryResponder<Types>>) -> io::Result<()> {
         let mut outcomes: Vec<FrameOutcomes> = Vec::new();
+        let mut answer_bytes = 0;
         let mut own: Vec<(u64, u64)> = Vec::new();
         let mut responders = Vec::new();
         let mut nodes_changed = false;
@@ -194,10 +198,14 @@ impl Machine {
             match entry.payload {
                 Payload::Normal(commands) => {
                     let decoded = decode(index, &commands.0)?;
-                    let before = outcomes.len();
-                    state.apply(index, &decoded, &mut outcomes);
-                    garbage.append(state.take_garbage());
-                    self.replica.observer.entry(index, &decoded, &outcomes[before..]);
+                    let mut came_to = Vec::new();
+                    state.apply(index, &decoded, &mut came_to);
+                    self.replica.free(state.take_garbage());
+                    self.replica.observer.entry(index, &decoded, &came_to);
+                    // What others asked for is large as well, and nobody here waits for it.
+                    came_to.retain(|outcome| outcome.origin == self.replica.origin);
+                    answer_bytes += came_to.iter().map(FrameOutcomes::answer_bytes).sum::<u64>();
+                    outcomes.append(&mut came_to);
                     for frame in decoded.frames {
                         nodes_changed |= frame.commands.iter().any(changes_nodes);
                         if frame.origin == self.replica.origin {
@@ -215,6 +223,9 @@ impl Machine {
             self.applied = Some(entry.log_id);
             self.replica.hashes.lock().note(index, || state.hash());
             responders.extend(responder);
+            if answer_bytes >= ANSWER_BYTES_MAX {
+                break;
+            }
         }
 
         let state = RwLockWriteGuard::downgrade(state);
@@ -225,11 +236,9 @@ impl Machine {
         let index = self.applied.map_or(0, |id| id.index);
         self.replica.observer.applied(&state, LogIndex::new(index));
         drop(state);
-        self.replica.free(garbage);
 
         self.replica.applied.send_replace(index);
         if !own.is_empty() {
-            outcomes.retain(|outcome| outcome.origin == self.replica.origin);
             self.replica.flight.applied(&own, outcomes);
         }
         for responder in responders {
@@ -269,8 +278,10 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut batches = entries.ready_chunks(BATCH_ENTRIES);
         while let Some(batch) = batches.next().await {
-            let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
-            self.apply_batch(batch)?;
+            let mut batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter();
+            while batch.len() > 0 {
+                self.apply_batch(&mut batch)?;
+            }
         }
         Ok(())
     }
@@ -417,5 +428,141 @@ impl Replica {
     /// This node.
     pub(crate) fn node(&self) -> NodeId {
         self.origin.node
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ballast_core::{
+        ids::Boot,
+        session::{Call, Reply, Write},
+        state::{Frame, InitCluster, NodeInfo, Outcome},
+        time::LogTime,
+    };
+    use ballast_storage::log::LogOptions;
+    use bytes::Bytes;
+    use futures_util::stream;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        ground::Ground,
+        types::{Commands, CommittedLeaderId, LogEntry},
+    };
+
+    const NODE: NodeId = NodeId::new(1);
+
+    /// Whose frames they are.
+    fn own() -> Origin {
+        Origin { node: NODE, boot: Boot(2) }
+    }
+
+    fn other() -> Origin {
+        Origin { node: NODE, boot: Boot(1) }
+    }
+
+    /// Keeps the first answer of each entry, and the indexes at which batches ended.
+    #[derive(Default)]
+    struct Watching {
+        answers: Mutex<Vec<Bytes>>,
+        /// For each entry with an answer, how many answers of those before it somebody else holds.
+        held: Mutex<Vec<usize>>,
+        batches: Mutex<Vec<u64>>,
+    }
+
+    impl Observer for Watching {
+        fn entry(&self, _: LogIndex, _: &Entry, outcomes: &[FrameOutcomes]) {
+            let answers = outcomes.iter().flat_map(|frame| &frame.outcomes).filter_map(|outcome| match outcome {
+                Outcome::Session(replies) => replies.first(),
+                _ => None,
+            });
+            for answer in answers {
+                if let Reply::Bulk(bytes) = answer {
+                    let mut kept = self.answers.lock();
+                    self.held.lock().push(kept.iter().filter(|bytes| !bytes.is_unique()).count());
+                    kept.push(bytes.clone());
+                }
+            }
+        }
+
+        fn applied(&self, _: &State, index: LogIndex) {
+            self.batches.lock().push(index.get());
+        }
+
+        fn installed(&self, _: &State) {}
+    }
+
+    fn session(calls: &[&[&str]]) -> Command {
+        let words = |call: &[&str]| call.iter().map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
+        let calls = calls.iter().map(|call| Call::parse(0, words(call)).expect("a command")).collect();
+        Command::Session(Box::new(Write { calls, ..Write::default() }))
+    }
+
+    fn init() -> Command {
+        Command::InitCluster(Box::new(InitCluster {
+            cluster_id: "c".to_owned(),
+            ca_certificate: String::new(),
+            ca_key_sealed: Vec::new(),
+            first_node: NodeInfo { name: "n1".to_owned(), ..NodeInfo::default() },
+            first_node_key_fingerprint: [1; 32],
+            table_secret: [1; 16].into(),
+            cookie_secret: [2; 32].into(),
+            lease_secret: [3; 32].into(),
+        }))
+    }
+
+    /// Applies these commands, one to an entry, in one batch.
+    async fn applied(origin: Origin, commands: Vec<Command>) -> Arc<Watching> {
+        let temp = TempDir::new().expect("a temporary folder");
+        let ground = Ground::open(temp.path(), LogOptions { write_buffer_bytes: 1 << 20 }).expect("opens");
+        let watching = Arc::new(Watching::default());
+        let replica = Replica::new(
+            own(),
+            Arc::new(Flight::default()),
+            Arc::new(AddressBook::new(BTreeMap::new())),
+            ground.snapshots,
+            ground.blocking,
+            Arc::clone(&watching) as Arc<dyn Observer>,
+        );
+        let mut machine = Machine::open(Arc::new(replica)).expect("opens");
+        let entry = |(n, command): (usize, Command)| {
+            let index = n as u64 + 1;
+            let frame = Frame { origin, seq: index, commands: vec![command] };
+            let entry = Entry { log_time: LogTime::from_millis(index), frames: vec![frame] };
+            let payload = Payload::Normal(Commands(codec::encode_entry(&entry).into()));
+            let log_id = LogId { leader_id: CommittedLeaderId::new(1), index };
+            Ok((LogEntry { log_id, payload }, None))
+        };
+        let entries: Vec<io::Result<EntryResponder<Types>>> = commands.into_iter().enumerate().map(entry).collect();
+        machine.apply(stream::iter(entries)).await.expect("can be read");
+        watching
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_here_waits_for_are_dropped_with_their_entry() {
+        let value = "v".repeat(10_000);
+        let commands = || {
+            let reads = (0..5).map(|_| session(&[&["hget", "h", "f"]]));
+            [init(), session(&[&["hset", "h", "f", &value]])].into_iter().chain(reads).collect()
+        };
+        let others = applied(other(), commands()).await;
+        assert_eq!(*others.held.lock(), [0; 5]);
+        let mine = applied(own(), commands()).await;
+        assert_eq!(*mine.held.lock(), [0, 1, 2, 3, 4], "they are answered at the end of the batch");
+        assert_eq!(*mine.batches.lock(), [7]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_ends_where_its_answers_are_large() {
+        let value = "v".repeat(4 << 20);
+        let get: &[&str] = &["get", "a"];
+        let commands = || {
+            let reads = (0..5).map(|_| session(&[get; 8]));
+            [init(), session(&[&["set", "a", &value]])].into_iter().chain(reads).collect()
+        };
+        assert_eq!(*applied(own(), commands()).await.batches.lock(), [4, 6, 7]);
+        assert_eq!(*applied(other(), commands()).await.batches.lock(), [7], "nobody waits for them");
     }
 }

@@ -19,7 +19,7 @@ use std::{
     sync::Arc,
 };
 
-use ballast_core::session::{Call, Class, Reply, Spec, Watched};
+use ballast_core::session::{Call, Class, Reply, Spec, Watched, parse_database};
 use bytes::Bytes;
 
 use crate::{
@@ -414,7 +414,7 @@ impl Connection {
             );
         }
         if call.spec().name == "select"
-            && let Ok(database) = own::database(&call.args[0], databases)
+            && let Ok(database) = parse_database(&call.args[0], databases)
         {
             transaction.database = database;
         }

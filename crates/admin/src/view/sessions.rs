@@ -1,7 +1,6 @@
 //! The session store.
 
 use ballast_core::{
-    config::SessionEviction,
     session::{DatabaseStats, KeyInfo, Reply, Sessions, key_hash_text},
     state::State,
     time::LogTime,
@@ -99,12 +98,7 @@ pub fn session_stats(state: &State) -> proto::SessionStatsResponse {
         keyspaces: keyspaces(state.sessions()),
         bytes: stats.bytes,
         memory_max: settings.memory_max.as_bytes(),
-        eviction: match settings.eviction {
-            SessionEviction::Noeviction => "noeviction",
-            SessionEviction::VolatileLru => "volatile-lru",
-            SessionEviction::VolatileTtl => "volatile-ttl",
-        }
-        .to_owned(),
+        eviction: settings.eviction.as_str().to_owned(),
         expired: stats.totals.expired,
         evicted: stats.totals.evicted,
         changes: stats.changes,

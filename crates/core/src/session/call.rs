@@ -31,15 +31,18 @@ pub(super) enum Rules {
     /// Keys that are over go before others give way, whatever the policy; what of large values is written again has a
     /// bound.
     Second = 2,
+    /// What is worked out with numbers of many digits has a bound.
+    Third = 3,
 }
 
 impl Rules {
-    pub(super) const NEWEST: Self = Self::Second;
+    pub(super) const NEWEST: Self = Self::Third;
 
     pub(super) const fn of(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::First),
             2 => Some(Self::Second),
+            3 => Some(Self::Third),
             _ => None,
         }
     }
@@ -80,25 +83,6 @@ impl Call {
 
     pub(super) fn rules(&self) -> Rules {
         self.rules
-    }
-
-    /// Whether it reads more than what it names: all keys, all fields. Such a call does not belong between others in the
-    /// log, where everybody waits for it; a reader that carries it out by itself holds up nobody.
-    pub fn is_walk(&self) -> bool {
-        matches!(
-            self.spec.op,
-            Op::Keys
-                | Op::Scan
-                | Op::Randomkey
-                | Op::Dbsize
-                | Op::Hkeys
-                | Op::Hvals
-                | Op::Hgetall
-                | Op::Hrandfield
-                | Op::Hscan
-                | Op::Smembers
-                | Op::Sscan
-        )
     }
 
     /// What is known of the command.

@@ -87,22 +87,39 @@ pub(super) struct Database {
     len: usize,
     bytes: u64,
     digest: u128,
+    /// Log time, in milliseconds.
+    now: u64,
     /// End and hash of each key that has an end.
     ends: BTreeSet<(u64, u64)>,
+    /// How many of these ends are not after `now`.
+    ended: usize,
     /// Last change and hash of each key that has an end; kept only while keys are evicted by it.
     idle: Option<BTreeSet<(u64, u64)>>,
+    /// Whether it is a reader's copy, without the orders.
+    is_copy: bool,
 }
 
 impl Database {
-    pub(super) fn new(number: u16, track_idle: bool) -> Self {
+    pub(super) fn new(number: u16, now: u64, track_idle: bool) -> Self {
         Self {
             number,
             shards: vec![None; SHARDS].into_boxed_slice(),
             len: 0,
             bytes: 0,
             digest: 0,
+            now,
             ends: BTreeSet::new(),
+            ended: 0,
             idle: track_idle.then(BTreeSet::new),
+            is_copy: false,
+        }
+    }
+
+    /// Carries log time forward. Each end is counted once, when it comes.
+    pub(super) fn advance(&mut self, now: u64) {
+        if now > self.now {
+            self.ended += self.ends.range((self.now + 1, 0)..=(now, u64::MAX)).count();
+            self.now = now;
         }
     }
 
@@ -110,14 +127,26 @@ impl Database {
         self.len
     }
 
-    /// Keys that have an end.
-    pub(super) fn ending(&self) -> usize {
-        self.ends.len()
+    /// Keys whose life is not over.
+    pub(super) fn live(&self) -> usize {
+        self.len - self.ended
     }
 
-    /// Keys whose life is over at `now` and that are still here.
-    pub(super) fn ended(&self, now: u64) -> usize {
-        self.ends.range(..=(now, u64::MAX)).count()
+    /// Keys among them whose life has an end.
+    pub(super) fn ending(&self) -> usize {
+        self.ends.len() - self.ended
+    }
+
+    /// What is to be looked at to know which lives are over at `time` and not by log time: for each key, whether it is
+    /// one of them.
+    pub(super) fn ending_until(&self, time: u64) -> Box<dyn Iterator<Item = bool> + '_> {
+        if time <= self.now {
+            Box::new(std::iter::empty())
+        } else if self.is_copy {
+            Box::new(self.iter().map(move |entry| entry.has_ended(time) && !entry.has_ended(self.now)))
+        } else {
+            Box::new(self.ends.range((self.now + 1, 0)..=(time, u64::MAX)).map(|_| true))
+        }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -136,18 +165,27 @@ impl Database {
         self.shards[shard_of(hash)].as_ref()?.get(hash, key)
     }
 
-    /// The same keys for somebody who only reads: values are shared, the orders are left out, and what was over at `now`
-    /// is not counted.
-    pub(super) fn shared(&self, now: u64) -> Self {
+    /// The same keys for somebody who only reads: values are shared, the orders are left out, and what is over is not
+    /// counted.
+    pub(super) fn shared(&self) -> Self {
         Self {
             number: self.number,
             shards: self.shards.clone(),
-            len: self.len - self.ended(now),
+            len: self.live(),
             bytes: self.bytes,
             digest: self.digest,
+            now: self.now,
             ends: BTreeSet::new(),
+            ended: 0,
             idle: None,
+            is_copy: true,
         }
+    }
+
+    /// What there is to be freed.
+    pub(super) fn into_leavings(self) -> Leavings {
+        let shards = self.shards.into_iter().flatten().collect();
+        Leavings { shards, orders: [Some(self.ends), self.idle].into_iter().flatten().collect() }
     }
 
     /// Puts an entry in the place of the one that its key has, and gives that back.
@@ -294,7 +332,9 @@ impl Database {
         if expires == 0 {
             return;
         }
-        self.ends.insert((expires, hash));
+        if self.ends.insert((expires, hash)) && expires <= self.now {
+            self.ended += 1;
+        }
         if let Some(idle) = &mut self.idle {
             idle.insert((touched, hash));
         }
@@ -306,13 +346,27 @@ impl Database {
             return;
         }
         let shares = |entry: &Entry| entry.expires == expires && *entry.key != *key;
-        if self.key_with(hash, shares).is_none() {
-            self.ends.remove(&(expires, hash));
+        if self.key_with(hash, shares).is_none() && self.ends.remove(&(expires, hash)) && expires <= self.now {
+            self.ended -= 1;
         }
         // No two keys were last changed by the same change.
         if let Some(idle) = &mut self.idle {
             idle.remove(&(touched, hash));
         }
+    }
+}
+
+/// All that was in a database, without the places of what was not.
+pub(super) struct Leavings {
+    shards: Vec<Arc<Shelf<Entry>>>,
+    #[expect(dead_code, reason = "it is kept to be dropped elsewhere")]
+    orders: Vec<BTreeSet<(u64, u64)>>,
+}
+
+impl Leavings {
+    /// In how many pieces the keys lie.
+    pub(super) fn shards(&self) -> usize {
+        self.shards.len()
     }
 }
 

@@ -4,6 +4,8 @@
 //! the format of x86-64 is worked out here: a mantissa of 64 bits, rounded to the nearest, ties to even, and printed
 //! with 17 digits after the point without trailing zeros. What is written hexadecimally is not read.
 
+use std::ops::RangeInclusive;
+
 use num_bigint::BigUint;
 
 /// A number that is not infinite: sign, and mantissa times two to the power of the exponent.
@@ -29,14 +31,27 @@ const TEXT_BYTES_MAX: usize = 5 * 1024;
 const EXPONENT_MAX: i32 = 16_383 - 63;
 const EXPONENT_MIN: i32 = -16_382 - 63;
 
-/// Powers of ten beyond this are infinite or nothing whatever the digits are.
-const POWER_MAX: i64 = 2 * TEXT_BYTES_MAX as i64 + 5000;
+/// Powers of ten that numbers are below: less is nothing, more is infinite, whatever their digits are. The least number is
+/// 3.4e-4932, the greatest 1.2e4932.
+const MAGNITUDES: RangeInclusive<i64> = -4931..=4933;
 
 const DIGITS: u32 = 17;
 
-impl Extended {
-    /// The number that a text is; `None` if it is none, or one that the format cannot hold.
-    pub(super) fn parse(text: &[u8]) -> Option<Parsed> {
+/// What a text says, read and not worked out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Digits without leading zeros, times ten to a power.
+    Decimal {
+        negative: bool,
+        digits: Vec<u8>,
+        power: i64,
+    },
+    Infinite,
+}
+
+impl Written {
+    /// Reads a text; `None` if it is no number.
+    pub(super) fn read(text: &[u8]) -> Option<Self> {
         if text.len() >= TEXT_BYTES_MAX {
             return None;
         }
@@ -46,18 +61,37 @@ impl Extended {
             rest => (false, rest),
         };
         if rest.eq_ignore_ascii_case(b"inf") || rest.eq_ignore_ascii_case(b"infinity") {
-            return Some(Parsed::Infinite);
+            return Some(Self::Infinite);
         }
         let (digits, power) = decimal(rest)?;
-        if digits == BigUint::ZERO {
-            return Some(Parsed::Number(Self { negative, mantissa: 0, exponent: 0 }));
+        Some(Self::Decimal { negative, digits, power })
+    }
+
+    /// What [`Self::round`] takes, and what is done with the number after it, in units of about a nanosecond: what is
+    /// multiplied and divided has as many digits as there are, and as many as the power says.
+    pub(super) fn work(&self) -> u64 {
+        match self {
+            Self::Decimal { digits, power, .. } if !digits.is_empty() && is_within(digits, *power) => {
+                let digits = digits.len() as u64 + power.unsigned_abs();
+                digits * digits / DIGITS_SQUARED_PER_UNIT
+            }
+            Self::Decimal { .. } | Self::Infinite => 0,
         }
-        let ten = |power: i64| BigUint::from(10_u8).pow(power.unsigned_abs() as u32);
-        if power.abs() > POWER_MAX {
+    }
+
+    /// The number that it is; `None` if it is one that the format cannot hold.
+    pub(super) fn round(self) -> Option<Parsed> {
+        let Self::Decimal { negative, digits, power } = self else { return Some(Parsed::Infinite) };
+        if digits.is_empty() {
+            return Some(Parsed::Number(Extended { negative, mantissa: 0, exponent: 0 }));
+        }
+        if !is_within(&digits, power) {
             return None;
         }
+        let digits = BigUint::parse_bytes(&digits, 10)?;
+        let ten = |power: i64| BigUint::from(10_u8).pow(power.unsigned_abs() as u32);
         let number = match power {
-            0.. => Self::round(negative, digits * ten(power), 0, false)?,
+            0.. => Extended::round(negative, digits * ten(power), 0, false)?,
             _ => {
                 let divisor = ten(power);
                 // So far that the quotient has more bits than the mantissa.
@@ -65,12 +99,22 @@ impl Extended {
                 let shifted = digits << shift;
                 let quotient = &shifted / &divisor;
                 let inexact = &quotient * &divisor != shifted;
-                Self::round(negative, quotient, -(shift as i64), inexact)?
+                Extended::round(negative, quotient, -(shift as i64), inexact)?
             }
         };
         (number.exponent >= EXPONENT_MIN).then_some(Parsed::Number(number))
     }
+}
 
+/// A number of 5000 digits takes a tenth of a millisecond or two.
+const DIGITS_SQUARED_PER_UNIT: u64 = 128;
+
+/// Whether the format may hold a number of these digits.
+fn is_within(digits: &[u8], power: i64) -> bool {
+    MAGNITUDES.contains(&(digits.len() as i64 + power))
+}
+
+impl Extended {
     /// The sum; `None` if it is infinite.
     pub(super) fn plus(self, other: Self) -> Option<Self> {
         if self.mantissa == 0 || other.mantissa == 0 {
@@ -148,8 +192,8 @@ fn low_word(value: &BigUint) -> u64 {
     value.iter_u64_digits().next().unwrap_or(0)
 }
 
-/// Digits and power of ten of an unsigned decimal number; `None` if it is not one.
-fn decimal(text: &[u8]) -> Option<(BigUint, i64)> {
+/// Digits, without leading zeros, and power of ten of an unsigned decimal number; `None` if it is not one.
+fn decimal(text: &[u8]) -> Option<(Vec<u8>, i64)> {
     let exponent_at = text.iter().position(|byte| matches!(byte, b'e' | b'E'));
     let (mantissa, exponent) = match exponent_at {
         None => (text, 0),
@@ -159,11 +203,12 @@ fn decimal(text: &[u8]) -> Option<(BigUint, i64)> {
         None => (mantissa, &[][..]),
         Some(at) => (&mantissa[..at], &mantissa[at + 1..]),
     };
-    let digits = [integer, fraction].concat();
+    let mut digits = [integer, fraction].concat();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    Some((BigUint::parse_bytes(&digits, 10)?, exponent - fraction.len() as i64))
+    digits.drain(..digits.iter().take_while(|digit| **digit == b'0').count());
+    Some((digits, exponent - fraction.len() as i64))
 }
 
 fn power(text: &[u8]) -> Option<i64> {
@@ -180,8 +225,12 @@ fn power(text: &[u8]) -> Option<i64> {
 mod tests {
     use super::*;
 
+    fn parse(text: &[u8]) -> Option<Parsed> {
+        Written::read(text).and_then(Written::round)
+    }
+
     fn number(text: &str) -> Extended {
-        match Extended::parse(text.as_bytes()) {
+        match parse(text.as_bytes()) {
             Some(Parsed::Number(number)) => number,
             other => panic!("{text}: {other:?}"),
         }
@@ -203,14 +252,43 @@ mod tests {
         for text in
             ["", "-", ".", "e5", "1e", "1e+", "1 ", " 1", "1x", "0x10", "nan", "1.2.3", "--1", "1e5000", "1e-5000"]
         {
-            assert_eq!(Extended::parse(text.as_bytes()), None, "{text:?}");
+            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
         }
-        assert_eq!(Extended::parse(&[b'1'; TEXT_BYTES_MAX]), None);
+        assert_eq!(parse(&[b'1'; TEXT_BYTES_MAX]), None);
         for text in ["inf", "-INF", "+Infinity"] {
-            assert_eq!(Extended::parse(text.as_bytes()), Some(Parsed::Infinite), "{text:?}");
+            assert_eq!(parse(text.as_bytes()), Some(Parsed::Infinite), "{text:?}");
         }
         for text in ["0e99999999999999999999", "1.", ".5", "+3", "1E2", "000", "-0"] {
-            assert!(matches!(Extended::parse(text.as_bytes()), Some(Parsed::Number(_))), "{text:?}");
+            assert!(matches!(parse(text.as_bytes()), Some(Parsed::Number(_))), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_the_format_cannot_hold_is_refused_before_it_is_worked_out() {
+        let zeros = "0".repeat(5000);
+        for (text, holds) in [
+            ("1.18973149535723176502e4932".to_owned(), true),
+            ("1.1897314953572317651e4932".to_owned(), false),
+            ("1e4932".to_owned(), true),
+            ("9e4932".to_owned(), false),
+            ("3.3621031431120935063e-4932".to_owned(), true),
+            ("3.3621031431120935062e-4932".to_owned(), true),
+            ("3.36210314311209350e-4932".to_owned(), false),
+            ("1e-4931".to_owned(), true),
+            ("1e-4932".to_owned(), false),
+            (format!("1{zeros}e-4999"), true),
+            (format!("0.{zeros}1e5000"), true),
+            (format!("{zeros}1"), true),
+        ] {
+            assert_eq!(parse(text.as_bytes()).is_some(), holds, "{text:.40}");
+        }
+        for text in ["1e4933", "1e-4933", "1e15000", "123e-15000", "1e99999999999", "-1e-99999999999"] {
+            let written = Written::read(text.as_bytes()).expect("a number");
+            assert_eq!((written.work(), written.round()), (0, None), "{text}");
+        }
+        let work = |text: &str| Written::read(text.as_bytes()).expect("a number").work();
+        assert_eq!((work("0"), work("-1.5"), work("inf"), work(&zeros), work("0e4000")), (0, 0, 0, 0, 0));
+        assert!(work("3.14159265358979") < 16, "what people count with is nearly free");
+        assert!([work("1e4932"), work("1e-4931"), work(&"1".repeat(4933))].iter().all(|work| *work > 100_000));
     }
 }

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use super::{
     Notice, Reply, Settings, Write,
     call::{Call, Rules},
-    database::{Database, Entry},
+    database::{Database, Entry, Leavings},
     run, scripts,
     shelf::Seed,
     spec::{Class, Op},
     value::Value,
-    work::{Allowance, TOO_MUCH_REWRITTEN},
+    work::{Allowance, TOO_MUCH_ANSWERED, TOO_MUCH_REWRITTEN},
 };
 use crate::config::SessionEviction;
 
@@ -55,13 +55,15 @@ pub(super) struct Keyspace {
     walks: Allowance,
     /// What writes of this entry may still write again.
     rewrites: Allowance,
+    /// Bytes that answers of this entry may still have.
+    answers: Allowance,
     rules: Rules,
 }
 
 /// What was taken out of the store and takes time to free. Drop it where nobody waits for it.
 #[derive(Default)]
 pub struct Garbage {
-    databases: Vec<Database>,
+    databases: Vec<Leavings>,
     values: Vec<Value>,
 }
 
@@ -81,15 +83,21 @@ impl Garbage {
 /// Without what lay in the store.
 impl std::fmt::Debug for Garbage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} databases and {} values", self.databases.len(), self.values.len())
+        let shards: usize = self.databases.iter().map(Leavings::shards).sum();
+        write!(f, "{} databases of {shards} shards, and {} values", self.databases.len(), self.values.len())
     }
 }
 
 /// Fields or members above which freeing a value is put off. As many take some ten microseconds.
 const FREED_AT_ONCE_MAX: u64 = 256;
 
+/// What keys of a database are counted as above which freeing it is put off. Making another one takes about as long, and
+/// commands that flush and set in turns leave nothing that piles up.
+const FREED_AT_ONCE_BYTES: u64 = 64 << 10;
+
 impl Keyspace {
     pub(super) fn new(seed: Seed, settings: Arc<Settings>) -> Self {
+        let answers = Allowance::new(settings.limits.output_max.as_bytes());
         Self {
             seed,
             databases: BTreeMap::new(),
@@ -102,6 +110,7 @@ impl Keyspace {
             garbage: Garbage::default(),
             walks: Allowance::default(),
             rewrites: Allowance::default(),
+            answers,
             rules: Rules::NEWEST,
         }
     }
@@ -109,8 +118,10 @@ impl Keyspace {
     /// An entry of this time begins.
     pub(super) fn begin_entry(&mut self, now: u64) {
         self.now = now;
+        self.databases.values_mut().for_each(|database| database.advance(now));
         self.walks.begin_entry();
         self.rewrites.begin_entry();
+        self.answers.begin_entry();
     }
 
     /// Carries out what the log says.
@@ -118,21 +129,21 @@ impl Keyspace {
         self.rules = write.rules();
         self.walks.begin_write();
         self.rewrites.begin_write();
+        self.answers.begin_write();
         if write.watched.iter().any(|watched| self.version(watched.database, &watched.key) != watched.version) {
             return vec![Reply::NullArray];
         }
         if write.atomic && write.calls.iter().any(needs_memory) && !self.make_room() {
             return vec![OUT_OF_MEMORY_EXEC];
         }
-        let mut room = self.answers_max();
         let each = |call: &Call| {
             // A transaction is asked before each of its commands as well: thousands of them fit into one, and each may be large.
             let is_asked = needs_memory(call) && (!write.atomic || self.rules >= Rules::Second);
             let reply = match is_asked && !self.make_room() {
                 true => OUT_OF_MEMORY,
-                false => self.carry_out(call, room),
+                false => self.carry_out(call),
             };
-            room = room.saturating_sub(reply.bytes());
+            self.answers.take(reply.bytes());
             reply
         };
         write.calls.iter().map(each).collect()
@@ -143,10 +154,11 @@ impl Keyspace {
         self.settings.limits.output_max.as_bytes()
     }
 
-    fn carry_out(&mut self, call: &Call, room: u64) -> Reply {
+    fn carry_out(&mut self, call: &Call) -> Reply {
         if let Some(refusal) = self.refusal(call) {
             return refusal;
         }
+        let room = self.answers.left();
         match call.class() {
             Class::Read => {
                 let work = Cell::new(self.walks.left());
@@ -156,7 +168,7 @@ impl Keyspace {
                     call,
                 );
                 self.walks.take(self.walks.left() - work.get());
-                reply
+                if reply == Reply::TOO_LARGE && self.answers.is_cut() { TOO_MUCH_ANSWERED } else { reply }
             }
             Class::Write => {
                 let reply = run::write(self, call);
@@ -269,6 +281,15 @@ impl Keyspace {
         Ok(())
     }
 
+    /// Counts what a command is about to work out with numbers of many digits, as what is written again: a short command
+    /// can have a long number read and written.
+    ///
+    /// # Errors
+    /// As [`Self::rewrite`].
+    pub(super) fn reckon(&mut self, units: u64) -> Result<(), Reply> {
+        if self.rules >= Rules::Third { self.rewrite(units) } else { Ok(()) }
+    }
+
     /// What all keys are counted as in memory.
     pub(super) fn bytes(&self) -> u64 {
         self.databases.values().map(Database::bytes).sum()
@@ -276,8 +297,7 @@ impl Keyspace {
 
     /// Keys of a database whose lives are not over.
     pub(super) fn count(&self, database: u16) -> u64 {
-        let live = |database: &Database| database.len() - database.ended(self.now);
-        self.databases.get(&database).map_or(0, live) as u64
+        self.databases.get(&database).map_or(0, Database::live) as u64
     }
 
     /// A key whose life is not over.
@@ -293,7 +313,7 @@ impl Keyspace {
         copy.now = self.now;
         for call in calls.iter().filter(|call| call.keys().next().is_none()) {
             if let Some(database) = self.databases.get(&call.database) {
-                copy.databases.entry(call.database).or_insert_with(|| database.shared(self.now));
+                copy.databases.entry(call.database).or_insert_with(|| database.shared());
             }
         }
         let whole: Vec<u16> = copy.databases.keys().copied().collect();
@@ -397,8 +417,8 @@ impl Keyspace {
     pub(super) fn flush(&mut self, number: Option<u16>) {
         self.changes += 1;
         match number {
-            Some(number) => self.garbage.databases.extend(self.databases.remove(&number)),
-            None => self.garbage.databases.extend(std::mem::take(&mut self.databases).into_values()),
+            Some(number) => self.databases.remove(&number).into_iter().for_each(|old| self.garbage.take_all(old)),
+            None => std::mem::take(&mut self.databases).into_values().for_each(|old| self.garbage.take_all(old)),
         }
     }
 
@@ -424,13 +444,14 @@ impl Keyspace {
     /// All that is in it, to be freed.
     pub(super) fn into_garbage(self) -> Garbage {
         let mut garbage = self.garbage;
-        garbage.databases.extend(self.databases.into_values());
+        self.databases.into_values().for_each(|old| garbage.take_all(old));
         garbage
     }
 
     /// Follows the document.
     pub(super) fn configure(&mut self, settings: Arc<Settings>) {
         self.settings = settings;
+        self.answers = Allowance::new(self.answers_max());
         let wanted = self.tracks_idle();
         self.databases.values_mut().for_each(|database| database.track_idle(wanted));
     }
@@ -440,8 +461,8 @@ impl Keyspace {
     }
 
     fn database(&mut self, number: u16) -> &mut Database {
-        let track_idle = self.tracks_idle();
-        self.databases.entry(number).or_insert_with(|| Database::new(number, track_idle))
+        let (now, track_idle) = (self.now, self.tracks_idle());
+        self.databases.entry(number).or_insert_with(|| Database::new(number, now, track_idle))
     }
 }
 
@@ -456,6 +477,13 @@ impl Garbage {
             entry.filter(|entry| entry.value.len() > FREED_AT_ONCE_MAX && entry.value.as_text().is_none())
         {
             self.values.push(entry.value);
+        }
+    }
+
+    /// Takes what is left of a database, if freeing it takes time.
+    fn take_all(&mut self, database: Database) {
+        if database.bytes() > FREED_AT_ONCE_BYTES {
+            self.databases.push(database.into_leavings());
         }
     }
 }

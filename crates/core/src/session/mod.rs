@@ -41,7 +41,7 @@ pub use glob::Pattern;
 pub use key::Key;
 pub use keyspace::{Garbage, Totals};
 pub use notice::{Notice, NotifyFlags};
-pub use number::parse as parse_integer;
+pub use number::{parse as parse_integer, parse_database};
 pub use reply::Reply;
 pub use sessions::{DatabaseStats, Due, Sessions, Stats};
 pub use settings::Settings;

@@ -3,12 +3,12 @@
 //! Every node tells its own subscribers what it applies, so each of them hears each event once, whichever node it is
 //! connected to. The queue has an end: a reader who does not keep up is told that something was lost.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use bytes::Bytes;
 
 /// Something to tell subscribers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Notice {
     /// A key-space event that the document's `notify` asks for.
     Event {
@@ -30,6 +30,21 @@ pub enum Notice {
     },
     /// Notices before this one were dropped, because nobody took them in time.
     Lost,
+}
+
+/// Without keys, channels and messages.
+impl fmt::Debug for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event { database, key, class: _, event } => {
+                write!(f, "{event} of a key of {} bytes in database {database}", key.len())
+            }
+            Self::Message { channel, payload } => {
+                write!(f, "a message of {} bytes on a channel of {}", payload.len(), channel.len())
+            }
+            Self::Lost => f.write_str("notices were lost"),
+        }
+    }
 }
 
 impl Notice {
@@ -138,6 +153,15 @@ mod tests {
         taken.clear();
         queue.drain(&mut taken);
         assert_eq!(taken, [message(1)]);
+    }
+
+    #[test]
+    fn neither_keys_nor_messages_are_shown() {
+        let (key, payload) = (Bytes::from_static(b"sesame"), Bytes::from_static(b"open"));
+        let event = Notice::Event { database: 3, key: key.clone(), class: 'g', event: "del" };
+        assert_eq!(format!("{event:?}"), "del of a key of 6 bytes in database 3");
+        let message = Notice::Message { channel: key, payload };
+        assert_eq!(format!("{message:?}"), "a message of 4 bytes on a channel of 6");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
     run,
     shelf::Seed,
     snapshot::{Head, SessionsSnapshot},
-    work::{CALL, TOO_MUCH_WALKED, TURN, WALK},
+    work::{TOO_MUCH_WALKED, TURN, WALK},
 };
 use crate::{config::Document, time::LogTime};
 
@@ -149,45 +149,6 @@ impl Sessions {
         let _ = self.read_as(true, Some(estimate), calls, replies);
     }
 
-    /// As [`Self::read`], each call on the newest state there is when its turn comes, so that others get theirs in
-    /// between: for calls that need not be carried out as one.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    pub fn read_each(&self, estimate: Option<LogTime>, calls: &[Call], replies: &mut Vec<Reply>) -> Result<(), Due> {
-        let begun = replies.len();
-        let mut reader = Reader::new(self, estimate, &self.keyspace.read(), replies);
-        let mut calls = calls.iter();
-        while !calls.as_slice().is_empty() {
-            let keyspace = self.keyspace.read();
-            let mut work = TURN;
-            while work > 0
-                && let Some(call) = calls.next()
-            {
-                let alone = std::slice::from_ref(call);
-                let done = match reader.check_walks(&keyspace, alone) {
-                    Err(Due) => Err(Stop::Due),
-                    Ok(()) => reader.answer(&keyspace, call, &mut work),
-                };
-                match done {
-                    Ok(()) => work = work.saturating_sub(CALL * (1 + call.args.len() as u64)),
-                    Err(Stop::Due) => return Err(reader.take_back(begun)),
-                    Err(Stop::Tired) => {
-                        let copy = keyspace.detached(alone);
-                        drop(keyspace);
-                        reader.alone = true;
-                        if reader.answer(&copy, call, &mut { WALK }).is_err() {
-                            return Err(reader.take_back(begun));
-                        }
-                        reader.alone = false;
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// What `WATCH` notes of a key: grows with each change of it, zero while it is absent.
     ///
     /// # Errors
@@ -213,14 +174,11 @@ impl Sessions {
     /// Figures for `INFO` and metrics.
     pub fn stats(&self) -> Stats {
         let keyspace = self.keyspace.read();
-        let of = |(number, database): (&u16, &Database)| {
-            let ended = database.ended(keyspace.now);
-            DatabaseStats {
-                database: *number,
-                keys: (database.len() - ended) as u64,
-                ending: (database.ending() - ended) as u64,
-                bytes: database.bytes(),
-            }
+        let of = |(number, database): (&u16, &Database)| DatabaseStats {
+            database: *number,
+            keys: database.live() as u64,
+            ending: database.ending() as u64,
+            bytes: database.bytes(),
         };
         Stats {
             databases: keyspace.databases.iter().map(of).filter(|stats| stats.keys > 0).collect(),

@@ -233,7 +233,7 @@ impl Sessions {
             if number >= DATABASES_MAX || last.replace(number).is_some_and(|last| last >= number) {
                 return Err(damaged());
             }
-            let database = decode_database(input, number, keyspace.seed)?;
+            let database = decode_database(input, number, &keyspace)?;
             if database.iter().any(|entry| entry.version.max(entry.touched) > head.changes) {
                 return Err(damaged());
             }
@@ -247,8 +247,8 @@ impl Sessions {
     }
 }
 
-fn decode_database(input: &mut dyn io::Read, number: u16, seed: Seed) -> Result<Database, DecodeError> {
-    let mut database = Database::new(number, false);
+fn decode_database(input: &mut dyn io::Read, number: u16, keyspace: &Keyspace) -> Result<Database, DecodeError> {
+    let (seed, mut database) = (keyspace.seed, Database::new(number, keyspace.now, false));
     let mut last: Option<(u64, Box<[u8]>)> = None;
     let mut blocks = BlockReader { input, block: Vec::new(), at: 0 };
     while blocks.more()? {

@@ -2,6 +2,7 @@
 //! a real Redis, by the example `session_differential`.
 
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 use crate::{config::Document, time::LogTime};
@@ -79,6 +80,14 @@ impl Store {
             Notice::Lost => "lost".to_owned(),
         });
         shown.collect()
+    }
+}
+
+/// The value that a reply is.
+fn shown(reply: &Reply) -> String {
+    match reply {
+        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -167,6 +176,63 @@ fn ended_keys_are_removed_at_an_even_pace_and_told_of_once() {
     told.dedup();
     assert_eq!(told.len(), 2500);
     assert_eq!(store.sessions.stats().totals.expired, 2500);
+}
+
+#[test]
+fn keys_are_counted_without_a_look_at_those_that_are_over() {
+    let mut store = Store::new();
+    fill_with(&mut store, 40_000, " px 100");
+    store.run("set stays v");
+    store.sessions.advance(LogTime::from_millis(1_000_100));
+    // Looking at each of them that often is more than commands that were sent together may.
+    let calls = vec![call("dbsize"); 3000];
+    let replies = store.write(Write { calls, atomic: true, ..Write::default() });
+    assert!(replies.iter().all(|reply| *reply == Reply::Integer(1)), "{:?}", replies.last());
+    assert_eq!(store.sessions.stats().databases[0].keys, 1);
+}
+
+proptest! {
+    #[test]
+    fn keys_are_counted_as_they_are_listed(steps in proptest::collection::vec((0..9_u8, 0..8_u8, 0..300_u64), 1..80)) {
+        let mut store = Store::new();
+        for (kind, key, n) in steps {
+            let words = match kind {
+                0 => format!("set k{key} v"),
+                // Before or after now.
+                1 => format!("set k{key} v pxat {}", store.now + n - n.min(100)),
+                2 => format!("set k{key} v pxat {}", store.now - n),
+                3 => format!("pexpire k{key} {}", n + 1),
+                4 => format!("persist k{key}"),
+                5 => format!("del k{key}"),
+                6 => format!("rename k{key} k{}", n % 8),
+                7 => format!("append k{key} v"),
+                _ => {
+                    // Without a sweep.
+                    store.now += n;
+                    store.sessions.advance(LogTime::from_millis(store.now));
+                    continue;
+                }
+            };
+            store.sessions.apply(&Write::one(call(&words)));
+            let Ok(Reply::Array(listed)) = store.read(None, "keys *") else { panic!("{words}") };
+            prop_assert_eq!(store.read(None, "dbsize"), Ok(Reply::Integer(listed.len() as i64)), "{}", words);
+        }
+    }
+}
+
+#[test]
+fn a_stale_reader_counts_no_key_that_is_over_by_its_clock() {
+    let mut store = Store::new();
+    // More than are looked at under one lock.
+    fill_with(&mut store, 40_000, " px 100");
+    store.run("set soon v px 50");
+    store.run("set later v px 200");
+    store.run("set stays v");
+    for (estimate, keys) in [(1_000_000, 40_003), (1_000_050, 40_002), (1_000_100, 2), (1_000_200, 1)] {
+        let mut replies = Vec::new();
+        store.sessions.read_stale(LogTime::from_millis(estimate), &[call("dbsize")], &mut replies);
+        assert_eq!(replies, [Reply::Integer(keys)], "{estimate}");
+    }
 }
 
 #[test]
@@ -415,6 +481,16 @@ fn keys_and_values_have_bounds() {
 }
 
 #[test]
+fn a_copy_into_a_database_that_is_none_is_refused_as_redis_does() {
+    let mut store = Store::new();
+    store.run("set a 1");
+    let refused = "ERR value is out of range, value must between -2147483648 and 2147483647";
+    assert_eq!(store.run("copy a b db 99999999999"), Reply::error(refused));
+    assert_eq!(store.run("copy a b db 16"), Reply::error("ERR DB index is out of range"));
+    assert_eq!(store.run("copy a b db 15"), Reply::Integer(1));
+}
+
+#[test]
 fn answers_that_are_asked_for_again_and_again_have_a_bound() {
     let mut store = Store::with(r#""limits":{"output_max":"1MiB"}"#);
     store.run(&format!("set a {}", "v".repeat(4000)));
@@ -437,6 +513,46 @@ fn answers_that_are_asked_for_again_and_again_have_a_bound() {
 }
 
 #[test]
+fn answers_of_one_entry_have_a_bound_together() {
+    let mut store = Store::new();
+    store.run(&format!("hset h f {}", "v".repeat(8 << 20)));
+    let write = Write { calls: vec![call("hget h f"); 7], ..Write::default() };
+    let mut answered = 0;
+    store.at(store.now);
+    for n in 0..6 {
+        let replies = store.sessions.apply(&write);
+        let full = replies.iter().filter(|reply| matches!(reply, Reply::Bulk(_))).count();
+        assert!(replies[full..].iter().all(|reply| starts_with(reply, "OVERLOADED too much was asked")), "{n}");
+        answered += full;
+    }
+    assert_eq!(answered, 31, "256MiB without what answers take beside their bytes");
+    assert_eq!(
+        store.sessions.apply(&Write::one(call("hstrlen h f"))),
+        [Reply::Integer(8 << 20)],
+        "there is room for it"
+    );
+    store.at(store.now);
+    assert!(matches!(store.run("hget h f"), Reply::Bulk(_)), "the next entry has its own");
+}
+
+#[test]
+fn one_value_is_not_copied_where_there_is_no_room_for_it() {
+    let mut store = Store::with(r#""limits":{"output_max":"1MiB","value_max":"700KiB"}"#);
+    let wide = "v".repeat(700 << 10);
+    store.run(&format!("set a {wide}"));
+    store.run(&format!("hset h {wide} {wide}"));
+    for words in ["getrange a 0 -1".into(), format!("hget h {wide}"), format!("hmget h {wide}"), "hrandfield h".into()]
+    {
+        let calls = vec![call(&words); 2];
+        let mut replies = Vec::new();
+        store.sessions.read(None, &calls, &mut replies).expect("nothing is due");
+        assert!(matches!(&replies[0], Reply::Bulk(_) | Reply::Array(_)), "{words:.10}");
+        assert_eq!(replies[1], Reply::TOO_LARGE, "{words:.10}");
+        assert_eq!(store.write(Write { calls, ..Write::default() }), replies, "{words:.10}");
+    }
+}
+
+#[test]
 fn a_walk_meets_what_is_there_from_its_beginning_to_its_end() {
     for (fill, scan, drop) in [
         ("set k{} v", "scan {} count 7", "del k{}"),
@@ -451,7 +567,7 @@ fn a_walk_meets_what_is_there_from_its_beginning_to_its_end() {
         loop {
             let Ok(Reply::Array(reply)) = store.read(None, &scan.replace("{}", &cursor)) else { panic!("{scan}") };
             let [Reply::Bulk(next), Reply::Array(found)] = &reply[..] else { panic!("{reply:?}") };
-            met.extend(found.iter().map(|item| format!("{item:?}")));
+            met.extend(found.iter().map(shown));
             // Even keys stay; odd ones go and others come meanwhile.
             store.run(&drop.replace("{}", &(rounds * 2 + 1).to_string()));
             store.run(&fill.replace("{}", &(1000 + rounds).to_string()));
@@ -463,7 +579,7 @@ fn a_walk_meets_what_is_there_from_its_beginning_to_its_end() {
             assert!(cursor.parse::<u64>().expect("a number") < 1 << 53, "fits a double");
         }
         for n in (0..1000).step_by(2) {
-            assert!(met.contains(&format!("{:?}", text(&format!("k{n}")))), "{scan}: k{n}");
+            assert!(met.contains(&format!("k{n}")), "{scan}: k{n}");
         }
         assert!((100..400).contains(&rounds), "{rounds}");
     }
@@ -586,26 +702,19 @@ fn a_walk_over_much_is_answered_all_the_same_by_readers() {
         _ => 0,
     };
     let calls = ["get last", "keys k*", "hgetall h", "dbsize", "hrandfield h -50000", "get last"].map(call);
-    let (mut together, mut each) = (Vec::new(), Vec::new());
-    store.sessions.read(None, &calls, &mut together).expect("nothing is due");
-    store.sessions.read_each(None, &calls, &mut each).expect("nothing is due");
-    for replies in [together, each] {
-        assert_eq!(replies.iter().map(len).collect::<Vec<_>>(), [0, KEYS, 40_000, 0, 50_000, 0]);
-        assert_eq!([&replies[0], &replies[5]], [&text("v"), &text("v")]);
-        assert_eq!(replies[3], Reply::Integer(KEYS as i64 + 2));
-    }
+    let mut replies = Vec::new();
+    store.sessions.read(None, &calls, &mut replies).expect("nothing is due");
+    assert_eq!(replies.iter().map(len).collect::<Vec<_>>(), [0, KEYS, 40_000, 0, 50_000, 0]);
+    assert_eq!([&replies[0], &replies[5]], [&text("v"), &text("v")]);
+    assert_eq!(replies[3], Reply::Integer(KEYS as i64 + 2));
     let now = Some(LogTime::from_millis(1_100_000));
     for words in ["keys k*", "get k0", "dbsize", "randomkey"] {
         let mut replies = vec![Reply::OK];
         for calls in [&[call("get last"), call(words)][..], &[call(words)]] {
             assert_eq!(store.sessions.read(now, calls, &mut replies), Err(Due), "{words}");
-            assert_eq!(store.sessions.read_each(now, calls, &mut replies), Err(Due), "{words}");
         }
         assert_eq!(replies, [Reply::OK], "nothing is added then");
     }
-    assert_eq!(store.sessions.read_each(now, &[call("hlen h")], &mut Vec::new()), Ok(()));
-    let walks = ["keys k*", "hgetall h", "dbsize"].map(call);
-    assert!(walks.iter().all(Call::is_walk) && !call("get a").is_walk() && !call("mget a b").is_walk());
 }
 
 #[test]
@@ -613,7 +722,7 @@ fn walks_that_everybody_waits_for_have_a_bound_together() {
     let mut store = Store::new();
     store.run(&format!("set {} v", "a".repeat(60_000)));
     // Compared with each beginning that the key has, nearly to its own end.
-    let pattern = "*".to_owned() + &"a".repeat(500) + "b";
+    let pattern = "*".to_owned() + &"a".repeat(500) + "?b*";
     let keys = call(&format!("keys {pattern}"));
     let calls = vec![call("set a 1"), keys.clone(), keys.clone(), keys.clone(), keys.clone(), call("set a 2")];
     let replies = store.write(Write { calls, atomic: true, ..Write::default() });
@@ -624,6 +733,52 @@ fn walks_that_everybody_waits_for_have_a_bound_together() {
     let long = store.read(None, &format!("keys {}", "a".repeat(64 * 1024 + 1))).expect("nothing is due");
     assert!(starts_with(&long, "ERR pattern is longer than the 64KiB"), "{long:?}");
     assert_eq!(store.read(None, &format!("keys {pattern}")), Ok(none), "whoever reads by itself takes its time");
+}
+
+#[test]
+fn a_name_is_compared_no_longer_than_there_is_work_left() {
+    let mut store = Store::new();
+    let wide = "a".repeat(1 << 20);
+    store.run(&format!("hset h {wide} v"));
+    store.run(&format!("sadd s {wide}"));
+    // A thousand times a million comparisons.
+    let pattern = "*".to_owned() + &"a".repeat(1000) + "?b*";
+    for scan in ["hscan h", "sscan s"] {
+        let scan = call(&format!("{scan} 0 match {pattern}"));
+        let calls = vec![call("set a 1"), scan.clone(), scan, call("set a 2")];
+        let replies = store.write(Write { calls, atomic: true, ..Write::default() });
+        assert!(replies[1..3].iter().all(|reply| starts_with(reply, TOO_MUCH)), "{replies:?}");
+        assert_eq!(replies[3], Reply::OK);
+    }
+    let quick = "*".to_owned() + &"a".repeat(60_000) + "b*";
+    let none = Reply::Array(vec![text("0"), Reply::Array(Vec::new())]);
+    assert_eq!(store.run(&format!("hscan h 0 match {quick}")), none, "bytes are searched in one go");
+}
+
+#[test]
+fn a_walk_that_cannot_compare_a_name_any_more_goes_on_from_it() {
+    let mut store = Store::new();
+    let wide = "a".repeat(40_000);
+    for n in 0..20 {
+        store.run(&format!("sadd s {wide}{n}"));
+    }
+    // One takes a third of what one step may.
+    let scan = |cursor: &str| call(&format!("sscan s {cursor} count 100 match *{}?b*", "a".repeat(600)));
+    let (mut cursor, mut rounds) = ("0".to_owned(), 0);
+    loop {
+        store.at(store.now);
+        let calls = vec![call("set a 1"), scan(&cursor)];
+        let replies = store.write(Write { calls, atomic: true, ..Write::default() });
+        let Reply::Array(reply) = &replies[1] else { panic!("{replies:?}") };
+        let [Reply::Bulk(next), Reply::Array(found)] = &reply[..] else { panic!("{reply:?}") };
+        assert!(found.is_empty());
+        cursor = String::from_utf8_lossy(next).into_owned();
+        rounds += 1;
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert!((7..=10).contains(&rounds), "{rounds}");
 }
 
 #[test]
@@ -647,7 +802,7 @@ fn what_is_written_again_has_a_bound_which_came_with_the_second_rules() {
     let bytes = codec::encode_commands(&[Command::Session(Box::new(write))]);
     let replies = |rules: u8, store: &mut Store| {
         let mut bytes = bytes.clone();
-        assert_eq!(bytes[2], 2, "what is sent is carried out by the newest");
+        assert_eq!(bytes[2], 3, "what is sent is carried out by the newest");
         bytes[2] = rules;
         let decoded = codec::decode_commands(&bytes).expect("both are known");
         assert_eq!(codec::encode_commands(&decoded), bytes, "they stay what they were when passed on");
@@ -664,7 +819,7 @@ fn what_is_written_again_has_a_bound_which_came_with_the_second_rules() {
     assert_eq!(refused(&again), 4, "eight times eight mebibytes are written again: {again:?}");
     assert_eq!(store.run("strlen a"), Reply::Integer(8 << 20));
     assert_eq!(refused(&replies(1, &mut store)), 0);
-    assert!(codec::decode_commands(&[&bytes[..2], &[3], &bytes[3..]].concat()).is_err(), "not known");
+    assert!(codec::decode_commands(&[&bytes[..2], &[4], &bytes[3..]].concat()).is_err(), "not known");
     // An entry has a bound too, which the next one has anew.
     let each: Vec<usize> = (0..6).map(|_| refused(&replies(2, &mut store))).collect();
     assert_eq!(each, [4; 6], "each of these is an entry: {each:?}");
@@ -676,6 +831,34 @@ fn what_is_written_again_has_a_bound_which_came_with_the_second_rules() {
         in_one += refused(&store.sessions.apply(write));
     }
     assert!(in_one > 6 * 4, "{in_one}");
+}
+
+#[test]
+fn sums_of_long_numbers_have_a_bound_which_came_with_the_third_rules() {
+    use crate::state::{Command, codec};
+    for (fill, add) in [
+        ("set a 1e4932", "incrbyfloat a 1"),
+        ("hset h f 1e4932", "hincrbyfloat h f 1"),
+        ("set b 1", "incrbyfloat b 1e-4931"),
+    ] {
+        let write = Write { calls: vec![call(add); 2000], ..Write::default() };
+        let bytes = codec::encode_commands(&[Command::Session(Box::new(write))]);
+        let mut sums = Vec::new();
+        for rules in [2, 3] {
+            let mut store = Store::new();
+            store.run(fill);
+            let decoded = codec::decode_commands(&[&bytes[..2], &[rules], &bytes[3..]].concat()).expect("known");
+            let [Command::Session(write)] = &decoded[..] else { panic!("{decoded:?}") };
+            let replies = store.write((**write).clone());
+            sums.push(replies.iter().filter(|reply| matches!(reply, Reply::Bulk(_))).count());
+            assert!(replies[sums[sums.len() - 1]..].iter().all(|reply| starts_with(reply, "OVERLOADED")), "{add}");
+        }
+        assert!(sums[0] == 2000 && (100..1000).contains(&sums[1]), "{add}: {sums:?}");
+    }
+    let mut store = Store::new();
+    let calls = vec![call("incrbyfloat a 0.1"); 20_000];
+    let replies = store.write(Write { calls, ..Write::default() });
+    assert!(replies.iter().all(|reply| matches!(reply, Reply::Bulk(_))), "{:?}", replies.last());
 }
 
 #[test]
@@ -776,13 +959,28 @@ fn what_takes_time_to_free_is_handed_out() {
 }
 
 #[test]
+fn what_is_flushed_again_and_again_does_not_pile_up() {
+    let mut store = Store::new();
+    for flush in ["flushdb", "flushall"] {
+        let calls = (0..100).flat_map(|_| [call(flush), call("set a 1 ex 100"), call("hset h f v")]).collect();
+        store.write(Write { calls, ..Write::default() });
+        assert!(store.sessions.take_garbage().is_empty(), "{flush}");
+    }
+    store.run("flushall");
+    store.run(&format!("set a {}", "v".repeat(100_000)));
+    store.run("flushdb");
+    // And no places of keys that were not there.
+    assert_eq!(format!("{:?}", store.sessions.take_garbage()), "1 databases of 1 shards, and 0 values");
+}
+
+#[test]
 fn different_fields_are_drawn() {
     let mut store = Store::new();
     let fields: String = (0..1000).map(|n| format!(" f{n} v")).collect();
     store.run(&format!("hset h{fields}"));
     for wanted in [1, 10, 999, 1000, 2000] {
         let Ok(Reply::Array(drawn)) = store.read(None, &format!("hrandfield h {wanted}")) else { panic!("{wanted}") };
-        let different: std::collections::BTreeSet<String> = drawn.iter().map(|field| format!("{field:?}")).collect();
+        let different: std::collections::BTreeSet<String> = drawn.iter().map(shown).collect();
         assert_eq!((drawn.len(), different.len()), (wanted.min(1000), wanted.min(1000)));
     }
 }

@@ -463,6 +463,17 @@ pub struct FrameOutcomes {
     pub outcomes: Vec<Outcome>,
 }
 
+impl FrameOutcomes {
+    /// About what the answers of the session store among them take in memory.
+    pub fn answer_bytes(&self) -> u64 {
+        let bytes = |outcome: &Outcome| match outcome {
+            Outcome::Session(replies) => replies.iter().map(session::Reply::bytes).sum(),
+            _ => 0,
+        };
+        self.outcomes.iter().map(bytes).sum()
+    }
+}
+
 /// `Some(None)` and `None` are one in JSON, so a change of weight is a list of none or one.
 mod weight_change {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -21,11 +21,6 @@ pub(super) fn config(call: &Call, policy: &Policy, out: &mut Out<'_>) {
 fn parameters(policy: &Policy) -> Vec<(&'static str, String)> {
     let settings = &policy.settings;
     let limits = &settings.limits;
-    let eviction = match settings.eviction {
-        ballast_core::config::SessionEviction::Noeviction => "noeviction",
-        ballast_core::config::SessionEviction::VolatileLru => "volatile-lru",
-        ballast_core::config::SessionEviction::VolatileTtl => "volatile-ttl",
-    };
     let text = str::to_owned;
     vec![
         ("appendfsync", text("always")),
@@ -33,7 +28,7 @@ fn parameters(policy: &Policy) -> Vec<(&'static str, String)> {
         ("databases", settings.databases.to_string()),
         ("maxclients", limits.connections_max.to_string()),
         ("maxmemory", settings.memory_max.as_bytes().to_string()),
-        ("maxmemory-policy", text(eviction)),
+        ("maxmemory-policy", text(settings.eviction.as_str())),
         ("notify-keyspace-events", settings.config.notify.clone()),
         ("proto-max-bulk-len", limits.value_max.as_bytes().to_string()),
         ("protected-mode", text(if settings.protected { "yes" } else { "no" })),

@@ -53,13 +53,7 @@ fn write_section(section: &str, node: &Node, policy: &Policy, stats: &Stats, tex
         "memory" => {
             write!(text, "used_memory:{}\r\n", stats.bytes)?;
             write!(text, "maxmemory:{}\r\n", policy.settings.memory_max.as_bytes())?;
-            let config = &policy.settings.eviction;
-            let name = match config {
-                ballast_core::config::SessionEviction::Noeviction => "noeviction",
-                ballast_core::config::SessionEviction::VolatileLru => "volatile-lru",
-                ballast_core::config::SessionEviction::VolatileTtl => "volatile-ttl",
-            };
-            write!(text, "maxmemory_policy:{name}\r\n")?;
+            write!(text, "maxmemory_policy:{}\r\n", policy.settings.eviction.as_str())?;
         }
         "persistence" => write!(text, "loading:0\r\nrdb_bgsave_in_progress:0\r\naof_enabled:1\r\n")?,
         "stats" => {

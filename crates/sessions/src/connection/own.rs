@@ -1,6 +1,6 @@
 //! The table of commands that concern the connection alone, and the short ones among them.
 
-use ballast_core::session::{Call, Reply, Watched, parse_integer};
+use ballast_core::session::{Call, Watched, parse_database};
 
 use super::{Connection, Exec, Silence, Step, Transaction};
 use crate::{
@@ -99,7 +99,7 @@ impl Connection {
     }
 
     fn select(&mut self, call: &Call, policy: &Policy, out: &mut Out<'_>) {
-        let database = database(&call.args[0], policy.settings.databases);
+        let database = parse_database(&call.args[0], policy.settings.databases);
         let allowed = |database: &u16| self.access.as_ref().map_or(Ok(()), |access| access.check_database(*database));
         match database.and_then(|database| allowed(&database).map(|()| database)) {
             Ok(database) => {
@@ -147,16 +147,4 @@ impl Connection {
         });
         Step::Exec(Exec { calls: calls.collect(), watched })
     }
-}
-
-/// The database that a client named.
-pub(super) fn database(text: &[u8], databases: u16) -> Result<u16, Reply> {
-    const RANGE: Reply = Reply::error("ERR DB index is out of range");
-    let Some(database) = parse_integer(text) else {
-        return Err(Reply::error("ERR value is not an integer or out of range"));
-    };
-    if i32::try_from(database).is_err() {
-        return Err(Reply::error("ERR value is out of range, value must between -2147483648 and 2147483647"));
-    }
-    u16::try_from(database).ok().filter(|database| *database < databases).ok_or(RANGE)
 }

@@ -147,3 +147,10 @@ fn a_document_without_sessions_is_what_it_was_and_one_with_them_differs_by_names
         ["~ sessions.memory_max: 1GiB -> 2GiB", "~ sessions.users[shop].read_only: false -> true"]
     );
 }
+
+#[test]
+fn policies_of_eviction_have_one_name() {
+    for policy in [SessionEviction::Noeviction, SessionEviction::VolatileLru, SessionEviction::VolatileTtl] {
+        assert_eq!(serde_json::to_value(policy).expect("a word"), policy.as_str());
+    }
+}

@@ -123,6 +123,17 @@ pub enum SessionEviction {
     VolatileTtl,
 }
 
+impl SessionEviction {
+    /// Its name, in documents and in Redis.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Noeviction => "noeviction",
+            Self::VolatileLru => "volatile-lru",
+            Self::VolatileTtl => "volatile-ttl",
+        }
+    }
+}
+
 /// What a read promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

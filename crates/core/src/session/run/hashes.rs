@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Answer, Gathering, NOT_A_FLOAT, SYNTAX, View, WRONG_TYPE, bulk, count, integer, is, strings::sum};
+use super::{Answer, COPIED, Gathering, NOT_A_FLOAT, SYNTAX, View, WRONG_TYPE, bulk, count, integer, is, strings::sum};
 use crate::session::{
     Call, Reply,
     call::wrong_arity,
     database::Entry,
-    extended::{Extended, Parsed},
+    extended::{Parsed, Written},
     hash::{Hash, PairRef},
     keyspace::Keyspace,
     number,
@@ -99,13 +99,15 @@ pub(super) fn hsetnx(keyspace: &mut Keyspace, call: &Call) -> Answer {
 
 pub(super) fn hget(view: &View<'_>, call: &Call) -> Answer {
     let value = viewed(view, call)?.and_then(|hash| hash.get(view.keyspace.seed, &call.args[1]));
-    Ok(bulk(value.map(Bytes::copy_from_slice)))
+    Ok(bulk(value.map(|value| view.copy(value)).transpose()?))
 }
 
 pub(super) fn hmget(view: &View<'_>, call: &Call) -> Answer {
     let hash = viewed(view, call)?;
     let value = |name: &Bytes| hash.and_then(|hash| hash.get(view.keyspace.seed, name));
-    view.fits(call.args[1..].iter().filter_map(value).map(|value| value.len() as u64).sum())?;
+    let bytes = call.args[1..].iter().filter_map(value).map(|value| value.len() as u64).sum();
+    view.fits(bytes)?;
+    view.walk(bytes / COPIED)?;
     Ok(Reply::Array(call.args[1..].iter().map(|name| bulk(value(name).map(Bytes::copy_from_slice))).collect()))
 }
 
@@ -169,14 +171,18 @@ pub(super) fn hincrby(keyspace: &mut Keyspace, call: &Call) -> Answer {
 
 pub(super) fn hincrbyfloat(keyspace: &mut Keyspace, call: &Call) -> Answer {
     let [key, name, by] = call.args.as_slice() else { return Err(SYNTAX) };
-    let by = Extended::parse(by).ok_or(NOT_A_FLOAT)?;
+    let by = Written::read(by).ok_or(NOT_A_FLOAT)?;
+    keyspace.reckon(by.work())?;
+    let by = by.round().ok_or(NOT_A_FLOAT)?;
     if by == Parsed::Infinite {
         return Err(Reply::error("ERR value is NaN or Infinity"));
     }
     let seed = keyspace.seed;
     let old = hash(keyspace.look(call.database, key))?.and_then(|hash| hash.get(seed, name));
-    let old = Extended::parse(old.unwrap_or(b"0")).ok_or(Reply::error("ERR hash value is not a float"))?;
-    let new = sum(old, by)?;
+    let not_a_float = || Reply::error("ERR hash value is not a float");
+    let old = Written::read(old.unwrap_or(b"0")).ok_or_else(not_a_float)?;
+    keyspace.reckon(old.work())?;
+    let new = sum(old.round().ok_or_else(not_a_float)?, by)?;
     change(keyspace, call, |hash, seed| hash.put(seed, name, new.as_bytes()))?;
     keyspace.tell(call.database, key, 'h', "hincrbyfloat");
     Ok(Reply::Bulk(new.into()))
@@ -189,7 +195,7 @@ pub(super) fn hrandfield(view: &View<'_>, call: &Call) -> Answer {
     let Some(wanted) = call.args.get(1) else {
         let hash = viewed(view, call)?;
         let field = hash.and_then(|hash| hash.nth((mix(view.turn) % hash.len().max(1) as u64) as usize));
-        return Ok(field.map_or(Reply::Null, |(name, _)| Reply::copy(name)));
+        return Ok(bulk(field.map(|(name, _)| view.copy(name)).transpose()?));
     };
     let wanted = integer(wanted)?;
     if wanted == i64::MIN {

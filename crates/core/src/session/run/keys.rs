@@ -6,6 +6,7 @@ use crate::session::{
     call::{as_text, one_line},
     database::Entry,
     keyspace::Keyspace,
+    number::parse_database,
 };
 
 /// In what lifetimes are told.
@@ -220,9 +221,7 @@ pub(super) fn copy(keyspace: &mut Keyspace, call: &Call) -> Answer {
         if is(option, "replace") {
             replace = true;
         } else if is(option, "db") {
-            let number = i32::try_from(integer(options.next().ok_or(SYNTAX)?)?).map_err(|_| NOT_AN_INTEGER)?;
-            let known = u16::try_from(number).ok().filter(|number| *number < keyspace.settings.databases);
-            database = known.ok_or(Reply::error("ERR DB index is out of range"))?;
+            database = parse_database(options.next().ok_or(SYNTAX)?, keyspace.settings.databases)?;
         } else {
             return Err(SYNTAX);
         }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use keys::{Base, Unit};
 
 use super::{
-    Call, Reply,
+    Call, Pattern, Reply,
     database::Entry,
     keyspace::Keyspace,
     number,
@@ -76,12 +76,30 @@ impl View<'_> {
         left.is_none()
     }
 
+    /// Whether a name fits a pattern; `None` if finding out takes more work than there is left.
+    fn fits_pattern(&self, pattern: &Pattern, name: &[u8]) -> Option<bool> {
+        let mut left = self.work.get();
+        let fits = pattern.matches_within(name, &mut left);
+        self.work.set(left);
+        fits
+    }
+
     /// Refuses an answer that would have more bytes than there is room for. To be asked where a small request can have
     /// a large one.
     fn fits(&self, bytes: u64) -> Result<(), Reply> {
         if bytes > self.room { Err(TOO_LARGE) } else { Ok(()) }
     }
+
+    /// Copies a value, of which there may be room for one and not for another.
+    fn copy(&self, value: &[u8]) -> Result<Bytes, Reply> {
+        self.fits(value.len() as u64)?;
+        self.walk(value.len() as u64 / COPIED)?;
+        Ok(Bytes::copy_from_slice(value))
+    }
 }
+
+/// Bytes that are copied in a unit of work.
+const COPIED: u64 = 16;
 
 /// Puts an answer together and stops where it becomes too large.
 struct Gathering<'v> {
@@ -99,7 +117,7 @@ impl<'v> Gathering<'v> {
         let part = Reply::copy(part);
         self.bytes += part.bytes();
         self.view.fits(self.bytes)?;
-        self.view.walk(LOOK + part.bytes() / 16)?;
+        self.view.walk(LOOK + part.bytes() / COPIED)?;
         Ok(part)
     }
 

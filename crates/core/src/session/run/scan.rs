@@ -6,14 +6,14 @@
 
 use bytes::Bytes;
 
-use super::{Answer, Gathering, SYNTAX, TOO_LARGE, View, WRONG_TYPE, count, hashes::mix, integer, is};
+use super::{Answer, COPIED, Gathering, SYNTAX, TOO_LARGE, View, WRONG_TYPE, count, hashes::mix, integer, is};
 use crate::session::{
     Call, Pattern, Reply,
     database::{Database, Entry},
     number,
     shelf::{Placed, position},
     value::Value,
-    work::LOOK,
+    work::{LOOK, TOO_MUCH_WALKED},
 };
 
 /// What a walk is told besides its cursor.
@@ -59,6 +59,8 @@ struct Walk<'v, 'o> {
     options: Options<'o>,
     met: u64,
     at: Option<u64>,
+    /// What was found before this position, unless it is the first.
+    before: Option<usize>,
     tired: bool,
     bytes: u64,
     found: Vec<Reply>,
@@ -66,7 +68,7 @@ struct Walk<'v, 'o> {
 
 impl<'v, 'o> Walk<'v, 'o> {
     fn new(view: &'v View<'_>, options: Options<'o>) -> Self {
-        Self { view, options, met: 0, at: None, tired: false, bytes: 0, found: Vec::new() }
+        Self { view, options, met: 0, at: None, before: None, tired: false, bytes: 0, found: Vec::new() }
     }
 
     /// Whether the walk stops before what is at this position. Of one position all is met together.
@@ -76,24 +78,33 @@ impl<'v, 'o> Walk<'v, 'o> {
             return true;
         }
         self.met += 1;
-        self.at = Some(position);
+        if let Some(last) = self.at.replace(position)
+            && last != position
+        {
+            self.before = Some(self.found.len());
+        }
         self.tired |= self.view.tire(LOOK);
         false
     }
 
-    fn wants(&mut self, name: &[u8]) -> bool {
-        let Some(pattern) = &self.options.pattern else { return true };
-        let mut steps = 0;
-        let fits = pattern.matches_counting(name, &mut steps);
-        self.tired |= self.view.tire(steps);
-        fits
+    /// Whether a name is asked for; `None` if that takes more work than there is left.
+    fn wants(&self, name: &[u8]) -> Option<bool> {
+        self.options.pattern.as_ref().map_or(Some(true), |pattern| self.view.fits_pattern(pattern, name))
     }
 
     fn find(&mut self, part: &[u8]) {
         let part = Reply::copy(part);
         self.bytes += part.bytes();
-        self.tired |= self.view.tire(part.bytes() / 16);
+        self.tired |= self.view.tire(part.bytes() / COPIED);
         self.found.push(part);
+    }
+
+    /// The answer where the work ends within a position: the next step meets all of it, and begins with it. A step that
+    /// has met nothing else gets nowhere.
+    fn give_up(mut self) -> Answer {
+        let (Some(before), Some(at)) = (self.before, self.at) else { return Err(TOO_MUCH_WALKED) };
+        self.found.truncate(before);
+        Ok(page(at, self.found))
     }
 
     /// The answer, with the position of what follows; zero at the end.
@@ -120,8 +131,13 @@ pub(super) fn scan(view: &View<'_>, call: &Call) -> Answer {
             return walk.end(here);
         }
         let of_type = |entry: &Entry| walk.options.type_name.is_none_or(|name| is(name, entry.value.type_name()));
-        if !entry.has_ended(view.gone_by()) && of_type(entry) && walk.wants(entry.key()) {
-            walk.find(entry.key());
+        if entry.has_ended(view.gone_by()) || !of_type(entry) {
+            continue;
+        }
+        match walk.wants(entry.key()) {
+            Some(true) => walk.find(entry.key()),
+            Some(false) => {}
+            None => return walk.give_up(),
         }
     }
     walk.end(0)
@@ -139,9 +155,13 @@ pub(super) fn hscan(view: &View<'_>, call: &Call) -> Answer {
         if walk.stops_before(here) {
             return walk.end(here);
         }
-        if walk.wants(name) {
-            walk.find(name);
-            walk.find(value);
+        match walk.wants(name) {
+            Some(true) => {
+                walk.find(name);
+                walk.find(value);
+            }
+            Some(false) => {}
+            None => return walk.give_up(),
         }
     }
     walk.end(0)
@@ -159,8 +179,10 @@ pub(super) fn sscan(view: &View<'_>, call: &Call) -> Answer {
         if walk.stops_before(here) {
             return walk.end(here);
         }
-        if walk.wants(&member) {
-            walk.find(&member);
+        match walk.wants(&member) {
+            Some(true) => walk.find(&member),
+            Some(false) => {}
+            None => return walk.give_up(),
         }
     }
     walk.end(0)
@@ -171,10 +193,9 @@ pub(super) fn keys(view: &View<'_>, call: &Call) -> Answer {
     let mut gathering = Gathering::new(view);
     let mut found = Vec::new();
     for entry in view.keyspace.databases.get(&call.database).into_iter().flat_map(Database::iter) {
-        let mut steps = LOOK;
-        let fits = pattern.as_ref().is_none_or(|pattern| pattern.matches_counting(entry.key(), &mut steps));
-        view.walk(steps)?;
-        if fits && !entry.has_ended(view.gone_by()) {
+        view.walk(LOOK)?;
+        let fits = pattern.as_ref().map_or(Some(true), |pattern| view.fits_pattern(pattern, entry.key()));
+        if fits.ok_or(TOO_MUCH_WALKED)? && !entry.has_ended(view.gone_by()) {
             found.push(gathering.take(entry.key())?);
         }
     }
@@ -193,8 +214,11 @@ pub(super) fn randomkey(view: &View<'_>, call: &Call) -> Answer {
 }
 
 pub(super) fn dbsize(view: &View<'_>, call: &Call) -> Answer {
-    let database = view.keyspace.databases.get(&call.database);
-    let (all, ended) = database.map_or((0, 0), |database| (database.len(), database.ended(view.gone_by())));
-    view.walk(ended as u64)?;
-    Ok(count(all - ended))
+    let Some(database) = view.keyspace.databases.get(&call.database) else { return Ok(count(0)) };
+    let mut live = database.live();
+    for has_ended in database.ending_until(view.gone_by()) {
+        view.walk(LOOK)?;
+        live -= usize::from(has_ended);
+    }
+    Ok(count(live))
 }

@@ -10,7 +10,7 @@ use crate::session::{
     Call, Reply,
     call::wrong_arity,
     database::Entry,
-    extended::{Extended, Parsed},
+    extended::{Extended, Parsed, Written},
     keyspace::Keyspace,
     value::{BOXED_MAX, Value},
 };
@@ -247,11 +247,10 @@ pub(super) fn decrby(keyspace: &mut Keyspace, call: &Call) -> Answer {
 
 pub(super) fn incrbyfloat(keyspace: &mut Keyspace, call: &Call) -> Answer {
     let [key, by] = call.args.as_slice() else { return Err(SYNTAX) };
-    let not_a_float = || NOT_A_FLOAT;
     let old = text(keyspace.look(call.database, key))?.unwrap_or(b"0");
-    let old = Extended::parse(old).ok_or_else(not_a_float)?;
-    let by = Extended::parse(by).ok_or_else(not_a_float)?;
-    let new = sum(old, by)?;
+    let (old, by) = (Written::read(old).ok_or(NOT_A_FLOAT)?, Written::read(by).ok_or(NOT_A_FLOAT)?);
+    keyspace.reckon(old.work() + by.work())?;
+    let new = sum(old.round().ok_or(NOT_A_FLOAT)?, by.round().ok_or(NOT_A_FLOAT)?)?;
     replace(keyspace, call.database, key, new.as_bytes());
     keyspace.tell(call.database, key, '$', "incrbyfloat");
     Ok(Reply::Bulk(new.into()))
@@ -277,8 +276,7 @@ pub(super) fn getrange(view: &View<'_>, call: &Call) -> Answer {
     let (start, end) = (absolute(start), absolute(end).min(len - 1));
     let range = usize::try_from(start).ok().zip(usize::try_from(end).ok()).filter(|(start, end)| start <= end);
     let part = range.map_or(&[][..], |(start, end)| &text[start..=end]);
-    view.fits(part.len() as u64)?;
-    Ok(Reply::copy(part))
+    Ok(Reply::Bulk(view.copy(part)?))
 }
 
 pub(super) fn setrange(keyspace: &mut Keyspace, call: &Call) -> Answer {

@@ -271,7 +271,7 @@ fn a_snapshot_does_not_see_what_comes_after_it() {
 #[test]
 fn what_a_later_release_writes_is_refused_in_words() {
     for (bytes, word) in [
-        (vec![1, 6, 3, 0, 0, 0], "upgrade"),
+        (vec![1, 6, 4, 0, 0, 0], "upgrade"),
         (vec![1, 6, 1, 0, 1, 200, 1, 0, 0, 0], "upgrade"),
         (vec![1, 6, 1, 7, 0, 0], "damaged"),
     ] {
