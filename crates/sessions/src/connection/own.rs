@@ -71,8 +71,10 @@ impl Connection {
                     super::pubsub::ask(call, access, node, &mut out);
                 }
             }
-            name if name.starts_with("client") => return self.client(call, node, &mut out),
-            name if name.starts_with("command") => super::command::tell(call, &mut out),
+            name if name.starts_with("client") => return self.client(call, node, policy, &mut out),
+            name if name.starts_with("command") => {
+                super::command::tell(call, policy.limits.output_max, &mut out);
+            }
             name if name.starts_with("config") => super::config::config(call, policy, &mut out),
             "info" => out.verbatim(super::info::info(args, node, policy).as_bytes()),
             name => out.error(format!("ERR '{name}' is not supported by Ballast").as_bytes()),

@@ -35,6 +35,11 @@ impl<'a> Out<'a> {
         Self { buf, resp }
     }
 
+    /// Where in the buffer the next answer goes.
+    pub fn end(&self) -> usize {
+        self.buf.len()
+    }
+
     /// The version that is spoken from now on.
     pub fn speak(&mut self, resp: Resp) {
         self.resp = resp;
