@@ -45,7 +45,8 @@ impl Budget {
         (keys / 2).max(LEAST).max(full.saturating_mul(FULL))
     }
 
-    /// Ends the connections that take the most until the others fit into `max`.
+    /// Ends the connections that take the most until the others fit into `max`. Mail that waits for several is there once, so
+    /// ending one of them may free less than it takes: the next call ends more.
     pub fn keep_to(&self, max: usize, clients: &Clients) {
         if self.used() <= max {
             return;

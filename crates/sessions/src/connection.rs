@@ -51,6 +51,10 @@ pub struct Connection {
     watched: BTreeMap<(u16, Bytes), u64>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    /// Subscriptions among them that the node's lists do not have yet.
+    begun: BTreeSet<(Kind, Bytes)>,
+    /// The node's lists let go of some, and that is not answered yet.
+    has_left: bool,
     /// Bytes of the keys that are watched.
     watched_bytes: usize,
     /// Bytes of the names of both.
@@ -152,6 +156,8 @@ impl Connection {
             watched: BTreeMap::new(),
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            begun: BTreeSet::new(),
+            has_left: false,
             watched_bytes: 0,
             names_bytes: 0,
         }
@@ -338,9 +344,29 @@ impl Connection {
         self.trust.has_lapsed(now_ms)
     }
 
+    /// The version of the protocol that it speaks.
+    pub fn resp(&self) -> Resp {
+        self.resp
+    }
+
+    /// Whether the node's lists let go of subscriptions since the last call: nothing is told of them any more, and what was
+    /// told comes before the answer.
+    pub fn has_left(&mut self) -> bool {
+        std::mem::take(&mut self.has_left)
+    }
+
+    /// Has the node's lists know what was subscribed to. What is told of it comes after the answer.
+    pub fn join(&mut self, subscribers: &Subscribers) {
+        for (kind, name) in std::mem::take(&mut self.begun) {
+            subscribers.add(kind, name, &self.card);
+        }
+    }
+
     /// Leaves nothing behind in the node's lists.
     pub fn end(&mut self, subscribers: &Subscribers) {
         self.names_bytes = 0;
+        self.begun.clear();
+        self.has_left |= self.listens();
         for channel in std::mem::take(&mut self.channels) {
             subscribers.remove(Kind::Channel, &channel, &self.card);
         }

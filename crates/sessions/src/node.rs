@@ -108,10 +108,11 @@ impl Node {
         let noticed = Arc::new(Notify::new());
         let wake = noticed.clone();
         ports.sessions.on_notice(move || wake.notify_one());
+        let clients = Clients::default();
         Ok(Self {
             sessions: ports.sessions.clone(),
-            clients: Clients::default(),
-            subscribers: Subscribers::new(ports.sessions.clone()),
+            subscribers: Subscribers::new(ports.sessions.clone(), clients.budget.clone()),
+            clients,
             noticed,
             passwords: Passwords::start()?,
             counters: orders.iter().map(|_| Arc::new(WorkerCounters::new(index.clone()))).collect(),

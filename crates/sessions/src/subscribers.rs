@@ -17,13 +17,14 @@ use ballast_core::session::{Notice, NotifyFlags, Pattern, Sessions};
 use bytes::Bytes;
 
 use crate::{
+    budget::Budget,
     clients::Card,
+    mail::{Letter, Message},
     policy::Access,
-    wire::{Out, Resp},
 };
 
 /// Whether a subscription names a channel or a pattern.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// `SUBSCRIBE`.
     Channel,
@@ -34,6 +35,7 @@ pub enum Kind {
 /// The subscriptions of all connections of this node.
 pub struct Subscribers {
     sessions: Arc<Sessions>,
+    budget: Arc<Budget>,
     lists: Mutex<Lists>,
     subscriptions: AtomicUsize,
 }
@@ -83,33 +85,20 @@ impl Lists {
     }
 
     /// Sends to all that listen to `channel` and may; returns how many. `about`: the key that an event is about.
-    fn send(&self, channel: &[u8], payload: &[u8], about: Option<(u16, &[u8])>) -> usize {
-        let may = |card: &Card| may_hear(card, channel, about);
+    fn send(&self, channel: &[u8], payload: &Bytes, about: Option<(u16, &[u8])>, budget: &Arc<Budget>) -> usize {
+        // Made for the first who hears it.
+        let mut message = None;
         let mut sent = 0;
-        for card in self.channels.get(channel).into_iter().flatten() {
-            let Some(resp) = may(card) else { continue };
-            sent += 1;
-            card.send(|bytes| {
-                let mut out = Out::new(bytes, resp);
-                out.push(3);
-                out.bulk(b"message");
-                out.bulk(channel);
-                out.bulk(payload);
-            });
-        }
-        for (pattern, cards) in self.fitting(channel) {
-            for card in cards {
-                let Some(resp) = may(card) else { continue };
+        let mut tell = |card: &Card, pattern: Option<&Bytes>| {
+            if may_hear(card, channel, about) {
+                let message = message.get_or_insert_with(|| Message::new(channel, payload, budget));
+                card.send(Letter { message: message.clone(), pattern: pattern.cloned() });
                 sent += 1;
-                card.send(|bytes| {
-                    let mut out = Out::new(bytes, resp);
-                    out.push(4);
-                    out.bulk(b"pmessage");
-                    out.bulk(pattern);
-                    out.bulk(channel);
-                    out.bulk(payload);
-                });
             }
+        };
+        self.channels.get(channel).into_iter().flatten().for_each(|card| tell(card, None));
+        for (pattern, cards) in self.fitting(channel) {
+            cards.iter().for_each(|card| tell(card, Some(pattern)));
         }
         sent
     }
@@ -120,22 +109,19 @@ impl Lists {
     }
 }
 
-/// The version of the protocol to tell it in, if this connection may hear it: an event of keys that its user may see, a
-/// message on a channel that its user may name.
-fn may_hear(card: &Card, channel: &[u8], about: Option<(u16, &[u8])>) -> Option<Resp> {
-    let facts = card.facts();
-    let access = facts.access.as_ref()?;
-    let allowed = match about {
+/// Whether this connection may hear it: an event of keys that its user may see, a message on a channel that its user may
+/// name.
+fn may_hear(card: &Card, channel: &[u8], about: Option<(u16, &[u8])>) -> bool {
+    card.facts().access.as_ref().is_some_and(|access| match about {
         Some((database, key)) => access.may_see(database, key),
         None => access.may_name(channel),
-    };
-    allowed.then_some(facts.resp)
+    })
 }
 
 impl Subscribers {
-    /// Nobody yet.
-    pub fn new(sessions: Arc<Sessions>) -> Self {
-        Self { sessions, lists: Mutex::default(), subscriptions: AtomicUsize::new(0) }
+    /// Nobody yet. What waits to be told counts against `budget`.
+    pub fn new(sessions: Arc<Sessions>, budget: Arc<Budget>) -> Self {
+        Self { sessions, budget, lists: Mutex::default(), subscriptions: AtomicUsize::new(0) }
     }
 
     /// Whether somebody listens.
@@ -152,7 +138,7 @@ impl Subscribers {
         }
     }
 
-    /// A connection does not listen any more.
+    /// A connection does not listen any more. What it was told is in its mail, and nothing is added to that.
     pub fn remove(&self, kind: Kind, name: &[u8], card: &Card) {
         let mut lists = self.lock();
         let gone = lists.remove(kind, name, card);
@@ -171,16 +157,19 @@ impl Subscribers {
         for notice in notices.drain(..) {
             match notice {
                 Notice::Event { database, key, event, .. } => {
+                    let about = Some((database, &key[..]));
                     if flags.contains('K') {
                         let channel = [format!("__keyspace@{database}__:").as_bytes(), &key].concat();
-                        sent += lists.send(&channel, event.as_bytes(), Some((database, &key)));
+                        sent += lists.send(&channel, &Bytes::from_static(event.as_bytes()), about, &self.budget);
                     }
                     if flags.contains('E') {
                         let channel = format!("__keyevent@{database}__:{event}");
-                        sent += lists.send(channel.as_bytes(), &key, Some((database, &key)));
+                        sent += lists.send(channel.as_bytes(), &key, about, &self.budget);
                     }
                 }
-                Notice::Message { channel, payload } => sent += lists.send(&channel, &payload, None),
+                Notice::Message { channel, payload } => {
+                    sent += lists.send(&channel, &payload, None, &self.budget);
+                }
                 Notice::Lost => {
                     tracing::warn!(
                         "subscribers of the session store are cut: this node could not keep up with its notices"
@@ -198,7 +187,7 @@ impl Subscribers {
         let lists = self.lock();
         let patterns = lists.fitting(channel).map(|(_, cards)| cards);
         let cards = lists.channels.get(channel).into_iter().chain(patterns).flatten();
-        cards.filter(|card| may_hear(card, channel, None).is_some()).count()
+        cards.filter(|card| may_hear(card, channel, None)).count()
     }
 
     /// How many connections of this node named `channel`, as far as `access` may know of it.

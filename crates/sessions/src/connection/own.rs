@@ -62,8 +62,8 @@ impl Connection {
                 self.unwatch();
                 out.ok();
             }
-            "subscribe" => self.subscribe(Kind::Channel, call, node, policy, &mut out),
-            "psubscribe" => self.subscribe(Kind::Pattern, call, node, policy, &mut out),
+            "subscribe" => self.subscribe(Kind::Channel, call, policy, &mut out),
+            "psubscribe" => self.subscribe(Kind::Pattern, call, policy, &mut out),
             "unsubscribe" => self.unsubscribe(Kind::Channel, call, node, &mut out),
             "punsubscribe" => self.unsubscribe(Kind::Pattern, call, node, &mut out),
             name if name.starts_with("pubsub") => {

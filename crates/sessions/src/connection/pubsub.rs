@@ -17,7 +17,7 @@ const SUBSCRIPTIONS_MAX: usize = 65_536;
 const NAMES_BYTES_MAX: usize = 16 << 20;
 
 impl Connection {
-    pub(super) fn subscribe(&mut self, kind: Kind, call: &Call, node: &Node, policy: &Policy, out: &mut Out<'_>) {
+    pub(super) fn subscribe(&mut self, kind: Kind, call: &Call, policy: &Policy, out: &mut Out<'_>) {
         let name_max = policy.settings.limits.key_max;
         for name in &call.args {
             if self.channels.len() + self.patterns.len() >= SUBSCRIPTIONS_MAX {
@@ -37,7 +37,7 @@ impl Connection {
             let name = Bytes::copy_from_slice(name);
             if self.names(kind).insert(name.clone()) {
                 self.names_bytes += takes;
-                node.subscribers.add(kind, name.clone(), &self.card);
+                self.begun.insert((kind, name.clone()));
             }
             self.confirm(kind, true, Some(&name), out);
         }
@@ -53,7 +53,10 @@ impl Connection {
         for name in &names {
             if self.names(kind).remove(name) {
                 self.names_bytes -= takes(kind, name);
-                node.subscribers.remove(kind, name, &self.card);
+                if !self.begun.remove(&(kind, name.clone())) {
+                    node.subscribers.remove(kind, name, &self.card);
+                    self.has_left = true;
+                }
             }
             self.confirm(kind, false, Some(name), out);
         }

@@ -158,6 +158,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             .propose(write)
             .await
             .and_then(|replies| if replies.len() == specs.len() { Ok(replies) } else { Err(Unavailable::Misfit) });
+        // What this connection hears of its own doing comes before the answer, as in Redis.
+        self.hear().await?;
         let mut replies = match result {
             Ok(replies) => replies,
             Err(unavailable) => {
@@ -190,8 +192,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let replies = self.waited(since, result)?;
         if worker.node.subscribers.any() {
             worker.tell_subscribers();
-            // What this connection hears of its own doing comes before the answer, as in Redis.
-            self.card.take_mail(&mut self.out);
         }
         Ok(replies)
     }

@@ -123,6 +123,11 @@ impl<'a> Out<'a> {
         self.buf.extend_from_slice(b"\r\n");
     }
 
+    /// A value of so many bytes: they follow, and the end of a line after them.
+    pub fn bulk_of(&mut self, length: usize) {
+        self.head(b'$', length);
+    }
+
     /// Text for people.
     pub fn verbatim(&mut self, text: &[u8]) {
         match self.resp {
