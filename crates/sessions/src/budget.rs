@@ -1,5 +1,5 @@
-//! Memory that all connections of this node take together: what was read of requests, what is queued, answers and mail that
-//! wait to be read.
+//! Memory that all connections of this node take together: what was read of requests and bodies, what is queued, answers and
+//! mail that wait to be read.
 //!
 //! Each connection is bounded by itself, and ten thousand bounds of some megabytes are more than a machine has. When all
 //! together take more than the budget, those that take the most are ended until the others fit.
