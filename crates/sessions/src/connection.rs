@@ -271,7 +271,9 @@ impl Connection {
 
     /// Bytes that are kept for it between requests: what is queued, watched and listened to.
     pub fn keeps(&self) -> usize {
-        self.transaction.as_ref().map_or(0, |transaction| transaction.bytes) + self.names_bytes + self.watched_bytes
+        let queued = self.transaction.as_ref().map_or(0, |transaction| transaction.bytes);
+        let subscriptions = self.names_bytes + (self.channels.len() + self.patterns.len()) * SUBSCRIPTION_BYTES;
+        queued + subscriptions + self.watched_bytes + self.watched.len() * WATCHED_BYTES
     }
 
     /// Lets go of what is queued and watched.
@@ -480,6 +482,11 @@ const ANSWER_SMALL: usize = 64;
 const WATCHED_MAX: usize = 4096;
 /// Bytes of these keys: 256 for each of them, and as little as else is carried out in one go.
 const WATCHED_BYTES_MAX: usize = 1 << 20;
+
+/// What a watched key takes beside its bytes: a place in a tree, and the head of an allocation.
+const WATCHED_BYTES: usize = 96;
+/// What a subscription takes beside its name: a place here, one in the node's lists, and the list of those who share it.
+const SUBSCRIPTION_BYTES: usize = 256;
 
 const EXEC_ARITY: &[u8] = b"ERR wrong number of arguments for 'exec' command";
 const NOAUTH: Reply = Reply::error("NOAUTH Authentication required.");

@@ -187,7 +187,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// Notes what the connection takes. If all together take too much, those that take the most are ended.
     fn weigh(&mut self) {
         let answers = self.out.capacity() + self.later.capacity();
-        let takes = self.buf.capacity() + answers + self.run.bytes() + self.connection.keeps();
+        let requests = self.buf.capacity() + self.requests.takes() + self.run.takes();
+        let takes = requests + answers + self.connection.keeps();
         // What changes with each request is not worth counting.
         let takes = takes / WEIGHED * WEIGHED;
         let before = std::mem::replace(&mut self.weighs, takes);

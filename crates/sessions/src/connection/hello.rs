@@ -34,6 +34,9 @@ pub struct Hello {
     name: Option<Bytes>,
 }
 
+/// Longest name of a connection. `CLIENT LIST` tells all of them at once; arbitrary beyond that.
+const NAME_MAX: usize = 1024;
+
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
 impl Connection {
@@ -178,6 +181,9 @@ impl Connection {
     }
 
     pub(super) fn set_name(&mut self, name: &[u8]) -> Result<(), Reply> {
+        if name.len() > NAME_MAX {
+            return Err(Reply::error("ERR Client names cannot be longer than 1024 bytes."));
+        }
         if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
             return Err(Reply::error("ERR Client names cannot contain spaces, newlines or special characters."));
         }
