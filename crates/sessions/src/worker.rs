@@ -31,7 +31,7 @@ use crate::{
     connection::Connection,
     deadline::{Deadlines, TICK},
     http,
-    node::Node,
+    node::{Node, WALKS_MAX},
     policy::{Access, Policy},
     refusal::Unavailable,
     rounds::Rounds,
@@ -523,7 +523,10 @@ pub fn run_on_this_thread(
     orders: mpsc::UnboundedReceiver<Order>,
     ready: std::sync::mpsc::Sender<std::io::Result<()>>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build() {
+    // Its other threads are those of long reads, of which other workers may have as many.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().event_interval(61).thread_name("sessions-walk").max_blocking_threads(WALKS_MAX);
+    let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             // Whoever starts workers waits for this.

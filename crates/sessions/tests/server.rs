@@ -3,7 +3,7 @@
 mod support;
 
 use std::{
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -432,4 +432,42 @@ fn reads_that_may_take_long_do_not_go_through_the_log() {
     client.send(b"FLUSHALL\r\nSET a 1\r\nKEYS *\r\nSET b 1\r\n");
     let answers: Vec<_> = (0..4).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
     assert_eq!(answers[2], "*1\r\n$1\r\na\r\n", "in its place");
+}
+
+#[test]
+fn a_long_read_holds_up_nobody_else() {
+    // One worker serves both.
+    let wanted = Wanted {
+        place: Place::Address(support::LOCAL),
+        tls: false,
+        protocol: ballast_core::config::SessionProtocol::Resp,
+    };
+    let ballast = Ballast::start_with("{}", vec![wanted], None, 1);
+    let (mut long, mut other) = (ballast.client(), ballast.client());
+    for n in 0..40 {
+        let key = [&[b'a'; 60_000][..], format!("{n}").as_bytes()].concat();
+        assert_eq!(other.call(&[b"SET", &key, b"1"]), b"+OK\r\n");
+    }
+    let pattern = [b"*".to_vec(), b"[ab]".repeat(300), b"c*".to_vec()].concat();
+    let (is_sent, is_answered) = (AtomicBool::new(false), AtomicBool::new(false));
+    let meanwhile = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            long.send(&encode(&[b"KEYS", &pattern]));
+            is_sent.store(true, Ordering::SeqCst);
+            let answer = String::from_utf8(long.answer().unwrap()).unwrap();
+            assert!(answer.starts_with("*0") || answer.starts_with("-ERR this looks at more keys"), "{answer}");
+            is_answered.store(true, Ordering::SeqCst);
+        });
+        while !is_sent.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let mut answers = 0;
+        while !is_answered.load(Ordering::SeqCst) {
+            assert_eq!(other.say("PING"), "+PONG\r\n");
+            answers += 1;
+        }
+        answers
+    });
+    // A worker that is held up answers what came before it took the other's command, and once after it.
+    assert!(meanwhile > 20, "{meanwhile}");
 }

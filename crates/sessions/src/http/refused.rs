@@ -155,7 +155,9 @@ impl Refused {
             Self::Command(_) => (Status::BAD_REQUEST, "refused", "change the request"),
             Self::Unavailable(unavailable) => match unavailable {
                 Unavailable::NoQuorum(_) => (Status::SERVICE_UNAVAILABLE, "no_quorum", "try again, or at another node"),
-                Unavailable::Overloaded(_) => (Status::SERVICE_UNAVAILABLE, "overloaded", "try again later"),
+                Unavailable::Overloaded(_) | Unavailable::LongReads => {
+                    (Status::SERVICE_UNAVAILABLE, "overloaded", "try again later")
+                }
                 Unavailable::Stopping => (Status::SERVICE_UNAVAILABLE, "stopping", "try another node"),
                 Unavailable::TooLarge(..) => (Status::PAYLOAD_TOO_LARGE, "too_large", "keep less in a session"),
                 // It may have happened.
