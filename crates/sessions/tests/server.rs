@@ -172,8 +172,11 @@ fn users_are_kept_to_what_is_theirs() {
     assert_eq!(client.say("SET a 1"), "-NOPERM this user has no permissions to run the 'set' command\r\n");
     assert_eq!(client.say("AUTH one pw"), "+OK\r\n");
     assert_eq!(client.say("GET a"), "-NOPERM this user has no permissions to use database 0\r\n");
+    assert_eq!(client.say("WATCH a"), "-NOPERM this user has no permissions to use database 0\r\n");
     assert_eq!(client.say("SELECT 2"), "-NOPERM this user has no permissions to use database 2\r\n");
     assert_eq!(client.say("SELECT 1"), "+OK\r\n");
+    assert_eq!(client.say("WATCH a"), "+OK\r\n");
+    assert_eq!(client.say("UNWATCH"), "+OK\r\n");
     assert_eq!(client.say("GET a"), "$-1\r\n");
     assert_eq!(client.say("COPY a b DB 3"), "-NOPERM this user has no permissions to use database 3\r\n");
     assert_eq!(client.say("AUTH pre pw"), "+OK\r\n");
@@ -183,7 +186,19 @@ fn users_are_kept_to_what_is_theirs() {
     assert!(client.say("FLUSHDB").starts_with("-NOPERM"));
     let mut everything = ballast.client();
     assert_eq!(everything.say("AUTH all pw"), "+OK\r\n");
+    assert_eq!(everything.say("SELECT 1"), "+OK\r\n");
+    assert_eq!(everything.say("SET b x"), "+OK\r\n");
+    assert_eq!(everything.say("SELECT 0"), "+OK\r\n");
     assert_eq!(everything.say("SET q:1 x"), "+OK\r\n");
+    for (user, databases) in
+        [("all", ["db0", "db1"].as_slice()), ("reader", &["db0", "db1"]), ("one", &["db1"]), ("pre", &[])]
+    {
+        let mut client = ballast.client();
+        assert_eq!(client.say(&format!("AUTH {user} pw")), "+OK\r\n");
+        let info = client.say("INFO keyspace");
+        let told: Vec<&str> = info.lines().filter_map(|line| line.split_once(":keys=")).map(|(name, _)| name).collect();
+        assert_eq!(told, databases, "{user}: {info}");
+    }
     assert_eq!(client.say("KEYS *"), "*1\r\n$3\r\np:1\r\n");
     assert_eq!(client.say("SCAN 0"), "*2\r\n$1\r\n0\r\n*1\r\n$3\r\np:1\r\n");
     client.send(b"MULTI\r\nSET p:2 x\r\nKEYS *\r\nEXEC\r\n");

@@ -76,7 +76,11 @@ impl Connection {
                 super::command::tell(call, policy.limits.output_max, &mut out);
             }
             name if name.starts_with("config") => super::config::config(call, policy, &mut out),
-            "info" => out.verbatim(super::info::info(args, node, policy).as_bytes()),
+            "info" => {
+                if let Some(access) = &self.access {
+                    out.verbatim(super::info::info(args, access, node, policy).as_bytes());
+                }
+            }
             name => out.error(format!("ERR '{name}' is not supported by Ballast").as_bytes()),
         }
         Step::Answered
