@@ -219,6 +219,15 @@ fn redis_clients_see_the_same_bytes() {
     site.ask("GET /v1/sessions/wiki/a%00/b", &[], "").refuses(404, "no_resource", "/v1/sessions/{keyspace}/{id}");
     assert_eq!(site.redis("HSET h f v"), ":1\r\n");
     site.ask("GET /v1/sessions/shop/h", &[], "").refuses(409, "wrong_type", "a hash or a set");
+    for verb in ["PUT", "DELETE"] {
+        let said = site.ask(&format!("{verb} /v1/sessions/shop/h"), &[("If-Match", "*")], "x");
+        said.refuses(409, "wrong_type", "a hash or a set");
+    }
+    // As SET and DEL do, which know no type either.
+    site.ask("PUT /v1/sessions/shop/h", &[], "x").is(204, "");
+    assert_eq!(site.redis("TYPE h"), "+string\r\n");
+    assert_eq!(site.redis("SADD s m"), ":1\r\n");
+    site.ask("DELETE /v1/sessions/shop/s", &[], "").is(204, "");
     assert_eq!(site.redis("SET b 1"), "+OK\r\n");
     site.ask("GET /v1/sessions/shop/b", &[], "").is(200, "1");
     let long = "v".repeat(3 << 20);

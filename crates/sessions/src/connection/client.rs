@@ -61,6 +61,7 @@ impl Connection {
             "client|list" => self.list(args, node, policy, out),
             "client|kill" => return self.kill(args, node, out),
             "client|reply" => self.reply_mode(&args[0], out),
+            // Shown, and nothing more: whoever could exempt itself would have the others cut.
             "client|no-evict" => match switch(&args[0]) {
                 Some(on) => {
                     self.facts(|facts| facts.no_evict = on);
@@ -278,7 +279,7 @@ const HELP: &[&str] = &[
     "SETNAME <name>",
     "    Assign the name <name> to the current connection.",
     "NO-EVICT (ON|OFF)",
-    "    Protect current client connection from eviction.",
+    "    Succeed without effect: whoever takes the most memory is cut.",
     "HELP",
     "    Prints this help.",
 ];
