@@ -1,6 +1,6 @@
 //! Who a connection is and what it speaks: `AUTH` and `HELLO`.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ballast_core::session::{Call, Reply, parse_integer};
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use crate::{
 pub const REDIS_VERSION: &str = "7.0.15";
 
 /// A password to verify.
-#[derive(Debug)]
 pub struct Login {
     /// Whose.
     pub user: String,
@@ -25,6 +24,13 @@ pub struct Login {
     pub stored: Option<Arc<str>>,
     /// The rest of a `HELLO`.
     pub hello: Option<Hello>,
+}
+
+/// Without the password, and what it is held against.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).field("hello", &self.hello).finish_non_exhaustive()
+    }
 }
 
 /// What a `HELLO` asks for besides a login.
@@ -190,5 +196,19 @@ impl Connection {
         let name = String::from_utf8_lossy(name).into_owned();
         self.facts(|facts| facts.name = name);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_shown() {
+        let hello = Some(Hello { resp: Some(Resp::Three), name: None });
+        let (password, stored) = (Bytes::from_static(b"sesame"), Some("$argon2id$sesame".into()));
+        let shown = format!("{:?}", Step::Login(Login { user: "anna".to_owned(), password, stored, hello }));
+        assert!(shown.contains("anna") && shown.contains("Three"), "{shown}");
+        assert!(!shown.contains("sesame"), "{shown}");
     }
 }
