@@ -194,6 +194,9 @@ impl Connection {
             );
             return self.refuse(Reply::Error(text.into()), Some(spec));
         }
+        if let Some(kind) = pubsub::long_name(&call, policy) {
+            return self.refuse(pubsub::longer(kind, policy.settings.limits.key_max), Some(spec));
+        }
         let class = call.class();
         if self.transaction.is_some() && !(class == Class::Connection && is_never_queued(spec.name)) {
             return self.queue(call, policy);

@@ -3,6 +3,8 @@
 //! Every node tells its own subscribers what it applies, so each of them hears each event once, whichever node it is
 //! connected to. If this node could not keep up, its subscribers are cut rather than left to believe that they heard all.
 //!
+//! Everybody waits while somebody is told, so patterns have a bound for each channel that is held against them ([`Steps`]).
+//!
 //! Not here: which events there are (`ballast_core::session`).
 
 use std::{
@@ -47,14 +49,56 @@ struct Lists {
     notices: Vec<Notice>,
 }
 
-impl Lists {
-    fn add(&mut self, kind: Kind, name: Bytes, card: &Arc<Card>) {
-        let cards = match kind {
-            Kind::Channel => self.channels.entry(name).or_default(),
+/// What holding one channel against all patterns may take, in steps of about a nanosecond.
+///
+/// What people write takes tens of steps; what takes thousands holds up everybody. So each pattern may take [`Self::EACH`],
+/// whatever others take, and beyond that there is one allowance for all. A pattern for which it does not suffice does not fit.
+struct Steps {
+    left: u64,
+}
+
+impl Steps {
+    /// Arbitrary: a channel of hundreds of bytes against several stars.
+    const EACH: u64 = 1 << 10;
+    /// Some milliseconds.
+    const ALL: u64 = 1 << 22;
+
+    fn new() -> Self {
+        Self { left: Self::ALL }
+    }
+
+    /// Whether a text fits; `None` if that would take too much.
+    fn fits(&mut self, pattern: &Pattern, text: &[u8]) -> Option<bool> {
+        let mut steps = Self::EACH + self.left;
+        let fits = pattern.matches_within(text, &mut steps);
+        self.left = self.left.min(steps);
+        fits
+    }
+}
+
+/// A name of a channel or a pattern, and what it is read into.
+enum Named {
+    Channel(Bytes),
+    Pattern(Bytes, Pattern),
+}
+
+impl Named {
+    fn new(kind: Kind, name: Bytes) -> Self {
+        match kind {
+            Kind::Channel => Self::Channel(name),
             Kind::Pattern => {
                 let pattern = Pattern::new(&name);
-                &mut self.patterns.entry(name).or_insert_with(|| (pattern, Vec::new())).1
+                Self::Pattern(name, pattern)
             }
+        }
+    }
+}
+
+impl Lists {
+    fn add(&mut self, named: Named, card: &Arc<Card>) {
+        let cards = match named {
+            Named::Channel(name) => self.channels.entry(name).or_default(),
+            Named::Pattern(name, pattern) => &mut self.patterns.entry(name).or_insert((pattern, Vec::new())).1,
         };
         cards.push(card.clone());
     }
@@ -78,9 +122,11 @@ impl Lists {
         gone
     }
 
-    /// The patterns that a channel fits, and who listens to them.
+    /// The patterns that a channel fits, and who listens to them. Whoever asks again while the lists are the same gets the
+    /// same.
     fn fitting<'l>(&'l self, channel: &'l [u8]) -> impl Iterator<Item = (&'l Bytes, &'l Vec<Arc<Card>>)> {
-        let fitting = self.patterns.iter().filter(|(_, (pattern, _))| pattern.matches(channel));
+        let mut steps = Steps::new();
+        let fitting = self.patterns.iter().filter(move |(_, (pattern, _))| steps.fits(pattern, channel) == Some(true));
         fitting.map(|(text, (_, cards))| (text, cards))
     }
 
@@ -131,8 +177,10 @@ impl Subscribers {
 
     /// A connection listens from now on. To be called once for each.
     pub fn add(&self, kind: Kind, name: Bytes, card: &Arc<Card>) {
+        // Before anybody waits.
+        let named = Named::new(kind, name);
         let mut lists = self.lock();
-        lists.add(kind, name, card);
+        lists.add(named, card);
         if self.subscriptions.fetch_add(1, Ordering::AcqRel) == 0 {
             self.sessions.listen(true);
         }
@@ -195,16 +243,24 @@ impl Subscribers {
         if access.may_know(channel) { self.lock().channels.get(channel).map_or(0, Vec::len) } else { 0 }
     }
 
-    /// Channels that somebody on this node named and `access` may know of, in order.
-    pub fn channels(&self, pattern: Option<&[u8]>, access: &Access) -> Vec<Bytes> {
-        let lists = self.lock();
-        let pattern = pattern.map(Pattern::new);
-        let wanted = |channel: &&Bytes| {
-            access.may_know(channel) && pattern.as_ref().is_none_or(|pattern| pattern.matches(channel))
-        };
-        let mut channels: Vec<_> = lists.channels.keys().filter(wanted).cloned().collect();
+    /// Channels that somebody on this node named and `access` may know of, in order. `None` if it takes too much to hold them
+    /// against the pattern.
+    pub fn channels(&self, pattern: Option<&[u8]>, access: &Access) -> Option<Vec<Bytes>> {
+        let mut channels: Vec<_> =
+            self.lock().channels.keys().filter(|channel| access.may_know(channel)).cloned().collect();
+        if let Some(pattern) = pattern.map(Pattern::new) {
+            let (mut steps, mut is_over) = (Steps::new(), false);
+            channels.retain(|channel| {
+                let fits = steps.fits(&pattern, channel);
+                is_over |= fits.is_none();
+                fits == Some(true)
+            });
+            if is_over {
+                return None;
+            }
+        }
         channels.sort_unstable();
-        channels
+        Some(channels)
     }
 
     /// How many channels somebody on this node named.

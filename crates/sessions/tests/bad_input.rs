@@ -292,9 +292,20 @@ fn names_of_channels_and_watched_keys_are_as_long_as_keys_at_most() {
     let ballast = Ballast::start(r#"{"limits":{"key_max":"1KiB"}}"#);
     let mut client = ballast.client();
     let (fits, long) = (vec![b'n'; 1024], vec![b'n'; 1025]);
-    for command in [b"SUBSCRIBE".as_slice(), b"PSUBSCRIBE"] {
-        let told = String::from_utf8(client.call(&[command, &long])).unwrap();
-        assert_eq!(told, "-ERR channel is longer than the 1KiB that are allowed\r\n");
+    let (channel, pattern) = (
+        b"-ERR channel is longer than the 1KiB that are allowed\r\n",
+        b"-ERR pattern is longer than the 1KiB that are allowed\r\n",
+    );
+    assert_eq!(client.call(&[b"SUBSCRIBE", &long]), channel);
+    assert_eq!(client.call(&[b"PUBLISH", &long, b"x"]), channel);
+    assert_eq!(client.call(&[b"PUBLISH", &fits, &long]), b":0\r\n");
+    for command in [
+        &[b"PSUBSCRIBE".as_slice(), &long][..],
+        &[b"PUBSUB", b"CHANNELS", &long],
+        &[b"CONFIG", b"GET", b"save", &long],
+        &[b"COMMAND", b"LIST", b"FILTERBY", b"PATTERN", &long],
+    ] {
+        assert_eq!(client.call(command), pattern);
     }
     assert_eq!(client.call(&[b"WATCH", b"a", &long]), b"-ERR key is longer than the 1KiB that are allowed\r\n");
     assert_eq!(client.call(&[b"WATCH", b"a", &fits]), b"+OK\r\n");

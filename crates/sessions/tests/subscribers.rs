@@ -309,3 +309,21 @@ fn a_large_message_to_many_is_kept_once() {
     }
     assert_eq!(ballast.server.stats().totals.cut_total, 0);
 }
+
+#[test]
+fn a_pattern_that_takes_too_much_does_not_fit_and_costs_others_nothing() {
+    let ballast = Ballast::start("{}");
+    let (mut listener, mut writer) = (ballast.client(), ballast.client());
+    let greedy = [b"*".to_vec(), b"[ab]".repeat(4000), b"c*".to_vec()].concat();
+    for pattern in [&greedy[..], b"a*", b"*c"] {
+        assert!(listener.call(&[b"PSUBSCRIBE", pattern]).starts_with(b"*3"));
+    }
+    assert_eq!(writer.call(&[b"PUBLISH", &[&[b'a'; 4000][..], b"c"].concat(), b"x"]), b":3\r\n", "it would fit");
+    let long = [&[b'a'; 50_000][..], b"c"].concat();
+    assert_eq!(writer.call(&[b"PUBLISH", &long, b"x"]), b":2\r\n");
+    assert!(writer.call(&[b"SUBSCRIBE", &long]).starts_with(b"*3"));
+    let mut other = ballast.client();
+    let refused = String::from_utf8(other.call(&[b"PUBSUB", b"CHANNELS", &greedy])).unwrap();
+    assert!(refused.starts_with("-ERR it takes too much"), "{refused}");
+    assert!(other.say("PUBSUB CHANNELS a*c").starts_with("*1\r\n$50001\r\n"));
+}
