@@ -1,5 +1,5 @@
-//! Memory that all connections of this node take together: what was read of requests, what is queued, answers and mail that
-//! wait to be read.
+//! Memory that all connections of this node take together: what was read of requests and bodies, what is queued, answers and
+//! mail that wait to be read.
 //!
 //! Each connection is bounded by itself, and ten thousand bounds of some megabytes are more than a machine has. When all
 //! together take more than the budget, those that take the most are ended until the others fit.
@@ -45,7 +45,8 @@ impl Budget {
         (keys / 2).max(LEAST).max(full.saturating_mul(FULL))
     }
 
-    /// Ends the connections that take the most until the others fit into `max`.
+    /// Ends the connections that take the most until the others fit into `max`. Mail that waits for several is there once, so
+    /// ending one of them may free less than it takes: the next call ends more.
     pub fn keep_to(&self, max: usize, clients: &Clients) {
         if self.used() <= max {
             return;

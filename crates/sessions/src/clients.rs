@@ -5,7 +5,7 @@
 //! Not here: who subscribed to what ([`crate::subscribers`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering},
@@ -15,7 +15,7 @@ use std::{
 
 use ballast_core::session::Spec;
 
-use crate::{budget::Budget, policy::Access, wire::Resp};
+use crate::{budget::Budget, mail::Letter, policy::Access, wire::Resp};
 
 /// One connection, as all threads see it.
 #[derive(Debug)]
@@ -33,8 +33,10 @@ pub struct Card {
     /// The database that it has selected.
     pub database: AtomicU16,
     command: AtomicUsize,
-    /// Bytes that it takes.
+    /// Bytes that it takes for itself.
     takes: AtomicUsize,
+    /// Bytes of the mail that waits, which it may share with others.
+    mail_bytes: AtomicUsize,
     ended: AtomicBool,
     ended_for_room: AtomicBool,
     mail_waits: AtomicBool,
@@ -46,7 +48,7 @@ pub struct Card {
 
 impl Drop for Card {
     fn drop(&mut self) {
-        self.budget.change(self.takes(), 0);
+        self.budget.change(self.takes.load(Ordering::Relaxed), 0);
     }
 }
 
@@ -71,9 +73,17 @@ pub struct Facts {
 
 #[derive(Debug, Default)]
 struct Mail {
-    bytes: Vec<u8>,
+    letters: VecDeque<Letter>,
+    /// On the wire.
+    bytes: usize,
     bytes_max: usize,
 }
+
+/// What a letter takes beside its message.
+const LETTER: usize = size_of::<Letter>();
+
+/// Room for letters that a connection keeps which has none.
+const LETTERS_IDLE: usize = 32;
 
 impl Card {
     /// What changes rarely.
@@ -108,9 +118,9 @@ impl Card {
         self.ended_for_room.load(Ordering::Acquire)
     }
 
-    /// Bytes that the connection takes.
+    /// Bytes that the connection takes. Messages that wait for others as well are counted as its own.
     pub fn takes(&self) -> usize {
-        self.takes.load(Ordering::Relaxed)
+        self.takes.load(Ordering::Relaxed) + self.mail_bytes.load(Ordering::Relaxed)
     }
 
     /// Notes that something that took so many bytes takes others now.
@@ -128,17 +138,19 @@ impl Card {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Puts mail in; a connection that does not read what it has is ended. `write` may write at the end only.
-    pub fn send(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = mail.bytes.len();
-        write(&mut mail.bytes);
-        self.changes(before, mail.bytes.len());
-        let overflown = mail.bytes.len() > mail.bytes_max;
+    /// Puts a letter in; a connection that does not read what it has is ended.
+    pub fn send(&self, letter: Letter) {
+        let mut mail = self.mail();
+        self.changes(0, LETTER);
+        mail.bytes += letter.bytes();
+        mail.letters.push_back(letter);
+        let overflown = mail.bytes > mail.bytes_max;
         if overflown {
-            self.changes(mail.bytes.len(), 0);
-            mail.bytes = Vec::new();
+            self.changes(mail.letters.len() * LETTER, 0);
+            mail.bytes = 0;
+            mail.letters = VecDeque::new();
         }
+        self.mail_bytes.store(mail.bytes, Ordering::Relaxed);
         drop(mail);
         self.mail_waits.store(true, Ordering::Release);
         if overflown {
@@ -147,24 +159,43 @@ impl Card {
         self.wake();
     }
 
-    /// Moves mail to the end of `out`.
-    pub fn take_mail(&self, out: &mut Vec<u8>) {
-        if self.mail_waits.load(Ordering::Acquire) {
-            self.mail_waits.store(false, Ordering::Release);
-            let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-            self.changes(mail.bytes.len(), 0);
-            out.append(&mut mail.bytes);
+    /// How many letters wait, which are to be taken with [`Self::first_letter`]. Those that come from now on are told by
+    /// [`Self::has_mail`].
+    pub fn letters(&self) -> usize {
+        if !self.mail_waits.load(Ordering::Acquire) {
+            return 0;
+        }
+        self.mail_waits.store(false, Ordering::Release);
+        self.mail().letters.len()
+    }
+
+    /// The letter that waits the longest. It counts as waiting until [`Self::letter_sent`].
+    pub fn first_letter(&self) -> Option<Letter> {
+        self.mail().letters.front().cloned()
+    }
+
+    /// The letter that waited the longest is sent, or on its way.
+    pub fn letter_sent(&self) {
+        let mut mail = self.mail();
+        // There may be none: a connection that has too many is ended, and has none then.
+        if let Some(letter) = mail.letters.pop_front() {
+            mail.bytes -= letter.bytes();
+            self.changes(LETTER, 0);
+            self.mail_bytes.store(mail.bytes, Ordering::Relaxed);
+            if mail.letters.is_empty() {
+                mail.letters.shrink_to(LETTERS_IDLE);
+            }
         }
     }
 
-    /// Whether mail waits.
+    /// Whether mail came since the letters were last counted.
     pub fn has_mail(&self) -> bool {
         self.mail_waits.load(Ordering::Acquire)
     }
 
     /// How much mail may wait.
     pub fn bound_mail(&self, bytes_max: usize) {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner).bytes_max = bytes_max;
+        self.mail().bytes_max = bytes_max;
     }
 
     /// A line as `CLIENT LIST` shows it. What Redis counts and Ballast has no such thing for is zero.
@@ -203,6 +234,10 @@ impl Card {
         ballast_core::session::specs().find(|spec| std::ptr::from_ref(*spec) as usize == address).map(|spec| spec.name)
     }
 
+    fn mail(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wake(&self) {
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
@@ -232,6 +267,7 @@ impl Clients {
             database: AtomicU16::new(0),
             command: AtomicUsize::new(0),
             takes: AtomicUsize::new(0),
+            mail_bytes: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             ended_for_room: AtomicBool::new(false),
             budget: self.budget.clone(),

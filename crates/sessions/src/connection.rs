@@ -51,6 +51,10 @@ pub struct Connection {
     watched: BTreeMap<(u16, Bytes), u64>,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
+    /// Subscriptions among them that the node's lists do not have yet.
+    begun: BTreeSet<(Kind, Bytes)>,
+    /// The node's lists let go of some, and that is not answered yet.
+    has_left: bool,
     /// Bytes of the keys that are watched.
     watched_bytes: usize,
     /// Bytes of the names of both.
@@ -152,6 +156,8 @@ impl Connection {
             watched: BTreeMap::new(),
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            begun: BTreeSet::new(),
+            has_left: false,
             watched_bytes: 0,
             names_bytes: 0,
         }
@@ -187,6 +193,9 @@ impl Connection {
                 spec.name
             );
             return self.refuse(Reply::Error(text.into()), Some(spec));
+        }
+        if let Some(kind) = pubsub::long_name(&call, policy) {
+            return self.refuse(pubsub::longer(kind, policy.settings.limits.key_max), Some(spec));
         }
         let class = call.class();
         if self.transaction.is_some() && !(class == Class::Connection && is_never_queued(spec.name)) {
@@ -265,7 +274,9 @@ impl Connection {
 
     /// Bytes that are kept for it between requests: what is queued, watched and listened to.
     pub fn keeps(&self) -> usize {
-        self.transaction.as_ref().map_or(0, |transaction| transaction.bytes) + self.names_bytes + self.watched_bytes
+        let queued = self.transaction.as_ref().map_or(0, |transaction| transaction.bytes);
+        let subscriptions = self.names_bytes + (self.channels.len() + self.patterns.len()) * SUBSCRIPTION_BYTES;
+        queued + subscriptions + self.watched_bytes + self.watched.len() * WATCHED_BYTES
     }
 
     /// Lets go of what is queued and watched.
@@ -338,9 +349,29 @@ impl Connection {
         self.trust.has_lapsed(now_ms)
     }
 
+    /// The version of the protocol that it speaks.
+    pub fn resp(&self) -> Resp {
+        self.resp
+    }
+
+    /// Whether the node's lists let go of subscriptions since the last call: nothing is told of them any more, and what was
+    /// told comes before the answer.
+    pub fn has_left(&mut self) -> bool {
+        std::mem::take(&mut self.has_left)
+    }
+
+    /// Has the node's lists know what was subscribed to. What is told of it comes after the answer.
+    pub fn join(&mut self, subscribers: &Subscribers) {
+        for (kind, name) in std::mem::take(&mut self.begun) {
+            subscribers.add(kind, name, &self.card);
+        }
+    }
+
     /// Leaves nothing behind in the node's lists.
     pub fn end(&mut self, subscribers: &Subscribers) {
         self.names_bytes = 0;
+        self.begun.clear();
+        self.has_left |= self.listens();
         for channel in std::mem::take(&mut self.channels) {
             subscribers.remove(Kind::Channel, &channel, &self.card);
         }
@@ -454,6 +485,11 @@ const ANSWER_SMALL: usize = 64;
 const WATCHED_MAX: usize = 4096;
 /// Bytes of these keys: 256 for each of them, and as little as else is carried out in one go.
 const WATCHED_BYTES_MAX: usize = 1 << 20;
+
+/// What a watched key takes beside its bytes: a place in a tree, and the head of an allocation.
+const WATCHED_BYTES: usize = 96;
+/// What a subscription takes beside its name: a place here, one in the node's lists, and the list of those who share it.
+const SUBSCRIPTION_BYTES: usize = 256;
 
 const EXEC_ARITY: &[u8] = b"ERR wrong number of arguments for 'exec' command";
 const NOAUTH: Reply = Reply::error("NOAUTH Authentication required.");

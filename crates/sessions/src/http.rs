@@ -14,11 +14,12 @@ mod line;
 mod path;
 mod refused;
 mod resource;
+mod weight;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -37,6 +38,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::{
+    budget::Budget,
+    clients::Card,
     passwords::Busy,
     policy::{Access, Policy},
     trust::Trust,
@@ -46,6 +49,7 @@ use line::{Line, Stall};
 use refused::Refused;
 pub use refused::no_place;
 use resource::{Asked, Verb};
+use weight::{Weight, weighed};
 
 /// How long a client may take from an answer to the end of the next request's head. A minute is what clients that keep
 /// connections are used to; `limits.idle_timeout` may shorten it.
@@ -62,6 +66,8 @@ const UNWANTED_TIME: Duration = Duration::from_secs(1);
 
 /// Who is at the other end, as far as the connection tells.
 pub struct Guest {
+    /// Where it is.
+    pub peer: String,
     /// How it came.
     pub trust: RefCell<Trust>,
     /// The user that a certificate names.
@@ -78,10 +84,12 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let worker = held.worker.clone();
     let limits = worker.policy().limits;
+    let card = worker.node.clients.add(guest.peer.clone(), held.local(), worker.node.now_ms());
+    card.served_by(waker.clone());
     let stall = Stall::new(worker.deadlines.add(waker), limits.write_timeout);
     let idle_max = if limits.idle_timeout.is_zero() { IDLE_MAX } else { limits.idle_timeout.min(IDLE_MAX) };
     let line = Line::new(stream, stall.clone(), worker.counters.clone());
-    let site = Rc::new(Site { held, guest });
+    let site = Rc::new(Site { held, guest, card, is_busy: Cell::new(false) });
     let serving = site.clone();
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -97,12 +105,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
         );
     let mut leaving = false;
     let ended = poll_fn(|cx| {
-        if !leaving && site.held.is_ending() {
+        if !leaving && (site.held.is_ending() || site.card.is_ended()) {
             leaving = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
         match connection.poll_without_shutdown(cx) {
             Poll::Pending if stall.is_over() => Poll::Ready(None),
+            // A request that is being carried out is answered first.
+            Poll::Pending if site.card.is_ended() && !site.is_busy.get() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
             Poll::Ready(result) => Poll::Ready(Some(result)),
         }
@@ -110,6 +120,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
     .await;
     let counters = &worker.counters.counters;
     match ended {
+        _ if site.card.is_ended() => {
+            counters.cut_total.up();
+            part(connection.into_parts().io.into_inner()).await;
+        }
         None => counters.cut_total.up(),
         Some(Ok(())) => part(connection.into_parts().io.into_inner()).await,
         Some(Err(error)) if error.is_timeout() => counters.cut_total.up(),
@@ -145,6 +159,16 @@ async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 struct Site {
     held: Held,
     guest: Guest,
+    /// What it takes of the memory for connections. It names no user, so clients of the other protocol do not see it.
+    card: Arc<Card>,
+    /// A request is being carried out.
+    is_busy: Cell<bool>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.held.worker.node.clients.remove(self.card.id);
+    }
 }
 
 impl Site {
@@ -158,6 +182,7 @@ impl Site {
         worker.take_settings();
         let policy = worker.policy();
         let (parts, body) = request.into_parts();
+        self.is_busy.set(true);
         let mut response = match self.answer(&policy, &parts, body).await {
             Ok(response) => response,
             Err(refused) => {
@@ -173,7 +198,8 @@ impl Site {
         }
         let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         worker.counters.http.answered(&parts.method, response.status(), us);
-        Ok(response.map(Full::new))
+        self.is_busy.set(false);
+        Ok(response.map(|body| Full::new(self.weighed(body, &policy))))
     }
 
     async fn answer(&self, policy: &Policy, parts: &Parts, body: Incoming) -> resource::Answer {
@@ -185,7 +211,9 @@ impl Site {
             Verb::Delete => asked.delete().await,
             Verb::Put => {
                 asked.check_put()?;
-                asked.put(read(body, policy).await?).await
+                // What was read is counted until it is in the log.
+                let mut weight = Weight::new(&self.card);
+                asked.put(self.read(body, policy, &mut weight).await?).await
             }
         }
     }
@@ -226,40 +254,71 @@ impl Site {
             _ => {}
         }
     }
-}
 
-/// Reads a body that may be a session's.
-async fn read(body: Incoming, policy: &Policy) -> Result<Bytes, Refused> {
-    let value_max = policy.settings.limits.value_max;
-    let reading = collect(body, value_max.as_bytes(), policy.limits.write_timeout);
-    match tokio::time::timeout(BODY_MAX, reading).await {
-        Ok(Ok(Some(bytes))) => Ok(bytes),
-        Ok(Ok(None)) => Err(Refused::TooLarge(value_max)),
-        Ok(Err(refused)) => Err(refused),
-        Err(_) => Err(Refused::SlowBody),
+    /// Reads a body that may be a session's.
+    async fn read(&self, body: Incoming, policy: &Policy, weight: &mut Weight) -> Result<Bytes, Refused> {
+        let value_max = policy.settings.limits.value_max;
+        let reading = self.collect(body, policy, weight);
+        match tokio::time::timeout(BODY_MAX, reading).await {
+            Ok(Ok(Some(bytes))) => Ok(bytes),
+            Ok(Ok(None)) => Err(Refused::TooLarge(value_max)),
+            Ok(Err(refused)) => Err(refused),
+            Err(_) => Err(Refused::SlowBody),
+        }
     }
-}
 
-/// The whole of a body; `None` if it is longer than `bytes_max`.
-async fn collect(mut body: Incoming, bytes_max: u64, pause_max: Duration) -> Result<Option<Bytes>, Refused> {
-    let told = body.size_hint().lower();
-    if told > bytes_max {
-        return Ok(None);
-    }
-    // What is only told takes no memory yet.
-    let mut bytes = BytesMut::with_capacity(usize::try_from(told).unwrap_or(usize::MAX).min(BUFFER_MAX));
-    loop {
-        let frame = match tokio::time::timeout(pause_max, body.frame()).await {
-            Err(_) => return Err(Refused::SlowBody),
-            Ok(None) => return Ok(Some(bytes.freeze())),
-            Ok(Some(Err(_))) => return Err(Refused::HalfBody),
-            Ok(Some(Ok(frame))) => frame,
-        };
-        // Trailers say nothing here.
-        let Ok(piece) = frame.into_data() else { continue };
-        if (bytes.len() + piece.len()) as u64 > bytes_max {
+    /// The whole of a body; `None` if it is longer than a value may be.
+    async fn collect(
+        &self,
+        mut body: Incoming,
+        policy: &Policy,
+        weight: &mut Weight,
+    ) -> Result<Option<Bytes>, Refused> {
+        let (bytes_max, pause_max) = (policy.settings.limits.value_max.as_bytes(), policy.limits.write_timeout);
+        let told = body.size_hint().lower();
+        if told > bytes_max {
             return Ok(None);
         }
-        bytes.extend_from_slice(&piece);
+        // What is only told takes no memory yet.
+        let mut bytes = BytesMut::with_capacity(usize::try_from(told).unwrap_or(usize::MAX).min(BUFFER_MAX));
+        loop {
+            if weight.becomes(bytes.capacity()) {
+                self.keep_to_budget(policy);
+            }
+            let frame = match tokio::time::timeout(pause_max, self.unless_ended(body.frame())).await {
+                Err(_) => return Err(Refused::SlowBody),
+                Ok(None) => return Err(Refused::NoRoom),
+                Ok(Some(None)) => return Ok(Some(bytes.freeze())),
+                Ok(Some(Some(Err(_)))) => return Err(Refused::HalfBody),
+                Ok(Some(Some(Ok(frame)))) => frame,
+            };
+            // Trailers say nothing here.
+            let Ok(piece) = frame.into_data() else { continue };
+            if (bytes.len() + piece.len()) as u64 > bytes_max {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(&piece);
+        }
+    }
+
+    /// What comes of `wait`; `None` once the connection is to make room for others.
+    async fn unless_ended<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut wait = pin!(wait);
+        // Whoever ends the connection wakes its task, which this is a part of.
+        poll_fn(|cx| if self.card.is_ended() { Poll::Ready(None) } else { wait.as_mut().poll(cx).map(Some) }).await
+    }
+
+    /// An answer that counts as what the connection takes until it is sent.
+    fn weighed(&self, body: Bytes, policy: &Policy) -> Bytes {
+        let (body, is_counted) = weighed(body, &self.card);
+        if is_counted {
+            self.keep_to_budget(policy);
+        }
+        body
+    }
+
+    fn keep_to_budget(&self, policy: &Policy) {
+        let clients = &self.held.worker.node.clients;
+        clients.budget.keep_to(Budget::max(policy), clients);
     }
 }

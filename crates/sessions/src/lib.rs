@@ -11,6 +11,7 @@ mod connection;
 mod control;
 mod deadline;
 mod http;
+mod mail;
 mod node;
 mod passwords;
 mod policy;

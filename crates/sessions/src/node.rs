@@ -17,7 +17,7 @@ use ballast_core::{
     time::LogTime,
 };
 use rustls::{ServerConfig, pki_types::CertificateDer};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
     clients::Clients,
@@ -76,6 +76,8 @@ pub struct Node {
     pub ports: Ports,
     /// Each worker's orders.
     pub orders: Vec<mpsc::UnboundedSender<Order>>,
+    /// Turns of those that read long, each on a thread of its own.
+    pub walks: Arc<Semaphore>,
     /// How long a connection may be without a login.
     pub login_timeout: Duration,
     /// Each worker's counters.
@@ -93,6 +95,9 @@ pub struct Node {
     policy: Mutex<Arc<Policy>>,
 }
 
+/// Long reads at once. Each takes a core for a second at most, beside those of the workers and of the log.
+pub const WALKS_MAX: usize = 2;
+
 impl Node {
     /// Nothing held yet.
     ///
@@ -108,14 +113,16 @@ impl Node {
         let noticed = Arc::new(Notify::new());
         let wake = noticed.clone();
         ports.sessions.on_notice(move || wake.notify_one());
+        let clients = Clients::default();
         Ok(Self {
             sessions: ports.sessions.clone(),
-            clients: Clients::default(),
-            subscribers: Subscribers::new(ports.sessions.clone()),
+            subscribers: Subscribers::new(ports.sessions.clone(), clients.budget.clone()),
+            clients,
             noticed,
             passwords: Passwords::start()?,
             counters: orders.iter().map(|_| Arc::new(WorkerCounters::new(index.clone()))).collect(),
             orders,
+            walks: Arc::new(Semaphore::new(WALKS_MAX)),
             login_timeout,
             held: AtomicUsize::new(0),
             full: AtomicBool::new(false),

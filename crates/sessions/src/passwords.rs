@@ -32,7 +32,6 @@ const WAITING_MAX: usize = 64;
 const KNOWN_MAX: usize = 4096;
 
 /// Holds passwords against hashes.
-#[derive(Debug)]
 pub struct Passwords {
     key: [u8; 32],
     known: Mutex<HashSet<[u8; 32]>>,
@@ -41,7 +40,7 @@ pub struct Passwords {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug)]
+/// A password, and what it is held against. It has no `Debug`, which would show both.
 struct Ask {
     stored: Option<Arc<str>>,
     decoy: Option<Arc<str>>,

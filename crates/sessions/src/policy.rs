@@ -166,7 +166,7 @@ impl Access {
         }
         self.allow_channels(call)?;
         if !self.databases.is_empty() {
-            if call.class() != Class::Connection {
+            if call.class() != Class::Connection || call.spec().name == "watch" {
                 self.allow_database(call.database)?;
             }
             match call.spec().name {
@@ -199,6 +199,11 @@ impl Access {
     /// Whether it may know of this channel: one of its own, or one of events, which are told by [`Self::may_see`].
     pub fn may_know(&self, channel: &[u8]) -> bool {
         channel.starts_with(EVENTS) || self.may_name(channel)
+    }
+
+    /// Whether it may know how many keys this database has: all that are counted are its own to name.
+    pub fn may_count(&self, database: u16) -> bool {
+        self.prefixes.is_empty() && (self.databases.is_empty() || self.databases.contains(&database))
     }
 
     /// What is published on a channel reaches those who may name it. Patterns may be anything: what fits them is held

@@ -1,5 +1,8 @@
 //! Reads on a state that is known to be current, of keys whose lives are not over.
 //!
+//! All connections of a worker wait while it reads, so what takes more than a millisecond is read by another thread, of which
+//! there are few on a node.
+//!
 //! Not here: what waits together ([`crate::rounds`]), what is read ([`crate::serve`]).
 
 use std::{
@@ -8,7 +11,7 @@ use std::{
 };
 
 use ballast_core::{
-    session::{Call, Reply, Watched},
+    session::{Call, Due, Reply, Unread, Watched},
     time::LogTime,
 };
 use bytes::Bytes;
@@ -73,21 +76,52 @@ impl Reader<'_> {
     /// # Errors
     /// What the client is told.
     pub async fn read(&self, calls: &[Call], current: bool, replies: &mut Vec<Reply>) -> Result<(), Unavailable> {
-        let estimate = match self.become_current(current).await? {
-            State::Current(estimate) => estimate,
-            State::Stale(estimate) => {
-                self.worker.node.sessions.read_stale(estimate, calls, replies);
-                return if replies.len() == calls.len() { Ok(()) } else { Err(Unavailable::Misfit) };
-            }
+        let (stale, estimate) = match self.become_current(current).await? {
+            State::Current(estimate) => (false, estimate),
+            State::Stale(estimate) => (true, estimate),
         };
-        let read = |estimate, replies: &mut Vec<Reply>| self.worker.node.sessions.read(estimate, calls, replies);
-        if read(Some(estimate), replies).is_err() {
+        if self.look(stale, Some(estimate), calls, replies).await? == Err(Due) {
             replies.clear();
             self.tick().await?;
             // Without an estimate nothing is due.
-            let _ = read(None, replies);
+            let _ = self.look(stale, None, calls, replies).await?;
         }
         if replies.len() == calls.len() { Ok(()) } else { Err(Unavailable::Misfit) }
+    }
+
+    /// Carries out calls that only read, here or, if that takes long, where nobody else waits for it.
+    async fn look(
+        &self,
+        stale: bool,
+        estimate: Option<LogTime>,
+        calls: &[Call],
+        replies: &mut Vec<Reply>,
+    ) -> Result<Result<(), Due>, Unavailable> {
+        let node = &self.worker.node;
+        match node.sessions.read_at_once(stale, estimate, calls, replies) {
+            Ok(()) => return Ok(Ok(())),
+            Err(Unread::Due) => return Ok(Err(Due)),
+            Err(Unread::Long) => {}
+        }
+        let turn = tokio::time::timeout(self.patience.left()?, node.walks.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Unavailable::LongReads) };
+        let (sessions, calls) = (node.sessions.clone(), calls.to_vec());
+        let walk = tokio::task::spawn_blocking(move || {
+            let mut replies = Vec::with_capacity(calls.len());
+            let done = match estimate.filter(|_| stale) {
+                Some(estimate) => {
+                    sessions.read_stale(estimate, &calls, &mut replies);
+                    Ok(())
+                }
+                None => sessions.read(estimate, &calls, &mut replies),
+            };
+            drop(turn);
+            (done, replies)
+        });
+        // It does not come back if it panicked, which the panic hook has reported.
+        let (done, answers) = walk.await.map_err(|_| Unavailable::Misfit)?;
+        replies.extend(answers);
+        Ok(done)
     }
 
     /// The versions of keys. What is watched must be current even for a client that reads stale: it is what its writes

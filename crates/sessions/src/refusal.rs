@@ -16,6 +16,11 @@ pub enum Unavailable {
     /// Certainly not done: too much waits.
     #[error("OVERLOADED {0} changes wait on this node; nothing was changed, try again later")]
     Overloaded(usize),
+    /// Not read: too many read long.
+    #[error(
+        "OVERLOADED this takes long, as do others that are under way on this node; nothing was changed, try again later"
+    )]
+    LongReads,
     /// Certainly not done: an entry of the log cannot hold it.
     #[error("ERR too large: the command takes {0} bytes in the log and {1} are possible; nothing was changed")]
     TooLarge(usize, usize),

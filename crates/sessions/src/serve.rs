@@ -5,10 +5,12 @@
 //! wait for one confirmation, and the answers leave in the order of the commands.
 //!
 //! Not here: what commands mean ([`crate::connection`], `ballast_core::session`); in files of their own are runs
-//! ([`runs`]), transactions ([`transactions`]), logins ([`logins`]) and the socket's timing ([`line`]).
+//! ([`runs`]), transactions ([`transactions`]), logins ([`logins`]), what subscribers are told ([`mail`]) and the socket's
+//! timing ([`line`]).
 
 mod line;
 mod logins;
+mod mail;
 mod runs;
 mod transactions;
 
@@ -85,6 +87,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
         buf: BytesMut::with_capacity(READ_MIN),
         argv: Vec::new(),
         out: Vec::new(),
+        later: Vec::new(),
         run: Run::default(),
         replies: Vec::new(),
         policy,
@@ -120,6 +123,8 @@ struct Serving<S> {
     buf: BytesMut,
     argv: Vec<Bytes>,
     out: Vec<u8>,
+    /// An answer that comes after mail which is being sent.
+    later: Vec<u8>,
     run: Run,
     replies: Vec<Reply>,
     policy: Rc<Policy>,
@@ -173,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 return Err(self.turn_away(&trust::LAPSED).await);
             }
             self.carry_out().await?;
-            self.card.take_mail(&mut self.out);
+            self.hear().await?;
             self.flush().await?;
             self.wait().await?;
         }
@@ -181,7 +186,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     /// Notes what the connection takes. If all together take too much, those that take the most are ended.
     fn weigh(&mut self) {
-        let takes = self.buf.capacity() + self.out.capacity() + self.run.bytes() + self.connection.keeps();
+        let answers = self.out.capacity() + self.later.capacity();
+        let requests = self.buf.capacity() + self.requests.takes() + self.run.takes();
+        let takes = requests + answers + self.connection.keeps();
         // What changes with each request is not worth counting.
         let takes = takes / WEIGHED * WEIGHED;
         let before = std::mem::replace(&mut self.weighs, takes);
@@ -196,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     async fn make_room(&mut self) -> Ending {
         self.held.worker.counters.counters.cut_total.up();
         self.connection.discard_queued();
-        (self.buf, self.run) = (BytesMut::new(), Run::default());
+        (self.buf, self.run, self.later) = (BytesMut::new(), Run::default(), Vec::new());
         if !self.is_half_sent {
             self.out = Vec::new();
             self.connection.say(&NO_ROOM, &mut self.out);
@@ -257,25 +264,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     }
 
     async fn own(&mut self, call: Call) -> Result<(), Ending> {
-        // What was told before comes first: nothing is heard of a subscription after the answer that ends it.
-        self.card.take_mail(&mut self.out);
-        let (before, spec) = (self.out.len(), call.spec());
+        // What was told before comes first, in the version of the protocol that was spoken then.
+        self.hear().await?;
+        let (before, resp, spec) = (self.out.len(), self.connection.resp(), call.spec());
         let worker = self.held.worker.clone();
-        match self.connection.own(&call, &worker.node, &self.policy, &mut self.out) {
+        let step = self.connection.own(&call, &worker.node, &self.policy, &mut self.out);
+        let mut failed = self.out.get(before) == Some(&b'-');
+        match step {
             // Confirmations of subscriptions are answers each.
             Step::Answered if spec.name.ends_with("subscribe") => {}
-            Step::Answered => {
-                self.bound_answer(before);
+            Step::Answered => failed |= self.bound_answer(before),
+            Step::Exec(exec) => failed = self.exec(exec).await?,
+            Step::Watch(keys) => {
+                self.watch(keys).await;
+                failed = self.out.get(before) == Some(&b'-');
             }
-            Step::Exec(exec) => self.exec(exec).await,
-            Step::Watch(keys) => self.watch(keys).await,
-            Step::Login(login) => self.login(login).await?,
+            Step::Login(login) => {
+                self.login(login).await?;
+                failed = self.out.get(before) == Some(&b'-');
+            }
             Step::Close => {
                 self.flush().await?;
                 return Err(Ending::Asked);
             }
         }
-        let failed = self.out.get(before) == Some(&b'-');
+        self.settle(before, resp).await?;
         worker.counters.answered(spec, self.us(), failed);
         Ok(())
     }

@@ -31,7 +31,7 @@ use crate::{
     connection::Connection,
     deadline::{Deadlines, TICK},
     http,
-    node::Node,
+    node::{Node, WALKS_MAX},
     policy::{Access, Policy},
     refusal::Unavailable,
     rounds::Rounds,
@@ -429,7 +429,8 @@ struct Arrival {
 impl Arrival {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, mut stream: S, certified: Option<Arc<Access>>) {
         if self.held.listener.identity.protocol == SessionProtocol::Http {
-            return http::serve(stream, self.held, http::Guest { trust: self.trust.into(), certified }).await;
+            let guest = http::Guest { peer: self.peer, trust: self.trust.into(), certified };
+            return http::serve(stream, self.held, guest).await;
         }
         let worker = self.held.worker.clone();
         // A listener is there as soon as the document names it, which may be before this worker has looked what else it says.
@@ -448,8 +449,7 @@ impl Arrival {
             let _ = tokio::time::timeout(Duration::from_secs(1), say).await;
             return;
         }
-        let local = self.held.listener.identity.name.to_string();
-        let card = worker.node.clients.add(self.peer, local, worker.node.now_ms());
+        let card = worker.node.clients.add(self.peer, self.held.local(), worker.node.now_ms());
         let connection = Connection::new(card.clone(), certified.or_else(|| policy.anybody()), self.trust);
         serve::serve(stream, self.held, connection, card).await;
     }
@@ -496,6 +496,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// Where it came in, in words.
+    pub fn local(&self) -> String {
+        self.listener.identity.name.to_string()
+    }
+
     /// Whether the connection should end with what it is doing.
     pub fn is_ending(&self) -> bool {
         self.listener.is_ending() || self.worker.closing_idle.get()
@@ -518,7 +523,10 @@ pub fn run_on_this_thread(
     orders: mpsc::UnboundedReceiver<Order>,
     ready: std::sync::mpsc::Sender<std::io::Result<()>>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build() {
+    // Its other threads are those of long reads, of which other workers may have as many.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().event_interval(61).thread_name("sessions-walk").max_blocking_threads(WALKS_MAX);
+    let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             // Whoever starts workers waits for this.

@@ -292,9 +292,20 @@ fn names_of_channels_and_watched_keys_are_as_long_as_keys_at_most() {
     let ballast = Ballast::start(r#"{"limits":{"key_max":"1KiB"}}"#);
     let mut client = ballast.client();
     let (fits, long) = (vec![b'n'; 1024], vec![b'n'; 1025]);
-    for command in [b"SUBSCRIBE".as_slice(), b"PSUBSCRIBE"] {
-        let told = String::from_utf8(client.call(&[command, &long])).unwrap();
-        assert_eq!(told, "-ERR channel is longer than the 1KiB that are allowed\r\n");
+    let (channel, pattern) = (
+        b"-ERR channel is longer than the 1KiB that are allowed\r\n",
+        b"-ERR pattern is longer than the 1KiB that are allowed\r\n",
+    );
+    assert_eq!(client.call(&[b"SUBSCRIBE", &long]), channel);
+    assert_eq!(client.call(&[b"PUBLISH", &long, b"x"]), channel);
+    assert_eq!(client.call(&[b"PUBLISH", &fits, &long]), b":0\r\n");
+    for command in [
+        &[b"PSUBSCRIBE".as_slice(), &long][..],
+        &[b"PUBSUB", b"CHANNELS", &long],
+        &[b"CONFIG", b"GET", b"save", &long],
+        &[b"COMMAND", b"LIST", b"FILTERBY", b"PATTERN", &long],
+    ] {
+        assert_eq!(client.call(command), pattern);
     }
     assert_eq!(client.call(&[b"WATCH", b"a", &long]), b"-ERR key is longer than the 1KiB that are allowed\r\n");
     assert_eq!(client.call(&[b"WATCH", b"a", &fits]), b"+OK\r\n");
@@ -363,4 +374,38 @@ fn connections_take_no_more_memory_together_than_the_node_has_for_them() {
     assert!((1..24).contains(&cut), "{answers:?}");
     assert!(answers.iter().any(|answer| answer == "+OK\r\n+QUEUED\r\n+OK\r\n"), "{answers:?}");
     assert_eq!(other.say("PING"), "+PONG\r\n", "who takes little stays");
+}
+
+#[test]
+fn names_of_connections_are_bounded() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    let (fits, long) = (vec![b'n'; 1024], vec![b'n'; 1025]);
+    let refused = b"-ERR Client names cannot be longer than 1024 bytes.\r\n";
+    assert_eq!(client.call(&[b"CLIENT", b"SETNAME", &long]), refused);
+    assert_eq!(client.call(&[b"HELLO", b"3", b"SETNAME", &long]), refused);
+    assert_eq!(client.call(&[b"CLIENT", b"SETNAME", &fits]), b"+OK\r\n");
+    assert_eq!(client.call(&[b"CLIENT", b"GETNAME"]), [b"$1024\r\n", &fits[..], b"\r\n"].concat());
+}
+
+#[test]
+fn what_is_kept_of_many_small_things_is_counted() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    let takes = |client: &mut Client| {
+        let line = client.say("CLIENT INFO");
+        let number = line.split_once("tot-mem=").and_then(|(_, rest)| rest.split_once(' ')).expect("told").0;
+        number.parse::<usize>().expect("a number")
+    };
+    let before = takes(&mut client);
+    assert!(client.say("HELLO 3").starts_with('%'));
+    let names: Vec<String> = (0..2000).map(|n| format!("c{n}")).collect();
+    let words: Vec<&[u8]> =
+        std::iter::once("SUBSCRIBE").chain(names.iter().map(String::as_str)).map(str::as_bytes).collect();
+    client.send(&encode(&words));
+    assert!((0..2000).all(|_| client.answer().unwrap().starts_with(b">3")));
+    // It is weighed when it has nothing to do, and asks after that.
+    assert_eq!(client.say("PING"), "+PONG\r\n");
+    let with = takes(&mut client);
+    assert!(with >= before + 2000 * 200, "{with} after {before}");
 }

@@ -219,6 +219,15 @@ fn redis_clients_see_the_same_bytes() {
     site.ask("GET /v1/sessions/wiki/a%00/b", &[], "").refuses(404, "no_resource", "/v1/sessions/{keyspace}/{id}");
     assert_eq!(site.redis("HSET h f v"), ":1\r\n");
     site.ask("GET /v1/sessions/shop/h", &[], "").refuses(409, "wrong_type", "a hash or a set");
+    for verb in ["PUT", "DELETE"] {
+        let said = site.ask(&format!("{verb} /v1/sessions/shop/h"), &[("If-Match", "*")], "x");
+        said.refuses(409, "wrong_type", "a hash or a set");
+    }
+    // As SET and DEL do, which know no type either.
+    site.ask("PUT /v1/sessions/shop/h", &[], "x").is(204, "");
+    assert_eq!(site.redis("TYPE h"), "+string\r\n");
+    assert_eq!(site.redis("SADD s m"), ":1\r\n");
+    site.ask("DELETE /v1/sessions/shop/s", &[], "").is(204, "");
     assert_eq!(site.redis("SET b 1"), "+OK\r\n");
     site.ask("GET /v1/sessions/shop/b", &[], "").is(200, "1");
     let long = "v".repeat(3 << 20);
@@ -476,4 +485,35 @@ fn each_protocol_is_known_by_its_port() {
     let mut client = Client::tcp(site.http);
     client.send(b"PING\r\n\r\n");
     assert!(String::from_utf8_lossy(&client.rest()).starts_with("HTTP/1.1 400 "));
+}
+
+#[test]
+fn bodies_take_no_more_memory_together_than_the_node_has_for_connections() {
+    // The budget is 256 MiB at least.
+    let site = Site::new(r#","limits":{"value_max":"15MiB","request_max":"16MiB","output_max":"16MiB"}"#);
+    let length = 15 << 20;
+    let body = "v".repeat(length - 1);
+    let mut lines: Vec<Line> = (0..24).map(|_| site.open()).collect();
+    for (n, line) in lines.iter_mut().enumerate() {
+        line.send(&format!("PUT /v1/sessions/shop/{n} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n"));
+        // Who is cut meanwhile may not take the rest.
+        let _ = line.stream.write_all(body.as_bytes());
+    }
+    let (mut kept, mut cut) = (0, 0);
+    for line in &mut lines {
+        let _ = line.stream.write_all(b"v");
+        let mut piece = [0; 65536];
+        while let Ok(read @ 1..) = line.stream.read(&mut piece) {
+            line.buf.extend_from_slice(&piece[..read]);
+            if line.buf.windows(4).any(|four| four == b"\r\n\r\n") {
+                break;
+            }
+        }
+        let said = String::from_utf8_lossy(&line.buf);
+        kept += usize::from(said.starts_with("HTTP/1.1 201") || said.starts_with("HTTP/1.1 507"));
+        cut += usize::from(said.starts_with("HTTP/1.1 503") && said.contains("overloaded"));
+    }
+    assert!(kept >= 8 && cut >= 1, "{kept} {cut}");
+    assert_eq!(site.redis("PING"), "+PONG\r\n");
+    site.ask("GET /v1/sessions/shop/none", &[], "").refuses(404, "no_session", "no such");
 }

@@ -3,7 +3,7 @@
 mod support;
 
 use std::{
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -172,8 +172,11 @@ fn users_are_kept_to_what_is_theirs() {
     assert_eq!(client.say("SET a 1"), "-NOPERM this user has no permissions to run the 'set' command\r\n");
     assert_eq!(client.say("AUTH one pw"), "+OK\r\n");
     assert_eq!(client.say("GET a"), "-NOPERM this user has no permissions to use database 0\r\n");
+    assert_eq!(client.say("WATCH a"), "-NOPERM this user has no permissions to use database 0\r\n");
     assert_eq!(client.say("SELECT 2"), "-NOPERM this user has no permissions to use database 2\r\n");
     assert_eq!(client.say("SELECT 1"), "+OK\r\n");
+    assert_eq!(client.say("WATCH a"), "+OK\r\n");
+    assert_eq!(client.say("UNWATCH"), "+OK\r\n");
     assert_eq!(client.say("GET a"), "$-1\r\n");
     assert_eq!(client.say("COPY a b DB 3"), "-NOPERM this user has no permissions to use database 3\r\n");
     assert_eq!(client.say("AUTH pre pw"), "+OK\r\n");
@@ -183,7 +186,19 @@ fn users_are_kept_to_what_is_theirs() {
     assert!(client.say("FLUSHDB").starts_with("-NOPERM"));
     let mut everything = ballast.client();
     assert_eq!(everything.say("AUTH all pw"), "+OK\r\n");
+    assert_eq!(everything.say("SELECT 1"), "+OK\r\n");
+    assert_eq!(everything.say("SET b x"), "+OK\r\n");
+    assert_eq!(everything.say("SELECT 0"), "+OK\r\n");
     assert_eq!(everything.say("SET q:1 x"), "+OK\r\n");
+    for (user, databases) in
+        [("all", ["db0", "db1"].as_slice()), ("reader", &["db0", "db1"]), ("one", &["db1"]), ("pre", &[])]
+    {
+        let mut client = ballast.client();
+        assert_eq!(client.say(&format!("AUTH {user} pw")), "+OK\r\n");
+        let info = client.say("INFO keyspace");
+        let told: Vec<&str> = info.lines().filter_map(|line| line.split_once(":keys=")).map(|(name, _)| name).collect();
+        assert_eq!(told, databases, "{user}: {info}");
+    }
     assert_eq!(client.say("KEYS *"), "*1\r\n$3\r\np:1\r\n");
     assert_eq!(client.say("SCAN 0"), "*2\r\n$1\r\n0\r\n*1\r\n$3\r\np:1\r\n");
     client.send(b"MULTI\r\nSET p:2 x\r\nKEYS *\r\nEXEC\r\n");
@@ -432,4 +447,42 @@ fn reads_that_may_take_long_do_not_go_through_the_log() {
     client.send(b"FLUSHALL\r\nSET a 1\r\nKEYS *\r\nSET b 1\r\n");
     let answers: Vec<_> = (0..4).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
     assert_eq!(answers[2], "*1\r\n$1\r\na\r\n", "in its place");
+}
+
+#[test]
+fn a_long_read_holds_up_nobody_else() {
+    // One worker serves both.
+    let wanted = Wanted {
+        place: Place::Address(support::LOCAL),
+        tls: false,
+        protocol: ballast_core::config::SessionProtocol::Resp,
+    };
+    let ballast = Ballast::start_with("{}", vec![wanted], None, 1);
+    let (mut long, mut other) = (ballast.client(), ballast.client());
+    for n in 0..40 {
+        let key = [&[b'a'; 60_000][..], format!("{n}").as_bytes()].concat();
+        assert_eq!(other.call(&[b"SET", &key, b"1"]), b"+OK\r\n");
+    }
+    let pattern = [b"*".to_vec(), b"[ab]".repeat(300), b"c*".to_vec()].concat();
+    let (is_sent, is_answered) = (AtomicBool::new(false), AtomicBool::new(false));
+    let meanwhile = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            long.send(&encode(&[b"KEYS", &pattern]));
+            is_sent.store(true, Ordering::SeqCst);
+            let answer = String::from_utf8(long.answer().unwrap()).unwrap();
+            assert!(answer.starts_with("*0") || answer.starts_with("-ERR this looks at more keys"), "{answer}");
+            is_answered.store(true, Ordering::SeqCst);
+        });
+        while !is_sent.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let mut answers = 0;
+        while !is_answered.load(Ordering::SeqCst) {
+            assert_eq!(other.say("PING"), "+PONG\r\n");
+            answers += 1;
+        }
+        answers
+    });
+    // A worker that is held up answers what came before it took the other's command, and once after it.
+    assert!(meanwhile > 20, "{meanwhile}");
 }

@@ -2,7 +2,13 @@
 
 mod support;
 
-use support::{Ballast, Client, Mood};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use argon2::{
+    Argon2,
+    password_hash::{PasswordHasher as _, SaltString},
+};
+use support::{Ballast, Client, Mood, encode};
 
 #[test]
 fn what_is_published_and_what_becomes_of_keys_is_told_to_subscribers_of_any_worker() {
@@ -145,4 +151,179 @@ fn nothing_is_left_of_a_connection_that_ended_by_a_bug() {
     assert_eq!(other.say("CLIENT LIST").matches("id=").count(), 1);
     assert_eq!(other.say("PUBLISH news x"), ":0\r\n");
     assert_eq!(ballast.server.stats().totals.panics_total, 1);
+}
+
+/// So many messages are heard while subscriptions begin and end, that some come in the midst of it.
+const TOLD_MIN: usize = 2000;
+
+/// Lets those who publish stop, also when the test fails.
+struct Over<'o>(&'o AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs `listen` while others, on every worker, publish on `news` without a pause. They log in as `user` if there are users.
+fn while_others_publish(sessions: &str, user: Option<&str>, listen: impl FnOnce(&Ballast)) {
+    let (ballast, over) = (Ballast::start(sessions), AtomicBool::new(false));
+    let open = || user.map_or_else(|| ballast.client(), |user| login(&ballast, user));
+    // Telling takes long enough for whatever does not wait for its end.
+    let mut other = open();
+    let patterns: Vec<String> = (0..1000).map(|n| format!("{n}*")).collect();
+    let words = std::iter::once("PSUBSCRIBE").chain(patterns.iter().map(String::as_str));
+    other.send(&encode(&words.map(str::as_bytes).collect::<Vec<_>>()));
+    assert!((0..1000).all(|_| other.answer().unwrap().starts_with(b"*3")));
+    let publish = || {
+        let mut client = open();
+        while !over.load(Ordering::Relaxed) {
+            client.send(&encode(&[b"PUBLISH", b"news", b"x"]).repeat(50));
+            assert!((0..50).all(|_| client.answer().unwrap().starts_with(b":")));
+        }
+    };
+    std::thread::scope(|scope| {
+        let over = Over(&over);
+        for _ in 0..4 {
+            scope.spawn(publish);
+        }
+        listen(&ballast);
+        drop(over);
+    });
+}
+
+#[test]
+fn nothing_is_told_after_the_answer_that_ends_a_subscription() {
+    while_others_publish("{}", None, |ballast| {
+        let mut client = ballast.client();
+        let mut told = 0;
+        let endings = [
+            ("UNSUBSCRIBE news\r\n", vec!["*3\r\n$11\r\nunsubscribe"]),
+            ("UNSUBSCRIBE\r\nPUNSUBSCRIBE\r\n", vec!["*3\r\n$11\r\nunsubscribe", "*3\r\n$12\r\npunsubscribe"]),
+            ("RESET\r\n", vec!["+RESET"]),
+        ];
+        let mut rounds = 0;
+        while rounds < 600 || told < TOLD_MIN {
+            let (end, answers) = &endings[rounds % endings.len()];
+            rounds += 1;
+            assert!(client.say("SUBSCRIBE news").starts_with("*3\r\n$9\r\nsubscribe"));
+            client.send(format!("{end}PING\r\n").as_bytes());
+            for answer in answers {
+                let mut heard = heard(&mut client);
+                while heard.starts_with("*3\r\n$7\r\nmessage") {
+                    told += 1;
+                    heard = self::heard(&mut client);
+                }
+                assert!(heard.starts_with(answer), "{end:?} {heard:?}");
+            }
+            assert_eq!(heard(&mut client), "+PONG\r\n", "{end:?}");
+        }
+    });
+}
+
+#[test]
+fn a_transaction_that_ends_a_subscription_is_answered_after_all_that_was_told_and_in_one_piece() {
+    while_others_publish("{}", None, |ballast| {
+        let mut client = ballast.client();
+        let (mut rounds, mut told) = (0, 0);
+        while rounds < 150 || told < TOLD_MIN {
+            rounds += 1;
+            client.send(b"MULTI\r\nSUBSCRIBE other\r\nUNSUBSCRIBE news other\r\nSET a 1\r\nEXEC\r\n");
+            for start in ["+OK", "+QUEUED", "+QUEUED", "+QUEUED"] {
+                assert!(heard(&mut client).starts_with(start));
+            }
+            // Confirmations are more than one answer each, as in Redis.
+            let mut answer = heard(&mut client);
+            answer += &heard(&mut client);
+            assert!(answer.starts_with("*3\r\n*3\r\n$9\r\nsubscribe\r\n$5\r\nother\r\n:1\r\n"), "{answer}");
+            assert!(answer.ends_with("+OK\r\n"), "{answer}");
+            assert_eq!(client.say("HELLO 3")[..1], *"%");
+            assert!(client.say("SUBSCRIBE news").starts_with(">3"));
+            client.send(b"MULTI\r\nSUBSCRIBE other\r\nUNSUBSCRIBE news\r\nUNSUBSCRIBE other\r\nEXEC\r\nPING\r\n");
+            let mut answers = Vec::new();
+            while answers.len() < 6 {
+                let heard = heard(&mut client);
+                if heard.starts_with(">3\r\n$7\r\nmessage") {
+                    assert!(answers.len() < 5, "told after {answers:?}");
+                    told += 1;
+                } else {
+                    answers.push(heard);
+                }
+            }
+            assert!(answers[4].starts_with("*3\r\n>3\r\n$9\r\nsubscribe"), "{answers:?}");
+            assert!(!answers[4].contains("message"), "{answers:?}");
+            assert_eq!(answers[5], "+PONG\r\n");
+            assert!(client.say("HELLO 2").starts_with("*14"));
+        }
+    });
+}
+
+#[test]
+fn what_is_told_after_a_change_of_the_version_is_told_in_the_new_one() {
+    // A password that is not known yet takes long enough for others to publish meanwhile.
+    let slow = |password: String| {
+        let salt = SaltString::from_b64("c2FsdHNhbHQ").unwrap();
+        Argon2::default().hash_password(password.as_bytes(), &salt).unwrap().to_string()
+    };
+    let user = |name: &str, hash: String| format!(r#"{{"name":"{name}","password_hash":"{hash}"}}"#);
+    let users = (0..5).map(|n| user(&format!("u{n}"), slow(format!("pw{n}"))));
+    let users: Vec<_> = users.chain([user("all", support::hash("pw"))]).collect();
+    while_others_publish(&format!(r#"{{"users":[{}]}}"#, users.join(",")), Some("all"), |ballast| {
+        let mut client = login(ballast, "all");
+        for n in 0..5 {
+            assert!(client.say("HELLO 3").starts_with('%'));
+            assert!(client.say("SUBSCRIBE news").starts_with(">3\r\n$9\r\nsubscribe"));
+            client.send(format!("HELLO 2 AUTH u{n} pw{n}\r\nUNSUBSCRIBE\r\nPING\r\n").as_bytes());
+            let mut mark = ">3\r\n$7\r\nmessage";
+            loop {
+                let heard = heard(&mut client);
+                match &heard {
+                    _ if heard.starts_with("*14") => mark = "*3\r\n$7\r\nmessage",
+                    _ if heard == "+PONG\r\n" => break,
+                    _ if heard.starts_with("*3\r\n$11\r\nunsubscribe") => mark = "nothing",
+                    _ => assert!(heard.starts_with(mark), "{heard:?} instead of {mark:?}"),
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_large_message_to_many_is_kept_once() {
+    // The budget is 256 MiB, and copies for all would take 480.
+    let ballast = Ballast::start(
+        r#"{"memory_max":"1MiB","limits":{"request_max":"16MiB","output_max":"16MiB","write_timeout":"60s"}}"#,
+    );
+    let mut listeners: Vec<_> = (0..60).map(|_| ballast.client()).collect();
+    for client in &mut listeners {
+        assert!(client.say("SUBSCRIBE news").starts_with("*3"));
+    }
+    let payload = vec![b'p'; 8 << 20];
+    let mut writer = ballast.client();
+    assert_eq!(writer.call(&[b"PUBLISH", b"news", &payload]), b":60\r\n");
+    assert_eq!(writer.say("PUBLISH news short"), ":60\r\n");
+    for client in &mut listeners {
+        let told = client.answer().expect("nobody is cut");
+        assert!(told.starts_with(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$8388608\r\nppp") && told.ends_with(b"p\r\n"));
+        assert_eq!(heard(client), "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nshort\r\n");
+    }
+    assert_eq!(ballast.server.stats().totals.cut_total, 0);
+}
+
+#[test]
+fn a_pattern_that_takes_too_much_does_not_fit_and_costs_others_nothing() {
+    let ballast = Ballast::start("{}");
+    let (mut listener, mut writer) = (ballast.client(), ballast.client());
+    let greedy = [b"*".to_vec(), b"[ab]".repeat(4000), b"c*".to_vec()].concat();
+    for pattern in [&greedy[..], b"a*", b"*c"] {
+        assert!(listener.call(&[b"PSUBSCRIBE", pattern]).starts_with(b"*3"));
+    }
+    assert_eq!(writer.call(&[b"PUBLISH", &[&[b'a'; 4000][..], b"c"].concat(), b"x"]), b":3\r\n", "it would fit");
+    let long = [&[b'a'; 50_000][..], b"c"].concat();
+    assert_eq!(writer.call(&[b"PUBLISH", &long, b"x"]), b":2\r\n");
+    assert!(writer.call(&[b"SUBSCRIBE", &long]).starts_with(b"*3"));
+    let mut other = ballast.client();
+    let refused = String::from_utf8(other.call(&[b"PUBSUB", b"CHANNELS", &greedy])).unwrap();
+    assert!(refused.starts_with("-ERR it takes too much"), "{refused}");
+    assert!(other.say("PUBSUB CHANNELS a*c").starts_with("*1\r\n$50001\r\n"));
 }

@@ -8,6 +8,7 @@
 use std::{
     cmp::Reverse,
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
 };
 
 use ballast_core::{
@@ -114,14 +115,14 @@ impl SessionService for Shared {
         }
         let (header, found) = self
             .read_at(&caller, consistency, |state| {
-                let sessions = state.sessions();
-                let database = view::keyspace_named(sessions, &keyspace)?;
-                let info = sessions.look_up(database, &key).ok_or_else(|| missing(&keyspace))?;
-                let value = value.then(|| value_of(sessions, database, &info)).transpose()?;
-                Ok::<_, ApiError>((view::session_key(state.log_time(), info), value))
+                let database = view::keyspace_named(state.sessions(), &keyspace)?;
+                let info = state.sessions().look_up(database, &key).ok_or_else(|| missing(&keyspace))?;
+                Ok::<_, ApiError>((state.sessions().clone(), database, info, state.log_time()))
             })
             .await?;
-        let (key, value) = found?;
+        let (sessions, database, info, now) = found?;
+        let key = view::session_key(now, info.clone());
+        let value = if value { Some(show(sessions, database, info).await?) } else { None };
         if value.is_some() {
             tracing::info!(who = %caller.name, %keyspace, key = key.key_hash, "the value of a session key is shown");
         }
@@ -296,6 +297,13 @@ impl Top {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// A value, read where neither the state nor others wait for it: one of very many fields takes up to a second.
+async fn show(sessions: Arc<Sessions>, database: u16, info: KeyInfo) -> Result<SessionValue, ApiError> {
+    let read = tokio::task::spawn_blocking(move || value_of(&sessions, database, &info)).await;
+    // It does not come back if it panicked, which the panic hook has reported.
+    read.unwrap_or_else(|_| Err(error::status(ErrorCode::Internal, "the value could not be read", "value")))
 }
 
 fn value_of(sessions: &Sessions, database: u16, info: &KeyInfo) -> Result<SessionValue, ApiError> {

@@ -43,7 +43,7 @@ pub use keyspace::{Garbage, Totals};
 pub use notice::{Notice, NotifyFlags};
 pub use number::{parse as parse_integer, parse_database};
 pub use reply::Reply;
-pub use sessions::{DatabaseStats, Due, Sessions, Stats};
+pub use sessions::{DatabaseStats, Due, Sessions, Stats, Unread};
 pub use settings::Settings;
 pub use spec::{Class, Spec, spec, specs};
 pub use survey::{KeyInfo, key_hash_text};

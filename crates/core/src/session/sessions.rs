@@ -52,6 +52,24 @@ impl fmt::Debug for Sessions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due;
 
+/// Why calls are not answered at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// As [`Due`] says.
+    Due,
+    /// They walk over more than others should wait for.
+    Long,
+}
+
+/// How a reader reads.
+#[derive(Clone, Copy)]
+struct Manner {
+    /// Keys that are over by the estimate are absent instead of due.
+    stale: bool,
+    /// It may take its time, from where others need not wait for it.
+    walks: bool,
+}
+
 /// Figures of the session store on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -110,25 +128,47 @@ impl Sessions {
     /// [`Due`] if a key that is needed is over by the estimate but not by log time; nothing is added then. That answers
     /// together would take more than `output_max` is an error that is answered.
     pub fn read(&self, estimate: Option<LogTime>, calls: &[Call], replies: &mut Vec<Reply>) -> Result<(), Due> {
-        self.read_as(false, estimate, calls, replies)
+        self.read_as(Manner { stale: false, walks: true }, estimate, calls, replies).map_err(|_| Due)
     }
 
-    fn read_as(
+    /// As [`Self::read`], or as [`Self::read_stale`] if `stale`, for a thread that others wait for: no more is done than takes
+    /// about a millisecond.
+    ///
+    /// # Errors
+    /// [`Unread`]; nothing is added then. What takes long may be read as ever, by a thread that nobody waits for.
+    pub fn read_at_once(
         &self,
         stale: bool,
         estimate: Option<LogTime>,
         calls: &[Call],
         replies: &mut Vec<Reply>,
-    ) -> Result<(), Due> {
+    ) -> Result<(), Unread> {
+        self.read_as(Manner { stale, walks: false }, estimate, calls, replies)
+    }
+
+    fn read_as(
+        &self,
+        Manner { stale, walks }: Manner,
+        estimate: Option<LogTime>,
+        calls: &[Call],
+        replies: &mut Vec<Reply>,
+    ) -> Result<(), Unread> {
         let begun = replies.len();
         let keyspace = self.keyspace.read();
         let mut reader = Reader { stale, ..Reader::new(self, estimate, &keyspace, replies) };
-        reader.check_walks(&keyspace, calls)?;
+        reader.check_walks(&keyspace, calls).map_err(|Due| Unread::Due)?;
         let mut work = TURN;
         let done = calls.iter().try_for_each(|call| reader.answer(&keyspace, call, &mut work));
         match done {
             Ok(()) => Ok(()),
-            Err(Stop::Due) => Err(reader.take_back(begun)),
+            Err(Stop::Due) => {
+                reader.take_back(begun);
+                Err(Unread::Due)
+            }
+            Err(Stop::Tired) if !walks => {
+                reader.take_back(begun);
+                Err(Unread::Long)
+            }
             Err(Stop::Tired) => {
                 // Once more, where it may take its time.
                 let copy = keyspace.detached(calls);
@@ -137,7 +177,10 @@ impl Sessions {
                 (reader.room, reader.alone) = (copy.answers_max(), true);
                 let mut work = WALK;
                 let done = calls.iter().try_for_each(|call| reader.answer(&copy, call, &mut work));
-                done.map_err(|_| reader.take_back(begun))
+                done.map_err(|_| {
+                    reader.take_back(begun);
+                    Unread::Due
+                })
             }
         }
     }
@@ -146,7 +189,7 @@ impl Sessions {
     /// lives are over by the estimate are absent, though they may be there on a node that is behind in its guess.
     pub fn read_stale(&self, estimate: LogTime, calls: &[Call], replies: &mut Vec<Reply>) {
         // Nothing is due to a reader that leaves out what is over.
-        let _ = self.read_as(true, Some(estimate), calls, replies);
+        let _ = self.read_as(Manner { stale: true, walks: true }, Some(estimate), calls, replies);
     }
 
     /// What `WATCH` notes of a key: grows with each change of it, zero while it is absent.

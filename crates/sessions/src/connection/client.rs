@@ -1,12 +1,12 @@
 //! `CLIENT`: what is told of connections, and what they are told of themselves.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use ballast_core::session::{Call, Reply, parse_integer};
 use bytes::Bytes;
 
 use super::{Connection, Silence, Step};
-use crate::{clients::Card, node::Node, wire::Out};
+use crate::{clients::Card, node::Node, policy::Policy, wire::Out};
 
 /// `CLIENT SETINFO` and `CLIENT NO-TOUCH`, which clients of today send and Redis 7.0 does not have yet. Reads never count
 /// as a touch here, and what library a client uses is of no interest, so both are taken and change nothing.
@@ -45,7 +45,7 @@ pub(super) fn beyond_redis_seven(argv: &[Bytes]) -> Option<Reply> {
 const SYNTAX: &[u8] = b"ERR syntax error";
 
 impl Connection {
-    pub(super) fn client(&mut self, call: &Call, node: &Node, out: &mut Out<'_>) -> Step {
+    pub(super) fn client(&mut self, call: &Call, node: &Node, policy: &Policy, out: &mut Out<'_>) -> Step {
         let args = &call.args[1..];
         match call.spec().name {
             "client|id" => out.integer(i64::try_from(self.card.id).unwrap_or(i64::MAX)),
@@ -58,9 +58,10 @@ impl Connection {
                 Err(reply) => out.reply(&reply),
             },
             "client|info" => out.verbatim(self.card.line(node.now_ms(), Some("client|info")).as_bytes()),
-            "client|list" => self.list(args, node, out),
+            "client|list" => self.list(args, node, policy, out),
             "client|kill" => return self.kill(args, node, out),
             "client|reply" => self.reply_mode(&args[0], out),
+            // Shown, and nothing more: whoever could exempt itself would have the others cut.
             "client|no-evict" => match switch(&args[0]) {
                 Some(on) => {
                     self.facts(|facts| facts.no_evict = on);
@@ -105,7 +106,7 @@ impl Connection {
         card.id == self.card.id || other == self.access.as_ref().map(name)
     }
 
-    fn list(&self, args: &[Bytes], node: &Node, out: &mut Out<'_>) {
+    fn list(&self, args: &[Bytes], node: &Node, policy: &Policy, out: &mut Out<'_>) {
         let mut cards = self.peers(node);
         match args {
             [] => {}
@@ -114,15 +115,22 @@ impl Connection {
                 None => return out.error(&unknown_type(kind)),
             },
             [option, ids @ ..] if option.eq_ignore_ascii_case(b"id") && !ids.is_empty() => {
-                let ids: Option<Vec<i64>> = ids.iter().map(|id| parse_integer(id)).collect();
+                let ids: Option<HashSet<i64>> = ids.iter().map(|id| parse_integer(id)).collect();
                 let Some(ids) = ids else { return out.error(b"ERR Invalid client ID") };
                 cards.retain(|card| ids.contains(&i64::try_from(card.id).unwrap_or(i64::MAX)));
             }
             _ => return out.error(SYNTAX),
         }
         let now_ms = node.now_ms();
-        let line = |card: &Arc<Card>| card.line(now_ms, (card.id == self.card.id).then_some("client|list"));
-        out.verbatim(cards.iter().map(line).collect::<String>().as_bytes());
+        let mut text = String::new();
+        for card in cards {
+            text += &card.line(now_ms, (card.id == self.card.id).then_some("client|list"));
+            if text.len() > policy.limits.output_max {
+                // An error is told instead.
+                break;
+            }
+        }
+        out.verbatim(text.as_bytes());
     }
 
     fn kill(&mut self, args: &[Bytes], node: &Node, out: &mut Out<'_>) -> Step {
@@ -271,7 +279,7 @@ const HELP: &[&str] = &[
     "SETNAME <name>",
     "    Assign the name <name> to the current connection.",
     "NO-EVICT (ON|OFF)",
-    "    Protect current client connection from eviction.",
+    "    Succeed without effect: whoever takes the most memory is cut.",
     "HELP",
     "    Prints this help.",
 ];

@@ -1,6 +1,6 @@
 //! Who a connection is and what it speaks: `AUTH` and `HELLO`.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ballast_core::session::{Call, Reply, parse_integer};
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use crate::{
 pub const REDIS_VERSION: &str = "7.0.15";
 
 /// A password to verify.
-#[derive(Debug)]
 pub struct Login {
     /// Whose.
     pub user: String,
@@ -27,12 +26,22 @@ pub struct Login {
     pub hello: Option<Hello>,
 }
 
+/// Without the password, and what it is held against.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).field("hello", &self.hello).finish_non_exhaustive()
+    }
+}
+
 /// What a `HELLO` asks for besides a login.
 #[derive(Clone, Debug, Default)]
 pub struct Hello {
     resp: Option<Resp>,
     name: Option<Bytes>,
 }
+
+/// Longest name of a connection. `CLIENT LIST` tells all of them at once; arbitrary beyond that.
+const NAME_MAX: usize = 1024;
 
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -178,11 +187,28 @@ impl Connection {
     }
 
     pub(super) fn set_name(&mut self, name: &[u8]) -> Result<(), Reply> {
+        if name.len() > NAME_MAX {
+            return Err(Reply::error("ERR Client names cannot be longer than 1024 bytes."));
+        }
         if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
             return Err(Reply::error("ERR Client names cannot contain spaces, newlines or special characters."));
         }
         let name = String::from_utf8_lossy(name).into_owned();
         self.facts(|facts| facts.name = name);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_shown() {
+        let hello = Some(Hello { resp: Some(Resp::Three), name: None });
+        let (password, stored) = (Bytes::from_static(b"sesame"), Some("$argon2id$sesame".into()));
+        let shown = format!("{:?}", Step::Login(Login { user: "anna".to_owned(), password, stored, hello }));
+        assert!(shown.contains("anna") && shown.contains("Three"), "{shown}");
+        assert!(!shown.contains("sesame"), "{shown}");
     }
 }

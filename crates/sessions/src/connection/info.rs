@@ -6,18 +6,23 @@ use ballast_core::session::Stats;
 use bytes::Bytes;
 
 use super::hello::REDIS_VERSION;
-use crate::{node::Node, policy::Policy};
+use crate::{
+    node::Node,
+    policy::{Access, Policy},
+};
 
 const SECTIONS: [&str; 9] =
     ["server", "clients", "memory", "persistence", "stats", "replication", "cluster", "commandstats", "keyspace"];
 
-/// The sections that were asked for; without any, all but `commandstats`, as in Redis.
-pub(super) fn info(asked: &[Bytes], node: &Node, policy: &Policy) -> String {
+/// The sections that were asked for; without any, all but `commandstats`, as in Redis. Of databases those that `access` may
+/// count.
+pub(super) fn info(asked: &[Bytes], access: &Access, node: &Node, policy: &Policy) -> String {
     let names: Vec<String> = asked.iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
     let has = |name: &str| names.iter().any(|asked| asked == name);
     let (all, default) = (has("all") || has("everything"), names.is_empty() || has("default"));
     let mut text = String::new();
-    let stats = node.sessions.stats();
+    let mut stats = node.sessions.stats();
+    stats.databases.retain(|database| access.may_count(database.database));
     for section in SECTIONS {
         if all || has(section) || default && section != "commandstats" {
             if !text.is_empty() {

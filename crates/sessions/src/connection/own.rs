@@ -62,8 +62,8 @@ impl Connection {
                 self.unwatch();
                 out.ok();
             }
-            "subscribe" => self.subscribe(Kind::Channel, call, node, policy, &mut out),
-            "psubscribe" => self.subscribe(Kind::Pattern, call, node, policy, &mut out),
+            "subscribe" => self.subscribe(Kind::Channel, call, policy, &mut out),
+            "psubscribe" => self.subscribe(Kind::Pattern, call, policy, &mut out),
             "unsubscribe" => self.unsubscribe(Kind::Channel, call, node, &mut out),
             "punsubscribe" => self.unsubscribe(Kind::Pattern, call, node, &mut out),
             name if name.starts_with("pubsub") => {
@@ -71,10 +71,16 @@ impl Connection {
                     super::pubsub::ask(call, access, node, &mut out);
                 }
             }
-            name if name.starts_with("client") => return self.client(call, node, &mut out),
-            name if name.starts_with("command") => super::command::tell(call, &mut out),
+            name if name.starts_with("client") => return self.client(call, node, policy, &mut out),
+            name if name.starts_with("command") => {
+                super::command::tell(call, policy.limits.output_max, &mut out);
+            }
             name if name.starts_with("config") => super::config::config(call, policy, &mut out),
-            "info" => out.verbatim(super::info::info(args, node, policy).as_bytes()),
+            "info" => {
+                if let Some(access) = &self.access {
+                    out.verbatim(super::info::info(args, access, node, policy).as_bytes());
+                }
+            }
             name => out.error(format!("ERR '{name}' is not supported by Ballast").as_bytes()),
         }
         Step::Answered

@@ -1,6 +1,9 @@
 //! `SUBSCRIBE` and its like, and `PUBSUB`.
 
-use ballast_core::session::{Call, Pattern};
+use ballast_core::{
+    config::ByteSize,
+    session::{Call, Pattern, Reply},
+};
 use bytes::Bytes;
 
 use super::Connection;
@@ -17,7 +20,7 @@ const SUBSCRIPTIONS_MAX: usize = 65_536;
 const NAMES_BYTES_MAX: usize = 16 << 20;
 
 impl Connection {
-    pub(super) fn subscribe(&mut self, kind: Kind, call: &Call, node: &Node, policy: &Policy, out: &mut Out<'_>) {
+    pub(super) fn subscribe(&mut self, kind: Kind, call: &Call, policy: &Policy, out: &mut Out<'_>) {
         let name_max = policy.settings.limits.key_max;
         for name in &call.args {
             if self.channels.len() + self.patterns.len() >= SUBSCRIPTIONS_MAX {
@@ -25,7 +28,7 @@ impl Connection {
                 continue;
             }
             if name.len() as u64 > name_max.as_bytes() {
-                out.error(format!("ERR channel is longer than the {name_max} that are allowed").as_bytes());
+                out.reply(&longer(kind, name_max));
                 continue;
             }
             let takes = takes(kind, name);
@@ -37,7 +40,7 @@ impl Connection {
             let name = Bytes::copy_from_slice(name);
             if self.names(kind).insert(name.clone()) {
                 self.names_bytes += takes;
-                node.subscribers.add(kind, name.clone(), &self.card);
+                self.begun.insert((kind, name.clone()));
             }
             self.confirm(kind, true, Some(&name), out);
         }
@@ -53,7 +56,10 @@ impl Connection {
         for name in &names {
             if self.names(kind).remove(name) {
                 self.names_bytes -= takes(kind, name);
-                node.subscribers.remove(kind, name, &self.card);
+                if !self.begun.remove(&(kind, name.clone())) {
+                    node.subscribers.remove(kind, name, &self.card);
+                    self.has_left = true;
+                }
             }
             self.confirm(kind, false, Some(name), out);
         }
@@ -89,6 +95,27 @@ impl Connection {
     }
 }
 
+/// What is told of a name that is longer than names may be.
+pub(super) fn longer(kind: Kind, name_max: ByteSize) -> Reply {
+    let what = match kind {
+        Kind::Channel => "channel",
+        Kind::Pattern => "pattern",
+    };
+    Reply::Error(format!("ERR {what} is longer than the {name_max} that are allowed").into())
+}
+
+/// Whether a call holds something against a pattern that is longer than `key_max`, or publishes on such a channel. Names of
+/// subscriptions are answered each for itself.
+pub(super) fn long_name(call: &Call, policy: &Policy) -> Option<Kind> {
+    let name_max = policy.settings.limits.key_max.as_bytes();
+    let is_long = |names: &[Bytes]| names.iter().any(|name| name.len() as u64 > name_max);
+    match call.spec().name {
+        "publish" => is_long(&call.args[..1]).then_some(Kind::Channel),
+        "pubsub|channels" | "config|get" | "command|list" => is_long(&call.args[1..]).then_some(Kind::Pattern),
+        _ => None,
+    }
+}
+
 /// Bytes that are kept for a subscription.
 fn takes(kind: Kind, name: &[u8]) -> usize {
     match kind {
@@ -100,8 +127,14 @@ fn takes(kind: Kind, name: &[u8]) -> usize {
 /// `PUBSUB`, of this node's subscribers, as far as `access` may know of them.
 pub(super) fn ask(call: &Call, access: &Access, node: &Node, out: &mut Out<'_>) {
     match (call.spec().name, &call.args[1..]) {
-        ("pubsub|channels", []) => list(&node.subscribers.channels(None, access), out),
-        ("pubsub|channels", [pattern]) => list(&node.subscribers.channels(Some(pattern), access), out),
+        ("pubsub|channels", pattern @ ([] | [_])) => {
+            match node.subscribers.channels(pattern.first().map(|pattern| &pattern[..]), access) {
+                Some(channels) => list(&channels, out),
+                None => {
+                    out.error(b"ERR it takes too much to hold all channels against this pattern; use a simpler one")
+                }
+            }
+        }
         ("pubsub|numsub", channels) => {
             out.array(channels.len() * 2);
             for channel in channels {

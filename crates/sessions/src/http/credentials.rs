@@ -1,5 +1,7 @@
 //! Who a request says it is of: the `Basic` scheme (RFC 7617).
 
+use std::fmt;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -7,10 +9,17 @@ use http::{HeaderMap, header};
 use super::refused::Refused;
 
 /// A name and a password.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub(super) struct Credentials {
     pub(super) user: String,
     pub(super) password: Bytes,
+}
+
+/// Without the password.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// Reads them; `None` if there are none.
@@ -47,6 +56,12 @@ mod tests {
             some.map(|(user, password)| Credentials { user: user.to_owned(), password: password.to_owned().into() })
         });
         assert_eq!(of(&headers).ok(), expected, "{values:?}");
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        let shown = format!("{:?}", parse(b"anna:sesame".to_vec()));
+        assert!(shown.contains("anna") && !shown.contains("sesame"), "{shown}");
     }
 
     #[test]

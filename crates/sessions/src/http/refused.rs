@@ -57,6 +57,8 @@ pub(super) enum Refused {
     Changed,
     #[error("others write this session all the time")]
     Contended,
+    #[error("the connections of this node take more memory than there is for them, and this one takes the most")]
+    NoRoom,
     #[error("this key holds a hash or a set, which HTTP has no form for")]
     WrongType,
     #[error("the session store is full")]
@@ -139,6 +141,11 @@ impl Refused {
             ),
             Self::Changed => (Status::PRECONDITION_FAILED, "changed", "read it again, and decide anew"),
             Self::Contended => (Status::SERVICE_UNAVAILABLE, "contended", "try again"),
+            Self::NoRoom => (
+                Status::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "send the body in one go; try again later, or at another node",
+            ),
             Self::WrongType => (Status::CONFLICT, "wrong_type", "use a client of the Redis protocol, or another id"),
             Self::Full => (
                 Status::INSUFFICIENT_STORAGE,
@@ -148,7 +155,9 @@ impl Refused {
             Self::Command(_) => (Status::BAD_REQUEST, "refused", "change the request"),
             Self::Unavailable(unavailable) => match unavailable {
                 Unavailable::NoQuorum(_) => (Status::SERVICE_UNAVAILABLE, "no_quorum", "try again, or at another node"),
-                Unavailable::Overloaded(_) => (Status::SERVICE_UNAVAILABLE, "overloaded", "try again later"),
+                Unavailable::Overloaded(_) | Unavailable::LongReads => {
+                    (Status::SERVICE_UNAVAILABLE, "overloaded", "try again later")
+                }
                 Unavailable::Stopping => (Status::SERVICE_UNAVAILABLE, "stopping", "try another node"),
                 Unavailable::TooLarge(..) => (Status::PAYLOAD_TOO_LARGE, "too_large", "keep less in a session"),
                 // It may have happened.

@@ -36,22 +36,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     /// Sends what is to be sent. The client must take some of it every `write_timeout`.
     pub(super) async fn flush(&mut self) -> Result<(), Ending> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
+        if self.out.is_empty() { Ok(()) } else { self.send(&[]).await }
+    }
+
+    /// Sends what is to be sent and a value after it, with the end of its line.
+    pub(super) async fn flush_with(&mut self, value: &[u8]) -> Result<(), Ending> {
+        self.send(&[value, b"\r\n"]).await
+    }
+
+    async fn send(&mut self, more: &[&[u8]]) -> Result<(), Ending> {
         if self.out.len() >= WRITE_SOON {
             self.weigh();
         }
         let Self { stream, out, deadline, card, policy, held, .. } = self;
         let (mut sent, mut armed) = (0, false);
+        let all = out.len() + more.iter().map(|piece| piece.len()).sum::<usize>();
         let timeout = policy.limits.write_timeout;
         let result = poll_fn(|cx| {
-            while sent < out.len() {
-                match Pin::new(&mut *stream).poll_write(cx, &out[sent..]) {
-                    Poll::Ready(Ok(1..)) if card.is_ended() => return Poll::Ready(Err(Ending::Told)),
+            while sent < all {
+                match Pin::new(&mut *stream).poll_write(cx, from(sent, out, more)) {
                     Poll::Ready(Ok(written @ 1..)) => {
                         sent += written;
                         armed = false;
+                        if sent < all && card.is_ended() {
+                            return Poll::Ready(Err(Ending::Told));
+                        }
                     }
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Ending::Closed)),
                     Poll::Pending if card.is_ended() => return Poll::Ready(Err(Ending::Told)),
@@ -74,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             until(|| deadline.is_over() || card.is_ended(), pin!(stream.flush())).await?;
         }
         held.worker.counters.counters.bytes_out_total.add(sent as u64);
-        self.is_half_sent = sent != 0 && sent < self.out.len();
+        self.is_half_sent = sent != 0 && sent < all;
         self.out.clear();
         self.out.shrink_to(WRITE_SOON);
         result
@@ -192,6 +201,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             }
         }
     }
+}
+
+/// What is left of `out` and the pieces after it when so many bytes are sent: the rest of the piece that comes next.
+fn from<'p>(sent: usize, out: &'p [u8], more: &[&'p [u8]]) -> &'p [u8] {
+    let mut sent = sent;
+    for piece in std::iter::once(out).chain(more.iter().copied()) {
+        if sent < piece.len() {
+            return &piece[sent..];
+        }
+        sent -= piece.len();
+    }
+    &[]
 }
 
 /// Waits for `io`, as long as it is not over.

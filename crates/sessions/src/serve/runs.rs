@@ -22,15 +22,18 @@ const RUN_BYTES_MAX: usize = 1 << 20;
 #[derive(Default)]
 pub(super) struct Run {
     calls: Vec<Call>,
+    /// Of all arguments.
     bytes: usize,
+    /// Arguments.
+    words: usize,
     first_write: Option<usize>,
     last_write: usize,
 }
 
 impl Run {
-    /// Bytes of arguments that wait.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes that it takes: arguments, and what holds them.
+    pub(super) fn takes(&self) -> usize {
+        self.bytes + self.words * size_of::<Bytes>() + self.calls.capacity() * size_of::<Call>()
     }
 
     /// Whether a call of so many bytes has to wait until what gathered is carried out. What is small must not be refused
@@ -41,6 +44,7 @@ impl Run {
 
     fn push(&mut self, call: Call, bytes: usize) {
         self.bytes += bytes;
+        self.words += call.args.len();
         if call.class() == Class::Write {
             self.first_write.get_or_insert(self.calls.len());
             self.last_write = self.calls.len();
@@ -158,6 +162,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             .propose(write)
             .await
             .and_then(|replies| if replies.len() == specs.len() { Ok(replies) } else { Err(Unavailable::Misfit) });
+        // What this connection hears of its own doing comes before the answer, as in Redis.
+        self.hear().await?;
         let mut replies = match result {
             Ok(replies) => replies,
             Err(unavailable) => {
@@ -190,8 +196,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let replies = self.waited(since, result)?;
         if worker.node.subscribers.any() {
             worker.tell_subscribers();
-            // What this connection hears of its own doing comes before the answer, as in Redis.
-            self.card.take_mail(&mut self.out);
         }
         Ok(replies)
     }

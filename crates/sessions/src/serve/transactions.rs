@@ -8,7 +8,7 @@ use ballast_core::session::{Call, Class, Reply, Write};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Serving;
+use super::{Ending, Serving};
 use crate::{connection::Exec, refusal::Unavailable};
 
 const TOO_MANY_WATCHED: Reply = Reply::error(
@@ -16,7 +16,8 @@ const TOO_MANY_WATCHED: Reply = Reply::error(
 );
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
-    pub(super) async fn exec(&mut self, exec: Exec) {
+    /// Carries a transaction out and answers it. Whether it failed as a whole.
+    pub(super) async fn exec(&mut self, exec: Exec) -> Result<bool, Ending> {
         let calls: Vec<Call> = exec.of_keyspace().cloned().collect();
         let result = if calls.iter().any(|call| call.class() == Class::Write) || !exec.watched.is_empty() {
             let count = calls.len();
@@ -33,6 +34,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             let mut replies = Vec::new();
             self.read(&calls, false, &mut replies).await.map(|()| Ok(replies))
         };
+        // What this connection hears of its own doing comes before the answer, as in Redis.
+        self.hear().await?;
+        let (before, resp) = (self.out.len(), self.connection.resp());
         let worker = self.held.worker.clone();
         match result {
             Ok(Ok(mut replies)) => {
@@ -45,6 +49,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Ok(Err(aborted)) => self.connection.say(&aborted, &mut self.out),
             Err(unavailable) => self.refuse(&unavailable),
         }
+        let failed = self.out.get(before) == Some(&b'-');
+        self.settle(before, resp).await?;
+        Ok(failed)
     }
 
     pub(super) async fn watch(&mut self, keys: Vec<Bytes>) {

@@ -35,6 +35,11 @@ impl<'a> Out<'a> {
         Self { buf, resp }
     }
 
+    /// Where in the buffer the next answer goes.
+    pub fn end(&self) -> usize {
+        self.buf.len()
+    }
+
     /// The version that is spoken from now on.
     pub fn speak(&mut self, resp: Resp) {
         self.resp = resp;
@@ -116,6 +121,11 @@ impl<'a> Out<'a> {
         self.head(b'$', value.len());
         self.buf.extend_from_slice(value);
         self.buf.extend_from_slice(b"\r\n");
+    }
+
+    /// A value of so many bytes: they follow, and the end of a line after them.
+    pub fn bulk_of(&mut self, length: usize) {
+        self.head(b'$', length);
     }
 
     /// Text for people.

@@ -13,6 +13,9 @@ use super::inline;
 /// Longest line of an inline request or a length, as in Redis (`PROTO_INLINE_MAX_SIZE`).
 const LINE_MAX: usize = 64 * 1024;
 
+/// Words that room is kept for between requests. Arbitrary: some kilobytes.
+const WORDS_KEPT: usize = 256;
+
 /// What a client may send.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -122,9 +125,17 @@ impl Requests {
             }
             let request = buf.split_to(self.at).freeze();
             argv.extend(self.words.drain(..).map(|word| request.slice(word)));
+            if self.words.capacity() > WORDS_KEPT {
+                self.words = Vec::new();
+            }
             self.at = 0;
             return Ok(true);
         }
+    }
+
+    /// Bytes that it takes for itself.
+    pub fn takes(&self) -> usize {
+        self.words.capacity() * size_of::<Range<usize>>()
     }
 
     /// Whether a request has begun that is not complete.
@@ -280,6 +291,20 @@ mod tests {
         let mut bytes = b"*100000\r\n".to_vec();
         bytes.extend(b"$1\r\na\r\n".repeat(100_000));
         assert_eq!(read(&bytes, 4096, bounds).1, Some(ProtocolError::RequestSize(1000)));
+    }
+
+    #[test]
+    fn many_words_take_no_memory_once_they_are_read() {
+        let bounds = Bounds { request_max: 1 << 20, arguments_max: 1 << 20, stranger: false };
+        let (mut requests, mut argv) = (Requests::default(), Vec::new());
+        let mut buf = BytesMut::from(&b"*100000\r\n"[..]);
+        buf.extend(b"$0\r\n\r\n".repeat(99_999));
+        assert_eq!(requests.next(&mut buf, &bounds, &mut argv), Ok(false));
+        assert!(requests.takes() >= 99_999 * size_of::<Range<usize>>(), "what has arrived is counted");
+        buf.extend(b"$0\r\n\r\n");
+        assert_eq!(requests.next(&mut buf, &bounds, &mut argv), Ok(true));
+        assert_eq!(argv.len(), 100_000);
+        assert!(requests.takes() <= WORDS_KEPT * size_of::<Range<usize>>());
     }
 
     fn bulk(words: &[Vec<u8>]) -> Vec<u8> {
