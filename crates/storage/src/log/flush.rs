@@ -136,8 +136,8 @@ fn sync(shared: &Shared, db: &DB, mark: &Mark, path: &std::path::Path, writes: u
     let number = db.latest_sequence_number();
     let failed = |detail: String| SyncError { path: path.to_owned(), detail: detail.into() };
     db.flush_wal(!ballast_planted::is(Bug::UnsyncedLog)).map_err(|error| failed(error.to_string()))?;
-    // A file system that was made read-only by an error in this moment may confirm a sync that it did not
-    // carry out. It refuses this write, and then nothing is acknowledged.
+    // A file system that is made read-only by an error in this moment may confirm a sync that it did not
+    // carry out. It refuses this change, and then nothing is acknowledged.
     mark.write(number).map_err(|error| failed(format!("cannot note how far it was written: {error}")))?;
     let nanos = nanos_since(began);
     shared.syncs.fetch_add(1, Ordering::Relaxed);
