@@ -464,6 +464,8 @@ async fn serve_tls(stream: TcpStream, mut arrival: Arrival) {
         worker.counters.counters.malformed_total.up();
         return;
     };
+    // The document may have got users since this worker last looked, and it is one of them that shows a certificate.
+    worker.take_settings();
     let policy = worker.policy();
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let now_ms = worker.node.now_ms();
