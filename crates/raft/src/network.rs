@@ -432,3 +432,110 @@ fn unreachable(status: &Status) -> RPCError<Types> {
 fn garbled(error: &wire::WireError) -> RPCError<Types> {
     RPCError::Unreachable(Unreachable::new(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, io, time::SystemTime};
+
+    use ballast_proto::cluster::v1::consensus_server::{Consensus, ConsensusServer};
+    use tokio::{io::DuplexStream, sync::oneshot};
+    use tonic::Streaming;
+
+    use super::*;
+    use crate::{
+        clocks::Clocks,
+        ground::BlockingThreads,
+        peers::{AddressBook, Connect, Connection},
+    };
+
+    /// A node that reads no entries and answers none.
+    struct Deaf;
+
+    type Nothing<T> = stream::Pending<Result<T, Status>>;
+
+    #[tonic::async_trait]
+    impl Consensus for Deaf {
+        type AppendStream = Nothing<pb::AppendReply>;
+        type FollowsStream = Nothing<pb::FollowsReply>;
+
+        async fn append(
+            &self,
+            request: Request<Streaming<pb::AppendRequest>>,
+        ) -> Result<Response<Self::AppendStream>, Status> {
+            // Kept, so that it is not this side that ends the stream.
+            std::mem::forget(request);
+            Ok(Response::new(stream::pending()))
+        }
+
+        async fn append_once(&self, _: Request<pb::AppendRequest>) -> Result<Response<pb::AppendReply>, Status> {
+            Err(Status::unimplemented("deaf"))
+        }
+
+        async fn vote(&self, _: Request<pb::VoteRequest>) -> Result<Response<pb::VoteReply>, Status> {
+            Err(Status::unimplemented("deaf"))
+        }
+
+        async fn install_snapshot(
+            &self,
+            _: Request<Streaming<pb::SnapshotPart>>,
+        ) -> Result<Response<pb::SnapshotReply>, Status> {
+            Err(Status::unimplemented("deaf"))
+        }
+
+        async fn transfer_leader(
+            &self,
+            _: Request<pb::TransferLeaderRequest>,
+        ) -> Result<Response<pb::TransferLeaderReply>, Status> {
+            Err(Status::unimplemented("deaf"))
+        }
+
+        async fn follows(
+            &self,
+            _: Request<Streaming<pb::FollowsRequest>>,
+        ) -> Result<Response<Self::FollowsStream>, Status> {
+            Err(Status::unimplemented("deaf"))
+        }
+
+        async fn log_reverted(
+            &self,
+            _: Request<pb::LogRevertedRequest>,
+        ) -> Result<Response<pb::LogRevertedReply>, Status> {
+            Err(Status::unimplemented("deaf"))
+        }
+    }
+
+    struct Once(Mutex<Option<DuplexStream>>);
+
+    impl Connect for Once {
+        fn connect(&self, _: NodeId, _: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
+            let stream = self.0.lock().take().ok_or(io::Error::from(io::ErrorKind::ConnectionRefused));
+            Box::pin(async { Ok(Box::new(stream?) as Box<dyn Connection>) })
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_takes_entries_whose_answers_nobody_reads() {
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let serving = tonic::transport::Server::builder()
+            .add_service(ConsensusServer::new(Deaf))
+            .serve_with_incoming(stream::iter([Ok::<_, io::Error>(there)]).chain(stream::pending()));
+        let serving = tokio::spawn(serving);
+        let addresses = Arc::new(AddressBook::new(BTreeMap::from([(NodeId::new(2), "there:1".to_owned())])));
+        let clocks = Arc::new(Clocks::new(NodeId::new(1), SystemTime::now, Arc::default()));
+        let connect = Arc::new(Once(Mutex::new(Some(here))));
+        let peers = Arc::new(Peers::new(NodeId::new(1), connect, addresses, clocks));
+        let network = Network { peers, tasks: Arc::new(Tasks::new()), blocking: Arc::new(BlockingThreads) };
+
+        let (taken_from, let_go) = oneshot::channel::<()>();
+        let entries = stream::pending().map(move |request| {
+            _ = &taken_from;
+            request
+        });
+        let client = network.client(2, Traffic::Entries);
+        let answers = client.open_append(entries, RPCOption::new(OPEN_TIMEOUT)).await.expect("opened");
+        drop(answers);
+        let let_go = timeout(Duration::from_secs(20), let_go).await;
+        assert!(let_go.is_ok(), "the entries are still taken");
+        serving.abort();
+    }
+}
