@@ -111,7 +111,7 @@ impl Log {
 
         let families = [ENTRIES, SLOTS].map(|name| ColumnFamilyDescriptor::new(name, family_options(&options)));
         let db = DB::open_cf_descriptors(&database_options(&options), &database, families)
-            .map_err(|error| open_error(&path, &error))?;
+            .map_err(|error| open_error(&path, existed, &error))?;
 
         let (found, acknowledged) = (db.latest_sequence_number(), mark.read());
         if found < acknowledged {
@@ -274,7 +274,7 @@ impl Log {
         let mut last: Option<u64> = None;
         let mut sizes = Sizes::default();
         for item in self.db.iterator_cf(&self.slots(), IteratorMode::Start) {
-            let (key, value) = item.map_err(|error| open_error(&self.path, &error))?;
+            let (key, value) = item.map_err(|error| open_error(&self.path, true, &error))?;
             self.check_version(&value)?;
             record::decode(&value).map_err(|detail| OpenError::Damaged {
                 path: path(),
@@ -282,7 +282,7 @@ impl Log {
             })?;
         }
         for item in self.db.iterator_cf(&self.entries(), IteratorMode::Start) {
-            let (key, value) = item.map_err(|error| open_error(&self.path, &error))?;
+            let (key, value) = item.map_err(|error| open_error(&self.path, true, &error))?;
             self.check_version(&value)?;
             let (index, _) = self
                 .entry(&key, &value)
@@ -381,11 +381,13 @@ fn family_options(options: &LogOptions) -> Options {
     family
 }
 
-fn open_error(path: &Path, error: &rocksdb::Error) -> OpenError {
+fn open_error(path: &Path, existed: bool, error: &rocksdb::Error) -> OpenError {
     let (path, detail) = (path.to_owned(), error.to_string());
     match error.kind() {
         ErrorKind::Corruption => OpenError::Damaged { path, detail },
         ErrorKind::IOError if detail.contains("lock") => OpenError::InUse { path, detail },
+        // A file that others name is gone, or its name was damaged where it is written down.
+        ErrorKind::IOError if existed && detail.contains("No such file") => OpenError::Damaged { path, detail },
         _ => OpenError::Other { path, detail },
     }
 }

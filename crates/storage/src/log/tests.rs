@@ -207,6 +207,20 @@ fn a_flipped_bit_in_a_table_file_is_refused() {
 }
 
 #[test]
+fn a_name_of_a_file_that_is_not_there_is_damage() {
+    let temp = TempDir::new().expect("temp");
+    drop(open(temp.path()).expect("open"));
+    let current = temp.path().join("rocksdb/CURRENT");
+    let mut bytes = fs::read(&current).expect("read");
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(&current, bytes).expect("write");
+    let error = open(temp.path()).expect_err("damaged");
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("ballastctl node remove"), "{error}");
+}
+
+#[test]
 fn a_write_that_damage_prevents_says_that_the_node_must_join_again() {
     let temp = TempDir::new().expect("temp");
     let log = open(temp.path()).expect("open");
