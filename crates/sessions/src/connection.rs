@@ -49,6 +49,8 @@ pub struct Connection {
     transaction: Option<Transaction>,
     /// Versions by database and key.
     watched: BTreeMap<(u16, Bytes), u64>,
+    /// Keys were to be watched that could not be: a transaction would not have the guard that its client counts on.
+    is_unguarded: bool,
     channels: BTreeSet<Bytes>,
     patterns: BTreeSet<Bytes>,
     /// Subscriptions among them that the node's lists do not have yet.
@@ -154,6 +156,7 @@ impl Connection {
             silence: Silence::Off,
             transaction: None,
             watched: BTreeMap::new(),
+            is_unguarded: false,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
             begun: BTreeSet::new(),
@@ -257,8 +260,9 @@ impl Connection {
     }
 
     /// The keys of a `WATCH` and their versions. A key that is watched already is watched as it was then. False if that
-    /// would be too many.
+    /// would be too many. What failed before is tried again by it.
     pub fn watch(&mut self, watched: impl Iterator<Item = Watched>) -> bool {
+        self.is_unguarded = false;
         for watch in watched {
             // The key would keep the whole request in memory.
             let key = (watch.database, Bytes::copy_from_slice(&watch.key));
@@ -267,9 +271,15 @@ impl Connection {
         self.watched_bytes = self.watched.keys().map(|(_, key)| key.len()).sum();
         let fits = self.watched.len() <= WATCHED_MAX && self.watched_bytes <= WATCHED_BYTES_MAX;
         if !fits {
-            self.unwatch();
+            self.cannot_watch();
         }
         fits
+    }
+
+    /// A `WATCH` failed: the next transaction is refused, unless the client gives up watching before.
+    pub fn cannot_watch(&mut self) {
+        self.unwatch();
+        self.is_unguarded = true;
     }
 
     /// Bytes that are kept for it between requests: what is queued, watched and listened to.
@@ -333,7 +343,8 @@ impl Connection {
             self.take_access(policy.anybody());
             return Follows::Yes;
         };
-        let access = policy.access(&access.user);
+        // Who never said who it is does not become the user `default` by that user's being made.
+        let access = if access.is_anybody { policy.anybody() } else { policy.access(&access.user) };
         let stays = access.is_some();
         self.take_access(access);
         if stays { Follows::Yes } else { Follows::Gone }
@@ -464,6 +475,7 @@ impl Connection {
     fn unwatch(&mut self) {
         self.watched.clear();
         self.watched_bytes = 0;
+        self.is_unguarded = false;
     }
 
     fn facts(&self, change: impl FnOnce(&mut Facts)) {

@@ -69,6 +69,8 @@ pub struct Access {
     pub read_only: bool,
     /// Its reads see what this node has applied, without asking a quorum.
     pub stale: bool,
+    /// Has not said who it is, as it need not where there are no users.
+    pub is_anybody: bool,
 }
 
 impl Policy {
@@ -82,6 +84,7 @@ impl Policy {
                 databases: user.databases.clone(),
                 read_only: user.read_only,
                 stale: user.reads.map_or(stale, |reads| reads == SessionReads::Stale),
+                is_anybody: false,
             };
             let password_hash = user.password_hash.as_deref().map(Arc::from);
             (user.name.clone(), User { access: Arc::new(access), password_hash })
@@ -93,6 +96,7 @@ impl Policy {
             databases: Vec::new(),
             read_only: false,
             stale,
+            is_anybody: true,
         });
         let size = |size: ByteSize| usize::try_from(size.as_bytes()).unwrap_or(usize::MAX);
         let limits = &settings.limits;

@@ -63,6 +63,13 @@ fn without_a_quorum_every_command_is_refused_in_words() {
     assert_eq!(client.say("GET a"), "$1\r\n1\r\n", "stale by its own wish");
     assert_eq!(client.say("READWRITE"), "+OK\r\n");
     assert!(client.say("WATCH a").starts_with("-CLUSTERDOWN"));
+    client.send(b"MULTI\r\nSET a 5\r\n");
+    assert_eq!((client.answer().unwrap(), client.answer().unwrap()), (b"+OK\r\n".to_vec(), b"+QUEUED\r\n".to_vec()));
+    *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
+    assert!(client.say("EXEC").starts_with("-EXECABORT"), "nothing was watched");
+    client.send(b"MULTI\r\nGET a\r\n");
+    assert_eq!((client.answer().unwrap(), client.answer().unwrap()), (b"+OK\r\n".to_vec(), b"+QUEUED\r\n".to_vec()));
+    assert_eq!(client.say("EXEC"), "*1\r\n$1\r\n1\r\n", "what was refused was given up");
     *ballast.cluster.mood.lock().unwrap() = Mood::Unknown;
     assert!(client.say("SET a 3").starts_with("-UNKNOWN outcome unknown"));
     *ballast.cluster.mood.lock().unwrap() = Mood::Overloaded;
@@ -161,6 +168,20 @@ fn settings_are_followed_while_connections_are_open() {
     assert_eq!(client.answer(), None, "the user is gone");
     let mut client = ballast.client();
     assert_eq!(client.say("AUTH other pw"), "+OK\r\n");
+}
+
+#[test]
+fn who_never_logged_in_does_not_become_the_default_user() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    let users = r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw"));
+    ballast.cluster.configure(&users);
+    assert_eq!(client.answer(), None, "it has to come again and log in");
+    let mut client = ballast.client();
+    assert!(client.say("GET a").starts_with("-NOAUTH"));
+    assert_eq!(client.say("AUTH pw"), "+OK\r\n");
+    assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
 }
 
 #[test]

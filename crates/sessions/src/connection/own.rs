@@ -139,8 +139,9 @@ impl Connection {
         };
         let watched = std::mem::take(&mut self.watched).into_iter();
         let watched = watched.map(|((database, key), version)| Watched { database, key, version }).collect();
+        let is_unguarded = self.is_unguarded;
         self.discard();
-        if transaction.broken {
+        if transaction.broken || is_unguarded {
             out.error(b"EXECABORT Transaction discarded because of previous errors.");
             return Step::Answered;
         }

@@ -12,7 +12,7 @@ use super::{Ending, Serving};
 use crate::{connection::Exec, refusal::Unavailable};
 
 const TOO_MANY_WATCHED: Reply = Reply::error(
-    "ERR a connection may watch 4096 keys that take 1MiB together; none is watched now, and a transaction should not be begun",
+    "ERR a connection may watch 4096 keys that take 1MiB together; none is watched now, and EXEC is refused until UNWATCH",
 );
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
@@ -64,7 +64,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 let reply = if fits { Reply::OK } else { TOO_MANY_WATCHED };
                 self.connection.say(&reply, &mut self.out);
             }
-            Err(unavailable) => self.refuse(&unavailable),
+            Err(unavailable) => {
+                self.connection.cannot_watch();
+                self.refuse(&unavailable);
+            }
         }
     }
 }
