@@ -68,6 +68,7 @@ pub struct Connection {
 struct Transaction {
     calls: Vec<Call>,
     bytes: usize,
+    words: usize,
     /// The database that a `SELECT` among the commands has selected.
     database: u16,
     /// A command could not be queued; `EXEC` will refuse.
@@ -447,13 +448,13 @@ impl Connection {
             // Each would keep the whole read buffer in memory that it came in.
             call.args.iter_mut().for_each(|arg| *arg = Bytes::copy_from_slice(arg));
         }
-        if transaction.bytes > policy.limits.request_max || transaction.calls.len() >= QUEUED_MAX {
-            return self.refuse(
-                Reply::error(
-                    "ERR the transaction is too large (16384 commands, sessions.limits.request_max); EXEC will refuse it",
-                ),
-                None,
-            );
+        transaction.words += 1 + call.args.len();
+        let limits = &policy.limits;
+        let is_full = transaction.calls.len() >= QUEUED_MAX
+            || transaction.bytes > limits.request_max
+            || transaction.words > limits.arguments_max.max(QUEUED_WORDS_MAX);
+        if is_full {
+            return self.refuse(TOO_MUCH_QUEUED, None);
         }
         if call.spec().name == "select"
             && let Ok(database) = parse_database(&call.args[0], databases)
@@ -486,6 +487,13 @@ impl Connection {
 /// Commands that a transaction may have, whatever their size: what they and their answers take is bounded so, and how long
 /// others wait for them.
 const QUEUED_MAX: usize = 16_384;
+
+/// Words of them that are allowed even if a request may have fewer.
+const QUEUED_WORDS_MAX: usize = 65_536;
+
+const TOO_MUCH_QUEUED: Reply = Reply::error(
+    "ERR the transaction is too large (16384 commands, sessions.limits.request_max and arguments_max); EXEC will refuse it",
+);
 
 /// Bytes of a queued command that keeps its read buffer, which has 256 KiB or is the command's own.
 const PINNING_MIN: usize = 128 << 10;

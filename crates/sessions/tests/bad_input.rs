@@ -62,7 +62,8 @@ fn a_million_words_are_answered_and_more_are_refused() {
     let ballast = Ballast::start(r#"{"limits":{"request_max":"16MiB","arguments_max":1048576}}"#);
     let mut client = ballast.client();
     client.send(b"*1048577\r\n");
-    assert_eq!(client.rest(), b"-ERR Protocol error: invalid multibulk length\r\n");
+    let told = b"-ERR Protocol error: a request may have 1048576 words (sessions.limits.arguments_max)\r\n";
+    assert_eq!(client.rest(), told);
     let mut client = ballast.client();
     let mut bytes = b"*1000000\r\n$3\r\nDEL\r\n".to_vec();
     bytes.extend(b"$1\r\na\r\n".repeat(999_999));
@@ -276,7 +277,7 @@ fn random_bytes_never_break_the_server() {
 fn too_many_watched_keys_are_refused_and_take_no_time() {
     let ballast = Ballast::start("{}");
     let mut client = ballast.client();
-    let keys: Vec<String> = (0..100_000).map(|n| format!("k{n}")).collect();
+    let keys: Vec<String> = (0..50_000).map(|n| format!("k{n}")).collect();
     let words: Vec<&[u8]> =
         std::iter::once("WATCH").chain(keys.iter().map(String::as_str)).map(str::as_bytes).collect();
     let told = String::from_utf8(client.call(&words)).unwrap();

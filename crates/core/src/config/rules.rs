@@ -19,7 +19,7 @@ use super::{
 };
 
 /// The newest rules: those that this release proposes documents under.
-pub const RULES: u32 = 4;
+pub const RULES: u32 = 5;
 
 /// Whether this release knows the rules of that number. One that does not know them cannot apply the entry.
 pub const fn knows(rules: u32) -> bool {
@@ -41,7 +41,7 @@ pub fn decode_committed(rules: u32, json: &str) -> Result<Document, String> {
         return Err(format!("{} bytes are more than the {CANONICAL_BYTES_MAX} that are read", json.len()));
     }
     // Positions in the text are kept out of the answer, which is part of what replicas agree on.
-    let document: Document =
+    let mut document: Document =
         serde_json::from_str(json).map_err(|_| "this is not the canonical JSON of a document".to_owned())?;
     if rules < 2 {
         first::check(json)?;
@@ -51,6 +51,9 @@ pub fn decode_committed(rules: u32, json: &str) -> Result<Document, String> {
     }
     if rules < 4 {
         third::check(json)?;
+    }
+    if rules < 5 {
+        fourth::complete(json, &mut document)?;
     }
     check(&document)?;
     Ok(document)
@@ -349,18 +352,51 @@ mod third {
     }
 }
 
+/// What the rules of numbers 1 to 4 understand differently from later ones: a request to the session store may have as
+/// many words as in Redis if the document does not say how many.
+mod fourth {
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    struct Document {
+        #[serde(default)]
+        sessions: Option<Sessions>,
+    }
+
+    #[derive(Deserialize)]
+    struct Sessions {
+        #[serde(default)]
+        limits: Limits,
+    }
+
+    #[derive(Default, Deserialize)]
+    struct Limits {
+        arguments_max: Option<u32>,
+    }
+
+    /// Puts into `document`, which was read from `json`, what was meant by what is not there.
+    pub(super) fn complete(json: &str, document: &mut super::Document) -> super::Checked {
+        let Some(sessions) = &mut document.sessions else { return Ok(()) };
+        let said: Document =
+            serde_json::from_str(json).map_err(|_| "this is not the canonical JSON of a document".to_owned())?;
+        let said = said.sessions.and_then(|sessions| sessions.limits.arguments_max);
+        sessions.limits.arguments_max = said.unwrap_or(1_048_576);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Changes with the form of a document: its fields, their types and defaults. Whoever changes it adds rules with
     /// the next number, so that replicas that know only these stop instead of refusing what others accept.
-    const FORM: &str = "fe6e4969e622c37e9fea305ffb0281a5";
+    const FORM: &str = "54d231ff1a3c87e42734b447ed668678";
 
     #[test]
     fn the_form_of_a_document_belongs_to_the_number_of_the_rules() {
         let form = blake3::hash(without_words(crate::config::schema::json_schema()).to_string().as_bytes()).to_hex();
-        assert_eq!((RULES, &form[..32]), (4, FORM), "see the comment at FORM");
+        assert_eq!((RULES, &form[..32]), (5, FORM), "see the comment at FORM");
     }
 
     /// The schema without what only people read.
@@ -440,6 +476,23 @@ mod tests {
         }
         assert!(decode_committed(2, &vip(r#","failback_delay":"25h""#)).is_err());
         assert!(decode_committed(2, &vip(r#","group":"a/b""#)).is_err());
+    }
+
+    #[test]
+    fn a_document_keeps_the_defaults_of_its_time() {
+        let words = |rules: u32, limits: &str| {
+            let json = format!(r#"{{"version":1,"sessions":{{{limits}}}}}"#);
+            decode_committed(rules, &json).expect("fits").sessions.expect("given").limits.arguments_max
+        };
+        for (limits, old) in
+            [("", 1_048_576), (r#""limits":{"key_max":"1KiB"}"#, 1_048_576), (r#""limits":{"arguments_max":100}"#, 100)]
+        {
+            assert_eq!([words(3, limits), words(4, limits)], [old; 2], "{limits}");
+            assert_eq!(words(5, limits), old.min(65_536), "{limits}");
+        }
+        for json in [r#"{"version":1}"#, r#"{"version":1,"sessions":null}"#] {
+            assert_eq!(decode_committed(4, json).expect("fits").sessions, None);
+        }
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub enum ProtocolError {
     /// `$` without a number, or with too high a one.
     #[error("Protocol error: invalid bulk length")]
     BulkLength,
+    /// More words than a request may have.
+    #[error("Protocol error: a request may have {0} words (sessions.limits.arguments_max)")]
+    Words(usize),
     /// An array of something else than bulk strings.
     #[error("Protocol error: expected '$', got '{}'", char::from(*.0))]
     NotBulk(u8),
@@ -96,8 +99,11 @@ impl Requests {
                     Some(b'*') => {
                         let Some(length) = self.line(buf, ProtocolError::ArrayLine)? else { return Ok(false) };
                         let length = parse_integer(&buf[1..length]).ok_or(ProtocolError::ArrayLength)?;
-                        if length > i64::try_from(bounds.arguments_max).unwrap_or(i64::MAX) {
+                        if length > i64::from(i32::MAX) {
                             return Err(ProtocolError::ArrayLength);
+                        }
+                        if length > i64::try_from(bounds.arguments_max).unwrap_or(i64::MAX) {
+                            return Err(ProtocolError::Words(bounds.arguments_max));
                         }
                         let Some(length) = usize::try_from(length).ok().filter(|length| *length > 0) else {
                             self.pass_over(buf);
@@ -264,7 +270,8 @@ mod tests {
         check(b"*1\r\n$-1\r\n", &[], Some(P::BulkLength));
         check(b"*1\r\n$x\r\n", &[], Some(P::BulkLength));
         check(b"*1\r\n$04\r\nPING\r\n", &[], Some(P::BulkLength));
-        check(b"*1000000\r\n", &[], Some(P::ArrayLength));
+        check(b"*1000000\r\n", &[], Some(P::Words(1024)));
+        check(b"*2147483648\r\n", &[], Some(P::ArrayLength));
         check(b"*99999999999999999999\r\n", &[], Some(P::ArrayLength));
         check(b"*x\r\n", &[], Some(P::ArrayLength));
         check(b"*1\r\n:1\r\n", &[], Some(P::NotBulk(b':')));
