@@ -90,10 +90,9 @@ pub(crate) async fn lapse_findings(shared: Arc<Shared>) {
         }
         let leading_for = leads_since.get_or_insert_with(Instant::now).elapsed();
         let peers = shared.status().peers.into_iter().map(|(node, peer)| (node, peer.silent_for));
-        let lapsed: Vec<NodeId> = {
-            let state = shared.replica.state.read();
-            silent(leading_for, peers).filter(|node| state.findings_of(*node).next().is_some()).collect()
-        };
+        let silent = silent(leading_for, peers);
+        let lapsed: Vec<NodeId> =
+            shared.replica.look(|state| silent.filter(|node| state.findings_of(*node).next().is_some()).collect());
         for node in lapsed {
             tracing::info!(%node, "the node is silent; what it found about backends does not count until it is back");
             // A failed one is followed by the next.

@@ -12,7 +12,10 @@ use ballast_storage::{
     log::{DurableLog, Log, LogOptions},
     snapshot::SnapshotFolder,
 };
-use tokio::sync::oneshot;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::oneshot,
+};
 
 use crate::StartError;
 
@@ -22,7 +25,7 @@ pub struct Ground {
     pub log: Box<dyn DurableLog>,
     /// Where snapshots are.
     pub snapshots: SnapshotFolder,
-    /// Where work is done that waits for a disk.
+    /// Where work is done that waits for a disk or takes long.
     pub blocking: Arc<dyn Blocking>,
 }
 
@@ -42,7 +45,7 @@ pub(crate) fn log_folder(data_dir: &Path) -> std::path::PathBuf {
     data_dir.join("log")
 }
 
-/// Does work that takes its time: it reads or writes files, or frees much memory.
+/// Does work that takes its time: it reads or writes files, frees much memory, or applies entries with much in them.
 pub trait Blocking: Send + Sync + 'static {
     /// Does `work` where it holds nobody up. Called on the runtime; the future resolves when the work is done or will never be.
     ///
@@ -74,12 +77,37 @@ pub(crate) async fn blocking<T: Send + 'static>(
     let (sender, result) = oneshot::channel();
     // Nobody waits for the result of a task that was dropped.
     threads.run(Box::new(move || drop(sender.send(work())))).await;
-    result.await.map_err(|_| io::Error::other("work with a file panicked, or this node is stopping"))
+    result.await.map_err(|_| io::Error::other("work on a thread of its own panicked, or this node is stopping"))
+}
+
+/// Waits for a lock where others may hold it for long. The other tasks of this thread go on elsewhere meanwhile, if the
+/// runtime has threads.
+pub(crate) fn aside<T>(wait: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(wait),
+        _ => wait(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_waits_for_a_lock_holds_up_no_other_task() {
+        let ((give, lock), (waits, waiting)) = (std::sync::mpsc::channel(), oneshot::channel());
+        let waiter = tokio::spawn(async move {
+            waits.send(()).expect("somebody listens");
+            aside(|| lock.recv()).expect("it is given");
+        });
+        // On the only thread there is, so that this runs once the waiter has left it.
+        let other = tokio::spawn(async move {
+            waiting.await.expect("it waits");
+            give.send(()).expect("somebody waits");
+        });
+        other.await.expect("runs");
+        waiter.await.expect("gets the lock");
+    }
 
     #[tokio::test]
     async fn work_gives_its_result_and_a_panic_is_an_error() {

@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 use crate::{
     compare::HashRing,
-    ground::{Blocking, blocking},
+    ground::{Blocking, aside, blocking},
     peers::AddressBook,
     proposer::{Flight, LogClock},
     types::{LogId, Payload, SnapshotMeta, StoredMembership, Types},
@@ -68,10 +68,14 @@ const HOLD_MAX: Duration = Duration::from_millis(5);
 /// settings let pile up for one connection.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
+/// Entries of more bytes than this together are applied where they hold no thread of the runtime up: a change of some
+/// hundred thousand fields takes tenths of a second, and heartbeats must not wait for it. Some milliseconds' worth.
+const HEAVY_BYTES: usize = 256 << 10;
+
 /// What the rest of this crate shares with the state machine.
 pub(crate) struct Replica {
     pub(crate) origin: Origin,
-    pub(crate) state: RwLock<State>,
+    state: RwLock<State>,
     pub(crate) flight: Arc<Flight>,
     pub(crate) addresses: Arc<AddressBook>,
     pub(crate) hashes: Mutex<HashRing>,
@@ -110,6 +114,15 @@ impl Replica {
             observer,
             building: AtomicBool::new(false),
         }
+    }
+
+    /// Looks at the state. While an entry with much in it is applied this waits, and other tasks of the thread go on.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        // Recursive, so that a look within a look does not wait for a writer that waits for the first.
+        if let Some(state) = self.state.try_read_recursive() {
+            return look(&state);
+        }
+        aside(|| look(&self.state.read_recursive()))
     }
 
     /// Index of the last applied entry, as it grows.
@@ -155,6 +168,7 @@ impl Replica {
 }
 
 /// The state machine that openraft drives.
+#[derive(Clone)]
 pub(crate) struct Machine {
     replica: Arc<Replica>,
     applied: Option<LogId>,
@@ -177,6 +191,14 @@ impl Machine {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.replica.replace(state, meta.last_log_id.map_or(0, |id| id.index));
+    }
+
+    fn apply_all(&mut self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let mut batch = batch.into_iter();
+        while batch.len() > 0 {
+            self.apply_batch(&mut batch)?;
+        }
+        Ok(())
     }
 
     /// Applies a batch, or as much of it as one may; the outcomes of this node's own frames are handed over at the end.
@@ -257,6 +279,13 @@ fn decode(index: LogIndex, bytes: &[u8]) -> io::Result<Entry> {
     })
 }
 
+fn size(payload: &Payload) -> usize {
+    match payload {
+        Payload::Normal(commands) => commands.0.len(),
+        Payload::Blank | Payload::Membership(_) => 0,
+    }
+}
+
 fn changes_nodes(command: &Command) -> bool {
     matches!(
         command,
@@ -278,10 +307,15 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut batches = entries.ready_chunks(BATCH_ENTRIES);
         while let Some(batch) = batches.next().await {
-            let mut batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter();
-            while batch.len() > 0 {
-                self.apply_batch(&mut batch)?;
+            let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let bytes: usize = batch.iter().map(|(entry, _)| size(&entry.payload)).sum();
+            if bytes <= HEAVY_BYTES {
+                self.apply_all(batch)?;
+                continue;
             }
+            let mut machine = self.clone();
+            let apply = move || machine.apply_all(batch).map(|()| machine);
+            *self = blocking(&*self.replica.blocking, apply).await??;
         }
         Ok(())
     }
@@ -329,7 +363,7 @@ impl Machine {
         Builder {
             replica: Arc::clone(&self.replica),
             meta: SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() },
-            state: Some(self.replica.state.read().snapshot()),
+            state: Some(self.replica.look(State::snapshot)),
         }
     }
 }

@@ -83,8 +83,7 @@ impl Handle {
 
     /// Looks at the replicated state. Apply waits meanwhile: take what is needed and return.
     pub fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        // Recursive, so that a look within a look does not wait for a writer that waits for the first.
-        look(&self.shared.replica.state.read_recursive())
+        self.shared.replica.look(look)
     }
 
     /// Commands that wait on this node to be proposed.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use ballast_core::{config::Cluster, ids::NodeId};
+use ballast_core::{config::Cluster, ids::NodeId, state::Node};
 use openraft::{ChangeMembers, Instant as _, raft::Precondition};
 use tokio::time::{Instant, timeout};
 
@@ -78,7 +78,7 @@ pub(crate) async fn reconcile(raft: &Raft, replica: &Replica, reachability: &mut
     // an entry of its own term, its state may be older than the membership it found in the log.
     let settled = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
     let current = metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
-    if replica.state.read().cluster().is_none() {
+    if replica.look(|state| state.cluster().is_none()) {
         return;
     }
     if !settled || !current {
@@ -116,24 +116,22 @@ pub(crate) async fn reconcile(raft: &Raft, replica: &Replica, reachability: &mut
 fn gather(replica: &Replica, metrics: &Metrics, reachability: &mut Reachability) -> Facts {
     let silent = reachability.silent_for(metrics);
     let last = metrics.last_log_index.unwrap_or(0);
-    let state = replica.state.read();
-    let nodes = state
-        .nodes()
-        .map(|node| {
-            let id = node.id.get();
-            let me = id == metrics.id;
-            let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)?.as_ref().map(|id| id.index));
-            let facts = NodeFacts {
-                role: node.info.role,
-                admin: node.admin,
-                silent_for: if me { Duration::ZERO } else { silent.get(&id).copied().unwrap_or(Duration::MAX) },
-                caught_up: me || matched.is_some_and(|matched| matched + CAUGHT_UP_WITHIN >= last),
-            };
-            (node.id, facts)
-        })
-        .collect();
-    let policy = state.document().map_or_else(Cluster::default, |document| document.cluster.clone());
-    drop(state);
+    let facts = |node: &Node| {
+        let id = node.id.get();
+        let me = id == metrics.id;
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)?.as_ref().map(|id| id.index));
+        let facts = NodeFacts {
+            role: node.info.role,
+            admin: node.admin,
+            silent_for: if me { Duration::ZERO } else { silent.get(&id).copied().unwrap_or(Duration::MAX) },
+            caught_up: me || matched.is_some_and(|matched| matched + CAUGHT_UP_WITHIN >= last),
+        };
+        (node.id, facts)
+    };
+    let (nodes, policy) = replica.look(|state| {
+        let policy = state.document().map_or_else(Cluster::default, |document| document.cluster.clone());
+        (state.nodes().map(facts).collect(), policy)
+    });
 
     let membership = metrics.membership_config.membership();
     let configs = membership.get_joint_config();
