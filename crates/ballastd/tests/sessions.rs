@@ -1,6 +1,10 @@
 //! The session store of a real cluster: any node, and what nodes that die and freeze leave of it.
 
-use std::{net::SocketAddr, process::Command};
+use std::{
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
+    process::Command,
+};
 
 use anyhow::{Result, ensure};
 use ballast_testkit::{
@@ -172,7 +176,7 @@ fn tag(answer: &Response) -> &str {
 #[test]
 fn a_session_over_http_is_the_same_on_every_node() -> Result<()> {
     let (_cluster, places) = store::start_both(OVER_HTTP)?;
-    let mut nodes: Vec<Client> = places.iter().map(|place| Client::new(place.http)).collect();
+    let mut nodes: Vec<Client> = places.iter().map(|place| Client::new(place.http).host("localhost")).collect();
     let path = "/v1/sessions/shop/cart%3A1";
     let made = nodes[0].request("PUT", path, &[("TTL", "100"), ("If-None-Match", "*")], b"one")?;
     assert_eq!(made.status, 201, "{made:?}");
@@ -229,7 +233,7 @@ fn users_come_over_http_too_and_without_a_quorum_they_are_told_to_come_again() -
     let hash = "$argon2id$v=19$m=19456,t=2,p=1$vJtZriT6SMmTqpUJbnpn3Q$YOJsL6PLjAfwHRA8z+cx+fyxM0U3GwzIHOmYB3tXp30";
     let users = format!("users: [{{ name: shop, key_prefixes: [\"cart:\"], password_hash: \"{hash}\" }}]");
     cluster.apply(0, &OVER_HTTP.replace("sessions: { ", &format!("sessions: {{ {users}, ")))?;
-    let mut nodes: Vec<Client> = places.iter().map(|place| Client::new(place.http)).collect();
+    let mut nodes: Vec<Client> = places.iter().map(|place| Client::new(place.http).host("localhost")).collect();
     // `shop:secret` and `shop:wrong`.
     let (shop, wrong) = ("Basic c2hvcDpzZWNyZXQ=", "Basic c2hvcDp3cm9uZw==");
     let path = "/v1/sessions/shop/cart:1";
@@ -243,6 +247,13 @@ fn users_come_over_http_too_and_without_a_quorum_they_are_told_to_come_again() -
         let answer = node.request("PUT", "/v1/sessions/shop/other", &[("Authorization", shop)], b"v")?;
         assert_eq!(refusal(&answer)?, (403, "denied".to_owned()));
     }
+    // Who does not get in, and who is cut, is in the log.
+    TcpStream::connect(places[0].resp)?.write_all(b"*1\r\n:1\r\n")?;
+    wait::until("lines in the log", || {
+        let log = cluster.node(0).log()?;
+        let told = ["there is no such user, or the password is wrong", "cut: what it sent is no request"];
+        Ok(told.iter().all(|line| log.contains(line)).then_some(()))
+    })?;
     cluster.kill(1);
     cluster.kill(2);
     // The one that is left may have led; until it knows better, what it sends is lost and not refused.

@@ -10,6 +10,7 @@
 
 mod conditions;
 mod credentials;
+mod head;
 mod line;
 mod path;
 mod refused;
@@ -89,6 +90,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
     let stall = Stall::new(worker.deadlines.add(waker), limits.write_timeout);
     let idle_max = if limits.idle_timeout.is_zero() { IDLE_MAX } else { limits.idle_timeout.min(IDLE_MAX) };
     let line = Line::new(stream, stall.clone(), worker.counters.clone());
+    let peer = guest.peer.clone();
     let site = Rc::new(Site { held, guest, card, is_busy: Cell::new(false) });
     let serving = site.clone();
     let mut connection = http1::Builder::new()
@@ -119,16 +121,23 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
     })
     .await;
     let counters = &worker.counters.counters;
+    let cut = |why| {
+        counters.cut_total.up();
+        worker.tell_cut(&peer, why);
+    };
     match ended {
         _ if site.card.is_ended() => {
             counters.cut_total.up();
             part(connection.into_parts().io.into_inner()).await;
         }
-        None => counters.cut_total.up(),
+        None => cut("it read nothing for sessions.limits.write_timeout while an answer waited"),
         Some(Ok(())) => part(connection.into_parts().io.into_inner()).await,
-        Some(Err(error)) if error.is_timeout() => counters.cut_total.up(),
+        Some(Err(error)) if error.is_timeout() => {
+            cut("it was idle, or did not send the rest of a request's head in time")
+        }
         Some(Err(error)) if error.is_parse() => {
             counters.malformed_total.up();
+            worker.tell_cut(&peer, "what it sent is no HTTP");
             part(connection.into_parts().io.into_inner()).await;
         }
         // The client is gone, or has to go elsewhere.
@@ -203,6 +212,7 @@ impl Site {
     }
 
     async fn answer(&self, policy: &Policy, parts: &Parts, body: Incoming) -> resource::Answer {
+        head::check(parts)?;
         let access = self.access(policy, &parts.headers).await?;
         let verb = Verb::of(&parts.method)?;
         let asked = Asked::new(&self.held.worker, policy, &access, parts.uri.path(), &parts.headers, verb)?;
@@ -210,6 +220,9 @@ impl Site {
             Verb::Get => asked.get().await,
             Verb::Delete => asked.delete().await,
             Verb::Put => {
+                if !head::has_body(&parts.headers) {
+                    return Err(Refused::NoBody);
+                }
                 asked.check_put()?;
                 // What was read is counted until it is in the log.
                 let mut weight = Weight::new(&self.card);
@@ -226,7 +239,16 @@ impl Site {
             self.guest.trust.borrow_mut().forget();
         }
         if let Some(anybody) = policy.anybody() {
-            return if !self.guest.trust.borrow().is_admitted(policy) { Err(Refused::Protected) } else { Ok(anybody) };
+            let trust = self.guest.trust.borrow();
+            if !trust.is_admitted(policy) {
+                return Err(Refused::Protected);
+            }
+            // With TLS the name is one of the node's certificate.
+            let may_be_a_page = policy.settings.protected && self.held.listener.is_plain();
+            if may_be_a_page && !head::is_for_an_address(headers) {
+                return Err(Refused::OtherSite);
+            }
+            return Ok(anybody);
         }
         let Some(credentials) = credentials::of(headers)? else {
             // As the document has that user now.
@@ -238,8 +260,8 @@ impl Site {
         let passwords = &self.held.worker.node.passwords;
         let (source, deadline) = (self.guest.trust.borrow().source(), policy.limits.deadline);
         match passwords.check(stored, policy.decoy_hash(), &credentials.password, source, deadline).await {
-            Ok(true) => policy.access(&credentials.user).ok_or(Refused::WrongPassword),
-            Ok(false) => Err(Refused::WrongPassword),
+            Ok(true) => policy.access(&credentials.user).ok_or(Refused::WrongPassword(credentials.user)),
+            Ok(false) => Err(Refused::WrongPassword(credentials.user)),
             Err(Busy) => Err(Refused::Crowd),
         }
     }
@@ -247,8 +269,8 @@ impl Site {
     fn count(&self, refused: &Refused) {
         let counters = &self.held.worker.counters.counters;
         match refused {
-            Refused::Protected => counters.refused_total.up(),
-            Refused::WrongPassword => counters.login_failures_total.up(),
+            Refused::Protected | Refused::OtherSite => counters.refused_total.up(),
+            Refused::WrongPassword(user) => self.held.worker.tell_login_failed(&self.guest.peer, user),
             Refused::Unavailable(_) | Refused::Crowd => counters.unavailable_total.up(),
             Refused::SlowBody => counters.cut_total.up(),
             _ => {}

@@ -20,6 +20,7 @@ mod refusal;
 mod rounds;
 mod serve;
 mod server;
+mod sparse;
 pub mod stats;
 mod subscribers;
 mod trust;

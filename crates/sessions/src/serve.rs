@@ -59,8 +59,8 @@ enum Ending {
     Closed,
     /// The client asked for it, and has its answer.
     Asked,
-    /// A bound was exceeded: time, size or grammar.
-    Cut,
+    /// A bound was exceeded: time, size or grammar. Which one, for the log.
+    Cut(&'static str),
     /// The node or the VIP is leaving, or somebody else ended it.
     Told,
 }
@@ -104,11 +104,12 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
         held,
     };
     let ending = serving.run().await.err().unwrap_or(Ending::Asked);
-    if ending == Ending::Cut {
+    if let Ending::Cut(why) = ending {
         worker.counters.counters.cut_total.up();
+        worker.tell_cut(&serving.card.peer, why);
     }
     let ending = if serving.card.is_ended_for_room() { serving.make_room().await } else { ending };
-    if matches!(ending, Ending::Asked | Ending::Cut) {
+    if matches!(ending, Ending::Asked | Ending::Cut(_)) {
         serving.part().await;
     }
 }
@@ -233,15 +234,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     self.held.worker.counters.counters.malformed_total.up();
                     self.connection.say(&Reply::Error(format!("ERR {error}").into()), &mut self.out);
                     self.flush().await?;
-                    return Err(Ending::Cut);
+                    return Err(Ending::Cut("what it sent is no request"));
                 }
             }
             if is_http(&self.argv) {
                 self.finish_run().await?;
                 self.held.worker.counters.counters.malformed_total.up();
-                tracing::warn!(peer = %self.card.peer, "cut: it speaks HTTP to the port of Redis clients, as a page in a browser that attacks it would");
                 self.flush().await?;
-                return Err(Ending::Cut);
+                return Err(Ending::Cut(
+                    "it speaks HTTP to the port of Redis clients, as a page in a browser that attacks it would",
+                ));
             }
             let argv = std::mem::take(&mut self.argv);
             match self.connection.sort(argv, &self.policy) {

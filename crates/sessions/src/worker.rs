@@ -36,6 +36,7 @@ use crate::{
     refusal::Unavailable,
     rounds::Rounds,
     serve,
+    sparse::Sparse,
     stats::WorkerCounters,
     trust::{self, Trust},
     wire::{Out, Resp},
@@ -108,6 +109,11 @@ impl Listener {
         self.identity.gate.as_ref().is_none_or(|gate| gate.may_finish(boot_now()))
     }
 
+    /// Whether it is spoken to in plain text.
+    pub fn is_plain(&self) -> bool {
+        !self.identity.tls
+    }
+
     fn may_accept(&self) -> bool {
         self.identity.gate.as_ref().is_none_or(|gate| gate.may_accept(boot_now()))
     }
@@ -136,6 +142,7 @@ pub struct Worker {
     pub counters: Arc<WorkerCounters>,
     /// Its deadlines.
     pub deadlines: Rc<Deadlines>,
+    lines: Sparse,
     /// Reads that wait for this node to be known to be current.
     pub confirmations: Rc<Rounds>,
     /// Reads that wait for log time to move on.
@@ -164,6 +171,7 @@ impl Worker {
         }));
         Rc::new(Self {
             deadlines: Deadlines::new(node.now_ms()),
+            lines: Sparse::default(),
             policy: RefCell::new(Rc::new(Policy::new(node.sessions.settings()))),
             listeners: RefCell::default(),
             draining: Cell::new(false),
@@ -374,6 +382,22 @@ impl Worker {
 }
 
 impl Worker {
+    /// Says in the log why a client is cut.
+    pub fn tell_cut(&self, peer: &str, why: &str) {
+        if let Some(left_out) = self.lines.may(self.deadlines.now_ms()) {
+            tracing::info!(peer, left_out, "cut: {why}");
+        }
+    }
+
+    /// Says in the log that somebody did not get in.
+    pub fn tell_login_failed(&self, peer: &str, user: &str) {
+        self.counters.counters.login_failures_total.up();
+        if let Some(left_out) = self.lines.may(self.deadlines.now_ms()) {
+            let user: String = user.chars().take(USER_SAID_MAX).collect();
+            tracing::warn!(peer, ?user, left_out, "there is no such user, or the password is wrong");
+        }
+    }
+
     /// Whether one more connection may be open. Told in the log when there is no room, and not again before there was a tenth
     /// of it.
     fn has_room(&self, connections_max: usize) -> bool {
@@ -391,6 +415,9 @@ impl Worker {
         room
     }
 }
+
+/// Characters of a user's name, which a stranger has made up, in a line of the log. That of a user has no more.
+const USER_SAID_MAX: usize = 63;
 
 /// In Redis' words, by which clients know it.
 const REFUSED_MANY: &[u8] = b"-ERR max number of clients reached\r\n";

@@ -92,7 +92,7 @@ struct Line {
 
 impl Line {
     fn ask(&mut self, line: &str, fields: &[(&str, &str)], body: &str) -> Said {
-        let mut request = format!("{line} HTTP/1.1\r\nhost: sessions\r\n");
+        let mut request = format!("{line} HTTP/1.1\r\nhost: localhost\r\n");
         for (name, value) in fields {
             request += &format!("{name}: {value}\r\n");
         }
@@ -275,11 +275,9 @@ fn users_do_what_the_document_lets_them() {
         let said = site.ask("GET /v1/sessions/shop/shop:a", &[("Authorization", &basic(user, password))], "");
         said.refuses(401, "wrong_password", "password");
     }
-    site.ask("GET /v1/sessions/shop/a", &[("Authorization", "Bearer x")], "").refuses(
-        400,
-        "bad_field",
-        "Authorization",
-    );
+    let bearer = site.ask("GET /v1/sessions/shop/a", &[("Authorization", "Bearer x")], "");
+    bearer.refuses(401, "stranger", "who you are");
+    site.ask("GET /v1/sessions/shop/a", &[("Authorization", "Basic x")], "").refuses(400, "bad_field", "Authorization");
     site.ask_as("shop", "PUT /v1/sessions/shop/shop:a", "1").is(201, "");
     site.ask_as("shop", "PUT /v1/sessions/shop/a", "1").refuses(403, "denied", "key_prefixes");
     site.ask_as("shop", "GET /v1/sessions/wiki/shop:a", "").refuses(403, "denied", "use database 3");
@@ -313,6 +311,35 @@ fn protected_mode_refuses_strangers_from_elsewhere_in_words() {
 }
 
 #[test]
+fn pages_of_other_sites_reach_nothing_in_protected_mode() {
+    let site = Site::new("");
+    let get = |host: &str| {
+        let mut line = site.open();
+        line.send(&format!("GET /v1/sessions/shop/a HTTP/1.1\r\n{host}\r\n"));
+        line.answer(false)
+    };
+    site.ask("PUT /v1/sessions/shop/a", &[], "1").is(201, "");
+    get("host: rebound.example:6380\r\n").refuses(403, "other_site", "localhost");
+    get("host: 127.0.0.1:6380\r\n").is(200, "1");
+    get("").refuses(400, "bad_field", "Host");
+    get("host: localhost\r\nhost: localhost\r\n").refuses(400, "bad_field", "Host");
+    site.ballast.cluster.configure(&store(r#","protected":false"#));
+    get("host: sessions.example\r\n").is(200, "1");
+}
+
+#[test]
+fn a_session_is_emptied_only_in_words() {
+    let site = Site::new("");
+    site.ask("PUT /v1/sessions/shop/a", &[], "1").is(201, "");
+    let mut line = site.open();
+    line.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    line.answer(false).refuses(411, "no_body", "Content-Length: 0");
+    site.ask("GET /v1/sessions/shop/a", &[], "").is(200, "1");
+    site.ask("PUT /v1/sessions/shop/a", &[], "").is(204, "");
+    site.ask("GET /v1/sessions/shop/a", &[], "").is(200, "");
+}
+
+#[test]
 fn what_is_not_right_is_said_without_the_key() {
     let site = Site::new(r#","limits":{"value_max":"1KiB","key_max":"64B"}"#);
     let long = format!("PUT /v1/sessions/shop/{}", "k".repeat(65));
@@ -343,12 +370,12 @@ fn what_is_not_right_is_said_without_the_key() {
         assert_eq!(said.field("allow").is_some(), status == 405);
     }
     site.ask("PUT /v1/sessions/shop/a", &[], &"v".repeat(1025)).refuses(413, "too_large", "1KiB");
-    line.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+    line.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
     line.send(&format!("400\r\n{}\r\n1\r\nv\r\n", "v".repeat(1024)));
     line.answer(false).refuses(413, "too_large", "1KiB");
     let mut line = site.open();
     line.send(
-        "PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2000000000\r\n\r\n",
+        "PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 2000000000\r\n\r\n",
     );
     line.answer(false).refuses(413, "too_large", "1KiB");
     assert!(line.ends(), "what was announced is not waited for");
@@ -372,7 +399,7 @@ fn what_is_no_http_is_refused_and_what_stops_halfway_is_cut() {
     line.send(&format!("GET /v1/sessions/shop/{} HTTP/1.1\r\n\r\n", "k".repeat(70_000)));
     assert_eq!(line.answer(false).status, 414);
     let mut line = site.open();
-    line.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nab");
+    line.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\n\r\nab");
     line.answer(false).refuses(408, "slow_body", "write_timeout");
     assert!(line.ends());
     for half in ["", "GET /v1/sess"] {
@@ -392,7 +419,7 @@ fn a_client_that_takes_no_answer_is_cut() {
     let value = "v".repeat(8 << 20);
     site.ask("PUT /v1/sessions/shop/a", &[], &value).is(201, "");
     let mut line = site.open();
-    line.send(&"GET /v1/sessions/shop/a HTTP/1.1\r\nhost: a\r\n\r\n".repeat(8));
+    line.send(&"GET /v1/sessions/shop/a HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(8));
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while site.ballast.server.stats().totals.cut_total == 0 {
         assert!(std::time::Instant::now() < deadline, "still served");
@@ -446,7 +473,7 @@ async fn connections_end_with_what_they_are_doing() {
     idle.ask("PUT /v1/sessions/shop/a", &[], "v").is(201, "");
     let mut fresh = site.open();
     let mut amid = site.open();
-    amid.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nv");
+    amid.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nv");
     while site.ballast.server.held() < 3 {
         tokio::task::yield_now().await;
     }
@@ -469,7 +496,7 @@ fn a_vip_is_served_while_it_is_held_and_a_listener_while_it_is_wanted() {
     let mut line = site.open();
     line.ask("PUT /v1/sessions/shop/a", &[], "1").is(201, "");
     gate.close();
-    line.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n2");
+    line.send("PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n2");
     assert!(line.ends(), "what is not begun is not begun here");
     gate.hold(2, BootNanos::new(u64::MAX));
     let mut line = site.open();
@@ -495,7 +522,9 @@ fn bodies_take_no_more_memory_together_than_the_node_has_for_connections() {
     let body = "v".repeat(length - 1);
     let mut lines: Vec<Line> = (0..24).map(|_| site.open()).collect();
     for (n, line) in lines.iter_mut().enumerate() {
-        line.send(&format!("PUT /v1/sessions/shop/{n} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n"));
+        line.send(&format!(
+            "PUT /v1/sessions/shop/{n} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
+        ));
         // Who is cut meanwhile may not take the rest.
         let _ = line.stream.write_all(body.as_bytes());
     }

@@ -28,8 +28,11 @@ pub(super) fn of(headers: &HeaderMap) -> Result<Option<Credentials>, Refused> {
     let Some(value) = values.next() else { return Ok(None) };
     let only = values.next().is_none();
     let words = value.to_str().ok().filter(|_| only).and_then(|text| text.split_once(' '));
-    let basic = words.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"));
-    let decoded = basic.and_then(|(_, coded)| STANDARD.decode(coded.trim()).ok());
+    if words.is_some_and(|(scheme, _)| !scheme.eq_ignore_ascii_case("basic")) {
+        // Of another scheme: whoever it is, it is told which one is known (RFC 9110, section 11.6.1).
+        return Err(Refused::Stranger);
+    }
+    let decoded = words.and_then(|(_, coded)| STANDARD.decode(coded.trim()).ok());
     decoded.and_then(parse).map(Some).ok_or(Refused::BadField("Authorization"))
 }
 

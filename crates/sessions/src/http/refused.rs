@@ -29,7 +29,7 @@ pub(super) enum Refused {
     #[error("say who you are: the session store has users")]
     Stranger,
     #[error("there is no such user, or the password is wrong")]
-    WrongPassword,
+    WrongPassword(String),
     #[error("too many clients log in at once")]
     Crowd,
     #[error(
@@ -37,6 +37,11 @@ pub(super) enum Refused {
          certificate of the cluster"
     )]
     Protected,
+    #[error(
+        "the session store has no users and is in protected mode, and the field Host names another site: a page in a browser \
+         of this machine may have sent this"
+    )]
+    OtherSite,
     #[error("user {user}: {what}")]
     Denied { user: String, what: String },
     #[error("the TTL is no whole number of seconds above zero with 15 digits at most")]
@@ -49,6 +54,8 @@ pub(super) enum Refused {
     Encoded,
     #[error("a session has {0} at most")]
     TooLarge(ByteSize),
+    #[error("a session is what the body says, and there is none")]
+    NoBody,
     #[error("the body ended before its end")]
     HalfBody,
     #[error("the body did not come in time")]
@@ -109,7 +116,7 @@ impl Refused {
                 "stranger",
                 "send a name and a password of `sessions.users` (HTTP Basic), or come with a client certificate of a user",
             ),
-            Self::WrongPassword => (
+            Self::WrongPassword(_) => (
                 Status::UNAUTHORIZED,
                 "wrong_password",
                 "check both; `ballastctl sessions hash-password` makes what `password_hash` wants",
@@ -120,6 +127,11 @@ impl Refused {
                 "protected",
                 "add users to the document (`sessions.users`), or set `sessions.protected` to false if everybody who \
                  reaches this address may read and change every session",
+            ),
+            Self::OtherSite => (
+                Status::FORBIDDEN,
+                "other_site",
+                "ask for the address itself, or for localhost; or add users to the document (`sessions.users`)",
             ),
             Self::Denied { .. } => (
                 Status::FORBIDDEN,
@@ -133,6 +145,11 @@ impl Refused {
             Self::TooLarge(_) => {
                 (Status::PAYLOAD_TOO_LARGE, "too_large", "keep less in a session, or raise `sessions.limits.value_max`")
             }
+            Self::NoBody => (
+                Status::LENGTH_REQUIRED,
+                "no_body",
+                "send Content-Length: 0 if the session is to be empty, or DELETE it",
+            ),
             Self::HalfBody => (Status::BAD_REQUEST, "half_body", "send as much as Content-Length says"),
             Self::SlowBody => (
                 Status::REQUEST_TIMEOUT,

@@ -64,7 +64,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     }
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Ending::Closed)),
                     Poll::Pending if card.is_ended() => return Poll::Ready(Err(Ending::Told)),
-                    Poll::Pending if armed && deadline.is_over() => return Poll::Ready(Err(Ending::Cut)),
+                    Poll::Pending if armed && deadline.is_over() => return Poll::Ready(Err(NOT_READING)),
                     Poll::Pending => {
                         if !armed {
                             armed = true;
@@ -119,7 +119,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             }
             if deadline.is_over() {
                 too_late = stranger && !looks;
-                return Poll::Ready(if looks { Ok(0) } else { Err(Ending::Cut) });
+                let why = match (stranger, amid) {
+                    (true, _) => "it did not log in in time",
+                    (false, true) => "it did not send the rest of a request in time",
+                    (false, false) => "it was idle for sessions.limits.idle_timeout",
+                };
+                return Poll::Ready(if looks { Ok(0) } else { Err(Ending::Cut(why)) });
             }
             Poll::Pending
         })
@@ -215,6 +220,9 @@ fn from<'p>(sent: usize, out: &'p [u8], more: &[&'p [u8]]) -> &'p [u8] {
     &[]
 }
 
+/// What is sent to it stays where it is.
+const NOT_READING: Ending = Ending::Cut("it read nothing for sessions.limits.write_timeout while answers waited");
+
 /// Waits for `io`, as long as it is not over.
 async fn until<T>(
     is_over: impl Fn() -> bool,
@@ -223,7 +231,7 @@ async fn until<T>(
     poll_fn(move |cx: &mut Context<'_>| match io.as_mut().poll(cx) {
         Poll::Ready(Ok(done)) => Poll::Ready(Ok(done)),
         Poll::Ready(Err(_)) => Poll::Ready(Err(Ending::Closed)),
-        Poll::Pending if is_over() => Poll::Ready(Err(Ending::Cut)),
+        Poll::Pending if is_over() => Poll::Ready(Err(NOT_READING)),
         Poll::Pending => Poll::Pending,
     })
     .await

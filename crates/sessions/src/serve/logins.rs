@@ -32,18 +32,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             self.connection.say(&reply, &mut self.out);
             return Ok(());
         };
+        if !right {
+            worker.tell_login_failed(&self.card.peer, &login.user);
+        }
         self.connection.logged_in(login, right, &self.policy, &mut self.out);
         if right {
             self.logins.failures = 0;
             return Ok(());
         }
-        worker.counters.counters.login_failures_total.up();
         self.logins.failures += 1;
         if self.logins.failures < FAILURES_MAX {
             return Ok(());
         }
         self.flush().await?;
-        Err(Ending::Cut)
+        Err(Ending::Cut("too many wrong passwords"))
     }
 
     /// How much longer the client may be here without a login; `None` if it need not log in, or has.
