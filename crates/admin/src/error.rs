@@ -98,9 +98,11 @@ impl ErrorCode {
             ),
             Self::Overloaded => ("BALLAST-A010", Code::ResourceExhausted, "try again in a moment"),
             Self::Stopping => ("BALLAST-A011", Code::Unavailable, "ask another node"),
-            Self::NotConfirmed => {
-                ("BALLAST-A012", Code::Unavailable, "ask with `--consistency stale` to see what this node knows")
-            }
+            Self::NotConfirmed => (
+                "BALLAST-A012",
+                Code::Unavailable,
+                "try again in a moment; if it stays so, bring a majority of the voters back; `--consistency stale` shows what this node knows",
+            ),
             Self::NoCertificate => (
                 "BALLAST-A013",
                 Code::Unauthenticated,

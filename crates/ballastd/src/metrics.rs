@@ -428,7 +428,11 @@ fn sessions(node: &Node, families: &mut Vec<Family>) {
         counter("ballast_session_expired", "Keys whose life ended", held.totals.expired),
         counter("ballast_session_evicted", "Keys that made room for others", held.totals.evicted),
         counter("ballast_session_accepted", "Connections accepted", totals.accepted_total),
-        counter("ballast_session_refused", "Connections refused", totals.refused_total),
+        counter(
+            "ballast_session_refused",
+            "Connections, and requests over HTTP, that were turned away",
+            totals.refused_total,
+        ),
         counter("ballast_session_cut", "Connections cut: idle, slow, or not speaking the protocol", totals.cut_total),
         counter("ballast_session_malformed", "Requests that were malformed or beyond a bound", totals.malformed_total),
         counter("ballast_session_login_failures", "Logins that were refused", totals.login_failures_total),

@@ -100,6 +100,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     let peer_name = Arc::new(move |node| pki::server_name(&cluster_id, Some(node)));
     let connect = Arc::new(TlsConnect::new(&pki::node_client(&identity.credentials)?, peer_name));
     identity.check_log()?;
+    info!(node = %identity.node, "opening the log; what it holds since the last snapshot is carried out again, which takes a while if that is much");
     let member = Member::start(options, connect, Arc::clone(&view) as _).await?;
     identity.log_begun()?;
     let raft = member.handle();

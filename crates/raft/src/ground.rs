@@ -91,14 +91,16 @@ pub(crate) fn aside<T>(wait: impl FnOnce() -> T) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, time::Duration};
+
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn who_waits_for_a_lock_holds_up_no_other_task() {
-        let ((give, lock), (waits, waiting)) = (std::sync::mpsc::channel(), oneshot::channel());
+        let ((give, lock), (waits, waiting)) = (mpsc::channel(), oneshot::channel());
         let waiter = tokio::spawn(async move {
             waits.send(()).expect("somebody listens");
-            aside(|| lock.recv()).expect("it is given");
+            aside(|| lock.recv_timeout(Duration::from_secs(20))).expect("it is given");
         });
         // On the only thread there is, so that this runs once the waiter has left it.
         let other = tokio::spawn(async move {

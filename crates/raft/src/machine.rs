@@ -69,8 +69,9 @@ const HOLD_MAX: Duration = Duration::from_millis(5);
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Entries of more bytes than this together are applied where they hold no thread of the runtime up: a change of some
-/// hundred thousand fields takes tenths of a second, and heartbeats must not wait for it. Some milliseconds' worth.
-const HEAVY_BYTES: usize = 256 << 10;
+/// hundred thousand fields takes tenths of a second, and heartbeats must not wait for it. What is below takes some
+/// milliseconds, with elements of a byte or two, and handing it over takes microseconds.
+const HEAVY_BYTES: usize = 32 << 10;
 
 /// What the rest of this crate shares with the state machine.
 pub(crate) struct Replica {

@@ -7,10 +7,12 @@ use std::{sync::atomic::Ordering, time::Duration};
 use ballast_core::{
     cluster::{Propose, ProposeError, ReadIndex},
     ids::{LogIndex, NodeId},
+    session::{Call, Reply, Write},
     state::{Author, Command, Outcome},
 };
 use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
 use ballast_raft::{LogBounds, MemberFailure, PeerNode, Role};
+use bytes::Bytes;
 use support::{Cluster, PATIENCE, propose, see, token};
 use tonic::{Code, Request};
 
@@ -34,6 +36,35 @@ async fn every_node_proposes_and_reads_its_own_write() -> Test {
         }
         assert!(handle.last_log_index().load(Ordering::Acquire) >= applied.index.get());
     }
+    cluster.converge().await;
+    cluster.end().await;
+    Ok(())
+}
+
+/// They are applied on a thread of their own, between others that are not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_with_much_in_them_keep_their_place() -> Test {
+    let cluster = Cluster::of(3).await;
+    let mut waits = Vec::new();
+    for (number, id) in (0..6).zip(cluster.ids().into_iter().cycle()) {
+        let handle = cluster.handle(id);
+        let fields = (0..20_000).flat_map(|field| [Bytes::from(format!("field{field}")), Bytes::from_static(b"value")]);
+        let words = [Bytes::from_static(b"HSET"), Bytes::from(format!("key{}", number % 2))];
+        let write = Write::one(Call::parse(0, words.into_iter().chain(fields).collect()).expect("a command"));
+        let large = Command::Session(Box::new(write));
+        // Both are queued before either is waited for.
+        waits.push((handle.propose(large, PATIENCE), handle.propose(token(number), PATIENCE)));
+    }
+    let mut new = 0;
+    for (large, small) in waits {
+        let (large, small) = (large.await?, small.await?);
+        let Outcome::Session(replies) = large.outcome else { panic!("{:?}", large.outcome) };
+        let [Reply::Integer(fields)] = replies.as_slice() else { panic!("{replies:?}") };
+        new += fields;
+        assert_eq!(small.outcome, Outcome::Done);
+        assert!(large.index <= small.index, "one node's commands keep their order");
+    }
+    assert_eq!(new, 40_000, "each field was new once");
     cluster.converge().await;
     cluster.end().await;
     Ok(())

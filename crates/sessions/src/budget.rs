@@ -8,7 +8,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::{clients::Clients, policy::Policy};
+use ballast_clock::boot_now;
+
+use crate::{clients::Clients, policy::Policy, sparse::Sparse};
 
 /// Connections that take less are left alone: `connections_max` bounds what they take together.
 const SMALL: usize = 128 << 10;
@@ -21,6 +23,7 @@ const FULL: usize = 4;
 #[derive(Debug, Default)]
 pub struct Budget {
     used: AtomicUsize,
+    lines: Sparse,
 }
 
 impl Budget {
@@ -61,7 +64,10 @@ impl Budget {
             if excess == 0 {
                 break;
             }
-            tracing::warn!(peer = %card.peer, bytes = card.takes(), "cut: connections take more memory than this node has for them");
+            if let Some(left_out) = self.lines.may(boot_now().get() / 1_000_000) {
+                let bytes = card.takes();
+                tracing::warn!(peer = %card.peer, bytes, left_out, "cut: connections take more memory than this node has for them");
+            }
             excess = excess.saturating_sub(card.takes());
             card.end_for_room();
         }

@@ -67,7 +67,10 @@ pub struct Connection {
 #[derive(Debug)]
 struct Transaction {
     calls: Vec<Call>,
+    /// What it takes in memory.
     bytes: usize,
+    /// What its commands were sent as.
+    sent: usize,
     words: usize,
     /// The database that a `SELECT` among the commands has selected.
     database: u16,
@@ -261,9 +264,8 @@ impl Connection {
     }
 
     /// The keys of a `WATCH` and their versions. A key that is watched already is watched as it was then. False if that
-    /// would be too many. What failed before is tried again by it.
+    /// would be too many, and then none is watched.
     pub fn watch(&mut self, watched: impl Iterator<Item = Watched>) -> bool {
-        self.is_unguarded = false;
         for watch in watched {
             // The key would keep the whole request in memory.
             let key = (watch.database, Bytes::copy_from_slice(&watch.key));
@@ -272,14 +274,15 @@ impl Connection {
         self.watched_bytes = self.watched.keys().map(|(_, key)| key.len()).sum();
         let fits = self.watched.len() <= WATCHED_MAX && self.watched_bytes <= WATCHED_BYTES_MAX;
         if !fits {
+            self.unwatch();
             self.cannot_watch();
         }
         fits
     }
 
-    /// A `WATCH` failed: the next transaction is refused, unless the client gives up watching before.
+    /// A `WATCH` failed: the next transaction is refused, unless the client gives up watching before. That it watches
+    /// something later does not make up for it, because this keeps no account of what was not watched.
     pub fn cannot_watch(&mut self) {
-        self.unwatch();
         self.is_unguarded = true;
     }
 
@@ -448,13 +451,22 @@ impl Connection {
             // Each would keep the whole read buffer in memory that it came in.
             call.args.iter_mut().for_each(|arg| *arg = Bytes::copy_from_slice(arg));
         }
+        // As RESP has it, and so the log takes no more: a length of some bytes before each word.
+        transaction.sent += call.spec().name.len() + bytes + (1 + call.args.len()) * WORD_FRAME;
         transaction.words += 1 + call.args.len();
-        let limits = &policy.limits;
-        let is_full = transaction.calls.len() >= QUEUED_MAX
-            || transaction.bytes > limits.request_max
-            || transaction.words > limits.arguments_max.max(QUEUED_WORDS_MAX);
-        if is_full {
-            return self.refuse(TOO_MUCH_QUEUED, None);
+        let (words_max, bytes_max) = (policy.limits.arguments_max.max(QUEUED_WORDS_MAX), policy.limits.request_max);
+        let full = if transaction.calls.len() >= QUEUED_MAX {
+            Some(format!("{QUEUED_MAX} commands are the most"))
+        } else if transaction.words > words_max {
+            Some(format!("{words_max} words are the most (sessions.limits.arguments_max)"))
+        } else if transaction.sent > bytes_max {
+            Some(format!("{bytes_max} bytes are the most (sessions.limits.request_max)"))
+        } else {
+            None
+        };
+        if let Some(full) = full {
+            let told = format!("ERR the transaction is too large: {full}; EXEC will refuse it");
+            return self.refuse(Reply::Error(told.into()), None);
         }
         if call.spec().name == "select"
             && let Ok(database) = parse_database(&call.args[0], databases)
@@ -488,12 +500,11 @@ impl Connection {
 /// others wait for them.
 const QUEUED_MAX: usize = 16_384;
 
+/// What a word takes beside its bytes where commands are written down.
+const WORD_FRAME: usize = 6;
+
 /// Words of them that are allowed even if a request may have fewer.
 const QUEUED_WORDS_MAX: usize = 65_536;
-
-const TOO_MUCH_QUEUED: Reply = Reply::error(
-    "ERR the transaction is too large (16384 commands, sessions.limits.request_max and arguments_max); EXEC will refuse it",
-);
 
 /// Bytes of a queued command that keeps its read buffer, which has 256 KiB or is the command's own.
 const PINNING_MIN: usize = 128 << 10;

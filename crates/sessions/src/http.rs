@@ -28,7 +28,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     body::{Body as _, Incoming},
@@ -132,9 +132,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
         }
         None => cut("it read nothing for sessions.limits.write_timeout while an answer waited"),
         Some(Ok(())) => part(connection.into_parts().io.into_inner()).await,
-        Some(Err(error)) if error.is_timeout() => {
-            cut("it was idle, or did not send the rest of a request's head in time")
-        }
+        // Idle, or amid a head: hyper does not say which.
+        Some(Err(error)) if error.is_timeout() => counters.cut_total.up(),
         Some(Err(error)) if error.is_parse() => {
             counters.malformed_total.up();
             worker.tell_cut(&peer, "what it sent is no HTTP");
@@ -213,7 +212,7 @@ impl Site {
 
     async fn answer(&self, policy: &Policy, parts: &Parts, body: Incoming) -> resource::Answer {
         head::check(parts)?;
-        let access = self.access(policy, &parts.headers).await?;
+        let access = self.access(policy, parts).await?;
         let verb = Verb::of(&parts.method)?;
         let asked = Asked::new(&self.held.worker, policy, &access, parts.uri.path(), &parts.headers, verb)?;
         match verb {
@@ -232,7 +231,7 @@ impl Site {
     }
 
     /// What the client may do.
-    async fn access(&self, policy: &Policy, headers: &HeaderMap) -> Result<Arc<Access>, Refused> {
+    async fn access(&self, policy: &Policy, parts: &Parts) -> Result<Arc<Access>, Refused> {
         // A certificate that is not accepted any more gives nothing from then on; the client may still log in.
         let now_ms = self.held.worker.deadlines.now_ms();
         if self.guest.trust.borrow_mut().has_lapsed(now_ms) {
@@ -245,12 +244,12 @@ impl Site {
             }
             // With TLS the name is one of the node's certificate.
             let may_be_a_page = policy.settings.protected && self.held.listener.is_plain();
-            if may_be_a_page && !head::is_for_an_address(headers) {
+            if may_be_a_page && !head::is_for_an_address(parts) {
                 return Err(Refused::OtherSite);
             }
             return Ok(anybody);
         }
-        let Some(credentials) = credentials::of(headers)? else {
+        let Some(credentials) = credentials::of(&parts.headers)? else {
             // As the document has that user now.
             let certified = self.guest.certified.as_ref().filter(|_| self.guest.trust.borrow().may_lapse());
             let certified = certified.and_then(|known| policy.access(&known.user));
@@ -269,10 +268,15 @@ impl Site {
     fn count(&self, refused: &Refused) {
         let counters = &self.held.worker.counters.counters;
         match refused {
-            Refused::Protected | Refused::OtherSite => counters.refused_total.up(),
+            Refused::Protected | Refused::OtherSite => {
+                self.held.worker.tell_refused(&self.guest.peer, &refused.to_string());
+            }
             Refused::WrongPassword(user) => self.held.worker.tell_login_failed(&self.guest.peer, user),
             Refused::Unavailable(_) | Refused::Crowd => counters.unavailable_total.up(),
-            Refused::SlowBody => counters.cut_total.up(),
+            Refused::SlowBody => {
+                counters.cut_total.up();
+                self.held.worker.tell_cut(&self.guest.peer, &refused.to_string());
+            }
             _ => {}
         }
     }

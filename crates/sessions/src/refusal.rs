@@ -28,7 +28,7 @@ pub enum Unavailable {
     #[error("CLUSTERDOWN this node is stopping; nothing was changed, connect to another node")]
     Stopping,
     /// May or may not be done.
-    #[error("UNKNOWN outcome unknown: the command was sent but not confirmed within {0:?}; look before you repeat it")]
+    #[error("UNKNOWN outcome unknown: the command was sent but not confirmed within {}; look before you repeat it", whole_ms(.0))]
     OutcomeUnknown(Duration),
     /// An answer that does not fit the question: a bug of ours.
     #[error("UNKNOWN outcome unknown: the cluster's answer does not fit the command; this is a bug of Ballast")]
@@ -40,7 +40,7 @@ impl Unavailable {
     pub fn of_tick(error: ProposeError) -> Self {
         match error {
             ProposeError::OutcomeUnknown { waited } => {
-                Self::NoQuorum(format!("log time was not carried forward within {waited:?}"))
+                Self::NoQuorum(format!("log time was not carried forward within {}", whole_ms(&waited)))
             }
             error => error.into(),
         }
@@ -50,6 +50,11 @@ impl Unavailable {
     pub fn reply(&self) -> Reply {
         Reply::Error(self.to_string().into())
     }
+}
+
+/// A time as people say it, without what timers are short of.
+fn whole_ms(time: &Duration) -> String {
+    format!("{:?}", Duration::from_millis((time.as_secs_f64() * 1000.0).round() as u64))
 }
 
 impl From<ProposeError> for Unavailable {

@@ -59,8 +59,8 @@ enum Ending {
     Closed,
     /// The client asked for it, and has its answer.
     Asked,
-    /// A bound was exceeded: time, size or grammar. Which one, for the log.
-    Cut(&'static str),
+    /// A bound was exceeded: time, size or grammar. Which one, if the log is to tell it.
+    Cut(Option<&'static str>),
     /// The node or the VIP is leaving, or somebody else ended it.
     Told,
 }
@@ -106,7 +106,9 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
     let ending = serving.run().await.err().unwrap_or(Ending::Asked);
     if let Ending::Cut(why) = ending {
         worker.counters.counters.cut_total.up();
-        worker.tell_cut(&serving.card.peer, why);
+        if let Some(why) = why {
+            worker.tell_cut(&serving.card.peer, why);
+        }
     }
     let ending = if serving.card.is_ended_for_room() { serving.make_room().await } else { ending };
     if matches!(ending, Ending::Asked | Ending::Cut(_)) {
@@ -171,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 self.card.bound_mail(self.policy.limits.output_max);
                 match self.connection.follow(&self.policy) {
                     Follows::Yes => {}
-                    Follows::Gone => return Err(Ending::Told),
+                    Follows::Gone => return Err(self.turn_away(&trust::GONE).await),
                     Follows::Denied => return Err(self.turn_away(&trust::DENIED).await),
                 }
             }
@@ -217,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     /// Says why the client is not served any longer.
     async fn turn_away(&mut self, why: &Reply) -> Ending {
-        self.held.worker.counters.counters.refused_total.up();
+        self.held.worker.tell_refused(&self.card.peer, &trust::words(why));
         self.connection.say(why, &mut self.out);
         self.flush().await.err().unwrap_or(Ending::Asked)
     }
@@ -234,16 +236,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                     self.held.worker.counters.counters.malformed_total.up();
                     self.connection.say(&Reply::Error(format!("ERR {error}").into()), &mut self.out);
                     self.flush().await?;
-                    return Err(Ending::Cut("what it sent is no request"));
+                    return Err(Ending::Cut(Some("what it sent is no request")));
                 }
             }
             if is_http(&self.argv) {
                 self.finish_run().await?;
                 self.held.worker.counters.counters.malformed_total.up();
                 self.flush().await?;
-                return Err(Ending::Cut(
+                return Err(Ending::Cut(Some(
                     "it speaks HTTP to the port of Redis clients, as a page in a browser that attacks it would",
-                ));
+                )));
             }
             let argv = std::mem::take(&mut self.argv);
             match self.connection.sort(argv, &self.policy) {

@@ -1,31 +1,31 @@
 //! Lines of the log about what clients do: some a second, so that whoever makes them cannot fill a disk.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Lines a second that one worker writes. Arbitrary: enough to see what goes on.
+/// Lines a second that are written of one thing. Arbitrary: enough to see what goes on.
 const LINES_MAX: u32 = 10;
 
 /// Counts lines.
 #[derive(Debug, Default)]
 pub struct Sparse {
-    second: Cell<u64>,
-    said: Cell<u32>,
-    left_out: Cell<u64>,
+    second: AtomicU64,
+    said: AtomicU32,
+    left_out: AtomicU64,
 }
 
 impl Sparse {
     /// Whether one more line may be written now; how many were left out since the last one that was.
     pub fn may(&self, now_ms: u64) -> Option<u64> {
         let second = now_ms / 1000;
-        if self.second.replace(second) != second {
-            self.said.set(0);
+        // Threads that meet here may write a line more, or count one less.
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.said.store(0, Ordering::Relaxed);
         }
-        if self.said.get() == LINES_MAX {
-            self.left_out.set(self.left_out.get() + 1);
-            return None;
+        if self.said.fetch_add(1, Ordering::Relaxed) < LINES_MAX {
+            return Some(self.left_out.swap(0, Ordering::Relaxed));
         }
-        self.said.set(self.said.get() + 1);
-        Some(self.left_out.take())
+        self.left_out.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Not here: what users may do ([`crate::policy`]), what makes a certificate good ([`Certificates`]).
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
 use ballast_core::session::Reply;
 use rustls::pki_types::CertificateDer;
@@ -12,13 +12,26 @@ use crate::{node::Certificates, passwords::Source, policy::Policy};
 
 /// Answer to clients that protected mode keeps out.
 pub const DENIED: Reply = Reply::error(
-    "DENIED Ballast's session store has no users and is in protected mode: it serves only clients on this machine, or over TLS \
-     with a certificate of the cluster. Add users to the document (sessions.users), or set sessions.protected to false if \
+    "DENIED Ballast's session store has no users and is in protected mode: it serves only clients that come over \
+     loopback, or over TLS with a certificate of the cluster. Add users to the document (sessions.users), or set sessions.protected to false if \
      everybody who reaches this address may read and change every session.",
 );
 
 /// Answer to clients whose certificate was good when they came.
 pub const LAPSED: Reply = Reply::error("DENIED the certificate that this client has shown is not accepted any more");
+
+/// Answer to clients who are nobody any more: they had not logged in when there came to be users, or their user is gone.
+pub const GONE: Reply = Reply::error(
+    "NOAUTH the users of the session store were changed, and this connection is of none of them; log in anew",
+);
+
+/// What a refusal says.
+pub fn words(refusal: &Reply) -> Cow<'_, str> {
+    match refusal {
+        Reply::Error(text) => String::from_utf8_lossy(text),
+        _ => Cow::Borrowed(""),
+    }
+}
 
 /// How often a certificate that was shown is looked at again.
 const LOOK_MS: u64 = 1000;

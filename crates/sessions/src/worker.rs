@@ -142,7 +142,9 @@ pub struct Worker {
     pub counters: Arc<WorkerCounters>,
     /// Its deadlines.
     pub deadlines: Rc<Deadlines>,
-    lines: Sparse,
+    cuts: Sparse,
+    refusals: Sparse,
+    login_failures: Sparse,
     /// Reads that wait for this node to be known to be current.
     pub confirmations: Rc<Rounds>,
     /// Reads that wait for log time to move on.
@@ -171,7 +173,9 @@ impl Worker {
         }));
         Rc::new(Self {
             deadlines: Deadlines::new(node.now_ms()),
-            lines: Sparse::default(),
+            cuts: Sparse::default(),
+            refusals: Sparse::default(),
+            login_failures: Sparse::default(),
             policy: RefCell::new(Rc::new(Policy::new(node.sessions.settings()))),
             listeners: RefCell::default(),
             draining: Cell::new(false),
@@ -384,15 +388,25 @@ impl Worker {
 impl Worker {
     /// Says in the log why a client is cut.
     pub fn tell_cut(&self, peer: &str, why: &str) {
-        if let Some(left_out) = self.lines.may(self.deadlines.now_ms()) {
+        if let Some(left_out) = self.cuts.may(self.deadlines.now_ms()) {
             tracing::info!(peer, left_out, "cut: {why}");
+        }
+    }
+
+    /// Counts a client, or a request over HTTP, that is turned away, and says so in the log.
+    pub fn tell_refused(&self, peer: &str, why: &str) {
+        self.counters.counters.refused_total.up();
+        if let Some(left_out) = self.refusals.may(self.deadlines.now_ms()) {
+            // The rest of it is what may be done about it, which clients are told.
+            let why = why.split(". ").next().unwrap_or_default();
+            tracing::warn!(peer, left_out, "refused: {why}");
         }
     }
 
     /// Says in the log that somebody did not get in.
     pub fn tell_login_failed(&self, peer: &str, user: &str) {
         self.counters.counters.login_failures_total.up();
-        if let Some(left_out) = self.lines.may(self.deadlines.now_ms()) {
+        if let Some(left_out) = self.login_failures.may(self.deadlines.now_ms()) {
             let user: String = user.chars().take(USER_SAID_MAX).collect();
             tracing::warn!(peer, ?user, left_out, "there is no such user, or the password is wrong");
         }
@@ -464,7 +478,7 @@ impl Arrival {
         worker.take_settings();
         let policy = worker.policy();
         if !self.trust.is_admitted(&policy) {
-            worker.counters.counters.refused_total.up();
+            worker.tell_refused(&self.peer, &trust::words(&trust::DENIED));
             use tokio::io::AsyncWriteExt as _;
             let mut text = Vec::new();
             Out::new(&mut text, Resp::Two).reply(&trust::DENIED);

@@ -62,7 +62,7 @@ fn a_million_words_are_answered_and_more_are_refused() {
     let ballast = Ballast::start(r#"{"limits":{"request_max":"16MiB","arguments_max":1048576}}"#);
     let mut client = ballast.client();
     client.send(b"*1048577\r\n");
-    let told = b"-ERR Protocol error: a request may have 1048576 words (sessions.limits.arguments_max)\r\n";
+    let told = b"-ERR Protocol error: a request may have 1048576 words at most (sessions.limits.arguments_max)\r\n";
     assert_eq!(client.rest(), told);
     let mut client = ballast.client();
     let mut bytes = b"*1000000\r\n$3\r\nDEL\r\n".to_vec();
@@ -74,6 +74,23 @@ fn a_million_words_are_answered_and_more_are_refused() {
         client.send(&bytes);
         assert_eq!(client.answer().unwrap(), b":0\r\n");
     });
+}
+
+#[test]
+fn a_transaction_of_too_many_words_is_refused_as_a_whole() {
+    let ballast = Ballast::start(r#"{"limits":{"arguments_max":16}}"#);
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    assert_eq!(client.say("MULTI"), "+OK\r\n");
+    let words: Vec<&[u8]> =
+        std::iter::once(b"DEL".as_slice()).chain(std::iter::repeat_n(b"a".as_slice(), 15)).collect();
+    for _ in 0..4096 {
+        assert_eq!(client.call(&words), b"+QUEUED\r\n");
+    }
+    let told = String::from_utf8(client.call(&words)).unwrap();
+    assert!(told.starts_with("-ERR the transaction is too large") && told.contains("arguments_max"), "{told}");
+    assert!(client.say("EXEC").starts_with("-EXECABORT"));
+    assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
 }
 
 #[test]
@@ -282,6 +299,7 @@ fn too_many_watched_keys_are_refused_and_take_no_time() {
         std::iter::once("WATCH").chain(keys.iter().map(String::as_str)).map(str::as_bytes).collect();
     let told = String::from_utf8(client.call(&words)).unwrap();
     assert!(told.starts_with("-ERR a connection may watch 4096 keys that take 1MiB together"), "{told}");
+    assert_eq!(client.say("UNWATCH"), "+OK\r\n");
     assert_eq!(client.call(&words[..4097]), b"+OK\r\n");
     assert_eq!(client.say("MULTI"), "+OK\r\n");
     assert_eq!(client.say("SET k1 1"), "+QUEUED\r\n");

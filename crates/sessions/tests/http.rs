@@ -323,6 +323,7 @@ fn pages_of_other_sites_reach_nothing_in_protected_mode() {
     get("host: 127.0.0.1:6380\r\n").is(200, "1");
     get("").refuses(400, "bad_field", "Host");
     get("host: localhost\r\nhost: localhost\r\n").refuses(400, "bad_field", "Host");
+    site.ask("GET http://rebound.example/v1/sessions/shop/a", &[], "").refuses(403, "other_site", "localhost");
     site.ballast.cluster.configure(&store(r#","protected":false"#));
     get("host: sessions.example\r\n").is(200, "1");
 }

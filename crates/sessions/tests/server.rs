@@ -70,6 +70,14 @@ fn without_a_quorum_every_command_is_refused_in_words() {
     client.send(b"MULTI\r\nGET a\r\n");
     assert_eq!((client.answer().unwrap(), client.answer().unwrap()), (b"+OK\r\n".to_vec(), b"+QUEUED\r\n".to_vec()));
     assert_eq!(client.say("EXEC"), "*1\r\n$1\r\n1\r\n", "what was refused was given up");
+    // One that succeeds does not make up for another, and what was watched before it stays so.
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    assert!(client.say("WATCH b").starts_with("-CLUSTERDOWN"));
+    *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
+    assert_eq!(client.say("WATCH a"), "+OK\r\n");
+    client.send(b"MULTI\r\nGET a\r\n");
+    assert_eq!((client.answer().unwrap(), client.answer().unwrap()), (b"+OK\r\n".to_vec(), b"+QUEUED\r\n".to_vec()));
+    assert!(client.say("EXEC").starts_with("-EXECABORT"));
     *ballast.cluster.mood.lock().unwrap() = Mood::Unknown;
     assert!(client.say("SET a 3").starts_with("-UNKNOWN outcome unknown"));
     *ballast.cluster.mood.lock().unwrap() = Mood::Overloaded;
@@ -165,7 +173,8 @@ fn settings_are_followed_while_connections_are_open() {
     ballast
         .cluster
         .configure(&r#"{"users":[{"name":"other","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw")));
-    assert_eq!(client.answer(), None, "the user is gone");
+    assert!(client.answer().unwrap().starts_with(b"-NOAUTH"), "the user is gone");
+    assert_eq!(client.answer(), None);
     let mut client = ballast.client();
     assert_eq!(client.say("AUTH other pw"), "+OK\r\n");
 }
@@ -177,6 +186,8 @@ fn who_never_logged_in_does_not_become_the_default_user() {
     assert_eq!(client.say("SET a 1"), "+OK\r\n");
     let users = r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw"));
     ballast.cluster.configure(&users);
+    let told = String::from_utf8(client.answer().unwrap()).unwrap();
+    assert!(told.starts_with("-NOAUTH the users of the session store were changed"), "{told}");
     assert_eq!(client.answer(), None, "it has to come again and log in");
     let mut client = ballast.client();
     assert!(client.say("GET a").starts_with("-NOAUTH"));

@@ -40,7 +40,8 @@ impl Connection {
             "multi" if self.transaction.is_some() => out.error(b"ERR MULTI calls can not be nested"),
             "multi" => {
                 let database = self.database;
-                self.transaction = Some(Transaction { calls: Vec::new(), bytes: 0, words: 0, database, broken: false });
+                self.transaction =
+                    Some(Transaction { calls: Vec::new(), bytes: 0, sent: 0, words: 0, database, broken: false });
                 self.facts(|facts| facts.queued = Some(0));
                 out.ok();
             }

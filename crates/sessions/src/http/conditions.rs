@@ -74,6 +74,11 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Refused>
             if tag == "*" {
                 return Ok(Some(Tags::Any));
             }
+            let opaque = tag.strip_prefix("W/").unwrap_or(tag);
+            // Somebody's may have a comma in it, and then pieces of it are met here.
+            if !opaque.starts_with('"') && !opaque.ends_with('"') {
+                return Err(Refused::BadField(unreadable));
+            }
             // A weak tag is of the same value here, and never equal in If-Match (section 8.8.3.2).
             let tag = if *name == IF_NONE_MATCH { tag.trim_start_matches("W/") } else { tag };
             these.push(tag.to_owned());
@@ -103,6 +108,7 @@ mod tests {
             (IF_MATCH, &format!("\"x\", {one}"), false, true),
             (IF_MATCH, &format!("W/{one}"), false, false),
             (IF_MATCH, "", false, false),
+            (IF_MATCH, "\"x,y\"", false, false),
             (IF_NONE_MATCH, "*", true, false),
             (IF_NONE_MATCH, &format!("W/{one}"), true, false),
             (IF_NONE_MATCH, "\"x\"", true, true),
@@ -110,6 +116,10 @@ mod tests {
             let conditions = of(name.clone(), value);
             let found = (conditions.let_write(None), conditions.let_write(Some(&one)));
             assert_eq!(found, (absent, present), "{name}: {value}");
+        }
+        for wrong in ["abc", "W/abc", "\"a\", b"] {
+            let headers = HeaderMap::from_iter([(IF_MATCH, HeaderValue::from_str(wrong).unwrap())]);
+            assert!(Conditions::of(&headers).is_err(), "{wrong}");
         }
         assert!(of(IF_NONE_MATCH, &one).let_read(Some(&one)) && of(IF_NONE_MATCH, &one).know(&one));
         assert!(!of(IF_MATCH, "\"x\"").let_read(Some(&one)) && !of(IF_MATCH, "*").let_read(None));

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use http::{HeaderMap, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Version, header, request::Parts};
 
 use super::refused::Refused;
 
@@ -11,7 +11,7 @@ use super::refused::Refused;
 pub(super) fn check(parts: &Parts) -> Result<(), Refused> {
     let hosts = parts.headers.get_all(header::HOST).iter().count();
     if hosts > 1 || hosts == 0 && parts.version >= Version::HTTP_11 {
-        return Err(Refused::BadField("Host"));
+        return Err(Refused::Host);
     }
     Ok(())
 }
@@ -23,9 +23,12 @@ pub(super) fn has_body(headers: &HeaderMap) -> bool {
 
 /// Whether the request is for an address, or for `localhost`. A page of any site can have its own name stand for this
 /// machine's address, and a browser then sends its requests here (DNS rebinding); they still say that name.
-pub(super) fn is_for_an_address(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST) else { return true };
-    let Ok(host) = host.to_str() else { return false };
+///
+/// Where the request line names a site, that counts (RFC 9112, section 3.2.2).
+pub(super) fn is_for_an_address(parts: &Parts) -> bool {
+    let named = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+    let Some(host) = named.or_else(|| parts.headers.get(header::HOST).map(HeaderValue::as_bytes)) else { return true };
+    let Ok(host) = std::str::from_utf8(host) else { return false };
     let host = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -34,12 +37,13 @@ pub(super) fn is_for_an_address(headers: &HeaderMap) -> bool {
         let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
     };
+    let host = host.strip_suffix('.').unwrap_or(host);
     host.is_empty() || host.eq_ignore_ascii_case("localhost") || host.parse::<Ipv4Addr>().is_ok() || is_v6()
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Request};
+    use http::Request;
 
     use super::*;
 
@@ -63,10 +67,18 @@ mod tests {
 
     #[test]
     fn names_of_other_sites_are_no_addresses() {
-        let is = |host| is_for_an_address(&head(Version::HTTP_11, &[("host", host)]).headers);
-        for address in
-            ["127.0.0.1", "127.0.0.1:6380", "[::1]:6380", "[::1]", "localhost", "LocalHost:1", "10.0.0.1", ""]
-        {
+        let is = |host| is_for_an_address(&head(Version::HTTP_11, &[("host", host)]));
+        for address in [
+            "127.0.0.1",
+            "127.0.0.1:6380",
+            "[::1]:6380",
+            "[::1]",
+            "localhost",
+            "LocalHost:1",
+            "localhost.",
+            "10.0.0.1",
+            "",
+        ] {
             assert!(is(address), "{address}");
         }
         for name in
@@ -74,6 +86,9 @@ mod tests {
         {
             assert!(!is(name), "{name}");
         }
-        assert!(is_for_an_address(&HeaderMap::new()));
+        assert!(is_for_an_address(&head(Version::HTTP_10, &[])));
+        let mut absolute = head(Version::HTTP_11, &[("host", "localhost")]);
+        absolute.uri = "http://evil.example/v1/sessions/0/a".parse().unwrap();
+        assert!(!is_for_an_address(&absolute));
     }
 }

@@ -33,8 +33,8 @@ pub(super) enum Refused {
     #[error("too many clients log in at once")]
     Crowd,
     #[error(
-        "the session store has no users and is in protected mode: it serves only clients on this machine, or over TLS with a \
-         certificate of the cluster"
+        "the session store has no users and is in protected mode: it serves only clients that come over loopback, or over \
+         TLS with a certificate of the cluster"
     )]
     Protected,
     #[error(
@@ -48,6 +48,8 @@ pub(super) enum Refused {
     BadTtl,
     #[error("the field {0} cannot be read")]
     BadField(&'static str),
+    #[error("a request must have exactly one field Host")]
+    Host,
     #[error("a part of a session cannot be written")]
     Part,
     #[error("a session is kept as it is sent, so it cannot be sent encoded")]
@@ -140,6 +142,7 @@ impl Refused {
             ),
             Self::BadTtl => (Status::BAD_REQUEST, "bad_ttl", "leave the field TTL out for a session without an end"),
             Self::BadField(_) => (Status::BAD_REQUEST, "bad_field", "see docs/sessions.md for what it may hold"),
+            Self::Host => (Status::BAD_REQUEST, "bad_field", "send one field Host, with the address"),
             Self::Part => (Status::BAD_REQUEST, "part", "leave Content-Range out and send the whole session"),
             Self::Encoded => (Status::UNSUPPORTED_MEDIA_TYPE, "encoded", "leave Content-Encoding out"),
             Self::TooLarge(_) => {
@@ -150,7 +153,9 @@ impl Refused {
                 "no_body",
                 "send Content-Length: 0 if the session is to be empty, or DELETE it",
             ),
-            Self::HalfBody => (Status::BAD_REQUEST, "half_body", "send as much as Content-Length says"),
+            Self::HalfBody => {
+                (Status::BAD_REQUEST, "half_body", "send as much as Content-Length says, or chunks that are whole")
+            }
             Self::SlowBody => (
                 Status::REQUEST_TIMEOUT,
                 "slow_body",

@@ -120,9 +120,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             if deadline.is_over() {
                 too_late = stranger && !looks;
                 let why = match (stranger, amid) {
-                    (true, _) => "it did not log in in time",
-                    (false, true) => "it did not send the rest of a request in time",
-                    (false, false) => "it was idle for sessions.limits.idle_timeout",
+                    (true, _) => Some("it did not log in in time"),
+                    (false, true) => Some("it did not send the rest of a request in time"),
+                    // As the document wants it; nobody has to know.
+                    (false, false) => None,
                 };
                 return Poll::Ready(if looks { Ok(0) } else { Err(Ending::Cut(why)) });
             }
@@ -221,7 +222,7 @@ fn from<'p>(sent: usize, out: &'p [u8], more: &[&'p [u8]]) -> &'p [u8] {
 }
 
 /// What is sent to it stays where it is.
-const NOT_READING: Ending = Ending::Cut("it read nothing for sessions.limits.write_timeout while answers waited");
+const NOT_READING: Ending = Ending::Cut(Some("it read nothing for sessions.limits.write_timeout while answers waited"));
 
 /// Waits for `io`, as long as it is not over.
 async fn until<T>(

@@ -45,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             return Ok(());
         }
         self.flush().await?;
-        Err(Ending::Cut("too many wrong passwords"))
+        Err(Ending::Cut(Some("too many wrong passwords")))
     }
 
     /// How much longer the client may be here without a login; `None` if it need not log in, or has.

@@ -12,7 +12,7 @@ use super::{Ending, Serving};
 use crate::{connection::Exec, refusal::Unavailable};
 
 const TOO_MANY_WATCHED: Reply = Reply::error(
-    "ERR a connection may watch 4096 keys that take 1MiB together; none is watched now, and EXEC is refused until UNWATCH",
+    "ERR a connection may watch 4096 keys that take 1MiB together; none is watched now, and the next EXEC is refused unless UNWATCH comes before",
 );
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {

@@ -44,7 +44,7 @@ pub enum ProtocolError {
     #[error("Protocol error: invalid bulk length")]
     BulkLength,
     /// More words than a request may have.
-    #[error("Protocol error: a request may have {0} words (sessions.limits.arguments_max)")]
+    #[error("Protocol error: a request may have {0} words at most (sessions.limits.arguments_max)")]
     Words(usize),
     /// An array of something else than bulk strings.
     #[error("Protocol error: expected '$', got '{}'", char::from(*.0))]

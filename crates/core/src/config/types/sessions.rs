@@ -192,8 +192,8 @@ pub struct SessionLimits {
     pub key_max: ByteSize,
     /// Size of a request: at least `value_max` and 64KiB, to 16MiB.
     pub request_max: ByteSize,
-    /// Words in a request, and in a transaction (65,536 there, if that is more). While a node applies them, some
-    /// microseconds each, it does nothing else with its state.
+    /// Words in a request; in a transaction as many, and at least 65,536. While a node applies them, about a microsecond
+    /// each, it does nothing else with its state.
     #[schemars(range(min = 16, max = 1_048_576))]
     pub arguments_max: u32,
     /// Commands of one connection that are read before the first of them is answered.
