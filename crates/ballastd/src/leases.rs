@@ -26,6 +26,8 @@ use tracing::{info, warn};
 /// How long a change of hands may wait to get into the history.
 const RECORD_DEADLINE: Duration = Duration::from_secs(30);
 
+const NANOS_PER_MILLI: u64 = 1_000_000;
+
 /// Raft's membership as the lease protocol needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
@@ -91,8 +93,8 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
         voters: VoterSets::new(membership.voters.iter().map(|set| set.iter().copied())),
         nodes,
         vips,
-        timing: timing(configured),
-        longest: timing(longest.max(configured)),
+        timing: Timing::takeover_within(configured * NANOS_PER_MILLI),
+        longest: Timing::at_most(longest.max(configured) * NANOS_PER_MILLI),
         fitness: fitness.node,
     })
 }
@@ -102,10 +104,6 @@ fn finish(state: &State, vip: &str) -> u64 {
     let farms = state.document().map(|document| document.farms.as_slice()).unwrap_or_default();
     let on_it = |farm: &&Farm| farm.listeners.iter().any(|listener| listener.vip.as_deref() == Some(vip));
     farms.iter().filter(on_it).map(|farm| farm.timeouts.drain.as_millis() * 1_000_000).max().unwrap_or(0)
-}
-
-const fn timing(millis: u64) -> Timing {
-    Timing::takeover_within(millis * 1_000_000)
 }
 
 /// How often this node gained or lost each VIP, by cause.

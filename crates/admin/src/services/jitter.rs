@@ -71,7 +71,7 @@ fn bearable(lease: Span) -> Duration {
 /// The shortest lease whose fifth of the right is so long.
 fn shortest(late: Duration) -> Span {
     let nanos = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
-    let mut lease = Span::from_millis(nanos.saturating_mul(5) / 9 * 11 / 1_000_000);
+    let mut lease = Span::from_millis(nanos.saturating_mul(5) / 81 * 110 / 1_000_000);
     while bearable(lease) < late {
         lease = Span::from_millis(lease.as_millis() + 1);
     }

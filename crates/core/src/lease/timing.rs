@@ -1,7 +1,8 @@
 //! How long rights and promises last.
 //!
-//! The number an operator configures is the time in which a dead owner is replaced, so it is the
-//! grantors' *promise* that lasts that long. The holder's *right* is shorter by what two clocks may
+//! The number an operator configures is the time in which a dead owner is replaced, for clients as
+//! well: a tenth of it is for the next owner's asking, for its fence and for being heard, and the
+//! grantors' *promise* lasts the other nine. The holder's *right* is shorter by what two clocks may
 //! differ: a holder whose clock runs at 0.9 keeps its right for `right / 0.9`, a grantor whose clock
 //! runs at 1.1 keeps its promise for `promise / 1.1`, and the first must not outlast the second.
 
@@ -12,8 +13,13 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Timing under which a dead owner is replaced within about `nanos`.
+    /// Timing under which a dead owner is replaced within `nanos`.
     pub const fn takeover_within(nanos: u64) -> Self {
+        Self { right: nanos / 110 * 81 }
+    }
+
+    /// Timing that no lease of `nanos` exceeds, whatever part of it a release keeps for taking over: its promise is all of it.
+    pub const fn at_most(nanos: u64) -> Self {
         Self { right: nanos / 11 * 9 }
     }
 
@@ -65,7 +71,15 @@ mod tests {
             let timing = Timing::takeover_within(configured);
             // right / 0.9 <= promise / 1.1, in whole numbers.
             assert!(timing.right() * 11 <= timing.promise() * 9, "{configured}");
-            assert!(timing.promise() <= configured + 22, "{configured}");
+            assert!(timing.promise() <= configured / 10 * 9 + 22, "{configured}");
+        }
+    }
+
+    #[test]
+    fn no_lease_exceeds_what_is_allowed_under_its_length() {
+        for configured in [50_000_000, 200_000_000, 199_999_999, 10_000_000_000] {
+            let (timing, most) = (Timing::takeover_within(configured), Timing::at_most(configured));
+            assert!(timing.right() < most.right() && most.promise() <= configured + 22, "{configured}");
         }
     }
 }
