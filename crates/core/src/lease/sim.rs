@@ -51,6 +51,9 @@ pub(super) struct Profile {
     pub joint: bool,
 }
 
+/// A node's first start asks for its view as an event of its own.
+const FIRST_START: &str = "a first start opens nothing";
+
 pub(super) const THREE: Profile = Profile { nodes: 3, voters: 3, vips: 2, joint: false };
 pub(super) const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: false };
 pub(super) const CHANGING: Profile = Profile { nodes: 6, voters: 3, vips: 1, joint: true };
@@ -192,7 +195,7 @@ impl World {
             tally: Tally::default(),
         };
         for node in 0..world.nodes.len() {
-            world.start(node);
+            world.start(node).expect(FIRST_START);
         }
         world.at(2 * LEASE, Event::Fault);
         world
@@ -209,7 +212,7 @@ impl World {
         world.events.clear();
         for node in 0..world.nodes.len() {
             world.nodes[node].boots = 0;
-            world.start(node);
+            world.start(node).expect(FIRST_START);
         }
         world
     }
@@ -239,7 +242,7 @@ impl World {
 
     /// Starts a node's process again.
     pub(super) fn restart(&mut self, node: NodeId) {
-        self.start(node.get() as usize - 1);
+        self.start(node.get() as usize - 1).unwrap_or_else(|what| panic!("{what}"));
     }
 
     /// Loses everything that `from` sends to anyone in `to`.
@@ -333,7 +336,7 @@ impl World {
 
     pub(super) fn run(&mut self) -> Result<(), String> {
         self.until(CHAOS)?;
-        self.heal();
+        self.heal()?;
         self.until(CHAOS + CALM)?;
         for vip in (1..=self.profile.vips).map(VipId::new) {
             let owners: Vec<NodeId> = self.open(vip).map(|node| node.id).collect();
@@ -421,7 +424,7 @@ impl World {
         self.nodes[node].process.as_ref().is_some_and(|p| !p.frozen)
     }
 
-    fn start(&mut self, at: usize) {
+    fn start(&mut self, at: usize) -> Result<(), String> {
         let rules = self.rules;
         let t = self.t;
         let node = &mut self.nodes[at];
@@ -443,8 +446,9 @@ impl World {
         if node.boots == 1 {
             self.at(0, Event::Append { node: at });
             self.at(0, Event::View { node: at });
+            Ok(())
         } else {
-            self.show(at).expect("a process that starts opens nothing");
+            self.show(at)
         }
     }
 
@@ -492,6 +496,7 @@ impl World {
             nodes: self.nodes.iter().map(member).collect(),
             vips: (1..=self.profile.vips).map(vip).collect(),
             timing,
+            // Without the tenth that `Timing::at_most` allows beyond it: silence and settling as short as they may be.
             longest: timing,
             fitness: self.nodes[at].fitness,
         })
@@ -626,7 +631,7 @@ impl World {
             0 => self.end(at),
             1 | 2 => {
                 // Restarted fast, or after it was down.
-                self.start(at);
+                self.start(at)?;
             }
             3 => self.freeze(at, Vec::new()),
             4 => {
@@ -740,7 +745,7 @@ impl World {
         }
     }
 
-    fn heal(&mut self) {
+    fn heal(&mut self) -> Result<(), String> {
         self.chaos = false;
         self.healing = true;
         self.blocked.clear();
@@ -758,10 +763,11 @@ impl World {
                 _ => Fitness::Fit,
             };
             match &self.nodes[at].process {
-                None => self.start(at),
+                None => self.start(at)?,
                 Some(process) if process.frozen => self.at(0, Event::Thaw { node: at }),
                 Some(_) => {}
             }
         }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Runs of the simulation, and what the protocol does when one thing goes wrong at a time.
 
 use super::{
-    Change, Fitness, GainCause, LossCause, Unfitness,
+    Change, Fitness, GainCause, LossCause, Timing, Unfitness,
     rules::{Rule, Rules},
     sim::{CHANGING, FAILBACK_DELAY, FIVE, LEASE, MS, Profile, THREE, Tally, World},
 };
@@ -396,7 +396,7 @@ fn a_witness_votes_and_holds_nothing() {
 #[test]
 fn a_cluster_of_one_owns_everything_after_its_silence() {
     let mut world = World::calm(Profile { nodes: 1, voters: 1, vips: 3, joint: false }, Failback::Never);
-    pass(&mut world, LEASE - MS);
+    pass(&mut world, Timing::takeover_within(LEASE).promise() - MS);
     assert_eq!(world.owner(1), None, "an earlier life may have promised");
     pass(&mut world, LEASE);
     assert!((1..=3).all(|vip| world.owner(vip) == Some(NodeId::new(1))));
