@@ -159,7 +159,8 @@ pub struct ServicePlan {
     pub slow_start_ms: u64,
     /// Percentage of backends up below which health is ignored and all are used; zero switches it off.
     pub panic_threshold_percent: u8,
-    /// A bound backend that refuses connections loses the binding at once (cause `connect_failed`).
+    /// A bound backend that refuses connections loses the binding at once (cause `connect_failed`); one that a node cannot
+    /// reach keeps it, and another serves that request.
     pub redispatch: bool,
 }
 

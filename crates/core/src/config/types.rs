@@ -175,7 +175,8 @@ pub struct Service {
     #[serde(default)]
     #[schemars(range(max = 100))]
     pub panic_threshold_percent: u8,
-    /// A bound backend that refuses connections loses the client at once, by a log entry, instead of when its checks fail.
+    /// A bound backend that refuses connections loses the client at once, by a log entry, instead of when its checks fail. One
+    /// that a node cannot reach keeps it: another serves that request, and what the checks of all nodes find decides.
     #[serde(default = "yes")]
     pub redispatch: bool,
 }

@@ -67,8 +67,17 @@ pub struct Chooser<'a> {
     pub affinity: Affinity,
     /// What the service balances by, if by a hash.
     pub hash: HashKey,
-    /// Backends that could not be reached.
-    pub tried: &'a [BackendId],
+    /// Backends that this request found no connection to.
+    pub tried: &'a [Tried],
+}
+
+/// A backend that a request found no connection to.
+#[derive(Clone, Copy, Debug)]
+pub struct Tried {
+    /// Which.
+    pub backend: BackendId,
+    /// Its host said so. Clients leave it then; where nobody answered, they wait for what the cluster's checks say.
+    pub refused: bool,
 }
 
 /// Names a cause in logs, as the API spells it.
@@ -110,7 +119,7 @@ impl Chooser<'_> {
         reason: &'static str,
         binding: &'static str,
     ) -> Result<Choice, Ending> {
-        let mut avoid: smallvec::SmallVec<[BackendId; 8]> = self.tried.into();
+        let mut avoid: smallvec::SmallVec<[BackendId; 8]> = self.tried.iter().map(|tried| tried.backend).collect();
         avoid.extend_from_slice(refused);
         match self.service.pick(self.hash, &avoid, self.worker.wall.millis(), &*self.worker.shared.ports.passive) {
             Pick::Backend(at) => {
@@ -129,9 +138,10 @@ impl Chooser<'_> {
         };
         let cause = match self.service.position(named.backend) {
             None => RehomeCause::BackendRemoved,
-            Some(_) if self.tried.contains(&named.backend) => RehomeCause::ConnectFailed,
+            Some(_) if self.refused(named.backend) => RehomeCause::ConnectFailed,
             Some(at) => match self.service.must_leave(at, &*self.worker.shared.ports.passive) {
                 Some(cause) => cause,
+                None if self.was_tried(named.backend) => return self.unbound(&[], "local"),
                 None => {
                     let may_move = self.service.plan.redispatch;
                     return Ok(Choice {
@@ -161,7 +171,7 @@ impl Chooser<'_> {
                         if renew {
                             bindings.renew(self.service.plan.id, key);
                         }
-                        return self.bound_to(backend, "hit", "");
+                        return self.served_by(backend, "hit", "", &refused);
                     }
                     // Without `redispatch` a backend that cannot be reached keeps its clients until its checks fail.
                     Some(RehomeCause::ConnectFailed) if !self.service.plan.redispatch => {
@@ -189,13 +199,13 @@ impl Chooser<'_> {
                 && let Some(backend) = bind_behind(&self.worker.shared, request.clone())
                 && self.must_move(backend).is_none()
             {
-                return self.bound_to(backend, "new", "");
+                return self.served_by(backend, "new", "", &refused);
             }
             match self.timer.limit(self.wait_ms(), bindings.bind(request)).await {
                 Ok(Ok(bound)) => {
                     let (binding, cause) = self.count(&bound);
                     if self.must_move(bound.backend).is_none() {
-                        return self.bound_to(bound.backend, binding, cause);
+                        return self.served_by(bound.backend, binding, cause, &refused);
                     }
                     if replaces.is_some_and(|(old, _)| old == bound.backend) {
                         if self.is_down_here(bound.backend) {
@@ -226,7 +236,7 @@ impl Chooser<'_> {
     fn must_move(&self, backend: BackendId) -> Option<RehomeCause> {
         match self.service.position(backend) {
             None => Some(RehomeCause::BackendRemoved),
-            Some(_) if self.tried.contains(&backend) => Some(RehomeCause::ConnectFailed),
+            Some(_) if self.refused(backend) => Some(RehomeCause::ConnectFailed),
             Some(at) => self.service.must_leave(at, &*self.worker.shared.ports.passive),
         }
     }
@@ -234,8 +244,27 @@ impl Chooser<'_> {
     /// Whether nobody but this node finds that a backend does not serve.
     fn is_down_here(&self, backend: BackendId) -> bool {
         self.service.position(backend).is_none_or(|at| {
-            self.tried.contains(&backend) || self.service.is_down_here(at, &*self.worker.shared.ports.passive)
+            self.was_tried(backend) || self.service.is_down_here(at, &*self.worker.shared.ports.passive)
         })
+    }
+
+    fn was_tried(&self, backend: BackendId) -> bool {
+        self.tried.iter().any(|tried| tried.backend == backend)
+    }
+
+    fn refused(&self, backend: BackendId) -> bool {
+        self.tried.iter().any(|tried| tried.backend == backend && tried.refused)
+    }
+
+    /// The backend that a client is bound to; another one for this request, if this node found no way to it.
+    fn served_by(
+        &self,
+        backend: BackendId,
+        binding: &'static str,
+        cause: &'static str,
+        refused: &[BackendId],
+    ) -> Result<Choice, Ending> {
+        if self.was_tried(backend) { self.unbound(refused, "local") } else { self.bound_to(backend, binding, cause) }
     }
 
     fn bound_to(&self, backend: BackendId, binding: &'static str, cause: &'static str) -> Result<Choice, Ending> {
@@ -254,7 +283,7 @@ impl Chooser<'_> {
             return Err(Ending::Isolated);
         }
         let last = self.worker.shared.ports.bindings.last_known(self.service.plan.id, key);
-        match last.filter(|backend| self.must_move(*backend).is_none()) {
+        match last.filter(|backend| self.must_move(*backend).is_none() && !self.was_tried(*backend)) {
             Some(backend) => Ok(Choice { reason: "isolated", ..self.bound_to(backend, "hit", "")? }),
             None => self.unbound(refused, "isolated"),
         }

@@ -1,6 +1,6 @@
 //! Clients stay where they belong.
 
-use std::sync::atomic::Ordering;
+use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use ballast_core::{
     cluster::BindError,
@@ -8,7 +8,7 @@ use ballast_core::{
         Commit, CookiePersistence, Isolated, Persistence, SourcePrefix, Span, TableKey, TablePersistence, WhenFull,
     },
     ids::BackendId,
-    plan::{AdminState, CookieKey, Verdict},
+    plan::{AdminState, CookieKey, ServicePlan, Verdict},
     state::RehomeCause,
 };
 
@@ -139,7 +139,7 @@ fn a_drained_backend_keeps_its_own_and_takes_no_new() {
 }
 
 #[test]
-fn a_bound_backend_that_cannot_be_reached_is_left_by_redispatch_only() {
+fn a_bound_backend_that_refuses_connections_is_left_by_redispatch_only() {
     for redispatch in [true, false] {
         let (mut b1, mut b2, site) = two(by_user());
         change(&site, &b1, &b2, |app| app.redispatch = redispatch);
@@ -159,6 +159,42 @@ fn a_bound_backend_that_cannot_be_reached_is_left_by_redispatch_only() {
             assert_eq!((second.status, second.header("x-ballast-reason")), (503, Some("connect_failed")));
             assert_eq!(site.world.binds.lock().unwrap().len(), 1);
         }
+    }
+}
+
+/// That nobody answers may be this node's trouble alone, and the others would still find the backend up.
+#[test]
+fn a_bound_backend_that_does_not_answer_keeps_its_clients() {
+    for cookie in [false, true] {
+        let persistence =
+            || if cookie { Persistence::Cookie(CookiePersistence::default()) } else { Persistence::Table(by_user()) };
+        let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+        let site = Site::of(&[&b1, &b2], |_, service| service.persistence = Some(persistence()));
+        let first = site.get(&user("u1"));
+        let request = match cookie_of(&first) {
+            Some(value) => format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {value}\r\n\r\n"),
+            None => user("u1"),
+        };
+        let publish = |lost: Option<SocketAddr>| {
+            let mut backends = vec![backend(1, b1.address), backend(2, b2.address)];
+            if let Some(address) = lost {
+                backends[usize::from(first.text() == "b2")].address = address;
+            }
+            let mut shop = farm(vec![ServicePlan { persistence: Some(persistence()), ..service(backends) }]);
+            shop.timeouts.connect = Span::from_millis(50);
+            site.world.publish(plan(vec![shop]));
+        };
+        let (hangs, full) = unreachable();
+        publish(Some(hangs));
+        let meanwhile = site.get(&request);
+        assert_eq!((meanwhile.status, meanwhile.text() != first.text()), (200, true), "cookie: {cookie}");
+        assert_eq!(cookie_of(&meanwhile), None);
+        let line = site.line(1);
+        assert_eq!((line["binding"].as_str(), line["reason"].as_str()), (Some("unbound"), Some("local")));
+        assert_eq!(site.world.binds.lock().unwrap().len(), usize::from(!cookie), "nothing was moved");
+        drop(full);
+        publish(None);
+        assert_eq!(site.get(&request).text(), first.text(), "cookie: {cookie}");
     }
 }
 

@@ -170,6 +170,22 @@ pub fn backend(id: u32, address: SocketAddr) -> BackendPlan {
     }
 }
 
+/// An address to which connecting hangs, while what comes with it is kept: a listener whose queue is full drops further
+/// handshakes.
+pub fn unreachable() -> (SocketAddr, impl Sized) {
+    let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = full.local_addr().unwrap();
+    socket2::SockRef::from(&full).listen(0).unwrap();
+    let fillers = (0..4).map(|_| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address.into());
+        socket
+    });
+    let fillers: Vec<_> = fillers.collect();
+    (address, (full, fillers))
+}
+
 pub fn service(backends: Vec<BackendPlan>) -> ServicePlan {
     ServicePlan {
         id: SERVICE,

@@ -2,7 +2,7 @@
 //!
 //! Not here: the line itself and what idles ([`crate::backend`]).
 
-use std::{future::poll_fn, rc::Rc, task::Poll};
+use std::{future::poll_fn, io::ErrorKind, rc::Rc, task::Poll};
 
 use tokio::net::TcpStream;
 
@@ -13,6 +13,22 @@ use crate::{
     ticks::Elapsed,
 };
 
+/// Why there is no connection.
+pub(super) enum NoLink {
+    /// The backend's host refused it: nobody listens there, whoever asks.
+    Refused,
+    /// Nobody answered, or there was no way: that may be this node's trouble alone.
+    Unreached,
+    /// Nobody tried.
+    Ended(Ending),
+}
+
+impl From<Ending> for NoLink {
+    fn from(ending: Ending) -> Self {
+        Self::Ended(ending)
+    }
+}
+
 /// A connection to `backend`: an idle one (unless `fresh`), or a new one, after a wait in line if it is at its limit.
 pub(super) async fn acquire(
     client: &Client,
@@ -20,7 +36,7 @@ pub(super) async fn acquire(
     service: &Service,
     backend: &Rc<Backend>,
     fresh: bool,
-) -> Result<Link, Ending> {
+) -> Result<Link, NoLink> {
     let mut available = if fresh { backend.take_new() } else { backend.take() };
     let queue_ms = service.plan.queue_timeout_ms;
     let queue_until = client.timer.after(queue_ms);
@@ -28,7 +44,7 @@ pub(super) async fn acquire(
         let permit = match available {
             Available::Link(link) => return Ok(link),
             Available::Permit(permit) => permit,
-            Available::Full if queue_ms == 0 => return Err(Ending::QueueFull),
+            Available::Full if queue_ms == 0 => return Err(Ending::QueueFull.into()),
             Available::Full => {
                 service.state.counters.queued.up();
                 let (mut place, elsewhere) = poll_fn(|cx| Poll::Ready(backend.queue(cx))).await;
@@ -63,7 +79,8 @@ pub(super) async fn acquire(
                 let _ = stream.set_nodelay(true);
                 Ok(Link::new(stream, address, permit, backend))
             }
-            Ok(Err(_)) | Err(Elapsed) => Err(Ending::ConnectFailed),
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(NoLink::Refused),
+            Ok(Err(_)) | Err(Elapsed) => Err(NoLink::Unreached),
         };
     }
 }

@@ -5,19 +5,22 @@
 use std::rc::Rc;
 
 use ballast_clock::boot_now;
-use ballast_core::ids::BackendId;
 use smallvec::SmallVec;
 
 use super::{
     After,
-    acquire::acquire,
+    acquire::{NoLink, acquire},
     answer::fail,
     attempt::{Attempt, Attempted},
     job::Job,
     trail::Trail,
 };
 use crate::{
-    http::{client::Client, ending::Ending, stick::Chooser},
+    http::{
+        client::Client,
+        ending::Ending,
+        stick::{Chooser, Tried},
+    },
     live::{Farm, Service},
 };
 
@@ -29,7 +32,7 @@ pub(super) async fn attempts(
     job: &mut Job,
     trail: &mut Trail,
 ) -> (Ending, After) {
-    let mut tried: SmallVec<[BackendId; 4]> = SmallVec::new();
+    let mut tried: SmallVec<[Tried; 4]> = SmallVec::new();
     let mut fresh = false;
     loop {
         let chooser = Chooser {
@@ -54,18 +57,18 @@ pub(super) async fn attempts(
         trail.chosen_ns = boot_now().get();
         let link = match acquire(client, farm, service, &backend, fresh).await {
             Ok(link) => link,
-            Err(Ending::ConnectFailed) => {
+            Err(missed @ (NoLink::Refused | NoLink::Unreached)) => {
                 client.worker().shared.ports.passive.observed(backend.id, false);
                 backend.counters.connect_failures_total.up();
                 if !retry(service, trail) {
                     return fail(client, farm, service, job, trail, Ending::ConnectFailed).await;
                 }
                 if choice.may_move {
-                    tried.push(backend.id);
+                    tried.push(Tried { backend: backend.id, refused: matches!(missed, NoLink::Refused) });
                 }
                 continue;
             }
-            Err(ending) => return fail(client, farm, service, job, trail, ending).await,
+            Err(NoLink::Ended(ending)) => return fail(client, farm, service, job, trail, ending).await,
         };
         trail.connected_ns = boot_now().get();
         // The last look before a backend is touched: the VIP may have been lost while waiting.
