@@ -1,7 +1,7 @@
 //! Makes one page of what all runs in a folder came to.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use ballast_jepsen::verdict::{Judgement, Report, Ruling};
 use serde::de::DeserializeOwned;
 
-use crate::{nemesis::Record, run::Options, store::Recoveries};
+use crate::{nemesis::Record, plan::Kind, run::Options, store::Recoveries};
 
 /// What was found that was Ballast's fault, kept by hand.
 const FOUND: &str = include_str!("../found.md");
@@ -92,14 +92,17 @@ fn write(runs: &[Told]) -> String {
         ));
     }
     line("\n## Faults, and how soon service was back\n".to_owned());
-    line("From when a fault was undone until a write to the store was acknowledged, and until the shop answered over the VIP, in \
-          milliseconds. Faults that others followed before anything succeeded are not timed.\n"
+    line("From when a fault was undone until the next write to the store was acknowledged by anybody, and until the shop answered \
+          the next time over the VIP, in milliseconds; who was never away takes a pace of the clients. Faults that others followed \
+          before anything succeeded are not timed. That each node serves again is looked for in every calm.\n"
         .to_owned());
     line(
         "| fault | times | write, median | worst | over the VIP, median | worst |\n|---|---|---|---|---|---|"
             .to_owned(),
     );
+    let mut seen = BTreeSet::new();
     for (kind, times) in times_of(runs) {
+        seen.insert(kind.to_owned());
         let Times { count, mut writes, mut answers } = times;
         let of = |times: &mut Vec<Duration>| {
             times.sort_unstable();
@@ -111,9 +114,13 @@ fn write(runs: &[Told]) -> String {
         let (write, answer) = (of(&mut writes), of(&mut answers));
         line(format!("| {kind} | {count} | {} | {} | {} | {} |", write.0, write.1, answer.0, answer.1));
     }
+    let never: Vec<String> = Kind::all().map(|kind| kind.to_string()).filter(|kind| !seen.contains(kind)).collect();
+    if !never.is_empty() {
+        line(format!("\nNever drawn: {}.", never.join(", ")));
+    }
     line(format!("\n{}", FOUND.trim_end()));
     line("\n## Runs\n".to_owned());
-    line("| seed | seconds | nodes | faults | not held |\n|---|---|---|---|---|".to_owned());
+    line("| seed | of | seconds | nodes | faults | not held |\n|---|---|---|---|---|---|".to_owned());
     for run in runs {
         let not: Vec<String> = run
             .report
@@ -122,8 +129,9 @@ fn write(runs: &[Told]) -> String {
             .filter(|judgement| judgement.ruling != Ruling::Held)
             .map(|judgement| format!("{} ({})", judgement.promise, judgement.ruling))
             .collect();
-        let Options { seed, seconds, nodes, .. } = &run.options;
-        line(format!("| {seed} | {seconds} | {nodes} | {} | {} |", run.faults.faults.len(), not.join(", ")));
+        let Options { seed, seconds, nodes, revision, .. } = &run.options;
+        let (revision, faults) = (revision.as_deref().unwrap_or("-"), run.faults.faults.len());
+        line(format!("| {seed} | {revision} | {seconds} | {nodes} | {faults} | {} |", not.join(", ")));
     }
     text
 }
@@ -172,7 +180,15 @@ mod tests {
             ..Recovery::default()
         };
         let run = Told {
-            options: Options { seed: 5, seconds: 120, nodes: 3, kinds: vec![Kind::Kill], whom: None, planted: None },
+            options: Options {
+                seed: 5,
+                seconds: 120,
+                nodes: 3,
+                kinds: vec![Kind::Kill],
+                whom: None,
+                planted: None,
+                revision: Some(String::from("abc")),
+            },
             report: Report {
                 title: String::new(),
                 seed: 5,
@@ -188,6 +204,6 @@ mod tests {
         assert!(page.contains("1 runs, 2 minutes in which faults were begun, 2 faults"), "{page}");
         assert!(page.contains("| what was acknowledged is there | 1 | 1 | 0 | 0 | 11 additions |"), "{page}");
         assert!(page.contains("| kill | 4 | 20 | 30 | - | - |"), "{page}");
-        assert!(page.contains("| 5 | 120 | 3 | 2 | P1 one owner (VIOLATED) |"), "{page}");
+        assert!(page.contains("| 5 | abc | 120 | 3 | 2 | P1 one owner (VIOLATED) |"), "{page}");
     }
 }

@@ -11,7 +11,7 @@ use ballast_jepsen::{
     linear::{self, Limits, Verdict},
     models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
     recovery::{self, Bounds, Fault, Recovery},
-    says_why,
+    says_why::{self, Disturbance},
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
     transfers,
@@ -34,10 +34,13 @@ const SLACK: Duration = Duration::from_millis(400);
 const START: Duration = Duration::from_secs(2);
 /// How soon after a fault somebody must be served again: an election or two, a lease and a start on a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
-/// How long two nodes may seem to answer before nothing is decided: a moment at each change of hands, and late answers of a busy
-/// machine.
+/// How long two nodes may seem to answer, in all, before nothing is decided: moments at changes of hands, and late answers of a
+/// busy machine.
 const DOUBT_MS: f64 = 50.0;
-const DOUBT_SHARE: f64 = 0.01;
+/// Clients that have not succeeded for so long before the last calm ended have stopped.
+const STOPPED: Duration = Duration::from_secs(15);
+/// Of a calm, what must be left after that for each node to be visited some dozen times.
+const TAIL: Duration = Duration::from_millis(700);
 /// The farm of the shop.
 const FARM: &str = "shop";
 
@@ -45,7 +48,9 @@ const FARM: &str = "shop";
 pub fn judge(run: &Run) -> Report {
     let mut judgements = vec![ownership(run), stickiness(run), sessions(run), configuration(run)];
     judgements.extend([explanations(run), durability(run), recovery(run), leaks(run)]);
-    judgements.push(transfers::judge(&run.till.transfers, run.till.broken));
+    let last_transfer = run.till.transfers.iter().map(|transfer| transfer.span.until).max();
+    let whole = transfers::judge(&run.till.transfers, run.till.broken);
+    judgements.push(to_the_end(run, whole, "transfer", last_transfer));
     judgements.extend(forward(run));
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
@@ -86,12 +91,14 @@ fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::
 fn slack(run: &Run) -> ClockSlack {
     let dead = run.faults.faults.iter().filter(|fault| matches!(fault.kind, Kind::KillAll | Kind::BlackOut));
     let dead: Duration = dead.map(|fault| fault.until.since(fault.from) + START).sum();
-    ClockSlack { offset: SLACK + dead, rate_per_mille: 100 }
+    ClockSlack { offset: SLACK, rate_per_mille: 100, dead }
 }
 
 fn sessions(run: &Run) -> Judgement {
     let judgement = Judgement::new(Promise::Sessions).looked_at("times a lock was held", run.held.len());
     let mut judgement = hold(judgement, &SessionModel { clock_slack: slack(run) }, &unread_alike(&run.registers));
+    judgement = to_the_end(run, judgement, "answer", last(&run.registers));
+    judgement = to_the_end(run, judgement, "lock", run.held.iter().map(|held| held.from).max());
     for (one, other) in locks::overlaps(&run.held) {
         judgement.violated(format!(
             "{} was held by client {} from {} to {} and by client {} from {} to {}",
@@ -103,7 +110,9 @@ fn sessions(run: &Run) -> Judgement {
 
 fn configuration(run: &Run) -> Judgement {
     // Only these clients change the document.
-    hold(Judgement::new(Promise::Configuration), &ConfigModel { versions: Versions::Own }, &run.config)
+    let judgement = Judgement::new(Promise::Configuration);
+    let judgement = hold(judgement, &ConfigModel { versions: Versions::Own }, &run.config);
+    to_the_end(run, judgement, "answer", last(&run.config))
 }
 
 fn durability(run: &Run) -> Judgement {
@@ -129,7 +138,8 @@ fn durability(run: &Run) -> Judgement {
     if let Some(why) = run.unwell.as_ref().filter(|_| nodes == 0) {
         judgement.undecided(format!("the sets could not be read at the end: {why}"));
     }
-    judgement
+    judgement = to_the_end(run, judgement, "addition", last(&run.additions));
+    to_the_end(run, judgement, "basket", run.till.told.iter().map(|told| told.span.until).max())
 }
 
 fn stickiness(run: &Run) -> Judgement {
@@ -151,7 +161,7 @@ fn stickiness(run: &Run) -> Judgement {
     causes.extend(run.seen.served.iter().zip(&observations).filter_map(|(served, seen)| {
         let line = lines.get(served.id.as_str())?;
         let troubled = troubled.iter().any(|span| span.from <= seen.span.until && seen.span.from <= span.until);
-        (line.binding == "rehomed" && !line.binding_cause.is_empty() && troubled).then(|| Cause {
+        (line.binding == "rehomed" && line.binding_cause == "backend_down" && troubled).then(|| Cause {
             reason: Reason::Down,
             farm: FARM.to_owned(),
             client: Some(seen.client.clone()),
@@ -159,9 +169,11 @@ fn stickiness(run: &Run) -> Judgement {
             span: seen.span,
         })
     }));
-    let unbound = observations.iter().filter(|observation| !observation.bound).count();
+    let bound = observations.iter().filter(|observation| observation.bound).count();
     let judgement = stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement();
-    judgement.count("unbound", unbound).count("moved by a verdict on a slow backend", causes.len() - ours)
+    let judgement = judgement.looked_at("through bindings", bound);
+    let last = run.seen.served.iter().map(|served| served.completed).max();
+    to_the_end(run, judgement.count("moved by a verdict on a slow backend", causes.len() - ours), "answer", last)
 }
 
 /// What a fault of a backend excuses.
@@ -185,10 +197,27 @@ fn troubles(run: &Run) -> Vec<Span> {
 }
 
 fn explanations(run: &Run) -> Judgement {
-    let disturbed = run.faults.faults.iter().filter(|fault| !fault.kind.spares_nodes());
-    // Bytes are on their way for a while, and a connection that was cut is noticed late.
-    let disturbed: Vec<Span> =
-        disturbed.map(|fault| Span::new(fault.from.before(START), fault.until.after(BACK_WITHIN))).collect();
+    // A connection that was cut is noticed late.
+    let disturbed = run.faults.faults.iter().filter(|fault| !fault.kind.spares_nodes()).map(|fault| Disturbance {
+        span: Span::new(fault.from, fault.until.after(START)),
+        // Over the VIP a request may have gone to anybody.
+        whom: (!fault.kind.concerns_all())
+            .then(|| fault.victims.iter().cloned().chain([VIP_NAME.to_owned()]).collect()),
+    });
+    let mut disturbed: Vec<Disturbance> = disturbed.collect();
+    // Damaged files may be found at any time until the node has been replaced.
+    for rot in run.faults.faults.iter().filter(|fault| fault.kind == Kind::BitRot) {
+        let node = |of: &usize| rot.victims.contains(&name(*of));
+        let replaced =
+            run.faults.emptied.iter().filter(|(of, at)| node(of) && *at >= rot.from).map(|(_, at)| *at).min();
+        let until = replaced.map_or(RunTime::NEVER, |at| at.after(BACK_WITHIN));
+        let whom = rot.victims.iter().cloned().chain([VIP_NAME.to_owned()]).collect();
+        disturbed.push(Disturbance { span: Span::new(rot.from, until), whom: Some(whom) });
+    }
+    if run.cut_short {
+        // Nobody waited for the last lines.
+        disturbed.push(Disturbance { span: Span::new(run.span.1.before(BACK_WITHIN), RunTime::NEVER), whom: None });
+    }
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
     let mut judgement = says_why::judge(&failed, &run.proxied, &disturbed);
     run.faults.broken.iter().for_each(|broken| judgement.violated(broken.as_str()));
@@ -222,11 +251,10 @@ fn ownership(run: &Run) -> Judgement {
         let spans: String = spans.collect();
         judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
     }
-    let (doubtful_ms, clear_ms) = doubt(run, (from, until));
-    if doubtful_ms > DOUBT_MS + clear_ms * DOUBT_SHARE {
-        judgement.undecided(format!(
-            "two nodes may have answered for {doubtful_ms:.0} of {clear_ms:.0} ms: single answers, or late ones"
-        ));
+    let doubtful_ms = doubt(run, (from, until));
+    if doubtful_ms > DOUBT_MS {
+        judgement
+            .undecided(format!("two nodes may have answered for {doubtful_ms:.0} ms: single answers, or late ones"));
     }
     if missed > 0.5 {
         judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));
@@ -234,23 +262,40 @@ fn ownership(run: &Run) -> Judgement {
     judgement
 }
 
-/// Time in which two nodes may have answered, and all time, while frames were not late on purpose.
-fn doubt(run: &Run, (from, until): (u64, u64)) -> (f64, f64) {
+/// Time in which two nodes may have answered while frames were not late on purpose.
+fn doubt(run: &Run, (from, until): (u64, u64)) -> f64 {
     let line = |fault: &&Happened| fault.kind.family() == Family::Line;
     let late = run.faults.faults.iter().filter(line);
     let mut late: Vec<(u64, u64)> =
         late.map(|fault| (run.clock.kernel(fault.from), run.clock.kernel(nemesis::reason_until(fault)))).collect();
     late.sort_unstable();
     late.push((until, until));
-    let (mut doubtful, mut clear, mut at) = (0.0, 0.0, from);
+    let (mut doubtful, mut at) = (0.0, from);
     for (begins, ends) in late {
         if at < begins {
             doubtful += run.owners.dual(None, at, begins).doubtful_ms;
-            clear += (begins - at) as f64 / 1e6;
         }
         at = at.max(ends);
     }
-    (doubtful, clear)
+    doubtful
+}
+
+/// Nothing is held of which nothing was seen any more.
+fn to_the_end(run: &Run, mut judgement: Judgement, what: &str, last: Option<RunTime>) -> Judgement {
+    match last {
+        Some(last) if last >= run.span.1.before(STOPPED) => {}
+        Some(last) => {
+            judgement.undecided(format!("the last {what} was at {last}, {:?} before the end", run.span.1.since(last)));
+        }
+        None => judgement.undecided(format!("there was no {what}")),
+    }
+    judgement
+}
+
+/// When the last operation of a history was answered.
+fn last<I, O>(history: &History<I, O>) -> Option<RunTime> {
+    let known = history.operations().iter().filter(|operation| matches!(operation.outcome, Outcome::Ok(_)));
+    known.map(|operation| operation.completed).max()
 }
 
 fn forward(run: &Run) -> Vec<Judgement> {
@@ -276,13 +321,20 @@ fn forward(run: &Run) -> Vec<Judgement> {
             marks.into_iter().filter(|(_, value)| *value != 0).map(|(mark, value)| say(Saying::Mark { mark, value })),
         );
         samples.extend(leads.then(|| say(Saying::Leads { term: *term })));
+        let holds = *owns && *epoch != 0;
+        samples.extend(holds.then(|| say(Saying::Holds { vip: VIP_NAME.to_owned(), epoch: *epoch })));
         if sample.mismatches > 0 {
             mismatches.push(format!("{} had found another state than its own by {at}", name(*node)));
         }
     }
-    let [only_forward, _] = epochs::judge_epochs(&samples);
-    // Nodes compare the hashes of their states at equal index themselves, and count what differs.
-    let mut equal = Judgement::new(Promise::ReplicasEqual).looked_at("samples", run.samples.len());
+    samples.extend(run.hashes.iter().map(|hash| epochs::Sample {
+        at: hash.at,
+        node: hash.node.clone(),
+        incarnation: 0,
+        saying: Saying::Hash { index: hash.index, hash: hash.hash.clone() },
+    }));
+    let [only_forward, mut equal] = epochs::judge_epochs(&samples);
+    // Nodes compare the hashes of their states themselves, too, and count what differs.
     mismatches.into_iter().for_each(|mismatch| equal.violated(mismatch));
     vec![only_forward, equal]
 }
@@ -327,12 +379,32 @@ fn recovery(run: &Run) -> Judgement {
         }
     }
     judgement = beside_snapshots(run, judgement);
+    judgement = everywhere(run, judgement);
     if run.cut_short {
         judgement.undecided("called off: nobody looked whether all nodes came back");
     } else if let Some(why) = &run.unwell {
         judgement.violated(format!("the cluster was not well at the end: {why}"));
     }
     judgement
+}
+
+/// Once a calm has lasted for as long as service may take to come back, every node answers, and the VIP.
+fn everywhere(run: &Run, mut judgement: Judgement) -> Judgement {
+    let mut looked = 0;
+    for calm in &run.faults.calms {
+        let tail = calm.from.after(BACK_WITHIN)..=calm.until;
+        if *tail.end() < tail.start().after(TAIL) {
+            continue;
+        }
+        for through in (0..=run.options.nodes).filter(|node| !calm.without.contains(node)) {
+            looked += 1;
+            if !run.seen.served.iter().any(|one| one.through == through && tail.contains(&one.completed)) {
+                let who = if through == run.options.nodes { VIP_NAME.to_owned() } else { name(through) };
+                judgement.violated(format!("nobody was served through {who} from {} to {}", tail.start(), tail.end()));
+            }
+        }
+    }
+    judgement.count("calms seen through at a node or the VIP", looked)
 }
 
 /// While only a node was concerned that was sent a snapshot, nobody else is to notice.

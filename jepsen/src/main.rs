@@ -46,14 +46,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Faults on a cluster, from a seed; fails if a promise is broken.
+    /// Faults on a cluster, from a seed; exits with 1 if a promise is broken, with 3 if something could not be told.
     Run(RunOptions),
-    /// The faults of an earlier seed again.
+    /// The faults of an earlier run again: by its seed, for as long, on as many nodes. Its folder is left as it is.
     Replay {
-        /// Its seed.
-        seed: u64,
-        #[command(flatten)]
-        options: RunOptions,
+        /// The folder of the run, say `target/chaos/seed-7`.
+        folder: PathBuf,
     },
     /// Writes a page of what all runs in a folder came to.
     Evidence {
@@ -118,25 +116,33 @@ fn main() -> ExitCode {
     interrupt::listen();
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
-        Command::Replay { seed, options } => run(&RunOptions { seed: Some(seed), ..options }),
+        Command::Replay { folder } => replay(&folder),
         Command::Evidence { runs, output } => {
-            evidence::page(&runs).and_then(|page| Ok(std::fs::write(&output, page)?)).map(|()| true)
+            evidence::page(&runs).and_then(|page| Ok(std::fs::write(&output, page)?)).map(|()| Ruling::Held)
         }
-        Command::Locks { seed, rounds } => locks(seed, rounds),
-        Command::Selftest(options) => selftest::run(&options),
+        Command::Locks { seed, rounds } => locks(seed, rounds).map(held),
+        Command::Selftest(options) => selftest::run(&options).map(held),
     };
     if let Some(code) = interrupt::exit_code() {
         eprintln!("jepsen: called off; all that was started is gone");
         return code;
     }
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(Ruling::Held) => ExitCode::SUCCESS,
+        Ok(Ruling::Violated) => ExitCode::FAILURE,
+        Ok(Ruling::Undecided) => ExitCode::from(UNDECIDED),
         Err(error) => {
             eprintln!("jepsen: {error:#}");
             ExitCode::from(2)
         }
     }
+}
+
+/// Exit code of a run that neither found a promise broken nor could tell that all were kept.
+const UNDECIDED: u8 = 3;
+
+fn held(kept: bool) -> Ruling {
+    if kept { Ruling::Held } else { Ruling::Violated }
 }
 
 fn kinds(names: &[String]) -> Result<Vec<Kind>> {
@@ -173,11 +179,25 @@ fn locks(seed: u64, rounds: u32) -> Result<bool> {
     Ok(kept)
 }
 
-/// Whether all promises were kept in all runs.
-fn run(options: &RunOptions) -> Result<bool> {
+/// The sources that the programs are likely to be of.
+fn revision() -> Option<String> {
+    let said = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output().ok()?;
+    let text = String::from_utf8(said.stdout).ok().filter(|_| said.status.success())?;
+    Some(text.trim().to_owned())
+}
+
+fn replay(folder: &Path) -> Result<Ruling> {
+    let file = folder.join("options.json");
+    let text = std::fs::read(&file).with_context(|| format!("read {}: not the folder of a run?", file.display()))?;
+    let options: Options = serde_json::from_slice(&text).with_context(|| format!("understand {}", file.display()))?;
+    run_once(&Options { revision: revision(), ..options }, folder.parent().context("the folder is in another one")?)
+}
+
+/// The worst that was ruled of any run. One that could not be had does not keep the others from being made.
+fn run(options: &RunOptions) -> Result<Ruling> {
     let by_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let first = options.seed.unwrap_or_else(by_clock);
-    let mut kept = true;
+    let (mut ruling, mut lost) = (Ruling::Held, Vec::new());
     for seed in (first..first + options.runs).take_while(|_| !interrupt::came()) {
         let one = Options {
             seed,
@@ -189,16 +209,24 @@ fn run(options: &RunOptions) -> Result<bool> {
                 Target::Owner => Whom::Owner,
             }),
             planted: std::env::var("BALLAST_PLANTED").ok(),
+            revision: revision(),
         };
-        kept &= run_once(&one, &options.output)?;
+        match run_once(&one, &options.output) {
+            Ok(ruled) => ruling = ruling.max(ruled),
+            Err(error) => {
+                eprintln!("jepsen: seed {seed}: there was no run: {error:#}");
+                lost.push(seed);
+            }
+        }
     }
     if let Some(page) = &options.evidence {
         std::fs::write(page, evidence::page(&options.output)?)?;
     }
-    Ok(kept)
+    anyhow::ensure!(lost.is_empty(), "no runs of the seeds {lost:?}");
+    Ok(ruling)
 }
 
-fn run_once(options: &Options, output: &Path) -> Result<bool> {
+fn run_once(options: &Options, output: &Path) -> Result<Ruling> {
     let folder = store::folder(output, options.seed)?;
     println!("Seed {}, {} s of faults on {} nodes; {}", options.seed, options.seconds, options.nodes, folder.display());
     let run = run::run(options, &folder)?;
@@ -206,5 +234,5 @@ fn run_once(options: &Options, output: &Path) -> Result<bool> {
     store::store(&folder, &run, &report)?;
     print!("{report}");
     println!("{} faults in {} rounds", run.faults.faults.len(), run.rounds.len());
-    Ok(report.ruling() != Ruling::Violated)
+    Ok(report.ruling())
 }

@@ -46,7 +46,7 @@ pub fn ballast(seed: u64, rounds: u32) -> Result<Vec<Held>> {
         site.lab.heal()?;
     }
     interrupt::pause(QUIET);
-    clients.finish();
+    clients.finish()?;
     watch.finish();
     Ok(std::mem::take(&mut *record.lock().unwrap_or_else(PoisonError::into_inner)))
 }
@@ -81,7 +81,7 @@ pub fn redis(seed: u64, rounds: u32) -> Result<Vec<Held>> {
         primary = replica;
     }
     interrupt::pause(QUIET);
-    clients.finish();
+    clients.finish()?;
     drop(servers);
     Ok(std::mem::take(&mut *record.lock().unwrap_or_else(PoisonError::into_inner)))
 }

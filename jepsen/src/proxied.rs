@@ -32,10 +32,13 @@ struct Logged {
 /// # Errors
 /// When a log cannot be read.
 pub fn read(cluster: &Cluster, answered: &[&str]) -> Result<Vec<Line>> {
-    let mut lines = Vec::new();
+    let all = || {
+        Ok::<_, anyhow::Error>((0..cluster.len()).map(|node| of(cluster, node)).collect::<Result<Vec<_>>>()?.concat())
+    };
+    let mut lines = all()?;
     // What cannot be had is missing from the lines, and judged so.
     let _ = wait::until("the last lines of the access logs", || {
-        lines = (0..cluster.len()).map(|node| of(cluster, node)).collect::<Result<Vec<_>>>()?.concat();
+        lines = all()?;
         let ids: BTreeSet<&str> = lines.iter().map(|line| line.id.as_str()).collect();
         Ok(answered.iter().all(|id| ids.contains(id)).then_some(()))
     });

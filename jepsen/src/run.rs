@@ -28,7 +28,7 @@ use crate::{
     plan::{self, Kind, Round, Whom},
     proxied,
     site::Site,
-    watch::{Sample, Watch},
+    watch::{Hashed, Sample, Watch},
     workload::{
         bindings::{self, Seen},
         checks, config,
@@ -53,6 +53,9 @@ pub struct Options {
     pub whom: Option<Whom>,
     /// The bug that the daemons were built with and told to have, if any.
     pub planted: Option<String>,
+    /// The revision of the sources that it was started from, as `git describe --always --dirty` has it.
+    #[serde(default)]
+    pub revision: Option<String>,
 }
 
 /// What was done and seen.
@@ -71,6 +74,8 @@ pub struct Run {
     pub cut_short: bool,
     /// What nodes said of themselves.
     pub samples: Vec<Sample>,
+    /// What they said that the hashes of their states were.
+    pub hashes: Vec<Hashed>,
     /// Commands on single keys.
     pub registers: History<SessionInput, SessionOutput>,
     /// Changes of the document.
@@ -140,7 +145,9 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         Ok(_) => nemesis::recover(&mut site),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
-    clients.into_iter().chain(buyers).for_each(super::workload::Clients::finish);
+    for clients in clients.into_iter().chain(buyers) {
+        clients.finish()?;
+    }
     let nodes = &stores[..options.nodes];
     let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
     let (unwell, sets) = match sets {
@@ -155,6 +162,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     let seen = std::mem::take(&mut *lock(&seen));
     let newest = seen.served.iter().max_by_key(|served| served.completed).map(|served| served.id.as_str());
     let proxied = proxied::read(&site.cluster, newest.as_slice())?;
+    let (samples, hashes) = watch.finish();
     let mut run = Run {
         options: options.clone(),
         rounds,
@@ -162,7 +170,8 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         span: (began, over),
         cut_short: cut_short || interrupt::came(),
         unwell,
-        samples: watch.finish(),
+        samples,
+        hashes,
         registers: registers.take(),
         config: changes.take(),
         additions: additions.take(),

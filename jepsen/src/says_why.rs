@@ -2,11 +2,11 @@
 //!
 //! A proxy's own answer carries a code, and so does the line of the access log of each request that came to a proxy. A request
 //! that was not answered at all must have left a line that says how it ended, unless something happened meanwhile that keeps a
-//! node from writing (it was killed, it was cut off with the bytes under way).
+//! that node from writing (it was killed, it was cut off with the bytes under way). Nor may one that nothing befell be away.
 //!
 //! Not here: whether it was right to refuse, which other checkers judge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -100,8 +100,17 @@ fn is_code(code: &str) -> bool {
         || FAMILIES.iter().any(|family| code.strip_prefix(family).is_some_and(|fault| !fault.is_empty()))
 }
 
-/// Holds what was in vain against the access logs. `disturbed` are times in which a node may have been kept from writing.
-pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Span]) -> Judgement {
+/// A time in which somebody may have been kept from answering, and from writing down why.
+#[derive(Clone, Debug)]
+pub struct Disturbance {
+    /// When.
+    pub span: Span,
+    /// Through whom, as [`Vain::via`] has it; everybody if absent.
+    pub whom: Option<BTreeSet<String>>,
+}
+
+/// Holds what was in vain against the access logs. Only who was disturbed may leave it unexplained, or be away.
+pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgement {
     let mut of: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
     for line in lines {
         of.entry(&line.id).or_default().push(line);
@@ -111,14 +120,18 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Span]) -> Judgement {
     for Vain { id, via, span, got } in vain {
         let lines = of.get(id.as_str()).map_or(&[][..], Vec::as_slice);
         let has = |ended: &str| lines.iter().any(|line| line.ended == ended);
-        let excused = disturbed.iter().any(|fault| fault.from <= span.until && span.from <= fault.until);
+        let excused = disturbed.iter().any(|one| {
+            let then = one.span.from <= span.until && span.from <= one.span.until;
+            then && one.whom.as_ref().is_none_or(|whom| whom.contains(via))
+        });
         let told: Vec<String> = lines.iter().map(|line| format!("{} by {}", line.ended, line.node)).collect();
         let mut unexplained = |why: &str| {
             judgement
                 .violated(format!("{span}: {id} via {via} got {got:?}; {why}; the logs say [{}]", told.join(", ")));
         };
         match got {
-            Got::NoConnection { .. } => unreached += 1,
+            Got::NoConnection { .. } if excused => unreached += 1,
+            Got::NoConnection { .. } => unexplained("nothing had befallen it"),
             Got::Answer { reason: Some(code), .. } if !is_code(code) => unexplained("nobody knows that code"),
             Got::Answer { reason: Some(code), .. } if has(code) || lines.is_empty() && excused => by_code += 1,
             Got::Answer { reason: Some(_), .. } => unexplained("no line has that code"),
@@ -149,6 +162,10 @@ mod tests {
         Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
     }
 
+    fn everybody(span: Span) -> Disturbance {
+        Disturbance { span, whom: None }
+    }
+
     fn line(id: &str, ended: &str) -> Line {
         let [id, node, ended] = [id, "node-1", ended].map(str::to_owned);
         Line { id, node, ended, binding: String::from("hit"), binding_cause: String::new(), status: 503 }
@@ -158,7 +175,7 @@ mod tests {
         let vain = Vain { id: String::from("7"), via: String::from("node-1"), span: span(100, 200), got };
         let mut all = vec![line("other", "done")];
         all.extend_from_slice(lines);
-        judge(&[vain], &all, &[span(1000, 2000)]).ruling
+        judge(&[vain], &all, &[everybody(span(1000, 2000))]).ruling
     }
 
     fn proxys(reason: &str) -> Got {
@@ -198,7 +215,7 @@ mod tests {
     #[test]
     fn what_befalls_a_node_at_that_time_excuses_that_it_wrote_nothing() {
         let vain = |from, until, got| Vain { id: String::from("7"), via: String::new(), span: span(from, until), got };
-        let fault = [span(150, 300)];
+        let fault = [everybody(span(150, 300))];
         let ruled = |vain| judge(&[vain], &[line("other", "done")], &fault).ruling;
         assert_eq!(ruled(vain(100, 200, nothing())), Ruling::Held);
         assert_eq!(ruled(vain(100, 200, proxys("isolated"))), Ruling::Held);

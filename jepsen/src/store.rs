@@ -57,6 +57,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     let recoveries = Recoveries { writes: judge::writes_after(run), answers: judge::answers_after(run) };
     json(&folder.join("recoveries.json"), &recoveries)?;
     lines(&folder.join("samples.jsonl"), &run.samples)?;
+    lines(&folder.join("hashes.jsonl"), &run.hashes)?;
     lines(&folder.join("locks.jsonl"), &run.held)?;
     lines(&folder.join("served.jsonl"), &run.seen.served)?;
     lines(&folder.join("failed.jsonl"), &run.seen.failed)?;

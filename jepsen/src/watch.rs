@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::Result;
-use ballast_testkit::{client::Client, lab::Host};
+use ballast_testkit::{client::Client, cluster::Operator, lab::Host};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
@@ -22,6 +22,8 @@ use crate::site::{METRICS_PORT, Site, VIP_NAME};
 use ballast_jepsen::time::RunTime;
 
 const EVERY: Duration = Duration::from_millis(250);
+/// States are hashed once in a while.
+const BETWEEN_HASHES: Duration = Duration::from_secs(1);
 /// A node that is stopped does not answer; the others are to be seen meanwhile.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// What was said longer ago than this says nothing of now.
@@ -58,11 +60,25 @@ pub struct Sample {
     pub threads: u64,
 }
 
+/// What a node said that the hash of its state was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hashed {
+    /// When it was asked.
+    pub at: RunTime,
+    /// The node.
+    pub node: String,
+    /// After which entry.
+    pub index: u64,
+    /// The hash.
+    pub hash: String,
+}
+
 /// Watches all nodes.
 pub struct Watch {
     clock: Clock,
     latest: Arc<Mutex<BTreeMap<usize, Sample>>>,
     all: Arc<Mutex<Vec<Sample>>>,
+    hashes: Arc<Mutex<Vec<Hashed>>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -95,7 +111,19 @@ impl Watch {
                 }
             }));
         }
-        Ok(Self { clock, latest, all, stop, threads })
+        let hashes = Arc::<Mutex<Vec<Hashed>>>::default();
+        threads.push(thread::spawn({
+            let (operator, nodes) = (site.cluster.operator(), site.nodes());
+            let (hashes, stop) = (Arc::clone(&hashes), Arc::clone(&stop));
+            move || {
+                for asked in (0..nodes).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    let found = states(&operator, asked, clock);
+                    hashes.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+                    thread::sleep(BETWEEN_HASHES);
+                }
+            }
+        }));
+        Ok(Self { clock, latest, all, hashes, stop, threads })
     }
 
     /// Who leads by the newest term that was told lately.
@@ -114,12 +142,12 @@ impl Watch {
         latest.values().filter(|sample| sample.at >= since && is(sample)).max_by_key(|s| age(s)).map(|s| s.node)
     }
 
-    /// Ends, and returns all samples in the order in which they were taken.
-    pub fn finish(mut self) -> Vec<Sample> {
+    /// Ends, and returns all samples in the order in which they were taken, and the hashes.
+    pub fn finish(mut self) -> (Vec<Sample>, Vec<Hashed>) {
         self.end();
         let mut all = std::mem::take(&mut *self.all.lock().unwrap_or_else(PoisonError::into_inner));
         all.sort_by_key(|sample| sample.at);
-        all
+        (all, std::mem::take(&mut *self.hashes.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     fn end(&mut self) {
@@ -137,6 +165,20 @@ impl Drop for Watch {
     }
 }
 
+/// What a node knows of the states of all, by what each told it.
+fn states(operator: &Operator, asked: usize, clock: Clock) -> Vec<Hashed> {
+    let at = clock.now();
+    let said = operator.ctl(asked, &["cluster", "status", "-o", "json", "--timeout", "1s"]).ok();
+    let status: Option<serde_json::Value> = said.and_then(|said| serde_json::from_str(&said.out).ok());
+    let nodes = status.as_ref().and_then(|status| status["nodes"].as_array());
+    let hashed = |node: &serde_json::Value| {
+        let (name, hash) = (node["name"].as_str()?, node["state_hash"].as_str().filter(|hash| !hash.is_empty())?);
+        let index = node["state_hash_index"].as_u64().filter(|index| *index > 0)?;
+        Some(Hashed { at, node: name.to_owned(), index, hash: hash.to_owned() })
+    };
+    nodes.into_iter().flatten().filter_map(hashed).collect()
+}
+
 fn look(node: usize, address: SocketAddr, clock: Clock) -> Option<Sample> {
     let at = clock.now();
     let answer = Client::new(address).host("localhost").timeout(PATIENCE).get("/metrics").ok()?;
@@ -152,6 +194,8 @@ fn look(node: usize, address: SocketAddr, clock: Clock) -> Option<Sample> {
         .filter_map(|line| line.rsplit_once(' '))
         .filter_map(|(series, value)| Some((series, value.parse().ok()?)))
         .collect();
+    // A node that does not say so is no sample, and samples there must be.
+    let mismatches = *metrics.get("ballast_state_hash_mismatch_total")? as u64;
     let value = |name: &str| metrics.get(name).copied().unwrap_or_default();
     let of_vip = |name: &str| value(&format!("{name}{{vip=\"{VIP_NAME}\"}}"));
     Some(Sample {
@@ -162,7 +206,7 @@ fn look(node: usize, address: SocketAddr, clock: Clock) -> Option<Sample> {
         leads: value("ballast_raft_is_leader") > 0.5,
         owns: of_vip("ballast_vip_owner") > 0.5,
         epoch: of_vip("ballast_vip_epoch") as u64,
-        mismatches: value("ballast_state_hash_mismatch_total") as u64,
+        mismatches,
         ready: value("ballast_ready") > 0.5,
         ..Sample::default()
     })

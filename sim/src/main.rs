@@ -95,7 +95,7 @@ fn replay(options: &ReplayOptions) -> Result<bool> {
         millis(run.back_after),
         millis(run.equal_after),
     );
-    let wrong = ruling == Ruling::Violated;
+    let wrong = ruling != Ruling::Held;
     if wrong || !options.brief {
         if wrong {
             run.tail.iter().for_each(|line| println!("{line}"));

@@ -102,12 +102,14 @@ impl Client {
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Response> {
         let reused = self.connection.is_some();
         match self.attempt(method, path, headers, body) {
-            Err(error) if reused && is_stale(&error) => self.attempt(method, path, headers, body),
-            result => result,
+            Err(Failed { error, answered: false }) if reused && is_stale(&error) => {
+                self.attempt(method, path, headers, body).map_err(|failed| failed.error)
+            }
+            result => result.map_err(|failed| failed.error),
         }
     }
 
-    fn attempt(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Response> {
+    fn attempt(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response, Failed> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
@@ -134,7 +136,11 @@ impl Client {
         bytes.extend_from_slice(body);
         connection.get_mut().write_all(&bytes)?;
 
-        let response = read_response(&mut connection, method == "HEAD")?;
+        if connection.fill_buf()?.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let response =
+            read_response(&mut connection, method == "HEAD").map_err(|error| Failed { error, answered: true })?;
         for (name, value) in &response.headers {
             if name == "set-cookie"
                 && let Some((cookie, value)) = value.split(';').next().and_then(|pair| pair.split_once('='))
@@ -147,6 +153,19 @@ impl Client {
             self.connection = Some(connection);
         }
         Ok(response)
+    }
+}
+
+/// A request without a whole answer.
+struct Failed {
+    error: io::Error,
+    /// Whether some of the answer came.
+    answered: bool,
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self { error, answered: false }
     }
 }
 

@@ -21,15 +21,17 @@ pub struct ClockSlack {
     pub offset: Duration,
     /// By how much its rate may differ, in thousandths: 100 while log time is pulled by a tenth.
     pub rate_per_mille: u32,
+    /// For how long nobody carried log time on: so much later a life may end, and no earlier.
+    pub dead: Duration,
 }
 
 impl ClockSlack {
     /// Log time and the clients' clock are one.
-    pub const NONE: Self = Self { offset: Duration::ZERO, rate_per_mille: 0 };
+    pub const NONE: Self = Self { offset: Duration::ZERO, rate_per_mille: 0, dead: Duration::ZERO };
 
     /// A fixed bound, with clocks that run alike.
     pub const fn fixed(offset: Duration) -> Self {
-        Self { offset, rate_per_mille: 0 }
+        Self { offset, rate_per_mille: 0, dead: Duration::ZERO }
     }
 
     fn over(self, life: Duration) -> Duration {
@@ -49,8 +51,11 @@ pub struct End {
 impl End {
     /// The end of a life that begins somewhere in `begun`.
     pub fn of(begun: Window, life: Duration, slack: ClockSlack) -> Self {
-        let slack = slack.over(life);
-        Self { earliest: begun.from.after(life).before(slack), latest: begun.until.after(life).after(slack) }
+        let (late, slack) = (slack.dead, slack.over(life));
+        Self {
+            earliest: begun.from.after(life).before(slack),
+            latest: begun.until.after(life).after(slack).after(late),
+        }
     }
 
     /// What is known of the end if something was seen alive at some time in `seen`; `None` if that cannot be.

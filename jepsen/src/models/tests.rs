@@ -84,8 +84,7 @@ mod session {
 
     #[test]
     fn rates_count_over_long_lives() {
-        let model =
-            |rate_per_mille| SessionModel { clock_slack: ClockSlack { offset: Duration::ZERO, rate_per_mille } };
+        let model = |rate_per_mille| SessionModel { clock_slack: ClockSlack { rate_per_mille, ..ClockSlack::NONE } };
         let lines = || vec![set(0, 0, "a", Some(60_000)), get(55_000, 55_001, "nil")];
         assert!(!explained(&model(0), lines()));
         assert!(explained(&model(100), lines()));

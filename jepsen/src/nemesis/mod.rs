@@ -48,13 +48,24 @@ pub struct Happened {
     pub until: RunTime,
 }
 
+/// Between two rounds nothing befalls anybody.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Calm {
+    /// From when the last fault had been undone.
+    pub from: RunTime,
+    /// Until when.
+    pub until: RunTime,
+    /// Nodes of which nothing is expected: their files are damaged, or they have no place in the cluster.
+    pub without: BTreeSet<usize>,
+}
+
 /// What had happened when all was over.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Record {
     /// All faults, in the order in which they were undone.
     pub faults: Vec<Happened>,
-    /// The end of each round's last fault, and the end of the calm after it.
-    pub calms: Vec<(RunTime, RunTime)>,
+    /// The calm after each round.
+    pub calms: Vec<Calm>,
     /// Bytes that were written and not synced when a node lost its power.
     pub bytes_lost: u64,
     /// What an operator was told that was not `done`, and what else people may want to know.
@@ -82,6 +93,7 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         rotten: BTreeSet::new(),
         away: BTreeSet::new(),
         still: BTreeSet::new(),
+        may_end: BTreeSet::new(),
         newcomer: None,
         commands: Vec::new(),
         record: Record::default(),
@@ -111,7 +123,8 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         if !sleep_until(clock, began.after(Duration::from_millis(round.calm_until_ms))) {
             break;
         }
-        nemesis.record.calms.push((healed, clock.now()));
+        let without = nemesis.rotten.union(&nemesis.away).copied().collect();
+        nemesis.record.calms.push(Calm { from: healed, until: clock.now(), without });
         nemesis.replace_rotten(site)?;
     }
     nemesis.collect();
@@ -157,6 +170,8 @@ struct Nemesis {
     away: BTreeSet<usize>,
     /// Nodes that are frozen or without power, so that nothing can be done on them.
     still: BTreeSet<usize>,
+    /// Nodes that something befalls, or befell, of which a daemon may die.
+    may_end: BTreeSet<usize>,
     /// The node that is being replaced, if one is.
     newcomer: Option<membership::Newcomer>,
     clock: Clock,
@@ -188,6 +203,9 @@ impl Nemesis {
         let from = self.clock.now();
         let lab = site.lab.clone();
         let mut victims = vec![name(node)];
+        if planned.kind.may_end_a_daemon() {
+            self.may_end.insert(node);
+        }
         match planned.kind {
             Kind::Kill => site.cluster.kill(node),
             Kind::Restart => {
@@ -373,6 +391,13 @@ impl Nemesis {
         if runs || self.away.contains(&node) {
             return Ok(());
         }
+        if site.cluster.has_ended(node) && !self.may_end.contains(&node) && !self.rotten.contains(&node) {
+            let log = site.cluster.node(node).log()?;
+            let last: Vec<&str> = log.lines().rev().take(6).collect();
+            let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+            self.record.broken.push(format!("node-{} had ended by itself:\n{last}", node + 1));
+        }
+        self.may_end.remove(&node);
         site.cluster.kill(node);
         site.cluster.spawn(node)
     }

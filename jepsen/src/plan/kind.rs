@@ -179,6 +179,19 @@ impl Kind {
         matches!(self.family(), Family::Operator | Family::Backend) && self != Self::Membership
     }
 
+    /// Whether whoever is asked may be concerned, whoever else the victims are.
+    pub fn concerns_all(self) -> bool {
+        use Kind::{BlackOut, Bridge, KillAll, Loss, LossEverywhere, Ring, RollingUpgrade, Split};
+        matches!(self, KillAll | BlackOut | Split | Ring | Bridge | Loss | LossEverywhere | RollingUpgrade)
+    }
+
+    /// Whether a daemon may end by itself of it: its disk fails, it is refused memory or descriptors, or it is put out of the
+    /// cluster.
+    pub fn may_end_a_daemon(self) -> bool {
+        use Kind::{BitRot, DiskError, DiskFull, LittleMemory, Membership, NoDescriptors, SlowDisk};
+        matches!(self, BitRot | DiskError | DiskFull | LittleMemory | Membership | NoDescriptors | SlowDisk)
+    }
+
     /// By its name.
     pub fn parse(name: &str) -> Option<Self> {
         TABLE.iter().find(|(_, its, _)| *its == name).map(|(kind, ..)| *kind)

@@ -92,15 +92,15 @@ pub fn start(lab: &Lab, shops: &[SocketAddr], clock: Clock, seed: u64, record: &
             let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
             let got = match answer {
                 Ok(answer) if answer.status == 200 => {
-                    let (Some(backend), Some(visitor)) = (answer.header("x-backend"), client.cookie(COOKIE)) else {
+                    if let (Some(backend), Some(visitor)) = (answer.header("x-backend"), client.cookie(COOKIE)) {
+                        let (backend, visitor) = (backend.to_owned(), visitor.to_owned());
+                        seen.served.push(Served { id, visitor, backend, through, invoked, completed });
+                        if through == vip {
+                            seen.over_vip.push(completed);
+                        }
                         continue;
-                    };
-                    let (backend, visitor) = (backend.to_owned(), visitor.to_owned());
-                    seen.served.push(Served { id, visitor, backend, through, invoked, completed });
-                    if through == vip {
-                        seen.over_vip.push(completed);
                     }
-                    continue;
+                    Got::Answer { status: 200, reason: Some(String::from("no backend's name, or no cookie")) }
                 }
                 answer => got(&answer),
             };

@@ -39,7 +39,7 @@ pub const DENIED: &str = "DENIED";
 /// Clients that run until they are told to stop, or dropped.
 pub struct Clients {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Clients {
@@ -56,17 +56,24 @@ impl Clients {
         for number in 0..count {
             let (door, stop, client) = (lab.door(Host::Client)?, Arc::clone(&stop), client.clone());
             threads.push(thread::spawn(move || {
-                if door.enter().is_ok() {
-                    client(number, &stop);
-                }
+                door.enter().map_err(io::Error::other)?;
+                client(number, &stop);
+                Ok(())
             }));
         }
         Ok(Self { stop, threads })
     }
 
     /// Waits for the last answers.
-    pub fn finish(self) {
-        drop(self);
+    ///
+    /// # Errors
+    /// When one of them could not begin, or panicked: then there was less to see than it seems.
+    pub fn finish(mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| anyhow::anyhow!("a client of the suite panicked"))??;
+        }
+        Ok(())
     }
 }
 
