@@ -53,7 +53,7 @@ pub struct SelftestOptions {
     /// Only these bugs.
     #[arg(long, value_delimiter = ',')]
     bugs: Vec<String>,
-    /// How long each is looked for, in seconds, in runs of two minutes.
+    /// How long each is looked for, in seconds, in runs of one minute.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
     /// Folder in which each run gets one of its own.
