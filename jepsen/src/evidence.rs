@@ -79,7 +79,8 @@ fn write(runs: &[Told]) -> String {
         let count = |ruling| judgements.iter().filter(|judgement| judgement.ruling == ruling).count();
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         for (name, number) in judgements.iter().flat_map(|judgement| &judgement.counts) {
-            *counts.entry(name).or_default() += number;
+            let sum = counts.entry(name).or_default();
+            *sum = if name.starts_with("longest") { (*sum).max(*number) } else { *sum + number };
         }
         let counts: Vec<String> = counts.iter().map(|(name, number)| format!("{number} {name}")).collect();
         line(format!(

@@ -1,5 +1,7 @@
 //! What a run says about each promise.
 
+mod owners;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use ballast_jepsen::{
@@ -34,9 +36,6 @@ const SLACK: Duration = Duration::from_millis(400);
 const START: Duration = Duration::from_secs(2);
 /// How soon after a fault somebody must be served again: an election or two, a lease and a start on a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
-/// How long two nodes may seem to answer, in all, before nothing is decided: moments at changes of hands, and late answers of a
-/// busy machine.
-const DOUBT_MS: f64 = 50.0;
 /// Clients that have not succeeded for so long before the last calm ended have stopped.
 const STOPPED: Duration = Duration::from_secs(15);
 /// Of a calm, what must be left after that for each node to be visited some dozen times.
@@ -46,12 +45,13 @@ const FARM: &str = "shop";
 
 /// Judges all promises.
 pub fn judge(run: &Run) -> Report {
-    let mut judgements = vec![ownership(run), stickiness(run), sessions(run), configuration(run)];
+    let mut judgements = vec![owners::one(run), stickiness(run), sessions(run), configuration(run)];
     judgements.extend([explanations(run), durability(run), recovery(run), leaks(run)]);
     let last_transfer = run.till.transfers.iter().map(|transfer| transfer.span.until).max();
     let whole = transfers::judge(&run.till.transfers, run.till.broken);
     judgements.push(to_the_end(run, whole, "transfer", last_transfer));
     judgements.extend(forward(run));
+    judgements.extend(owners::replaced(run));
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
     let length = if run.cut_short {
@@ -232,52 +232,6 @@ fn explanations(run: &Run) -> Judgement {
         ));
     }
     judgement
-}
-
-fn ownership(run: &Run) -> Judgement {
-    let (from, until) = (run.clock.kernel(run.span.0), run.clock.kernel(run.span.1));
-    let dual = run.owners.dual(None, from, until);
-    let missed = run.owners.missed(from, until);
-    let asked = ((until - from) as f64 / 1e6 * (1.0 - missed)) as usize;
-    let mut judgement = Judgement::new(Promise::OneOwner)
-        .looked_at("questions answered", run.owners.answered(from, until))
-        .count("questions", asked)
-        .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
-    if dual.ms > 0.0 {
-        let spans = run.owners.dual_spans(from, until).into_iter().take(10).map(|(from, until, who)| {
-            let who: Vec<String> = who.into_iter().map(name).collect();
-            format!("\n{} to {} by {}", run.clock.of(from), run.clock.of(until), who.join(", "))
-        });
-        let spans: String = spans.collect();
-        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
-    }
-    let doubtful_ms = doubt(run, (from, until));
-    if doubtful_ms > DOUBT_MS {
-        judgement
-            .undecided(format!("two nodes may have answered for {doubtful_ms:.0} ms: single answers, or late ones"));
-    }
-    if missed > 0.5 {
-        judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));
-    }
-    judgement
-}
-
-/// Time in which two nodes may have answered while frames were not late on purpose.
-fn doubt(run: &Run, (from, until): (u64, u64)) -> f64 {
-    let line = |fault: &&Happened| fault.kind.family() == Family::Line;
-    let late = run.faults.faults.iter().filter(line);
-    let mut late: Vec<(u64, u64)> =
-        late.map(|fault| (run.clock.kernel(fault.from), run.clock.kernel(nemesis::reason_until(fault)))).collect();
-    late.sort_unstable();
-    late.push((until, until));
-    let (mut doubtful, mut at) = (0.0, from);
-    for (begins, ends) in late {
-        if at < begins {
-            doubtful += run.owners.dual(None, at, begins).doubtful_ms;
-        }
-        at = at.max(ends);
-    }
-    doubtful
 }
 
 /// Nothing is held of which nothing was seen any more.

@@ -1,0 +1,111 @@
+//! Who answered for the VIP, as the observer saw it on the wire.
+
+use std::time::Duration;
+
+use ballast_jepsen::{
+    time::Span,
+    verdict::{Judgement, Promise},
+};
+
+use super::name;
+use crate::{
+    nemesis::{self, Happened},
+    plan::{Family, Kind},
+    run::Run,
+    site::VIP_NAME,
+};
+
+/// How long two nodes may seem to answer, in all, before nothing is decided: moments at changes of hands, and late answers of a
+/// busy machine.
+const DOUBT_MS: f64 = 50.0;
+/// How long nobody may answer after an owner was lost and nothing else was wrong: some leases of 200 ms, because the machine that
+/// runs all nodes has other things to do. What it took is counted.
+const REPLACED_WITHIN: Duration = Duration::from_secs(1);
+
+/// No two nodes answer for the VIP at once.
+pub(super) fn one(run: &Run) -> Judgement {
+    let (from, until) = (run.clock.kernel(run.span.0), run.clock.kernel(run.span.1));
+    let dual = run.owners.dual(None, from, until);
+    let missed = run.owners.missed(from, until);
+    let asked = ((until - from) as f64 / 1e6 * (1.0 - missed)) as usize;
+    let mut judgement = Judgement::new(Promise::OneOwner)
+        .looked_at("questions answered", run.owners.answered(from, until))
+        .count("questions", asked)
+        .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
+    if dual.ms > 0.0 {
+        let spans = run.owners.dual_spans(from, until).into_iter().take(10).map(|(from, until, who)| {
+            let who: Vec<String> = who.into_iter().map(name).collect();
+            format!("\n{} to {} by {}", run.clock.of(from), run.clock.of(until), who.join(", "))
+        });
+        let spans: String = spans.collect();
+        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
+    }
+    let doubtful_ms = doubt(run, (from, until));
+    if doubtful_ms > DOUBT_MS {
+        judgement
+            .undecided(format!("two nodes may have answered for {doubtful_ms:.0} ms: single answers, or late ones"));
+    }
+    if missed > 0.5 {
+        judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));
+    }
+    judgement
+}
+
+/// Time in which two nodes may have answered while frames were not late on purpose.
+fn doubt(run: &Run, (from, until): (u64, u64)) -> f64 {
+    let line = |fault: &&Happened| fault.kind.family() == Family::Line;
+    let late = run.faults.faults.iter().filter(line);
+    let mut late: Vec<(u64, u64)> =
+        late.map(|fault| (run.clock.kernel(fault.from), run.clock.kernel(nemesis::reason_until(fault)))).collect();
+    late.sort_unstable();
+    late.push((until, until));
+    let (mut doubtful, mut at) = (0.0, from);
+    for (begins, ends) in late {
+        if at < begins {
+            doubtful += run.owners.dual(None, at, begins).doubtful_ms;
+        }
+        at = at.max(ends);
+    }
+    doubtful
+}
+
+/// A dead owner is replaced. `None` if none was lost while all else was well.
+pub(super) fn replaced(run: &Run) -> Option<Judgement> {
+    let owners = run.owners.owners();
+    let lost = |fault: &&Happened| {
+        use Kind::{Freeze, Isolate, Kill, LinkDown, Pause, PowerOff};
+        let at = run.clock.kernel(fault.from);
+        let owner = owners.iter().rfind(|(from, _, _)| *from <= at).map(|(_, _, node)| name(*node));
+        let dies = matches!(fault.kind, Freeze | Isolate | Kill | LinkDown | Pause | PowerOff);
+        dies && owner.is_some_and(|owner| fault.victims.contains(&owner)) && is_alone(run, fault)
+    };
+    let lost: Vec<&Happened> = run.faults.faults.iter().filter(lost).collect();
+    if lost.is_empty() {
+        return None;
+    }
+    let mut judgement = Judgement::new(Promise::Failover);
+    let mut longest = Duration::ZERO;
+    for fault in &lost {
+        let (from, until) = (run.clock.kernel(fault.from), run.clock.kernel(fault.from.after(2 * REPLACED_WITHIN)));
+        let nobody = Duration::from_secs_f64(run.owners.nobody_ms(from, until) / 1000.0);
+        longest = longest.max(nobody);
+        if nobody > REPLACED_WITHIN {
+            let victim = fault.victims.join(", ");
+            judgement
+                .violated(format!("nobody answered for {nobody:?} after {} of {victim} at {}", fault.kind, fault.from));
+        }
+    }
+    Some(
+        judgement
+            .count("owners lost alone", lost.len())
+            .count("longest without one, in ms", longest.as_millis() as usize),
+    )
+}
+
+/// Whether nothing else that nodes suffer from was going on when a fault began, and nothing came soon after it.
+fn is_alone(run: &Run, fault: &Happened) -> bool {
+    let others = run.faults.faults.iter().filter(|other| !other.kind.spares_nodes() || other.kind == Kind::MoveVip);
+    let near = Span::new(fault.from.before(2 * REPLACED_WITHIN), fault.from.after(2 * REPLACED_WITHIN));
+    let mut others = others.filter(|other| other.from <= near.until && near.from <= other.until);
+    others.all(|other| std::ptr::eq(other, fault))
+}
