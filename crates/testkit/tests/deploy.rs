@@ -259,6 +259,67 @@ fn compose_files_name_files_volumes_and_services_that_there_are() {
     }
 }
 
+/// Whether the build context has a file: of the lines that match it, or a folder that it is in, the last one decides.
+fn admitted(path: &str, ignore: &str) -> bool {
+    let matches = |pattern: &str| match pattern.strip_prefix("**/*") {
+        Some(end) => path.ends_with(end),
+        None => {
+            pattern == "*" || path.strip_prefix(pattern).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
+    };
+    let rules = ignore.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    rules.fold(true, |admitted, rule| match rule.strip_prefix('!') {
+        Some(pattern) => admitted || matches(pattern),
+        None => admitted && !matches(rule),
+    })
+}
+
+/// Files that programs of a folder have built in by a path, below the root; those of tests are not built into images.
+fn built_in(folder: &Path, found: &mut BTreeSet<String>) {
+    let root = root().canonicalize().expect("the root");
+    for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if path.is_dir() {
+            if !path.ends_with("tests") {
+                built_in(&path, found);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("UTF-8");
+            for after in ["include_str!(\"", "include_bytes!(\""].iter().flat_map(|macro_| text.split(macro_).skip(1)) {
+                let file = folder.join(after.split('"').next().expect("a part"));
+                let file = file.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+                found.insert(file.strip_prefix(&root).expect("below the root").to_str().expect("UTF-8").to_owned());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_build_context_has_all_that_building_from_source_needs() {
+    let (ignore, manifest, dockerfile) = (read(".dockerignore"), read("Cargo.toml"), read("deploy/Dockerfile"));
+    let members = manifest.split_once("members = [").and_then(|(_, rest)| rest.split_once(']')).expect("members").0;
+    let members: Vec<_> = members.split('"').skip(1).step_by(2).collect();
+    assert!(members.len() > 10, "{members:?}");
+    let mut needed: BTreeSet<String> = ["Cargo.toml", "Cargo.lock"].map(str::to_owned).into();
+    for member in members {
+        needed.extend(["Cargo.toml", "build.rs", "src/lib.rs"].map(|file| format!("{member}/{file}")));
+        built_in(&root().join(member).join("src"), &mut needed);
+    }
+    for line in dockerfile.lines().filter(|line| line.starts_with("COPY ") && !line.contains("--from=")) {
+        let mut words: Vec<_> = line.split_ascii_whitespace().skip(1).collect();
+        words.pop();
+        needed.extend(words.into_iter().filter(|word| *word != ".").map(str::to_owned));
+    }
+    let scripts = dockerfile.split_ascii_whitespace().filter(|word| word.starts_with("scripts/"));
+    needed.extend(scripts.map(str::to_owned));
+    let missing: Vec<_> = needed.iter().filter(|path| !admitted(path, &ignore)).collect();
+    assert!(missing.is_empty(), ".dockerignore keeps out {missing:?}");
+    for other in
+        ["target/release/ballastd", ".git/HEAD", "bench/results/latest.json", "sim/default.profraw", "simulated"]
+    {
+        assert!(!admitted(other, &ignore), "{other} is in the build context");
+    }
+}
+
 #[test]
 fn the_unit_is_told_ready_and_fed_and_gives_only_what_vips_need() {
     let unit = read("deploy/ballastd.service");
