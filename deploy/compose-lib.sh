@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export COMPOSE_PROJECT_NAME=${1:?name of the project}
 export COMPOSE_IGNORE_ORPHANS=1 BALLAST_EVERY_MS=${BALLAST_EVERY_MS:-10}
 nodes=(node-1 node-2 node-3)
-engine= engine_log= engine_rules= came_up=
+engine= engine_log= engine_rules= came_up= heard=
 compose_files=(-f docker-compose.yml ${BALLAST_COMPOSE_OVERRIDE:+-f "$BALLAST_COMPOSE_OVERRIDE"})
 
 exec 3>&1 4>&2
@@ -118,6 +118,7 @@ finish() {
         fi
     fi
     stop_engine
+    rm -f "$heard"
     exit "$code"
 }
 trap finish EXIT
@@ -136,7 +137,7 @@ until_true() {
 
 healthy() { timeout 5 docker exec "$(container "$1")" ballastctl healthcheck; }
 shop_is_open() { [ "$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' "$(container setup)")" = "exited 0" ]; }
-visitors_are_served() { [ "$(inside client ballast-shop report | sed -n 's/^served=//p')" -gt 20 ]; }
+visitors_are_served() { [ "$(report | sed -n 's/^served=//p')" -gt 20 ]; }
 
 bring_up() {
     came_up=yes
@@ -146,6 +147,7 @@ bring_up() {
     for service in "${nodes[@]}" witness; do until_true 90 "$service is ready" healthy "$service"; done
     until_true 90 "the shop is open" shop_is_open
     until_true 60 "visitors are served" visitors_are_served
+    : >"$heard"
 }
 
 # --- asking ---
@@ -162,7 +164,10 @@ ask() {
 vip_owner() { ask vip list -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["owner_name"] or "")'; }
 raft_leader() { ask cluster status -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)["leader_name"] or "")'; }
 
-report() { inside client ballast-shop report; }
+# What the client saw since it was asked last. All that it says is in $heard until it is judged, so that no report is lost
+# that was taken for something else.
+heard=$(mktemp "${TMPDIR:-/tmp}/ballast-heard.XXXXXX")
+report() { inside client ballast-shop report | tee -a "$heard"; }
 field() { sed -n "s/^$1=//p" <<<"$2"; }
 
 # --- faults ---
