@@ -9,13 +9,14 @@
 #   BALLAST_COMPOSE_OVERRIDE=deploy/compose.ebpf-sysadmin.yml    the strict fence
 #   OUTPUT=FILE                                a line of JSON for each round
 #
-# Exits 0 only if nobody lost a session, a basket, or a backend that was there.
+# Exits 0 only if nobody lost a session, a basket, or a backend that was there, and every round was measured.
 . "$(dirname "$0")/compose-lib.sh" ballast-faults
 
 rounds=${ROUNDS:-20}
 kinds=${KINDS:-kill pause disconnect}
 targets=${TARGETS:-owner leader node witness web}
 results=${OUTPUT:-$(mktemp)}
+skipped=()
 : >"$results"
 
 need_docker
@@ -46,6 +47,17 @@ pick() {
     esac
 }
 
+# Why `pick` found nobody.
+nobody() {
+    case $1 in
+    owner) echo "nobody owns the VIP" ;;
+    leader) echo "nobody leads" ;;
+    node) echo "every node owns the VIP or leads" ;;
+    web) echo "nobody serves visitor 1" ;;
+    *) echo "there is no such target" ;;
+    esac
+}
+
 settled() {
     local service
     for service in "${nodes[@]}" witness; do healthy "$service" || return 1; done
@@ -58,11 +70,16 @@ for kind in $kinds; do
             until_true 90 "the cluster is whole again" settled
             sleep 1
             service=$(pick "$target")
-            [ -n "$service" ] || { detail "$kind $target $round: there is none now"; continue; }
+            if [ -z "$service" ]; then
+                skipped+=("$kind $target $round: $(nobody "$target")")
+                detail "${skipped[-1]}"
+                continue
+            fi
             also=
             [ "$service" != "$(vip_owner)" ] || also+=owner
             [ "$service" != "$(raft_leader)" ] || also+=leader
             report >/dev/null
+            before=$(<"$heard")
             hurt_it "$kind" "$service"
             sleep 3
             during=$(report)
@@ -70,22 +87,25 @@ for kind in $kinds; do
             case $service in web*) sleep 2 ;; *) until_true 90 "$service is ready again" healthy "$service" ;; esac
             sleep 1
             after=$(report)
-            python3 - "$kind" "$target" "$round" "$service" "$also" "$during" "$after" >>"$results" <<'PY'
+            : >"$heard"
+            python3 - "$kind" "$target" "$round" "$service" "$also" "$before" "$during" "$after" >>"$results" <<'PY'
 import json, re, sys
-kind, target, round_, service, also, during, after = sys.argv[1:]
+kind, target, round_, service, also, before, during, after = sys.argv[1:]
 def figures(text):
     one = {k: int(v) for k, v in re.findall(r"^(\w+)=(\d+)$", text, re.M)}
-    one["moved"] = [m for m in re.findall(r"^move=(.*)$", text, re.M)]
     one["failures"] = re.findall(r"^failure=(.*)$", text, re.M)
     return one
+# What was kept is judged by all that was heard since the last round, before the fault as well.
+heard = "\n".join((before, during, after))
+lost = lambda what: sum(map(int, re.findall(rf"^{what}_lost=(\d+)$", heard, re.M)))
+moves = lambda text: re.findall(r"^move=(.*)$", text, re.M)
+wrong = moves(before) + [m for m in moves(during) + moves(after) if f": {service} >" not in m]
 during, after = figures(during), figures(after)
-wrong = [m for m in during["moved"] + after["moved"] if f": {service} >" not in m]
 print(json.dumps({"kind": kind, "target": target, "round": int(round_), "service": service, "owns": "owner" in also, "leads": "leader" in also, "load": float(open("/proc/loadavg").read().split()[0]),
     "silence_ms": during["silence_ms"], "silence_after_ms": after["silence_ms"], "served": during["served"],
     "failed": during["failed"], "failures": during["failures"], "failed_after": after["failed"],
-    "sessions_lost": during["sessions_lost"] + after["sessions_lost"],
-    "baskets_lost": during["baskets_lost"] + after["baskets_lost"],
-    "moved": during["moved"] + after["moved"], "moved_without_need": len(wrong)}))
+    "sessions_lost": lost("sessions"), "baskets_lost": lost("baskets"),
+    "moved": moves(heard), "moved_without_need": len(wrong)}))
 PY
             tail -n 1 "$results" | python3 -c 'import json, sys
 r = json.loads(sys.stdin.read())
@@ -95,8 +115,9 @@ print("    {kind:10} {target:8} {round:3} {service:8} {also}silence {silence_ms:
     done
 done
 
+code=0
 step "What the client saw, in ms of silence:"
-python3 - "$results" <<'PY'
+python3 - "$results" <<'PY' || code=1
 import json, statistics, sys
 rows = [json.loads(line) for line in open(sys.argv[1])]
 print("    | fault | rounds | median | worst | rounds <= 200 ms | worst on return | moved without need | sessions lost | baskets lost |")
@@ -112,4 +133,12 @@ for key in sorted({name(r) for r in rows}, key=[name(r) for r in rows].index):
 lost = sum(r["moved_without_need"] + r["sessions_lost"] + r["baskets_lost"] for r in rows)
 sys.exit(1 if lost else 0)
 PY
+planned=$((rounds * $(wc -w <<<"$kinds") * $(wc -w <<<"$targets")))
+measured=$(wc -l <"$results")
+if [ "$measured" -lt "$planned" ]; then
+    step "ONLY $measured OF $planned ROUNDS WERE MEASURED; not these:"
+    printf '    %s\n' "${skipped[@]}"
+    code=1
+fi
 [ -n "${OUTPUT:-}" ] || rm -f "$results"
+exit "$code"
