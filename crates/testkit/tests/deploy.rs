@@ -253,10 +253,26 @@ fn compose_files_name_files_volumes_and_services_that_there_are() {
         }
     }
     assert!(yaml("deploy/compose/shop.yaml").is_object());
-    let scraped = yaml("deploy/prometheus/prometheus.yml").to_string();
-    for node in services.keys().filter(|name| name.starts_with("node-") || *name == "witness") {
-        assert!(scraped.contains(&format!("\"{node}:7402\"")), "{node} is not scraped");
+}
+
+#[test]
+fn nodes_are_scraped_and_those_that_need_not_be_there_only_while_they_have_a_name() {
+    let compose = yaml("docker-compose.yml");
+    let scrape = &yaml("deploy/prometheus/prometheus.yml")["scrape_configs"][0];
+    let by_name = &scrape["dns_sd_configs"][0];
+    let has = |list: &Value, word: &str| list.as_array().expect("a list").iter().any(|one| one == word);
+    for (node, service) in compose["services"].as_object().expect("services") {
+        if service["environment"]["BALLAST_NAME"].is_string() {
+            let always = has(&scrape["static_configs"][0]["targets"], &format!("{node}:7402"));
+            assert_eq!(always, service["profiles"].is_null(), "{node}: who is always scraped is missed when not there");
+            assert_eq!(has(&by_name["names"], node), !always, "{node} is not scraped, or twice");
+        }
     }
+    // Rules and dashboard speak of the job, and of instances by their names.
+    assert_eq!(scrape["job_name"], "ballast");
+    assert_eq!((&by_name["type"], &by_name["port"]), (&"A".into(), &"7402".into()));
+    let called = &scrape["relabel_configs"][0];
+    assert_eq!((&called["target_label"], &called["replacement"]), (&"instance".into(), &"$1:7402".into()));
 }
 
 /// Whether the build context has a file: of the lines that match it, or a folder that it is in, the last one decides.
