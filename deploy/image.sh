@@ -21,7 +21,8 @@ done
 # The builder that every engine has, so that it is the same with and without the buildx plugin.
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-DOCKER_BUILDKIT=0 "$docker" build -q -f deploy/Dockerfile --target host --network host \
-    --build-arg VERSION="$version" --build-arg REVISION="$revision" -t "$image" . 2>/dev/null ||
-    DOCKER_BUILDKIT=0 "$docker" build -f deploy/Dockerfile --target host --network host -t "$image" .
+export DOCKER_BUILDKIT=0
+build=(build -f deploy/Dockerfile --target host --network host
+    --build-arg VERSION="$version" --build-arg REVISION="$revision" -t "$image" .)
+"$docker" "${build[@]}" -q 2>/dev/null || "$docker" "${build[@]}"
 echo "image: $image is $("$docker" image inspect -f '{{.Size}}' "$image" | awk '{ printf "%.0f MB", $1 / 1e6 }')"
