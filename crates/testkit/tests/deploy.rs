@@ -336,6 +336,149 @@ fn the_build_context_has_all_that_building_from_source_needs() {
     }
 }
 
+/// Commands that a text shows: in blocks of the console, between backticks, in indented comments, in what a script says.
+fn commands(text: &str) -> Vec<&str> {
+    let (mut found, mut console) = (Vec::new(), false);
+    for line in text.lines() {
+        if line.starts_with("```") {
+            console = line == "```console";
+        } else if let Some(comment) = line.strip_prefix("#   ") {
+            found.push(comment);
+        } else if let Some(said) = line.trim().strip_prefix("say \"    ") {
+            found.push(said.trim_end_matches('"'));
+        } else if console {
+            found.extend(line.strip_prefix("$ "));
+        } else {
+            found.extend(line.split('`').skip(1).step_by(2));
+        }
+    }
+    // What it is for stands apart.
+    let found = found.into_iter().filter_map(|shown| shown.split("  ").next()).flat_map(|shown| shown.split(" && "));
+    found
+        .filter(|shown| ["docker-compose ", "docker ", "make "].iter().any(|program| shown.starts_with(program)))
+        .collect()
+}
+
+/// What is wrong with such a command: it names files, profiles, services, networks or targets that there are not, or leaves
+/// something behind.
+fn misled(command: &str, compose: &Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut command = command.to_owned();
+    // A command within the command gives the container of the service that it ends with.
+    while let Some((before, rest)) = command.split_once("$(") {
+        let (inner, after) = rest.split_once(')').expect("an end");
+        wrong.extend(misled(inner, compose));
+        command = format!("{before}{}{after}", inner.rsplit(' ').next().expect("a part"));
+    }
+    let services = compose["services"].as_object().expect("services");
+    let profiles: BTreeSet<_> = services.values().filter_map(|service| service["profiles"][0].as_str()).collect();
+    let mut words = command.split_ascii_whitespace();
+    match words.next() {
+        Some("make") => {
+            let target = words.next().unwrap_or_default();
+            if !read("Makefile").contains(&format!("\n{target}:")) {
+                wrong.push(format!("there is no target {target}"));
+            }
+        }
+        Some("docker-compose") => {
+            let mut named = BTreeSet::new();
+            let action = loop {
+                match words.next().unwrap_or_default() {
+                    "-f" => {
+                        let file = words.next().unwrap_or_default();
+                        if !root().join(file).is_file() {
+                            wrong.push(format!("there is no file {file}"));
+                        }
+                    }
+                    "--profile" => {
+                        named.insert(words.next().unwrap_or_default());
+                    }
+                    action => break action,
+                }
+            };
+            wrong.extend(named.difference(&profiles).map(|profile| format!("there is no profile {profile}")));
+            let (options, given): (Vec<_>, Vec<_>) = words.partition(|word| word.starts_with('-'));
+            let given = match action {
+                "up" | "logs" | "ps" | "kill" | "start" | "pause" | "unpause" => given.as_slice(),
+                "exec" => given.get(..1).unwrap_or_default(),
+                "down" if options.contains(&"-v") && named != profiles => {
+                    wrong.push("it leaves containers of profiles behind".to_owned());
+                    &[]
+                }
+                "down" => &[],
+                other => {
+                    wrong.push(format!("what is {other}?"));
+                    &[]
+                }
+            };
+            let unknown = given.iter().filter(|service| !services.contains_key(**service));
+            wrong.extend(unknown.map(|service| format!("there is no service {service}")));
+        }
+        Some("docker") => {
+            let words: Vec<_> = words.collect();
+            let value = |key: &str| words.iter().skip_while(|word| **word != key).nth(1).copied();
+            let ["network", action @ ("connect" | "disconnect"), .., network, service] = words.as_slice() else {
+                wrong.push("it is no command for a network".to_owned());
+                return wrong;
+            };
+            let project = read(".env");
+            let project = project.trim().strip_prefix("COMPOSE_PROJECT_NAME=").expect("the project's name");
+            let short = network.strip_prefix(&format!("{project}_")).unwrap_or_default();
+            if compose["networks"][short].is_null() {
+                wrong.push(format!("there is no network {network}"));
+            }
+            let address = compose["services"][service]["networks"][short]["ipv4_address"].as_str().unwrap_or_default();
+            let address = address.replace("${BALLAST_NET:-172.30.87}", "172.30.87");
+            if *action == "connect" && (value("--ip"), value("--alias")) != (Some(&*address), Some(*service)) {
+                wrong.push(format!("{service} comes back without its address or its name"));
+            }
+        }
+        other => wrong.push(format!("what is {other:?}?")),
+    }
+    wrong
+}
+
+#[test]
+fn commands_that_mislead_are_found() {
+    let compose = yaml("docker-compose.yml");
+    let check = |command: &str, expected: &[&str]| assert_eq!(misled(command, &compose), expected, "{command}");
+    check("make image", &[]);
+    check("make imago", &["there is no target imago"]);
+    check("docker-compose -f docker-compose.yml -f deploy/compose.ebpf.yml up -d", &[]);
+    check("docker-compose -f deploy/compose.bpf.yml up", &["there is no file deploy/compose.bpf.yml"]);
+    check("docker-compose --profile observed up -d", &["there is no profile observed"]);
+    check("docker-compose exec node-1 ballastctl vip list", &[]);
+    check("docker-compose exec node1 ballastctl", &["there is no service node1"]);
+    check("docker-compose logs -f client clients", &["there is no service clients"]);
+    check("docker-compose down", &[]);
+    check("docker-compose down -v", &["it leaves containers of profiles behind"]);
+    check("docker-compose --profile grow down -v", &["it leaves containers of profiles behind"]);
+    check("docker-compose upp", &["what is upp?"]);
+    check("docker network disconnect ballast_site $(docker-compose ps -q node-3)", &[]);
+    check("docker network disconnect ballast_site $(docker-compose ps -q node-9)", &["there is no service node-9"]);
+    check("docker network disconnect site $(docker-compose ps -q node-3)", &["there is no network site"]);
+    let back = "docker network connect --ip 172.30.87.13 --alias node-3 ballast_site";
+    check(&format!("{back} $(docker-compose ps -q node-3)"), &[]);
+    let lost = ["node-2 comes back without its address or its name"];
+    check(&format!("{back} $(docker-compose ps -q node-2)"), &lost);
+    check("docker network connect --ip 172.30.87.12 ballast_site $(docker-compose ps -q node-2)", &lost);
+}
+
+#[test]
+fn commands_of_the_quick_start_name_what_there_is() {
+    let compose = yaml("docker-compose.yml");
+    let texts =
+        [("docs/quickstart.md", 20), ("docker-compose.yml", 7), ("README.md", 5), ("deploy/container/ballast-node", 1)];
+    for (path, at_least) in texts {
+        let text = read(path);
+        let shown = commands(&text);
+        assert!(shown.len() >= at_least, "{path}: only these commands were found: {shown:?}");
+        for command in shown {
+            assert_eq!(misled(command, &compose), Vec::<String>::new(), "{path}: {command}");
+        }
+    }
+}
+
 #[test]
 fn the_unit_is_told_ready_and_fed_and_gives_only_what_vips_need() {
     let unit = read("deploy/ballastd.service");
