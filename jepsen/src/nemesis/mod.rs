@@ -94,6 +94,7 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         away: BTreeSet::new(),
         still: BTreeSet::new(),
         may_end: BTreeSet::new(),
+        senders: BTreeSet::new(),
         newcomer: None,
         commands: Vec::new(),
         record: Record::default(),
@@ -172,6 +173,8 @@ struct Nemesis {
     still: BTreeSet<usize>,
     /// Nodes that something befalls, or befell, of which a daemon may die.
     may_end: BTreeSet<usize>,
+    /// Nodes that were stopped or killed for sending the snapshot that is being cut.
+    senders: BTreeSet<usize>,
     /// The node that is being replaced, if one is.
     newcomer: Option<membership::Newcomer>,
     clock: Clock,
@@ -261,7 +264,10 @@ impl Nemesis {
                 self.upgrade(site)?;
                 victims = (0..count).map(name).collect();
             }
-            Kind::SnapshotCut => victims = vec![name(self.cut_snapshot(site, watch, node, planned.choice)?)],
+            Kind::SnapshotCut => {
+                let whom = self.cut_snapshot(site, watch, node, planned.choice)?;
+                victims = whom.into_iter().map(name).collect();
+            }
             Kind::Isolate => lab.isolate(host)?,
             Kind::OneWay => {
                 lab.cut(host, Host::Node(other), Direction::OneWay)?;

@@ -7,7 +7,7 @@
 //! Not here: what is cut when (`plan::Transfer`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, Metadata},
     net::SocketAddr,
     os::unix::fs::MetadataExt,
@@ -42,18 +42,25 @@ const LOOK: Duration = Duration::from_millis(10);
 const AWAY: Duration = Duration::from_millis(300);
 
 impl Nemesis {
-    /// All of it. What does not go as it must is a finding; an error is the lab's.
-    pub(super) fn cut_snapshot(&mut self, site: &mut Site, watch: &Watch, chosen: usize, choice: u64) -> Result<usize> {
+    /// All of it. Whom it befell: the receiver, and senders. What does not go as it must is a finding; an error is the lab's.
+    pub(super) fn cut_snapshot(
+        &mut self,
+        site: &mut Site,
+        watch: &Watch,
+        chosen: usize,
+        choice: u64,
+    ) -> Result<BTreeSet<usize>> {
         let sender = match site.cluster.wait_leader() {
             Ok(sender) => sender,
-            Err(_) if interrupt::came() => return Ok(chosen),
+            Err(_) if interrupt::came() => return Ok([chosen].into()),
             Err(error) => {
                 self.record.broken.push(format!("nobody could send a snapshot: {error:#}"));
-                return Ok(chosen);
+                return Ok([chosen].into());
             }
         };
         // The sender is who leads, and does not send to itself.
         let node = if chosen == sender { (sender + 1) % site.nodes() } else { chosen };
+        self.senders.clear();
         let result = self.transfer(site, watch, (node, sender), &Transfer::of(choice), choice);
         site.lab.mend()?;
         site.lab.heal()?;
@@ -70,7 +77,7 @@ impl Nemesis {
         if let Err(error) = remove_keys(site) {
             self.record.complaints.push(format!("snapshot-cut: its keys go by themselves: {error:#}"));
         }
-        Ok(node)
+        Ok(self.senders.iter().copied().chain([node]).collect())
     }
 
     fn transfer(
@@ -180,12 +187,14 @@ impl Nemesis {
             }
             Cut::PauseSender(time) => {
                 let sender = sender.context("a node leads")?;
+                self.senders.insert(sender);
                 site.cluster.pause(sender);
                 interrupt::pause(time);
                 site.cluster.resume(sender);
             }
             Cut::KillSender => {
                 let sender = sender.context("a node leads")?;
+                self.senders.insert(sender);
                 site.cluster.kill(sender);
                 interrupt::pause(AWAY);
                 self.start(site, sender)?;
