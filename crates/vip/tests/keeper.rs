@@ -121,16 +121,36 @@ fn view() -> LeaseView {
     }
 }
 
-/// A keeper on the host that knows of no agreed state yet.
-fn start(host: &Netns, folder: &tempfile::TempDir, interface: &str, fence: FenceWish) -> (NetlinkDriver, KeeperHandle) {
-    let options = NetlinkOptions {
+/// VIPs 1 on `eth0` and 2 on `eth1`.
+fn two() -> LeaseView {
+    let mut view = view();
+    let other = LeaseVip {
+        id: VipId::new(2),
+        name: "db".to_owned(),
+        addresses: vec!["10.0.1.100".parse().expect("an address")],
+        ..view.vips[0].clone()
+    };
+    view.vips.push(other);
+    view
+}
+
+fn options(folder: &tempfile::TempDir, interface: &str, fence: FenceWish) -> NetlinkOptions {
+    NetlinkOptions {
         node: NodeId::new(1),
         interface: interface.to_owned(),
         interfaces: BTreeMap::new(),
         fence,
         data_dir: folder.path().to_owned(),
-    };
+    }
+}
+
+fn start_with(host: &Netns, options: NetlinkOptions) -> (NetlinkDriver, KeeperHandle) {
     host.run(move || netlink::start(options, Sole::take().expect("no other"), || {}).expect("starts"))
+}
+
+/// A keeper on the host that knows of no agreed state yet.
+fn start(host: &Netns, folder: &tempfile::TempDir, interface: &str, fence: FenceWish) -> (NetlinkDriver, KeeperHandle) {
+    start_with(host, options(folder, interface, fence))
 }
 
 /// A keeper on the host that was told of the agreed state.
@@ -140,9 +160,13 @@ fn keep(host: &Netns, folder: &tempfile::TempDir, fence: FenceWish) -> KeeperHan
     keeper
 }
 
-/// Whether a keeper says this of the VIP, in words that contain these.
+/// Whether a keeper says this of VIP 1, in words that contain these.
 fn says(keeper: &KeeperHandle, fitness: Fitness, words: &str) -> bool {
-    let known = keeper.report().vips.get(&VipId::new(1)).cloned();
+    says_of(1, keeper, fitness, words)
+}
+
+fn says_of(vip: u32, keeper: &KeeperHandle, fitness: Fitness, words: &str) -> bool {
+    let known = keeper.report().vips.get(&VipId::new(vip)).cloned();
     known.is_some_and(|known| known.fitness == fitness && known.problem.contains(words))
 }
 
@@ -313,6 +337,72 @@ fn an_address_that_cannot_be_fenced_is_taken_off_until_it_can() {
     driver.view(&Arc::new(view()));
     eventually("they are back behind the fence", || says(&keeper, Fitness::Fit, ""));
     assert!(VIPS.iter().all(|vip| has(host, "eth0", vip) && !answered(neighbour, vip)));
+}
+
+#[test]
+fn a_fence_that_is_broken_in_one_place_keeps_a_node_from_the_vips_there_alone() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    second_interface(&lan);
+    host.sysctl("ipv4/conf/eth1/arp_ignore", "1");
+    let folder = empty();
+    let on_eth1 = || NetlinkOptions {
+        interfaces: [("db".to_owned(), "eth1".to_owned())].into(),
+        ..options(&folder, "eth0", FenceWish::Ebpf)
+    };
+    let (mut driver, keeper) = start_with(host, on_eth1());
+    driver.view(&Arc::new(two()));
+    eventually("both are in place", || [1, 2].iter().all(|vip| says_of(*vip, &keeper, Fitness::Fit, "")));
+    let broken = |keeper: &KeeperHandle| {
+        says_of(2, keeper, Fitness::Unfit(Unfitness::FenceBreached), "off their interface")
+            && says_of(1, keeper, Fitness::Reluctant(Unfitness::FenceBreached), "this VIP is fenced all the same")
+    };
+    eventually("it is in the way", || sh(host, "tc qdisc del dev eth1 clsact; tc qdisc add dev eth1 ingress"));
+    eventually("one is off, the other held if nobody is better off", || broken(&keeper));
+    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)) && !has(host, "eth1", "10.0.1.100"));
+    // The next process puts in place what it can fence, though nothing was there.
+    drop((driver, keeper));
+    VIPS.iter().zip([32, 128]).for_each(|(vip, length)| drop(host.ip(&format!("address del {vip}/{length} dev eth0"))));
+    let (mut driver, keeper) = start_with(host, on_eth1());
+    driver.view(&Arc::new(two()));
+    eventually("one is in place behind its fence", || broken(&keeper) && VIPS.iter().all(|vip| has(host, "eth0", vip)));
+    assert!(!has(host, "eth1", "10.0.1.100"));
+    // A second way to the addresses of the first that is not fenced takes these off too.
+    host.sysctl("ipv4/conf/eth1/arp_ignore", "0");
+    eventually("the other is off", || says(&keeper, Fitness::Unfit(Unfitness::FenceBreached), "off their interface"));
+    assert!(!has(host, "eth0", VIPS[0]) && has(host, "eth0", VIPS[1]));
+    assert!(sh(host, "tc qdisc del dev eth1 ingress"));
+    eventually("both are fit", || [1, 2].iter().all(|vip| says_of(*vip, &keeper, Fitness::Fit, "")));
+}
+
+#[test]
+fn a_record_that_cannot_be_written_keeps_a_node_from_no_vip_that_is_in_place() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    second_interface(&lan);
+    let folder = empty();
+    let on_eth1 = [("db".to_owned(), "eth1".to_owned())].into();
+    let (mut driver, keeper) =
+        start_with(host, NetlinkOptions { interfaces: on_eth1, ..options(&folder, "eth0", FenceWish::None) });
+    driver.view(&Arc::new(view()));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    // What takes the place of the file that is written before it replaces the record.
+    let way = folder.path().join("vip-addresses.new");
+    std::fs::create_dir(&way).expect("made");
+    driver.view(&Arc::new(two()));
+    let missing = "write ";
+    eventually("the new one cannot be added", || {
+        says_of(2, &keeper, Fitness::Unfit(Unfitness::AddressMissing), missing)
+            && says_of(1, &keeper, Fitness::Reluctant(Unfitness::AddressMissing), missing)
+    });
+    // What is wanted no more goes although something else cannot come.
+    let mut one_less = two();
+    one_less.vips[0].addresses.pop();
+    driver.view(&Arc::new(one_less));
+    eventually("it is gone", || !has(host, "eth0", VIPS[1]));
+    assert!(has(host, "eth0", VIPS[0]) && !has(host, "eth1", "10.0.1.100"));
+    std::fs::remove_dir(&way).expect("removed");
+    eventually("both are fit", || [1, 2].iter().all(|vip| says_of(*vip, &keeper, Fitness::Fit, "")));
 }
 
 #[test]

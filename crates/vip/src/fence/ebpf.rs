@@ -117,26 +117,43 @@ impl EbpfFence {
 
     pub(super) fn guard(&mut self, wanted: &[Guarded], also: &[u32]) -> Result<Vec<Unfenced>, FenceError> {
         let links = self.links()?;
+        // What one interface or address meets keeps no other unguarded.
+        let mut refused = None;
         let interfaces: BTreeSet<u32> = wanted.iter().map(|guarded| guarded.interface).collect();
-        for interface in &interfaces {
-            match links.iter().find(|link| link.index == *interface) {
-                None => return Err(FenceError::NoInterface { interface: *interface }),
-                Some(link) if !link.ethernet => return Err(FenceError::NotEthernet { interface: link.name.clone() }),
-                Some(_) => {}
-            }
-        }
         let addresses: BTreeMap<_, _> = wanted.iter().map(|guarded| (mapped(guarded.address), guarded.vip)).collect();
         for (address, vip) in &addresses {
-            if self.addresses.get(address) != Some(vip) {
-                self.point(*address, *vip)?;
-                self.addresses.insert(*address, *vip);
+            if self.addresses.get(address) == Some(vip) {
+                continue;
+            }
+            match self.point(*address, *vip) {
+                Ok(()) => drop(self.addresses.insert(*address, *vip)),
+                Err(error) => {
+                    // It obeys no deadline, or that of another VIP.
+                    self.addresses.remove(address);
+                    refused.get_or_insert(error);
+                }
             }
         }
-        self.interfaces.clone_from(&interfaces);
+        let usable = |interface: u32| match links.iter().find(|link| link.index == interface) {
+            None => Err(FenceError::NoInterface { interface }),
+            Some(link) if !link.ethernet => Err(FenceError::NotEthernet { interface: link.name.clone() }),
+            Some(_) => Ok(interface),
+        };
+        self.interfaces.clear();
         for interface in &interfaces {
-            self.attach(*interface)?;
+            // One that it is not attached to is found by the next look, for it is among those that it should be on.
+            let attached = usable(*interface).and_then(|usable| {
+                self.interfaces.insert(usable);
+                self.attach(usable)
+            });
+            if let Err(error) = attached {
+                refused.get_or_insert(error);
+            }
         }
         let unfenced = self.attach_also(&links, also);
+        if let Some(error) = refused {
+            return Err(error);
+        }
         for link in links.iter().filter(|link| !interfaces.contains(&link.index) && !also.contains(&link.index)) {
             self.tc.detach_both(link)?;
         }
@@ -183,7 +200,12 @@ impl EbpfFence {
     }
 
     pub(super) fn guards(&self, interface: u32, address: IpAddr) -> bool {
-        self.interfaces.contains(&interface) && self.addresses.contains_key(&mapped(address))
+        let address = mapped(address);
+        let vip = self.addresses.get(&address).filter(|_| self.interfaces.contains(&interface));
+        vip.is_some_and(|vip| {
+            let slot = self.vips.get(&address, 0).ok();
+            slot.is_some() && slot == self.slots.assign(*vip).map(|index| index as u32)
+        })
     }
 
     pub(super) fn repair(&mut self) -> Result<(), FenceError> {

@@ -264,7 +264,8 @@ impl Fence {
     /// so do all when this process guards for the first time. An address that joins a VIP shares its deadline.
     ///
     /// # Errors
-    /// When the kernel refuses. What was guarded before stays guarded; call it again.
+    /// When the kernel refuses some of it: the first reason. The rest is guarded all the same, as far as [`Fence::guards`]
+    /// says, and so is what was guarded before; call it again.
     pub fn guard(&mut self, wanted: &[Guarded]) -> Result<(), FenceError> {
         self.guard_also(wanted, &[]).map(drop)
     }

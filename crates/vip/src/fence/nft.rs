@@ -78,15 +78,15 @@ impl NftFence {
     pub(super) fn guard(&mut self, wanted: &[Guarded], also: &[u32]) -> Result<Vec<Unfenced>, FenceError> {
         let links = self.tc.links().map_err(FenceError::Links)?;
         let mut rules = Rules::default();
+        // What one interface meets keeps no other unguarded.
+        let mut refused = None;
         for guarded in wanted {
             let interface = guarded.interface;
-            let link =
-                links.iter().find(|link| link.index == interface).ok_or(FenceError::NoInterface { interface })?;
-            if !link.ethernet {
-                return Err(FenceError::NotEthernet { interface: link.name.clone() });
-            }
-            rules.interfaces.insert(interface, writable(link).map_err(FenceError::Rules)?);
             rules.addresses.insert(guarded.address);
+            match usable(&links, interface) {
+                Ok(name) => drop(rules.interfaces.insert(interface, name)),
+                Err(error) => drop(refused.get_or_insert(error)),
+            }
         }
         let (narrow, mut unfenced) = (rules.clone(), Vec::new());
         for link in links.iter().filter(|link| link.ethernet && also.contains(&link.index)) {
@@ -110,7 +110,7 @@ impl NftFence {
         let mut addresses: Vec<_> = self.vips.iter().map(|(address, vip)| (*vip, *address)).collect();
         addresses.sort_unstable();
         self.shared.addresses.store(Arc::new(addresses));
-        Ok(unfenced)
+        refused.map_or(Ok(unfenced), Err)
     }
 
     fn change_to(&mut self, rules: &Rules, links: &[Link]) -> Result<(), FenceError> {
@@ -191,6 +191,15 @@ impl NftFence {
         }
         Ok(())
     }
+}
+
+/// The name of an interface of VIPs, in rules.
+fn usable(links: &[Link], interface: u32) -> Result<String, FenceError> {
+    let link = links.iter().find(|link| link.index == interface).ok_or(FenceError::NoInterface { interface })?;
+    if !link.ethernet {
+        return Err(FenceError::NotEthernet { interface: link.name.clone() });
+    }
+    writable(link).map_err(FenceError::Rules)
 }
 
 /// The name of an interface as it can stand in rules.

@@ -138,27 +138,28 @@ impl Fencing {
         breaches
     }
 
-    /// What of `ours` is on the interfaces and is guarded there although the fence is not as it should be.
-    pub fn still_guarded(&self, ours: &BTreeSet<VipAddress>, interfaces: &[Interface]) -> BTreeSet<VipAddress> {
-        let everywhere = |breach: &Breach| breach.interface == 0 || self.beside.contains(&breach.interface);
-        let whole = |index: u32| !self.broken.iter().any(|breach| everywhere(breach) || breach.interface == index);
-        let leaks = self.open.keys().any(|name| answers_for_all(name));
-        let guarded = |at: &VipAddress| {
-            if leaks && at.address.is_ipv4() {
-                return false;
-            }
-            let on = interfaces.iter().find(|interface| interface.name == at.interface && interface.has(at.address));
-            on.is_some_and(|on| whole(on.index) && self.fence.guards(on.index, at.address))
-        };
-        ours.iter().filter(|at| guarded(at)).cloned().collect()
+    /// Whether the address is guarded on its interface although the fence is not as it should be everywhere. An IPv4 address
+    /// is not while another interface answers ARP for it unfenced.
+    pub fn still_guards(&self, at: &VipAddress, interfaces: &[Interface]) -> bool {
+        let broken = |index: u32| self.broken.iter().any(|breach| breach.interface == 0 || breach.interface == index);
+        let guarded = |index: u32| !broken(index) && self.fence.guards(index, at.address);
+        let open = |on: &Interface| on.up && self.is_on(on.index) && !guarded(on.index) && answers_for_all(&on.name);
+        let on = interfaces.iter().find(|interface| interface.name == at.interface);
+        on.is_some_and(|on| guarded(on.index)) && !(at.address.is_ipv4() && interfaces.iter().any(open))
+    }
+
+    /// Whether the fence has to stand on the interface, as was asked for last.
+    fn is_on(&self, interface: u32) -> bool {
+        self.asked.as_ref().is_some_and(|(guarded, also)| {
+            also.contains(&interface) || guarded.iter().any(|(_, guarded, _)| *guarded == interface)
+        })
     }
 
     /// Where XDP programs run before the fence. Where there is none, nothing is hidden from it.
     fn xdp<'i>(&self, interfaces: &'i [Interface]) -> Vec<(&'i str, String)> {
         match &self.asked {
-            Some((guarded, also)) if self.level() != FenceLevel::None && !guarded.is_empty() => {
-                let on = |index| guarded.iter().any(|(_, interface, _)| *interface == index) || also.contains(&index);
-                with_xdp(interfaces, on)
+            Some((guarded, _)) if self.level() != FenceLevel::None && !guarded.is_empty() => {
+                with_xdp(interfaces, |index| self.is_on(index))
             }
             Some(_) | None => Vec::new(),
         }
@@ -218,7 +219,7 @@ fn answers_for_all(interface: &str) -> bool {
     system::InterfaceSysctls::read(interface).arp_ignore.is_none_or(|value| value == 0)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

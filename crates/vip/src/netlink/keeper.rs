@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 use super::{
     NetlinkError, NetlinkOptions, Report, VipFitness,
     capture::{Capture, Tap},
-    fencing::Fencing,
+    fencing::{Fencing, chain},
     places::{Place, Places, Shared},
     probes::Probes,
     round::{Round, Troubles, Wanted},
@@ -133,11 +133,17 @@ impl Link {
 /// What the fence guards of what should be on the interfaces.
 struct GuardedNow {
     wanted: BTreeSet<IpAddr>,
-    /// The fence is as it should be; nothing may be added while it is not.
+    /// The fence is as it should be.
     stands: bool,
-    /// Of ours on the interfaces, while it is not: what it guards all the same. The rest is taken away, for this node's
-    /// kernel would answer whoever owns it.
+    /// Of what is wanted, while it is not: what it guards all the same. The rest is taken away, for this node's kernel
+    /// would answer whoever owns it.
     guarded: BTreeSet<VipAddress>,
+}
+
+impl GuardedNow {
+    fn has(&self, at: &VipAddress) -> bool {
+        self.wanted.contains(&at.address) && (self.stands || self.guarded.contains(at))
+    }
 }
 
 impl Keeper {
@@ -210,11 +216,14 @@ impl Keeper {
         let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
         let mut troubles = Troubles::default();
         let guarded = self.guard(&round, &mut troubles);
-        // What an address needs that cannot be put there now is not asked: the rest must go at once.
+        // While the fence does not stand what must go goes first, and what may come is put there by the next round.
         if guarded.stands {
-            self.ask(&round, view, &mut troubles);
+            self.ask(&round, &guarded, view, &mut troubles);
         }
         let put = self.put(&round, &guarded, &mut troubles);
+        if !guarded.stands {
+            self.ask(&round, &guarded, view, &mut troubles);
+        }
         let places = self.judge(&round, &put, &mut troubles);
         let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
         let warning = self.fence.warning(&interfaces);
@@ -271,20 +280,30 @@ impl Keeper {
         match self.fence.keep(round.now, &guarded, round.interfaces, &self.shared.counts.breaches) {
             Ok(()) => GuardedNow { wanted, stands: true, guarded: BTreeSet::new() },
             Err(problem) => {
-                let problem =
-                    format!("{problem}; addresses that are not fenced are off their interface until they are");
-                troubles.add_to_all(round.wanted, Unfitness::FenceBreached, &problem);
-                GuardedNow {
-                    wanted,
-                    stands: false,
-                    guarded: self.fence.still_guarded(self.addresses.ours(), round.interfaces),
+                let all = round.wanted.iter().flat_map(|want| &want.addresses);
+                let still = all.filter(|at| self.fence.still_guards(at, round.interfaces)).cloned().collect();
+                let guarded = GuardedNow { wanted, stands: false, guarded: still };
+                for want in round.wanted {
+                    // Where it cannot be fenced for want of an interface, that is what is wrong.
+                    if round.interface(&want.interface).is_none_or(|found| found.mac.is_none()) {
+                        continue;
+                    }
+                    let (fitness, follows) =
+                        if want.addresses.iter().all(|at| guarded.has(at) || round.foreign(at.address)) {
+                            (Fitness::Reluctant(Unfitness::FenceBreached), "this VIP is fenced all the same")
+                        } else {
+                            let follows = "addresses that are not fenced are off their interface until they are";
+                            (Fitness::Unfit(Unfitness::FenceBreached), follows)
+                        };
+                    troubles.add(want.vip, fitness, format!("{problem}; {follows}"));
                 }
+                guarded
             }
         }
     }
 
     /// Asks the link who has the addresses: a stranger's is not put on the interface.
-    fn ask(&mut self, round: &Round<'_>, view: &LeaseView, troubles: &mut Troubles) {
+    fn ask(&mut self, round: &Round<'_>, guarded: &GuardedNow, view: &LeaseView, troubles: &mut Troubles) {
         let member = |mac: Mac| view.vips.iter().any(|vip| vip.macs.iter().any(|(_, of)| *of == mac));
         let mut ask = Vec::new();
         for want in round.wanted {
@@ -293,7 +312,9 @@ impl Keeper {
                 if round.ours.contains(at) || interface.has(at.address) {
                     self.probes.assume_free(&want.interface, at.address);
                 }
-                ask.push((interface, at.address));
+                if guarded.stands || guarded.has(at) {
+                    ask.push((interface, at.address));
+                }
             }
         }
         let taken = self.probes.taken(round.now, &ask, member);
@@ -312,17 +333,10 @@ impl Keeper {
 
     /// Puts on the interfaces what is guarded and free, and takes away what should not be there. Returns what should.
     fn put(&mut self, round: &Round<'_>, guarded: &GuardedNow, troubles: &mut Troubles) -> BTreeSet<IpAddr> {
-        let free = |at: &&VipAddress| {
-            guarded.wanted.contains(&at.address)
-                && (round.ours.contains(*at) || self.probes.is_free(&at.interface, at.address))
-        };
-        let put: Vec<VipAddress> = if guarded.stands {
-            let all = round.wanted.iter().flat_map(|want| &want.addresses);
-            all.filter(|at| free(at) || round.foreign(at.address)).cloned().collect()
-        } else {
-            // Nothing is added behind a fence that does not stand; what it does guard stays.
-            guarded.guarded.iter().filter(|at| guarded.wanted.contains(&at.address)).cloned().collect()
-        };
+        let free = |at: &VipAddress| round.ours.contains(at) || self.probes.is_free(&at.interface, at.address);
+        let all = round.wanted.iter().flat_map(|want| &want.addresses);
+        let put = all.filter(|at| (guarded.has(at) && free(at)) || round.foreign(at.address));
+        let put: Vec<VipAddress> = put.cloned().collect();
         match self.addresses.reconcile(&put) {
             Ok(outcome) => {
                 outcome.changes.iter().for_each(|change| self.tell(change, guarded.stands));
@@ -339,7 +353,19 @@ impl Keeper {
                     }
                 }
             }
-            Err(error) => troubles.add_to_all(round.wanted, Unfitness::AddressMissing, &error.to_string()),
+            // What is there and was ours before does not suffer from what cannot be added, read or written down.
+            Err(error) => {
+                for want in round.wanted {
+                    let on = round.interface(&want.interface);
+                    let there = |at: &VipAddress| round.ours.contains(at) && on.is_some_and(|on| on.has(at.address));
+                    let fitness = if want.addresses.iter().all(there) {
+                        Fitness::Reluctant(Unfitness::AddressMissing)
+                    } else {
+                        Fitness::Unfit(Unfitness::AddressMissing)
+                    };
+                    troubles.add(want.vip, fitness, chain(&error));
+                }
+            }
         }
         put.iter().map(|at| at.address).collect()
     }
@@ -443,8 +469,9 @@ impl Keeper {
         }
         if let Err(problem) = self.fence.keep(boot_now(), &left, interfaces, &self.shared.counts.breaches) {
             error!(problem, "addresses of VIPs are on an interface and cannot be fenced; they are taken off it");
-            let guarded = self.fence.still_guarded(self.addresses.ours(), interfaces);
-            let guarded: Vec<_> = guarded.into_iter().collect();
+            let there = |at: &&VipAddress| interfaces.iter().any(|on| on.name == at.interface && on.has(at.address));
+            let ours = self.addresses.ours().iter().filter(there);
+            let guarded: Vec<_> = ours.filter(|at| self.fence.still_guards(at, interfaces)).cloned().collect();
             match self.addresses.reconcile(&guarded) {
                 Ok(outcome) => outcome.changes.iter().for_each(|change| self.tell(change, false)),
                 Err(error) => error!(%error, "and cannot be taken off it"),

@@ -5,11 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use ballast_core::{
-    ids::VipId,
-    lease::{Fitness, Unfitness},
-    time::BootNanos,
-};
+use ballast_core::{ids::VipId, lease::Fitness, time::BootNanos};
 
 use super::VipFitness;
 use crate::net::{Interface, VipAddress};
@@ -60,11 +56,6 @@ impl Troubles {
         if known.fitness.worse(fitness) != known.fitness {
             *known = VipFitness { fitness, problem, ..VipFitness::default() };
         }
-    }
-
-    /// The same of all VIPs.
-    pub fn add_to_all(&mut self, wanted: &[Wanted], trouble: Unfitness, problem: &str) {
-        wanted.iter().for_each(|want| self.add(want.vip, Fitness::Unfit(trouble), problem.to_owned()));
     }
 
     /// What was found about a VIP; it is fit if nothing was.

@@ -262,15 +262,16 @@ impl Addresses {
             Step::Add { address, .. } => Some(address.clone()),
             Step::Remove { .. } | Step::Forget { .. } => None,
         }));
-        let written = self.ours.set(ours.clone());
-        // What is only taken away needs no word of it, and may be urgent.
-        if steps.iter().any(|step| matches!(step, Step::Add { .. })) {
-            written?;
+        let unwritten = self.ours.set(ours.clone()).err().filter(|_| steps.iter().any(Step::adds));
+        if unwritten.is_some() {
+            ours.clone_from(self.ours.addresses());
         }
-        for step in steps {
+        // What is only taken away needs no word of it, and may be urgent.
+        for step in steps.into_iter().filter(|step| unwritten.is_none() || !step.adds()) {
             self.perform(step, &mut ours, &mut outcome);
         }
-        self.ours.set(ours)?;
+        let written = self.ours.set(ours);
+        unwritten.map_or(written, Err)?;
         Ok(outcome)
     }
 

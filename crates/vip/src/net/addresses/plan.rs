@@ -18,6 +18,12 @@ pub(super) enum Step {
     Add { index: u32, address: VipAddress, again: bool },
 }
 
+impl Step {
+    pub fn adds(&self) -> bool {
+        matches!(self, Self::Add { .. })
+    }
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub steps: Vec<Step>,
