@@ -186,7 +186,7 @@ impl EbpfFence {
         let interface = self.interfaces.first().copied().unwrap_or_default();
         for (address, vip) in &self.addresses {
             let slot = self.vips.get(address, 0).ok();
-            if slot.is_none() || slot != self.slots.assign(*vip).map(|index| index as u32) {
+            if slot.is_none() || slot != self.slots.index(*vip).map(|index| index as u32) {
                 let what =
                     format!("{} is not in the map of guarded addresses", Ipv6Addr::from(*address).to_canonical());
                 breaches.push(Breach { interface, what });
@@ -204,7 +204,7 @@ impl EbpfFence {
         let vip = self.addresses.get(&address).filter(|_| self.interfaces.contains(&interface));
         vip.is_some_and(|vip| {
             let slot = self.vips.get(&address, 0).ok();
-            slot.is_some() && slot == self.slots.assign(*vip).map(|index| index as u32)
+            slot.is_some() && slot == self.slots.index(*vip).map(|index| index as u32)
         })
     }
 
@@ -262,7 +262,8 @@ impl EbpfFence {
 
     /// Makes the address obey the VIP's deadline.
     fn point(&mut self, address: [u8; 16], vip: VipId) -> Result<(), FenceError> {
-        let slot = self.slots.assign(vip).ok_or(FenceError::NoSlots)?;
+        let slot = self.slots.assign(vip, |known| self.addresses.values().any(|of| *of == known));
+        let slot = slot.ok_or(FenceError::NoSlots)?;
         self.vips.insert(address, slot as u32, 0).map_err(|error| FenceError::Addresses(error.into()))
     }
 

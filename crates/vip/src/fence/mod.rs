@@ -191,8 +191,8 @@ pub enum FenceError {
     /// The map of guarded addresses was not written.
     #[error("writing the map of guarded addresses")]
     Addresses(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// More VIPs in the life of a process than there is room for.
-    #[error("this process has guarded as many VIPs as it can in its life; restart it")]
+    /// More VIPs than there is room for, or those that left it are still being worked on, which takes a moment.
+    #[error("more VIPs are to be guarded than this node has room for")]
     NoSlots,
     /// The rules were not taken.
     #[error("changing the fence's nftables rules")]

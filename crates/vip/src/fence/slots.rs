@@ -3,9 +3,9 @@
 //! A renewal is one store of eight bytes, which cannot block, fail or be late in a harmful way: deadlines are
 //! absolute, so a store that was held up stores a time that has passed.
 //!
-//! A slot belongs to one VIP for the life of the process, even when the VIP is guarded no more: a writer that
-//! looked its slot up and was stopped there must never open the gate of another VIP. Ids of VIPs are never given
-//! twice, so a slot cannot come back with another meaning either.
+//! A slot stays with its VIP when the VIP is guarded no more, until all slots were given away. Then those of such VIPs are
+//! given anew, once nobody uses a table any more that names them: a writer that looked its slot up and was stopped there
+//! must never open the gate of another VIP, however long it was stopped.
 
 use std::{
     io,
@@ -20,6 +20,7 @@ use std::{
 use arc_swap::ArcSwap;
 use ballast_core::{ids::VipId, time::BootNanos};
 use ballast_planted::Bug;
+use parking_lot::Mutex;
 
 /// `struct slot` of `bpf/fence.bpf.c`.
 #[repr(C)]
@@ -36,6 +37,13 @@ struct Slot {
 }
 
 impl Slot {
+    fn clear(&self) {
+        let Self { deadline, keep_until, forward_until, forward_mac, dropped, kept, forwarded, pass_on_until } = self;
+        for field in [deadline, keep_until, forward_until, pass_on_until, forward_mac, dropped, kept, forwarded] {
+            field.store(0, Ordering::SeqCst);
+        }
+    }
+
     /// Sends nothing to anybody, and from now on what is sent to this node.
     fn lead_to(&self, [a, b, c, d, e, f]: [u8; 6]) {
         self.forward_until.store(0, Ordering::SeqCst);
@@ -61,8 +69,22 @@ pub struct FenceCounters {
 pub(super) struct Slots {
     array: NonNull<Slot>,
     count: usize,
-    /// Sorted by VIP; only grows.
-    table: ArcSwap<Vec<(VipId, usize)>>,
+    /// Sorted by VIP.
+    table: ArcSwap<Table>,
+    stock: Mutex<Stock>,
+}
+
+type Table = Vec<(VipId, usize)>;
+
+/// For the half that assigns.
+#[derive(Default)]
+struct Stock {
+    /// Slots from here on were never given away.
+    fresh: usize,
+    /// Given away before, and in the table no more.
+    used: Vec<usize>,
+    /// Earlier tables that a writer may still be using.
+    earlier: Vec<Arc<Table>>,
 }
 
 // SAFETY: the mapping lives as long as the value, and everything in it is an atomic.
@@ -88,65 +110,93 @@ impl Slots {
             return Err(io::Error::last_os_error());
         }
         let array = NonNull::new(place.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { array, count, table: ArcSwap::default() })
+        Ok(Self { array, count, table: ArcSwap::default(), stock: Mutex::default() })
     }
 
-    /// The VIP's slot; it gets one if it has none. `None` when all are given away.
-    pub(super) fn assign(&self, vip: VipId) -> Option<usize> {
-        let table = self.table.load();
-        let place = match table.binary_search_by_key(&vip, |(vip, _)| *vip) {
-            Ok(place) => return Some(table[place].1),
-            Err(place) => place,
-        };
-        let index = table.len();
-        if index >= self.count {
-            return None;
+    /// The VIP's slot, if it has one.
+    pub(super) fn index(&self, vip: VipId) -> Option<usize> {
+        find(&self.table.load(), vip)
+    }
+
+    /// The VIP's slot; it gets one if it has none. `None` when all are given away to VIPs that are `guarded`, or somebody
+    /// was using those that are not just now.
+    pub(super) fn assign(&self, vip: VipId, guarded: impl Fn(VipId) -> bool) -> Option<usize> {
+        if let Some(index) = self.index(vip) {
+            return Some(index);
         }
-        let mut grown = Vec::clone(&table);
-        grown.insert(place, (vip, index));
-        self.table.store(Arc::new(grown));
+        let mut stock = self.stock.lock();
+        let index = self.take(&mut stock, guarded)?;
+        let mut table = Table::clone(&self.table.load());
+        let place = table.partition_point(|(known, _)| *known < vip);
+        table.insert(place, (vip, index));
+        self.replace(&mut stock, table);
         if ballast_planted::is(Bug::FenceOpenAtStart) {
             self.set(vip, BootNanos::new(u64::MAX));
         }
         Some(index)
     }
 
+    /// A slot that nobody has.
+    fn take(&self, stock: &mut Stock, guarded: impl Fn(VipId) -> bool) -> Option<usize> {
+        if stock.fresh < self.count {
+            stock.fresh += 1;
+            return Some(stock.fresh - 1);
+        }
+        if stock.used.is_empty() {
+            let (kept, left): (Table, Table) = self.table.load().iter().partition(|(vip, _)| guarded(*vip));
+            if left.is_empty() {
+                return None;
+            }
+            stock.used.extend(left.into_iter().map(|(_, index)| index));
+            self.replace(stock, kept);
+        }
+        // The one that is in force names none of these.
+        stock.earlier.retain_mut(|table| Arc::get_mut(table).is_none());
+        let index = stock.earlier.is_empty().then(|| stock.used.pop())??;
+        // What a writer did last, after it was closed.
+        self.at(index).clear();
+        Some(index)
+    }
+
+    fn replace(&self, stock: &mut Stock, table: Table) {
+        stock.earlier.push(self.table.swap(Arc::new(table)));
+        stock.earlier.retain_mut(|table| Arc::get_mut(table).is_none());
+    }
+
     pub(super) fn set(&self, vip: VipId, until: BootNanos) {
-        if let Some(slot) = self.slot(vip) {
+        self.with(vip, |slot| {
             // A node that owns the VIP again keeps nothing beyond its lease: only a hand-over gives that right.
             if slot.keep_until.load(Ordering::Relaxed) != 0 {
                 slot.keep_until.store(0, Ordering::Release);
             }
             slot.deadline.store(until.get(), Ordering::Release);
-        }
+        });
     }
 
     pub(super) fn close(&self, vip: VipId) {
-        if let Some(slot) = self.slot(vip) {
+        self.with(vip, |slot| {
             slot.deadline.store(0, Ordering::SeqCst);
             slot.forward_until.store(0, Ordering::SeqCst);
             slot.pass_on_until.store(0, Ordering::SeqCst);
-        }
+        });
     }
 
     pub(super) fn keep(&self, vip: VipId, until: BootNanos) {
-        if let Some(slot) = self.slot(vip) {
-            slot.keep_until.store(until.get(), Ordering::Release);
-        }
+        self.with(vip, |slot| slot.keep_until.store(until.get(), Ordering::Release));
     }
 
     pub(super) fn forward(&self, vip: VipId, mac: [u8; 6], until: BootNanos) {
-        if let Some(slot) = self.slot(vip) {
+        self.with(vip, |slot| {
             slot.lead_to(mac);
             slot.forward_until.store(until.get(), Ordering::Release);
-        }
+        });
     }
 
     pub(super) fn pass_on(&self, vip: VipId, mac: [u8; 6], until: BootNanos) {
-        if let Some(slot) = self.slot(vip) {
+        self.with(vip, |slot| {
             slot.lead_to(mac);
             slot.pass_on_until.store(until.get(), Ordering::Release);
-        }
+        });
     }
 
     /// Shuts everything about the VIP.
@@ -156,19 +206,28 @@ impl Slots {
     }
 
     pub(super) fn counters(&self, vip: VipId) -> Option<FenceCounters> {
-        self.slot(vip).map(|slot| FenceCounters {
+        self.with(vip, |slot| FenceCounters {
             dropped: slot.dropped.load(Ordering::Relaxed),
             kept: slot.kept.load(Ordering::Relaxed),
             forwarded: slot.forwarded.load(Ordering::Relaxed),
         })
     }
 
-    fn slot(&self, vip: VipId) -> Option<&Slot> {
+    /// Does something with the VIP's slot, which is nobody else's as long as the table is in use here.
+    fn with<T>(&self, vip: VipId, act: impl FnOnce(&Slot) -> T) -> Option<T> {
         let table = self.table.load();
-        let place = table.binary_search_by_key(&vip, |(vip, _)| *vip).ok()?;
-        // SAFETY: indexes in the table are below the number of slots that are mapped.
-        Some(unsafe { self.array.add(table[place].1).as_ref() })
+        find(&table, vip).map(|index| act(self.at(index)))
     }
+
+    fn at(&self, index: usize) -> &Slot {
+        assert!(index < self.count, "slots are given away below the number that is mapped");
+        // SAFETY: the mapping has so many slots and lives as long as this does.
+        unsafe { self.array.add(index).as_ref() }
+    }
+}
+
+fn find(table: &Table, vip: VipId) -> Option<usize> {
+    table.binary_search_by_key(&vip, |(vip, _)| *vip).ok().map(|place| table[place].1)
 }
 
 impl Drop for Slots {
@@ -190,11 +249,45 @@ mod tests {
         (Slots::map(file.as_fd(), count).expect("mapped"), file)
     }
 
+    /// The slots that these get while all of them are guarded.
+    fn assign<const N: usize>(slots: &Slots, ids: [u32; N]) -> [Option<usize>; N] {
+        ids.map(|id| slots.assign(VipId::new(id), |_| true))
+    }
+
     #[test]
-    fn a_slot_is_never_given_to_a_second_vip() {
+    fn a_slot_is_never_given_to_a_second_vip_that_is_guarded() {
         let (slots, _file) = slots(3);
-        let given: Vec<_> = [7, 3, 7, 5, 9].map(|id| slots.assign(VipId::new(id))).into();
-        assert_eq!(given, [Some(0), Some(1), Some(0), Some(2), None]);
+        assert_eq!(assign(&slots, [7, 3, 7, 5, 9]), [Some(0), Some(1), Some(0), Some(2), None]);
+    }
+
+    #[test]
+    fn a_slot_that_a_writer_may_be_using_is_not_given_anew() {
+        let (slots, _file) = slots(2);
+        assign(&slots, [3, 7]);
+        // A writer has looked something up and is stopped.
+        let writer = slots.table.load();
+        let [three, seven, nine] = [3, 7, 9].map(VipId::new);
+        let guarded = |vip| vip == three;
+        assert_eq!(slots.assign(nine, guarded), None);
+        slots.set(seven, BootNanos::new(66)); // guarded no more: goes nowhere
+        // It goes on, by what it looked up.
+        let slot = slots.at(find(&writer, seven).expect("was there"));
+        slot.deadline.store(77, Ordering::Release);
+        slot.dropped.store(5, Ordering::Relaxed);
+        assert_eq!(slots.assign(nine, guarded), None);
+        drop(writer);
+        assert_eq!(slots.assign(nine, guarded), Some(1));
+        assert_eq!(slots.at(1).deadline.load(Ordering::Relaxed), 0);
+        assert_eq!(slots.counters(nine), Some(FenceCounters::default()));
+        assert_eq!((slots.index(three), slots.index(seven)), (Some(0), None));
+    }
+
+    #[test]
+    fn vips_may_come_and_go_for_ever() {
+        let (slots, _file) = slots(2);
+        for id in 0..100 {
+            assert!(slots.assign(VipId::new(id), |vip| vip.get() + 1 == id).is_some(), "{id}");
+        }
     }
 
     #[test]
@@ -202,8 +295,7 @@ mod tests {
         use std::os::unix::fs::FileExt;
         let (slots, file) = slots(2);
         slots.set(VipId::new(8), BootNanos::new(1)); // not guarded: goes nowhere
-        slots.assign(VipId::new(9)).expect("room");
-        slots.assign(VipId::new(8)).expect("room");
+        assert_eq!(assign(&slots, [9, 8]), [Some(0), Some(1)]);
         slots.set(VipId::new(8), BootNanos::new(77));
         slots.forward(VipId::new(8), [1, 2, 3, 4, 5, 6], BootNanos::new(88));
         let mut bytes = [0; 2 * SLOT_BYTES];
