@@ -19,6 +19,11 @@ const ATTRIBUTE: usize = 4;
 // linux/netlink.h
 const NLA_F_NESTED: u16 = 1 << 15;
 const NLA_TYPE_MASK: u16 = 0x3fff;
+/// On messages of a dump when the list changed meanwhile.
+const NLM_F_DUMP_INTR: u16 = 0x10;
+
+/// A dump that changes under the reader's hands is asked again this often. Arbitrary.
+const DUMPS_MAX: usize = 8;
 
 /// Builds messages one after the other in one buffer that keeps its memory.
 #[derive(Debug, Default)]
@@ -100,6 +105,8 @@ pub(crate) struct Received<'a> {
     pub kind: u16,
     pub sequence: u32,
     pub body: &'a [u8],
+    /// Of a dump that is not of one moment.
+    pub interrupted: bool,
 }
 
 impl Received<'_> {
@@ -119,10 +126,11 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
         let length = number(bytes, 0)? as usize;
         let message = bytes.get(..length)?;
         let body = message.get(HEADER..)?;
-        let kind = (number(message, 4)? & 0xffff) as u16;
+        let half = |at: usize| Some(u16::from_ne_bytes(message.get(at..at + 2)?.try_into().ok()?));
+        let (kind, interrupted) = (half(4)?, half(6)? & NLM_F_DUMP_INTR != 0);
         let sequence = number(message, 8)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Received { kind, sequence, body })
+        Some(Received { kind, sequence, body, interrupted })
     })
 }
 
@@ -200,18 +208,25 @@ impl Socket {
     /// Sends one message and waits for its acknowledgement.
     pub(crate) fn request(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Messages)) -> io::Result<()> {
         let sequence = self.ask(kind, flags | libc::NLM_F_ACK as u16, fill)?;
-        self.answers(sequence, |_| {})
+        self.answers(sequence, |_| {}).map(drop)
     }
 
-    /// Sends one request for a dump and hands every message of the answer to `each`.
-    pub(crate) fn dump(
+    /// Sends one request for a dump and turns each message of the answer into at most one `T`. Asks again while the list
+    /// changes under its hands.
+    pub(crate) fn dump<T>(
         &mut self,
         kind: u16,
-        fill: impl FnOnce(&mut Messages),
-        each: impl FnMut(Received<'_>),
-    ) -> io::Result<()> {
-        let sequence = self.ask(kind, libc::NLM_F_DUMP as u16, fill)?;
-        self.answers(sequence, each)
+        fill: impl Fn(&mut Messages),
+        read: impl Fn(Received<'_>) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
+        for _ in 0..DUMPS_MAX {
+            let sequence = self.ask(kind, libc::NLM_F_DUMP as u16, &fill)?;
+            let mut list = Vec::new();
+            if self.answers(sequence, |message| list.extend(read(message)))? {
+                return Ok(list);
+            }
+        }
+        Err(io::Error::other("the kernel's list changed each time it was read"))
     }
 
     fn ask(&mut self, kind: u16, flags: u16, fill: impl FnOnce(&mut Messages)) -> io::Result<u32> {
@@ -224,7 +239,9 @@ impl Socket {
         Ok(self.sequence)
     }
 
-    fn answers(&mut self, sequence: u32, mut each: impl FnMut(Received<'_>)) -> io::Result<()> {
+    /// Whether it is all of one moment.
+    fn answers(&mut self, sequence: u32, mut each: impl FnMut(Received<'_>)) -> io::Result<bool> {
+        let mut whole = true;
         loop {
             let length = match (&self.socket).read(&mut self.answer) {
                 Ok(length) => length,
@@ -232,11 +249,12 @@ impl Socket {
                 Err(error) => return Err(error),
             };
             for message in messages(&self.answer[..length]).filter(|message| message.sequence == sequence) {
+                whole &= !message.interrupted;
                 if let Some(verdict) = message.verdict() {
-                    return verdict;
+                    return verdict.map(|()| whole);
                 }
                 if message.kind == libc::NLMSG_DONE as u16 {
-                    return Ok(());
+                    return Ok(whole);
                 }
                 each(message);
             }
@@ -275,6 +293,31 @@ mod tests {
         assert_eq!(outer[0], (1, &b"bpf\0"[..]));
         assert_eq!(attributes(outer[1].1).collect::<Vec<_>>(), [(6, &[9, 9][..])]);
         assert_eq!(outer[1].0, 2, "the flag of nests is not part of the kind");
+    }
+
+    #[test]
+    fn a_dump_that_changed_meanwhile_is_asked_for_again() {
+        // On its last message alone, and on one before it; the third is of one moment.
+        for (given, expected) in [(vec![(0, 16), (16, 0), (0, 0)], Some(vec![2])), (vec![(16, 0); DUMPS_MAX], None)] {
+            let (socket, kernel) = RawSocket::pair(Domain::UNIX, Type::DGRAM, None).expect("a pair");
+            let asked = std::thread::spawn(move || {
+                let mut buffer = [0; 64];
+                for (at, (first, last)) in (0_u8..).zip(given) {
+                    let length = (&kernel).read(&mut buffer).expect("a question");
+                    let sequence = number(&buffer[..length], 8).expect("a header");
+                    let mut answer = Messages::default();
+                    let mark = answer.begin(44, first, sequence, &[at, 0, 0, 0]);
+                    answer.end(mark);
+                    let mark = answer.begin(libc::NLMSG_DONE as u16, last, sequence, &[0; 4]);
+                    answer.end(mark);
+                    (&kernel).write_all(answer.bytes()).expect("answers");
+                }
+            });
+            let mut socket = Socket { socket, sequence: 0, answer: vec![0; 256] };
+            let list = socket.dump(44, |_| {}, |message| message.body.first().copied());
+            assert_eq!(list.ok(), expected);
+            asked.join().expect("each answer was asked for");
+        }
     }
 
     #[test]

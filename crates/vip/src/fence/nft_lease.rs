@@ -215,7 +215,7 @@ pub(super) fn guarded() -> io::Result<Option<Vec<IpAddr>>> {
                 message.string(NFTA_SET_ELEM_LIST_TABLE, TABLE);
                 message.string(NFTA_SET_ELEM_LIST_SET, set);
             },
-            |message| addresses.extend(elements_of(message)),
+            |message| Some(elements_of(message)),
         );
         match asked {
             // No table, no such set, no nftables or no family netdev.
@@ -227,7 +227,7 @@ pub(super) fn guarded() -> io::Result<Option<Vec<IpAddr>>> {
             {
                 return Ok(None);
             }
-            other => other?,
+            other => addresses.extend(other?.into_iter().flatten()),
         }
     }
     Ok(Some(addresses))

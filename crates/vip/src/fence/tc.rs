@@ -82,13 +82,7 @@ impl Tc {
     }
 
     pub(super) fn links(&mut self) -> io::Result<Vec<Link>> {
-        let mut links = Vec::new();
-        self.socket.dump(
-            libc::RTM_GETLINK,
-            |message| message.body(&[0; IFINFOMSG]),
-            |message| links.extend(read_link(message)),
-        )?;
-        Ok(links)
+        self.socket.dump(libc::RTM_GETLINK, |message| message.body(&[0; IFINFOMSG]), read_link)
     }
 
     /// Makes sure that the interface has the hooks. One that is there stays as it is; an `ingress` qdisc in their place is
@@ -112,19 +106,19 @@ impl Tc {
     }
 
     fn has_both_hooks(&mut self, interface: u32) -> io::Result<bool> {
-        let mut both = false;
-        self.socket.dump(
+        let clsact = self.socket.dump(
             libc::RTM_GETQDISC,
             |message| message.body(&tcmsg(interface, 0, 0, 0)),
             |message| {
                 let kind =
                     attributes(message.body.get(TCMSG..).unwrap_or_default()).find(|(kind, _)| *kind == TCA_KIND);
-                both |= number(message.body, 4) == Some(interface)
+                let found = number(message.body, 4) == Some(interface)
                     && number(message.body, 12) == Some(TC_H_CLSACT)
                     && kind.is_some_and(|(_, kind)| kind == b"clsact\0");
+                found.then_some(())
             },
         )?;
-        Ok(both)
+        Ok(!clsact.is_empty())
     }
 
     /// Attaches the program, in the place of any that has our handle.
@@ -147,18 +141,18 @@ impl Tc {
     /// As [`Tc::attached`], and names the filters that are asked before ours. The kernel lists them in their order, and puts
     /// a later program of our priority before ours.
     pub(super) fn look(&mut self, interface: u32, hook: Hook, before: &mut Vec<String>) -> io::Result<Option<u32>> {
-        let mut found = None;
-        self.socket.dump(
+        let filters = self.socket.dump(
             libc::RTM_GETTFILTER,
             |message| message.body(&tcmsg(interface, 0, hook.parent(), 0)),
-            |message| {
-                if found.is_none() {
-                    found = read_filter(message);
-                    before.extend(other_filter(message).filter(|_| found.is_none()));
-                }
-            },
+            |message| read_filter(message).map(Ok).or_else(|| other_filter(message).map(Err)),
         )?;
-        Ok(found)
+        for filter in filters {
+            match filter {
+                Ok(ours) => return Ok(Some(ours)),
+                Err(other) => before.push(other),
+            }
+        }
+        Ok(None)
     }
 
     /// Takes our filters away, whichever process put them there. Says whether there were any.
@@ -190,16 +184,15 @@ impl Tc {
 
     /// Removes the hooks of an interface if there is no filter on them. Says whether they are removed.
     fn remove_idle_hooks(&mut self, interface: u32) -> io::Result<bool> {
-        let mut used = false;
         for hook in Hook::BOTH {
-            self.socket.dump(
+            let filters = self.socket.dump(
                 libc::RTM_GETTFILTER,
                 |message| message.body(&tcmsg(interface, 0, hook.parent(), 0)),
-                |message| used |= message.kind == libc::RTM_NEWTFILTER,
+                |message| (message.kind == libc::RTM_NEWTFILTER).then_some(()),
             )?;
-        }
-        if used {
-            return Ok(false);
+            if !filters.is_empty() {
+                return Ok(false);
+            }
         }
         self.socket.request(libc::RTM_DELQDISC, 0, |message| {
             message.body(&tcmsg(interface, CLSACT, TC_H_CLSACT, 0));
