@@ -117,6 +117,8 @@ impl Shared {
 pub struct Handle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) thread: Option<JoinHandle<()>>,
+    /// Says what the thread had to say.
+    pub(crate) speaker: Option<JoinHandle<()>>,
 }
 
 impl Handle {
@@ -202,6 +204,10 @@ impl Drop for Handle {
             && thread.join().is_err()
         {
             tracing::error!("the lease thread had panicked");
+        }
+        // It ends when all is said, and its only failure is one of the log.
+        if let Some(speaker) = self.speaker.take() {
+            let _ = speaker.join();
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod net;
 pub mod netlink;
 mod priority;
 mod thread;
+mod voice;
 
 pub use driver::{Closing, Driver, ListenerChange, LoopbackDriver};
 pub use fence::{

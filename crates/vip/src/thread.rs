@@ -1,7 +1,8 @@
 //! The lease thread: waits for datagrams, deadlines and views, feeds them to the protocol and
 //! carries out what it says, in order.
 //!
-//! A plain thread with `ppoll`, so that nothing else can keep it from renewing. Each turn takes at
+//! A plain thread with `ppoll`, so that nothing else can keep it from renewing: what it has to say goes to a thread that may
+//! wait for the log ([`Voice`]). Each turn takes at
 //! most [`DATAGRAMS_PER_TURN_MAX`] datagrams, so that a flood cannot keep it from its deadlines.
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
     Closing, Driver, Gates, Handle, LogMarks,
     handle::{Shared, Wish},
     intake, priority,
+    voice::{Voice, Word},
 };
 
 /// Datagrams taken before deadlines are looked at again. At 2 us each a turn stays below 0.2 ms.
@@ -96,6 +98,7 @@ impl LeaseThread {
             tracing::info!(%error, "the kernel filters nothing for the lease thread, which is woken by any datagram");
         }
         let shared = Arc::new(Shared::new(Arc::clone(&inputs.gates)).map_err(error("make an event descriptor"))?);
+        let (voice, speaker) = Voice::start().map_err(error("spawn the one that speaks for it"))?;
         let runner = Runner {
             // Before the thread runs, so that the silence after a start is not counted from too late.
             node: LeaseNode::new(options.node, options.boot, boot_now()),
@@ -108,12 +111,13 @@ impl LeaseThread {
             shared: Arc::clone(&shared),
             published_at: BootNanos::default(),
             silent_until: BootNanos::default(),
+            voice,
         };
         let thread = std::thread::Builder::new()
             .name("ballast-lease".to_owned())
             .spawn(move || runner.run(options.real_time))
             .map_err(error("spawn"))?;
-        Ok(Handle { shared, thread: Some(thread) })
+        Ok(Handle { shared, thread: Some(thread), speaker: Some(speaker) })
     }
 }
 
@@ -130,6 +134,7 @@ struct Runner {
     published_at: BootNanos,
     /// Until then nothing is sent: what could not be closed is open until then.
     silent_until: BootNanos,
+    voice: Voice,
 }
 
 impl Runner {
@@ -137,16 +142,12 @@ impl Runner {
         if real_time {
             let granted = priority::raise();
             if granted.nice {
-                tracing::info!("no real-time scheduling for leases here; their thread runs before ordinary ones");
+                self.voice.say(Word::OnlyNice);
             } else if !granted.fifo {
-                tracing::info!(
-                    "no real-time scheduling for leases (needs CAP_SYS_NICE); a busy machine may renew late"
-                );
+                self.voice.say(Word::NoRealTime);
             }
             if !granted.locked {
-                tracing::info!(
-                    "memory is not locked (needs CAP_IPC_LOCK or a higher memlock limit); swapping may delay renewals"
-                );
+                self.voice.say(Word::NotLocked);
             }
         }
         let mut buffer = [0; BUFFER_BYTES];
@@ -188,10 +189,7 @@ impl Runner {
             return;
         }
         if doubts != self.doubts {
-            tracing::warn!(
-                doubts,
-                "this node's view of the cluster is not kept up; VIPs are offered to others while it is not"
-            );
+            self.voice.say(Word::Doubts(doubts));
         }
         let mut view = Arc::clone(view);
         (self.seen, self.doubts) = (Some(Arc::clone(&view)), doubts);
@@ -277,11 +275,7 @@ impl Runner {
     /// the others it is as if this node had been cut off, and whoever is next waits until the right ends.
     fn keep_silent(&mut self, vip: VipId, until: BootNanos) {
         self.silent_until = self.silent_until.max(until);
-        tracing::error!(
-            %vip,
-            "the kernel refused to close the fence of a VIP that is released; no node is told, and the next one takes it when \
-             the lease ends"
-        );
+        self.voice.say(Word::NotClosed(vip));
     }
 
     fn send(&self, to: NodeId, bytes: &[u8]) {
