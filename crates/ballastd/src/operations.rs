@@ -43,7 +43,8 @@ use crate::{
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The loop that publishes the state looks twenty times a second; one that has not for so long hangs.
+/// The loop that publishes the state looks twenty times a second, the keeper of VIPs four times; one that has not for so long
+/// hangs.
 const LOOKED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The parts of this node that can be asked.
@@ -204,6 +205,9 @@ impl Node {
         let looked = BootNanos::new(self.looked.load(Ordering::Relaxed));
         if Duration::from_nanos(boot_now().since(looked)) > LOOKED_WITHIN {
             return Err("the agreed state is not followed any more".to_owned());
+        }
+        if self.keeper.get().is_some_and(|keeper| keeper.held_up() > LOOKED_WITHIN) {
+            return Err("addresses and fence of VIPs are not looked after any more".to_owned());
         }
         Ok(())
     }

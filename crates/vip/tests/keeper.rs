@@ -406,6 +406,37 @@ fn a_record_that_cannot_be_written_keeps_a_node_from_no_vip_that_is_in_place() {
 }
 
 #[test]
+fn a_keeper_that_hangs_leaves_vips_to_others() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    let folder = empty();
+    let options = options(&folder, "eth0", FenceWish::None);
+    // The first call that finds a word hangs until another is sent.
+    let (hang, hangs) = std::sync::mpsc::channel::<()>();
+    let changed = move || {
+        if hangs.try_recv().is_ok() {
+            let _ = hangs.recv();
+        }
+    };
+    let (mut driver, keeper) =
+        host.run(move || netlink::start(options, Sole::take().expect("no other"), changed).expect("starts"));
+    // Dropped before the keeper, which would be waited for.
+    let hang = hang;
+    let mut view = view();
+    view.vips[0].addresses.truncate(1);
+    driver.view(&Arc::new(view));
+    eventually("the address is in place", || says(&keeper, Fitness::Fit, ""));
+    host.ip("link set eth0 down");
+    eventually("the link is down", || says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "eth0 is down"));
+    hang.send(()).expect("it listens");
+    host.ip("link set eth0 up");
+    let doubted = Fitness::Reluctant(Unfitness::FenceBreached);
+    eventually("what it found is doubted", || says(&keeper, doubted, "nobody looked after addresses and fence for "));
+    hang.send(()).expect("it waits");
+    eventually("it looks again", || says(&keeper, Fitness::Fit, ""));
+}
+
+#[test]
 fn a_fence_that_was_mended_makes_a_node_leave_vips_to_others_and_keep_what_nobody_takes() {
     for (level, harm) in LEVELS.into_iter().zip(["tc filter del dev eth0 egress", "nft flush ruleset"]) {
         let Some(lan) = Lan::new(1) else { return };

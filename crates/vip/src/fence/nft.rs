@@ -7,10 +7,16 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Write},
+    io::{self, Read, Write},
     net::IpAddr,
-    process::{Command, Stdio},
-    sync::{Arc, atomic::Ordering},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use ballast_core::ids::VipId;
@@ -19,9 +25,12 @@ use super::{
     Breach, FenceError, Guarded, Unfenced,
     nft_lease::{Renewals, Shared, delete_table},
     nft_text::{Rules, TABLE, change, remove_gone, replace, without_chains},
-    nft_watch::NftWatch,
+    nft_watch::{Doubt, NftWatch},
     tc::{Link, Tc},
 };
+
+/// An `nft` that takes longer hangs, on a disk or on a lock of the kernel: what it does here takes some ten milliseconds.
+const NFT_MAX: Duration = Duration::from_secs(2);
 
 /// Why nftables did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +38,9 @@ pub enum NftError {
     /// The program cannot be run.
     #[error("running the nft program (Debian package nftables)")]
     Run(#[source] io::Error),
+    /// It did not end.
+    #[error("the nft program did not end within {0:?} and was killed; a disk or the kernel holds it up")]
+    Hung(Duration),
     /// Rules like the fence's are not possible.
     #[error(
         "Linux 5.16 or newer with nftables and its netdev egress hooks, and CAP_NET_ADMIN, are needed; nft says: {0}"
@@ -137,7 +149,7 @@ impl NftFence {
         }
         // Asked before the rules are listed, so that what changes meanwhile is told by the next look.
         if let Some(rules) = &self.rules
-            && self.watch.in_doubt()
+            && let Some(doubt) = self.watch.in_doubt()
         {
             match listing() {
                 Ok(found) if found == self.standing => self.watch.good(),
@@ -158,6 +170,8 @@ impl NftFence {
                     let what = if differences.is_empty() { "their order".to_owned() } else { differences.join("; ") };
                     breach(format!("the nftables rules differ: {what}"));
                 }
+                // The kernel has told of no change. Whoever is held up so long says that.
+                Err(NftError::Hung(_)) if doubt == Doubt::Old => {}
                 Err(error) => breach(super::chain(&error)),
             }
         }
@@ -220,24 +234,93 @@ fn listing() -> Result<Vec<String>, NftError> {
 }
 
 fn nft(arguments: &[&str], input: &str) -> Result<String, NftError> {
-    let start = |program: &str| {
-        let pipe = Stdio::piped;
-        Command::new(program).args(arguments).stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn()
-    };
-    let mut child = match start("nft") {
+    match run("nft", arguments, input, NFT_MAX) {
         // Services and containers often run without the folders of administrators in their path.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => start("/usr/sbin/nft"),
+        Err(NftError::Run(error)) if error.kind() == io::ErrorKind::NotFound => {
+            run("/usr/sbin/nft", arguments, input, NFT_MAX)
+        }
         other => other,
     }
-    .map_err(NftError::Run)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A program that ended early says why on its standard error.
-        let _ = stdin.write_all(input.as_bytes());
+}
+
+/// What the program prints. It is killed if it does not end in time.
+fn run(program: &str, arguments: &[&str], input: &str, within: Duration) -> Result<String, NftError> {
+    let pipe = Stdio::piped;
+    let mut command = Command::new(program);
+    let mut child =
+        command.args(arguments).stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().map_err(NftError::Run)?;
+    let ended = converse(&mut child, input, within).and_then(|(printed, said)| {
+        let status = child.wait().map_err(NftError::Run)?;
+        Ok((status.success(), printed, said))
+    });
+    match ended {
+        Ok((true, printed, _)) => Ok(String::from_utf8_lossy(&printed).into_owned()),
+        Ok((false, _, said)) => {
+            let said = String::from_utf8_lossy(&said);
+            Err(NftError::Refused(said.lines().next().unwrap_or("nothing").to_owned()))
+        }
+        Err(error) => {
+            let _ = child.kill();
+            // One that waits in the kernel dies when that lets it go, which nobody here waits for.
+            let _ = beside(move || drop(child.wait()));
+            Err(error)
+        }
     }
-    let output = child.wait_with_output().map_err(NftError::Run)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+}
+
+/// Gives the program its input and takes what it prints and says until it closes both, which it does when it ends.
+fn converse(child: &mut Child, input: &str, within: Duration) -> Result<(Vec<u8>, Vec<u8>), NftError> {
+    let (until, input) = (Instant::now() + within, input.to_owned());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    // A program that ended early, and reads no more, says why on its standard error.
+    let given = stdin.map(|mut stdin| beside(move || drop(stdin.write_all(input.as_bytes()))));
+    given.transpose()?;
+    let all = |mut from: Box<dyn Read + Send>| {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        bytes
+    };
+    let said = stderr.map(|stderr| beside(move || all(Box::new(stderr)))).transpose()?;
+    let printed = stdout.map(|stdout| beside(move || all(Box::new(stdout)))).transpose()?;
+    let wait = |from: Option<Receiver<Vec<u8>>>| match from {
+        Some(from) => {
+            let left = until.saturating_duration_since(Instant::now());
+            from.recv_timeout(left).map_err(|_| NftError::Hung(within))
+        }
+        None => Ok(Vec::new()),
+    };
+    Ok((wait(printed)?, wait(said)?))
+}
+
+/// Does on a thread of its own what ends with a program. If that ends late nobody listens any more.
+fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<Receiver<T>, NftError> {
+    let (done, result) = sync_channel(1);
+    let work = move || drop(done.send(work()));
+    thread::Builder::new().name("ballast-nft".to_owned()).spawn(work).map_err(NftError::Run)?;
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_killed() {
+        // It neither reads nor ends, and its pipe holds less than it is given.
+        let long = "x".repeat(1 << 20);
+        let within = Duration::from_millis(50);
+        let error = run("sleep", &["1000"], &long, within).expect_err("it does not end");
+        assert!(matches!(error, NftError::Hung(limit) if limit == within), "{error}");
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(NftError::Refused(said.lines().next().unwrap_or("nothing").to_owned()))
+
+    #[test]
+    fn a_program_is_given_all_and_heard_to_its_end() {
+        let long = "x".repeat(1 << 20);
+        let heard = run("cat", &[], &long, Duration::from_secs(60));
+        assert_eq!(heard.expect("ends").len(), long.len());
+        let error = run("sh", &["-c", "echo no >&2; exit 1"], "", Duration::from_secs(60));
+        assert!(matches!(error, Err(NftError::Refused(said)) if said == "no"));
+        let error = run("no-such-program", &[], "", Duration::from_secs(60));
+        assert!(matches!(error, Err(NftError::Run(error)) if error.kind() == io::ErrorKind::NotFound));
+    }
 }

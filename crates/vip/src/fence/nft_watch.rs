@@ -23,6 +23,15 @@ const NFT_MSG_NEWGEN: u16 = 15;
 /// does not.
 const LIST_NANOS: u64 = 5_000_000_000;
 
+/// Why the rules should be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// They may have changed.
+    Changed,
+    /// They were not listed for a while.
+    Old,
+}
+
 pub(super) struct NftWatch {
     socket: Socket,
     /// When the rules were last found as they should be.
@@ -34,15 +43,25 @@ impl NftWatch {
         Ok(Self { socket: Socket::open_member(libc::NETLINK_NETFILTER, NFNLGRP_NFTABLES)?, good_at: None })
     }
 
-    /// Whether the rules should be listed.
-    pub(super) fn in_doubt(&mut self) -> bool {
+    /// Takes note of what the kernel told, and whether rules may have changed.
+    fn changed(&mut self) -> bool {
         let mut changed = false;
         // One that overran has lost word of something.
         let drained = self.socket.drain(|message| changed |= !is_renewal(message));
-        if changed || drained.is_err() {
+        changed |= drained.is_err();
+        if changed {
             self.good_at = None;
         }
-        self.good_at.is_none_or(|at| boot_now().since(at) >= LIST_NANOS)
+        changed
+    }
+
+    /// Whether the rules should be listed.
+    pub(super) fn in_doubt(&mut self) -> Option<Doubt> {
+        self.changed();
+        match self.good_at {
+            None => Some(Doubt::Changed),
+            Some(at) => (boot_now().since(at) >= LIST_NANOS).then_some(Doubt::Old),
+        }
     }
 
     /// They were listed, after [`NftWatch::in_doubt`], and are as they should be.

@@ -44,6 +44,8 @@ use crate::{
 /// Longest time between two looks. The kernel tells of changes of links, addresses and filters, which bring one about at
 /// once; this is for the rest: rules of nftables, which the look asks the kernel's word about, `tcx` programs, sysctls.
 const LOOK: Duration = Duration::from_millis(250);
+/// A round that takes longer is told of. Far more than many new addresses take.
+const SLOW: Duration = Duration::from_secs(2);
 /// How often the link is asked whether anybody else has the VIPs that this node holds.
 const RIVALS_NANOS: u64 = 5_000_000_000;
 /// A gateway that misses three questions in a row, a second apart, is gone; a router that restarts answers sooner.
@@ -111,6 +113,8 @@ pub(super) struct Keeper {
     /// The last problem of each VIP that was logged.
     said: BTreeMap<VipId, String>,
     checked: BTreeSet<String>,
+    /// When the last round ended.
+    looked_at: BootNanos,
 }
 
 /// What is kept for an interface that VIPs are on.
@@ -179,9 +183,11 @@ impl Keeper {
             changed,
             said: BTreeMap::new(),
             checked: BTreeSet::new(),
+            looked_at: boot_now(),
         })
     }
 
+    /// Until it is told to stop.
     pub fn run(mut self) {
         while !self.shared.is_stopping() {
             if self.wait() {
@@ -192,6 +198,20 @@ impl Keeper {
 
     /// One look at everything, and what follows from it.
     pub fn round(&mut self) {
+        let began = boot_now();
+        let whole = self.look();
+        self.looked_at = boot_now();
+        if whole {
+            let took = Duration::from_nanos(self.looked_at.since(began));
+            if took > SLOW {
+                warn!(?took, "looking after addresses and fence of VIPs was held up");
+            }
+            self.shared.pace.round(began, self.looked_at);
+        }
+    }
+
+    /// Whether it saw everything.
+    fn look(&mut self) -> bool {
         self.sole.answer();
         // Closing them is slow, which is why it happens here.
         while let Ok(capture) = self.used.try_recv() {
@@ -201,7 +221,7 @@ impl Keeper {
             Ok(interfaces) => interfaces,
             Err(error) => {
                 error!(%error, "cannot look at the interfaces; VIPs stay as they are");
-                return;
+                return false;
             }
         };
         let now = boot_now();
@@ -209,7 +229,7 @@ impl Keeper {
         self.recognise(&interfaces, view.as_deref());
         let Some(view) = view.as_deref() else {
             self.guard_what_is_left(&interfaces);
-            return;
+            return true;
         };
         let wanted = self.wanted(view, &interfaces);
         self.look_at_links(now, view, &interfaces, &wanted);
@@ -234,6 +254,7 @@ impl Keeper {
             }
         }
         self.publish(places, vips);
+        true
     }
 
     /// Finds what is ours on the interfaces, whatever became of the record, before the fence that is there is replaced.
@@ -615,15 +636,16 @@ impl Keeper {
         for link in self.links.values() {
             fds.extend(link.listener.iter().flat_map(Listener::fds).map(poll));
         }
+        // However much is heard meanwhile, a look is due.
+        let since = |now: BootNanos| Duration::from_nanos(now.since(self.looked_at));
+        let left = LOOK.saturating_sub(since(boot_now())).as_millis() as i32;
         // SAFETY: the pointer is valid for the call and the count is that of the vector.
-        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, LOOK.as_millis() as i32) };
-        if ready <= 0 {
-            return true;
-        }
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, left) };
+        let due = ready <= 0 || since(boot_now()) >= LOOK;
         let changed = fds[0].revents != 0 && self.links_changed();
         let woken = self.shared.to_keeper.woken();
         self.listen();
-        changed || woken
+        due || changed || woken
     }
 
     fn links_changed(&mut self) -> bool {

@@ -28,11 +28,15 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use ballast_core::ids::{NodeId, VipId};
-use ballast_core::lease::Fitness;
+use ballast_clock::boot_now;
+use ballast_core::{
+    ids::{NodeId, VipId},
+    lease::{Fitness, Unfitness},
+};
 
 use crate::{
     fence::{Fence, FenceError, FenceLevel, FenceWish, inherited},
@@ -81,6 +85,30 @@ pub struct Report {
     pub vips: BTreeMap<VipId, VipFitness>,
 }
 
+impl Report {
+    /// What is left of it when nobody has looked for so long: the node keeps what no other takes.
+    fn aged(mut self: Arc<Self>, held_up: Duration) -> Arc<Self> {
+        if held_up < HELD_UP {
+            return self;
+        }
+        for known in Arc::make_mut(&mut self).vips.values_mut() {
+            let doubted = Fitness::Reluctant(Unfitness::FenceBreached);
+            if known.fitness.worse(doubted) != known.fitness {
+                known.fitness = doubted;
+                known.problem = format!(
+                    "nobody looked after addresses and fence for {} s: a disk, the kernel or the nft program holds that up; \
+                     see the log of the kernel",
+                    held_up.as_secs()
+                );
+            }
+        }
+        self
+    }
+}
+
+/// A round takes milliseconds, a few hundred where new addresses are asked for, and begins four times a second.
+const HELD_UP: Duration = Duration::from_secs(2);
+
 /// The drivers cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
@@ -109,9 +137,14 @@ pub struct KeeperHandle {
 }
 
 impl KeeperHandle {
-    /// What was found last.
+    /// What was found last, doubted if that is long ago.
     pub fn report(&self) -> Arc<Report> {
-        self.shared.report.load_full()
+        self.shared.report.load_full().aged(self.held_up())
+    }
+
+    /// For how long the keeper is held up; usually less than a second.
+    pub fn held_up(&self) -> Duration {
+        self.shared.pace.held_up(boot_now())
     }
 
     /// Which fence is in force.
@@ -210,3 +243,32 @@ pub fn mac_of(interface: &str) -> Result<Option<crate::net::Mac>, NetError> {
 }
 
 type Published<T> = ArcSwap<T>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_long_ago_is_doubted_and_what_is_worse_stays() {
+        let [fit, doubted] = [Fitness::Fit, Fitness::Reluctant(Unfitness::FenceBreached)];
+        let unfit = Fitness::Unfit(Unfitness::LinkDown);
+        let check = |seconds, expected: [Fitness; 2]| {
+            let known = |fitness| VipFitness { fitness, ..VipFitness::default() };
+            let vips = [(VipId::new(1), known(fit)), (VipId::new(2), known(unfit))].into();
+            let aged = Arc::new(Report { vips }).aged(Duration::from_secs(seconds));
+            assert_eq!(aged.vips.values().map(|known| known.fitness).collect::<Vec<_>>(), expected, "{seconds} s");
+        };
+        check(1, [fit, unfit]);
+        check(2, [doubted, unfit]);
+    }
+
+    #[test]
+    fn a_keeper_is_held_up_since_its_last_round_or_in_it() {
+        let at = |seconds: u64| ballast_core::time::BootNanos::new(seconds * 1_000_000_000);
+        let shared = Shared::new().expect("descriptors");
+        shared.pace.round(at(10), at(11));
+        assert_eq!([at(11), at(15)].map(|now| shared.pace.held_up(now).as_secs()), [1, 4]);
+        shared.pace.round(at(11), at(20));
+        assert_eq!(shared.pace.held_up(at(21)).as_secs(), 9);
+    }
+}

@@ -5,12 +5,15 @@ use std::{
     io,
     net::IpAddr,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
+use ballast_clock::boot_now;
 use ballast_core::{
     ids::{NodeId, VipId},
     lease::LeaseView,
+    time::BootNanos,
 };
 
 use super::{Published, Report, keeper::Counts, wake::Wake};
@@ -43,6 +46,7 @@ pub(super) struct Shared {
     /// Counted up by the keeper when everything held should be announced again.
     pub announce: AtomicU64,
     pub counts: Counts,
+    pub pace: Pace,
     pub to_keeper: Wake,
     pub to_driver: Wake,
     stopping: AtomicBool,
@@ -57,6 +61,7 @@ impl Shared {
             report: Published::default(),
             announce: AtomicU64::new(0),
             counts: Counts::default(),
+            pace: Pace::new(boot_now()),
             to_keeper: Wake::new()?,
             to_driver: Wake::new()?,
             stopping: AtomicBool::new(false),
@@ -76,6 +81,33 @@ impl Shared {
     pub fn announce_again(&self) {
         self.announce.fetch_add(1, Ordering::Release);
         self.to_driver.wake();
+    }
+}
+
+/// How the keeper gets on with its rounds.
+pub(super) struct Pace {
+    /// When the last whole one ended.
+    ended: AtomicU64,
+    /// How long it took.
+    took: AtomicU64,
+}
+
+impl Pace {
+    fn new(now: BootNanos) -> Self {
+        Self { ended: AtomicU64::new(now.get()), took: AtomicU64::new(0) }
+    }
+
+    /// A whole round is over.
+    pub fn round(&self, began: BootNanos, ended: BootNanos) {
+        self.took.store(ended.since(began), Ordering::Relaxed);
+        self.ended.store(ended.get(), Ordering::Release);
+    }
+
+    /// For how long the keeper is held up: since it ended a round, or in that round. So whoever is held up in each stays so
+    /// between them.
+    pub fn held_up(&self, now: BootNanos) -> Duration {
+        let since = now.since(BootNanos::new(self.ended.load(Ordering::Acquire)));
+        Duration::from_nanos(since.max(self.took.load(Ordering::Relaxed)))
     }
 }
 
