@@ -34,7 +34,7 @@ mod slots;
 mod tc;
 mod tcx;
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{io, net::IpAddr, os::fd::RawFd, sync::Arc};
 
 use ballast_core::{ids::VipId, time::BootNanos};
 use serde::{Deserialize, Serialize};
@@ -312,6 +312,24 @@ impl Fence {
             Slow::Ebpf(fence) => fence.guards(interface, address),
             Slow::Nftables(fence) => fence.guards(interface, address),
             Slow::None => true,
+        }
+    }
+
+    /// What can be read when [`Fence::changed`] should be asked. At the level `ebpf` there is nothing: changes of filters are
+    /// told to whoever follows links.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        match &self.slow {
+            Slow::Nftables(fence) => Some(fence.descriptor()),
+            Slow::Ebpf(_) | Slow::None => None,
+        }
+    }
+
+    /// Whether the kernel has told, since this was asked last, that somebody may have changed the fence. Renewals are not
+    /// meant.
+    pub fn changed(&mut self) -> bool {
+        match &mut self.slow {
+            Slow::Nftables(fence) => fence.changed(),
+            Slow::Ebpf(_) | Slow::None => false,
         }
     }
 

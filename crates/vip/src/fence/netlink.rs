@@ -8,7 +8,7 @@
 
 use std::{
     io::{self, Read, Write},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
     time::Duration,
 };
 
@@ -259,6 +259,12 @@ impl Socket {
                 each(message);
             }
         }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

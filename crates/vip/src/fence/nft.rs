@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
     net::IpAddr,
+    os::fd::RawFd,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -176,6 +177,16 @@ impl NftFence {
             }
         }
         breaches
+    }
+
+    /// Readable when the kernel tells of something.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.watch.descriptor()
+    }
+
+    /// Takes note of what the kernel told, and whether rules may have changed.
+    pub(super) fn changed(&mut self) -> bool {
+        self.watch.changed()
     }
 
     pub(super) fn guards(&self, interface: u32, address: IpAddr) -> bool {

@@ -2,7 +2,10 @@
 //!
 //! So that the rules need to be listed, which takes processes, only when there is a reason, and now and then.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
 
 use ballast_clock::boot_now;
 use ballast_core::time::BootNanos;
@@ -43,8 +46,13 @@ impl NftWatch {
         Ok(Self { socket: Socket::open_member(libc::NETLINK_NETFILTER, NFNLGRP_NFTABLES)?, good_at: None })
     }
 
+    /// Readable when the kernel tells of something.
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
     /// Takes note of what the kernel told, and whether rules may have changed.
-    fn changed(&mut self) -> bool {
+    pub(super) fn changed(&mut self) -> bool {
         let mut changed = false;
         // One that overran has lost word of something.
         let drained = self.socket.drain(|message| changed |= !is_renewal(message));

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    os::fd::RawFd,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -57,6 +58,16 @@ impl Fencing {
 
     pub fn level(&self) -> FenceLevel {
         self.fence.level()
+    }
+
+    /// What can be read when [`Fencing::changed`] should be asked.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.fence.descriptor()
+    }
+
+    /// Whether the kernel has told of a change of the fence.
+    pub fn changed(&mut self) -> bool {
+        self.fence.changed()
     }
 
     /// Where the fence was broken, while that is not long ago.

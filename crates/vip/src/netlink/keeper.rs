@@ -636,6 +636,8 @@ impl Keeper {
         for link in self.links.values() {
             fds.extend(link.listener.iter().flat_map(Listener::fds).map(poll));
         }
+        let fence = fds.len();
+        fds.extend(self.fence.descriptor().map(poll));
         // However much is heard meanwhile, a look is due.
         let since = |now: BootNanos| Duration::from_nanos(now.since(self.looked_at));
         let left = LOOK.saturating_sub(since(boot_now())).as_millis() as i32;
@@ -643,9 +645,10 @@ impl Keeper {
         let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, left) };
         let due = ready <= 0 || since(boot_now()) >= LOOK;
         let changed = fds[0].revents != 0 && self.links_changed();
+        let fence_changed = fds.get(fence).is_some_and(|fd| fd.revents != 0) && self.fence.changed();
         let woken = self.shared.to_keeper.woken();
         self.listen();
-        due || changed || woken
+        due || changed || fence_changed || woken
     }
 
     fn links_changed(&mut self) -> bool {

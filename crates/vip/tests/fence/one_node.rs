@@ -398,6 +398,27 @@ fn what_somebody_takes_away_of_the_ebpf_fence_is_noticed_and_put_back() {
 }
 
 #[test]
+fn a_change_of_the_nftables_fence_is_told_at_once_and_a_renewal_is_none() {
+    let Some(lab) = Lab::new() else { return };
+    let Some((mut fence, mut deadlines)) = lab.open(FenceWish::Nftables) else { return };
+    let told = |fence: &Fence| {
+        let fd = fence.descriptor().expect("the kernel tells of changes at this level");
+        let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+        // SAFETY: one descriptor, as is said.
+        unsafe { libc::poll(fds.as_mut_ptr(), 1, 0) == 1 }
+    };
+    lab.guard(&mut fence, &lab.both());
+    fence.changed();
+    assert!(!told(&fence));
+    open_for(&mut deadlines, VIP, LONG);
+    assert!(told(&fence) && !fence.changed(), "the kernel tells of renewals too");
+    lab.node.sh("nft flush ruleset");
+    assert!(told(&fence) && fence.changed());
+    assert!(!told(&fence) && !fence.changed(), "told once");
+    lab.breached(&mut fence, "No such file or directory");
+}
+
+#[test]
 fn what_somebody_takes_away_of_the_nftables_fence_is_noticed_and_put_back() {
     let Some(lab) = Lab::new() else { return };
     let Some((mut fence, mut deadlines)) = lab.open(FenceWish::Nftables) else { return };
