@@ -19,8 +19,10 @@ use ballast_core::{
 };
 use ballast_vip::{
     Driver as _, FenceWish,
-    net::{Addresses, Hearing, Interface, Listener, Mac, Sender, VipAddress, announcement, probe, request_frame},
-    netlink::{self, KeeperHandle, NetlinkDriver, NetlinkOptions, Sole, VipFitness},
+    net::{
+        Addresses, Hearing, Interface, Listener, Mac, NetError, Sender, VipAddress, announcement, probe, request_frame,
+    },
+    netlink::{self, KeeperHandle, NetlinkDriver, NetlinkError, NetlinkOptions, Sole, VipFitness},
 };
 use netns::{Lan, Netns, eventually};
 
@@ -205,6 +207,28 @@ fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
     let keeper = keep(host, &folder, FenceWish::None);
     let ours = "10.0.0.100/32 on eth0: is on eth0 already and was not put there by Ballast";
     eventually("the machine has it itself", || says(&keeper, Fitness::Unfit(Unfitness::AddressMissing), ours));
+}
+
+#[test]
+fn an_interface_may_come_after_its_node() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    let folder = empty();
+    let on_eth1 = [("db".to_owned(), "eth1".to_owned())].into();
+    let (mut driver, keeper) =
+        start_with(host, NetlinkOptions { interfaces: on_eth1, ..options(&folder, "eth0", FenceWish::Ebpf) });
+    driver.view(&Arc::new(two()));
+    let missing = "no interface eth1 on this machine; there are: lo, ";
+    eventually("it is told", || says_of(2, &keeper, Fitness::Unfit(Unfitness::LinkDown), missing));
+    eventually("the other VIP is in place", || says(&keeper, Fitness::Fit, ""));
+    second_interface(&lan);
+    eventually("it is taken", || says_of(2, &keeper, Fitness::Fit, ""));
+    assert!(has(host, "eth1", "10.0.1.100"));
+    drop((driver, keeper));
+    // What can never be right is refused.
+    let options = options(&folder, "lo", FenceWish::None);
+    let refused = host.run(move || netlink::start(options, Sole::take().expect("no other"), || {}).map(drop));
+    assert!(matches!(refused, Err(NetlinkError::Net(NetError::Loopback { .. }))), "{refused:?}");
 }
 
 #[test]

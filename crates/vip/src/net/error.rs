@@ -6,7 +6,10 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// The configured interface is not there.
-    #[error("no interface {name} on this machine; there are: {present}; correct vip.interface in ballastd.toml")]
+    #[error(
+        "no interface {name} on this machine; there are: {present}; correct vip.interface in ballastd.toml, unless it is yet to \
+         come"
+    )]
     NoInterface {
         /// What was asked for.
         name: String,

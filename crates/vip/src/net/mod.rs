@@ -35,6 +35,7 @@ pub use conflict::{Conflict, Conflicts};
 pub use error::NetError;
 pub use frame::{Frame, announcement, probe as probe_frame, request as request_frame};
 pub use gateway::{GatewayCheck, GatewayState, GatewayTiming, Gateways, question};
+pub(crate) use interface::names;
 pub use interface::{Interface, InterfaceAddress, Standing, is_network};
 pub use packet::{Hearing, Listener, Sender};
 pub use probe::probe;

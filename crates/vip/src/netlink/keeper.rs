@@ -37,7 +37,8 @@ use crate::{
     fence::{Fence, FenceLevel, Inherited, inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, LinkEvent, Listener, Mac, Sender as FrameSender, VipAddress, Watch, probe_frame, question, system,
+        Interface, LinkEvent, Listener, Mac, NetError, Sender as FrameSender, VipAddress, Watch, names, probe_frame,
+        question, system,
     },
 };
 
@@ -160,9 +161,13 @@ impl Keeper {
         used: Receiver<Capture>,
         changed: Box<dyn Fn() + Send>,
     ) -> Result<Self, NetlinkError> {
-        // A name that is wrong is told at the start, not when the first VIP comes.
+        // A name that can never be right is told at the start, not when the first VIP comes. An interface that is not there
+        // may come yet, as a VLAN does that is made later.
         for name in std::iter::once(&options.interface).chain(options.interfaces.values()) {
-            Interface::read(name)?;
+            match Interface::read(name) {
+                Err(error @ NetError::NoInterface { .. }) => warn!(%error, "VIPs wait for their interface"),
+                other => drop(other?),
+            }
         }
         // Before anything takes its place, which the first round does.
         let inherited = inherited()?;
@@ -412,9 +417,8 @@ impl Keeper {
         let mut places = Places::new();
         for want in round.wanted {
             let Some(interface) = round.interface(&want.interface) else {
-                let problem =
-                    format!("there is no interface {}; correct vip.interface in ballastd.toml", want.interface);
-                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+                let missing = NetError::NoInterface { name: want.interface.clone(), present: names(round.interfaces) };
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), missing.to_string());
                 continue;
             };
             if let Err(error) = interface.check_suits() {
