@@ -232,6 +232,31 @@ fn an_interface_may_come_after_its_node() {
 }
 
 #[test]
+fn an_interface_where_no_neighbour_hears_of_a_vip_is_none_for_it() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    let folder = empty();
+    let keeper = keep(host, &folder, FenceWish::Ebpf);
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    host.ip("link add br9 type bridge");
+    host.ip("link set eth0 master br9");
+    let unfit = Fitness::Unfit(Unfitness::AddressMissing);
+    eventually("it names the bridge", || says(&keeper, unfit, "eth0 is a port of br9") && !has_any(host));
+    host.ip("link set eth0 nomaster");
+    eventually("they are back", || says(&keeper, Fitness::Fit, "") && VIPS.iter().all(|vip| has(host, "eth0", vip)));
+    host.ip("link set eth0 arp off");
+    eventually("it speaks no ARP", || says(&keeper, unfit, "eth0 speaks no ARP") && !has_any(host));
+    host.ip("link set eth0 arp on");
+    eventually("they are back", || says(&keeper, Fitness::Fit, "") && VIPS.iter().all(|vip| has(host, "eth0", vip)));
+}
+
+/// Whether the host has an address of a VIP anywhere.
+fn has_any(host: &Netns) -> bool {
+    let there = host.run(|| Interface::all().expect("reads"));
+    VIPS.iter().any(|vip| there.iter().any(|on| on.has(ip(vip))))
+}
+
+#[test]
 fn a_claim_of_a_stranger_is_a_warning_about_a_vip_that_the_node_stays_fit_for() {
     let Some(lan) = Lan::new(2) else { return };
     let folder = empty();

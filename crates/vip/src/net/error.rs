@@ -33,6 +33,26 @@ pub enum NetError {
         /// The interface.
         name: String,
     },
+    /// A bridge or bond takes what arrives there.
+    #[error(
+        "{name} is a port of {master}, which takes what arrives there; set vip.interface (or the VIP's line in vip.interfaces) in \
+         ballastd.toml to {master}"
+    )]
+    Port {
+        /// The interface.
+        name: String,
+        /// What it belongs to.
+        master: String,
+    },
+    /// Nobody asks for neighbours there.
+    #[error(
+        "{name} speaks no ARP, so that no neighbour hears of an IPv4 address there; set vip.interface (or the VIP's line in \
+         vip.interfaces) in ballastd.toml to the interface that clients are reached over"
+    )]
+    NoArp {
+        /// The interface.
+        name: String,
+    },
     /// The kernel refused.
     #[error("{doing}{}", hint(source))]
     Kernel {

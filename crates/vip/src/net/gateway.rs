@@ -341,6 +341,8 @@ mod tests {
             mac: Some(Mac::new([2, 0, 0, 0, 1, 1])),
             up: true,
             standing: super::super::Standing::Physical,
+            no_arp: false,
+            master: None,
             xdp: Vec::new(),
             addresses: vec![held("192.168.0.1", 24), held("10.0.0.5", 24), held("10.0.0.1", 24), held("fe80::2", 64)],
         };

@@ -55,6 +55,10 @@ pub struct Interface {
     pub up: bool,
     /// What it is to packets that arrive.
     pub standing: Standing,
+    /// Nobody is asked for neighbours there, and nobody answers (`NOARP`).
+    pub no_arp: bool,
+    /// What it belongs to, by its index: a bridge, a bond, a VRF.
+    pub master: Option<u32>,
     /// Ids of the XDP programs on it, which see packets before anything else does.
     pub xdp: Vec<u32>,
     /// Its addresses, in the kernel's order.
@@ -90,28 +94,37 @@ impl Interface {
     /// Reads the interface that is meant (see [`Interface::meant`]) in the calling thread's network namespace.
     ///
     /// # Errors
-    /// [`NetError::NoInterface`] names those that there are; [`NetError::Loopback`]; [`NetError::NotEthernet`];
-    /// [`NetError::Kernel`].
+    /// [`NetError::NoInterface`] names those that there are; [`NetError::Loopback`]; [`NetError::Port`];
+    /// [`NetError::NotEthernet`]; [`NetError::Kernel`].
     pub fn read(name: &str) -> Result<Self, NetError> {
         let all = Self::all()?;
         let present = names(&all);
         let interface = Self::meant(&all, name).cloned();
         let interface = interface.ok_or_else(|| NetError::NoInterface { name: name.to_owned(), present })?;
-        interface.check_suits()?;
+        interface.check_suits(&all, false)?;
         if interface.mac.is_none() {
             return Err(NetError::NotEthernet { name: name.to_owned() });
         }
         Ok(interface)
     }
 
-    /// Whether neighbours can hear of an address on it at all.
+    /// Whether neighbours can hear of an address on it at all; `v4` if it is announced by ARP. `all` are those of the machine.
     ///
     /// # Errors
-    /// [`NetError::Loopback`].
-    pub fn check_suits(&self) -> Result<(), NetError> {
+    /// [`NetError::Loopback`]; [`NetError::Port`]; [`NetError::NoArp`].
+    pub fn check_suits(&self, all: &[Self], v4: bool) -> Result<(), NetError> {
+        let name = || self.name.clone();
         match self.standing {
-            Standing::Loopback => Err(NetError::Loopback { name: self.name.clone() }),
-            Standing::Port | Standing::Physical | Standing::Virtual => Ok(()),
+            Standing::Loopback => Err(NetError::Loopback { name: name() }),
+            Standing::Port => {
+                let master = all.iter().find(|other| Some(other.index) == self.master);
+                Err(NetError::Port {
+                    name: name(),
+                    master: master.map_or("its bridge or bond", |on| &on.name).to_owned(),
+                })
+            }
+            Standing::Physical | Standing::Virtual if v4 && self.no_arp => Err(NetError::NoArp { name: name() }),
+            Standing::Physical | Standing::Virtual => Ok(()),
         }
     }
 
@@ -183,12 +196,12 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
     let flags = read_u32(message.payload, 8)?;
     let needed = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP) as u32;
     let (mut name, mut mac, mut xdp) = (None, None, Vec::new());
-    let (mut master, mut made, mut routed) = (false, false, false);
+    let (mut master, mut made, mut routed) = (None, false, false);
     for (kind, payload) in message.attributes(LINK_FIXED_BYTES) {
         match kind {
             libc::IFLA_IFNAME => name = Some(String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned()),
             libc::IFLA_ADDRESS => mac = Mac::from_slice(payload),
-            libc::IFLA_MASTER => master = true,
+            libc::IFLA_MASTER => master = read_u32(payload, 0),
             libc::IFLA_XDP => xdp = read_xdp(payload),
             libc::IFLA_LINKINFO => {
                 for (kind, payload) in attributes(payload) {
@@ -200,13 +213,14 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
             _ => {}
         }
     }
-    let standing = match (flags & libc::IFF_LOOPBACK as u32 != 0, master && !routed, made) {
+    let standing = match (flags & libc::IFF_LOOPBACK as u32 != 0, master.is_some() && !routed, made) {
         (true, _, _) => Standing::Loopback,
         (false, true, _) => Standing::Port,
         (false, false, false) => Standing::Physical,
         (false, false, true) => Standing::Virtual,
     };
-    Some(Interface { index, name: name?, mac, up: flags & needed == needed, standing, xdp, addresses: Vec::new() })
+    let (up, no_arp) = (flags & needed == needed, flags & libc::IFF_NOARP as u32 != 0);
+    Some(Interface { index, name: name?, mac, up, standing, no_arp, master, xdp, addresses: Vec::new() })
 }
 
 /// The ids in an `IFLA_XDP`. With programs of several modes there is one for each, and none for all.
@@ -296,6 +310,8 @@ mod tests {
             mac: (name != "lo").then(|| Mac::new([2, 0, 0, 0, 0, 1])),
             up: true,
             standing: Standing::Physical,
+            no_arp: false,
+            master: None,
             xdp: Vec::new(),
             addresses: vec![InterfaceAddress {
                 address: address.parse().expect("an address"),

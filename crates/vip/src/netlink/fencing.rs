@@ -254,6 +254,8 @@ mod tests {
             mac: mac.then(|| Mac::new([2, 0, 0, 0, 0, index as u8])),
             up: true,
             standing,
+            no_arp: false,
+            master: None,
             xdp: Vec::new(),
             addresses: (address.parse().into_iter())
                 .map(|address| InterfaceAddress { address, prefix: 24, secondary: false, origin: 0 })

@@ -114,6 +114,8 @@ pub(super) struct Keeper {
     /// The last problem of each VIP that was logged.
     said: BTreeMap<VipId, String>,
     checked: BTreeSet<String>,
+    /// Names in `vip.interfaces` that were told of.
+    unknown: Vec<String>,
     /// When the last round ended.
     looked_at: BootNanos,
 }
@@ -165,7 +167,9 @@ impl Keeper {
         // may come yet, as a VLAN does that is made later.
         for name in std::iter::once(&options.interface).chain(options.interfaces.values()) {
             match Interface::read(name) {
-                Err(error @ NetError::NoInterface { .. }) => warn!(%error, "VIPs wait for their interface"),
+                Err(error @ (NetError::NoInterface { .. } | NetError::Port { .. })) => {
+                    warn!(%error, "VIPs wait for their interface")
+                }
                 other => drop(other?),
             }
         }
@@ -188,6 +192,7 @@ impl Keeper {
             changed,
             said: BTreeMap::new(),
             checked: BTreeSet::new(),
+            unknown: Vec::new(),
             looked_at: boot_now(),
         })
     }
@@ -236,6 +241,7 @@ impl Keeper {
             self.guard_what_is_left(&interfaces);
             return true;
         };
+        self.look_at_names(view);
         let wanted = self.wanted(view, &interfaces);
         self.look_at_links(now, view, &interfaces, &wanted);
         let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
@@ -285,10 +291,11 @@ impl Keeper {
     fn guard(&mut self, round: &Round<'_>, troubles: &mut Troubles) -> GuardedNow {
         let mut guarded: BTreeSet<(VipId, u32, IpAddr)> = BTreeSet::new();
         for want in round.wanted {
-            // Only Ethernet can be fenced; elsewhere the VIP is not put.
-            let Some(interface) = round.interface(&want.interface).filter(|found| found.mac.is_some()) else {
+            // Only Ethernet can be fenced; elsewhere the VIP is not put, nor where no neighbour would hear of it.
+            let Some(interface) = round.interface(&want.interface) else { continue };
+            if interface.mac.is_none() || interface.check_suits(round.interfaces, want.is_v4()).is_err() {
                 continue;
-            };
+            }
             let own = want.addresses.iter().filter(|at| !round.foreign(at.address));
             guarded.extend(own.map(|at| (want.vip, interface.index, at.address)));
         }
@@ -311,7 +318,9 @@ impl Keeper {
                 let guarded = GuardedNow { wanted, stands: false, guarded: still };
                 for want in round.wanted {
                     // Where it cannot be fenced for want of an interface, that is what is wrong.
-                    if round.interface(&want.interface).is_none_or(|found| found.mac.is_none()) {
+                    let suits =
+                        |on: &Interface| on.mac.is_some() && on.check_suits(round.interfaces, want.is_v4()).is_ok();
+                    if !round.interface(&want.interface).is_some_and(suits) {
                         continue;
                     }
                     let (fitness, follows) =
@@ -421,7 +430,7 @@ impl Keeper {
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), missing.to_string());
                 continue;
             };
-            if let Err(error) = interface.check_suits() {
+            if let Err(error) = interface.check_suits(round.interfaces, want.is_v4()) {
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressMissing), error.to_string());
                 continue;
             }
@@ -502,6 +511,20 @@ impl Keeper {
                 Err(error) => error!(%error, "and cannot be taken off it"),
             }
         }
+    }
+
+    /// Tells of names of VIPs in `vip.interfaces` that there are not: whatever they are meant for is on `vip.interface`.
+    fn look_at_names(&mut self, view: &LeaseView) {
+        // Before the first document there is nothing to compare them with.
+        let known = |name: &String| view.vips.is_empty() || view.vips.iter().any(|vip| vip.name == *name);
+        let unknown: Vec<String> = self.options.interfaces.keys().filter(|name| !known(name)).cloned().collect();
+        if unknown != self.unknown && !unknown.is_empty() {
+            warn!(
+                names = unknown.join(", "),
+                "vip.interfaces in ballastd.toml names VIPs that there are not; a VIP that it does not name is on vip.interface"
+            );
+        }
+        self.unknown = unknown;
     }
 
     /// Where every VIP should be on this node. An interface that is meant by its network is looked for anew each time: a

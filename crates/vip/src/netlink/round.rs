@@ -17,6 +17,13 @@ pub(super) struct Wanted {
     pub addresses: Vec<VipAddress>,
 }
 
+impl Wanted {
+    /// Whether it is announced by ARP.
+    pub fn is_v4(&self) -> bool {
+        self.addresses.iter().any(|at| at.address.is_ipv4())
+    }
+}
+
 /// One look: what is there, and what should be.
 pub(super) struct Round<'r> {
     pub now: BootNanos,

@@ -61,6 +61,8 @@ mod tests {
                     mac: None,
                     up: true,
                     standing: Standing::Physical,
+                    no_arp: false,
+                    master: None,
                     xdp: Vec::new(),
                     addresses: vec![held],
                 }),
