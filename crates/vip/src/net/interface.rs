@@ -99,7 +99,7 @@ impl Interface {
     pub fn read(name: &str) -> Result<Self, NetError> {
         let all = Self::all()?;
         let present = names(&all);
-        let interface = Self::meant(&all, name).cloned();
+        let interface = Self::meant(&all, name, |_, _| false).cloned();
         let interface = interface.ok_or_else(|| NetError::NoInterface { name: name.to_owned(), present })?;
         interface.check_suits(&all, false)?;
         if interface.mac.is_none() {
@@ -138,15 +138,18 @@ impl Interface {
     }
 
     /// The one that is meant by a name, or by a network that it has an address in (`10.0.0.0/24`). Names of interfaces
-    /// have no slash, so it is always clear which of both a text is.
-    pub fn meant<'i>(all: &'i [Self], by: &str) -> Option<&'i Self> {
-        match network(by) {
-            Some((address, prefix)) => all.iter().find(|interface| {
-                interface.mac.is_some()
-                    && interface.addresses.iter().any(|held| same_prefix(held.address, address, prefix))
-            }),
-            None => all.iter().find(|interface| interface.name == by),
-        }
+    /// have no slash, so it is always clear which of both a text is. Addresses of VIPs, which bear our mark or are `ours`
+    /// otherwise, say nothing about where a network is, and one with a subnet says more than one without.
+    pub fn meant<'i>(all: &'i [Self], by: &str, ours: impl Fn(&Self, &InterfaceAddress) -> bool) -> Option<&'i Self> {
+        let Some((address, prefix)) = network(by) else {
+            return all.iter().find(|interface| interface.name == by);
+        };
+        let of_machine = |on: &Self, held: &InterfaceAddress| held.origin != OUR_MARK && !ours(on, held);
+        let there = |on: &Self, host: bool| {
+            let mut held = on.addresses.iter().filter(|held| held.is_host() == host && of_machine(on, held));
+            on.mac.is_some() && held.any(|held| same_prefix(held.address, address, prefix))
+        };
+        [false, true].into_iter().find_map(|host| all.iter().find(|on| there(on, host)))
     }
 
     /// Whether this kernel says who put an address there: it does so of its own on the loopback interface.
@@ -320,15 +323,29 @@ mod tests {
                 origin: 0,
             }],
         };
-        let all = [on(1, "lo", "127.0.0.1"), on(7, "eth2", "10.0.0.5"), on(9, "eth3", "fd00::5")];
+        let mut all = [
+            on(1, "lo", "127.0.0.1"),
+            // With addresses of VIPs and a single one of the machine's before those that the networks are known by.
+            on(4, "eth4", "192.168.0.1"),
+            on(7, "eth2", "10.0.0.5"),
+            on(9, "eth3", "fd00::5"),
+        ];
+        for (address, prefix, origin) in
+            [("10.0.0.100", 32, OUR_MARK), ("10.0.0.101", 24, 7), ("10.0.0.102", 32, 0), ("10.0.2.1", 32, 0)]
+        {
+            let address = address.parse().expect("an address");
+            all[1].addresses.push(InterfaceAddress { address, prefix, secondary: false, origin });
+        }
         let check = |by: &str, expected: Option<&str>| {
-            assert_eq!(Interface::meant(&all, by).map(|interface| interface.name.as_str()), expected, "{by}");
+            let meant = Interface::meant(&all, by, |on, held| on.name == "eth4" && held.origin == 7);
+            assert_eq!(meant.map(|interface| interface.name.as_str()), expected, "{by}");
         };
         check("eth2", Some("eth2"));
         check("eth0", None);
         check("10.0.0.0/24", Some("eth2"));
         check("10.0.0.9/24", Some("eth2"));
         check("10.0.1.0/24", None);
+        check("10.0.2.0/24", Some("eth4"));
         check("fd00::/64", Some("eth3"));
         // VIPs need Ethernet.
         check("127.0.0.0/8", None);

@@ -37,8 +37,8 @@ use crate::{
     fence::{Fence, FenceLevel, Inherited, inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, LinkEvent, Listener, Mac, NetError, Sender as FrameSender, VipAddress, Watch, names, probe_frame,
-        question, system,
+        Interface, InterfaceAddress, LinkEvent, Listener, Mac, NetError, Sender as FrameSender, VipAddress, Watch,
+        names, probe_frame, question, system,
     },
 };
 
@@ -530,10 +530,14 @@ impl Keeper {
     /// Where every VIP should be on this node. An interface that is meant by its network is looked for anew each time: a
     /// container that is taken off a network and put back gets another one.
     fn wanted(&self, view: &LeaseView, interfaces: &[Interface]) -> Vec<Wanted> {
+        let ours = |on: &Interface, held: &InterfaceAddress| {
+            let at = VipAddress { interface: on.name.clone(), address: held.address, prefix: held.prefix };
+            self.addresses.ours().contains(&at)
+        };
         let may = |only: &Option<BTreeSet<_>>| only.as_ref().is_none_or(|only| only.contains(&self.options.node));
         let want = |vip: &ballast_core::lease::LeaseVip| {
             let by = self.options.interfaces.get(&vip.name).unwrap_or(&self.options.interface);
-            let interface = Interface::meant(interfaces, by).map_or(by, |interface| &interface.name).clone();
+            let interface = Interface::meant(interfaces, by, ours).map_or(by, |interface| &interface.name).clone();
             let addresses: Vec<_> = vip
                 .addresses
                 .iter()
