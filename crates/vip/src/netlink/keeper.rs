@@ -124,12 +124,36 @@ pub(super) struct Keeper {
 struct Link {
     up: bool,
     listener: Option<Listener>,
+    /// Why there is none, as it was told.
+    deaf: Option<String>,
     gateway: GatewayCheck,
     /// When it was last asked who else has the VIPs that this node holds.
     asked_at: BootNanos,
 }
 
 impl Link {
+    /// Opens a listener, and tells once why that is not possible.
+    fn listen(&mut self, interface: &Interface) {
+        match Listener::open(interface.index, Hearing::BehindFence) {
+            Ok(listener) => {
+                if self.deaf.take().is_some() {
+                    info!(interface = interface.name, "claims of VIPs and the gateway are heard again");
+                }
+                self.listener = Some(listener);
+            }
+            Err(error) => {
+                let error = chain(&error);
+                if self.deaf.as_ref() != Some(&error) {
+                    warn!(
+                        interface = interface.name,
+                        error, "nobody is heard who claims a VIP, nor the gateway; trying again"
+                    );
+                    self.deaf = Some(error);
+                }
+            }
+        }
+    }
+
     fn look_up_gateway(&mut self, now: BootNanos, index: u32) {
         if let Ok(gateways) = Gateways::read(index) {
             self.gateway.set_gateway(now, gateways.v4.or(gateways.v6));
@@ -197,7 +221,6 @@ impl Keeper {
         })
     }
 
-    /// Until it is told to stop.
     pub fn run(mut self) {
         while !self.shared.is_stopping() {
             if self.wait() {
@@ -576,6 +599,7 @@ impl Keeper {
             let link = self.links.entry(interface.index).or_insert_with(|| Link {
                 up: interface.up,
                 listener: None,
+                deaf: None,
                 gateway: GatewayCheck::new(now, None, GATEWAY),
                 asked_at: now,
             });
@@ -583,13 +607,17 @@ impl Keeper {
             link.up = interface.up;
             if new || came_up {
                 // A socket that saw its interface go down stays silent.
-                link.listener = Listener::open(interface.index, Hearing::BehindFence).ok();
+                link.listener = None;
                 link.look_up_gateway(now, interface.index);
                 link.gateway.ask_now(now);
             } else if interface.up && link.gateway.in_doubt(now) {
                 link.look_up_gateway(now, interface.index);
             }
-            if !interface.up {
+            if interface.up && link.listener.is_none() {
+                link.listen(interface);
+            }
+            // Whoever hears nothing cannot know whether it answers.
+            if !interface.up || link.listener.is_none() {
                 link.gateway.ask_now(now.plus(GATEWAY.interval_nanos));
             } else if let Some(gateway) = link.gateway.turn(now)
                 && let Some(frame) = question(gateway, interface, |address| vips.contains_key(&address))
