@@ -84,6 +84,11 @@ impl InterfaceAddress {
         same_prefix(self.address, address, self.prefix)
     }
 
+    /// Whether it is an IPv6 address of the link, which every interface has that speaks IPv6.
+    pub fn is_link_local(&self) -> bool {
+        matches!(self.address, IpAddr::V6(address) if address.is_unicast_link_local())
+    }
+
     /// Whether its subnet is itself alone.
     pub fn is_host(&self) -> bool {
         self.prefix == if self.address.is_ipv4() { 32 } else { 128 }

@@ -17,7 +17,7 @@ use tracing::{error, warn};
 
 use crate::{
     fence::{Breach, Earlier, Fence, FenceLevel, Guarded},
-    net::{Interface, Standing, VipAddress, system},
+    net::{Interface, InterfaceAddress, Standing, VipAddress, system},
 };
 
 /// For so long after a breach of the fence was mended this node leaves VIPs to others: whoever tampers may not be done. It
@@ -166,14 +166,14 @@ impl Fencing {
         })
     }
 
+    /// Whether there is anything to fence, and a fence.
+    fn fences(&self) -> bool {
+        self.level() != FenceLevel::None && self.asked.as_ref().is_some_and(|(guarded, _)| !guarded.is_empty())
+    }
+
     /// Where XDP programs run before the fence. Where there is none, nothing is hidden from it.
     fn xdp<'i>(&self, interfaces: &'i [Interface]) -> Vec<(&'i str, String)> {
-        match &self.asked {
-            Some((guarded, _)) if self.level() != FenceLevel::None && !guarded.is_empty() => {
-                with_xdp(interfaces, |index| self.is_on(index))
-            }
-            Some(_) | None => Vec::new(),
-        }
+        if self.fences() { with_xdp(interfaces, |index| self.is_on(index)) } else { Vec::new() }
     }
 
     /// What makes the fence less than it looks, and keeps this node from nothing. Told once.
@@ -193,6 +193,13 @@ impl Fencing {
                 "XDP program {programs} of {name} runs before the fence and can answer packets of VIPs or send them elsewhere"
             ));
         }
+        let tunnels = if self.fences() { tunnels(interfaces) } else { Vec::new() };
+        if !tunnels.is_empty() {
+            said.push(format!(
+                "VIPs cannot be fenced on {}, which Ethernet is not: whoever reaches this machine there reaches its VIPs too",
+                tunnels.join(", ")
+            ));
+        }
         let warning = said.join("; ");
         if warning != self.warned && !warning.is_empty() {
             warn!("{warning}");
@@ -209,18 +216,22 @@ fn with_xdp(interfaces: &[Interface], fenced: impl Fn(u32) -> bool) -> Vec<(&str
     before.map(|on| (&*on.name, on.xdp.iter().map(u32::to_string).collect::<Vec<_>>().join(", "))).collect()
 }
 
+/// Interfaces with an address of the machine and no MAC, which cannot be fenced.
+fn tunnels(interfaces: &[Interface]) -> Vec<&str> {
+    let reached = |on: &&Interface| on.up && on.mac.is_none() && on.addresses.iter().any(|held| !held.is_link_local());
+    interfaces.iter().filter(reached).map(|on| on.name.as_str()).collect()
+}
+
 /// Over which interfaces this machine can be reached beside those that VIPs are on: unless told otherwise a kernel answers
 /// on each for the addresses of all. Devices, and what has an address of its own. Ports of bridges and bonds hand on what
-/// is judged where it arrives, and ends of pairs without an address lead to containers of this machine.
+/// is judged where it arrives, and ends of pairs without an address, or with a link-local one alone, lead to containers of this
+/// machine. What has no MAC cannot be fenced.
 fn beside(interfaces: &[Interface], vips: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
-    let own = |address: IpAddr| {
-        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-        !link_local && !vips.contains(&address)
-    };
+    let own = |held: &InterfaceAddress| !held.is_link_local() && !vips.contains(&held.address);
     let reached = interfaces.iter().filter(|interface| match interface.standing {
         Standing::Loopback | Standing::Port => false,
         Standing::Physical => interface.mac.is_some(),
-        Standing::Virtual => interface.mac.is_some() && interface.addresses.iter().any(|held| own(held.address)),
+        Standing::Virtual => interface.mac.is_some() && interface.addresses.iter().any(own),
     });
     reached.map(|interface| interface.index).collect()
 }
@@ -244,7 +255,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{InterfaceAddress, Mac};
+    use crate::net::Mac;
 
     #[test]
     fn what_takes_packets_in_for_itself_is_fenced_beside_the_vips_interfaces() {
@@ -269,7 +280,9 @@ mod tests {
             on(5, Standing::Virtual, true, "fe80::5"),
             on(6, Standing::Virtual, true, "10.0.0.100"),
             on(7, Standing::Virtual, false, "10.0.0.7"),
+            on(8, Standing::Virtual, false, "fe80::8"),
         ];
+        assert_eq!(tunnels(&interfaces), ["if7"]);
         assert_eq!(beside(&interfaces, &["10.0.0.100".parse().expect("an address")].into()), [2, 4].into());
     }
 }
