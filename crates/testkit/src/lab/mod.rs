@@ -94,8 +94,19 @@ impl Lab {
     }
 
     /// As [`Lab::new`]; where that is not allowed, prints why the test is skipped.
+    ///
+    /// # Panics
+    /// Where it is not allowed and `BALLAST_REQUIRE_NETNS` is 1: whoever says that wants to know.
     pub fn or_skip(nodes: usize) -> Option<Self> {
-        Self::new(nodes).inspect_err(|error| println!("skipped: no network of namespaces: {error:#}")).ok()
+        match Self::new(nodes) {
+            Ok(lab) => Some(lab),
+            Err(error) => {
+                let required = std::env::var_os("BALLAST_REQUIRE_NETNS").is_some_and(|value| value == "1");
+                assert!(!required, "BALLAST_REQUIRE_NETNS is 1, and there is no network of namespaces: {error:#}");
+                println!("skipped: no network of namespaces: {error:#}");
+                None
+            }
+        }
     }
 
     /// Number of nodes.

@@ -13,7 +13,7 @@ use ballast_vip::{Closing, Deadlines, Fence, FenceWish, Guarded};
 
 use crate::{
     frames::{Path, Question, ask},
-    net::{Node, PATIENCE, Wire},
+    net::{Node, PATIENCE, Wire, skip},
 };
 
 const VIP: VipId = VipId::new(7);
@@ -90,7 +90,7 @@ impl Candidate {
         let (mut fence, deadlines) = match node.inside(|| Fence::open(FenceWish::Ebpf)) {
             Ok(halves) => halves,
             Err(error) => {
-                println!("skipped: {error}: {:?}", std::error::Error::source(&error));
+                skip(&format!("{error}: {:?}", std::error::Error::source(&error)));
                 return None;
             }
         };

@@ -19,13 +19,20 @@ use crate::frames::{Path, Question, answers, ask};
 /// Nothing here takes longer unless it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Says why a test is skipped. A failure if `BALLAST_REQUIRE_NETNS` is 1.
+pub fn skip(why: &str) {
+    let required = std::env::var_os("BALLAST_REQUIRE_NETNS").is_some_and(|value| value == "1");
+    assert!(!required, "BALLAST_REQUIRE_NETNS is 1, and {why}");
+    println!("skipped: {why}");
+}
+
 /// A network namespace.
 pub struct Node {
     namespace: File,
 }
 
 impl Node {
-    /// A new one; `None`, with a line that says so, where that is not allowed.
+    /// A new one; `None`, with a line that says so, where that is not allowed. See [`skip`].
     pub fn new() -> Option<Self> {
         let made = thread::spawn(|| {
             // SAFETY: takes a number; the thread ends right after.
@@ -41,7 +48,7 @@ impl Node {
                 Some(node)
             }
             Err(error) => {
-                println!("skipped: no network namespace can be made here: {error}");
+                skip(&format!("no network namespace can be made here: {error}"));
                 None
             }
         }

@@ -17,7 +17,7 @@ use ballast_vip::{Closing, Deadlines, Fence, FenceWish, Guarded};
 
 use crate::{
     frames::{Path, Question, ask, priority_tagged},
-    net::{Node, PATIENCE, Wire, eventually},
+    net::{Node, PATIENCE, Wire, eventually, skip},
 };
 
 const VIP: VipId = VipId::new(7);
@@ -97,7 +97,7 @@ impl Lab {
         match self.node.inside(|| Fence::open(wish)) {
             Ok(halves) => Some(halves),
             Err(error) => {
-                println!("skipped: {error}: {:?}", std::error::Error::source(&error));
+                skip(&format!("{error}: {:?}", std::error::Error::source(&error)));
                 None
             }
         }

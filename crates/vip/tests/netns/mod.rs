@@ -94,10 +94,12 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// Nothing, and a line that says so, when the kernel refuses.
+    /// Nothing, and a line that says so, when the kernel refuses. A failure if `BALLAST_REQUIRE_NETNS` is 1.
     pub fn new(hosts: usize) -> Option<Self> {
         let made = (0..=hosts).map(|_| Netns::new()).collect::<Option<Vec<_>>>();
         let Some(mut namespaces) = made else {
+            let required = std::env::var_os("BALLAST_REQUIRE_NETNS").is_some_and(|value| value == "1");
+            assert!(!required, "BALLAST_REQUIRE_NETNS is 1, and this user may not make network namespaces");
             println!("skipped: this user may not make network namespaces");
             return None;
         };
