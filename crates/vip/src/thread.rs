@@ -197,7 +197,6 @@ impl Runner {
             let fitness = view.fitness.worse(Fitness::Reluctant(Unfitness::StateBehind));
             view = Arc::new(LeaseView { fitness, ..LeaseView::clone(&view) });
         }
-        self.inputs.driver.view(&view);
         self.node.set_view(boot_now(), self.inputs.marks.get(), view, &mut self.actions);
         self.perform();
         self.publish(boot_now(), true);
@@ -233,6 +232,7 @@ impl Runner {
     fn perform(&mut self) {
         for action in std::mem::take(&mut self.actions) {
             match action {
+                Action::Carry { view } => self.inputs.driver.view(&view),
                 Action::Prepare { vip } => self.inputs.driver.prepare(vip),
                 Action::PeerReturned { .. } => self.inputs.driver.announce_again(boot_now()),
                 Action::Close { vip, successor } => {

@@ -1,8 +1,8 @@
 //! Whether a document gives an address to another VIP than has it now.
 //!
-//! Each VIP has a lease of its own. A node that has applied the change would take the address under the new VIP's
-//! lease while one that has not still renews the old one's, and both would answer. In two changes that cannot be: the
-//! first takes the address off every interface.
+//! Leases see to it that no two nodes answer for an address, also while some have not applied a change that gives it to
+//! another VIP. It is dark meanwhile, though, and a slip of a name would look like a rename. In two changes whoever
+//! makes them sees the first one through.
 
 use std::{
     collections::BTreeMap,
@@ -62,7 +62,7 @@ fn judge(before: &Document, after: &Document) -> Option<Mistake> {
             severity: Severity::Error.into(),
             path: format!("vips[{}].addresses", vip.name),
             problem: format!(
-                "{address} belongs to VIP {owner} now; in one change two nodes could answer for it, one by the lease of each"
+                "{address} belongs to VIP {owner} now, and nobody would answer for it until each node that holds {owner} has given it up"
             ),
             remedy: format!(
                 "take {address} away from {owner} in a change of its own (`apply --wait`), then give it to {}; to rename a VIP, \

@@ -17,6 +17,7 @@ use super::{
     datagram::{Holding, Offer, Release, Stance, Want},
     grants::{Agreed, Grants, Said},
     rules::{Rule, Rules},
+    scope::Scope,
     view::{Confirmed, LeaseView},
     voters::VoterSets,
 };
@@ -38,6 +39,8 @@ pub(super) struct Context<'a> {
     /// The voter sets of which a majority is needed: the view's, and what voters told of beside.
     pub voters: Arc<VoterSets>,
     pub ranking: &'a Ranking,
+    /// The addresses that the view knows the VIP by.
+    pub scope: &'a Scope,
     /// Whether this node is fit to hold the VIP.
     pub fitness: Fitness,
     /// Before this, no VIP is newly taken.
@@ -114,6 +117,8 @@ enum Hold {
         until: BootNanos,
         grants: Grants,
         sets: VoterSets,
+        /// Of the addresses that the right was given for, those that may be answered for.
+        covers: Scope,
         fresh: Confirmed,
         since: Confirmed,
         leaving: Leaving,
@@ -157,6 +162,8 @@ struct Heard {
     free_at: BootNanos,
     /// Last log index it told.
     last: LogIndex,
+    /// It knows the VIP by other addresses, or not at all.
+    other_addresses: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -205,7 +212,15 @@ impl Candidate {
             Hold::Claiming { epoch, .. } | Hold::Held { epoch, .. } => Some(*epoch),
         };
         let released = self.released.filter(|_| self.may_pass_on(ctx.now, ctx.view)).map(|r| r.holding);
-        Want { vip: self.vip, claim, released }
+        Want { vip: self.vip, scope: ctx.scope.digest(), claim, released }
+    }
+
+    /// The addresses that this node's right covers, if it holds the VIP.
+    pub(super) fn covers(&self) -> Option<&Scope> {
+        match &self.hold {
+            Hold::Held { covers, .. } => Some(covers),
+            Hold::Watching | Hold::Claiming { .. } => None,
+        }
     }
 
     /// Whether this node neither holds nor claims it and has no release of it to pass on.
@@ -249,8 +264,8 @@ impl Candidate {
         match &mut self.hold {
             Hold::Watching => self.consider(ctx, out),
             Hold::Claiming { epoch, grants, .. } => match said.stance {
-                Stance::Granted { epoch: granted } if granted == *epoch => {
-                    grants.add(ctx.now, ctx.rules, granted, said);
+                Stance::Granted { epoch: granted, scope } if granted == *epoch && scope == ctx.scope.digest() => {
+                    grants.add(ctx.now, ctx.rules, granted, true, said);
                     self.arm(ctx, out);
                 }
                 Stance::LowEpoch { highest } if highest >= *epoch => {
@@ -267,11 +282,17 @@ impl Candidate {
                 Stance::Taken { by, .. } if by.node != ctx.node => self.abandon_if_lost(ctx, out),
                 _ => {}
             },
-            Hold::Held { epoch, grants, told, .. } => match said.stance {
+            Hold::Held { epoch, grants, covers, told, .. } => match said.stance {
                 // A promise is to this life of this node; the epoch only grows under it.
-                Stance::Granted { epoch: granted } if granted <= *epoch && granted > self.spent && told.is_none() => {
-                    grants.add(ctx.now, ctx.rules, granted, said);
-                    self.arm(ctx, out);
+                Stance::Granted { epoch: granted, scope }
+                    if granted <= *epoch && granted > self.spent && told.is_none() =>
+                {
+                    let whole = scope == ctx.scope.digest() || !ctx.rules.keep(Rule::PartIsNotAll);
+                    // For just what may be answered for already, it renews that.
+                    if whole || scope == covers.within(ctx.scope).digest() {
+                        grants.add(ctx.now, ctx.rules, granted, whole, said);
+                        self.arm(ctx, out);
+                    }
                 }
                 Stance::LowEpoch { highest } if highest >= *epoch => {
                     *epoch = highest.next();
@@ -322,7 +343,7 @@ impl Candidate {
 
     /// The owner offers the VIP.
     pub(super) fn heard_offer(&self, ctx: &Context<'_>, from: NodeId, offer: Offer, out: &mut Vec<Effect>) {
-        let fit = ctx.fitness == Fitness::Fit;
+        let fit = ctx.fitness == Fitness::Fit && ctx.scope.digest() == offer.scope;
         if matches!(self.hold, Hold::Watching) && fit && ctx.hears && ctx.now >= ctx.settled_at {
             out.push(Effect::Accept(from, offer));
         }
@@ -358,8 +379,8 @@ impl Candidate {
         self.forget_grants();
     }
 
-    /// Less is counted by than before: what was granted beside more is worth nothing. An owner's right stands, it was given
-    /// by all of them.
+    /// What was granted so far is worth nothing: less is counted by than when it was asked for, or the VIP has other
+    /// addresses since. An owner's right stands, it was given by all of them and for what it covers.
     pub(super) fn forget_grants(&mut self) {
         if let Hold::Claiming { grants, .. } | Hold::Held { grants, .. } = &mut self.hold {
             *grants = Grants::default();
@@ -458,7 +479,7 @@ impl Candidate {
     /// For status pages.
     pub(super) fn look(&self, ctx: &Context<'_>) -> Look {
         match &self.hold {
-            Hold::Held { armed, until, fresh, since, leaving, .. } => Look {
+            Hold::Held { armed, until, fresh, since, leaving, covers, .. } => Look {
                 holder: Some(ctx.node),
                 epoch: *armed,
                 until: *until,
@@ -468,6 +489,9 @@ impl Candidate {
                     Leaving::Offering { why: Why::Reluctant(_), .. } => "this node holds it and offers it to fit ones",
                     Leaving::Offering { why: Why::Better, .. } => {
                         "this node holds it and is handing it to a better one"
+                    }
+                    Leaving::Stays { .. } if covers.digest() != ctx.scope.digest() => {
+                        "this node holds it and waits for a majority of voters to know its new addresses"
                     }
                     Leaving::Stays { .. } if matches!(ctx.fitness, Fitness::Reluctant(_)) => {
                         "this node holds it for want of a fit one"
@@ -488,6 +512,9 @@ impl Candidate {
                         _ if is_unfit(ctx) => "nobody is known to hold it, and this node may not",
                         _ if ctx.now < ctx.settled_at => "this node has just started or the voters changed",
                         _ if !ctx.hears => "no majority of voters answers this node",
+                        _ if self.is_known_otherwise(ctx) => {
+                            "voters know it by other addresses or not at all; they or this node have not applied the last change"
+                        }
                         _ => "nobody is known to hold it",
                     },
                 }
@@ -505,7 +532,7 @@ impl Candidate {
                 // Staggered from when it was foretold to be free, not from when that was confirmed.
                 (true, before.map_or(now, |b| b.free_at.min(now)))
             }
-            Stance::Granted { epoch } => {
+            Stance::Granted { epoch, .. } => {
                 self.highest = self.highest.max(epoch);
                 (false, BootNanos::new(u64::MAX))
             }
@@ -517,17 +544,24 @@ impl Candidate {
                 }
                 (false, until)
             }
-            Stance::Quiet { remaining } => (false, now.plus(remaining)),
+            Stance::Quiet { remaining } | Stance::AddressTaken { remaining } => (false, now.plus(remaining)),
             Stance::LowEpoch { highest } => {
                 self.highest = self.highest.max(highest);
                 return;
             }
             Stance::Deaf => return,
-            Stance::StaleMembership | Stance::TooLong => (false, BootNanos::new(u64::MAX)),
+            Stance::StaleMembership | Stance::TooLong | Stance::OtherAddresses => (false, BootNanos::new(u64::MAX)),
         };
         if before.is_none_or(|b| b.asked_at <= said.asked_at) {
-            self.words.insert(said.voter, Heard { asked_at: said.asked_at, free, free_at, last: said.last });
+            let other_addresses = said.stance == Stance::OtherAddresses;
+            let (asked_at, last) = (said.asked_at, said.last);
+            self.words.insert(said.voter, Heard { asked_at, free, free_at, last, other_addresses });
         }
+    }
+
+    /// Whether so many voters know the VIP by other addresses that there is no majority without them.
+    fn is_known_otherwise(&self, ctx: &Context<'_>) -> bool {
+        !ctx.voters.quorum(|n| self.words.get(&n).is_none_or(|word| !word.other_addresses))
     }
 
     /// Whether it is this node's turn to ask or to claim.
@@ -625,6 +659,7 @@ impl Candidate {
         if new_until <= ctx.now {
             return;
         }
+        let whole_until = grants.whole_until(&required);
         match &mut self.hold {
             Hold::Watching => {}
             Hold::Claiming { epoch, grants, cause, .. } => {
@@ -636,6 +671,7 @@ impl Candidate {
                     until: new_until,
                     grants,
                     sets: required,
+                    covers: ctx.scope.clone(),
                     fresh: now_fresh,
                     since: now_fresh,
                     // The placement does not know of this yet.
@@ -651,14 +687,24 @@ impl Candidate {
                 out.push(Effect::Open { epoch, until: new_until, predecessor });
                 out.push(Effect::Gained { epoch, cause });
             }
-            Hold::Held { renewed, armed, until, sets, fresh, .. } => {
+            Hold::Held { renewed, armed, until, sets, covers, fresh, .. } => {
                 if new_until > *until {
                     *renewed = true;
                     *until = new_until;
                     *sets = required;
+                    // Grants from before the addresses changed were forgotten, so all of these are for the present ones, or for
+                    // those of them that it covered.
+                    if covers.digest() != ctx.scope.digest() {
+                        *covers = covers.within(ctx.scope);
+                    }
                     *fresh = now_fresh;
                     *armed = agreed.max(*armed);
                     out.push(Effect::Open { epoch: *armed, until: new_until, predecessor: None });
+                }
+                // An address that is new is taken anew, like a VIP, and for as long as the rest is held.
+                let granted = whole_until.is_some_and(|whole_until| whole_until >= *until);
+                if granted && ctx.now >= ctx.settled_at && covers.digest() != ctx.scope.digest() {
+                    *covers = ctx.scope.clone();
                 }
             }
         }
@@ -718,7 +764,7 @@ impl Candidate {
     /// Offers the VIP to who should have it; leaves without a successor if it must and nobody takes it.
     fn leave(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
         let Hold::Held { epoch, since: gained, leaving, told: None, .. } = &mut self.hold else { return };
-        let offer = Offer { vip: self.vip, epoch: *epoch };
+        let offer = Offer { vip: self.vip, epoch: *epoch, scope: ctx.scope.digest() };
         let timing = ctx.view.timing;
         if let Leaving::Offering { why, .. } = leaving
             && !should_leave(ctx).is_some_and(|now| why.goes_on_as(now))
@@ -772,9 +818,9 @@ impl Candidate {
     /// What breaking [`Rule::ReleasedStaysReleased`] means: a late grant of a released epoch counts.
     fn rearm_released(&mut self, ctx: &Context<'_>, said: &Said, out: &mut Vec<Effect>) {
         if let (Hold::Watching, Some((epoch, grants))) = (&self.hold, &mut self.ghost)
-            && said.stance == (Stance::Granted { epoch: *epoch })
+            && matches!(said.stance, Stance::Granted { epoch: granted, .. } if granted == *epoch)
         {
-            grants.add(ctx.now, ctx.rules, *epoch, said);
+            grants.add(ctx.now, ctx.rules, *epoch, true, said);
             if let Some(agreed) = grants.agreed(&ctx.voters).filter(|a| a.until > ctx.now) {
                 out.push(Effect::Open { epoch: *epoch, until: agreed.until, predecessor: None });
             }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     counting::{CountsBy, TOLD_MAX},
+    scope::ScopeDigest,
     voters::VoterSets,
 };
 use crate::{
@@ -65,6 +66,8 @@ pub(super) struct Ask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Want {
     pub vip: VipId,
+    /// The addresses that the asker knows it by.
+    pub scope: ScopeDigest,
     /// The epoch it claims or renews; nothing if it only asks whether it could win.
     pub claim: Option<Epoch>,
     /// A release it has heard of, passed on in case the voter has not.
@@ -124,8 +127,9 @@ pub(super) struct Word {
 /// What a voter says to a want. Lengths of time are on the voter's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stance {
-    /// Promised to you under this epoch.
-    Granted { epoch: Epoch },
+    /// Promised to you under this epoch, with these addresses: all that were asked for, or those that you were promised
+    /// before while others are promised to somebody else.
+    Granted { epoch: Epoch, scope: ScopeDigest },
     /// It could be yours.
     Free { highest: Epoch },
     /// It is promised to another.
@@ -140,6 +144,10 @@ pub(super) enum Stance {
     StaleMembership,
     /// Your right is longer than any in force.
     TooLong,
+    /// I know the VIP by other addresses, or not at all: one of us has not applied the last change.
+    OtherAddresses,
+    /// An address of it is promised to another, as another VIP's or from when the VIP had it before.
+    AddressTaken { remaining: u64 },
 }
 
 /// A lease given back.
@@ -156,6 +164,8 @@ pub(super) struct Release {
 pub(super) struct Offer {
     pub vip: VipId,
     pub epoch: Epoch,
+    /// The addresses that the owner knows it by: who knows it by others could not take it.
+    pub scope: ScopeDigest,
 }
 
 /// The bytes are not a message.
@@ -214,9 +224,10 @@ impl Message {
                     if flags > 3 {
                         return Err(Malformed);
                     }
+                    let scope = r.scope()?;
                     let claim = if flags & 1 != 0 { Some(r.epoch()?) } else { None };
                     let released = if flags & 2 != 0 { Some(r.holding()?) } else { None };
-                    Ok(Want { vip, claim, released })
+                    Ok(Want { vip, scope, claim, released })
                 })?,
             }),
             2 => Self::Answer(Answer {
@@ -248,6 +259,7 @@ impl Entry for Want {
     fn encode(&self, out: &mut Vec<u8>) {
         put_vip(out, self.vip);
         out.push(u8::from(self.claim.is_some()) | u8::from(self.released.is_some()) << 1);
+        put(out, self.scope.get());
         if let Some(epoch) = self.claim {
             put(out, epoch.get());
         }
@@ -269,6 +281,7 @@ impl Entry for Offer {
     fn encode(&self, out: &mut Vec<u8>) {
         put_vip(out, self.vip);
         put(out, self.epoch.get());
+        put(out, self.scope.get());
     }
 }
 
@@ -295,10 +308,11 @@ impl Word {
     /// Bytes without what it adds to the table of holders.
     fn bytes(&self) -> usize {
         let stance = match self.stance {
-            Stance::Granted { .. } | Stance::Free { .. } | Stance::LowEpoch { .. } => 8,
+            Stance::Granted { .. } => 8 + 8,
+            Stance::Free { .. } | Stance::LowEpoch { .. } => 8,
             Stance::Taken { .. } => 1 + 8 + 4,
-            Stance::Quiet { .. } => 4,
-            Stance::Deaf | Stance::StaleMembership | Stance::TooLong => 0,
+            Stance::Quiet { .. } | Stance::AddressTaken { .. } => 4,
+            Stance::Deaf | Stance::StaleMembership | Stance::TooLong | Stance::OtherAddresses => 0,
         };
         4 + 1 + stance
     }
@@ -405,9 +419,10 @@ fn put_words(out: &mut Vec<u8>, words: &[Word]) {
 
 fn put_stance(out: &mut Vec<u8>, stance: Stance, holders: &mut Holders) {
     match stance {
-        Stance::Granted { epoch } => {
+        Stance::Granted { epoch, scope } => {
             out.push(0);
             put(out, epoch.get());
+            put(out, scope.get());
         }
         Stance::Free { highest } => {
             out.push(1);
@@ -430,6 +445,11 @@ fn put_stance(out: &mut Vec<u8>, stance: Stance, holders: &mut Holders) {
         Stance::Deaf => out.push(5),
         Stance::StaleMembership => out.push(6),
         Stance::TooLong => out.push(7),
+        Stance::OtherAddresses => out.push(8),
+        Stance::AddressTaken { remaining } => {
+            out.push(9);
+            put_micros(out, remaining);
+        }
     }
 }
 
@@ -499,7 +519,11 @@ impl Reader<'_> {
     }
 
     fn offer(&mut self) -> Result<Offer, Malformed> {
-        Ok(Offer { vip: self.vip()?, epoch: self.epoch()? })
+        Ok(Offer { vip: self.vip()?, epoch: self.epoch()?, scope: self.scope()? })
+    }
+
+    fn scope(&mut self) -> Result<ScopeDigest, Malformed> {
+        self.u64().map(ScopeDigest::new)
     }
 
     fn nanos(&mut self) -> Result<u64, Malformed> {
@@ -516,7 +540,7 @@ impl Reader<'_> {
 
     fn stance(&mut self, holders: &[(NodeId, Boot)], told: &mut Holders) -> Result<Stance, Malformed> {
         Ok(match self.u8()? {
-            0 => Stance::Granted { epoch: self.epoch()? },
+            0 => Stance::Granted { epoch: self.epoch()?, scope: self.scope()? },
             1 => Stance::Free { highest: self.epoch()? },
             2 => {
                 let place = usize::from(self.u8()?);
@@ -532,6 +556,8 @@ impl Reader<'_> {
             5 => Stance::Deaf,
             6 => Stance::StaleMembership,
             7 => Stance::TooLong,
+            8 => Stance::OtherAddresses,
+            9 => Stance::AddressTaken { remaining: self.nanos()? },
             _ => return Err(Malformed),
         })
     }

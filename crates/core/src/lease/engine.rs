@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use super::{
@@ -27,6 +27,7 @@ use super::{
     link::{Dropped, Links, Opened},
     placement::{PlacementReason, Ranking, Situation, place},
     rules::{Rule, Rules},
+    scope::Scope,
     transition::{Action, Actions, Change, Transition, VipStatus},
     view::{Confirmed, LeaseView, LeaseVip, LogFacts},
     voters::VoterSets,
@@ -58,6 +59,10 @@ pub struct LeaseNode {
     /// What was counted by before the membership changed. Owners ask these once more before they go on without them.
     counted_before: VoterSets,
     candidates: BTreeMap<VipId, Candidate>,
+    /// The addresses of each VIP, as the view has them.
+    scopes: Arc<BTreeMap<VipId, Scope>>,
+    /// VIPs that are held and have addresses which have not been granted yet, so that they are not carried out.
+    withheld: BTreeSet<VipId>,
     /// Of this node for each VIP, as the view has it.
     fitness: BTreeMap<VipId, Fitness>,
     rankings: Arc<BTreeMap<VipId, Ranking>>,
@@ -142,6 +147,8 @@ impl LeaseNode {
             counting: Counting::new(rules),
             counted_before: VoterSets::default(),
             candidates: BTreeMap::new(),
+            scopes: Arc::default(),
+            withheld: BTreeSet::new(),
             fitness: BTreeMap::new(),
             rankings: Arc::default(),
             ranked: None,
@@ -177,8 +184,12 @@ impl LeaseNode {
         }
         self.links.configure(&view.keys, &view.cluster, view.nodes.iter().map(|n| n.id));
         self.hearing.retain(|peer| view.nodes.iter().any(|n| n.id == peer));
-        let known = |vip: VipId| view.vips.iter().any(|v| v.id == vip);
+        let scopes: Arc<BTreeMap<VipId, Scope>> =
+            Arc::new(view.vips.iter().map(|vip| (vip.id, Scope::of(vip))).collect());
+        let known = |vip: VipId| scopes.contains_key(&vip);
         self.grantor.prune(now, known);
+        let addresses_changed = self.take_scopes(&scopes);
+        out.push(Action::Carry { view: self.carried(&view) });
         let gone: Vec<VipId> = self.candidates.keys().copied().filter(|vip| !known(*vip)).collect();
         if self.view.is_some() {
             for vip in gone {
@@ -196,6 +207,11 @@ impl LeaseNode {
         self.ranked = None;
         self.rank(now);
         self.each(now, facts, out, |candidate, ctx, _| candidate.fitness_changed(ctx));
+        if addresses_changed {
+            // What is still answered was asked for other addresses.
+            self.rounds.clear();
+            self.next_round_at = now;
+        }
         if before.is_some() && before != self.view.as_ref().map(|view| view.membership) {
             // A voter of the new sets may have answered before it had what the old ones committed.
             self.rounds.clear();
@@ -295,7 +311,7 @@ impl LeaseNode {
         let Some(view) = self.view.clone().filter(|_| self.deadlines_stale) else { return };
         let deadline = |candidate: &Candidate| {
             let ranking = self.rankings.get(&candidate.vip)?;
-            let at = candidate.deadline(&self.context(now, facts, &view, ranking, candidate.vip))?;
+            let at = candidate.deadline(&self.context(now, facts, &view, &self.scopes, ranking, candidate.vip))?;
             Some((candidate.vip, at))
         };
         self.deadlines = self.candidates.values().filter_map(deadline).collect();
@@ -330,7 +346,7 @@ impl LeaseNode {
         let Some(view) = &self.view else { return Vec::new() };
         let of = |candidate: &Candidate| {
             let ranking = self.rankings.get(&candidate.vip)?;
-            let look = candidate.look(&self.context(now, facts, view, ranking, candidate.vip));
+            let look = candidate.look(&self.context(now, facts, view, &self.scopes, ranking, candidate.vip));
             Some(VipStatus {
                 vip: candidate.vip,
                 holder: look.holder,
@@ -353,15 +369,53 @@ impl LeaseNode {
         if self.draining { Fitness::Unfit(Unfitness::Draining).worse(known) } else { known }
     }
 
+    /// Takes over the addresses of all VIPs. True if one that was known has others now, or is gone: what was granted for the
+    /// former ones counts no longer.
+    fn take_scopes(&mut self, scopes: &Arc<BTreeMap<VipId, Scope>>) -> bool {
+        let before = std::mem::replace(&mut self.scopes, Arc::clone(scopes));
+        let other = |(vip, scope): &(&VipId, &Scope)| scopes.get(vip).is_none_or(|new| new.digest() != scope.digest());
+        let changed: Vec<VipId> = before.iter().filter(other).map(|(vip, _)| *vip).collect();
+        for vip in &changed {
+            if let Some(candidate) = self.candidates.get_mut(vip) {
+                candidate.forget_grants();
+            }
+        }
+        self.withheld = scopes.keys().copied().filter(|vip| self.is_withheld(*vip)).collect();
+        !changed.is_empty()
+    }
+
+    /// Whether the VIP is held and has addresses that were not granted yet.
+    fn is_withheld(&self, vip: VipId) -> bool {
+        let (Some(candidate), Some(scope)) = (self.candidates.get(&vip), self.scopes.get(&vip)) else { return false };
+        let whole = |covers: &Scope| scope.addresses().iter().all(|address| covers.has(*address));
+        candidate.covers().is_some_and(|covers| !whole(covers)) && self.rules.keep(Rule::OpenWhatWasGranted)
+    }
+
+    /// The view as it may be carried out: without the addresses of VIPs held here that were not granted yet.
+    fn carried(&self, view: &Arc<LeaseView>) -> Arc<LeaseView> {
+        if self.withheld.is_empty() {
+            return Arc::clone(view);
+        }
+        let mut carried = LeaseView::clone(view);
+        for vip in carried.vips.iter_mut().filter(|vip| self.withheld.contains(&vip.id)) {
+            let covers = self.candidates.get(&vip.id).and_then(Candidate::covers);
+            vip.addresses.retain(|address| covers.is_some_and(|covers| covers.has(address.ip())));
+        }
+        Arc::new(carried)
+    }
+
     fn context<'a>(
         &self,
         now: BootNanos,
         facts: LogFacts,
         view: &'a LeaseView,
+        scopes: &'a BTreeMap<VipId, Scope>,
         ranking: &'a Ranking,
         vip: VipId,
     ) -> Context<'a> {
+        static NOTHING: LazyLock<Scope> = LazyLock::new(Scope::default);
         Context {
+            scope: scopes.get(&vip).unwrap_or(&NOTHING),
             now,
             node: self.node,
             boot: self.boot,
@@ -387,14 +441,23 @@ impl LeaseNode {
     ) {
         static NOBODY: Ranking = Ranking { order: Vec::new(), reason: PlacementReason::Spread, new: false };
         let Some(view) = self.view.clone() else { return };
-        let rankings = Arc::clone(&self.rankings);
-        let ctx = self.context(now, facts, &view, rankings.get(&vip).unwrap_or(&NOBODY), vip);
+        let (rankings, scopes) = (Arc::clone(&self.rankings), Arc::clone(&self.scopes));
+        let ctx = self.context(now, facts, &view, &scopes, rankings.get(&vip).unwrap_or(&NOBODY), vip);
         let Some(candidate) = self.candidates.get_mut(&vip) else { return };
         let mut effects = Vec::new();
         f(candidate, &ctx, &mut effects);
         self.deadlines.set(vip, candidate.deadline(&ctx));
         for effect in effects {
             self.carry_out(now, &view, vip, effect, out);
+        }
+        let withheld = self.is_withheld(vip);
+        if withheld != self.withheld.contains(&vip) {
+            if withheld {
+                self.withheld.insert(vip);
+            } else {
+                self.withheld.remove(&vip);
+            }
+            out.push(Action::Carry { view: self.carried(&view) });
         }
     }
 
@@ -546,7 +609,11 @@ impl LeaseNode {
             right: ask.right,
             deaf: !alone && ask.heard_age > view.timing.deaf_after(),
         };
-        let word = |want: &Want| Word { vip: want.vip, stance: self.grantor.answer(now, standing, asker, *want) };
+        let scopes = &self.scopes;
+        let word = |want: &Want| {
+            let stance = self.grantor.answer(now, standing, asker, *want, scopes.get(&want.vip));
+            Word { vip: want.vip, stance }
+        };
         let words = ask.wants.iter().map(word).collect();
         Answer { round: ask.round, membership, verdict, last: facts.last.index, applied: facts.applied, words }
     }
@@ -600,7 +667,7 @@ impl LeaseNode {
         let Some(view) = self.view.clone() else { return };
         let release = |candidate: &Candidate| {
             let ranking = self.rankings.get(&candidate.vip)?;
-            candidate.own_release(&self.context(now, facts, &view, ranking, candidate.vip))
+            candidate.own_release(&self.context(now, facts, &view, &self.scopes, ranking, candidate.vip))
         };
         let lately = self.candidates.values().filter(|candidate| candidate.may_pass_on(now, &view));
         let releases: Vec<Release> = lately.filter_map(release).collect();

@@ -4,13 +4,18 @@
 //! up for by silence: a grantor that has just started promises nothing for as long as any promise
 //! of its earlier life could last.
 //!
+//! What is promised is a VIP *and* each of its addresses. Names and addresses come apart when the document changes and
+//! nodes learn of it one after the other: an address that was promised as one VIP's is not promised to anybody else as
+//! another's before that promise ends.
+//!
 //! Not here: majorities, which only the asker sees ([`super::candidate`]).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     datagram::{Holding, Stance, Want},
     rules::{Rule, Rules},
+    scope::Scope,
     timing::promise_for,
 };
 use crate::{
@@ -24,6 +29,9 @@ pub(super) struct Grantor {
     started: BootNanos,
     rules: Rules,
     vips: BTreeMap<VipId, Promises>,
+    /// To whom each address was promised as which VIP's, and until when. An entry may outlast the promise of the VIP, when
+    /// the VIP has lost the address since.
+    addresses: BTreeMap<(IpAddr, VipId), (Holding, BootNanos)>,
 }
 
 #[derive(Default)]
@@ -57,14 +65,21 @@ pub(super) struct Standing {
 
 impl Grantor {
     pub(super) fn new(now: BootNanos, rules: Rules) -> Self {
-        Self { started: now, rules, vips: BTreeMap::new() }
+        Self { started: now, rules, vips: BTreeMap::new(), addresses: BTreeMap::new() }
     }
 
-    /// Answers one want. A claim that is granted is promised from now on.
-    pub(super) fn answer(&mut self, now: BootNanos, standing: Standing, asker: Asker, want: Want) -> Stance {
-        let promises = self.vips.entry(want.vip).or_default();
+    /// Answers one want about a VIP that the voter knows by the addresses of `scope`, if it knows it. A claim that is
+    /// granted is promised from now on.
+    pub(super) fn answer(
+        &mut self,
+        now: BootNanos,
+        standing: Standing,
+        asker: Asker,
+        want: Want,
+        scope: Option<&Scope>,
+    ) -> Stance {
         if let Some(released) = want.released {
-            promises.released(released);
+            self.released(want.vip, released);
         }
         if !asker.counts {
             return Stance::StaleMembership;
@@ -77,12 +92,33 @@ impl Grantor {
             return Stance::Quiet { remaining: quiet_until.since(now) };
         }
         let who = (asker.node, asker.boot);
+        let promises = self.vips.entry(want.vip).or_default();
         if let Some((by, until)) = promises.promise
             && now < until
             && (by.node, by.boot) != who
         {
             return Stance::Taken { by, remaining: until.since(now) };
         }
+        let agreed = scope.is_some_and(|scope| scope.digest() == want.scope);
+        if !agreed && self.rules.keep(Rule::AgreeOnAddresses) {
+            return Stance::OtherAddresses;
+        }
+        let addresses = scope.map_or(&[][..], Scope::addresses);
+        let taken = addresses.iter().filter_map(|address| taken_until(&self.addresses, now, *address, who)).max();
+        let taken = taken.filter(|_| self.rules.keep(Rule::PromiseAddresses));
+        let part = scope.filter(|_| taken.is_some()).map(|scope| {
+            let promised = |address| self.addresses.get(&(address, want.vip));
+            scope.only(|address| promised(address).is_some_and(|(by, until)| now < *until && (by.node, by.boot) == who))
+        });
+        // Who holds the VIP keeps it while an address that was added is not free yet.
+        let keeps = want.claim.is_some() && part.as_ref().is_some_and(|part| !part.addresses().is_empty());
+        if let Some(until) = taken.filter(|_| !keeps) {
+            return Stance::AddressTaken { remaining: until.since(now) };
+        }
+        let (granted, addresses) = match &part {
+            Some(part) => (part.digest(), part.addresses()),
+            None => (want.scope, addresses),
+        };
         let Some(epoch) = want.claim else {
             return Stance::Free { highest: promises.highest };
         };
@@ -97,42 +133,69 @@ impl Grantor {
         let length = if self.rules.keep(Rule::DriftMargin) { promise_for(asker.right) } else { asker.right };
         let before = promises.promise.map_or(BootNanos::default(), |(_, until)| until);
         let holding = Holding { node: asker.node, boot: asker.boot, epoch };
-        promises.promise = Some((holding, before.max(now.plus(length))));
-        Stance::Granted { epoch }
+        let until = before.max(now.plus(length));
+        promises.promise = Some((holding, until));
+        if !self.rules.keep(Rule::FormerAddressesStayPromised) {
+            self.addresses.retain(|(_, vip), _| *vip != want.vip);
+        }
+        for address in addresses {
+            self.addresses.insert((*address, want.vip), (holding, until));
+        }
+        Stance::Granted { epoch, scope: granted }
     }
 
-    /// A holder said that its gate is closed.
+    /// A holder said that its gate is closed, to all addresses that it held as the VIP's.
     pub(super) fn released(&mut self, vip: VipId, holding: Holding) {
-        self.vips.entry(vip).or_default().released(holding);
+        if self.vips.entry(vip).or_default().released(holding) {
+            self.addresses.retain(|(_, of), (by, _)| *of != vip || !is_freed(*by, holding));
+        }
     }
 
-    /// Forgets VIPs that are gone and promised to nobody.
+    /// Forgets VIPs and addresses that are gone and promised to nobody.
     pub(super) fn prune(&mut self, now: BootNanos, keep: impl Fn(VipId) -> bool) {
         self.vips.retain(|vip, promises| keep(*vip) || promises.promise.is_some_and(|(_, until)| now < until));
+        self.addresses.retain(|_, (_, until)| now < *until);
     }
 }
 
+/// Until when an address is promised to anyone but `who`, if it is.
+fn taken_until(
+    promised: &BTreeMap<(IpAddr, VipId), (Holding, BootNanos)>,
+    now: BootNanos,
+    address: IpAddr,
+    who: (NodeId, Boot),
+) -> Option<BootNanos> {
+    let as_any = promised.range((address, VipId::new(0))..=(address, VipId::new(u32::MAX)));
+    let others = as_any.filter(|(_, (by, until))| now < *until && (by.node, by.boot) != who);
+    others.map(|(_, (_, until))| *until).max()
+}
+
+/// Whether a release of `released` frees what was promised to `by`: the same life, under that epoch or an earlier one.
+fn is_freed(by: Holding, released: Holding) -> bool {
+    (by.node, by.boot) == (released.node, released.boot) && by.epoch <= released.epoch
+}
+
 impl Promises {
-    /// Frees what was promised to `holding` under its epoch or an earlier one of the same life. A
-    /// promise to anyone else stands, whatever its epoch: two askers may have claimed at once.
-    fn released(&mut self, holding: Holding) {
+    /// Frees what was promised to `holding` under its epoch or an earlier one of the same life, and says whether that was
+    /// something. A promise to anyone else stands, whatever its epoch: two askers may have claimed at once.
+    fn released(&mut self, holding: Holding) -> bool {
         if self.highest <= holding.epoch {
             // Late datagrams of the epoch that was released find it too low.
             self.highest = holding.epoch.next();
             self.highest_of = None;
         }
-        if let Some((by, _)) = self.promise
-            && (by.node, by.boot) == (holding.node, holding.boot)
-            && by.epoch <= holding.epoch
-        {
+        let freed = self.promise.is_some_and(|(by, _)| is_freed(by, holding));
+        if freed {
             self.promise = None;
         }
+        freed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::scope::tests::scope;
 
     const VIP: VipId = VipId::new(1);
     const RIGHT: u64 = 900;
@@ -140,8 +203,22 @@ mod tests {
     fn ask(grantor: &mut Grantor, now: u64, node: u64, claim: Option<u64>) -> Stance {
         let standing = Standing { right_longest: RIGHT };
         let asker = Asker { node: NodeId::new(node), boot: Boot(node * 10), counts: true, right: RIGHT, deaf: false };
-        let want = Want { vip: VIP, claim: claim.map(Epoch::new), released: None };
-        grantor.answer(BootNanos::new(now), standing, asker, want)
+        let scope = scope(&["10.0.0.1"]);
+        let want = Want { vip: VIP, scope: scope.digest(), claim: claim.map(Epoch::new), released: None };
+        grantor.answer(BootNanos::new(now), standing, asker, want, Some(&scope))
+    }
+
+    /// Claims `vip`, which voter and asker know by these addresses, under an epoch that is the time.
+    fn claim(grantor: &mut Grantor, now: u64, node: u64, vip: u32, addresses: &[&str]) -> Stance {
+        let asker = Asker { node: NodeId::new(node), boot: Boot(node * 10), counts: true, right: RIGHT, deaf: false };
+        let scope = scope(addresses);
+        let want = Want { vip: VipId::new(vip), scope: scope.digest(), claim: Some(Epoch::new(now)), released: None };
+        grantor.answer(BootNanos::new(now), Standing { right_longest: RIGHT }, asker, want, Some(&scope))
+    }
+
+    /// What [`ask`] asks for.
+    fn granted(epoch: u64) -> Stance {
+        Stance::Granted { epoch: Epoch::new(epoch), scope: scope(&["10.0.0.1"]).digest() }
     }
 
     fn holding(node: u64, epoch: u64) -> Holding {
@@ -159,13 +236,13 @@ mod tests {
     #[test]
     fn promises_to_one_holder_until_its_promise_ends() {
         let mut grantor = awake();
-        assert_eq!(ask(&mut grantor, 2000, 1, Some(7)), Stance::Granted { epoch: Epoch::new(7) });
+        assert_eq!(ask(&mut grantor, 2000, 1, Some(7)), granted(7));
         assert_eq!(ask(&mut grantor, 2100, 2, Some(9)), Stance::Taken { by: holding(1, 7), remaining: 1011 });
-        assert_eq!(ask(&mut grantor, 2500, 1, Some(7)), Stance::Granted { epoch: Epoch::new(7) });
+        assert_eq!(ask(&mut grantor, 2500, 1, Some(7)), granted(7));
         assert!(matches!(ask(&mut grantor, 3610, 2, None), Stance::Taken { .. }));
         assert_eq!(ask(&mut grantor, 3611, 2, None), Stance::Free { highest: Epoch::new(7) });
         assert_eq!(ask(&mut grantor, 3611, 2, Some(7)), Stance::LowEpoch { highest: Epoch::new(7) }, "used by 1");
-        assert_eq!(ask(&mut grantor, 3611, 2, Some(8)), Stance::Granted { epoch: Epoch::new(8) });
+        assert_eq!(ask(&mut grantor, 3611, 2, Some(8)), granted(8));
     }
 
     #[test]
@@ -176,7 +253,7 @@ mod tests {
         assert!(matches!(ask(&mut grantor, 2001, 2, None), Stance::Taken { .. }), "2 had nothing to give");
         grantor.released(VIP, holding(1, 7));
         assert_eq!(ask(&mut grantor, 2002, 1, Some(7)), Stance::LowEpoch { highest: Epoch::new(10) }, "a late renewal");
-        assert_eq!(ask(&mut grantor, 2002, 2, Some(10)), Stance::Granted { epoch: Epoch::new(10) });
+        assert_eq!(ask(&mut grantor, 2002, 2, Some(10)), granted(10));
     }
 
     #[test]
@@ -184,12 +261,64 @@ mod tests {
         let mut grantor = awake();
         let standing = Standing { right_longest: RIGHT };
         let mut asker = Asker { node: NodeId::new(1), boot: Boot(1), counts: false, right: RIGHT, deaf: true };
-        let want = Want { vip: VIP, claim: Some(Epoch::new(1)), released: None };
-        let now = BootNanos::new(5000);
-        assert_eq!(grantor.answer(now, standing, asker, want), Stance::StaleMembership);
+        let scope = scope(&["10.0.0.1"]);
+        let want = Want { vip: VIP, scope: scope.digest(), claim: Some(Epoch::new(1)), released: None };
+        let mut answer = |asker| grantor.answer(BootNanos::new(5000), standing, asker, want, Some(&scope));
+        assert_eq!(answer(asker), Stance::StaleMembership);
         asker.counts = true;
-        assert_eq!(grantor.answer(now, standing, asker, want), Stance::Deaf);
+        assert_eq!(answer(asker), Stance::Deaf);
         asker.right = RIGHT + 1;
-        assert_eq!(grantor.answer(now, standing, asker, want), Stance::TooLong);
+        assert_eq!(answer(asker), Stance::TooLong);
+    }
+
+    #[test]
+    fn refuses_who_knows_other_addresses_and_whoever_asks_for_a_vip_that_it_does_not_know() {
+        let mut grantor = awake();
+        let standing = Standing { right_longest: RIGHT };
+        let asker = Asker { node: NodeId::new(1), boot: Boot(10), counts: true, right: RIGHT, deaf: false };
+        let (old, new) = (scope(&["10.0.0.1"]), scope(&["10.0.0.1", "10.0.0.2"]));
+        let mut answer = |asked: &Scope, known: Option<&Scope>, claim| {
+            let want = Want { vip: VIP, scope: asked.digest(), claim, released: None };
+            grantor.answer(BootNanos::new(5000), standing, asker, want, known)
+        };
+        for claim in [None, Some(Epoch::new(1))] {
+            assert_eq!(answer(&old, Some(&new), claim), Stance::OtherAddresses);
+            assert_eq!(answer(&new, Some(&old), claim), Stance::OtherAddresses);
+            assert_eq!(answer(&old, None, claim), Stance::OtherAddresses);
+        }
+        assert_eq!(answer(&new, Some(&new), None), Stance::Free { highest: Epoch::default() });
+    }
+
+    #[test]
+    fn an_address_is_promised_to_one_life_whatever_vip_it_is_of() {
+        let granted = |epoch, of: &[&str]| Stance::Granted { epoch: Epoch::new(epoch), scope: scope(of).digest() };
+        let mut grantor = awake();
+        let both = ["10.0.0.1", "10.0.0.2"];
+        assert_eq!(claim(&mut grantor, 2000, 1, 1, &both), granted(2000, &both));
+        // The VIP is renamed: the address is another VIP's now.
+        assert_eq!(claim(&mut grantor, 2100, 2, 2, &["10.0.0.2"]), Stance::AddressTaken { remaining: 1011 });
+        assert_eq!(claim(&mut grantor, 2100, 2, 3, &["10.0.0.3"]), granted(2100, &["10.0.0.3"]), "nothing is common");
+        let more = ["10.0.0.2", "10.0.0.3"];
+        assert_eq!(claim(&mut grantor, 2101, 2, 3, &more), granted(2101, &more[1..]), "what it was promised before");
+        assert_eq!(claim(&mut grantor, 2100, 1, 2, &["10.0.0.2"]), granted(2100, &["10.0.0.2"]), "its own");
+        grantor.released(VipId::new(2), holding(1, 2100));
+        // The first VIP's holder learns of it and renews: the address that the VIP has lost stays promised as it was.
+        assert_eq!(claim(&mut grantor, 2500, 1, 1, &["10.0.0.1"]), granted(2500, &["10.0.0.1"]));
+        assert_eq!(claim(&mut grantor, 3110, 2, 2, &["10.0.0.2"]), Stance::AddressTaken { remaining: 1 });
+        assert_eq!(claim(&mut grantor, 3111, 2, 2, &["10.0.0.2"]), granted(3111, &["10.0.0.2"]));
+        // A release frees all that was held as the VIP's.
+        assert!(matches!(claim(&mut grantor, 3200, 2, 4, &["10.0.0.1"]), Stance::AddressTaken { .. }));
+        grantor.released(VIP, holding(1, 2500));
+        assert_eq!(claim(&mut grantor, 3200, 2, 4, &["10.0.0.1"]), granted(3200, &["10.0.0.1"]));
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_once_it_is_promised_to_nobody() {
+        let mut grantor = awake();
+        claim(&mut grantor, 2000, 1, 1, &["10.0.0.1"]);
+        grantor.prune(BootNanos::new(3110), |_| false);
+        assert_eq!((grantor.vips.len(), grantor.addresses.len()), (1, 1));
+        grantor.prune(BootNanos::new(3111), |_| false);
+        assert_eq!((grantor.vips.len(), grantor.addresses.len()), (0, 0));
     }
 }

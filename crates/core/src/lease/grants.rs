@@ -36,6 +36,8 @@ struct Grant {
     until: BootNanos,
     epoch: Epoch,
     last: LogIndex,
+    /// It is for all that was asked for, and not only for what was held before.
+    whole: bool,
 }
 
 /// What a majority of every set agrees on.
@@ -50,11 +52,11 @@ pub(super) struct Agreed {
 }
 
 impl Grants {
-    /// Takes in a grant that came at `now`. A voter counts once, by its newest.
-    pub(super) fn add(&mut self, now: BootNanos, rules: Rules, epoch: Epoch, said: &Said) {
+    /// Takes in a grant that came at `now`, for all that was asked for if it is `whole`. A voter counts once, by its newest.
+    pub(super) fn add(&mut self, now: BootNanos, rules: Rules, epoch: Epoch, whole: bool, said: &Said) {
         let from = if rules.keep(Rule::TimedFromAsking) { said.asked_at } else { now };
-        let grant =
-            Grant { voter: said.voter, asked_at: said.asked_at, until: from.plus(said.right), epoch, last: said.last };
+        let (voter, asked_at, until) = (said.voter, said.asked_at, from.plus(said.right));
+        let grant = Grant { voter, asked_at, until, epoch, last: said.last, whole };
         if !rules.keep(Rule::DistinctVoters) {
             self.0.insert(0, grant);
             self.0.truncate(8);
@@ -65,6 +67,13 @@ impl Grants {
         } else {
             self.0.push(grant);
         }
+    }
+
+    /// Until when a majority of every set granted all that was asked for.
+    pub(super) fn whole_until(&self, sets: &VoterSets) -> Option<BootNanos> {
+        let whole = self.0.iter().filter(|grant| grant.whole);
+        let times: SmallVec<[(NodeId, BootNanos); 8]> = whole.map(|grant| (grant.voter, grant.until)).collect();
+        sets.reached(&times)
     }
 
     /// Until when a majority of every set granted it, and what that majority told of the log.
@@ -82,6 +91,7 @@ impl Grants {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::scope::ScopeDigest;
 
     fn grant(grants: &mut Grants, voter: u64, asked_at: u64, epoch: u64, last: u64) {
         let epoch = Epoch::new(epoch);
@@ -90,9 +100,10 @@ mod tests {
             asked_at: BootNanos::new(asked_at),
             right: 100,
             last: LogIndex::new(last),
-            stance: Stance::Granted { epoch },
+            stance: Stance::Granted { epoch, scope: ScopeDigest::default() },
         };
-        grants.add(BootNanos::new(asked_at + 50), Rules::default(), epoch, &said);
+        // Voter 3 grants a part of it.
+        grants.add(BootNanos::new(asked_at + 50), Rules::default(), epoch, voter != 3, &said);
     }
 
     fn agreed(until: u64, epoch: u64, asked_at: u64, index: u64) -> Option<Agreed> {
@@ -115,5 +126,6 @@ mod tests {
         assert_eq!(grants.agreed(&voters), agreed(130, 5, 30, 8));
         grant(&mut grants, 3, 12, 4, 8);
         assert_eq!(grants.agreed(&voters), agreed(130, 5, 30, 8), "late answers take nothing away");
+        assert_eq!(grants.whole_until(&voters), Some(BootNanos::new(115)), "by voters 1 and 2");
     }
 }

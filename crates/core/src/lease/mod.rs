@@ -23,6 +23,10 @@
 //! A grantor tells what it knows along with its refusal, and whoever was refused counts by that *too*,
 //! until its own log has moved on, so that the news of a change need not wait for the next leader.
 //!
+//! **Why an address has one owner, too.** What a voter promises is each address of the VIP, and only to whoever knows the
+//! VIP by the same addresses as the voter does. So the argument above is one about addresses, whatever document each node
+//! knows and whatever VIP an address is of in it.
+//!
 //! Each rule in this has a name in `rules.rs`. The simulation in `sim.rs` breaks one at a time and
 //! must find two owners, and must find none with all of them.
 //!
@@ -42,6 +46,7 @@ mod hearing;
 mod link;
 mod placement;
 mod rules;
+mod scope;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

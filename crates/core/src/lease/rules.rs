@@ -31,6 +31,16 @@ pub(super) enum Rule {
     CountOwnBesideTold,
     /// After a voter set fell away, no VIP is newly taken for the length of a promise.
     SettleAfterChange,
+    /// A grantor refuses a question about a VIP that it knows by other addresses, or not at all.
+    AgreeOnAddresses,
+    /// An address is promised to one life at a time, whatever VIP it is of.
+    PromiseAddresses,
+    /// A promise of an address lasts although the VIP's holder is promised less by now.
+    FormerAddressesStayPromised,
+    /// What is added to a VIP that is held is opened when it has been granted.
+    OpenWhatWasGranted,
+    /// A grant for a part of what was asked for opens nothing that is new.
+    PartIsNotAll,
 }
 
 /// Which rules are kept: all.

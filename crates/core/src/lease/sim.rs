@@ -6,7 +6,9 @@
 //! or reluctant, for all VIPs or for one, alone or all at once, and the membership changes through
 //! joint configurations that nodes learn of at different times, or never, when the leader dies in that instant and the
 //! next one overrules it.
-//! Checked whenever anything happens: at most one gate of a VIP is open in true time, and what a
+//! In some runs the document changes, too, and nodes learn of it at different times: addresses move from VIP to VIP, VIPs
+//! come and go.
+//! Checked whenever anything happens: at most one gate of a VIP and of an address is open in true time, and what a
 //! node takes for confirmed covers everything committed when it asked. After healing every VIP must
 //! get exactly one owner, also when all nodes are reluctant or only one is not unfit.
 //!
@@ -15,24 +17,29 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
+    net::IpAddr,
     sync::Arc,
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use self::raft::Raft;
+use self::{documents::Documents, kernel::Kernel, raft::Raft};
 
 use super::{
     Action, Actions, Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseNode, LeaseView, LeaseVip, LogFacts,
     LossCause, Timing, Transition, Unfitness, VipStatus, VoterSets, rules::Rules,
 };
 use crate::{
-    config::Failback,
+    config::{Failback, VipAddress},
     ids::{Boot, LogIndex, NodeId, VipId},
     time::BootNanos,
 };
 
+mod documents;
+mod kernel;
 mod raft;
+
+pub(super) use self::documents::{Document, address};
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const LEASE: u64 = 200 * MS;
@@ -49,14 +56,39 @@ pub(super) struct Profile {
     pub vips: u32,
     /// The membership changes.
     pub joint: bool,
+    /// The document changes.
+    pub moving: bool,
 }
 
 /// A node's first start asks for its view as an event of its own.
 const FIRST_START: &str = "a first start opens nothing";
 
-pub(super) const THREE: Profile = Profile { nodes: 3, voters: 3, vips: 2, joint: false };
-pub(super) const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: false };
-pub(super) const CHANGING: Profile = Profile { nodes: 6, voters: 3, vips: 1, joint: true };
+pub(super) const THREE: Profile = Profile { nodes: 3, voters: 3, vips: 2, joint: false, moving: false };
+pub(super) const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: false, moving: false };
+pub(super) const CHANGING: Profile = Profile { nodes: 6, voters: 3, vips: 1, joint: true, moving: false };
+pub(super) const MOVING: Profile = Profile { nodes: 3, voters: 3, vips: 3, joint: false, moving: true };
+pub(super) const ALL_CHANGING: Profile = Profile { moving: true, vips: 2, ..CHANGING };
+
+/// A VIP about which there is nothing special.
+pub(super) fn vip_of(id: u32) -> LeaseVip {
+    LeaseVip {
+        id: VipId::new(id),
+        name: String::new(),
+        addresses: Vec::new(),
+        prefer: Vec::new(),
+        failback: Failback::Never,
+        failback_delay: FAILBACK_DELAY,
+        group: None,
+        apart_from: Vec::new(),
+        only: None,
+        wish: None,
+        fitness: Fitness::Fit,
+        macs: Vec::new(),
+        finish: 0,
+        recorded_owner: None,
+        recorded_epoch: Epoch::default(),
+    }
+}
 
 /// How much happened, to see that a run was not empty.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +99,10 @@ pub(super) struct Tally {
     pub memberships: u64,
     /// A leader died right after it had begun or ended one.
     pub news_lost: u64,
+    /// The document was changed.
+    pub documents: u64,
+    /// A VIP was held and had addresses that waited to be granted.
+    pub withheld: u64,
     /// A VIP was gained under an epoch that was not above the last.
     pub regressed: u64,
 }
@@ -87,8 +123,8 @@ struct Node {
     offset: u64,
     process: Option<Process>,
     boots: u64,
-    /// Deadlines in the kernel: they outlive the process and are reset by the next one.
-    gates: BTreeMap<VipId, u64>,
+    /// Deadlines outlive the process and are reset by the next one.
+    kernel: Kernel,
     /// As a whole, and for single VIPs.
     fitness: Fitness,
     vips: BTreeMap<VipId, Fitness>,
@@ -135,6 +171,7 @@ pub(super) struct World {
     logs_held: bool,
     /// The logs, which are durable.
     raft: Raft,
+    documents: Documents,
     pub wishes: BTreeMap<VipId, NodeId>,
     /// Nodes that have applied nothing since some moment: up to where, and the wishes of then.
     behind: BTreeMap<usize, (LogIndex, BTreeMap<VipId, NodeId>)>,
@@ -160,7 +197,7 @@ impl World {
             offset: rng.random_range(0..1 << 40),
             process: None,
             boots: 0,
-            gates: BTreeMap::new(),
+            kernel: Kernel::default(),
             fitness: Fitness::Fit,
             vips: BTreeMap::new(),
         });
@@ -185,6 +222,7 @@ impl World {
             healing: false,
             logs_held: false,
             raft: Raft::new(profile.nodes, (1..=profile.voters).collect()),
+            documents: Documents::new(profile.nodes, profile.vips),
             wishes: BTreeMap::new(),
             behind: BTreeMap::new(),
             witnesses: BTreeSet::new(),
@@ -194,6 +232,9 @@ impl World {
             reports: Vec::new(),
             tally: Tally::default(),
         };
+        if profile.moving {
+            world.documents.pace = *[0.02, 0.2, 0.9].choose(&mut world.rng).expect("not empty");
+        }
         for node in 0..world.nodes.len() {
             world.start(node).expect(FIRST_START);
         }
@@ -205,6 +246,7 @@ impl World {
     pub(super) fn calm(profile: Profile, failback: Failback) -> Self {
         let mut world = Self::new(1, Rules::default(), profile);
         world.chaos = false;
+        world.documents.pace = 1.0;
         world.failback = failback;
         for node in &mut world.nodes {
             node.rate = 1000;
@@ -319,6 +361,23 @@ impl World {
         }
     }
 
+    /// The document is this one from now on, and nodes learn of it.
+    pub(super) fn commit(&mut self, vips: &[(u32, &[u32])]) {
+        let addresses = |addresses: &[u32]| addresses.iter().map(|n| address(*n)).collect();
+        let document: Document = vips.iter().map(|(vip, of)| (VipId::new(*vip), addresses(of))).collect();
+        self.documents.commit(document);
+    }
+
+    /// A node applies no document from now on, or catches up.
+    pub(super) fn hold_documents(&mut self, node: NodeId, held: bool) {
+        self.documents.held[node.get() as usize - 1] = held;
+    }
+
+    /// The node that answers for an address now.
+    pub(super) fn answers(&self, n: u32) -> Option<NodeId> {
+        self.passing(address(n)).map(|node| node.id).next()
+    }
+
     /// How fit a node is as a whole, from its next view on.
     pub(super) fn fitness(&mut self, node: NodeId, fitness: Fitness) {
         self.nodes[node.get() as usize - 1].fitness = fitness;
@@ -340,8 +399,13 @@ impl World {
         self.until(CHAOS + CALM)?;
         for vip in (1..=self.profile.vips).map(VipId::new) {
             let owners: Vec<NodeId> = self.open(vip).map(|node| node.id).collect();
-            if owners.len() != 1 {
+            if owners.len() != usize::from(self.documents.last().contains_key(&vip)) {
                 return Err(format!("{vip} has owners {owners:?} after healing"));
+            }
+        }
+        for address in self.documents.last().values().flatten() {
+            if self.passing(*address).count() != 1 {
+                return Err(format!("nobody answers for {address} after healing"));
             }
         }
         Ok(())
@@ -362,9 +426,11 @@ impl World {
     }
 
     fn open(&self, vip: VipId) -> impl Iterator<Item = &Node> {
-        self.nodes
-            .iter()
-            .filter(move |node| node.gates.get(&vip).is_some_and(|until| node.local(self.t).get() < *until))
+        self.nodes.iter().filter(move |node| node.kernel.holds(vip, node.local(self.t).get()))
+    }
+
+    fn passing(&self, address: IpAddr) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| node.kernel.passes(address, node.local(self.t).get()))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -372,6 +438,12 @@ impl World {
             if self.open(vip).count() > 1 {
                 let owners: Vec<NodeId> = self.open(vip).map(|node| node.id).collect();
                 return Err(format!("two owners: {vip} is open at {owners:?} at {} ms", self.t / MS));
+            }
+        }
+        for address in (1..=self.profile.vips).map(address) {
+            if self.passing(address).count() > 1 {
+                let owners: Vec<NodeId> = self.passing(address).map(|node| node.id).collect();
+                return Err(format!("two owners: {address} is open at {owners:?} at {} ms", self.t / MS));
             }
         }
         Ok(())
@@ -406,6 +478,9 @@ impl World {
             Event::View { node } => {
                 let after = self.rng.random_range(MS..if self.chaos { LEASE } else { 5 * MS });
                 self.at(after, Event::View { node });
+                if self.runs(node) {
+                    self.documents.apply(node, &mut self.rng);
+                }
                 if self.runs(node) { self.show(node) } else { Ok(()) }
             }
             Event::Thaw { node } => self.thaw(node),
@@ -434,7 +509,7 @@ impl World {
         }
         let node = &mut self.nodes[at];
         // A new process resets the deadlines of the one before.
-        node.gates.clear();
+        node.kernel = Kernel::default();
         let boot = Boot(node.boots * 100 + node.id.get());
         node.process = Some(Process {
             lease: LeaseNode::with_rules(node.id, boot, node.local(t), rules),
@@ -460,24 +535,17 @@ impl World {
     fn view(&self, at: usize) -> Arc<LeaseView> {
         let (membership, sets) = self.raft.membership(at);
         let timing = Timing::takeover_within(LEASE);
-        let vip = |id: u32| {
-            let recorded = self.recorded.get(&VipId::new(id));
+        let vip = |(id, addresses): (&VipId, &Vec<IpAddr>)| {
+            let recorded = self.recorded.get(id);
+            let plain = vip_of(id.get());
             let mut vip = LeaseVip {
-                id: VipId::new(id),
-                name: String::new(),
-                addresses: Vec::new(),
-                prefer: Vec::new(),
-                failback: if id == 2 { Failback::Automatic } else { self.failback },
-                failback_delay: FAILBACK_DELAY,
-                group: None,
-                apart_from: Vec::new(),
-                only: None,
-                wish: self.behind.get(&at).map_or(&self.wishes, |(_, wishes)| wishes).get(&VipId::new(id)).copied(),
-                fitness: self.nodes[at].vips.get(&VipId::new(id)).copied().unwrap_or_default(),
-                macs: Vec::new(),
-                finish: 0,
+                addresses: addresses.iter().filter_map(|address| VipAddress::new(*address, None)).collect(),
+                failback: if id.get() == 2 { Failback::Automatic } else { self.failback },
+                wish: self.behind.get(&at).map_or(&self.wishes, |(_, wishes)| wishes).get(id).copied(),
+                fitness: self.nodes[at].vips.get(id).copied().unwrap_or_default(),
                 recorded_owner: recorded.map(|(node, _)| *node),
                 recorded_epoch: recorded.map_or(Epoch::default(), |(_, epoch)| *epoch),
+                ..plain
             };
             (self.adapt)(&mut vip);
             vip
@@ -494,7 +562,7 @@ impl World {
             membership,
             voters: VoterSets::new(sets.iter().map(|set| set.iter().copied().map(NodeId::new))),
             nodes: self.nodes.iter().map(member).collect(),
-            vips: (1..=self.profile.vips).map(vip).collect(),
+            vips: self.documents.at(at).iter().map(vip).collect(),
             timing,
             // Without the tenth that `Timing::at_most` allows beyond it: silence and settling as short as they may be.
             longest: timing,
@@ -550,11 +618,16 @@ impl World {
         for action in actions {
             match action {
                 Action::Prepare { .. } | Action::PeerReturned { .. } => {}
-                Action::Close { vip, .. } => {
-                    self.nodes[at].gates.remove(&vip);
+                Action::Carry { view } => {
+                    let addresses = |vips: &[LeaseVip]| vips.iter().map(|vip| vip.addresses.len()).sum::<usize>();
+                    let known = self.documents.at(at).values().map(Vec::len).sum::<usize>();
+                    self.tally.withheld += u64::from(addresses(&view.vips) < known);
+                    self.nodes[at].kernel.carry(&view.vips);
+                    self.check()?;
                 }
+                Action::Close { vip, .. } => self.nodes[at].kernel.close(vip),
                 Action::Open { vip, until, .. } => {
-                    self.nodes[at].gates.insert(vip, until.get());
+                    self.nodes[at].kernel.open(vip, until.get());
                     self.check()?;
                 }
                 Action::Send { to, bytes } => self.send(at, to, bytes),
@@ -623,6 +696,17 @@ impl World {
     }
 
     fn fault(&mut self) -> Result<(), String> {
+        if self.profile.moving && self.rng.random_bool(0.4) {
+            if self.rng.random_bool(0.3) {
+                let at = self.rng.random_range(0..self.nodes.len());
+                self.documents.held[at] ^= true;
+            } else {
+                let next = self.documents.any(self.profile.vips, &mut self.rng);
+                self.documents.commit(next);
+                self.tally.documents += 1;
+            }
+            return Ok(());
+        }
         let n = self.nodes.len();
         let at = self.rng.random_range(0..n);
         let other = self.rng.random_range(0..n);
@@ -748,6 +832,8 @@ impl World {
     fn heal(&mut self) -> Result<(), String> {
         self.chaos = false;
         self.healing = true;
+        self.documents.pace = 1.0;
+        self.documents.held.fill(false);
         self.blocked.clear();
         // A cluster whose nodes are all reluctant is as good as one whose nodes are all fit, and one fit or reluctant
         // node is enough.

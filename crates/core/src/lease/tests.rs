@@ -3,12 +3,14 @@
 use super::{
     Change, Fitness, GainCause, LossCause, Timing, Unfitness,
     rules::{Rule, Rules},
-    sim::{CHANGING, FAILBACK_DELAY, FIVE, LEASE, MS, Profile, THREE, Tally, World},
+    sim::{ALL_CHANGING, CHANGING, FAILBACK_DELAY, FIVE, LEASE, MOVING, MS, Profile, THREE, Tally, World},
 };
 use crate::{
     config::Failback,
     ids::{LogIndex, NodeId, VipId},
 };
+
+mod addresses;
 
 /// One run of a cluster to which everything happens.
 fn run(seed: u64, rules: Rules, profile: Profile) -> Result<Tally, String> {
@@ -27,6 +29,8 @@ fn survive(profile: Profile, seeds: std::ops::Range<u64>) -> Tally {
         total.handed_over += tally.handed_over;
         total.memberships += tally.memberships;
         total.news_lost += tally.news_lost;
+        total.documents += tally.documents;
+        total.withheld += tally.withheld;
         total.regressed += tally.regressed;
     }
     assert_eq!(total.regressed, 0, "epochs only grow");
@@ -65,6 +69,14 @@ fn changing_memberships_never_lead_to_two_owners() {
 }
 
 #[test]
+fn addresses_that_move_from_vip_to_vip_never_have_two_owners() {
+    let tally = survive(MOVING, seeds(60));
+    assert!(tally.gained > 200 && tally.documents > 300 && tally.withheld > 60, "too little happened: {tally:?}");
+    let tally = survive(ALL_CHANGING, seeds(30));
+    assert!(tally.documents > 100 && tally.memberships > 20, "too little happened: {tally:?}");
+}
+
+#[test]
 fn every_rule_is_needed() {
     let missing: Vec<Rule> = [
         (Rule::TimedFromAsking, THREE),
@@ -78,6 +90,11 @@ fn every_rule_is_needed() {
         (Rule::CountTold, CHANGING),
         (Rule::CountOwnBesideTold, CHANGING),
         (Rule::SettleAfterChange, CHANGING),
+        (Rule::AgreeOnAddresses, MOVING),
+        (Rule::PromiseAddresses, MOVING),
+        (Rule::FormerAddressesStayPromised, MOVING),
+        (Rule::OpenWhatWasGranted, MOVING),
+        (Rule::PartIsNotAll, MOVING),
     ]
     .into_iter()
     .filter(|(rule, profile)| !found(*rule, *profile, 0..400))
@@ -360,7 +377,8 @@ fn a_vip_returns_only_to_a_node_that_stays() {
 
 #[test]
 fn learners_hear_each_other_too() {
-    let mut world = World::calm(Profile { nodes: 5, voters: 3, vips: 1, joint: false }, Failback::Automatic);
+    let mut world =
+        World::calm(Profile { nodes: 5, voters: 3, vips: 1, joint: false, moving: false }, Failback::Automatic);
     // Only the learners 4 and 5 may hold it.
     world.adapt = |vip| {
         vip.prefer = vec![NodeId::new(5)];
@@ -395,7 +413,7 @@ fn a_witness_votes_and_holds_nothing() {
 
 #[test]
 fn a_cluster_of_one_owns_everything_after_its_silence() {
-    let mut world = World::calm(Profile { nodes: 1, voters: 1, vips: 3, joint: false }, Failback::Never);
+    let mut world = World::calm(Profile { nodes: 1, voters: 1, vips: 3, joint: false, moving: false }, Failback::Never);
     pass(&mut world, Timing::takeover_within(LEASE).promise() - MS);
     assert_eq!(world.owner(1), None, "an earlier life may have promised");
     pass(&mut world, LEASE);
@@ -486,7 +504,7 @@ fn a_node_that_an_operator_chose_is_replaced_like_any_other() {
 /// The leader 1 begins a change of the voters from 1, 2, 3 to 2, 3, 5, perhaps ends it, and dies with the news: the owner 4
 /// has not got it, and of the voters only some. Logs stay as they are for two leases, then there is a new leader.
 fn leader_dies_with_the_news(ended: bool, owner_knows_the_first_half: bool) {
-    let mut world = World::calm(Profile { nodes: 5, voters: 3, vips: 1, joint: true }, Failback::Never);
+    let mut world = World::calm(Profile { nodes: 5, voters: 3, vips: 1, joint: true, moving: false }, Failback::Never);
     let owner = NodeId::new(4);
     world.adapt = |vip| vip.prefer = vec![NodeId::new(4)];
     pass(&mut world, 6 * LEASE);

@@ -1,8 +1,8 @@
 //! What the lease protocol tells the outside: what to do, what happened and how things stand.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use super::view::Confirmed;
+use super::view::{Confirmed, LeaseView};
 use crate::{
     ids::{NodeId, VipId},
     lease::{Epoch, Fitness, PlacementReason, Unfitness},
@@ -13,6 +13,12 @@ use crate::{
 /// datagram that tells of it leaves, and opened before the acquisition is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The agreed state changed, or more of it may be carried out: VIPs are these, with these addresses. One that was
+    /// added to a VIP while this node holds it is left out until it has been granted.
+    Carry {
+        /// What to carry out.
+        view: Arc<LeaseView>,
+    },
     /// This node has agreed to take the VIP over: whatever makes taking over quick may be done now.
     /// Nothing may be answered for it yet, and perhaps it never comes.
     Prepare {

@@ -16,7 +16,7 @@ use crate::{
 
 /// The agreed state as the lease protocol of one node sees it. Immutable; a new one is published
 /// whenever something in it changes.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {
     /// The cluster; part of every datagram's authentication.
     pub cluster: String,

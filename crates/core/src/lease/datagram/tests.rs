@@ -19,7 +19,8 @@ fn nanos() -> impl Strategy<Value = u64> {
 
 fn stance() -> impl Strategy<Value = Stance> {
     prop_oneof![
-        any::<u64>().prop_map(|e| Stance::Granted { epoch: Epoch::new(e) }),
+        any::<(u64, u64)>()
+            .prop_map(|(e, scope)| Stance::Granted { epoch: Epoch::new(e), scope: ScopeDigest::new(scope) }),
         any::<u64>().prop_map(|e| Stance::Free { highest: Epoch::new(e) }),
         (holding(), nanos()).prop_map(|(by, remaining)| Stance::Taken { by, remaining }),
         nanos().prop_map(|remaining| Stance::Quiet { remaining }),
@@ -27,11 +28,17 @@ fn stance() -> impl Strategy<Value = Stance> {
         Just(Stance::Deaf),
         Just(Stance::StaleMembership),
         Just(Stance::TooLong),
+        Just(Stance::OtherAddresses),
+        nanos().prop_map(|remaining| Stance::AddressTaken { remaining }),
     ]
 }
 
 fn offers() -> impl Strategy<Value = Vec<Offer>> {
-    let offer = any::<(u32, u64)>().prop_map(|(v, e)| Offer { vip: VipId::new(v), epoch: Epoch::new(e) });
+    let offer = any::<(u32, u64, u64)>().prop_map(|(v, e, scope)| Offer {
+        vip: VipId::new(v),
+        epoch: Epoch::new(e),
+        scope: ScopeDigest::new(scope),
+    });
     prop::collection::vec(offer, 0..=ENTRIES_MAX)
 }
 
@@ -53,8 +60,14 @@ fn word() -> impl Strategy<Value = Word> {
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    let want = (any::<u32>(), any::<Option<u64>>(), prop::option::of(holding()))
-        .prop_map(|(v, claim, released)| Want { vip: VipId::new(v), claim: claim.map(Epoch::new), released });
+    let want = (any::<u32>(), any::<u64>(), any::<Option<u64>>(), prop::option::of(holding())).prop_map(
+        |(v, scope, claim, released)| Want {
+            vip: VipId::new(v),
+            scope: ScopeDigest::new(scope),
+            claim: claim.map(Epoch::new),
+            released,
+        },
+    );
     let counts_by = (entry(), prop::collection::vec(entry(), 0..=TOLD_MAX))
         .prop_map(|(own, told)| CountsBy { own, told: told.into() });
     let ask = (counts_by, any::<(u64, u64, u64)>(), prop::collection::vec(want, 0..=ENTRIES_MAX)).prop_map(

@@ -1,0 +1,83 @@
+//! Documents that give addresses to VIPs, and how far nodes have applied them.
+//!
+//! The documents are what the log committed, one after the other. Each node applies them in this order and whenever it
+//! likes, also a majority of them late: more than Raft would ever allow, since leases must bear it without asking how.
+//!
+//! Not here: when that happens ([`super::World`]).
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use rand::{Rng, rngs::StdRng};
+
+use crate::ids::VipId;
+
+/// The addresses of each VIP that there is.
+pub(in super::super) type Document = BTreeMap<VipId, Vec<IpAddr>>;
+
+/// What was committed and who has applied how much of it.
+pub(super) struct Documents {
+    all: Vec<Document>,
+    /// Positions of the nodes, in `all`.
+    applied: Vec<usize>,
+    /// Nodes that apply nothing.
+    pub held: Vec<bool>,
+    /// How likely a node applies what there is when it looks.
+    pub pace: f64,
+}
+
+/// The nth address of a run.
+pub(in super::super) fn address(n: u32) -> IpAddr {
+    IpAddr::from([10, 0, 0, n as u8])
+}
+
+impl Documents {
+    /// The first document: each VIP with the address of its number.
+    pub(super) fn new(nodes: u64, vips: u32) -> Self {
+        let first = (1..=vips).map(|vip| (VipId::new(vip), vec![address(vip)])).collect();
+        let nodes = nodes as usize;
+        Self { all: vec![first], applied: vec![0; nodes], held: vec![false; nodes], pace: 1.0 }
+    }
+
+    pub(super) fn last(&self) -> &Document {
+        self.all.last().expect("there is a first")
+    }
+
+    /// As a node knows it.
+    pub(super) fn at(&self, node: usize) -> &Document {
+        &self.all[self.applied[node]]
+    }
+
+    pub(super) fn commit(&mut self, document: Document) {
+        self.all.push(document);
+    }
+
+    /// A node looks, and applies nothing, all, or some of it.
+    pub(super) fn apply(&mut self, node: usize, rng: &mut StdRng) {
+        let (applied, last) = (self.applied[node], self.all.len() - 1);
+        if self.held[node] || applied == last {
+            return;
+        }
+        if self.pace >= 1.0 {
+            self.applied[node] = last;
+        } else if rng.random_bool(self.pace) {
+            self.applied[node] = rng.random_range(applied + 1..=last);
+        }
+    }
+
+    /// One in which some addresses are another VIP's than before, or nobody's, and VIPs without addresses are gone.
+    pub(super) fn any(&self, vips: u32, rng: &mut StdRng) -> Document {
+        let mut next = self.last().clone();
+        for _ in 0..rng.random_range(1..=2) {
+            let moved = address(rng.random_range(1..=vips));
+            for addresses in next.values_mut() {
+                addresses.retain(|address| *address != moved);
+            }
+            if rng.random_bool(0.8) {
+                let to = VipId::new(rng.random_range(1..=vips));
+                next.entry(to).or_default().push(moved);
+            }
+        }
+        next.retain(|_, addresses| !addresses.is_empty());
+        next
+    }
+}
