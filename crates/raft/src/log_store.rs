@@ -117,12 +117,20 @@ impl LogStore {
         self.inner.vote.clone()
     }
 
-    /// Tells `marks` at once and from now on. `membership` is the one now in force.
-    pub(crate) fn keep_marks(&self, membership: EntryId, marks: Marks) {
-        let mut ends = self.inner.ends.lock();
-        if ends.memberships.first().is_none_or(|first| first.index > membership.index) {
-            ends.memberships.insert(0, membership);
-        }
+    /// Says which memberships were in the log, or before its start, when it was opened; oldest first. Before anything is
+    /// appended.
+    pub(crate) fn found_memberships(&self, memberships: impl IntoIterator<Item = EntryId>) {
+        self.inner.ends.lock().memberships = memberships.into_iter().collect();
+    }
+
+    /// The last entry that can be read.
+    pub(crate) fn end(&self) -> EntryId {
+        self.inner.ends.lock().last
+    }
+
+    /// Tells `marks` at once and from now on.
+    pub(crate) fn keep_marks(&self, marks: Marks) {
+        let ends = self.inner.ends.lock();
         // Only the first caller is told; there is one lease thread a process.
         drop(self.inner.marks.set(marks));
         self.tell(&ends);

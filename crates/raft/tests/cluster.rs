@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
 
 use ballast_core::{
     cluster::{Propose, ProposeError, ReadIndex},
@@ -192,6 +195,40 @@ async fn a_node_restarts_with_its_data_and_all_at_once_lose_nothing() -> Test {
         assert_eq!(cluster.handle(id).with_state(|state| state.join_tokens().len()), 52);
     }
     assert_eq!(propose(&cluster.handle(addresses[2].0), token(77)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_member_that_starts_says_what_its_log_holds_before_it_knows_what_is_committed() -> Test {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    others.iter().for_each(|id| cluster.faults.cut_off(*id));
+    let sent = cluster.handle(leader).propose(token(1), Duration::from_millis(300)).await;
+    assert!(matches!(sent, Err(ProposeError::OutcomeUnknown { .. })), "{sent:?}");
+
+    let before = cluster.handle(leader);
+    let (address, running) = (cluster.nodes[&leader].address, before.status());
+    cluster.stop(leader).await;
+    let last_log = LogIndex::new(before.last_log_index().load(Ordering::Acquire));
+    let applied = before.with_state(|state| state.applied());
+    assert!(last_log > applied, "{last_log} is not beyond what is committed");
+
+    cluster.start_at(leader, address).await;
+    let again = cluster.handle(leader);
+    let told = Arc::new(Mutex::new(None));
+    let tell = Arc::clone(&told);
+    again.keep_marks(Arc::new(move |last, membership| *tell.lock().expect("nobody panics") = Some((last, membership))));
+    let (last, membership) = told.lock().expect("nobody panics").expect("told at once");
+    assert_eq!((last.index, membership), (last_log, running.membership));
+    for status in [again.status(), again.watch_status().borrow().clone()] {
+        assert_eq!((status.role, status.last_log, status.membership), (Role::Starting, last_log, running.membership));
+        assert_eq!((status.voter_sets, status.voters), (running.voter_sets.clone(), cluster.ids()));
+    }
+    cluster.faults.heal();
+    cluster.leader(&[]).await;
+    cluster.converge().await;
     cluster.end().await;
     Ok(())
 }

@@ -77,7 +77,7 @@ impl Handle {
     /// from now on before an append is acknowledged. It runs where the log is written, so it must be quick.
     pub fn keep_marks(&self, marks: Arc<dyn Fn(EntryId, EntryId) + Send + Sync>) {
         if let Some(log) = self.shared.log.lock().as_ref() {
-            log.keep_marks(self.status().membership, marks);
+            log.keep_marks(marks);
         }
     }
 

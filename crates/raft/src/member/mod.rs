@@ -12,12 +12,15 @@ use std::{
 };
 
 use ballast_core::{ids::NodeId, state::Origin};
-use openraft::errors::{InitializeError, RaftError};
+use openraft::{
+    StorageHelper,
+    errors::{InitializeError, RaftError},
+};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
-use self::shared::LastHeard;
 pub(crate) use self::shared::Shared;
+use self::shared::{LastHeard, Opened};
 pub use self::{
     failure::{FoundError, MemberFailure, StartError},
     handle::Handle,
@@ -27,7 +30,7 @@ use crate::{
     clocks::Clocks,
     duties,
     ground::{self, Ground},
-    log_store::LogStore,
+    log_store::{LogStore, entry_id},
     machine::{Machine, Observer, Replica},
     network::Network,
     peers::{AddressBook, Connect, Peers},
@@ -35,7 +38,7 @@ use crate::{
     removal, service,
     status::Status,
     tasks::Tasks,
-    types::Raft,
+    types::{Raft, Types},
     upkeep::{self, LogBounds},
     words,
 };
@@ -92,6 +95,7 @@ impl Member {
         let clocks = Arc::new(Clocks::new(options.node, options.wall_clock, Arc::clone(&replica.log_clock)));
         let peers = Arc::new(Peers::new(options.node, connect, addresses, clocks));
         let machine = Machine::open(Arc::clone(&replica))?;
+        let opened = open_memberships(&log, &machine).await?;
         let pristine = log.vote().map_err(|error| StartError::Recover(error.to_string()))?.is_none();
 
         let tasks = Arc::new(Tasks::new());
@@ -101,7 +105,7 @@ impl Member {
             .map_err(|error| StartError::Recover(words::fatal(&error)))?;
 
         let leader = watch::Sender::new(None);
-        let status = watch::Sender::new(Status { node: options.node, ..Status::default() });
+        let status = watch::Sender::new(opened.clone().into_status(options.node));
         let shared = Arc::new(Shared {
             raft: raft.clone(),
             replica: Arc::clone(&replica),
@@ -120,6 +124,7 @@ impl Member {
             status: status.subscribe(),
             condemned: watch::Sender::new(None),
             last_index: log.last_index(),
+            opened,
             saved_vote: log.saved_vote(),
             log: Mutex::new(Some(log.clone())),
         });
@@ -207,6 +212,20 @@ impl Member {
             tracing::warn!("the log is still in use; a new start in this process may find it locked");
         }
     }
+}
+
+/// What the log held when it was opened, for whoever asks before consensus runs. Leaves the memberships with the log, so
+/// that they are known when an append is overruled.
+async fn open_memberships(log: &LogStore, machine: &Machine) -> Result<Opened, StartError> {
+    let (mut reader, mut machine) = (log.clone(), machine.clone());
+    let found = StorageHelper::<Types, _, _>::new(&mut reader, &mut machine).get_membership().await;
+    let found = found.map_err(|error| StartError::Recover(error.to_string()))?;
+    let (committed, effective) = (found.committed(), found.effective());
+    let ids = [committed.log_id(), effective.log_id()].map(|id| entry_id(id.as_ref()));
+    log.found_memberships(ids[usize::from(ids[0] == ids[1])..].iter().copied());
+    let sets = effective.membership().get_joint_config().iter();
+    let voter_sets = sets.map(|set| set.iter().copied().map(NodeId::new).collect()).collect();
+    Ok(Opened { last_log: log.end().index, membership: ids[1], voter_sets })
 }
 
 /// A hand-over is two round trips and a sync; if it takes longer, an election does it.

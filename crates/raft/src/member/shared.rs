@@ -12,7 +12,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{Applied, ProposeError},
     durations::Durations,
-    ids::{LogIndex, NodeId},
+    ids::{EntryId, LogIndex, NodeId},
     state::Command,
 };
 use ballast_telemetry::trace;
@@ -60,6 +60,26 @@ impl LastHeard {
     }
 }
 
+/// What the log held when it was opened. Consensus tells the same, but only once it runs, and a voter that starts must not
+/// believe before that it knows all that it acknowledged.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Opened {
+    pub(super) last_log: LogIndex,
+    pub(super) membership: EntryId,
+    pub(super) voter_sets: Vec<Vec<NodeId>>,
+}
+
+impl Opened {
+    /// The same as a status of `node`, which does not run yet.
+    pub(super) fn into_status(self, node: NodeId) -> Status {
+        let mut voters: Vec<NodeId> = self.voter_sets.concat();
+        voters.sort_unstable();
+        voters.dedup();
+        let Self { last_log, membership, voter_sets } = self;
+        Status { node, last_log, membership, voter_sets, voters, ..Status::default() }
+    }
+}
+
 /// What all parts of a member share.
 pub(crate) struct Shared {
     pub(crate) raft: Raft,
@@ -83,6 +103,7 @@ pub(crate) struct Shared {
     /// Why this node must not go on, if others found that.
     pub(super) condemned: watch::Sender<Option<MemberFailure>>,
     pub(super) last_index: Arc<AtomicU64>,
+    pub(super) opened: Opened,
     pub(crate) saved_vote: SavedVote,
     pub(super) log: Mutex<Option<LogStore>>,
 }
@@ -108,6 +129,9 @@ impl Shared {
     pub(crate) fn status(&self) -> Status {
         use openraft::async_runtime::watch::WatchReceiver;
         let status = Status::of(&self.raft.metrics().borrow_watched());
+        if status.role == Role::Starting {
+            return self.opened.clone().into_status(status.node);
+        }
         Status { clock_offset_micros: self.peers.clocks.offset_micros(), ..status }
     }
 
