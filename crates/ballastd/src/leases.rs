@@ -20,11 +20,24 @@ use ballast_core::{
     state::{Command, Node, NodeAdmin, NodeRole, State},
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tracing::{info, warn};
 
-/// How long a change of hands may wait to get into the history.
-const RECORD_DEADLINE: Duration = Duration::from_secs(30);
+/// How the history is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long a change of hands may wait to get into the history before the next one has its turn.
+    pub deadline: Duration,
+    /// How often it is looked whether the history says that this node holds what it holds. What it says otherwise was lost
+    /// while there was no leader, which is rare.
+    pub again: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30), again: Duration::from_secs(5) }
+    }
+}
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
@@ -121,32 +134,156 @@ impl TransitionCounts {
     }
 }
 
-/// Counts gains and losses and writes them into the history, one after the other, for as long as the channel is open.
+/// The last that the history says of a VIP: the owner and the epoch. `None` if there is no such VIP.
+pub fn last_record(state: &State, vip: VipId) -> Option<(Option<NodeId>, Epoch)> {
+    state.vips().find(|(id, _)| *id == vip)?;
+    let last = state.tenures(vip).next();
+    Some(last.map_or((None, Epoch::default()), |last| (last.owner, Epoch::new(last.epoch))))
+}
+
+/// Counts gains and losses and writes them into the history, one after the other, for as long as the channel is open. What
+/// is held goes on to be written until `last` of the VIP says so; of a loss that could not be written there is a gap.
 pub async fn record(
     node: NodeId,
     cluster: impl Propose,
+    last: impl Fn(VipId) -> Option<(Option<NodeId>, Epoch)> + Send + Sync + 'static,
     counts: Arc<TransitionCounts>,
     mut transitions: mpsc::UnboundedReceiver<Transition>,
+    pace: Pace,
 ) {
-    while let Some(Transition { vip, epoch, change, .. }) = transitions.recv().await {
-        let (owner, name, cause) = match change {
-            Change::Gained(cause) => (Some(node), cause.name(), cause.to_string()),
-            Change::Lost(cause) => (None, cause.name(), cause.to_string()),
-        };
-        counts.count(vip, name);
-        info!(%vip, epoch = epoch.get(), held = owner.is_some(), %cause, "VIP changed hands");
+    let write = async |vip: VipId, owner: Option<NodeId>, epoch: Epoch, cause: String| {
         let command = Command::RecordVip { vip, owner, epoch: epoch.get(), cause };
-        if let Err(error) = cluster.propose(command, RECORD_DEADLINE).await {
-            // The history has a gap; who owns what does not depend on it.
-            warn!(%vip, epoch = epoch.get(), %error, "a change of hands did not get into the history");
+        let written = cluster.propose(command, pace.deadline).await;
+        if let Err(error) = &written {
+            // Who owns what does not depend on it.
+            warn!(%vip, epoch = epoch.get(), %error, "a change of hands did not get into the history yet");
+        }
+        written.is_ok()
+    };
+    let mut held: BTreeMap<VipId, (Epoch, String)> = BTreeMap::new();
+    loop {
+        // Cancel-safe: what is not received stays in the channel. Only when that is empty is it known what is held.
+        match timeout(pace.again, transitions.recv()).await {
+            Ok(None) => return,
+            Ok(Some(Transition { vip, epoch, change, .. })) => {
+                let (owner, name, cause) = match change {
+                    Change::Gained(cause) => (Some(node), cause.name(), cause.to_string()),
+                    Change::Lost(cause) => (None, cause.name(), cause.to_string()),
+                };
+                counts.count(vip, name);
+                info!(%vip, epoch = epoch.get(), held = owner.is_some(), %cause, "VIP changed hands");
+                match owner {
+                    Some(_) => held.insert(vip, (epoch, cause.clone())),
+                    None => held.remove(&vip),
+                };
+                write(vip, owner, epoch, cause).await;
+            }
+            Err(_) => {
+                for (vip, (epoch, cause)) in &held {
+                    // A later owner's record stands.
+                    let said = last(*vip).filter(|(_, recorded)| recorded <= epoch);
+                    let missing = said.is_some_and(|said| said != (Some(node), *epoch));
+                    // What was lost meanwhile is heard of first.
+                    if missing && (!transitions.is_empty() || !write(*vip, Some(node), *epoch, cause.clone()).await) {
+                        break;
+                    }
+                }
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ballast_core::{
+        cluster::{Applied, BoxFuture, ProposeError},
+        ids::LogIndex,
+        lease::{GainCause, LossCause},
+        state::Outcome,
+        time::BootNanos,
+    };
+
     use super::*;
     use crate::fixture::{START, founded, pass};
+
+    /// A log that takes what it is given while it has a leader.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Records>>);
+
+    #[derive(Default)]
+    struct Records {
+        has_leader: bool,
+        refused: usize,
+        all: Vec<(VipId, Option<NodeId>, Epoch)>,
+    }
+
+    impl Log {
+        fn last(&self, vip: VipId) -> Option<(Option<NodeId>, Epoch)> {
+            let of = |(_, owner, epoch): &(VipId, Option<NodeId>, Epoch)| (*owner, *epoch);
+            Some(self.0.lock().all.iter().rev().find(|(of, ..)| *of == vip).map_or((None, Epoch::default()), of))
+        }
+    }
+
+    impl Propose for Log {
+        fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+            let Command::RecordVip { vip, owner, epoch, .. } = command else { panic!("{command:?}") };
+            let log = self.clone();
+            Box::pin(async move {
+                if !log.0.lock().has_leader {
+                    tokio::time::sleep(deadline).await;
+                    log.0.lock().refused += 1;
+                    return Err(ProposeError::NoQuorum { detail: "no leader".to_owned() });
+                }
+                log.0.lock().all.push((vip, owner, Epoch::new(epoch)));
+                Ok(Applied { index: LogIndex::new(1), outcome: Outcome::Done })
+            })
+        }
+    }
+
+    /// Waits until the log is as wanted.
+    async fn see(log: &Log, wanted: impl Fn(&Records) -> bool) {
+        let seen = async {
+            while !wanted(&log.0.lock()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), seen).await.expect("seen in time");
+    }
+
+    #[tokio::test]
+    async fn what_is_held_gets_into_the_history_once_there_is_a_leader() {
+        let (me, web, mail) = (NodeId::new(1), VipId::new(1), VipId::new(2));
+        let (log, counts) = (Log::default(), Arc::<TransitionCounts>::default());
+        let (tell, told) = mpsc::unbounded_channel();
+        let last = {
+            let log = log.clone();
+            move |vip| log.last(vip)
+        };
+        let pace = Pace { deadline: Duration::from_millis(2), again: Duration::from_millis(5) };
+        let recording = tokio::spawn(record(me, log.clone(), last, Arc::clone(&counts), told, pace));
+        let report = |vip, epoch, change| {
+            let transition = Transition { vip, epoch: Epoch::new(epoch), at: BootNanos::default(), change };
+            tell.send(transition).expect("it listens");
+        };
+        report(web, 5, Change::Gained(GainCause::Vacant));
+        report(mail, 6, Change::Gained(GainCause::Vacant));
+        report(mail, 6, Change::Lost(LossCause::NotRenewed));
+        see(&log, |records| records.refused > 5).await;
+        log.0.lock().has_leader = true;
+        see(&log, |records| !records.all.is_empty()).await;
+        report(mail, 7, Change::Gained(GainCause::Vacant));
+        see(&log, |records| records.all.last() == Some(&(mail, Some(me), Epoch::new(7)))).await;
+        assert_eq!(log.0.lock().all.len(), 2, "once, and not what was held no more");
+        // Another node had it since: its record stands.
+        log.0.lock().all.push((web, Some(NodeId::new(2)), Epoch::new(9)));
+        tokio::time::sleep(4 * pace.again).await;
+        report(web, 10, Change::Gained(GainCause::Vacant));
+        see(&log, |records| records.all.len() == 4).await;
+        assert_eq!(log.last(web), Some((Some(me), Epoch::new(10))));
+        assert_eq!(counts.all().iter().map(|(.., count)| count).sum::<u64>(), 5);
+        drop(tell);
+        recording.await.expect("it ends with the channel");
+    }
 
     fn view(state: &State, fitness: &OwnFitness) -> LeaseView {
         let membership = Membership { entry: EntryId::default(), voters: vec![[NodeId::new(1)].into()] };

@@ -171,6 +171,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     let (transitions, recorded) = mpsc::unbounded_channel();
     let (changes, told) = mpsc::unbounded_channel();
     let changes = bootstrap.vip.hook.as_ref().map(|_| changes);
+    // Consensus may not run yet; this is what the log held when it was opened.
     let status = raft.status();
     let marks = Arc::new(LogMarks::new(LogFacts {
         applied: view.applied_index(),
@@ -205,7 +206,18 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     )?);
     drop(confirmed.set(leases.confirmed_cell()));
     drop(node.leases.set(Arc::clone(&leases)));
-    let history = leases::record(identity.node, raft.clone(), Arc::clone(&node.transitions), recorded);
+    let last = {
+        let raft = raft.clone();
+        move |vip| raft.with_state(|state| leases::last_record(state, vip))
+    };
+    let history = leases::record(
+        identity.node,
+        raft.clone(),
+        last,
+        Arc::clone(&node.transitions),
+        recorded,
+        leases::Pace::default(),
+    );
     let until = ending.clone();
     let history = async move {
         // What is not written yet when the node ends stays unwritten: the history has a gap.
