@@ -16,8 +16,8 @@ use ballast_core::{
     cluster::Propose,
     config::Farm,
     ids::{EntryId, NodeId, VipId},
-    lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, Timing, Transition, VoterSets},
-    state::{Command, Node, NodeAdmin, NodeRole, State},
+    lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, LeaseWish, Timing, Transition, VoterSets},
+    state::{Command, Node, NodeAdmin, NodeRole, State, Tenure},
 };
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
@@ -91,7 +91,7 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
                     state.nodes().filter(carries).map(|node| node.id).collect()
                 }),
                 fitness: fitness.vips.get(&id).copied().unwrap_or_default(),
-                wish: state.vip_wish(id).map(|wish| wish.node),
+                wish: wish(state, id),
                 macs: state.nodes().filter_map(|node| Some((node.id, node.info.vip.mac_for(&vip.name)?))).collect(),
                 finish: finish(state, &vip.name),
                 recorded_owner: last.and_then(|tenure| tenure.owner),
@@ -110,6 +110,15 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
         longest: Timing::at_most(longest.max(configured) * NANOS_PER_MILLI),
         fitness: fitness.node,
     })
+}
+
+/// Where an operator wants the VIP, and whether the history says that it was there since, or was there already.
+fn wish(state: &State, vip: VipId) -> Option<LeaseWish> {
+    let wish = state.vip_wish(vip)?;
+    let mut before = false;
+    let counts = |tenure: &&Tenure| !std::mem::replace(&mut before, tenure.index < wish.index);
+    let fulfilled = state.tenures(vip).take_while(counts).any(|tenure| tenure.owner == Some(wish.node));
+    Some(LeaseWish { node: wish.node, fulfilled })
 }
 
 /// The longest that a farm of the VIP drains, in nanoseconds.
@@ -321,6 +330,23 @@ mod tests {
         let seen = view(&state, &fitness);
         assert_eq!(seen.vips[0].only, Some([NodeId::new(1)].into()));
         assert_eq!(seen.nodes[0].weight, 7);
-        assert_eq!(seen.vips.iter().map(|vip| vip.wish.is_some()).collect::<Vec<_>>(), [true, true, false]);
+        let wishes = |state: &State| view(state, &fitness).vips.iter().map(|vip| vip.wish).collect::<Vec<_>>();
+        let wish = |fulfilled| Some(LeaseWish { node: NodeId::new(1), fulfilled });
+        assert_eq!(wishes(&state), [wish(false), wish(false), None]);
+        // One of them comes there, and is lost again.
+        for (epoch, owner) in [(1, Some(NodeId::new(1))), (2, None), (3, Some(NodeId::new(2)))] {
+            let record = Command::RecordVip { vip: a, owner, epoch, cause: String::new() };
+            pass(&mut state, START.plus_millis(4), record);
+            assert_eq!(wishes(&state), [wish(true), wish(false), None]);
+        }
+        // What is wished anew is to happen anew; unless it is so already.
+        let author = ballast_core::state::Author::default();
+        pass(&mut state, START.plus_millis(5), Command::MoveVip { vip: b, to: Some(NodeId::new(1)), author });
+        assert_eq!(wishes(&state), [wish(false), wish(false), None]);
+        let record = Command::RecordVip { vip: b, owner: Some(NodeId::new(1)), epoch: 4, cause: String::new() };
+        pass(&mut state, START.plus_millis(6), record);
+        let author = ballast_core::state::Author::default();
+        pass(&mut state, START.plus_millis(7), Command::MoveVip { vip: b, to: Some(NodeId::new(1)), author });
+        assert_eq!(wishes(&state), [wish(false), wish(true), None]);
     }
 }

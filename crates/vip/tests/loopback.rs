@@ -9,7 +9,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
     ids::{LogIndex, NodeId},
-    lease::{Change, GainCause, LossCause, Unfitness},
+    lease::{Change, GainCause, LeaseWish, LossCause, Unfitness},
     time::BootNanos,
 };
 use ballast_vip::{Closing, Driver as _, ListenerChange, LoopbackDriver};
@@ -56,7 +56,7 @@ fn a_planned_move_goes_where_it_was_told_to() {
     let (mut owner, _) = cluster.wait_owner("a first owner", |_| true);
     for round in 0..4 {
         let target = NodeId::new(owner.get() % 3 + 1);
-        cluster.publish(|view| view.vips[0].wish = Some(target));
+        cluster.publish(|view| view.vips[0].wish = Some(LeaseWish { node: target, fulfilled: false }));
         let lost = cluster.wait("the old owner to let go", |node, t| match t.change {
             Change::Lost(LossCause::Moved { to }) if node == owner && to == target => Some(t),
             _ => None,

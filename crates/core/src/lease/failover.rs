@@ -81,7 +81,7 @@ fn reason(
     failed: NodeId,
 ) -> PlacementReason {
     let in_group = |other: &&LeaseVip| vip.group.is_some() && other.group == vip.group && other.id != vip.id;
-    if vip.wish == Some(to) {
+    if vip.wish.is_some_and(|wish| wish.node == to) {
         PlacementReason::Wish
     } else if vip.prefer.contains(&to) {
         PlacementReason::Preferred

@@ -65,5 +65,5 @@ pub use link::Dropped;
 pub use placement::{PlacementReason, Ranking, Situation, place};
 pub use timing::Timing;
 pub use transition::{Action, Actions, Change, GainCause, LossCause, Transition, VipStatus};
-pub use view::{Confirmed, LeaseKeys, LeaseMember, LeaseView, LeaseVip, LogFacts};
+pub use view::{Confirmed, LeaseKeys, LeaseMember, LeaseView, LeaseVip, LeaseWish, LogFacts};
 pub use voters::VoterSets;

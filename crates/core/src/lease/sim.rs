@@ -26,8 +26,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use self::{documents::Documents, kernel::Kernel, raft::Raft};
 
 use super::{
-    Action, Actions, Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseNode, LeaseView, LeaseVip, LogFacts,
-    LossCause, Timing, Transition, Unfitness, VipStatus, VoterSets, rules::Rules,
+    Action, Actions, Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseNode, LeaseView, LeaseVip, LeaseWish,
+    LogFacts, LossCause, Timing, Transition, Unfitness, VipStatus, VoterSets, rules::Rules,
 };
 use crate::{
     config::{Failback, VipAddress},
@@ -173,6 +173,8 @@ pub(super) struct World {
     raft: Raft,
     documents: Documents,
     pub wishes: BTreeMap<VipId, NodeId>,
+    /// Those that were fulfilled once.
+    fulfilled: BTreeSet<(VipId, NodeId)>,
     /// Nodes that have applied nothing since some moment: up to where, and the wishes of then.
     behind: BTreeMap<usize, (LogIndex, BTreeMap<VipId, NodeId>)>,
     /// Nodes that vote and hold nothing.
@@ -224,6 +226,7 @@ impl World {
             raft: Raft::new(profile.nodes, (1..=profile.voters).collect()),
             documents: Documents::new(profile.nodes, profile.vips),
             wishes: BTreeMap::new(),
+            fulfilled: BTreeSet::new(),
             behind: BTreeMap::new(),
             witnesses: BTreeSet::new(),
             failback: Failback::Never,
@@ -541,7 +544,12 @@ impl World {
             let mut vip = LeaseVip {
                 addresses: addresses.iter().filter_map(|address| VipAddress::new(*address, None)).collect(),
                 failback: if id.get() == 2 { Failback::Automatic } else { self.failback },
-                wish: self.behind.get(&at).map_or(&self.wishes, |(_, wishes)| wishes).get(id).copied(),
+                wish: self
+                    .behind
+                    .get(&at)
+                    .map_or(&self.wishes, |(_, wishes)| wishes)
+                    .get(id)
+                    .map(|node| LeaseWish { node: *node, fulfilled: self.fulfilled.contains(&(*id, *node)) }),
                 fitness: self.nodes[at].vips.get(id).copied().unwrap_or_default(),
                 recorded_owner: recorded.map(|(node, _)| *node),
                 recorded_epoch: recorded.map_or(Epoch::default(), |(_, epoch)| *epoch),
@@ -639,6 +647,9 @@ impl World {
                                 self.raft.propose(leader);
                             }
                             let gained = (self.nodes[at].id, transition.epoch);
+                            if self.wishes.get(&transition.vip) == Some(&gained.0) {
+                                self.fulfilled.insert((transition.vip, gained.0));
+                            }
                             let last = self.recorded.insert(transition.vip, gained);
                             self.tally.regressed += u64::from(last.is_some_and(|(_, epoch)| epoch >= transition.epoch));
                             self.tally.gained += 1;

@@ -376,6 +376,30 @@ fn a_vip_returns_only_to_a_node_that_stays() {
 }
 
 #[test]
+fn a_node_that_an_operator_chose_and_that_crashes_again_and_again_gets_the_vip_back_when_it_stays() {
+    let (mut world, owner) = calm();
+    let target = NodeId::new(others(owner)[0]);
+    world.wishes.insert(VipId::new(1), target);
+    pass(&mut world, 2 * LEASE);
+    assert_eq!(world.owner(1), Some(target));
+    world.kill(target);
+    pass(&mut world, 3 * LEASE);
+    let other = world.owner(1).expect("replaced");
+    for _ in 0..5 {
+        world.restart(target);
+        pass(&mut world, FAILBACK_DELAY - LEASE);
+        assert_eq!(world.owner(1), Some(other), "it is not there for long enough");
+        world.kill(target);
+        pass(&mut world, 3 * LEASE);
+    }
+    world.restart(target);
+    let before = world.t;
+    pass(&mut world, FAILBACK_DELAY + 2 * LEASE);
+    assert_eq!(lost(&world, before), (other, LossCause::Moved { to: target }));
+    assert_eq!(world.owner(1), Some(target));
+}
+
+#[test]
 fn learners_hear_each_other_too() {
     let mut world =
         World::calm(Profile { nodes: 5, voters: 3, vips: 1, joint: false, moving: false }, Failback::Automatic);

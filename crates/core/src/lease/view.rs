@@ -99,7 +99,7 @@ pub struct LeaseVip {
     /// The nodes that carry the labels it asks for; all may hold it when absent.
     pub only: Option<BTreeSet<NodeId>>,
     /// Where an operator wants it; the same for all of a group.
-    pub wish: Option<NodeId>,
+    pub wish: Option<LeaseWish>,
     /// Whether this node is fit to hold it, beside what holds for all VIPs.
     pub fitness: Fitness,
     /// The hardware addresses that nodes have on its link.
@@ -110,6 +110,16 @@ pub struct LeaseVip {
     pub recorded_owner: Option<NodeId>,
     /// Last epoch that was written to the log.
     pub recorded_epoch: Epoch,
+}
+
+/// Where an operator wants a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseWish {
+    /// There.
+    pub node: NodeId,
+    /// It was there since. From then on it returns there like to a better node: once that one has been heard for
+    /// `failback_delay`.
+    pub fulfilled: bool,
 }
 
 /// Positions in this node's log. They change with every entry and so are not part of the view.

@@ -31,6 +31,8 @@ pub(super) struct Unit<'a> {
     /// Of these, the ones it prefers, best first.
     pub prefer: Vec<usize>,
     pub wish: Option<usize>,
+    /// All of it was where the wish is, since the wish.
+    pub wish_fulfilled: bool,
     /// Seats that hold some of it.
     pub owners: Vec<usize>,
     /// The one that holds most of it.
@@ -231,7 +233,8 @@ fn unit<'a>(vips: Vec<&'a LeaseVip>, seats: &[Seat], situation: &Situation) -> U
     let steady = |seat: &Seat| situation.steady.get(&seat.id).is_some_and(|heard| *heard >= delay);
     let automatic = vips.iter().any(|vip| vip.failback == Failback::Automatic);
     Unit {
-        wish: vips.iter().find_map(|vip| seat_of(vip.wish?)),
+        wish: vips.iter().find_map(|vip| seat_of(vip.wish?.node)),
+        wish_fulfilled: vips.iter().filter_map(|vip| vip.wish).all(|wish| wish.fulfilled),
         owner,
         failback: if automatic { Failback::Automatic } else { Failback::Never },
         steady: seats.iter().map(steady).collect(),

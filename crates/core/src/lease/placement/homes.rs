@@ -40,7 +40,9 @@ pub(super) fn find(board: &mut Board<'_>) -> Vec<PlacementReason> {
 /// Where a unit belongs for a reason of its own, if there is one.
 fn settled(board: &Board<'_>, unit: usize) -> Option<(usize, PlacementReason)> {
     let unit = &board.units[unit];
-    if let Some(wish) = unit.wish {
+    // A node that crashes again and again would take it each time that it is back.
+    let honoured = |seat: &usize| !unit.wish_fulfilled || unit.owner == Some(*seat) || unit.steady[*seat];
+    if let Some(wish) = unit.wish.filter(honoured) {
         return Some((wish, PlacementReason::Wish));
     }
     let owner = unit.owner?;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config::Failback,
-    lease::{Epoch, Fitness},
+    lease::{Epoch, Fitness, LeaseWish},
 };
 
 fn vip(id: u32) -> LeaseVip {
@@ -28,6 +28,11 @@ fn vip(id: u32) -> LeaseVip {
         recorded_owner: None,
         recorded_epoch: Epoch::default(),
     }
+}
+
+/// One that was not fulfilled yet.
+fn wish(node: u64) -> LeaseWish {
+    LeaseWish { node: NodeId::new(node), fulfilled: false }
 }
 
 fn vips(ids: std::ops::RangeInclusive<u32>) -> Vec<LeaseVip> {
@@ -116,7 +121,7 @@ fn wish_beats_preference_beats_owner_only_with_failback() {
     assert_eq!(order(&one, &three, &[1, 3]).order[0], NodeId::new(3), "2 has to be heard for a while first");
     one.failback_delay = 11;
     assert_eq!(order(&one, &three, &[1, 2, 3]).order[0], NodeId::new(3), "and for as long as the VIP asks");
-    one.wish = Some(NodeId::new(1));
+    one.wish = Some(wish(1));
     assert_eq!(order(&one, &three, &[]).order[0], NodeId::new(1));
     assert_eq!(order(&one, &three, &[]).reason, PlacementReason::Wish);
     let mut witness = three.clone();
@@ -124,6 +129,23 @@ fn wish_beats_preference_beats_owner_only_with_failback() {
     assert_eq!(order(&one, &witness, &[]).order, [3, 2].map(NodeId::new), "a wish for a node that cannot is no order");
     one.only = Some([NodeId::new(3)].into());
     assert_eq!(order(&one, &three, &[1, 2, 3]).order, [NodeId::new(3)], "nor one for a node without the labels");
+}
+
+#[test]
+fn a_wish_that_was_fulfilled_waits_for_its_node_to_be_steady() {
+    let three = nodes(&[1, 2, 3]);
+    let (owners, nobody) = (owned(&[(1, 2)]), BTreeMap::new());
+    let first = |fulfilled, owners: &Owners, steady: &BTreeMap<NodeId, u64>| {
+        let one = LeaseVip { wish: Some(LeaseWish { fulfilled, ..wish(1) }), ..vip(1) };
+        let ranking = place(&[one], &three, &Situation { owners: owners.clone(), steady: steady.clone() });
+        let ranking = &ranking[&VipId::new(1)];
+        (ranking.order[0].get(), ranking.reason)
+    };
+    assert_eq!(first(false, &owners, &nobody), (1, PlacementReason::Wish), "an operator is not kept waiting");
+    assert_eq!(first(true, &owners, &nobody), (2, PlacementReason::Stays));
+    assert_eq!(first(true, &owners, &[(NodeId::new(1), 9)].into()), (2, PlacementReason::Stays));
+    assert_eq!(first(true, &owners, &[(NodeId::new(1), 10)].into()), (1, PlacementReason::Wish));
+    assert_eq!(first(true, &owned(&[(1, 1)]), &nobody), (1, PlacementReason::Wish));
 }
 
 #[test]
@@ -217,7 +239,7 @@ prop_compose! {
             prop::option::weighted(0.4, 0_u8..3),
             prop::collection::vec(1_u32..20, 0..3),
             prop::option::weighted(0.3, prop::collection::btree_set(1_u64..9, 0..5)),
-            prop::option::weighted(0.2, 1_u64..9),
+            prop::option::weighted(0.2, (1_u64..9, any::<bool>())),
         ), 1..12),
         owners in prop::collection::btree_map(1_u32..20, 1_u64..9, 0..12),
         steady in prop::collection::btree_map(1_u64..9, 0_u64..20, 0..9),
@@ -232,7 +254,7 @@ prop_compose! {
             group: group.map(|group| format!("g{group}")),
             apart_from: apart.into_iter().map(VipId::new).collect(),
             only: only.map(|only| only.into_iter().map(NodeId::new).collect()),
-            wish: wish.map(NodeId::new),
+            wish: wish.map(|(node, fulfilled)| LeaseWish { node: NodeId::new(node), fulfilled }),
             ..vip(id)
         }).collect();
         let owners = owners.into_iter().map(|(vip, node)| (VipId::new(vip), NodeId::new(node))).collect();
