@@ -37,7 +37,7 @@ use crate::{
     time::BootNanos,
 };
 
-/// Rounds whose answers are still of use: a right is over after ten that were not answered, extra questions included after
+/// Rounds whose answers are still of use: a right is over after seven that were not answered, extra questions included after
 /// about twenty.
 const ROUNDS_MAX: usize = 64;
 

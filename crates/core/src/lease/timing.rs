@@ -38,8 +38,8 @@ impl Timing {
         self.right / 3
     }
 
-    /// Time after which a renewal that was not answered is repeated: seven more are asked before the right of the last one is
-    /// over. The protocol's other waits are counted in it.
+    /// Time after which a renewal that was not answered is repeated: seven questions follow one that was answered before its
+    /// right is over. The protocol's other waits are counted in it.
     pub const fn retry(self) -> u64 {
         self.right / 10
     }
