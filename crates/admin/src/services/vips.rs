@@ -8,7 +8,7 @@ use ballast_core::{
 };
 use ballast_proto::admin::v1::{
     Fitness, ListVipTransitionsRequest, ListVipTransitionsResponse, ListVipsRequest, ListVipsResponse, MoveVipRequest,
-    MoveVipResponse, Node, PlanFailoverRequest, PlanFailoverResponse, VipTransition, WatchVipsRequest,
+    MoveVipResponse, Node, NodeStatus, PlanFailoverRequest, PlanFailoverResponse, VipTransition, WatchVipsRequest,
     WatchVipsResponse, vip_service_server::VipService,
 };
 use tokio::time::timeout;
@@ -55,7 +55,7 @@ impl VipService for Shared {
         view::check_etag(&request.etag, &before.etag, &before.name)?;
         let to = node.as_ref().map(|node| NodeId::new(node.id));
         if let Some(node) = node {
-            self.check_takes(&caller, &before.name, node).await?;
+            self.check_takes(&caller, &before.name, node, before.owner_id).await?;
         }
         if request.validate_only {
             return Ok(Response::new(MoveVipResponse {
@@ -140,15 +140,11 @@ impl VipService for Shared {
 }
 
 impl Shared {
-    /// Refuses a node that does not answer, or says that it cannot hold the VIP, as a place for it. One that is drained or
-    /// dies a moment later is wished for all the same; the lease protocol does without it.
-    async fn check_takes(&self, caller: &Caller, vip: &str, node: Node) -> Result<(), ApiError> {
-        let name = node.name.clone();
-        let status = if node.id == self.parts.operations.status().node.get() {
-            self.own_status(None)
-        } else {
-            self.ask_node(node, None, NODE_TIMEOUT.min(caller.remaining())).await
-        };
+    /// Refuses a node that does not answer, or says that it does not take the VIP from its owner, as a place for it. One
+    /// that is drained or dies a moment later is wished for all the same; the lease protocol does without it.
+    async fn check_takes(&self, caller: &Caller, vip: &str, node: Node, owner: u64) -> Result<(), ApiError> {
+        let (id, name) = (node.id, node.name.clone());
+        let status = self.status_of(caller, node).await;
         let refuse = |why: String| {
             error::status(ErrorCode::Precondition, format!("VIP {vip} cannot go to {name}: {why}"), name.as_str())
         };
@@ -161,7 +157,27 @@ impl Shared {
             Some(standing) if standing.fitness() == Fitness::Unfit => Err(refuse(standing.fitness_detail.clone())
                 .remedy("see what each node says of it: ballastctl vip list -o wide")
                 .remedy("mend that first, or choose another node")),
+            Some(standing) if standing.fitness() == Fitness::Reluctant && owner != id => {
+                let owner = self.read(|state| state.node(NodeId::new(owner)).map(|owner| view::node(state, owner)));
+                let Some(owner) = owner else { return Ok(()) };
+                let (holds, owner) = (owner.name.clone(), self.status_of(caller, owner).await);
+                if !is_better_off(&owner, vip) {
+                    return Ok(());
+                }
+                let why = format!("{}, and {holds}, which holds it, is fit", standing.fitness_detail);
+                Err(refuse(why)
+                    .remedy("see what each node says of it: ballastctl vip list -o wide")
+                    .remedy("mend that first, or choose another node; a drain of the owner moves it all the same"))
+            }
             _ => Ok(()),
+        }
+    }
+
+    async fn status_of(&self, caller: &Caller, node: Node) -> NodeStatus {
+        if node.id == self.parts.operations.status().node.get() {
+            self.own_status(None)
+        } else {
+            self.ask_node(node, None, NODE_TIMEOUT.min(caller.remaining())).await
         }
     }
 
@@ -179,5 +195,31 @@ impl Shared {
                 return false;
             }
         }
+    }
+}
+
+/// Whether an owner is fit to hold the VIP, so that it gives it to nobody who had rather not.
+fn is_better_off(owner: &NodeStatus, vip: &str) -> bool {
+    let standing = owner.standings.iter().find(|standing| standing.vip == vip);
+    owner.reachable && standing.is_some_and(|standing| standing.fitness() == Fitness::Fit)
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_proto::admin::v1::VipStanding;
+
+    use super::*;
+
+    #[test]
+    fn an_owner_that_is_fit_and_answers_is_better_off_than_a_reluctant_node() {
+        let owner = |fitness: Fitness, reachable| NodeStatus {
+            reachable,
+            standings: vec![VipStanding { vip: "web".to_owned(), fitness: fitness.into(), ..VipStanding::default() }],
+            ..NodeStatus::default()
+        };
+        assert!(is_better_off(&owner(Fitness::Fit, true), "web"));
+        assert!(!is_better_off(&owner(Fitness::Fit, true), "mail"), "it says nothing of that one");
+        assert!(!is_better_off(&owner(Fitness::Fit, false), "web"));
+        assert!(!is_better_off(&owner(Fitness::Reluctant, true), "web"));
     }
 }

@@ -14,7 +14,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use smallvec::SmallVec;
 
 use super::{
-    datagram::{Holding, Offer, Release, Stance, Want},
+    datagram::{Acceptance, Holding, Offer, Release, Stance, Want},
     grants::{Agreed, Grants, Said},
     rules::{Rule, Rules},
     scope::Scope,
@@ -72,7 +72,7 @@ pub(super) enum Effect {
     },
     TellAll(Release),
     Offer(NodeId, Offer),
-    Accept(NodeId, Offer),
+    Accept(NodeId, Acceptance),
     /// Ask the voters about this VIP now instead of with the next round.
     AskNow,
 }
@@ -129,16 +129,28 @@ enum Hold {
 
 /// Whether and how an owner is giving the VIP away.
 enum Leaving {
-    Stays { retry_at: BootNanos },
-    Offering { why: Why, left: Vec<NodeId>, to: NodeId, since: BootNanos, sent: BootNanos },
+    Stays {
+        retry_at: BootNanos,
+    },
+    Offering {
+        why: Why,
+        left: Vec<NodeId>,
+        to: NodeId,
+        since: BootNanos,
+        sent: BootNanos,
+        /// The first that would take it if nobody else does.
+        second_best: Option<NodeId>,
+    },
 }
 
 /// Why an owner gives the VIP away.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// It cannot serve: offers it to everybody in turn, and lets it go if nobody takes it.
+    /// It cannot serve: offers it to everybody in turn, then gives it to whoever had rather not have it, and lets it go if
+    /// nobody takes it.
     Unfit(Unfitness),
-    /// It had rather not: offers it to everybody in turn, and keeps it if nobody takes it.
+    /// It had rather not: offers it to everybody in turn, and keeps it if no fit node takes it and no operator wants it
+    /// elsewhere.
     Reluctant(Unfitness),
     /// The placement names a better node: offers it to that one.
     Better,
@@ -343,19 +355,39 @@ impl Candidate {
 
     /// The owner offers the VIP.
     pub(super) fn heard_offer(&self, ctx: &Context<'_>, from: NodeId, offer: Offer, out: &mut Vec<Effect>) {
-        let fit = ctx.fitness == Fitness::Fit && ctx.scope.digest() == offer.scope;
-        if matches!(self.hold, Hold::Watching) && fit && ctx.hears && ctx.now >= ctx.settled_at {
-            out.push(Effect::Accept(from, offer));
+        let Offer { vip, epoch, scope, to_reluctant } = offer;
+        let reluctant = ctx.fitness != Fitness::Fit;
+        let able = !is_unfit(ctx) && (to_reluctant || !reluctant) && ctx.scope.digest() == scope;
+        if matches!(self.hold, Hold::Watching) && able && ctx.hears && ctx.now >= ctx.settled_at {
+            out.push(Effect::Accept(from, Acceptance { vip, epoch, reluctant }));
         }
     }
 
     /// The node that the VIP was offered to would take it.
-    pub(super) fn heard_accept(&mut self, ctx: &Context<'_>, from: NodeId, offer: Offer, out: &mut Vec<Effect>) {
+    pub(super) fn heard_accept(
+        &mut self,
+        ctx: &Context<'_>,
+        from: NodeId,
+        accepted: Acceptance,
+        out: &mut Vec<Effect>,
+    ) {
         // An answer to an earlier offer is from a node that has not prepared for this one.
-        if let Hold::Held { epoch, leaving: Leaving::Offering { to, why, .. }, told: None, .. } = &self.hold
-            && (*to, *epoch) == (from, offer.epoch)
+        if let Hold::Held { epoch, leaving: Leaving::Offering { to, why, second_best, .. }, told: None, .. } =
+            &mut self.hold
+            && (*to, *epoch) == (from, accepted.epoch)
         {
-            let cause = match (*why, ctx.ranking.reason) {
+            let why = *why;
+            if accepted.reluctant {
+                if matches!(why, Why::Reluctant(_)) && is_wished_at(ctx, from) {
+                    // Neither is better off than the other, and an operator chose.
+                    self.release(ctx, Some(from), LossCause::Moved { to: from }, out);
+                } else {
+                    second_best.get_or_insert(from);
+                    self.offer_next(ctx, out);
+                }
+                return;
+            }
+            let cause = match (why, ctx.ranking.reason) {
                 (Why::Unfit(because) | Why::Reluctant(because), _) => LossCause::Left { to: Some(from), because },
                 (Why::Better, PlacementReason::Wish) => LossCause::Moved { to: from },
                 (Why::Better, PlacementReason::Together) => LossCause::Rejoined { to: from },
@@ -495,6 +527,9 @@ impl Candidate {
                     }
                     Leaving::Stays { .. } if matches!(ctx.fitness, Fitness::Reluctant(_)) => {
                         "this node holds it for want of a fit one"
+                    }
+                    Leaving::Stays { .. } if should_leave(ctx).is_some() => {
+                        "this node holds it until the better one takes it"
                     }
                     Leaving::Stays { .. } => "this node holds it",
                 },
@@ -764,8 +799,7 @@ impl Candidate {
     /// Offers the VIP to who should have it; leaves without a successor if it must and nobody takes it.
     fn leave(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
         let Hold::Held { epoch, since: gained, leaving, told: None, .. } = &mut self.hold else { return };
-        let offer = Offer { vip: self.vip, epoch: *epoch, scope: ctx.scope.digest() };
-        let timing = ctx.view.timing;
+        let (vip, epoch, timing) = (self.vip, *epoch, ctx.view.timing);
         if let Leaving::Offering { why, .. } = leaving
             && !should_leave(ctx).is_some_and(|now| why.goes_on_as(now))
         {
@@ -781,35 +815,53 @@ impl Candidate {
                 let mut left: Vec<NodeId> =
                     if why == Why::Better { others.take(1).collect() } else { others.collect() };
                 if left.is_empty() {
-                    self.nobody_takes_it(ctx, why, out);
+                    self.nobody_takes_it(ctx, why, None, out);
                     return;
                 }
                 let to = left.remove(0);
-                *leaving = Leaving::Offering { why, left, to, since: ctx.now, sent: ctx.now };
-                out.push(Effect::Offer(to, offer));
+                *leaving = Leaving::Offering { why, left, to, since: ctx.now, sent: ctx.now, second_best: None };
+                out.push(offer(ctx, (vip, epoch), why, to));
             }
-            Leaving::Offering { why: told_why, left, to, since, sent } => {
+            Leaving::Offering { why: told_why, to, since, sent, .. } => {
                 *told_why = why;
                 if ctx.now.since(*since) < 4 * timing.retry() {
                     if ctx.now.since(*sent) >= timing.retry() / 2 {
                         *sent = ctx.now;
-                        out.push(Effect::Offer(*to, offer));
+                        out.push(offer(ctx, (vip, epoch), why, *to));
                     }
-                } else if left.is_empty() {
-                    self.nobody_takes_it(ctx, why, out);
                 } else {
-                    *to = left.remove(0);
-                    (*since, *sent) = (ctx.now, ctx.now);
-                    out.push(Effect::Offer(*to, offer));
+                    self.offer_next(ctx, out);
                 }
             }
         }
     }
 
-    /// Everybody was asked. Who cannot serve lets go; who can, keeps the VIP and asks again later.
-    fn nobody_takes_it(&mut self, ctx: &Context<'_>, why: Why, out: &mut Vec<Effect>) {
+    /// The one that was asked does not take it, or had rather not: asks the next.
+    fn offer_next(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        let Hold::Held {
+            epoch,
+            leaving: Leaving::Offering { why, left, to, since, sent, second_best },
+            told: None,
+            ..
+        } = &mut self.hold
+        else {
+            return;
+        };
+        if left.is_empty() {
+            let (why, second_best) = (*why, *second_best);
+            self.nobody_takes_it(ctx, why, second_best, out);
+            return;
+        }
+        *to = left.remove(0);
+        (*since, *sent) = (ctx.now, ctx.now);
+        out.push(offer(ctx, (self.vip, *epoch), *why, *to));
+    }
+
+    /// Everybody was asked. Who cannot serve gives it to one that had rather not have it, or lets go; who can, keeps the VIP
+    /// and asks again later.
+    fn nobody_takes_it(&mut self, ctx: &Context<'_>, why: Why, second_best: Option<NodeId>, out: &mut Vec<Effect>) {
         if let Why::Unfit(because) = why {
-            self.release(ctx, None, LossCause::Left { to: None, because }, out);
+            self.release(ctx, second_best, LossCause::Left { to: second_best, because }, out);
         } else if let Hold::Held { leaving, .. } = &mut self.hold {
             *leaving = Leaving::Stays { retry_at: ctx.now.plus(5 * ctx.view.timing.promise()) };
         }
@@ -830,6 +882,19 @@ impl Candidate {
 
 fn is_unfit(ctx: &Context<'_>) -> bool {
     matches!(ctx.fitness, Fitness::Unfit(_))
+}
+
+fn is_wished_at(ctx: &Context<'_>, node: NodeId) -> bool {
+    ctx.ranking.reason == PlacementReason::Wish && ctx.ranking.order.first() == Some(&node)
+}
+
+fn offer(ctx: &Context<'_>, (vip, epoch): (VipId, Epoch), why: Why, to: NodeId) -> Effect {
+    let to_reluctant = match why {
+        Why::Unfit(_) => true,
+        Why::Reluctant(_) => is_wished_at(ctx, to),
+        Why::Better => false,
+    };
+    Effect::Offer(to, Offer { vip, epoch, scope: ctx.scope.digest(), to_reluctant })
 }
 
 /// Why an owner should not stay, if it should not.

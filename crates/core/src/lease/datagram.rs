@@ -44,7 +44,7 @@ pub(super) enum Message {
     /// Would you take these VIPs?
     Offer(Vec<Offer>),
     /// I would.
-    Accept(Vec<Offer>),
+    Accept(Vec<Acceptance>),
 }
 
 /// A round of questions.
@@ -166,6 +166,17 @@ pub(super) struct Offer {
     pub epoch: Epoch,
     /// The addresses that the owner knows it by: who knows it by others could not take it.
     pub scope: ScopeDigest,
+    /// It is for a node that had rather not have it, too.
+    pub to_reluctant: bool,
+}
+
+/// An offer that would be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Acceptance {
+    pub vip: VipId,
+    pub epoch: Epoch,
+    /// If nobody else takes it: the sender can hold it and had rather not.
+    pub reluctant: bool,
 }
 
 /// The bytes are not a message.
@@ -201,9 +212,13 @@ impl Message {
                 out.push(3);
                 put_all(out, releases);
             }
-            Self::Offer(offers) | Self::Accept(offers) => {
-                out.push(if matches!(self, Self::Offer(_)) { 4 } else { 5 });
+            Self::Offer(offers) => {
+                out.push(4);
                 put_all(out, offers);
+            }
+            Self::Accept(accepted) => {
+                out.push(5);
+                put_all(out, accepted);
             }
         }
     }
@@ -243,7 +258,7 @@ impl Message {
                 Ok(Release { vip, epoch, successor: (successor != 0).then_some(NodeId::new(successor)) })
             })?),
             4 => Self::Offer(reader.all(Reader::offer)?),
-            5 => Self::Accept(reader.all(Reader::offer)?),
+            5 => Self::Accept(reader.all(Reader::acceptance)?),
             _ => return Err(Malformed),
         };
         if reader.0.is_empty() { Ok(message) } else { Err(Malformed) }
@@ -282,6 +297,15 @@ impl Entry for Offer {
         put_vip(out, self.vip);
         put(out, self.epoch.get());
         put(out, self.scope.get());
+        out.push(u8::from(self.to_reluctant));
+    }
+}
+
+impl Entry for Acceptance {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_vip(out, self.vip);
+        put(out, self.epoch.get());
+        out.push(u8::from(self.reluctant));
     }
 }
 
@@ -519,7 +543,20 @@ impl Reader<'_> {
     }
 
     fn offer(&mut self) -> Result<Offer, Malformed> {
-        Ok(Offer { vip: self.vip()?, epoch: self.epoch()?, scope: self.scope()? })
+        let (vip, epoch, scope) = (self.vip()?, self.epoch()?, self.scope()?);
+        Ok(Offer { vip, epoch, scope, to_reluctant: self.bool()? })
+    }
+
+    fn acceptance(&mut self) -> Result<Acceptance, Malformed> {
+        Ok(Acceptance { vip: self.vip()?, epoch: self.epoch()?, reluctant: self.bool()? })
+    }
+
+    fn bool(&mut self) -> Result<bool, Malformed> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed),
+        }
     }
 
     fn scope(&mut self) -> Result<ScopeDigest, Malformed> {

@@ -269,9 +269,9 @@ impl LeaseNode {
                     self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_offer(ctx, from, offer, fx));
                 }
             }
-            Message::Accept(offers) => {
-                for offer in offers {
-                    self.with(now, facts, offer.vip, out, |c, ctx, fx| c.heard_accept(ctx, from, offer, fx));
+            Message::Accept(accepted) => {
+                for accepted in accepted {
+                    self.with(now, facts, accepted.vip, out, |c, ctx, fx| c.heard_accept(ctx, from, accepted, fx));
                 }
             }
         }
@@ -499,9 +499,9 @@ impl LeaseNode {
                 self.send_all(view, &Message::Release(vec![release]), out);
             }
             Effect::Offer(to, offer) => self.send(to, &Message::Offer(vec![offer]), out),
-            Effect::Accept(to, offer) => {
+            Effect::Accept(to, accepted) => {
                 out.push(Action::Prepare { vip });
-                self.send(to, &Message::Accept(vec![offer]), out);
+                self.send(to, &Message::Accept(vec![accepted]), out);
             }
             Effect::AskNow => {
                 self.ask_now.insert(vip);

@@ -2,7 +2,7 @@
 //!
 //! There are two ways of not being fit, because some troubles have a cause that all nodes share. A node that *cannot*
 //! serve gives up what it holds. One that *had rather not* (its gateway does not answer) gives a VIP only to a node that
-//! is fit, and takes one only when no fit node wants it: when the gateway is dead for everybody, the VIP stays where it
+//! is fit, or where an operator wants it, and takes one only when no fit node wants it: when the gateway is dead for everybody, the VIP stays where it
 //! is instead of going dark.
 //!
 //! Not here: how fitness is found out (`ballastd`, `ballast-vip`), what follows from it ([`super::candidate`]).

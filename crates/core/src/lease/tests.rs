@@ -320,6 +320,52 @@ fn a_cause_that_all_share_makes_no_vip_dark() {
 }
 
 #[test]
+fn an_owner_that_must_leave_hands_over_to_a_reluctant_node_if_there_is_no_fit_one() {
+    for fit in [None, Some(0), Some(1)] {
+        let (mut world, owner) = calm();
+        let others = others(owner).map(NodeId::new);
+        for (at, node) in others.iter().enumerate() {
+            world.fitness(*node, if fit == Some(at) { Fitness::Fit } else { RELUCTANT });
+        }
+        world.fitness(owner, RELUCTANT);
+        pass(&mut world, LEASE);
+        let owner = world.owner(1).expect("held");
+        // A drain is of this kind.
+        let before = world.t;
+        world.fitness(owner, UNFIT);
+        pass(&mut world, LEASE);
+        let (t, successor, cause) = gained(&world, before);
+        assert_eq!(cause, GainCause::HandedOver { from: owner }, "{fit:?}");
+        let lost = world.reports.iter().find(|(t, node, _)| *t > before && *node == owner).expect("it left").0;
+        assert!(t - lost < 3 * MS, "{} us", (t - lost) / 1000);
+        if let Some(fit) = fit.filter(|fit| others[*fit] != owner) {
+            assert_eq!(successor, others[fit]);
+        }
+    }
+}
+
+#[test]
+fn an_operator_moves_a_vip_between_reluctant_nodes_and_not_from_a_fit_one_to_a_reluctant_one() {
+    let (mut world, owner) = calm();
+    let target = NodeId::new(others(owner)[1]);
+    world.fitness(target, RELUCTANT);
+    world.wishes.insert(VipId::new(1), target);
+    let before = world.t;
+    pass(&mut world, 8 * LEASE);
+    assert!(world.owner(1) == Some(owner) && world.reports.iter().all(|(t, ..)| *t < before));
+    assert_eq!(world.status(owner, 1).why, "this node holds it until the better one takes it");
+    for node in [owner.get(), others(owner)[0]] {
+        world.fitness(NodeId::new(node), RELUCTANT);
+    }
+    pass(&mut world, 8 * LEASE);
+    assert_eq!(world.owner(1), Some(target));
+    assert_eq!(lost(&world, before), (owner, LossCause::Moved { to: target }));
+    let arrived = world.t;
+    pass(&mut world, 20 * LEASE);
+    assert!(world.reports.iter().all(|(t, ..)| *t < arrived), "and there it stays");
+}
+
+#[test]
 fn a_fit_node_comes_before_reluctant_ones_that_rank_above_it() {
     for fit in [0, 1] {
         let (mut world, owner) = calm();

@@ -34,12 +34,22 @@ fn stance() -> impl Strategy<Value = Stance> {
 }
 
 fn offers() -> impl Strategy<Value = Vec<Offer>> {
-    let offer = any::<(u32, u64, u64)>().prop_map(|(v, e, scope)| Offer {
+    let offer = any::<(u32, u64, u64, bool)>().prop_map(|(v, e, scope, to_reluctant)| Offer {
         vip: VipId::new(v),
         epoch: Epoch::new(e),
         scope: ScopeDigest::new(scope),
+        to_reluctant,
     });
     prop::collection::vec(offer, 0..=ENTRIES_MAX)
+}
+
+fn acceptances() -> impl Strategy<Value = Vec<Acceptance>> {
+    let acceptance = any::<(u32, u64, bool)>().prop_map(|(v, e, reluctant)| Acceptance {
+        vip: VipId::new(v),
+        epoch: Epoch::new(e),
+        reluctant,
+    });
+    prop::collection::vec(acceptance, 0..=ENTRIES_MAX)
 }
 
 fn entry() -> impl Strategy<Value = EntryId> {
@@ -95,7 +105,7 @@ fn message() -> impl Strategy<Value = Message> {
         answer,
         prop::collection::vec(release, 0..=ENTRIES_MAX).prop_map(Message::Release),
         offers().prop_map(Message::Offer),
-        offers().prop_map(Message::Accept),
+        acceptances().prop_map(Message::Accept),
     ]
 }
 
