@@ -1,7 +1,7 @@
 //! The half on the lease thread: deadlines, announcements, and what arrives while a VIP changes hands.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsRawFd, RawFd},
     sync::{
         Arc,
@@ -20,7 +20,7 @@ use ballast_core::{
 use super::{
     NetlinkError,
     capture::{Capture, Tap},
-    places::{Place, Places, Shared, mac_of},
+    places::{Place, Places, Shared, mac_of, outdated},
 };
 use crate::{
     Closing, Driver,
@@ -42,6 +42,8 @@ pub struct NetlinkDriver {
     view: Option<Arc<LeaseView>>,
     places: Arc<Places>,
     held: BTreeMap<VipId, BootNanos>,
+    /// Of the places, those that have an address too many; their deadlines stay as they are.
+    outdated: BTreeSet<VipId>,
     announced: u64,
     captures: Vec<Capture>,
     taps: Receiver<Tap>,
@@ -68,6 +70,7 @@ impl NetlinkDriver {
             view: None,
             places: shared.places.load_full(),
             held: BTreeMap::new(),
+            outdated: BTreeSet::new(),
             announced: 0,
             captures: Vec::new(),
             taps,
@@ -82,6 +85,10 @@ impl NetlinkDriver {
         self.shared.to_keeper.wake();
     }
 
+    fn find_outdated(&mut self) {
+        self.outdated = self.view.as_ref().map(|view| outdated(&self.places, view)).unwrap_or_default();
+    }
+
     /// Opens what is held where it has come to now: an interface may have come back with another index.
     fn take_places(&mut self) {
         let places = self.shared.places.load_full();
@@ -89,8 +96,9 @@ impl NetlinkDriver {
             return;
         }
         let before = std::mem::replace(&mut self.places, places);
+        self.find_outdated();
         let now = boot_now();
-        for (vip, until) in &self.held {
+        for (vip, until) in self.held.iter().filter(|(vip, _)| !self.outdated.contains(vip)) {
             self.deadlines.set(*vip, *until);
             let place = self.places.get(vip);
             if place == before.get(vip) {
@@ -164,6 +172,7 @@ impl NetlinkDriver {
 impl Driver for NetlinkDriver {
     fn view(&mut self, view: &Arc<LeaseView>) {
         self.view = Some(Arc::clone(view));
+        self.find_outdated();
         self.shared.view.store(Some(Arc::clone(view)));
         self.shared.to_keeper.wake();
     }
@@ -186,8 +195,13 @@ impl Driver for NetlinkDriver {
         if let Some((mac, finish_until)) = finishing {
             self.deadlines.forward_established(vip, mac.bytes(), finish_until);
         }
-        self.deadlines.set(vip, until);
         self.held.insert(vip, until);
+        if self.outdated.contains(&vip) {
+            // Opened and announced where it has come to when the keeper is done.
+            self.publish_held();
+            return;
+        }
+        self.deadlines.set(vip, until);
         if let Some(Place { interface, mac, addresses }) = self.places.get(&vip) {
             self.announcer.hold(now, vip, (*interface, *mac), addresses, until);
         }
@@ -195,9 +209,11 @@ impl Driver for NetlinkDriver {
     }
 
     fn renewed(&mut self, vip: VipId, _epoch: Epoch, until: BootNanos) {
-        self.deadlines.set(vip, until);
-        self.announcer.renew(vip, until);
         self.held.insert(vip, until);
+        if !self.outdated.contains(&vip) {
+            self.deadlines.set(vip, until);
+            self.announcer.renew(vip, until);
+        }
     }
 
     fn finish_until(&self, vip: VipId, successor: NodeId, now: BootNanos) -> Option<BootNanos> {

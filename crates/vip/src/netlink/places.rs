@@ -1,7 +1,7 @@
 //! What keeper and driver share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use ballast_clock::boot_now;
 use ballast_core::{
     ids::{NodeId, VipId},
-    lease::LeaseView,
+    lease::{LeaseView, LeaseVip},
     time::BootNanos,
 };
 
@@ -32,6 +32,17 @@ pub(super) struct Place {
 
 /// By VIP: those that are guarded and on their interface.
 pub(super) type Places = BTreeMap<VipId, Place>;
+
+/// VIPs whose place still has an address that the agreed state gives them no more: the keeper has not come to it yet, and
+/// whoever moves their deadline on would open that address, too.
+pub(super) fn outdated(places: &Places, view: &LeaseView) -> BTreeSet<VipId> {
+    let of: BTreeMap<VipId, &LeaseVip> = view.vips.iter().map(|vip| (vip.id, vip)).collect();
+    let has = |vip: VipId, address: IpAddr| {
+        of.get(&vip).is_some_and(|known| known.addresses.iter().any(|known| known.ip() == address))
+    };
+    let more = |(vip, place): &(&VipId, &Place)| place.addresses.iter().any(|address| !has(**vip, *address));
+    places.iter().filter(more).map(|(vip, _)| *vip).collect()
+}
 
 /// What keeper and driver share.
 pub(super) struct Shared {
@@ -115,4 +126,59 @@ impl Pace {
 pub(super) fn mac_of(view: &LeaseView, vip: VipId, node: NodeId) -> Option<Mac> {
     let known = view.vips.iter().find(|known| known.id == vip)?;
     known.macs.iter().find(|(of, _)| *of == node).map(|(_, mac)| *mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_core::{
+        config::Failback,
+        ids::EntryId,
+        lease::{Epoch, Fitness, LeaseKeys, Timing, VoterSets},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_place_with_an_address_that_the_vip_has_lost_is_outdated() {
+        let place = |addresses: &[&str]| Place {
+            interface: 2,
+            mac: Mac::new([2, 0, 0, 0, 0, 1]),
+            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+        };
+        let vip = |id, addresses: &[&str]| LeaseVip {
+            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+            id: VipId::new(id),
+            name: String::new(),
+            prefer: Vec::new(),
+            failback: Failback::Never,
+            failback_delay: 0,
+            group: None,
+            apart_from: Vec::new(),
+            only: None,
+            wish: None,
+            fitness: Fitness::Fit,
+            macs: Vec::new(),
+            finish: 0,
+            recorded_owner: None,
+            recorded_epoch: Epoch::default(),
+        };
+        let timing = Timing::takeover_within(200_000_000);
+        let view = LeaseView {
+            cluster: String::new(),
+            keys: LeaseKeys::only([0; 32]),
+            membership: EntryId::default(),
+            voters: VoterSets::default(),
+            nodes: Vec::new(),
+            vips: vec![vip(1, &["10.0.0.1/24", "10.0.0.2"]), vip(2, &["10.0.0.4"])],
+            timing,
+            longest: timing,
+            fitness: Fitness::Fit,
+        };
+        let places = |places: &[(u32, &[&str])]| -> Places {
+            places.iter().map(|(vip, addresses)| (VipId::new(*vip), place(addresses))).collect()
+        };
+        assert!(outdated(&places(&[(1, &["10.0.0.1"]), (2, &["10.0.0.4"])]), &view).is_empty(), "less is no harm");
+        let late = places(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["10.0.0.3", "10.0.0.4"]), (3, &["10.0.0.5"])]);
+        assert_eq!(outdated(&late, &view), [2, 3].map(VipId::new).into());
+    }
 }
