@@ -182,6 +182,10 @@ mod tests {
         Got::Answer { status: 503, reason: Some(reason.to_owned()) }
     }
 
+    fn away() -> Got {
+        Got::NoConnection { error: String::from("ConnectionRefused") }
+    }
+
     fn nothing() -> Got {
         Got::Nothing { error: String::from("ConnectionReset") }
     }
@@ -209,7 +213,7 @@ mod tests {
         assert_eq!(ruled(nothing(), &[line("7", "vip_not_held")]), Ruling::Held);
         assert_eq!(ruled(nothing(), &[]), Ruling::Violated);
         assert_eq!(ruled(nothing(), &[line("7", "done")]), Ruling::Violated);
-        assert_eq!(ruled(Got::NoConnection { error: String::from("TimedOut") }, &[]), Ruling::Held);
+        assert_eq!(ruled(away(), &[]), Ruling::Violated, "nothing befell it");
     }
 
     #[test]
@@ -218,9 +222,25 @@ mod tests {
         let fault = [everybody(span(150, 300))];
         let ruled = |vain| judge(&[vain], &[line("other", "done")], &fault).ruling;
         assert_eq!(ruled(vain(100, 200, nothing())), Ruling::Held);
+        assert_eq!(ruled(vain(100, 200, away())), Ruling::Held);
         assert_eq!(ruled(vain(100, 200, proxys("isolated"))), Ruling::Held);
         assert_eq!(ruled(vain(301, 400, nothing())), Ruling::Violated);
         assert_eq!(ruled(vain(100, 200, proxys("because"))), Ruling::Violated);
+    }
+
+    #[test]
+    fn what_befalls_a_node_excuses_no_other() {
+        let ruled = |via: &str, got| {
+            let vain = Vain { id: String::from("7"), via: via.to_owned(), span: span(100, 200), got };
+            let whom = Some(["node-1", "public"].map(str::to_owned).into());
+            judge(&[vain], &[line("other", "done")], &[Disturbance { span: span(150, 300), whom }]).ruling
+        };
+        for got in [nothing(), away()] {
+            assert_eq!(
+                ["node-1", "public", "node-2"].map(|via| ruled(via, got.clone())),
+                [Ruling::Held, Ruling::Held, Ruling::Violated]
+            );
+        }
     }
 
     #[test]
