@@ -61,6 +61,7 @@ pub async fn keep_checking(
         let Some(transition) = machine.checked(boot_now(), &observation) else { continue };
         match transition.to {
             Verdict::Down => {
+                machine.fell(boot_now());
                 warn!(detail = transition.detail, "the check of this node failed: it should hold no VIP");
                 check.set(Some(transition.detail));
             }

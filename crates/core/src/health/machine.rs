@@ -6,10 +6,14 @@
 //! | unknown, up | down | `fall` failures in a row |
 //! | down | up | `rise` successes in a row, doubled for each recent fall but one |
 //!
-//! Damping. A backend that keeps falling moves clients each time, so each fall (beyond the first)
-//! that is not forgotten doubles the successes that it takes to come back, up to sixteen times.
+//! Damping. A backend that keeps falling moves clients each time, so each [fall](Machine::fell) (beyond
+//! the first) that is not forgotten doubles the successes that it takes to come back, up to sixteen times.
 //! One fall is forgotten for every minute without another. Only the way up is damped: a
 //! backend that is down is never kept in use.
+//!
+//! What counts as a fall is the caller's to say, because this machine cannot tell a backend that fails from a
+//! node that is cut off. Falls of the *cluster's* verdict move clients; that one node alone reaches nothing is
+//! not held against backends, or a node that was cut off a few times would go on calling all of them down.
 
 use crate::{config::Health, plan::Verdict, time::BootNanos};
 
@@ -88,7 +92,7 @@ impl Machine {
         if observation.ok {
             self.failed_requests = 0;
         }
-        self.count(now, observation.ok, &observation.detail)
+        self.count(observation.ok, &observation.detail)
     }
 
     /// A request of a client succeeded or failed. Called for each request; costs a few instructions.
@@ -110,7 +114,14 @@ impl Machine {
         }
         self.failed_requests = 0;
         self.forget(now);
-        self.count(now, false, &format!("{limit} requests failed in a row"))
+        self.count(false, &format!("{limit} requests failed in a row"))
+    }
+
+    /// The backend fell, and that moved clients: it takes longer to come back for a while.
+    pub fn fell(&mut self, now: BootNanos) {
+        self.forget(now);
+        self.falls = self.falls.saturating_add(1);
+        self.falls_counted_at = now;
     }
 
     /// What this node thinks of the backend.
@@ -124,17 +135,13 @@ impl Machine {
         self.rules.rise.saturating_mul(1 << doublings)
     }
 
-    fn count(&mut self, now: BootNanos, ok: bool, detail: &str) -> Option<Transition> {
+    fn count(&mut self, ok: bool, detail: &str) -> Option<Transition> {
         let length = if self.streak.ok == ok { self.streak.length.saturating_add(1) } else { 1 };
         self.streak = Streak { ok, length };
         let needed = if ok { self.rise_needed() } else { self.rules.fall };
         let to = if ok { Verdict::Up } else { Verdict::Down };
         if self.verdict == to || length < needed {
             return None;
-        }
-        if to == Verdict::Down {
-            self.falls = self.falls.saturating_add(1);
-            self.falls_counted_at = now;
         }
         let from = std::mem::replace(&mut self.verdict, to);
         Some(Transition { from, to, detail: detail.to_owned() })
@@ -173,11 +180,24 @@ mod tests {
 
     /// Feeds checks, one a second (`+` good, `-` bad), and shows the verdict after each.
     fn run(machine: &mut Machine, from_second: u64, checks: &str) -> String {
+        feed(machine, from_second, checks, false)
+    }
+
+    /// The same of a backend that falls for the whole cluster whenever it falls here.
+    fn run_for_all(machine: &mut Machine, from_second: u64, checks: &str) -> String {
+        feed(machine, from_second, checks, true)
+    }
+
+    fn feed(machine: &mut Machine, from_second: u64, checks: &str, for_all: bool) -> String {
         checks
             .chars()
             .zip(from_second..)
             .map(|(check, second)| {
-                machine.checked(BootNanos::new(second * SECOND), &observation(check == '+'));
+                let now = BootNanos::new(second * SECOND);
+                let transition = machine.checked(now, &observation(check == '+'));
+                if for_all && transition.is_some_and(|transition| transition.to == Verdict::Down) {
+                    machine.fell(now);
+                }
                 match machine.verdict() {
                     Verdict::Unknown => '?',
                     Verdict::Up => 'U',
@@ -211,14 +231,21 @@ mod tests {
     #[test]
     fn a_flapping_backend_comes_back_more_slowly() {
         let mut machine = machine(1, 1, None);
-        assert_eq!(run(&mut machine, 0, "+-+"), "UDU", "the first fall is forgiven");
-        assert_eq!(run(&mut machine, 3, "-++"), "DDU");
-        assert_eq!(run(&mut machine, 6, "-++++"), "DDDDU");
-        assert_eq!(run(&mut machine, 11, "-"), "D");
+        assert_eq!(run_for_all(&mut machine, 0, "+-+"), "UDU", "the first fall is forgiven");
+        assert_eq!(run_for_all(&mut machine, 3, "-++"), "DDU");
+        assert_eq!(run_for_all(&mut machine, 6, "-++++"), "DDDDU");
+        assert_eq!(run_for_all(&mut machine, 11, "-"), "D");
         assert_eq!(machine.rise_needed(), 8);
-        run(&mut machine, 12, &"-".repeat(3));
+        run_for_all(&mut machine, 12, &"-".repeat(3));
         assert_eq!(machine.rise_needed(), 8, "staying down is not falling again");
-        assert_eq!(run(&mut machine, 11 + 4 * 60, "+"), "U", "forgotten after as many minutes");
+        assert_eq!(run_for_all(&mut machine, 11 + 4 * 60, "+"), "U", "forgotten after as many minutes");
+    }
+
+    #[test]
+    fn what_only_one_node_met_is_not_held_against_the_backend() {
+        let mut machine = machine(2, 1, None);
+        assert_eq!(run(&mut machine, 0, "++-++-++-++-++-++"), "?UDDUDDUDDUDDUDDU");
+        assert_eq!(machine.rise_needed(), 2);
     }
 
     #[test]

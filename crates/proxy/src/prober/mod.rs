@@ -18,6 +18,7 @@ use ballast_core::{
     cluster::{ClusterView, Propose},
     config::Health,
     ids::BackendId,
+    plan::Verdict,
 };
 use tokio::{
     sync::watch as changes,
@@ -56,13 +57,19 @@ pub async fn run(
     loop {
         let plan = view.plan();
         let mut wanted: BTreeMap<BackendId, Watched> = BTreeMap::new();
+        let mut agreed: BTreeMap<BackendId, Verdict> = BTreeMap::new();
         for service in plan.farms.iter().flat_map(|farm| &farm.services) {
             let Some(health) = &service.health else { continue };
             for backend in &service.backends {
                 wanted.insert(backend.id, Watched { address: backend.address, health: health.clone() });
+                agreed.insert(backend.id, backend.verdict);
             }
         }
-        let logged = |id: &BackendId| watch::Logged { index: plan.index, verdict: plan.findings.get(id).copied() };
+        let logged = |id: &BackendId| watch::Logged {
+            index: plan.index,
+            verdict: plan.findings.get(id).copied(),
+            agreed: agreed.get(id).copied().unwrap_or(Verdict::Unknown),
+        };
         running.retain(|id, watch| {
             let keep = wanted.get(id) == Some(&watch.watched);
             if keep {

@@ -38,11 +38,42 @@ pub(super) struct Watch {
     pub(super) cluster: Arc<dyn Propose>,
 }
 
-/// What the log held of this node's finding about the backend at an index.
+/// What the log held about the backend at an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Logged {
     pub(super) index: LogIndex,
+    /// This node's finding.
     pub(super) verdict: Option<Verdict>,
+    /// What the cluster made of the findings of all nodes.
+    pub(super) agreed: Verdict,
+}
+
+/// Watches the cluster's verdict for falls, which damp the way up.
+struct Falls {
+    logged: changes::Receiver<Logged>,
+    last: Verdict,
+}
+
+impl Falls {
+    fn new(mut logged: changes::Receiver<Logged>) -> Self {
+        let last = logged.borrow_and_update().agreed;
+        Self { logged, last }
+    }
+
+    /// Waits until the log may say something else. Cancel-safe. Pending for ever once no more plans come.
+    async fn changed(&mut self) {
+        if self.logged.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Tells the machine if the verdict fell since the last look.
+    fn tell(&mut self, machine: &mut Machine) {
+        let agreed = self.logged.borrow_and_update().agreed;
+        if std::mem::replace(&mut self.last, agreed) != Verdict::Down && agreed == Verdict::Down {
+            machine.fell(boot_now());
+        }
+    }
 }
 
 /// The last report that got through, and its place in the log.
@@ -57,26 +88,32 @@ impl Watch {
     pub(super) async fn run(self, logged: changes::Receiver<Logged>) {
         let (findings, told) = changes::channel(None::<(Verdict, String)>);
         // Polled beside the checks, so that a report that waits for a leader delays none of them.
-        tokio::join!(self.check_on(findings), self.report(told, logged));
+        tokio::join!(self.check_on(findings, Falls::new(logged.clone())), self.report(told, logged));
     }
 
-    async fn check_on(&self, findings: changes::Sender<Option<(Verdict, String)>>) {
+    async fn check_on(&self, findings: changes::Sender<Option<(Verdict, String)>>, mut falls: Falls) {
         let mut machine = Machine::new(&self.health);
         let mut schedule = Schedule::new(&self.health, rand::random(), boot_now());
         let limit = self.health.passive_failures.unwrap_or(0);
         loop {
             let wait = Duration::from_nanos(schedule.due().since(boot_now()));
-            // Both arms are cancel-safe: the due time stays, and a wake-up that is not taken is kept.
+            // All arms are cancel-safe: the due time stays, and a wake-up or a change that is not taken is kept.
             let transition = tokio::select! {
                 () = sleep(wait) => {
                     schedule.begun(boot_now());
                     let began = Instant::now();
                     let observation = check::check(self.address, &self.health).await;
                     self.cell.checked(began.elapsed());
+                    falls.tell(&mut machine);
                     machine.checked(boot_now(), &observation)
                 }
                 () = self.cell.failing.notified() => {
+                    falls.tell(&mut machine);
                     (0..limit).filter_map(|_| machine.served(boot_now(), false)).next_back()
+                }
+                () = falls.changed() => {
+                    falls.tell(&mut machine);
+                    None
                 }
             };
             if let Some(Transition { from, to, detail }) = transition {
@@ -137,14 +174,31 @@ mod tests {
         sync::atomic::{AtomicU64, Ordering},
     };
 
+    use ballast_core::config::{HttpCheck, Span};
     use ballast_core::{
         cluster::{Applied, BoxFuture, ProposeError},
         state::Outcome,
     };
-    use tokio::sync::mpsc;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        sync::mpsc,
+    };
 
     use super::*;
     use crate::prober::Findings;
+
+    fn logged(index: u64, verdict: Option<Verdict>) -> Logged {
+        Logged { index: LogIndex::new(index), verdict, agreed: Verdict::Unknown }
+    }
+
+    fn watch_over(address: SocketAddr, health: Health, cluster: Arc<dyn Propose>) -> Watch {
+        let backend = BackendId::new(1);
+        let findings = Findings::default();
+        findings.keep(&BTreeMap::from([(backend, None)]));
+        let cell = findings.cell(backend).expect("kept");
+        Watch { node: NodeId::new(1), backend, address, health, cell, cluster }
+    }
 
     /// A log that takes everything but what comes first, with other entries between.
     struct Log {
@@ -164,21 +218,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_finding_is_reported_until_the_log_has_it_and_again_when_it_has_it_no_more() {
-        let backend = BackendId::new(1);
-        let findings = Findings::default();
-        findings.keep(&BTreeMap::from([(backend, None)]));
         let (proposed, mut proposals) = mpsc::unbounded_channel();
-        let watch = Watch {
-            node: NodeId::new(1),
-            backend,
-            address: SocketAddr::from(([127, 0, 0, 1], 9)),
-            health: Health::default(),
-            cell: findings.cell(backend).expect("kept"),
-            cluster: Arc::new(Log { proposed, last: AtomicU64::new(0) }),
-        };
+        let log = Arc::new(Log { proposed, last: AtomicU64::new(0) });
+        let watch = watch_over(SocketAddr::from(([127, 0, 0, 1], 9)), Health::default(), log);
         let (found, told) = changes::channel(None);
-        let (plan, logged) = changes::channel(Logged { index: LogIndex::new(0), verdict: None });
-        let reporting = tokio::spawn(async move { watch.report(told, logged).await });
+        let (plan, held) = changes::channel(logged(0, None));
+        let reporting = tokio::spawn(async move { watch.report(told, held).await });
         let mut next = async || match proposals.recv().await {
             Some(Command::ReportHealth { verdict, detail, .. }) => (verdict, detail),
             other => panic!("{other:?}"),
@@ -189,10 +234,10 @@ mod tests {
         assert_eq!(next().await, up, "the first did not get through");
         // A plan from before the report, and one that has it; then it lapsed.
         for (index, verdict) in [(11, None), (20, Some(Verdict::Up))] {
-            plan.send_replace(Logged { index: LogIndex::new(index), verdict });
+            plan.send_replace(logged(index, verdict));
             tokio::task::yield_now().await;
         }
-        plan.send_replace(Logged { index: LogIndex::new(25), verdict: None });
+        plan.send_replace(logged(25, None));
         assert_eq!(next().await, up, "the log has it no more");
         let down = (Verdict::Down, "connect: refused".to_owned());
         found.send_replace(Some(down.clone()));
@@ -202,9 +247,56 @@ mod tests {
         assert!(proposals.recv().await.is_none(), "nothing was reported twice");
     }
 
+    /// What a node finds of a backend that answers its checks as the script says, and how many checks that took, with
+    /// the verdict of the cluster that `agree` makes of each finding.
+    async fn found(script: &str, agree: impl Fn(Verdict) -> Verdict) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
+        let health = Health {
+            rise: 1,
+            fall: 1,
+            interval: Span::from_millis(10),
+            timeout: Span::from_secs(20),
+            http: Some(HttpCheck::default()),
+            ..Health::default()
+        };
+        let (proposed, _proposals) = mpsc::unbounded_channel();
+        let log = Arc::new(Log { proposed, last: AtomicU64::new(0) });
+        let watch = watch_over(listener.local_addr().expect("bound"), health, log);
+        let (plan, held) = changes::channel(Logged { agreed: Verdict::Up, ..logged(0, None) });
+        let (findings, told) = changes::channel(None);
+        let checking = tokio::spawn(async move { watch.check_on(findings, Falls::new(held)).await });
+        let mut seen = String::new();
+        let mut answered = None;
+        for answer in script.chars() {
+            let (stream, _) = listener.accept().await.expect("the watch checks");
+            // The answer before this one has been counted: checks of a backend follow one another.
+            drop(answered.replace(stream));
+            let finding = told.borrow().as_ref().map_or(Verdict::Unknown, |(verdict, _)| *verdict);
+            seen.push(match finding {
+                Verdict::Unknown => '?',
+                Verdict::Up => 'U',
+                Verdict::Down => 'D',
+            });
+            plan.send_modify(|logged| logged.agreed = agree(finding));
+            let stream = answered.as_mut().expect("just put there");
+            let _ = stream.read(&mut [0; 1024]).await.expect("the check asks");
+            let status = if answer == '+' { "200 OK" } else { "503 No" };
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.expect("the check waits");
+        }
+        checking.abort();
+        seen
+    }
+
+    #[tokio::test]
+    async fn only_falls_of_the_clusters_verdict_make_the_way_up_longer() {
+        let script = "+-+-++-++++-++++++++.";
+        assert_eq!(found(script, |finding| finding).await, "?UDUDDUDDDDUDDDDDDDDU", "a backend that fails");
+        assert_eq!(found(script, |_| Verdict::Up).await, "?UDUDUUDUUUUDUUUUUUUU", "a node that is cut off");
+    }
+
     #[test]
     fn a_plan_from_before_a_report_says_nothing_of_it() {
-        let logged = |index, verdict| Logged { index: LogIndex::new(index), verdict };
         let reported = |index, verdict| Some(Reported { index: LogIndex::new(index), verdict });
         let up = Verdict::Up;
         assert!(must_report(up, None, logged(9, Some(up))), "a life that has just begun says what it finds");

@@ -15,7 +15,8 @@ pub struct Health {
     pub interval: Span,
     /// A check that takes longer has failed. At most the interval.
     pub timeout: Span,
-    /// Successes in a row that make a backend up; doubled while it keeps falling.
+    /// Successes in a row that make a backend up; doubled, to at most sixteen times, for each time but one in the last
+    /// minutes that the cluster called it down.
     #[schemars(range(min = 1, max = 100))]
     pub rise: u32,
     /// Failures in a row that make it down.
