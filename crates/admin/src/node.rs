@@ -76,7 +76,7 @@ pub struct LocalStatus {
     /// Whether it may hold VIPs, beside what is wrong for single ones.
     pub fitness: Fitness,
     /// How it stands to each VIP.
-    pub standings: Arc<Vec<VipStatus>>,
+    pub standings: Vec<VipStatus>,
     /// What is wrong about single VIPs, in words that name who and what.
     pub problems: BTreeMap<VipId, String>,
     /// What deserves a look about single VIPs and keeps it from holding none: who else claims them.

@@ -134,7 +134,7 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
     let mut fitness =
         Family::gauge("ballast_vip_fitness", "How fit this node is to hold the VIP, and what is wrong; always 1");
     let now = boot_now();
-    for vip in leases.status().iter() {
+    for vip in leases.status() {
         let Some(name) = names.get(&vip.vip) else { continue };
         let labels = [("vip", name.as_str())];
         let held = vip.holder == Some(node.view.node()) && vip.until > now;

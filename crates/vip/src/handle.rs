@@ -13,7 +13,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ballast_clock::boot_now;
-use ballast_core::lease::{Confirmed, VipStatus};
+use ballast_core::{
+    cluster::Ownership,
+    lease::{Confirmed, VipStatus},
+    time::BootNanos,
+};
 
 use crate::{
     Gates,
@@ -122,9 +126,15 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// How every VIP stands. At most one renewal interval old.
-    pub fn status(&self) -> Arc<Vec<VipStatus>> {
-        self.shared.status.load_full()
+    /// How every VIP stands: what changed hands at once, the rest up to a tenth of a second old, and the end of this
+    /// node's own rights as it is now. A right lasts hardly longer than that tenth, so one read from old news would seem
+    /// to have ended while it was being renewed.
+    pub fn status(&self) -> Vec<VipStatus> {
+        let mut statuses = Vec::clone(&self.shared.status.load());
+        for status in statuses.iter_mut().filter(|status| status.until != BootNanos::default()) {
+            status.until = self.shared.gates.gate(status.vip).until();
+        }
+        statuses
     }
 
     /// The newest round of questions that a majority of voters answered: this node's binding tables
@@ -209,5 +219,40 @@ impl Drop for Handle {
         if let Some(speaker) = self.speaker.take() {
             let _ = speaker.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_core::{
+        ids::{NodeId, VipId},
+        lease::{Epoch, Fitness, PlacementReason},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_right_that_was_renewed_since_the_last_news_has_not_ended() {
+        let (held, other) = (VipId::new(1), VipId::new(2));
+        let status = |vip, until| VipStatus {
+            vip,
+            holder: Some(NodeId::new(1)),
+            epoch: Epoch::new(7),
+            until: BootNanos::new(until),
+            rank: None,
+            best: None,
+            reason: PlacementReason::Stays,
+            fitness: Fitness::Fit,
+            why: "",
+            fresh_as_of: None,
+        };
+        let shared = Arc::new(Shared::new(Arc::new(Gates::new())).expect("a descriptor is free"));
+        let handle = Handle { shared: Arc::clone(&shared), thread: None, speaker: None };
+        shared.status.store(Arc::new(vec![status(held, 100), status(other, 0)]));
+        let ends = || handle.status().iter().map(|status| status.until.get()).collect::<Vec<_>>();
+        shared.gates.gate(held).hold(7, BootNanos::new(300));
+        assert_eq!(ends(), [300, 0]);
+        shared.gates.gate(held).close();
+        assert_eq!(ends(), [0, 0], "nor does one that was given up last");
     }
 }

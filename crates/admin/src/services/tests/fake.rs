@@ -64,7 +64,7 @@ pub struct Fake {
     /// What its lease thread works from.
     pub leases: Mutex<Option<LeasePicture>>,
     /// How fit this node says it is, as a whole and for single VIPs.
-    pub fitness: Mutex<(Fitness, Arc<Vec<VipStatus>>)>,
+    pub fitness: Mutex<(Fitness, Vec<VipStatus>)>,
     /// What it says deserves a look about single VIPs.
     pub warnings: Mutex<BTreeMap<VipId, String>>,
     pub authority: Authority,
@@ -230,8 +230,8 @@ impl StateAccess for Fake {
 impl Fake {
     /// What it says that it holds.
     fn held(&self) -> Vec<HeldVip> {
-        let standings = Arc::clone(&self.fitness.lock().1);
-        let held = standings.iter().filter(|standing| standing.holder == Some(NODE));
+        let fitness = self.fitness.lock();
+        let held = fitness.1.iter().filter(|standing| standing.holder == Some(NODE));
         held.map(|standing| HeldVip {
             vip: standing.vip,
             epoch: standing.epoch.get(),

@@ -154,7 +154,7 @@ async fn a_vip_is_not_wanted_where_the_node_says_that_it_cannot_hold_it() {
     };
     let to =
         || from("anna", MoveVipRequest { vip: "public".into(), node: "node-1".into(), ..MoveVipRequest::default() });
-    *fake.fitness.lock() = (Fitness::Fit, Arc::new(vec![standing(Fitness::Unfit(Unfitness::LinkDown))]));
+    *fake.fitness.lock() = (Fitness::Fit, vec![standing(Fitness::Unfit(Unfitness::LinkDown))]);
     let answer = VipService::r#move(&shared, to()).await;
     let message = answer.as_ref().map_or_else(|status| status.message().to_owned(), |_| String::new());
     assert!(message.contains("VIP public cannot go to node-1: its link is down"), "{message}");
@@ -162,7 +162,7 @@ async fn a_vip_is_not_wanted_where_the_node_says_that_it_cannot_hold_it() {
     assert!(detail.remedies.iter().any(|remedy| remedy.contains("vip list -o wide")), "{:?}", detail.remedies);
     assert!(fake.read(|state| state.vip_wish(vip).is_none()), "nothing is wished");
     // One that would rather not may be told to.
-    *fake.fitness.lock() = (Fitness::Fit, Arc::new(vec![standing(Fitness::Reluctant(Unfitness::GatewayUnreachable))]));
+    *fake.fitness.lock() = (Fitness::Fit, vec![standing(Fitness::Reluctant(Unfitness::GatewayUnreachable))]);
     VipService::r#move(&shared, to()).await.expect("it may be there");
 }
 

@@ -121,8 +121,7 @@ async fn a_node_tells_how_fit_it_is_and_why_not() {
         fresh_as_of: None,
     };
     let gone = VipStatus { vip: VipId::new(999), ..standing.clone() };
-    *fake.fitness.lock() =
-        (Fitness::Reluctant(Unfitness::GatewayUnreachable), std::sync::Arc::new(vec![standing, gone]));
+    *fake.fitness.lock() = (Fitness::Reluctant(Unfitness::GatewayUnreachable), vec![standing, gone]);
     let status = shared.status(from("anna", StatusRequest::default())).await.expect("a status").into_inner();
     let node = &status.nodes[0];
     assert_eq!((node.fitness(), node.fitness_reason.as_str()), (proto::Fitness::Reluctant, "gateway_unreachable"));
@@ -143,7 +142,7 @@ async fn a_node_tells_how_fit_it_is_and_why_not() {
     // What it holds for want of a fit one is a problem of the cluster.
     let mut held = VipStatus::clone(&fake.fitness.lock().1[0]);
     (held.holder, held.fitness) = (Some(NodeId::new(1)), Fitness::Reluctant(Unfitness::GatewayUnreachable));
-    fake.fitness.lock().1 = std::sync::Arc::new(vec![held]);
+    fake.fitness.lock().1 = vec![held];
     let status = shared.status(from("anna", StatusRequest::default())).await.expect("a status").into_inner();
     let wanted = format!("VIP {name} is at node node-1 for want of a fit one: its gateway does not answer");
     assert!(status.problems.contains(&wanted), "{:?}", status.problems);
