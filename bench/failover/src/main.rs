@@ -36,7 +36,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     faults::Fault,
     repetition::Seen,
-    report::Results,
+    report::{Results, Row},
     samples::{Sample, Samples},
     soak::Plan,
     systems::{Kind, Site},
@@ -51,7 +51,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure each system under each fault; prints a table.
+    /// Measure each system under each fault; prints a table, and fails if Ballast misses what it aims at.
     Run(Options),
     /// Random faults on Ballast; fails if ever two nodes own the VIP, or none for long after a fault.
     Soak(SoakOptions),
@@ -211,6 +211,8 @@ fn run(options: &Options) -> Result<()> {
     }
     println!("\n{}", report::table(&rows));
     ensure!(unmeasured == 0, "{unmeasured} repetitions could not be measured; what was said about them is above");
+    let missed: Vec<String> = rows.iter().filter(|row| row.met == Some(false)).map(Row::name).collect();
+    ensure!(missed.is_empty(), "what is aimed at was missed by {}; the table says by how much", missed.join(", "));
     Ok(())
 }
 

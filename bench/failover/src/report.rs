@@ -131,6 +131,11 @@ impl Row {
         Some(row)
     }
 
+    /// Which it is.
+    pub fn name(&self) -> String {
+        format!("{} under {}", self.system, self.fault)
+    }
+
     fn meets(&self, target: Target, fault: Fault) -> bool {
         let planned = fault == Fault::PlannedMove;
         target.met_by(self.outage_ms)

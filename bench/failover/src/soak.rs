@@ -1,8 +1,8 @@
 //! Faults by the hundred, at random: never two owners, and an owner again soon after each.
 //!
 //! Faults do not overlap, and the next one waits until every node is well again: the promise is
-//! about the loss of a minority. Kind, victim and length come from the seed; when they strike
-//! within a lease is left to the machine.
+//! about the loss of a minority, during which somebody else takes over. Kind, victim and length come from the seed; when
+//! they strike within a lease is left to the machine.
 
 use std::{thread, time::Duration};
 
@@ -31,6 +31,14 @@ const FAULTS: [Fault; 11] = [
     Fault::PlannedMove,
 ];
 
+impl Fault {
+    /// Whether a majority that can speak is left while it lasts, so that nobody need be without an owner for longer than
+    /// a take-over.
+    fn leaves_a_majority(self) -> bool {
+        self != Self::Loss30
+    }
+}
+
 /// Settings of a soak.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -41,13 +49,13 @@ pub struct Plan {
 /// Runs it on one system.
 ///
 /// # Errors
-/// After the last fault, when any had two owners or was followed by none for longer than two leases;
-/// at once, when the system does not recover.
+/// After the last fault, when in any there were two owners, or none for longer than two leases while it lasted or after
+/// its end; at once, when the system does not recover.
 pub fn run(kind: &Kind, plan: Plan) -> Result<()> {
     let lease_ms = f64::from(kind.lease_ms().unwrap_or(200));
     let mut site = Site::start(kind.clone())?;
     let mut random = Random(plan.seed);
-    let (mut broken, mut doubtful_ms, mut slowest_ms) = (Vec::new(), 0.0, 0.0f64);
+    let (mut broken, mut doubtful_ms, mut slowest_ms, mut nobody_ms) = (Vec::new(), 0.0, 0.0f64, 0.0f64);
     for number in 1..=plan.faults {
         site.system.wait_well()?;
         let owner = repetition::wait_owner(&site)?;
@@ -73,9 +81,14 @@ pub fn run(kind: &Kind, plan: Plan) -> Result<()> {
         let owned = history.owned_after_ms(ended);
         doubtful_ms += dual.doubtful_ms;
         slowest_ms = slowest_ms.max(owned.unwrap_or(f64::INFINITY));
+        let nobody = if fault.leaves_a_majority() { history.nobody_ms(began, ended) } else { 0.0 };
+        nobody_ms = nobody_ms.max(nobody);
         let what = format!("fault {number}: {fault} of node {} for {hold:?}", victim + 1);
         if dual.ms > 0.0 {
             broken.push(format!("{what}: two owners for {:.1} ms", dual.ms));
+        }
+        if nobody > 2.0 * lease_ms {
+            broken.push(format!("{what}: no owner for {nobody:.0} ms while it lasted"));
         }
         if owned.is_none_or(|after| after > 2.0 * lease_ms) {
             broken.push(format!(
@@ -88,7 +101,7 @@ pub fn run(kind: &Kind, plan: Plan) -> Result<()> {
         }
         if number % 50 == 0 || !broken.is_empty() {
             println!(
-                "{kind}: {number} of {} faults; broken promises {}; doubtful {doubtful_ms:.0} ms; owner at most {slowest_ms:.0} ms after the end",
+                "{kind}: {number} of {} faults; broken promises {}; doubtful {doubtful_ms:.0} ms; owner at most {slowest_ms:.0} ms after the end; none for at most {nobody_ms:.0} ms in a fault",
                 plan.faults,
                 broken.len()
             );
@@ -97,7 +110,7 @@ pub fn run(kind: &Kind, plan: Plan) -> Result<()> {
     }
     ensure!(broken.is_empty(), "{kind}, seed {}: {} promises broken:\n{}", plan.seed, broken.len(), broken.join("\n"));
     println!(
-        "{kind}: {} faults, never two owners, an owner at most {slowest_ms:.0} ms after each (seed {})",
+        "{kind}: {} faults, never two owners, an owner at most {slowest_ms:.0} ms after each, none for at most {nobody_ms:.0} ms in one (seed {})",
         plan.faults, plan.seed
     );
     Ok(())

@@ -77,7 +77,7 @@ impl ConfigService for Shared {
         let (mut mistakes, omitted, warnings) = match self.parse(request.into_inner().source).await?.1 {
             Ok(document) => {
                 let mistakes: Vec<_> = self.lease_too_short(&caller, &document).await.into_iter().collect();
-                (mistakes, 0, self.doubtful_preferences(&document))
+                (mistakes, 0, self.warnings(&document))
             }
             Err(mistakes) => (error::mistakes_to_proto(&mistakes), mistakes.omitted(), Vec::new()),
         };
@@ -112,7 +112,7 @@ impl ConfigService for Shared {
             })
             .await?;
         let (from, to) = sides?;
-        let warnings = text.as_ref().map(|document| self.doubtful_preferences(document)).unwrap_or_default();
+        let warnings = text.as_ref().map(|document| self.warnings(document)).unwrap_or_default();
         let diff = match (&request.to, text, &to) {
             (Some(To::Source(source)), Some(document), _) => view::diff(from.as_ref(), None, source, &document),
             (_, _, Some(to)) => view::diff(from.as_ref(), Some(to), &to.source, &to.document),
@@ -287,6 +287,7 @@ impl Shared {
         // As this node knows it. If another node is quicker, the log refuses what `expect` names,
         // and without `expect` the answer's difference is to what this node knew.
         let before = self.read(view::in_force);
+        let warnings = self.warnings(&proposal.document);
         let command = Command::ApplyConfig(Box::new(ApplyConfig {
             document: proposal.document.to_canonical_json(),
             rules: config::rules::RULES,
@@ -301,7 +302,8 @@ impl Shared {
         let applied = self.parts.propose.propose(command, caller.remaining()).await?;
         match applied.outcome {
             Outcome::Applied { revision, changed } => {
-                self.answer(caller, &proposal, before, applied.index, revision, changed).await
+                let answer = self.answer(caller, &proposal, before, applied.index, revision, changed).await?;
+                Ok(ApplyResponse { warnings, ..answer })
             }
             Outcome::Refused(Refusal::RevisionConflict { expected, found }) => Err(self.conflict(expected, found)),
             Outcome::Refused(refusal) => Err(refusal.into()),
@@ -331,7 +333,7 @@ impl Shared {
             changed: current.as_ref().is_none_or(|stored| *stored.document != proposal.document),
             log_index: 0,
             diff: Some(view::diff(current.as_ref(), None, &proposal.source, &proposal.document)),
-            warnings: self.doubtful_preferences(&proposal.document),
+            warnings: self.warnings(&proposal.document),
             pending_nodes: Vec::new(),
         })
     }
@@ -361,7 +363,7 @@ impl Shared {
             changed,
             log_index: index.get(),
             diff: Some(diff),
-            warnings: self.doubtful_preferences(&proposal.document),
+            warnings: Vec::new(),
             pending_nodes,
         })
     }

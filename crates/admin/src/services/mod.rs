@@ -17,13 +17,13 @@ mod events;
 mod explain;
 mod failover;
 mod jitter;
-mod preferences;
 mod rehoming;
 mod sessions;
 mod shared;
 #[cfg(test)]
 mod tests;
 mod vips;
+mod warnings;
 mod watch;
 
 use std::sync::Arc;

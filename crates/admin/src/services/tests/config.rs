@@ -1,6 +1,9 @@
 use std::sync::atomic::Ordering;
 
-use ballast_core::state::REVISIONS_MAX;
+use ballast_core::{
+    ids::NodeId,
+    state::{Command, REVISIONS_MAX},
+};
 use ballast_proto::admin::v1::{
     ApplyRequest, DiffRequest, ExportRequest, GetConfigRequest, ListRevisionsRequest, Mistake, ReadConsistency,
     RollbackRequest, ValidateRequest, WatchConfigRequest, config_change::Kind,
@@ -144,6 +147,24 @@ async fn a_preferred_node_that_nobody_knows_is_a_warning_and_no_mistake() {
     let validated = shared.validate(from("anna", ValidateRequest { source })).await.expect("told").into_inner();
     assert!(validated.valid);
     told(&validated.mistakes);
+}
+
+#[tokio::test]
+async fn leaving_out_an_address_that_is_held_is_a_warning_before_and_with_the_change() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let vip = fake.read(|state| state.vip_id("public")).expect("an id");
+    fake.apply(Command::RecordVip { vip, owner: Some(NodeId::new(1)), epoch: 5, cause: "first".to_owned() });
+    let source = SHOP.replace("127.0.100.1", "127.0.100.2");
+    let request = |validate_only| ApplyRequest { source: source.clone(), validate_only, ..ApplyRequest::default() };
+    for validate_only in [true, false] {
+        let answer = shared.apply(from("anna", request(validate_only))).await.expect("accepted").into_inner();
+        let [warning] = &answer.warnings[..] else { panic!("one warning: {:?}", answer.warnings) };
+        assert!(warning.problem.starts_with("node-1 holds 127.0.100.1 for VIP public"), "{warning:?}");
+    }
+    let again = shared.apply(from("anna", request(false))).await.expect("accepted").into_inner();
+    assert_eq!(again.warnings, [], "it is gone");
 }
 
 #[tokio::test]
