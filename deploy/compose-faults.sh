@@ -15,6 +15,13 @@
 rounds=${ROUNDS:-20}
 kinds=${KINDS:-kill pause disconnect}
 targets=${TARGETS:-owner leader node witness web}
+for one in $kinds; do
+    case $one in kill | pause | disconnect) ;; *) fail "KINDS: no fault is called $one; there are kill, pause, disconnect" ;; esac
+done
+for one in $targets; do
+    case $one in owner | leader | node | witness | web) ;; *) fail "TARGETS: there is no $one; there are owner, leader, node, witness, web" ;; esac
+done
+case $rounds in '' | *[!0-9]* | 0*) fail "ROUNDS: $rounds is no number of rounds" ;; esac
 results=${OUTPUT:-$(mktemp)}
 skipped=()
 : >"$results"
