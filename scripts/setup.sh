@@ -16,15 +16,16 @@ if [ "${1:-}" = compose ]; then
     docker compose version >/dev/null 2>&1 || need docker-compose docker-compose
     need python3 python3
     need strip binutils
-    docker image inspect debian:bookworm-slim >/dev/null 2>&1 || need debootstrap debootstrap
+    # Whoever is not root cannot use it, and may have a registry or be given the image.
+    [ "$(id -u)" -ne 0 ] || docker image inspect debian:bookworm-slim >/dev/null 2>&1 || need debootstrap debootstrap
 else
     need cc build-essential
     need c++ build-essential
     need python3 python3
-    # The tests of addresses and announcements make their networks with ip and tc.
     # The fence's kernel programs, and what it and its tests set up.
     need clang clang
     need /usr/sbin/nft nftables
+    # The tests of addresses and announcements make their networks with ip and tc.
     need ip iproute2
     # The session store is held beside a real Redis.
     need redis-server redis-server
