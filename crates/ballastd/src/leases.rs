@@ -206,13 +206,50 @@ pub fn last_record(state: &State, vip: VipId) -> Option<(Option<NodeId>, Epoch)>
     Some(last.map_or((None, Epoch::default()), |last| (last.owner, Epoch::new(last.epoch))))
 }
 
-/// Counts gains and losses and writes them into the history, one after the other, for as long as the channel is open. What
-/// is held goes on to be written until `last` of the VIP says so; of a loss that could not be written there is a gap.
+/// Counts gains and losses, tells them, and writes them into the history one after the other, for as long as the channel is
+/// open. What is held goes on to be written until `last` of the VIP says so; of a loss that could not be written there is a
+/// gap.
 pub async fn record(
     node: NodeId,
     cluster: impl Propose,
     last: impl Fn(VipId) -> Option<(Option<NodeId>, Epoch)> + Send + Sync + 'static,
     counts: Arc<TransitionCounts>,
+    transitions: mpsc::UnboundedReceiver<Transition>,
+    pace: Pace,
+) {
+    let (forward, told) = mpsc::unbounded_channel();
+    // Writing waits for a leader, and telling does not: the node that is cut off is the one that is looked into.
+    tokio::join!(tell(&counts, transitions, forward), write(node, cluster, last, told, pace));
+}
+
+/// Counts and logs what happened as it happens, and passes it on.
+async fn tell(
+    counts: &TransitionCounts,
+    mut transitions: mpsc::UnboundedReceiver<Transition>,
+    forward: mpsc::UnboundedSender<Transition>,
+) {
+    while let Some(transition) = transitions.recv().await {
+        let (held, name, cause) = said(transition.change);
+        counts.count(transition.vip, name);
+        info!(vip = %transition.vip, epoch = transition.epoch.get(), held, %cause, "VIP changed hands");
+        // It is read for as long as this half runs.
+        let _ = forward.send(transition);
+    }
+}
+
+/// Whether the VIP is held now, and why in a word and in a sentence.
+fn said(change: Change) -> (bool, &'static str, String) {
+    match change {
+        Change::Gained(cause) => (true, cause.name(), cause.to_string()),
+        Change::Lost(cause) => (false, cause.name(), cause.to_string()),
+    }
+}
+
+/// Writes what happened into the history.
+async fn write(
+    node: NodeId,
+    cluster: impl Propose,
+    last: impl Fn(VipId) -> Option<(Option<NodeId>, Epoch)> + Send + Sync + 'static,
     mut transitions: mpsc::UnboundedReceiver<Transition>,
     pace: Pace,
 ) {
@@ -231,12 +268,8 @@ pub async fn record(
         match timeout(pace.again, transitions.recv()).await {
             Ok(None) => return,
             Ok(Some(Transition { vip, epoch, change, .. })) => {
-                let (owner, name, cause) = match change {
-                    Change::Gained(cause) => (Some(node), cause.name(), cause.to_string()),
-                    Change::Lost(cause) => (None, cause.name(), cause.to_string()),
-                };
-                counts.count(vip, name);
-                info!(%vip, epoch = epoch.get(), held = owner.is_some(), %cause, "VIP changed hands");
+                let (held_now, _, cause) = said(change);
+                let owner = held_now.then_some(node);
                 match owner {
                     Some(_) => held.insert(vip, (epoch, cause.clone())),
                     None => held.remove(&vip),
@@ -348,6 +381,24 @@ mod tests {
         assert_eq!(counts.all().iter().map(|(.., count)| count).sum::<u64>(), 5);
         drop(tell);
         recording.await.expect("it ends with the channel");
+    }
+
+    #[tokio::test]
+    async fn what_a_node_without_a_leader_loses_is_told_at_once() {
+        let (log, counts) = (Log::default(), Arc::<TransitionCounts>::default());
+        let (tell, told) = mpsc::unbounded_channel();
+        let pace = Pace { deadline: Duration::from_secs(3600), again: Duration::from_secs(3600) };
+        let last = |_| None;
+        let recording = tokio::spawn(record(NodeId::new(1), log.clone(), last, Arc::clone(&counts), told, pace));
+        for vip in 1..=3 {
+            let (epoch, change) = (Epoch::new(5), Change::Lost(LossCause::NotRenewed));
+            let transition = Transition { vip: VipId::new(vip), epoch, at: BootNanos::default(), change };
+            tell.send(transition).expect("it listens");
+        }
+        see(&log, |_| counts.all().len() == 3).await;
+        assert_eq!(counts.all().iter().map(|(.., count)| count).sum::<u64>(), 3);
+        assert_eq!(log.0.lock().refused, 0, "none of it waited for the log");
+        recording.abort();
     }
 
     #[test]
