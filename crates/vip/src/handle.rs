@@ -123,6 +123,8 @@ pub struct Handle {
     pub(crate) thread: Option<JoinHandle<()>>,
     /// Says what the thread had to say.
     pub(crate) speaker: Option<JoinHandle<()>>,
+    /// Tells of gains and losses.
+    pub(crate) teller: Option<JoinHandle<()>>,
 }
 
 impl Handle {
@@ -219,6 +221,10 @@ impl Drop for Handle {
         if let Some(speaker) = self.speaker.take() {
             let _ = speaker.join();
         }
+        // Likewise, and its only failure is one of who is told.
+        if let Some(teller) = self.teller.take() {
+            let _ = teller.join();
+        }
     }
 }
 
@@ -247,7 +253,7 @@ mod tests {
             fresh_as_of: None,
         };
         let shared = Arc::new(Shared::new(Arc::new(Gates::new())).expect("a descriptor is free"));
-        let handle = Handle { shared: Arc::clone(&shared), thread: None, speaker: None };
+        let handle = Handle { shared: Arc::clone(&shared), thread: None, speaker: None, teller: None };
         shared.status.store(Arc::new(vec![status(held, 100), status(other, 0)]));
         let ends = || handle.status().iter().map(|status| status.until.get()).collect::<Vec<_>>();
         shared.gates.gate(held).hold(7, BootNanos::new(300));
