@@ -295,11 +295,12 @@ impl Runner {
             return;
         }
         let counts = &self.shared.counts;
-        let counter = match self.socket.send_to(bytes, address) {
-            Ok(_) => &counts.sent,
-            Err(_) => &counts.send_errors,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        match self.socket.send_to(bytes, address) {
+            Ok(_) => {
+                counts.sent.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => counts.unsent(&error, boot_now()),
+        }
     }
 
     fn address(&self, node: NodeId) -> Option<SocketAddr> {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{net::UdpSocket, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::UdpSocket, sync::Arc, time::Duration};
 
 use ballast_clock::boot_now;
 use ballast_core::{
@@ -189,6 +189,26 @@ fn garbage_and_replayed_datagrams_change_nothing() {
     // Another version, and some halves: what does not even begin like a lease datagram did not come so far.
     let malformed = cluster.handle(victim).counters().malformed;
     assert!(malformed <= 40, "{malformed}");
+    cluster.finish();
+}
+
+#[test]
+fn a_node_whose_datagrams_the_kernel_refuses_says_why() {
+    let mut cluster = Cluster::start(LEASE);
+    let (owner, _) = cluster.wait_owner("a first owner", |_| true);
+    assert!(cluster.handle(owner).unsent().is_none());
+    // No datagram goes to port 0.
+    let mut view = cluster.view.clone();
+    view.nodes.iter_mut().for_each(|node| node.address.set_port(0));
+    cluster.node(owner).view.store(Some(Arc::new(view)));
+    cluster.handle(owner).wake();
+    cluster.until("the node to tell why it reaches nobody", |cluster| {
+        let handle = cluster.handle(owner);
+        handle.unsent().is_some_and(|error| error.kind() == ErrorKind::InvalidInput)
+            && handle.counters().send_errors > 0
+    });
+    cluster.publish(|_| {});
+    cluster.until("it to be heard again", |cluster| cluster.handle(owner).unsent().is_none());
     cluster.finish();
 }
 
