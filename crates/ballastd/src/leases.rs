@@ -1,8 +1,8 @@
 //! What the lease thread is told of the agreed state, and what the log is told of it.
 //!
-//! The lease thread reads one immutable view. It is made anew whenever the plan, the voters or
-//! this node's fitness change. Gains and losses go to the log afterwards, as history: nothing
-//! waits for that.
+//! The lease thread reads one immutable view. It is made anew whenever the plan, the records of changes of hands, the
+//! voters or this node's fitness change, and told if it differs: the thread takes in a view as a whole. Gains and losses
+//! go to the log afterwards, as history: nothing waits for that.
 //!
 //! Not here: the protocol (`ballast_core::lease`), the thread (`ballast-vip`).
 
@@ -16,8 +16,11 @@ use ballast_core::{
     cluster::Propose,
     config::Farm,
     ids::{EntryId, NodeId, VipId},
-    lease::{Change, Epoch, Fitness, LeaseMember, LeaseView, LeaseVip, LeaseWish, Timing, Transition, VoterSets},
+    lease::{
+        Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseView, LeaseVip, LeaseWish, Timing, Transition, VoterSets,
+    },
     state::{Command, Node, NodeAdmin, NodeRole, State, Tenure},
+    time::BootNanos,
 };
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
@@ -57,6 +60,59 @@ pub struct OwnFitness {
     pub node: Fitness,
     /// For single VIPs, beside that; a VIP that is missing is fit.
     pub vips: BTreeMap<VipId, Fitness>,
+}
+
+/// Records of changes of hands come one by one when a node gains or loses many VIPs, and nothing waits for them: so many
+/// nanoseconds of them are told together. Arbitrary; a node is away for longer before it can be back.
+const RECORDS_NANOS: u64 = 50_000_000;
+
+/// What the view is made from, beside records of changes of hands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sources {
+    plan_version: u64,
+    membership: Membership,
+    fitness: OwnFitness,
+    longest: u64,
+    keys: Option<LeaseKeys>,
+}
+
+/// The view that the lease thread was told last, and what it was made from.
+#[derive(Debug, Default)]
+pub struct Told {
+    from: Option<(Sources, u64)>,
+    made_at: BootNanos,
+    view: Option<Arc<LeaseView>>,
+}
+
+impl Told {
+    /// The view to tell next, if there is news in it; `longest` is what [`Leases`] says.
+    ///
+    /// [`Leases`]: crate::past_leases::Leases
+    pub fn news(
+        &mut self,
+        state: &State,
+        membership: Membership,
+        fitness: OwnFitness,
+        longest: u64,
+        now: BootNanos,
+    ) -> Option<Arc<LeaseView>> {
+        let keys = state.cluster().map(|cluster| cluster.lease_keys(state.log_time()));
+        let from = Sources { plan_version: state.plan_version(), membership, fitness, longest, keys };
+        let version = state.lease_version();
+        if let Some((before, seen)) = &self.from
+            && *before == from
+            && (*seen == version || now.since(self.made_at) < RECORDS_NANOS)
+        {
+            return None;
+        }
+        let view = lease_view(state, &from.membership, &from.fitness, longest);
+        self.from = Some((from, version));
+        self.made_at = now;
+        // Plans are compiled for every verdict on a backend, say, which is nothing to the leases.
+        let view = view.filter(|view| self.view.as_deref() != Some(view)).map(Arc::new)?;
+        self.view = Some(Arc::clone(&view));
+        Some(view)
+    }
 }
 
 /// Makes the view from the state; `longest` is what [`Leases`] says. `None` while there is no cluster yet.
@@ -150,13 +206,50 @@ pub fn last_record(state: &State, vip: VipId) -> Option<(Option<NodeId>, Epoch)>
     Some(last.map_or((None, Epoch::default()), |last| (last.owner, Epoch::new(last.epoch))))
 }
 
-/// Counts gains and losses and writes them into the history, one after the other, for as long as the channel is open. What
-/// is held goes on to be written until `last` of the VIP says so; of a loss that could not be written there is a gap.
+/// Counts gains and losses, tells them, and writes them into the history one after the other, for as long as the channel is
+/// open. What is held goes on to be written until `last` of the VIP says so; of a loss that could not be written there is a
+/// gap.
 pub async fn record(
     node: NodeId,
     cluster: impl Propose,
     last: impl Fn(VipId) -> Option<(Option<NodeId>, Epoch)> + Send + Sync + 'static,
     counts: Arc<TransitionCounts>,
+    transitions: mpsc::UnboundedReceiver<Transition>,
+    pace: Pace,
+) {
+    let (forward, told) = mpsc::unbounded_channel();
+    // Writing waits for a leader, and telling does not: the node that is cut off is the one that is looked into.
+    tokio::join!(tell(&counts, transitions, forward), write(node, cluster, last, told, pace));
+}
+
+/// Counts and logs what happened as it happens, and passes it on.
+async fn tell(
+    counts: &TransitionCounts,
+    mut transitions: mpsc::UnboundedReceiver<Transition>,
+    forward: mpsc::UnboundedSender<Transition>,
+) {
+    while let Some(transition) = transitions.recv().await {
+        let (held, name, cause) = said(transition.change);
+        counts.count(transition.vip, name);
+        info!(vip = %transition.vip, epoch = transition.epoch.get(), held, %cause, "VIP changed hands");
+        // It is read for as long as this half runs.
+        let _ = forward.send(transition);
+    }
+}
+
+/// Whether the VIP is held now, and why in a word and in a sentence.
+fn said(change: Change) -> (bool, &'static str, String) {
+    match change {
+        Change::Gained(cause) => (true, cause.name(), cause.to_string()),
+        Change::Lost(cause) => (false, cause.name(), cause.to_string()),
+    }
+}
+
+/// Writes what happened into the history.
+async fn write(
+    node: NodeId,
+    cluster: impl Propose,
+    last: impl Fn(VipId) -> Option<(Option<NodeId>, Epoch)> + Send + Sync + 'static,
     mut transitions: mpsc::UnboundedReceiver<Transition>,
     pace: Pace,
 ) {
@@ -175,12 +268,8 @@ pub async fn record(
         match timeout(pace.again, transitions.recv()).await {
             Ok(None) => return,
             Ok(Some(Transition { vip, epoch, change, .. })) => {
-                let (owner, name, cause) = match change {
-                    Change::Gained(cause) => (Some(node), cause.name(), cause.to_string()),
-                    Change::Lost(cause) => (None, cause.name(), cause.to_string()),
-                };
-                counts.count(vip, name);
-                info!(%vip, epoch = epoch.get(), held = owner.is_some(), %cause, "VIP changed hands");
+                let (held_now, _, cause) = said(change);
+                let owner = held_now.then_some(node);
                 match owner {
                     Some(_) => held.insert(vip, (epoch, cause.clone())),
                     None => held.remove(&vip),
@@ -208,8 +297,8 @@ mod tests {
         cluster::{Applied, BoxFuture, ProposeError},
         ids::LogIndex,
         lease::{GainCause, LossCause},
-        state::Outcome,
-        time::BootNanos,
+        plan::Verdict,
+        state::{Author, Outcome},
     };
 
     use super::*;
@@ -292,6 +381,64 @@ mod tests {
         assert_eq!(counts.all().iter().map(|(.., count)| count).sum::<u64>(), 5);
         drop(tell);
         recording.await.expect("it ends with the channel");
+    }
+
+    #[tokio::test]
+    async fn what_a_node_without_a_leader_loses_is_told_at_once() {
+        let (log, counts) = (Log::default(), Arc::<TransitionCounts>::default());
+        let (tell, told) = mpsc::unbounded_channel();
+        let pace = Pace { deadline: Duration::from_secs(3600), again: Duration::from_secs(3600) };
+        let last = |_| None;
+        let recording = tokio::spawn(record(NodeId::new(1), log.clone(), last, Arc::clone(&counts), told, pace));
+        for vip in 1..=3 {
+            let (epoch, change) = (Epoch::new(5), Change::Lost(LossCause::NotRenewed));
+            let transition = Transition { vip: VipId::new(vip), epoch, at: BootNanos::default(), change };
+            tell.send(transition).expect("it listens");
+        }
+        see(&log, |_| counts.all().len() == 3).await;
+        assert_eq!(counts.all().iter().map(|(.., count)| count).sum::<u64>(), 3);
+        assert_eq!(log.0.lock().refused, 0, "none of it waited for the log");
+        recording.abort();
+    }
+
+    #[test]
+    fn a_record_is_told_with_those_beside_it_and_a_verdict_is_not() {
+        let mut state = founded(
+            r#"{"version":1,"vips":[{"name":"a","addresses":["127.0.0.10"]}],"farms":[{"name":"f",
+            "listeners":[{"name":"http","vip":"a","port":8080}],"services":[{"name":"s","health":{},
+            "backends":[{"name":"b","address":"127.0.0.1:9000"}]}]}]}"#,
+        );
+        let (me, vip) = (NodeId::new(1), state.vip_id("a").expect("configured"));
+        let mut told = Told::default();
+        let mut news = |state: &State, millis: u64| {
+            let membership = Membership { entry: EntryId::default(), voters: vec![[me].into()] };
+            told.news(state, membership, OwnFitness::default(), 0, BootNanos::new(millis * NANOS_PER_MILLI))
+        };
+        let wish = |view: &LeaseView| view.vips[0].wish;
+        assert_eq!(wish(&news(&state, 1000).expect("the first")), None);
+        assert_eq!(news(&state, 9000), None);
+        let wanted = Command::MoveVip { vip, to: Some(me), author: Author::default() };
+        pass(&mut state, START.plus_millis(1), wanted);
+        let fulfilled = |fulfilled| Some(LeaseWish { node: me, fulfilled });
+        assert_eq!(wish(&news(&state, 9001).expect("a wish is told at once")), fulfilled(false));
+        // It comes there, which nothing else tells of.
+        for (epoch, owner) in [(1, Some(me)), (2, None), (3, Some(me))] {
+            let record = Command::RecordVip { vip, owner, epoch, cause: String::new() };
+            pass(&mut state, START.plus_millis(2), record);
+            assert_eq!(news(&state, 9050), None, "records wait for each other");
+        }
+        let view = news(&state, 9051).expect("they are told");
+        let one = &view.vips[0];
+        assert_eq!((one.wish, one.recorded_owner, one.recorded_epoch), (fulfilled(true), Some(me), Epoch::new(3)));
+        assert_eq!(news(&state, 19_000), None);
+        // A verdict changes the plan, and nothing that leases are about.
+        let backend = state.backend_id("f/s/b").expect("configured");
+        let plan_version = state.plan_version();
+        let down = Command::ReportHealth { node: me, backend, verdict: Verdict::Down, detail: String::new() };
+        pass(&mut state, START.plus_millis(3), down);
+        assert!(state.plan_version() > plan_version, "the verdict fell");
+        assert_eq!(news(&state, 29_000), None);
+        assert_eq!(told.view.as_ref(), Some(&view));
     }
 
     fn view(state: &State, fitness: &OwnFitness) -> LeaseView {

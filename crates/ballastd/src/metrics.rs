@@ -237,6 +237,8 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
         Family::counter("ballast_lease_datagrams_received", "Lease datagrams received")
             .with(&[], number(counts.received)),
         Family::counter("ballast_lease_datagrams_sent", "Lease datagrams sent").with(&[], number(counts.sent)),
+        Family::counter("ballast_lease_datagrams_unsent", "Lease datagrams that the kernel did not take")
+            .with(&[], number(counts.send_errors)),
     ]);
 }
 

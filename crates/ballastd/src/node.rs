@@ -55,7 +55,7 @@ use crate::{
     identity::{self, Genesis, Identity},
     interfaces::{self, Drivers},
     leadership,
-    leases::{self, Membership, OwnFitness},
+    leases::{self, Membership, OwnFitness, Told},
     metrics,
     operations::Node,
     past_leases::Leases,
@@ -543,7 +543,7 @@ impl Publisher {
         let mut plans = self.node.view.plan_changes();
         let mut applied = self.node.view.applied_changes();
         let mut status = self.node.raft.watch_status();
-        let mut published = None;
+        let mut told = Told::default();
         let mut seen_generation = 0;
         let mut removal = Removal::default();
         loop {
@@ -596,19 +596,17 @@ impl Publisher {
                 }
             };
             let longest = self.past.longest(boot_now());
-            let keys = self.node.raft.with_state(|state| Some(state.cluster()?.lease_keys(state.log_time())));
-            let now = (generation, membership, fitness, longest, keys);
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.
-            if reached >= self.log_end && published.as_ref() != Some(&now) {
-                let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, &now.2, longest));
-                if let Some(view) = view {
-                    self.lease_view.store(Some(Arc::new(view)));
+            if reached >= self.log_end {
+                let news = |state: &State| told.news(state, membership, fitness, longest, boot_now());
+                if let Some(view) = self.node.raft.with_state(news) {
+                    self.lease_view.store(Some(view));
                     self.leases.wake();
                 }
-                published = Some(now);
             }
-            // Only now: who knows that this has been applied finds a view that is no older.
+            // Only now: who knows that this has been applied finds a view that is no older, but for records of changes of
+            // hands, which follow.
             self.marks.set_applied(reached);
             // All arms are cancel-safe: a change that is not taken now is seen in the next round.
             tokio::select! {

@@ -174,6 +174,9 @@ impl Node {
             }
             Some(_) => {}
         }
+        if let Some(error) = self.leases.get().and_then(|leases| leases.unsent()) {
+            reasons.push(format!("lease datagrams to others cannot be sent: {error}"));
+        }
         if self.draining.load(Ordering::Relaxed) {
             reasons.push("the node is draining".to_owned());
         }

@@ -136,10 +136,10 @@ impl Proxy {
     }
 
     /// This node does not own the VIP any more: its listeners are closed, its connections end after
-    /// what they are doing. Returns once nothing new is accepted. Needed with [`BindVips::WhileHeld`] only.
+    /// what they are doing. Returns at once: nothing new is accepted already, because the VIP's gate says so. Needed with
+    /// [`BindVips::WhileHeld`] only.
     pub fn vip_released(&self, vip: VipId) {
         self.tell(Notice::Vip(vip, false));
-        self.settle();
     }
 
     /// Waits until everything told before has been carried out (a bind that fails counts as tried).

@@ -2,11 +2,11 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::fd::{AsRawFd, FromRawFd, RawFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -55,11 +55,29 @@ pub(crate) struct Counts {
     pub received: AtomicU64,
     pub sent: AtomicU64,
     pub send_errors: AtomicU64,
+    /// The kernel's last reason for one of them.
+    unsent_errno: AtomicI32,
+    /// When that was.
+    unsent_at: AtomicU64,
     pub malformed: AtomicU64,
     pub strangers: AtomicU64,
     pub forged: AtomicU64,
     pub replayed: AtomicU64,
 }
+
+impl Counts {
+    /// The kernel took no datagram. Only the thread calls it.
+    pub fn unsent(&self, error: &io::Error, now: BootNanos) {
+        self.unsent_errno.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
+        self.unsent_at.store(now.get(), Ordering::Relaxed);
+        // Last, and with what is above: who sees the count sees the reason.
+        self.send_errors.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// For how long, in nanoseconds, a datagram that the kernel did not take and a round that a majority answered are news. A
+/// node without a majority asks several times in each lease, so more of them follow within it.
+const RECENT_NANOS: u64 = 1_000_000_000;
 
 /// How many datagrams came and went, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,11 +99,11 @@ pub struct Counters {
 }
 
 impl Shared {
-    pub(crate) fn new(gates: Arc<Gates>) -> std::io::Result<Self> {
+    pub(crate) fn new(gates: Arc<Gates>) -> io::Result<Self> {
         // SAFETY: takes numbers only; the result is checked.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
-            return Err(std::io::Error::last_os_error());
+            return Err(io::Error::last_os_error());
         }
         Ok(Self {
             wish: AtomicU8::new(Wish::Run as u8),
@@ -123,6 +141,8 @@ pub struct Handle {
     pub(crate) thread: Option<JoinHandle<()>>,
     /// Says what the thread had to say.
     pub(crate) speaker: Option<JoinHandle<()>>,
+    /// Tells of gains and losses.
+    pub(crate) teller: Option<JoinHandle<()>>,
 }
 
 impl Handle {
@@ -196,6 +216,22 @@ impl Handle {
         }
     }
 
+    /// Why the kernel does not take this node's datagrams, when it refused one just now and no majority was reached
+    /// meanwhile: a firewall of this machine perhaps, or a route that is missing. One that keeps single nodes from being
+    /// reached, while a majority is, is counted only.
+    pub fn unsent(&self) -> Option<io::Error> {
+        self.unsent_at(boot_now())
+    }
+
+    fn unsent_at(&self, now: BootNanos) -> Option<io::Error> {
+        let counts = &self.shared.counts;
+        let some = counts.send_errors.load(Ordering::Acquire) > 0;
+        let recent = |at: BootNanos| now.since(at) < RECENT_NANOS;
+        let answered = self.confirmed().is_some_and(|round| recent(round.asked_at));
+        let refused = some && recent(BootNanos::new(counts.unsent_at.load(Ordering::Relaxed)));
+        (refused && !answered).then(|| io::Error::from_raw_os_error(counts.unsent_errno.load(Ordering::Relaxed)))
+    }
+
     /// Ends the thread as a crash would: nothing is told, gates run out by themselves.
     pub fn crash(self) {
         self.wish(Wish::Crash);
@@ -219,13 +255,17 @@ impl Drop for Handle {
         if let Some(speaker) = self.speaker.take() {
             let _ = speaker.join();
         }
+        // Likewise, and its only failure is one of who is told.
+        if let Some(teller) = self.teller.take() {
+            let _ = teller.join();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use ballast_core::{
-        ids::{NodeId, VipId},
+        ids::{LogIndex, NodeId, VipId},
         lease::{Epoch, Fitness, PlacementReason},
     };
 
@@ -247,12 +287,29 @@ mod tests {
             fresh_as_of: None,
         };
         let shared = Arc::new(Shared::new(Arc::new(Gates::new())).expect("a descriptor is free"));
-        let handle = Handle { shared: Arc::clone(&shared), thread: None, speaker: None };
+        let handle = Handle { shared: Arc::clone(&shared), thread: None, speaker: None, teller: None };
         shared.status.store(Arc::new(vec![status(held, 100), status(other, 0)]));
         let ends = || handle.status().iter().map(|status| status.until.get()).collect::<Vec<_>>();
         shared.gates.gate(held).hold(7, BootNanos::new(300));
         assert_eq!(ends(), [300, 0]);
         shared.gates.gate(held).close();
         assert_eq!(ends(), [0, 0], "nor does one that was given up last");
+    }
+
+    #[test]
+    fn a_datagram_that_was_refused_is_told_while_it_keeps_this_node_from_a_majority() {
+        let shared = Arc::new(Shared::new(Arc::new(Gates::new())).expect("a descriptor is free"));
+        let handle = Handle { shared: Arc::clone(&shared), thread: None, speaker: None, teller: None };
+        let at = |millis: u64| BootNanos::new(millis * 1_000_000);
+        let unsent = |millis| handle.unsent_at(at(millis)).and_then(|error| error.raw_os_error());
+        assert_eq!(unsent(10), None);
+        shared.counts.unsent(&io::Error::from_raw_os_error(libc::EPERM), at(10));
+        assert_eq!((unsent(10), unsent(1009), unsent(1010)), (Some(libc::EPERM), Some(libc::EPERM), None));
+        // A majority answers, so it is about a single node.
+        shared.confirmed.set(Confirmed { asked_at: at(2000), index: LogIndex::new(1) });
+        shared.counts.unsent(&io::Error::from_raw_os_error(libc::ENETUNREACH), at(2010));
+        assert_eq!(unsent(2500), None);
+        shared.counts.unsent(&io::Error::from_raw_os_error(libc::ENETUNREACH), at(3000));
+        assert_eq!((unsent(3000), handle.counters().send_errors), (Some(libc::ENETUNREACH), 3));
     }
 }

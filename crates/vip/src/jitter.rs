@@ -2,8 +2,9 @@
 //!
 //! Two things are measured over the last minute: by how much the thread wakes later than it asked to, and how long a
 //! round of questions takes until a majority answered. Beside the maximum stands the value that all but one in a
-//! thousand stay below, and at least one does not count: a right of five renewals survives one that is late, so one
-//! outlier says nothing about whether a lease fits a machine, and a figure that it decides would come and go with it.
+//! thousand stay below, and at least one does not count: an owner that gets no answer asks seven times before its right is over,
+//! so one outlier says nothing about whether a lease fits a machine, and a figure that it decides would come and go with
+//! it.
 //!
 //! The thread alone writes; readers may see a minute that is just being moved on, which is off by one sample.
 

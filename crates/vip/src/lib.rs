@@ -12,6 +12,7 @@ mod driver;
 mod fence;
 mod gates;
 mod handle;
+mod herald;
 mod intake;
 mod jitter;
 mod marks;
@@ -28,6 +29,7 @@ pub use fence::{
 };
 pub use gates::Gates;
 pub use handle::{Counters, Handle};
+pub use herald::EventSink;
 pub use jitter::{Figures, Jitter};
 pub use marks::{ConfirmedCell, LogMarks};
-pub use thread::{EventSink, Inputs, LeaseThread, Options, StartError};
+pub use thread::{Inputs, LeaseThread, Options, StartError};

@@ -2,7 +2,7 @@
 //! carries out what it says, in order.
 //!
 //! A plain thread with `ppoll`, so that nothing else can keep it from renewing: what it has to say goes to a thread that may
-//! wait for the log ([`Voice`]). Each turn takes at
+//! wait for the log ([`Voice`]), what happened to one that may wait for who is told ([`Herald`]). Each turn takes at
 //! most [`DATAGRAMS_PER_TURN_MAX`] datagrams, so that a flood cannot keep it from its deadlines.
 
 use std::{
@@ -17,14 +17,15 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
     ids::{Boot, NodeId, VipId},
-    lease::{Action, Actions, Dropped, Fitness, LeaseNode, LeaseView, Transition, Unfitness, VipGate},
+    lease::{Action, Actions, Dropped, Fitness, LeaseNode, LeaseView, Unfitness, VipGate},
     time::BootNanos,
 };
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
-    Closing, Driver, Gates, Handle, LogMarks,
+    Closing, Driver, EventSink, Gates, Handle, LogMarks,
     handle::{Shared, Wish},
+    herald::Herald,
     intake, priority,
     voice::{Voice, Word},
 };
@@ -44,9 +45,6 @@ const PUBLISHER_SILENT_NANOS: u64 = 5_000_000_000;
 
 /// Longer than the longest datagram, so that an overlong one is seen as such.
 const BUFFER_BYTES: usize = 2048;
-
-/// Called on the lease thread with every gain and loss; must not block.
-pub type EventSink = Box<dyn FnMut(Transition) + Send>;
 
 /// Who this is and where it listens.
 pub struct Options {
@@ -99,6 +97,8 @@ impl LeaseThread {
         }
         let shared = Arc::new(Shared::new(Arc::clone(&inputs.gates)).map_err(error("make an event descriptor"))?);
         let (voice, speaker) = Voice::start().map_err(error("spawn the one that speaks for it"))?;
+        let Inputs { view, marks, gates, driver, events } = inputs;
+        let (herald, teller) = Herald::start(events).map_err(error("spawn the one that tells of its VIPs"))?;
         let runner = Runner {
             // Before the thread runs, so that the silence after a start is not counted from too late.
             node: LeaseNode::new(options.node, options.boot, boot_now()),
@@ -107,24 +107,33 @@ impl LeaseThread {
             doubts: false,
             actions: Actions::new(),
             held: Vec::new(),
-            inputs,
+            inputs: Own { view, marks, gates, driver },
             shared: Arc::clone(&shared),
             published_at: BootNanos::default(),
             silent_until: BootNanos::default(),
             voice,
+            herald,
         };
         let thread = std::thread::Builder::new()
             .name("ballast-lease".to_owned())
             .spawn(move || runner.run(options.real_time))
             .map_err(error("spawn"))?;
-        Ok(Handle { shared, thread: Some(thread), speaker: Some(speaker) })
+        Ok(Handle { shared, thread: Some(thread), speaker: Some(speaker), teller: Some(teller) })
     }
+}
+
+/// The inputs that are the lease thread's own.
+struct Own {
+    view: Arc<ArcSwapOption<LeaseView>>,
+    marks: Arc<LogMarks>,
+    gates: Arc<Gates>,
+    driver: Box<dyn Driver>,
 }
 
 struct Runner {
     node: LeaseNode,
     socket: UdpSocket,
-    inputs: Inputs,
+    inputs: Own,
     shared: Arc<Shared>,
     seen: Option<Arc<LeaseView>>,
     /// The view may be out of date.
@@ -135,6 +144,7 @@ struct Runner {
     /// Until then nothing is sent: what could not be closed is open until then.
     silent_until: BootNanos,
     voice: Voice,
+    herald: Herald,
 }
 
 impl Runner {
@@ -173,6 +183,7 @@ impl Runner {
             self.receive(&mut buffer);
             let now = boot_now();
             self.publish(now, false);
+            self.herald.put_down();
             self.shared.drained.store(wish == Wish::Drain as u8 && self.node.idle(), Ordering::Release);
             let due = self.inputs.driver.turn(now);
             let deadline = self.node.next_deadline(now, self.inputs.marks.get());
@@ -264,7 +275,7 @@ impl Runner {
                 }
                 Action::Send { to, bytes } => self.send(to, &bytes),
                 Action::Report(transition) => {
-                    (self.inputs.events)(transition);
+                    self.herald.note(transition);
                     self.published_at = BootNanos::default();
                 }
             }
@@ -284,11 +295,12 @@ impl Runner {
             return;
         }
         let counts = &self.shared.counts;
-        let counter = match self.socket.send_to(bytes, address) {
-            Ok(_) => &counts.sent,
-            Err(_) => &counts.send_errors,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        match self.socket.send_to(bytes, address) {
+            Ok(_) => {
+                counts.sent.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => counts.unsent(&error, boot_now()),
+        }
     }
 
     fn address(&self, node: NodeId) -> Option<SocketAddr> {

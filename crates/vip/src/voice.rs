@@ -4,7 +4,7 @@
 //! for nothing. So it hands its words to a thread that may wait. Words that find no room are counted, and the number is
 //! said in their place.
 //!
-//! Not here: gains and losses of VIPs, which the daemon tells (`EventSink`).
+//! Not here: gains and losses of VIPs ([`crate::herald`]).
 
 use std::{
     io,

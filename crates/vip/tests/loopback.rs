@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{net::UdpSocket, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::UdpSocket, sync::Arc, time::Duration};
 
 use ballast_clock::boot_now;
 use ballast_core::{
@@ -57,11 +57,16 @@ fn a_planned_move_goes_where_it_was_told_to() {
     for round in 0..4 {
         let target = NodeId::new(owner.get() % 3 + 1);
         cluster.publish(|view| view.vips[0].wish = Some(LeaseWish { node: target, fulfilled: false }));
-        let lost = cluster.wait("the old owner to let go", |node, t| match t.change {
-            Change::Lost(LossCause::Moved { to }) if node == owner && to == target => Some(t),
-            _ => None,
+        // Each node tells of its own, so these come in any order.
+        let (mut lost, mut gained) = (None, None);
+        let (lost, gained) = cluster.wait("the VIP to move", |node, t| {
+            match t.change {
+                Change::Lost(LossCause::Moved { to }) if node == owner && to == target => lost = Some(t),
+                Change::Gained(_) if node == target => gained = Some(t),
+                Change::Lost(_) | Change::Gained(_) => {}
+            }
+            lost.zip(gained)
         });
-        let (_, gained) = cluster.wait_owner("the new owner", |node| node == target);
         assert_eq!(gained.change, Change::Gained(GainCause::HandedOver { from: owner }));
         assert!(gained.epoch > lost.epoch);
         println!("move {round}: nobody owned it for {:.3} ms", millis(gained.at.since(lost.at)));
@@ -123,11 +128,15 @@ fn stopping_in_order_frees_the_vip_at_once() {
     let mut cluster = Cluster::start(LEASE);
     let (owner, _) = cluster.wait_owner("a first owner", |_| true);
     cluster.node(owner).handle = None;
-    let lost = cluster.wait("the owner to let go", |node, t| {
-        (node == owner && t.change == Change::Lost(LossCause::Left { to: None, because: Unfitness::Draining }))
-            .then_some(t)
+    let (mut lost, mut gained) = (None, None);
+    let (lost, gained) = cluster.wait("the VIP to be given up and taken", |node, t| {
+        match t.change {
+            Change::Lost(LossCause::Left { to: None, because: Unfitness::Draining }) if node == owner => lost = Some(t),
+            Change::Gained(_) if node != owner => gained = Some(t),
+            Change::Lost(_) | Change::Gained(_) => {}
+        }
+        lost.zip(gained)
     });
-    let (_, gained) = cluster.wait_owner("a successor", |node| node != owner);
     assert_eq!(gained.change, Change::Gained(GainCause::Released { from: owner }));
     println!("stopped in order: nobody owned it for {:.1} ms", millis(gained.at.since(lost.at)));
     cluster.finish();
@@ -180,6 +189,26 @@ fn garbage_and_replayed_datagrams_change_nothing() {
     // Another version, and some halves: what does not even begin like a lease datagram did not come so far.
     let malformed = cluster.handle(victim).counters().malformed;
     assert!(malformed <= 40, "{malformed}");
+    cluster.finish();
+}
+
+#[test]
+fn a_node_whose_datagrams_the_kernel_refuses_says_why() {
+    let mut cluster = Cluster::start(LEASE);
+    let (owner, _) = cluster.wait_owner("a first owner", |_| true);
+    assert!(cluster.handle(owner).unsent().is_none());
+    // No datagram goes to port 0.
+    let mut view = cluster.view.clone();
+    view.nodes.iter_mut().for_each(|node| node.address.set_port(0));
+    cluster.node(owner).view.store(Some(Arc::new(view)));
+    cluster.handle(owner).wake();
+    cluster.until("the node to tell why it reaches nobody", |cluster| {
+        let handle = cluster.handle(owner);
+        handle.unsent().is_some_and(|error| error.kind() == ErrorKind::InvalidInput)
+            && handle.counters().send_errors > 0
+    });
+    cluster.publish(|_| {});
+    cluster.until("it to be heard again", |cluster| cluster.handle(owner).unsent().is_none());
     cluster.finish();
 }
 

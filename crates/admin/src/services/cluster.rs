@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use ballast_core::{
+    config::Span,
     ids::{LogIndex, NodeId},
     lease::Unfitness,
     state::{Command, NodeAdmin, State},
@@ -20,7 +21,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
-use super::Shared;
+use super::{Shared, jitter};
 use crate::{
     access::{Caller, ON_BEHALF_OF},
     error::{self, ApiError, ErrorCode},
@@ -58,20 +59,24 @@ impl ClusterService for Shared {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let node_timeout = view::duration("node_timeout", request.node_timeout)?.unwrap_or(NODE_TIMEOUT);
-        let (header, (vips, voters_wanted)) = self
+        let (header, (vips, voters_wanted, lease)) = self
             .read_at(&caller, request.consistency, |state| {
-                let wanted = state.document().map_or_else(
-                    || ballast_core::config::Cluster::default().voters,
-                    |document| document.cluster.voters,
+                let (voters, lease) = state.document().map_or_else(
+                    || {
+                        let default = ballast_core::config::Cluster::default();
+                        (default.voters, default.lease)
+                    },
+                    |document| (document.cluster.voters, document.cluster.lease),
                 );
-                (view::vips(state), wanted)
+                (view::vips(state), voters, lease)
             })
             .await?;
         let hash_index = self.parts.operations.state_hash(None).map(|(index, _)| index);
         let nodes = self.ask_nodes(hash_index, node_timeout.min(caller.remaining())).await;
         let local = self.parts.operations.status();
         let vips = with_holders(vips, &nodes);
-        let (health, problems) = judge(&local, &nodes, &vips, u32::from(voters_wanted));
+        let wanted = Wanted { voters: u32::from(voters_wanted), lease };
+        let (health, problems) = judge(&local, &nodes, &vips, wanted);
         Ok(Response::new(StatusResponse {
             header: Some(header),
             health: health.into(),
@@ -545,8 +550,14 @@ fn notes(local: &LocalStatus, node: NodeId, before: NodeAdmin, after: NodeAdmin)
 /// A node that was not confirmed by a majority for so long has none: longer than an election takes.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
 
+/// What the document wants of the cluster.
+struct Wanted {
+    voters: u32,
+    lease: Span,
+}
+
 /// The cluster in one word, and what wants attention.
-fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], voters_wanted: u32) -> (Health, Vec<String>) {
+fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], wanted: Wanted) -> (Health, Vec<String>) {
     let mut problems = Vec::new();
     let name = |status: &NodeStatus| status.node.as_ref().map_or_else(String::new, |node| node.name.clone());
     if local.leader.is_none() {
@@ -607,9 +618,15 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], voters_wanted:
             several => problems.push(format!("{several} nodes said that they hold VIP {}; ask again", vip.name)),
         }
     }
+    // The machines may have got busier since it was applied, or one did not answer then.
+    if !vips.is_empty()
+        && let Some(found) = jitter::too_short(wanted.lease, nodes)
+    {
+        problems.push(found.told());
+    }
     let voters = u32::try_from(local.voters.len()).unwrap_or(u32::MAX);
-    if voters < voters_wanted && nodes.len() > local.voters.len() {
-        problems.push(format!("{voters} nodes vote, {voters_wanted} are wanted"));
+    if voters < wanted.voters && nodes.len() > local.voters.len() {
+        problems.push(format!("{voters} nodes vote, {} are wanted", wanted.voters));
     }
     let health = match problems.is_empty() {
         _ if alone || local.leader.is_none() => Health::NoQuorum,

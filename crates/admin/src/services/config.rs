@@ -13,9 +13,9 @@ use ballast_core::{
 use ballast_proto::admin::v1::{
     ApplyRequest, ApplyResponse, ConfigDiff, DiffRequest, DiffResponse, ExportRequest, ExportResponse,
     GetConfigRequest, GetConfigResponse, GetRevisionRequest, GetRevisionResponse, ListRevisionsRequest,
-    ListRevisionsResponse, NodeStatus, OperatorState, PendingNode, RollbackRequest, ValidateRequest, ValidateResponse,
-    WatchConfigRequest, WatchConfigResponse, config_service_server::ConfigService, diff_request::To,
-    export_request::Format,
+    ListRevisionsResponse, Mistake, NodeStatus, OperatorState, PendingNode, RollbackRequest, ValidateRequest,
+    ValidateResponse, WatchConfigRequest, WatchConfigResponse, config_service_server::ConfigService, diff_request::To,
+    export_request::Format, mistake::Severity,
 };
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
@@ -50,6 +50,8 @@ struct Proposal {
     message: String,
     validate_only: bool,
     wait: Option<Duration>,
+    /// It was in force before.
+    goes_back: bool,
 }
 
 #[tonic::async_trait]
@@ -68,6 +70,7 @@ impl ConfigService for Shared {
             message: request.message,
             validate_only: request.validate_only,
             wait: wait_for(request.wait, request.wait_timeout)?,
+            goes_back: false,
         };
         Ok(Response::new(self.put(&caller, proposal).await?))
     }
@@ -76,8 +79,9 @@ impl ConfigService for Shared {
         let caller = Caller::of(&request)?;
         let (mut mistakes, omitted, warnings) = match self.parse(request.into_inner().source).await?.1 {
             Ok(document) => {
-                let mistakes: Vec<_> = self.lease_too_short(&caller, &document).await.into_iter().collect();
-                (mistakes, 0, self.warnings(&document))
+                let found = self.lease_against_jitter(&caller, &document).await;
+                let (mistakes, doubts) = found.into_iter().partition(is_error);
+                (mistakes, 0, [doubts, self.warnings(&document)].concat())
             }
             Err(mistakes) => (error::mistakes_to_proto(&mistakes), mistakes.omitted(), Vec::new()),
         };
@@ -226,6 +230,7 @@ impl ConfigService for Shared {
             message,
             validate_only: request.validate_only,
             wait: wait_for(request.wait, request.wait_timeout)?,
+            goes_back: true,
         };
         Ok(Response::new(self.put(&caller, proposal).await?))
     }
@@ -277,17 +282,19 @@ impl Shared {
         if let Some(mistake) = self.address_rehomed(&proposal.document) {
             return Err(error::invalid_now(mistake));
         }
-        if let Some(mistake) = self.lease_too_short(caller, &proposal.document).await {
-            return Err(error::invalid_now(mistake));
+        let mut warnings = self.lease_against_jitter(caller, &proposal.document).await;
+        if let Some(refused) = warnings.iter().position(is_error).filter(|_| !proposal.goes_back) {
+            return Err(error::invalid_now(warnings.swap_remove(refused)));
         }
+        warnings.iter_mut().for_each(|found| found.severity = Severity::Warning.into());
+        warnings.extend(self.warnings(&proposal.document));
         if proposal.validate_only {
             let (header, current) = self.read_at(caller, 0, view::in_force).await?;
-            return self.rehearse(header, current, &proposal);
+            return self.rehearse(header, current, &proposal, warnings);
         }
         // As this node knows it. If another node is quicker, the log refuses what `expect` names,
         // and without `expect` the answer's difference is to what this node knew.
         let before = self.read(view::in_force);
-        let warnings = self.warnings(&proposal.document);
         let command = Command::ApplyConfig(Box::new(ApplyConfig {
             document: proposal.document.to_canonical_json(),
             rules: config::rules::RULES,
@@ -319,6 +326,7 @@ impl Shared {
         header: ballast_proto::admin::v1::ResponseHeader,
         current: Option<Stored>,
         proposal: &Proposal,
+        warnings: Vec<Mistake>,
     ) -> Result<ApplyResponse, ApiError> {
         let revision = current.as_ref().map_or(Revision::new(0), |stored| stored.revision);
         if let Some(expected) = proposal.expect
@@ -333,7 +341,7 @@ impl Shared {
             changed: current.as_ref().is_none_or(|stored| *stored.document != proposal.document),
             log_index: 0,
             diff: Some(view::diff(current.as_ref(), None, &proposal.source, &proposal.document)),
-            warnings: self.warnings(&proposal.document),
+            warnings,
             pending_nodes: Vec::new(),
         })
     }
@@ -399,6 +407,10 @@ impl Shared {
             sleep(WAIT_STEP).await;
         }
     }
+}
+
+fn is_error(mistake: &Mistake) -> bool {
+    mistake.severity() == Severity::Error
 }
 
 /// Why a node does not serve a revision; `None` when it does.

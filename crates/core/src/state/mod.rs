@@ -89,8 +89,8 @@ struct Parts {
 
 /// The replicated state.
 ///
-/// `roster` is derived from the rest, `plan_version` counts changes within this process; neither
-/// is written to a snapshot or part of the hash.
+/// `roster` is derived from the rest, `plan_version` and `lease_version` count changes within this process; none of
+/// them is written to a snapshot or part of the hash.
 pub struct State {
     applied: LogIndex,
     log_time: LogTime,
@@ -99,6 +99,7 @@ pub struct State {
     sessions: Arc<Sessions>,
     roster: Roster,
     plan_version: u64,
+    lease_version: u64,
 }
 
 impl fmt::Debug for State {
@@ -124,6 +125,7 @@ impl State {
             sessions: Arc::default(),
             roster: Roster::default(),
             plan_version: 1,
+            lease_version: 1,
         }
     }
 
@@ -160,9 +162,9 @@ impl State {
     }
 
     /// Takes over `other`, which a snapshot was read into. Handles that [`State::tables`] and [`State::sessions`] gave
-    /// out show what is new, and [`State::plan_version`] moves on.
+    /// out show what is new, and [`State::plan_version`] and [`State::lease_version`] move on.
     pub fn replace(&mut self, other: Self) {
-        let Self { applied, log_time, parts, store, sessions, roster, plan_version: _ } = other;
+        let Self { applied, log_time, parts, store, sessions, roster, plan_version: _, lease_version: _ } = other;
         self.applied = applied;
         self.log_time = log_time;
         self.parts = parts;
@@ -170,6 +172,7 @@ impl State {
         self.sessions.replace(&sessions);
         self.roster = roster;
         self.plan_version += 1;
+        self.lease_version += 1;
     }
 
     /// The last entry applied.
@@ -212,6 +215,12 @@ impl State {
     /// Moves on when a plan compiled earlier is no longer right. Counts within this process.
     pub fn plan_version(&self) -> u64 {
         self.plan_version
+    }
+
+    /// Moves on when what the lease protocol was told earlier is no longer right: with the plan, and with each change of
+    /// hands that is recorded. Keys, which time alone changes, are not counted. Counts within this process.
+    pub fn lease_version(&self) -> u64 {
+        self.lease_version
     }
 
     /// Resident bytes of the bindings.
@@ -280,6 +289,7 @@ impl State {
     fn plan_changed(&mut self) {
         self.rebuild_roster();
         self.plan_version += 1;
+        self.lease_version += 1;
     }
 
     fn rebuild_roster(&mut self) {

@@ -177,7 +177,16 @@ impl State {
         sessions.advance(log_time);
         sessions.configure(parts.config.document());
         let sessions = Arc::new(sessions);
-        let mut state = Self { applied, log_time, parts, store, sessions, roster: Roster::default(), plan_version: 1 };
+        let mut state = Self {
+            applied,
+            log_time,
+            parts,
+            store,
+            sessions,
+            roster: Roster::default(),
+            plan_version: 1,
+            lease_version: 1,
+        };
         let mut stored = [0; 32];
         input.read_exact(&mut stored)?;
         if stored != state.hash() {

@@ -100,6 +100,7 @@ impl State {
             tenures.pop_front();
         }
         tenures.push_back(Tenure { owner, epoch, cause: cause.to_owned(), index: at.index, at: at.now });
+        self.lease_version += 1;
         self.record(at, &author, Said::new(EventKind::VipRecorded, Subject::Vip(vip), what).because(cause));
         Outcome::Done
     }

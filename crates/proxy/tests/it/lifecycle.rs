@@ -48,6 +48,7 @@ fn a_vip_is_listened_on_only_while_held() {
     assert_eq!(kept.response().text(), "b1");
     assert_eq!(site.line(0)["vip"], "front");
     site.proxy.vip_released(VIP);
+    site.proxy.settle();
     assert!(site.proxy.listeners().is_empty());
     // Free for the next owner at once, and the idle connection is closed.
     drop(TcpListener::bind(address).expect("the address is free"));

@@ -15,8 +15,10 @@ use ballast_core::{
     time::{BootNanos, LogTime},
 };
 use ballast_proto::admin::v1::{
-    ApplyRequest, ListVipsRequest, MoveVipRequest, PlanFailoverRequest, ReadConsistency, ValidateRequest,
-    config_service_server::ConfigService as _, vip_service_server::VipService,
+    ApplyRequest, ListVipsRequest, MoveVipRequest, PlanFailoverRequest, ReadConsistency, RollbackRequest,
+    StatusRequest, ValidateRequest, cluster_service_server::ClusterService as _,
+    config_service_server::ConfigService as _, mistake::Severity, status_response::Health,
+    vip_service_server::VipService,
 };
 use tonic::Code;
 
@@ -224,4 +226,69 @@ async fn a_lease_is_shortened_only_as_far_as_the_nodes_can_keep_it() {
     }
     *fake.lease_wake_late.lock() = Duration::from_millis(7);
     shared.apply(from("anna", request("50ms"))).await.expect("a quiet machine keeps the shortest lease");
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_say_how_late_it_is_is_named_when_the_lease_is_shortened() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    enrol(&fake, "judge", NodeRole::Witness, &[]);
+    let lease = |lease: &str, validate_only| {
+        let source = format!("version: 1\ncluster: {{ lease: {lease} }}\n");
+        from("anna", ApplyRequest { source, validate_only, ..ApplyRequest::default() })
+    };
+    let answer = shared.apply(lease("150ms", false)).await.expect("taken").into_inner();
+    assert!(answer.warnings.is_empty(), "a witness holds no VIP");
+    enrol(&fake, "starved", NodeRole::Full, &[]);
+    for validate_only in [true, false] {
+        let answer = shared.apply(lease("100ms", validate_only)).await.expect("taken").into_inner();
+        let [warning] = answer.warnings.as_slice() else { panic!("one warning: {:?}", answer.warnings) };
+        assert_eq!((warning.severity(), warning.path.as_str()), (Severity::Warning, "cluster.lease"));
+        assert!(warning.problem.contains("starved") && !warning.problem.contains("judge"), "{}", warning.problem);
+    }
+    let request = ValidateRequest { source: "version: 1\ncluster: { lease: 60ms }\n".to_owned() };
+    let validated = shared.validate(from("anna", request)).await.expect("an answer").into_inner();
+    assert!(validated.valid && validated.mistakes[0].problem.contains("starved"), "{validated:?}");
+    let answer = shared.apply(lease("100ms", false)).await.expect("taken").into_inner();
+    assert!(answer.warnings.is_empty(), "it is no shorter than what is in force");
+}
+
+#[tokio::test]
+async fn whoever_goes_back_to_a_lease_that_is_too_short_now_is_warned() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    for lease in ["50ms", "200ms"] {
+        apply(&shared, "anna", &format!("version: 1\ncluster: {{ lease: {lease} }}\n")).await;
+    }
+    *fake.lease_wake_late.lock() = Duration::from_millis(21);
+    for validate_only in [true, false] {
+        let request = RollbackRequest { validate_only, ..RollbackRequest::default() };
+        let answer = shared.rollback(from("anna", request)).await.expect("it goes back").into_inner();
+        let [warning] = answer.warnings.as_slice() else { panic!("one warning: {:?}", answer.warnings) };
+        assert_eq!((warning.severity(), warning.path.as_str()), (Severity::Warning, "cluster.lease"));
+        assert!(warning.problem.contains("node-1") && warning.problem.contains("21.0 ms"), "{}", warning.problem);
+    }
+    assert_eq!(fake.read(|state| state.document().map(|document| document.cluster.lease.as_millis())), Some(50));
+}
+
+#[tokio::test]
+async fn a_lease_that_the_nodes_cannot_keep_any_more_is_a_problem_of_the_cluster() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let problems = async |late: u64| {
+        *fake.lease_wake_late.lock() = Duration::from_millis(late);
+        let status = shared.status(from("anna", StatusRequest::default())).await.expect("a status").into_inner();
+        let of_lease = status.problems.iter().filter(|problem| problem.starts_with("cluster.lease: ")).cloned();
+        (status.health(), of_lease.collect::<Vec<_>>())
+    };
+    assert_eq!(problems(500).await, (Health::Ok, Vec::new()), "without VIPs it is nothing to anybody");
+    *fake.lease_wake_late.lock() = Duration::ZERO;
+    apply(&shared, "anna", &SHOP.replace("version: 1\n", "version: 1\ncluster: { lease: 50ms }\n")).await;
+    assert_eq!(problems(7).await.1, Vec::<String>::new());
+    let (health, found) = problems(21).await;
+    let [problem] = found.as_slice() else { panic!("one problem: {found:?}") };
+    assert_eq!(health, Health::Degraded);
+    for said in ["50ms", "node node-1", "21.0 ms", "143ms"] {
+        assert!(problem.contains(said), "{said}: {problem}");
+    }
 }

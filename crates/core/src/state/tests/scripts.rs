@@ -478,12 +478,17 @@ fn vip_records_are_taken_in_the_order_of_epochs() {
         cause: "start".to_owned(),
     };
     s.run(record(Some(1), 5));
+    let versions = |s: &Scenario| (s.state.plan_version(), s.state.lease_version());
+    let (plan, lease) = versions(&s);
     s.run(record(Some(1), 4));
+    assert_eq!(versions(&s), (plan, lease), "no news");
     s.run(record(None, 5));
+    assert_eq!(versions(&s), (plan, lease + 1), "news for leases, and none for plans");
     let tenures: Vec<_> = s.state.tenures(vip).map(|tenure| (tenure.owner.is_some(), tenure.epoch)).collect();
     assert_eq!(tenures, [(false, 5), (true, 5)]);
     let to = Command::MoveVip { vip, to: Some(NodeId::new(1)), author: author() };
     assert_eq!(s.run(to), Outcome::Done);
+    assert_eq!(versions(&s), (plan + 1, lease + 2));
     assert_eq!(s.state.vip_wish(vip).map(|wish| wish.node), Some(NodeId::new(1)));
 }
 
