@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya::programs::{Xdp, XdpFlags};
+use ballast_clock::boot_now;
 use ballast_core::{
     config::Failback,
     ids::{EntryId, NodeId, VipId},
@@ -27,6 +28,8 @@ use ballast_vip::{
 use netns::{Lan, Netns, eventually};
 
 const VIPS: [&str; 2] = ["10.0.0.100", "2001:db8::100"];
+/// Ten minutes.
+const LONG_NANOS: u64 = 600_000_000_000;
 const LEVELS: [FenceWish; 2] = [FenceWish::Ebpf, FenceWish::Nftables];
 
 fn ip(text: &str) -> IpAddr {
@@ -123,6 +126,20 @@ fn view() -> LeaseView {
     }
 }
 
+/// The agreed state of one node with one VIP that has these addresses.
+fn with(addresses: &[&str]) -> LeaseView {
+    let mut view = view();
+    view.vips[0].addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+    view
+}
+
+/// The node gains VIP 1, for long.
+fn gain(driver: &mut NetlinkDriver) {
+    let now = boot_now();
+    driver.acquired(VipId::new(1), Epoch::new(1), now.plus(LONG_NANOS), None);
+    driver.turn(now);
+}
+
 /// VIPs 1 on `eth0` and 2 on `eth1`.
 fn two() -> LeaseView {
     let mut view = view();
@@ -197,16 +214,64 @@ fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
     let folder = empty();
     let keeper = keep(host, &folder, FenceWish::None);
     let taken = "02:00:00:00:00:02 answers for 10.0.0.100 on eth0 and is no node";
-    eventually("a stranger has it", || says(&keeper, Fitness::Unfit(Unfitness::AddressTaken), taken));
+    let one_short = Fitness::Reluctant(Unfitness::AddressTaken);
+    eventually("a stranger has one of the two", || says(&keeper, one_short, taken));
     assert!(!has(host, "eth0", "10.0.0.100") && has(host, "eth0", "2001:db8::100"));
     drop(keeper);
 
+    // And with no other address.
     host.ip("address del 2001:db8::100/128 dev eth0");
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::None);
+    driver.view(&Arc::new(with(&VIPS[..1])));
+    eventually("a stranger has the only one", || says(&keeper, Fitness::Unfit(Unfitness::AddressTaken), taken));
+    drop((driver, keeper));
+
     host.ip("address add 10.0.0.100/32 dev eth0");
     let folder = empty();
     let keeper = keep(host, &folder, FenceWish::None);
     let ours = "10.0.0.100/32 on eth0: is on eth0 already and was not put there by Ballast";
-    eventually("the machine has it itself", || says(&keeper, Fitness::Unfit(Unfitness::AddressMissing), ours));
+    eventually("the machine has it itself", || says(&keeper, Fitness::Reluctant(Unfitness::AddressMissing), ours));
+}
+
+#[test]
+fn an_address_that_cannot_be_put_in_place_takes_none_away_that_is() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        let folder = empty();
+        let (mut driver, keeper) = start(host, &folder, "eth0", level);
+        driver.view(&Arc::new(with(&VIPS[..1])));
+        eventually("the address is in place", || says(&keeper, Fitness::Fit, ""));
+        gain(&mut driver);
+        assert!(answered(neighbour, VIPS[0]));
+        host.sysctl("ipv6/conf/eth0/disable_ipv6", "1");
+        driver.view(&Arc::new(view()));
+        eventually("one is missing", || {
+            driver.turn(boot_now());
+            let known = keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+            assert!(!matches!(known.fitness, Fitness::Unfit(_)), "{level:?}: {}", known.problem);
+            assert!(answered(neighbour, VIPS[0]), "{level:?}: {}", known.problem);
+            says(&keeper, Fitness::Reluctant(Unfitness::AddressMissing), "IPv6 is switched off")
+        });
+        let announced = keeper.counters().announced;
+        driver.announce_again(boot_now());
+        eventually("what is in place is announced", || {
+            driver.turn(boot_now());
+            keeper.counters().announced > announced
+        });
+        // The other one is placed as any when it can be.
+        host.sysctl("ipv6/conf/eth0/disable_ipv6", "0");
+        host.ip("address add 2001:db8::1/64 dev eth0 nodad");
+        eventually("it is fit", || {
+            driver.turn(boot_now());
+            says(&keeper, Fitness::Fit, "")
+        });
+        let until = boot_now().plus(LONG_NANOS);
+        driver.renewed(VipId::new(1), Epoch::new(1), until);
+        driver.turn(boot_now());
+        assert!(VIPS.iter().all(|vip| answered(neighbour, vip)), "{level:?}");
+    }
 }
 
 #[test]

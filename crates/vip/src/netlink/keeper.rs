@@ -383,7 +383,7 @@ impl Keeper {
                         "{mac} answers for {} on {} and is no node of this cluster; take the address away from it or choose another VIP",
                         at.address, want.interface
                     );
-                    troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressTaken), problem);
+                    troubles.lacks(want.vip, at.address, Unfitness::AddressTaken, problem);
                 }
             }
         }
@@ -400,28 +400,25 @@ impl Keeper {
                 outcome.changes.iter().for_each(|change| self.tell(change, guarded.stands));
                 for problem in outcome.problems {
                     let of = round.wanted.iter().find(|want| want.addresses.contains(problem.address()));
-                    if let Some(want) = of {
-                        // One that is there and may not be reached is kept if no node is better off.
-                        let fitness = if problem.is_warning() {
-                            Fitness::Reluctant(Unfitness::AddressMissing)
-                        } else {
-                            Fitness::Unfit(Unfitness::AddressMissing)
-                        };
-                        troubles.add(want.vip, fitness, problem.to_string());
+                    let Some(want) = of else { continue };
+                    // One that is there and may not be reached is kept if no node is better off.
+                    if problem.is_warning() {
+                        troubles.add(want.vip, Fitness::Reluctant(Unfitness::AddressMissing), problem.to_string());
+                    } else {
+                        let address = problem.address().address;
+                        troubles.lacks(want.vip, address, Unfitness::AddressMissing, problem.to_string());
                     }
                 }
             }
             // What is there and was ours before does not suffer from what cannot be added, read or written down.
             Err(error) => {
                 for want in round.wanted {
+                    troubles.add(want.vip, Fitness::Reluctant(Unfitness::AddressMissing), chain(&error));
                     let on = round.interface(&want.interface);
                     let there = |at: &VipAddress| round.ours.contains(at) && on.is_some_and(|on| on.has(at.address));
-                    let fitness = if want.addresses.iter().all(there) {
-                        Fitness::Reluctant(Unfitness::AddressMissing)
-                    } else {
-                        Fitness::Unfit(Unfitness::AddressMissing)
-                    };
-                    troubles.add(want.vip, fitness, chain(&error));
+                    for at in want.addresses.iter().filter(|at| !there(at)) {
+                        troubles.lacks(want.vip, at.address, Unfitness::AddressMissing, chain(&error));
+                    }
                 }
             }
         }
@@ -443,8 +440,8 @@ impl Keeper {
         }
     }
 
-    /// Judges which VIPs this node is fit to hold by their interfaces, and says where those are whose every address was
-    /// put in place.
+    /// Judges which VIPs this node is fit to hold by their interfaces and addresses, and says where those are that have an
+    /// address in place.
     fn judge(&self, round: &Round<'_>, put: &BTreeSet<IpAddr>, troubles: &mut Troubles) -> Places {
         let mut places = Places::new();
         for want in round.wanted {
@@ -461,6 +458,15 @@ impl Keeper {
                 let problem = format!("{} is down or has no carrier", want.interface);
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
             }
+            let Some(mac) = interface.mac else {
+                let problem = format!("{} has no MAC, and VIPs need Ethernet", want.interface);
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+                continue;
+            };
+            let addresses = troubles.weigh(want, |address| put.contains(&address) && !round.foreign(address));
+            if !addresses.is_empty() {
+                places.insert(want.vip, Place { interface: interface.index, mac, addresses });
+            }
             if let Some(what) = self.fence.broken_lately(round.now) {
                 let problem = format!("somebody changed the fence on {what}; it stands again");
                 troubles.add(want.vip, Fitness::Reluctant(Unfitness::FenceBreached), problem);
@@ -471,18 +477,6 @@ impl Keeper {
             {
                 let problem = format!("the gateway {gateway} does not answer on {}", want.interface);
                 troubles.add(want.vip, Fitness::Reluctant(Unfitness::GatewayUnreachable), problem);
-            }
-            let Some(mac) = interface.mac else {
-                let problem = format!("{} has no MAC, and VIPs need Ethernet", want.interface);
-                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
-                continue;
-            };
-            let addresses: Vec<IpAddr> = want.addresses.iter().map(|at| at.address).collect();
-            if addresses.iter().all(|address| put.contains(address) && !round.foreign(*address)) {
-                places.insert(want.vip, Place { interface: interface.index, mac, addresses });
-            } else {
-                let problem = format!("not every address is on {} yet", want.interface);
-                troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressMissing), problem);
             }
         }
         places
