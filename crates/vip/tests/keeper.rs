@@ -19,7 +19,7 @@ use ballast_core::{
     lease::{Epoch, Fitness, LeaseKeys, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
 };
 use ballast_vip::{
-    Driver as _, FenceWish,
+    Closing, Driver as _, FenceWish,
     net::{
         Addresses, Hearing, Interface, Listener, Mac, NetError, Sender, VipAddress, announcement, probe, request_frame,
     },
@@ -272,6 +272,53 @@ fn an_address_that_cannot_be_put_in_place_takes_none_away_that_is() {
         driver.turn(boot_now());
         assert!(VIPS.iter().all(|vip| answered(neighbour, vip)), "{level:?}");
     }
+}
+
+/// The agreed state has a VIP 2 on `eth0`, which the keeper has seen to when this returns.
+fn seen_with(host: &Netns, driver: &mut NetlinkDriver, mut view: LeaseView, address: &'static str) {
+    let other = LeaseVip {
+        id: VipId::new(2),
+        name: "db".to_owned(),
+        addresses: vec![address.parse().expect("an address")],
+        only: None,
+        ..view.vips[0].clone()
+    };
+    view.vips.push(other);
+    driver.view(&Arc::new(view));
+    eventually("the keeper has seen the change", || {
+        driver.turn(boot_now());
+        has(host, "eth0", address)
+    });
+}
+
+#[test]
+fn a_vip_stays_where_it_is_held_until_it_was_handed_over_and_finished() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    let mut view = view();
+    driver.view(&Arc::new(view.clone()));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    gain(&mut driver);
+    // It belongs to another node from now on.
+    let successor = NodeId::new(2);
+    view.vips[0].only = Some([successor].into());
+    view.vips[0].macs.push((successor, Mac::new([2, 0, 0, 0, 0, 2])));
+    view.vips[0].finish = LONG_NANOS;
+    seen_with(host, &mut driver, view.clone(), "10.0.0.101");
+    assert!(VIPS.iter().all(|vip| answered(neighbour, vip)), "nobody has taken it yet");
+    let finish = driver.finish_until(VipId::new(1), successor, boot_now()).expect("connections can be kept");
+    assert_eq!(driver.released(VipId::new(1), Some((successor, finish))), Closing::Closed);
+    seen_with(host, &mut driver, view.clone(), "10.0.0.102");
+    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip) && !answered(neighbour, vip)), "connections are kept");
+    // Again, and it has finished at once.
+    gain(&mut driver);
+    assert_eq!(driver.released(VipId::new(1), Some((successor, boot_now()))), Closing::Closed);
+    eventually("they are gone", || !has_any(host));
+    // Nor does it come back.
+    seen_with(host, &mut driver, view, "10.0.0.103");
+    assert!(!has_any(host));
 }
 
 #[test]

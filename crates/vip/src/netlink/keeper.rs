@@ -265,7 +265,7 @@ impl Keeper {
             return true;
         };
         self.look_at_names(view);
-        let wanted = self.wanted(view, &interfaces);
+        let wanted = self.wanted(now, view, &interfaces);
         self.look_at_links(now, view, &interfaces, &wanted);
         let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
         let mut troubles = Troubles::default();
@@ -544,13 +544,17 @@ impl Keeper {
         self.unknown = unknown;
     }
 
-    /// Where every VIP should be on this node. An interface that is meant by its network is looked for anew each time: a
+    /// Where every VIP should be on this node: those that it may hold, and those that it holds although it should not any more,
+    /// until another node has them and clients have finished here. An interface that is meant by its network is looked for anew each time: a
     /// container that is taken off a network and put back gets another one.
-    fn wanted(&self, view: &LeaseView, interfaces: &[Interface]) -> Vec<Wanted> {
+    fn wanted(&self, now: BootNanos, view: &LeaseView, interfaces: &[Interface]) -> Vec<Wanted> {
         let ours = |on: &Interface, held: &InterfaceAddress| {
             let at = VipAddress { interface: on.name.clone(), address: held.address, prefix: held.prefix };
             self.addresses.ours().contains(&at)
         };
+        // Read in this order: what is held no more is among those that are being finished by then.
+        let (held, finishing) = (self.shared.held.load(), self.shared.finishing.load());
+        let is_here = |vip: VipId| held.contains(&vip) || finishing.get(&vip).is_some_and(|until| now < *until);
         let may = |only: &Option<BTreeSet<_>>| only.as_ref().is_none_or(|only| only.contains(&self.options.node));
         let want = |vip: &ballast_core::lease::LeaseVip| {
             let by = self.options.interfaces.get(&vip.name).unwrap_or(&self.options.interface);
@@ -565,7 +569,7 @@ impl Keeper {
                 .collect();
             Wanted { vip: vip.id, interface, addresses }
         };
-        view.vips.iter().filter(|vip| may(&vip.only)).map(want).collect()
+        view.vips.iter().filter(|vip| may(&vip.only) || is_here(vip.id)).map(want).collect()
     }
 
     /// Follows links that came, went, or changed, listens on them and judges their gateways.

@@ -50,6 +50,8 @@ pub(super) struct Shared {
     pub view: ArcSwapOption<LeaseView>,
     /// From the driver: what this node holds.
     pub held: Published<Vec<VipId>>,
+    /// From the driver: what this node handed over, and until when it finishes what clients had begun. Told before `held` is.
+    pub finishing: Published<BTreeMap<VipId, BootNanos>>,
     /// From the keeper: where VIPs are.
     pub places: Published<Places>,
     /// From the keeper, for the daemon.
@@ -68,6 +70,7 @@ impl Shared {
         Ok(Self {
             view: ArcSwapOption::empty(),
             held: Published::default(),
+            finishing: Published::default(),
             places: Published::default(),
             report: Published::default(),
             announce: AtomicU64::new(0),
