@@ -321,6 +321,79 @@ fn a_vip_stays_where_it_is_held_until_it_was_handed_over_and_finished() {
     assert!(!has_any(host));
 }
 
+/// A neighbour that asks often.
+struct Asker {
+    index: u32,
+    mac: Mac,
+    sender: Sender,
+    listener: Listener,
+}
+
+impl Asker {
+    fn new(neighbour: &Netns) -> Self {
+        neighbour.run(|| {
+            let Interface { index, mac, .. } = Interface::read("eth0").expect("there");
+            let (sender, listener) = (Sender::open().expect("opens"), Listener::open(index, Hearing::BeforeFence));
+            Self { index, mac: mac.expect("a veth has one"), sender, listener: listener.expect("opens") }
+        })
+    }
+
+    /// Asks once, and whether somebody answers within a few milliseconds.
+    fn is_answered(&mut self, address: &str) -> bool {
+        let question = request_frame(ip(address), ip("10.0.0.2"), self.mac).expect("one family");
+        self.sender.send(self.index, &question).expect("sends");
+        let until = boot_now().plus(5_000_000);
+        let mut claims = Vec::new();
+        while boot_now() < until {
+            claims.clear();
+            self.listener.read(&mut claims).expect("reads");
+            if claims.iter().any(|claim| claim.answer && claim.address == ip(address)) {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+}
+
+#[test]
+fn a_vip_that_lost_an_address_is_renewed_while_the_link_is_asked_for_new_ones() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.200"])));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    gain(&mut driver);
+    assert!(answered(neighbour, "10.0.0.100"));
+    // Shorter than the link is asked for, by much.
+    let renew = |driver: &mut NetlinkDriver| {
+        driver.renewed(VipId::new(1), Epoch::new(1), boot_now().plus(40_000_000));
+        driver.turn(boot_now());
+    };
+    renew(&mut driver);
+    let mut view = with(&["10.0.0.100"]);
+    let other = LeaseVip {
+        id: VipId::new(2),
+        addresses: vec!["10.0.0.101".parse().expect("an address")],
+        ..view.vips[0].clone()
+    };
+    view.vips.push(other);
+    let mut asker = Asker::new(neighbour);
+    driver.view(&Arc::new(view));
+    let (mut lost, mut worst) = (0, 0);
+    eventually("the new one is in place", || {
+        renew(&mut driver);
+        lost = if asker.is_answered("10.0.0.100") { 0 } else { lost + 1 };
+        worst = worst.max(lost);
+        has(host, "eth0", "10.0.0.101")
+    });
+    // Renewed before each question, it is silent only while the keeper has not come to the change, and not for the hundred
+    // milliseconds and more after which the former right is over and the link still asked: twenty questions.
+    assert!(worst <= 8, "{worst} questions in a row were not answered");
+    assert!(!answered(neighbour, "10.0.0.200"));
+}
+
 #[test]
 fn an_interface_may_come_after_its_node() {
     let Some(lan) = Lan::new(1) else { return };

@@ -28,7 +28,7 @@ use super::{
     NetlinkError, NetlinkOptions, Report, VipFitness,
     capture::{Capture, Tap},
     fencing::{Fencing, chain},
-    places::{Place, Places, Shared},
+    places::{self, Place, Places, Shared},
     probes::Probes,
     round::{Round, Troubles, Wanted},
     sole::Sole,
@@ -272,6 +272,7 @@ impl Keeper {
         let guarded = self.guard(&round, &mut troubles);
         // While the fence does not stand what must go goes first, and what may come is put there by the next round.
         if guarded.stands {
+            self.drop_lost(view);
             self.ask(&round, &guarded, view, &mut troubles);
         }
         let put = self.put(&round, &guarded, &mut troubles);
@@ -357,6 +358,15 @@ impl Keeper {
                 }
                 guarded
             }
+        }
+    }
+
+    /// Takes the addresses that VIPs have lost out of their places, so that the deadlines of the rest can be moved on while
+    /// this round asks the link for new ones: the fence does not guard the lost ones under those VIPs any more.
+    fn drop_lost(&self, view: &LeaseView) {
+        if let Some(places) = places::without_lost(&self.shared.places.load(), view) {
+            self.shared.places.store(Arc::new(places));
+            self.shared.to_driver.wake();
         }
     }
 
