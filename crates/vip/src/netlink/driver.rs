@@ -260,6 +260,11 @@ impl Driver for NetlinkDriver {
             if std::mem::replace(&mut self.announced, announce) != announce {
                 self.announcer.announce_all_again(now, None);
             }
+            if !self.shared.claimed.load().is_empty() {
+                for address in self.shared.claimed.swap(Arc::default()).iter() {
+                    self.announcer.once(now, *address);
+                }
+            }
         }
         // The fence first: an announcement that leaves before it opens brings clients to a closed door.
         self.deadlines.flush();

@@ -588,14 +588,17 @@ impl Keeper {
         let here: Vec<&Interface> =
             interfaces.iter().filter(|interface| named.contains(interface.name.as_str())).collect();
         self.links.retain(|index, _| here.iter().any(|interface| interface.index == *index));
-        let vips: BTreeMap<IpAddr, VipId> =
-            view.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| (at.ip(), vip.id))).collect();
+        let vips: BTreeSet<IpAddr> = view.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| at.ip())).collect();
+        let on = |name: &str| here.iter().find(|interface| interface.name == name).map(|interface| interface.index);
+        let on_links = wanted.iter().filter_map(|want| Some((on(&want.interface)?, want)));
         // A second interface on the same link answers the owner's own questions.
         self.conflicts.set_ours(interfaces.iter().filter_map(|interface| interface.mac));
         let members = view.vips.iter().flat_map(|vip| vip.macs.iter());
         self.conflicts.set_members(members.filter(|(node, _)| *node != self.options.node).map(|(_, mac)| *mac));
-        self.conflicts.set_vips(vips.iter().map(|(address, vip)| (*address, *vip)));
-        let held = self.shared.held.load();
+        self.conflicts.set_vips(
+            on_links.flat_map(|(on, want)| want.addresses.iter().map(move |at| ((on, at.address), want.vip))),
+        );
+        let (held, places) = (self.shared.held.load(), self.shared.places.load());
         for vip in view.vips.iter().map(|vip| vip.id) {
             self.conflicts.set_held(vip, held.contains(&vip));
         }
@@ -628,7 +631,7 @@ impl Keeper {
             if !interface.up || link.listener.is_none() {
                 link.gateway.ask_now(now.plus(GATEWAY.interval_nanos));
             } else if let Some(gateway) = link.gateway.turn(now)
-                && let Some(frame) = question(gateway, interface, |address| vips.contains_key(&address))
+                && let Some(frame) = question(gateway, interface, |address| vips.contains(&address))
             {
                 // Not answered counts; not sent is as good as not answered.
                 let _ = self.frames.send(interface.index, &frame);
@@ -639,7 +642,8 @@ impl Keeper {
             {
                 // Whoever else has a VIP of ours says so when asked; one that came with a joined network has no reason to.
                 link.asked_at = now;
-                for (address, _) in vips.iter().filter(|(_, vip)| held.contains(vip)) {
+                let ours = places.iter().filter(|(vip, at)| at.interface == interface.index && held.contains(*vip));
+                for address in ours.flat_map(|(_, at)| &at.addresses) {
                     let _ = self.frames.send(interface.index, &probe_frame(*address, mac));
                 }
             }
@@ -739,20 +743,21 @@ impl Keeper {
 
     /// Takes in who claims which address.
     fn listen(&mut self) {
-        let mut claims: Vec<Claim> = Vec::new();
-        for link in self.links.values_mut() {
+        let mut heard: Vec<(u32, Claim)> = Vec::new();
+        for (index, link) in &mut self.links {
             let Some(listener) = &mut link.listener else { continue };
-            let from = claims.len();
+            let mut claims = Vec::new();
             if listener.read(&mut claims).is_err() {
                 // It is opened anew when the interface is up.
                 link.listener = None;
                 link.up = false;
             }
-            claims[from..].iter().for_each(|claim| link.gateway.heard(claim));
+            claims.iter().for_each(|claim| link.gateway.heard(claim));
+            heard.extend(claims.into_iter().map(|claim| (*index, claim)));
         }
-        let now = boot_now();
-        for claim in claims {
-            let Some(conflict) = self.conflicts.heard(now, &claim) else { continue };
+        let (now, held) = (boot_now(), self.shared.held.load());
+        for (on, claim) in heard {
+            let Some(conflict) = self.conflicts.heard(now, on, &claim) else { continue };
             self.shared.counts.conflicts.fetch_add(1, Ordering::Relaxed);
             match conflict {
                 Conflict::Stranger { vip, address, mac } => {
@@ -762,7 +767,9 @@ impl Keeper {
                     error!(%vip, %address, %mac, "another node claims a VIP that this node holds");
                 }
             }
-            self.shared.announce_again();
+            if held.contains(&conflict.vip()) {
+                self.shared.defend(conflict.address());
+            }
         }
     }
 }

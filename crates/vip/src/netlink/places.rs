@@ -74,6 +74,8 @@ pub(super) struct Shared {
     pub report: Published<Report>,
     /// Counted up by the keeper when everything held should be announced again.
     pub announce: AtomicU64,
+    /// From the keeper: addresses that somebody else claims, to be announced once if they are held.
+    pub claimed: Published<BTreeSet<IpAddr>>,
     pub counts: Counts,
     pub pace: Pace,
     pub to_keeper: Wake,
@@ -90,6 +92,7 @@ impl Shared {
             places: Published::default(),
             report: Published::default(),
             announce: AtomicU64::new(0),
+            claimed: Published::default(),
             counts: Counts::default(),
             pace: Pace::new(boot_now()),
             to_keeper: Wake::new()?,
@@ -110,6 +113,12 @@ impl Shared {
     /// Lets the driver announce everything it holds once more.
     pub fn announce_again(&self) {
         self.announce.fetch_add(1, Ordering::Release);
+        self.to_driver.wake();
+    }
+
+    /// Lets the driver announce an address once more, which somebody else claims.
+    pub fn defend(&self, address: IpAddr) {
+        self.claimed.rcu(|claimed| claimed.iter().copied().chain([address]).collect::<BTreeSet<_>>());
         self.to_driver.wake();
     }
 }
