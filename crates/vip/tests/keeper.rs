@@ -664,7 +664,7 @@ fn a_keeper_that_hangs_leaves_vips_to_others() {
     eventually("the link is down", || says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "eth0 is down"));
     hang.send(()).expect("it listens");
     host.ip("link set eth0 up");
-    let doubted = Fitness::Reluctant(Unfitness::FenceBreached);
+    let doubted = Fitness::Reluctant(Unfitness::Unattended);
     eventually("what it found is doubted", || says(&keeper, doubted, "nobody looked after addresses and fence for "));
     hang.send(()).expect("it waits");
     eventually("it looks again", || says(&keeper, Fitness::Fit, ""));

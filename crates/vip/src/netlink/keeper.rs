@@ -114,6 +114,8 @@ pub(super) struct Keeper {
     /// The last problem of each VIP that was logged.
     said: BTreeMap<VipId, String>,
     checked: BTreeSet<String>,
+    /// Why the interfaces cannot be looked at, as it was told.
+    blind: Option<String>,
     /// Names in `vip.interfaces` that were told of.
     unknown: Vec<String>,
     /// When the last round ended.
@@ -216,6 +218,7 @@ impl Keeper {
             changed,
             said: BTreeMap::new(),
             checked: BTreeSet::new(),
+            blind: None,
             unknown: Vec::new(),
             looked_at: boot_now(),
         })
@@ -250,13 +253,7 @@ impl Keeper {
         while let Ok(capture) = self.used.try_recv() {
             self.renew_tap(capture.index());
         }
-        let interfaces = match Interface::all() {
-            Ok(interfaces) => interfaces,
-            Err(error) => {
-                error!(%error, "cannot look at the interfaces; VIPs stay as they are");
-                return false;
-            }
-        };
+        let Some(interfaces) = self.interfaces() else { return false };
         let now = boot_now();
         let view = self.shared.view.load_full();
         self.recognise(&interfaces, view.as_deref());
@@ -290,6 +287,26 @@ impl Keeper {
         }
         self.publish(places, vips);
         true
+    }
+
+    /// What there is; tells once why that cannot be said.
+    fn interfaces(&mut self) -> Option<Vec<Interface>> {
+        match Interface::all() {
+            Ok(interfaces) => {
+                if self.blind.take().is_some() {
+                    info!("the interfaces can be looked at again");
+                }
+                Some(interfaces)
+            }
+            Err(error) => {
+                let error = chain(&error);
+                if self.blind.as_ref() != Some(&error) {
+                    error!(error, "cannot look at the interfaces; VIPs stay as they are");
+                    self.blind = Some(error);
+                }
+                None
+            }
+        }
     }
 
     /// Finds what is ours on the interfaces, whatever became of the record, before the fence that is there is replaced.

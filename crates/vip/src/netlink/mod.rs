@@ -92,7 +92,7 @@ impl Report {
             return self;
         }
         for known in Arc::make_mut(&mut self).vips.values_mut() {
-            let doubted = Fitness::Reluctant(Unfitness::FenceBreached);
+            let doubted = Fitness::Reluctant(Unfitness::Unattended);
             if known.fitness.worse(doubted) != known.fitness {
                 known.fitness = doubted;
                 known.problem = format!(
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_was_found_long_ago_is_doubted_and_what_is_worse_stays() {
-        let [fit, doubted] = [Fitness::Fit, Fitness::Reluctant(Unfitness::FenceBreached)];
+        let [fit, doubted] = [Fitness::Fit, Fitness::Reluctant(Unfitness::Unattended)];
         let unfit = Fitness::Unfit(Unfitness::LinkDown);
         let check = |seconds, expected: [Fitness; 2]| {
             let known = |fitness| VipFitness { fitness, ..VipFitness::default() };
