@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::Ordering,
         mpsc::{Receiver, Sender},
     },
     time::Duration,
@@ -28,6 +28,7 @@ use super::{
     NetlinkError, NetlinkOptions, Report, VipFitness,
     capture::{Capture, Tap},
     fencing::{Fencing, chain},
+    link::{GATEWAY, Link},
     places::{self, Place, Places, Shared},
     probes::Probes,
     round::{Round, Troubles, Wanted},
@@ -36,9 +37,8 @@ use super::{
 use crate::{
     fence::{Fence, FenceLevel, Inherited, inherited},
     net::{
-        Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, InterfaceAddress, LinkEvent, Listener, Mac, NetError, Sender as FrameSender, VipAddress, Watch,
-        names, probe_frame, question, system,
+        Addresses, Change, Claim, Conflict, Conflicts, GatewayState, Interface, InterfaceAddress, LinkEvent, Listener,
+        Mac, NetError, Sender as FrameSender, VipAddress, Watch, names, probe_frame, question, system,
     },
 };
 
@@ -49,50 +49,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const SLOW: Duration = Duration::from_secs(2);
 /// How often the link is asked whether anybody else has the VIPs that this node holds.
 const RIVALS_NANOS: u64 = 5_000_000_000;
-/// A gateway that misses three questions in a row, a second apart, is gone; a router that restarts answers sooner.
-const GATEWAY: GatewayTiming = GatewayTiming { interval_nanos: 1_000_000_000, rise: 2, fall: 3 };
-
-/// Counters; see [`KeeperCounters`].
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub announced: AtomicU64,
-    pub announce_errors: AtomicU64,
-    pub conflicts: AtomicU64,
-    pub breaches: AtomicU64,
-    pub addresses_restored: AtomicU64,
-    pub addresses_withdrawn: AtomicU64,
-}
-
-/// What was counted, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeeperCounters {
-    /// Announcements handed to the kernel.
-    pub announced: u64,
-    /// Announcements it did not take.
-    pub announce_errors: u64,
-    /// Times that somebody else claimed a VIP.
-    pub conflicts: u64,
-    /// Times that the fence was not as it had been set.
-    pub breaches: u64,
-    /// Addresses that somebody had removed.
-    pub addresses_restored: u64,
-    /// Addresses that were taken off their interface because the fence could not be put up there.
-    pub addresses_withdrawn: u64,
-}
-
-impl Counts {
-    pub fn read(&self) -> KeeperCounters {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        KeeperCounters {
-            announced: read(&self.announced),
-            announce_errors: read(&self.announce_errors),
-            conflicts: read(&self.conflicts),
-            breaches: read(&self.breaches),
-            addresses_restored: read(&self.addresses_restored),
-            addresses_withdrawn: read(&self.addresses_withdrawn),
-        }
-    }
-}
 
 pub(super) struct Keeper {
     options: NetlinkOptions,
@@ -120,47 +76,6 @@ pub(super) struct Keeper {
     unknown: Vec<String>,
     /// When the last round ended.
     looked_at: BootNanos,
-}
-
-/// What is kept for an interface that VIPs are on.
-struct Link {
-    up: bool,
-    listener: Option<Listener>,
-    /// Why there is none, as it was told.
-    deaf: Option<String>,
-    gateway: GatewayCheck,
-    /// When it was last asked who else has the VIPs that this node holds.
-    asked_at: BootNanos,
-}
-
-impl Link {
-    /// Opens a listener, and tells once why that is not possible.
-    fn listen(&mut self, interface: &Interface) {
-        match Listener::open(interface.index, Hearing::BehindFence) {
-            Ok(listener) => {
-                if self.deaf.take().is_some() {
-                    info!(interface = interface.name, "claims of VIPs and the gateway are heard again");
-                }
-                self.listener = Some(listener);
-            }
-            Err(error) => {
-                let error = chain(&error);
-                if self.deaf.as_ref() != Some(&error) {
-                    warn!(
-                        interface = interface.name,
-                        error, "nobody is heard who claims a VIP, nor the gateway; trying again"
-                    );
-                    self.deaf = Some(error);
-                }
-            }
-        }
-    }
-
-    fn look_up_gateway(&mut self, now: BootNanos, index: u32) {
-        if let Ok(gateways) = Gateways::read(index) {
-            self.gateway.set_gateway(now, gateways.v4.or(gateways.v6));
-        }
-    }
 }
 
 /// What the fence guards of what should be on the interfaces.
@@ -624,13 +539,7 @@ impl Keeper {
                 self.check(interface, view);
             }
             let new = !self.links.contains_key(&interface.index);
-            let link = self.links.entry(interface.index).or_insert_with(|| Link {
-                up: interface.up,
-                listener: None,
-                deaf: None,
-                gateway: GatewayCheck::new(now, None, GATEWAY),
-                asked_at: now,
-            });
+            let link = self.links.entry(interface.index).or_insert_with(|| Link::new(now, interface.up));
             let came_up = interface.up && !link.up;
             link.up = interface.up;
             if new || came_up {

@@ -13,9 +13,11 @@
 //! Not here: the parts themselves ([`crate::fence`], [`crate::net`]), the lease protocol.
 
 mod capture;
+mod counts;
 mod driver;
 mod fencing;
 mod keeper;
+mod link;
 mod places;
 mod probes;
 mod round;
@@ -43,8 +45,8 @@ use crate::{
     net::{AddressError, Addresses, Interface, NetError},
 };
 
+pub use counts::KeeperCounters;
 pub use driver::NetlinkDriver;
-pub use keeper::KeeperCounters;
 
 pub use sole::{OtherProcess, Sole};
 

@@ -16,7 +16,7 @@ use ballast_core::{
     time::BootNanos,
 };
 
-use super::{Published, Report, keeper::Counts, wake::Wake};
+use super::{Published, Report, counts::Counts, wake::Wake};
 use crate::net::Mac;
 
 /// Where a VIP is on this node.
