@@ -12,13 +12,14 @@ use std::{
 };
 
 use aya::programs::{Xdp, XdpFlags};
+use ballast_clock::boot_now;
 use ballast_core::{
     config::Failback,
     ids::{EntryId, NodeId, VipId},
     lease::{Epoch, Fitness, LeaseKeys, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
 };
 use ballast_vip::{
-    Driver as _, FenceWish,
+    Closing, Driver as _, FenceWish,
     net::{
         Addresses, Hearing, Interface, Listener, Mac, NetError, Sender, VipAddress, announcement, probe, request_frame,
     },
@@ -27,6 +28,8 @@ use ballast_vip::{
 use netns::{Lan, Netns, eventually};
 
 const VIPS: [&str; 2] = ["10.0.0.100", "2001:db8::100"];
+/// Ten minutes.
+const LONG_NANOS: u64 = 600_000_000_000;
 const LEVELS: [FenceWish; 2] = [FenceWish::Ebpf, FenceWish::Nftables];
 
 fn ip(text: &str) -> IpAddr {
@@ -123,6 +126,20 @@ fn view() -> LeaseView {
     }
 }
 
+/// The agreed state of one node with one VIP that has these addresses.
+fn with(addresses: &[&str]) -> LeaseView {
+    let mut view = view();
+    view.vips[0].addresses = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+    view
+}
+
+/// The node gains VIP 1, for long.
+fn gain(driver: &mut NetlinkDriver) {
+    let now = boot_now();
+    driver.acquired(VipId::new(1), Epoch::new(1), now.plus(LONG_NANOS), None);
+    driver.turn(now);
+}
+
 /// VIPs 1 on `eth0` and 2 on `eth1`.
 fn two() -> LeaseView {
     let mut view = view();
@@ -197,16 +214,184 @@ fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
     let folder = empty();
     let keeper = keep(host, &folder, FenceWish::None);
     let taken = "02:00:00:00:00:02 answers for 10.0.0.100 on eth0 and is no node";
-    eventually("a stranger has it", || says(&keeper, Fitness::Unfit(Unfitness::AddressTaken), taken));
+    let one_short = Fitness::Reluctant(Unfitness::AddressTaken);
+    eventually("a stranger has one of the two", || says(&keeper, one_short, taken));
     assert!(!has(host, "eth0", "10.0.0.100") && has(host, "eth0", "2001:db8::100"));
     drop(keeper);
 
+    // And with no other address.
     host.ip("address del 2001:db8::100/128 dev eth0");
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::None);
+    driver.view(&Arc::new(with(&VIPS[..1])));
+    eventually("a stranger has the only one", || says(&keeper, Fitness::Unfit(Unfitness::AddressTaken), taken));
+    drop((driver, keeper));
+
     host.ip("address add 10.0.0.100/32 dev eth0");
     let folder = empty();
     let keeper = keep(host, &folder, FenceWish::None);
     let ours = "10.0.0.100/32 on eth0: is on eth0 already and was not put there by Ballast";
-    eventually("the machine has it itself", || says(&keeper, Fitness::Unfit(Unfitness::AddressMissing), ours));
+    eventually("the machine has it itself", || says(&keeper, Fitness::Reluctant(Unfitness::AddressMissing), ours));
+}
+
+#[test]
+fn an_address_that_cannot_be_put_in_place_takes_none_away_that_is() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        let folder = empty();
+        let (mut driver, keeper) = start(host, &folder, "eth0", level);
+        driver.view(&Arc::new(with(&VIPS[..1])));
+        eventually("the address is in place", || says(&keeper, Fitness::Fit, ""));
+        gain(&mut driver);
+        assert!(answered(neighbour, VIPS[0]));
+        host.sysctl("ipv6/conf/eth0/disable_ipv6", "1");
+        driver.view(&Arc::new(view()));
+        eventually("one is missing", || {
+            driver.turn(boot_now());
+            let known = keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+            assert!(!matches!(known.fitness, Fitness::Unfit(_)), "{level:?}: {}", known.problem);
+            assert!(answered(neighbour, VIPS[0]), "{level:?}: {}", known.problem);
+            says(&keeper, Fitness::Reluctant(Unfitness::AddressMissing), "IPv6 is switched off")
+        });
+        let announced = keeper.counters().announced;
+        driver.announce_again(boot_now());
+        eventually("what is in place is announced", || {
+            driver.turn(boot_now());
+            keeper.counters().announced > announced
+        });
+        // The other one is placed as any when it can be.
+        host.sysctl("ipv6/conf/eth0/disable_ipv6", "0");
+        host.ip("address add 2001:db8::1/64 dev eth0 nodad");
+        eventually("it is fit", || {
+            driver.turn(boot_now());
+            says(&keeper, Fitness::Fit, "")
+        });
+        let until = boot_now().plus(LONG_NANOS);
+        driver.renewed(VipId::new(1), Epoch::new(1), until);
+        driver.turn(boot_now());
+        assert!(VIPS.iter().all(|vip| answered(neighbour, vip)), "{level:?}");
+    }
+}
+
+/// The agreed state has a VIP 2 on `eth0`, which the keeper has seen to when this returns.
+fn seen_with(host: &Netns, driver: &mut NetlinkDriver, mut view: LeaseView, address: &'static str) {
+    let other = LeaseVip {
+        id: VipId::new(2),
+        name: "db".to_owned(),
+        addresses: vec![address.parse().expect("an address")],
+        only: None,
+        ..view.vips[0].clone()
+    };
+    view.vips.push(other);
+    driver.view(&Arc::new(view));
+    eventually("the keeper has seen the change", || {
+        driver.turn(boot_now());
+        has(host, "eth0", address)
+    });
+}
+
+#[test]
+fn a_vip_stays_where_it_is_held_until_it_was_handed_over_and_finished() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    let mut view = view();
+    driver.view(&Arc::new(view.clone()));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    gain(&mut driver);
+    // It belongs to another node from now on.
+    let successor = NodeId::new(2);
+    view.vips[0].only = Some([successor].into());
+    view.vips[0].macs.push((successor, Mac::new([2, 0, 0, 0, 0, 2])));
+    view.vips[0].finish = LONG_NANOS;
+    seen_with(host, &mut driver, view.clone(), "10.0.0.101");
+    assert!(VIPS.iter().all(|vip| answered(neighbour, vip)), "nobody has taken it yet");
+    let finish = driver.finish_until(VipId::new(1), successor, boot_now()).expect("connections can be kept");
+    assert_eq!(driver.released(VipId::new(1), Some((successor, finish))), Closing::Closed);
+    seen_with(host, &mut driver, view.clone(), "10.0.0.102");
+    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip) && !answered(neighbour, vip)), "connections are kept");
+    // Again, and it has finished at once.
+    gain(&mut driver);
+    assert_eq!(driver.released(VipId::new(1), Some((successor, boot_now()))), Closing::Closed);
+    eventually("they are gone", || !has_any(host));
+    // Nor does it come back.
+    seen_with(host, &mut driver, view, "10.0.0.103");
+    assert!(!has_any(host));
+}
+
+/// A neighbour that asks often.
+struct Asker {
+    index: u32,
+    mac: Mac,
+    sender: Sender,
+    listener: Listener,
+}
+
+impl Asker {
+    fn new(neighbour: &Netns) -> Self {
+        neighbour.run(|| {
+            let Interface { index, mac, .. } = Interface::read("eth0").expect("there");
+            let (sender, listener) = (Sender::open().expect("opens"), Listener::open(index, Hearing::BeforeFence));
+            Self { index, mac: mac.expect("a veth has one"), sender, listener: listener.expect("opens") }
+        })
+    }
+
+    /// Asks once, and whether somebody answers within a few milliseconds.
+    fn is_answered(&mut self, address: &str) -> bool {
+        let question = request_frame(ip(address), ip("10.0.0.2"), self.mac).expect("one family");
+        self.sender.send(self.index, &question).expect("sends");
+        let until = boot_now().plus(5_000_000);
+        let mut claims = Vec::new();
+        while boot_now() < until {
+            claims.clear();
+            self.listener.read(&mut claims).expect("reads");
+            if claims.iter().any(|claim| claim.answer && claim.address == ip(address)) {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    }
+}
+
+#[test]
+fn a_vip_that_lost_an_address_is_renewed_while_the_link_is_asked_for_new_ones() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.200"])));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    gain(&mut driver);
+    assert!(answered(neighbour, "10.0.0.100"));
+    // Shorter than the link is asked for, by much.
+    let renew = |driver: &mut NetlinkDriver| {
+        driver.renewed(VipId::new(1), Epoch::new(1), boot_now().plus(40_000_000));
+        driver.turn(boot_now());
+    };
+    renew(&mut driver);
+    let mut view = with(&["10.0.0.100"]);
+    let other = LeaseVip {
+        id: VipId::new(2),
+        addresses: vec!["10.0.0.101".parse().expect("an address")],
+        ..view.vips[0].clone()
+    };
+    view.vips.push(other);
+    let mut asker = Asker::new(neighbour);
+    driver.view(&Arc::new(view));
+    let (mut lost, mut worst) = (0, 0);
+    eventually("the new one is in place", || {
+        renew(&mut driver);
+        lost = if asker.is_answered("10.0.0.100") { 0 } else { lost + 1 };
+        worst = worst.max(lost);
+        has(host, "eth0", "10.0.0.101")
+    });
+    // Renewed before each question, it is silent only while the keeper has not come to the change, and not for the hundred
+    // milliseconds and more after which the former right is over and the link still asked: twenty questions.
+    assert!(worst <= 8, "{worst} questions in a row were not answered");
+    assert!(!answered(neighbour, "10.0.0.200"));
 }
 
 #[test]
@@ -479,7 +664,7 @@ fn a_keeper_that_hangs_leaves_vips_to_others() {
     eventually("the link is down", || says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "eth0 is down"));
     hang.send(()).expect("it listens");
     host.ip("link set eth0 up");
-    let doubted = Fitness::Reluctant(Unfitness::FenceBreached);
+    let doubted = Fitness::Reluctant(Unfitness::Unattended);
     eventually("what it found is doubted", || says(&keeper, doubted, "nobody looked after addresses and fence for "));
     hang.send(()).expect("it waits");
     eventually("it looks again", || says(&keeper, Fitness::Fit, ""));

@@ -301,7 +301,8 @@ fn a_conflict_is_seen_on_the_wire_and_traffic_of_others_is_not_heard() {
     let Some(lan) = Lan::new(2) else { return };
     let mut conflicts = Conflicts::new();
     conflicts.set_ours([mac(1)]);
-    conflicts.set_vips(VIPS.map(|address| (ip(address), VipId::new(1))));
+    let on = lan.hosts[0].run(|| Interface::read("eth0").expect("there").index);
+    conflicts.set_vips(VIPS.map(|address| ((on, ip(address)), VipId::new(1))));
     let open = || Listener::open(Interface::read("eth0").expect("there").index, Hearing::BehindFence).expect("opens");
     let mut listener = lan.hosts[0].run(open);
     assert_eq!(listener.fds().count(), 2);
@@ -310,7 +311,7 @@ fn a_conflict_is_seen_on_the_wire_and_traffic_of_others_is_not_heard() {
     eventually("both addresses are claimed", || {
         claims.clear();
         listener.read(&mut claims).expect("reads");
-        found.extend(claims.iter().filter_map(|claim| conflicts.heard(BootNanos::new(1), claim)));
+        found.extend(claims.iter().filter_map(|claim| conflicts.heard(BootNanos::new(1), on, claim)));
         found.len() == 2
     });
     for vip in VIPS {

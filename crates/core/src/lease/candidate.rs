@@ -30,6 +30,10 @@ use crate::{
 /// About what it takes a node to ask the link for an address and to put it on its interface, when there are many.
 const IN_PLACE_NANOS: u64 = 5_000_000;
 
+/// For how many promises a node that is no candidate for a VIP any more keeps it for want of one that can take it: 4.5 s with
+/// the default lease. Those that the VIP moves to need a quarter of a second to put it in place; arbitrary beyond that.
+const KEPT_PROMISES: u64 = 25;
+
 /// What a candidate is told with every event.
 pub(super) struct Context<'a> {
     pub now: BootNanos,
@@ -97,6 +101,8 @@ pub(super) struct Candidate {
     back_off_until: BootNanos,
     /// Since when this node may hold it, as far as it knows of itself.
     fit_since: Option<BootNanos>,
+    /// Since when it holds what it is no candidate for, because nobody took it.
+    kept_since: Option<BootNanos>,
     /// Only with [`Rule::ReleasedStaysReleased`] broken: what an owner remembers of its last lease.
     ghost: Option<(Epoch, Grants)>,
 }
@@ -213,6 +219,7 @@ impl Candidate {
             asked_last: BootNanos::default(),
             back_off_until: BootNanos::default(),
             fit_since: None,
+            kept_since: None,
             ghost: None,
         }
     }
@@ -463,9 +470,9 @@ impl Candidate {
                 let offer = match leaving {
                     Leaving::Offering { sent, .. } => Some(sent.plus(ctx.view.timing.retry() / 2)),
                     Leaving::Stays { retry_at } => should_leave(ctx).map(|why| match why {
-                        Why::Unfit(_) => ctx.now,
+                        Why::Unfit(_) if !self.keeps(why) => ctx.now,
                         Why::Better if ctx.applied < since.index => ctx.now.plus(ctx.view.timing.retry()),
-                        Why::Reluctant(_) | Why::Better => (*retry_at).max(ctx.now),
+                        Why::Unfit(_) | Why::Reluctant(_) | Why::Better => (*retry_at).max(ctx.now),
                     }),
                 };
                 [Some(*until), told, offer].into_iter().flatten().min()
@@ -769,6 +776,7 @@ impl Candidate {
     /// After the gate was closed under `epoch`.
     fn closed(&mut self, epoch: Epoch) {
         self.hold = Hold::Watching;
+        self.kept_since = None;
         self.spent = self.spent.max(epoch);
         self.words.clear();
     }
@@ -798,6 +806,10 @@ impl Candidate {
 
     /// Offers the VIP to who should have it; leaves without a successor if it must and nobody takes it.
     fn leave(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
+        if should_leave(ctx) != Some(Why::Unfit(Unfitness::NotCandidate)) {
+            self.kept_since = None;
+        }
+        let urgent = should_leave(ctx).is_some_and(|why| matches!(why, Why::Unfit(_)) && !self.keeps(why));
         let Hold::Held { epoch, since: gained, leaving, told: None, .. } = &mut self.hold else { return };
         let (vip, epoch, timing) = (self.vip, *epoch, ctx.view.timing);
         if let Leaving::Offering { why, .. } = leaving
@@ -807,7 +819,7 @@ impl Candidate {
         }
         let Some(why) = should_leave(ctx) else { return };
         match leaving {
-            Leaving::Stays { retry_at } if ctx.now < *retry_at && !matches!(why, Why::Unfit(_)) => {}
+            Leaving::Stays { retry_at } if ctx.now < *retry_at && !urgent => {}
             // What brought the VIP here may be newer than what this node knows of where it belongs.
             Leaving::Stays { .. } if why == Why::Better && ctx.applied < gained.index => {}
             Leaving::Stays { .. } => {
@@ -858,13 +870,31 @@ impl Candidate {
     }
 
     /// Everybody was asked. Who cannot serve gives it to one that had rather not have it, or lets go; who can, keeps the VIP
-    /// and asks again later.
+    /// and asks again later. Who can and only should not any more keeps it, too, while its new nodes put it in place.
     fn nobody_takes_it(&mut self, ctx: &Context<'_>, why: Why, second_best: Option<NodeId>, out: &mut Vec<Effect>) {
-        if let Why::Unfit(because) = why {
-            self.release(ctx, second_best, LossCause::Left { to: second_best, because }, out);
-        } else if let Hold::Held { leaving, .. } = &mut self.hold {
-            *leaving = Leaving::Stays { retry_at: ctx.now.plus(5 * ctx.view.timing.promise()) };
+        let timing = ctx.view.timing;
+        let after = match why {
+            Why::Unfit(Unfitness::NotCandidate) if second_best.is_none() => {
+                let since = *self.kept_since.get_or_insert(ctx.now);
+                (ctx.now.since(since) < KEPT_PROMISES * timing.promise()).then(|| timing.retry())
+            }
+            Why::Unfit(_) => None,
+            Why::Reluctant(_) | Why::Better => Some(5 * timing.promise()),
+        };
+        match (&mut self.hold, why, after) {
+            (Hold::Held { leaving, .. }, _, Some(after)) => {
+                *leaving = Leaving::Stays { retry_at: ctx.now.plus(after) };
+            }
+            (_, Why::Unfit(because), None) => {
+                self.release(ctx, second_best, LossCause::Left { to: second_best, because }, out);
+            }
+            (Hold::Watching | Hold::Claiming { .. } | Hold::Held { .. }, _, _) => {}
         }
+    }
+
+    /// Whether it keeps the VIP for want of a candidate, and asks again only when it is time.
+    fn keeps(&self, why: Why) -> bool {
+        why == Why::Unfit(Unfitness::NotCandidate) && self.kept_since.is_some()
     }
 
     /// What breaking [`Rule::ReleasedStaysReleased`] means: a late grant of a released epoch counts.

@@ -40,6 +40,8 @@ pub enum Unfitness {
     CheckFailed,
     /// The kernel's fence is not as it was set.
     FenceBreached,
+    /// Whatever keeps its addresses and fence in place is held up.
+    Unattended,
     /// The address is not on the interface.
     AddressMissing,
     /// Somebody who is no member answers for the address.
@@ -96,7 +98,7 @@ impl fmt::Display for Fitness {
 
 impl Unfitness {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::LinkDown,
         Self::GatewayUnreachable,
         Self::ListenerFailed,
@@ -105,6 +107,7 @@ impl Unfitness {
         Self::Draining,
         Self::CheckFailed,
         Self::FenceBreached,
+        Self::Unattended,
         Self::AddressMissing,
         Self::AddressTaken,
         Self::NoQuorum,
@@ -123,6 +126,7 @@ impl Unfitness {
             Self::Draining => "draining",
             Self::CheckFailed => "check_failed",
             Self::FenceBreached => "fence_breached",
+            Self::Unattended => "unattended",
             Self::AddressMissing => "address_missing",
             Self::AddressTaken => "address_taken",
             Self::NoQuorum => "no_quorum",
@@ -143,6 +147,7 @@ impl fmt::Display for Unfitness {
             Self::Draining => "it takes no more work",
             Self::CheckFailed => "the operator's check fails on it",
             Self::FenceBreached => "its kernel's fence is not as it was set",
+            Self::Unattended => "nobody looks after its addresses and fence",
             Self::AddressMissing => "the address is not on its interface",
             Self::AddressTaken => "a stranger answers for the address",
             Self::NoQuorum => "no majority of voters confirms its state",

@@ -262,6 +262,38 @@ fn an_unfit_owner_hands_over_or_lets_go() {
     assert_eq!(world.owner(1), Some(successor));
 }
 
+#[test]
+fn an_owner_that_is_no_candidate_any_more_waits_for_those_that_are() {
+    for able in [true, false] {
+        let (mut world, owner) = calm();
+        let others = others(owner).map(NodeId::new);
+        // They have to put it in place first.
+        others.iter().for_each(|node| world.vip_fitness(*node, 1, Fitness::Unfit(Unfitness::AddressMissing)));
+        pass(&mut world, LEASE);
+        let before = world.t;
+        world.adapt = match owner.get() {
+            1 => |vip| vip.only = Some([2, 3].map(NodeId::new).into()),
+            2 => |vip| vip.only = Some([1, 3].map(NodeId::new).into()),
+            _ => |vip| vip.only = Some([1, 2].map(NodeId::new).into()),
+        };
+        pass(&mut world, 10 * LEASE);
+        assert!(world.owner(1) == Some(owner) && world.reports.iter().all(|(t, ..)| *t <= before), "without a gap");
+        assert_eq!(world.status(owner, 1).fitness, Fitness::Unfit(Unfitness::NotCandidate));
+        let because = Unfitness::NotCandidate;
+        if able {
+            world.vip_fitness(others[1], 1, Fitness::Fit);
+            pass(&mut world, 2 * LEASE);
+            assert_eq!(gained(&world, before).2, GainCause::HandedOver { from: owner });
+            assert_eq!(world.owner(1), Some(others[1]));
+            assert_eq!(lost(&world, before), (owner, LossCause::Left { to: Some(others[1]), because }));
+        } else {
+            pass(&mut world, 16 * LEASE);
+            assert_eq!(world.owner(1), None, "not for ever");
+            assert_eq!(lost(&world, before), (owner, LossCause::Left { to: None, because }));
+        }
+    }
+}
+
 const UNFIT: Fitness = Fitness::Unfit(Unfitness::LinkDown);
 const RELUCTANT: Fitness = Fitness::Reluctant(Unfitness::GatewayUnreachable);
 

@@ -9,6 +9,7 @@
 //! and counted; [`super::Fence::verify`] reports them.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::IpAddr,
     sync::{
@@ -69,6 +70,9 @@ pub(super) struct Renewals {
     socket: Socket,
     shared: Arc<Shared>,
     pending: Vec<(VipId, BootNanos)>,
+    /// For which VIP an address was opened last. It may be another's or nobody's by now, and its element stays until it
+    /// times out or is deleted.
+    opened: BTreeMap<IpAddr, VipId>,
     batch: Messages,
     elements: Vec<Element>,
 }
@@ -86,6 +90,7 @@ impl Renewals {
             socket: Socket::open_nonblocking(libc::NETLINK_NETFILTER)?,
             shared,
             pending: Vec::with_capacity(64),
+            opened: BTreeMap::new(),
             batch: Messages::with_capacity(16 << 10),
             elements: Vec::with_capacity(64),
         })
@@ -102,7 +107,17 @@ impl Renewals {
         self.pending.retain(|(pending, _)| *pending != vip);
         self.elements.clear();
         self.collect(vip, 0);
-        if self.send() { Closing::Closed } else { Closing::ByItself }
+        // What it has lost is open all the same, for what is left of the right that it was opened under.
+        let Self { opened, elements, .. } = self;
+        let lost =
+            opened.iter().filter(|(address, of)| **of == vip && !elements.iter().any(|e| e.address == **address));
+        let lost: Vec<IpAddr> = lost.map(|(address, _)| *address).collect();
+        elements.extend(lost.into_iter().map(|address| Element { address, timeout_millis: 0 }));
+        if !self.send() {
+            return Closing::ByItself;
+        }
+        self.opened.retain(|_, of| *of != vip);
+        Closing::Closed
     }
 
     pub(super) fn flush(&mut self) {
@@ -110,7 +125,11 @@ impl Renewals {
         self.elements.clear();
         let now = boot_now();
         for (vip, until) in pending.drain(..) {
+            let from = self.elements.len();
             self.collect(vip, timeout_millis(until, now));
+            // Recorded before it is sent, and not forgotten by a renewal that comes too late: it may be refused.
+            let open = self.elements[from..].iter().filter(|element| element.timeout_millis > 0);
+            self.opened.extend(open.map(|element| (element.address, vip)));
         }
         self.pending = pending;
         // A renewal that is refused ends by itself.

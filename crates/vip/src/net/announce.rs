@@ -21,6 +21,10 @@ const MILLI: u64 = 1_000_000;
 /// still learning within a second.
 const STEPS_NANOS: [u64; 7] = [0, MILLI, 3 * MILLI, 10 * MILLI, 50 * MILLI, 200 * MILLI, 1000 * MILLI];
 
+/// RFC 5227 section 2.4 and 1.1, `DEFEND_INTERVAL`: who defends an address by force of habit announces it at most so often, or
+/// two that do would answer each other for ever.
+const DEFEND_NANOS: u64 = 10_000_000_000;
+
 /// Frames in one batch: at 4 us each a quarter of a millisecond of the lease thread.
 const FRAMES_PER_TURN_MAX: usize = 64;
 
@@ -60,6 +64,9 @@ struct Series {
     /// The next of [`STEPS_NANOS`]; past the last when all are sent.
     step: usize,
     sent_at: Option<BootNanos>,
+    /// When one frame more is due, because somebody else claimed the address.
+    defence_at: Option<BootNanos>,
+    defended_at: Option<BootNanos>,
 }
 
 impl Announcer {
@@ -89,6 +96,8 @@ impl Announcer {
             started_at: now,
             step: 0,
             sent_at: None,
+            defence_at: None,
+            defended_at: None,
         }));
     }
 
@@ -115,6 +124,17 @@ impl Announcer {
         }
     }
 
+    /// Announces an address once, if it is held: somebody else claims it. At most once in ten seconds, and not while a series
+    /// says so anyway.
+    pub fn once(&mut self, now: BootNanos, address: IpAddr) {
+        for series in self.series.iter_mut().filter(|series| series.address == address) {
+            let lately = series.defended_at.is_some_and(|at| now.since(at) < DEFEND_NANOS);
+            if !lately && series.step_at().is_none() {
+                (series.defence_at, series.defended_at) = (Some(now), Some(now));
+            }
+        }
+    }
+
     /// The VIP is held no longer.
     pub fn stop(&mut self, vip: VipId) {
         self.series.retain(|series| series.vip != vip);
@@ -128,7 +148,9 @@ impl Announcer {
         let mut left = FRAMES_PER_TURN_MAX;
         for step in 0..STEPS_NANOS.len() {
             for series in &mut self.series {
-                if series.step != step || series.due_at().is_none_or(|at| at > now) {
+                // A defence goes out with the last steps: a VIP that is being gained comes first.
+                let turn = series.step.min(STEPS_NANOS.len() - 1);
+                if turn != step || series.due_at().is_none_or(|at| at > now) {
                     continue;
                 }
                 if left == 0 {
@@ -160,6 +182,11 @@ impl Announcer {
 
 impl Series {
     fn due_at(&self) -> Option<BootNanos> {
+        self.step_at().or(self.defence_at)
+    }
+
+    /// When the next frame of the series is due.
+    fn step_at(&self) -> Option<BootNanos> {
         STEPS_NANOS.get(self.step).map(|&nanos| self.started_at.plus(nanos))
     }
 
@@ -170,7 +197,8 @@ impl Series {
     }
 
     fn skip_to_future(&mut self, now: BootNanos) {
-        while self.due_at().is_some_and(|at| at <= now) {
+        self.defence_at = None;
+        while self.step_at().is_some_and(|at| at <= now) {
             self.step += 1;
         }
     }
@@ -259,6 +287,25 @@ mod tests {
         assert_eq!(times(&run(&mut announcer, 101 * MILLI), 5), [12_000, 52_000]);
         announcer.announce_all_again(BootNanos::new(101 * MILLI), Some(2));
         assert_eq!(times(&run(&mut announcer, 102 * MILLI), 5), [101_000]);
+    }
+
+    #[test]
+    fn an_address_is_defended_by_one_frame_in_ten_seconds() {
+        const SECOND: u64 = 1000 * MILLI;
+        let mut announcer = Announcer::new(4);
+        hold(&mut announcer, 0, 5, BootNanos::new(30 * SECOND));
+        hold(&mut announcer, 0, 6, FOR_EVER);
+        announcer.once(BootNanos::new(MILLI), address(5));
+        assert_eq!(times(&run(&mut announcer, 2 * SECOND), 5).len(), STEPS_NANOS.len(), "the series says so");
+        let mut sent = Vec::new();
+        for second in 2..40 {
+            announcer.once(BootNanos::new(second * SECOND), address(5));
+            announcer.once(BootNanos::new(second * SECOND), address(7));
+            sent.extend(run(&mut announcer, (second + 1) * SECOND));
+        }
+        assert_eq!(sent, [(2_000_000, 5), (12_000_000, 5), (22_000_000, 5)], "until the lease is over, and no other");
+        announcer.announce_again(BootNanos::new(40 * SECOND), VipId::new(6));
+        assert_eq!(times(&run(&mut announcer, 50 * SECOND), 6).len(), STEPS_NANOS.len());
     }
 
     #[test]

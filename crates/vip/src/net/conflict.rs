@@ -2,7 +2,9 @@
 //!
 //! A conflict never makes this node give a VIP up: who owns it is decided by the lease, and a host
 //! that is told by a frame to leave can be told so by anybody. It is reported, and the owner
-//! announces again.
+//! announces that address once more ([`Announcer::once`](super::Announcer::once)).
+//!
+//! A VIP is claimed on its own link only: a host on another one may have the same address rightly.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,12 +88,13 @@ impl fmt::Display for Conflict {
 pub struct Conflicts {
     ours: BTreeSet<Mac>,
     members: BTreeSet<Mac>,
-    vips: BTreeMap<IpAddr, VipId>,
+    /// By index of the interface that the VIP is on.
+    vips: BTreeMap<(u32, IpAddr), VipId>,
     held: BTreeSet<VipId>,
     reported: Vec<(IpAddr, Mac, BootNanos)>,
     unreported: u64,
-    /// The last of each VIP, reported or not, and when it was heard.
-    last: BTreeMap<VipId, (BootNanos, Conflict)>,
+    /// The last of each VIP, reported or not, when it was heard and on which interface.
+    last: BTreeMap<VipId, (BootNanos, u32, Conflict)>,
 }
 
 impl Conflicts {
@@ -105,16 +108,21 @@ impl Conflicts {
         self.ours = macs.into_iter().collect();
     }
 
-    /// The MACs of the other members' interfaces.
+    /// The MACs of the other members' interfaces. Who was taken for a stranger, and is a member as it turns out, is none.
     pub fn set_members(&mut self, macs: impl IntoIterator<Item = Mac>) {
         self.members = macs.into_iter().collect();
+        let Self { members, last, .. } = self;
+        last.retain(|_, (_, _, conflict)| match conflict {
+            Conflict::Stranger { mac, .. } => !members.contains(mac),
+            Conflict::Peer { .. } => true,
+        });
     }
 
-    /// The addresses of all VIPs.
-    pub fn set_vips(&mut self, addresses: impl IntoIterator<Item = (IpAddr, VipId)>) {
+    /// The addresses of all VIPs, each on the interface of this index.
+    pub fn set_vips(&mut self, addresses: impl IntoIterator<Item = ((u32, IpAddr), VipId)>) {
         self.vips = addresses.into_iter().collect();
         let Self { vips, last, .. } = self;
-        last.retain(|_, (_, conflict)| vips.get(&conflict.address()) == Some(&conflict.vip()));
+        last.retain(|_, (_, on, conflict)| vips.get(&(*on, conflict.address())) == Some(&conflict.vip()));
     }
 
     /// Whether this node holds the VIP.
@@ -126,10 +134,11 @@ impl Conflicts {
         }
     }
 
-    /// A conflict to report, at most one each ten seconds for an address and a MAC.
-    pub fn heard(&mut self, now: BootNanos, claim: &Claim) -> Option<Conflict> {
+    /// A conflict to report, at most one each ten seconds for an address and a MAC. `on` is the interface that the claim was
+    /// heard on.
+    pub fn heard(&mut self, now: BootNanos, on: u32, claim: &Claim) -> Option<Conflict> {
         let Claim { address, mac, .. } = *claim;
-        let vip = *self.vips.get(&address)?;
+        let vip = *self.vips.get(&(on, address))?;
         if self.ours.contains(&mac) {
             return None;
         }
@@ -140,16 +149,15 @@ impl Conflicts {
         } else {
             return None;
         };
-        self.last.insert(vip, (now, conflict));
+        self.last.insert(vip, (now, on, conflict));
         self.may_report(now, address, mac).then_some(conflict)
     }
 
     /// Those that were heard in the last minute, the last one of each VIP. One with a member is over when this node
     /// holds the VIP no longer.
     pub fn recent(&self, now: BootNanos) -> impl Iterator<Item = Conflict> {
-        let recent =
-            self.last.values().filter(move |(at, _)| now.since(*at) < RECENT_NANOS).map(|(_, conflict)| *conflict);
-        recent.filter(|conflict| match conflict {
+        let recent = self.last.values().filter(move |(at, ..)| now.since(*at) < RECENT_NANOS);
+        recent.map(|(.., conflict)| *conflict).filter(|conflict| match conflict {
             Conflict::Stranger { .. } => true,
             Conflict::Peer { vip, .. } => self.held.contains(vip),
         })
@@ -174,13 +182,18 @@ impl Conflicts {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Announcer, claim},
+        *,
+    };
 
     const OURS: Mac = Mac::new([2, 0, 0, 0, 1, 1]);
     const MEMBER: Mac = Mac::new([2, 0, 0, 0, 1, 2]);
     const STRANGER: Mac = Mac::new([2, 0, 0, 0, 9, 9]);
     const VIP: VipId = VipId::new(1);
     const SECOND: u64 = 1_000_000_000;
+    /// The interface that the VIP is on.
+    const ON: u32 = 2;
 
     fn address(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
@@ -190,12 +203,12 @@ mod tests {
         let mut conflicts = Conflicts::new();
         conflicts.set_ours([OURS]);
         conflicts.set_members([MEMBER]);
-        conflicts.set_vips([(address(5), VIP), (address(6), VIP)]);
+        conflicts.set_vips([((ON, address(5)), VIP), ((ON, address(6)), VIP)]);
         conflicts
     }
 
     fn heard(conflicts: &mut Conflicts, second: u64, last: u8, mac: Mac) -> Option<Conflict> {
-        conflicts.heard(BootNanos::new(second * SECOND), &Claim { address: address(last), mac, answer: false })
+        conflicts.heard(BootNanos::new(second * SECOND), ON, &Claim { address: address(last), mac, answer: false })
     }
 
     #[test]
@@ -225,6 +238,9 @@ mod tests {
         conflicts.set_held(VIP, true);
         assert_eq!(heard(&mut conflicts, 1, 5, OURS), None);
         assert_eq!(heard(&mut conflicts, 1, 7, STRANGER), None);
+        let elsewhere = Claim { address: address(5), mac: STRANGER, answer: true };
+        assert_eq!(conflicts.heard(BootNanos::new(SECOND), ON + 1, &elsewhere), None, "on another link");
+        assert_eq!(conflicts.recent(BootNanos::new(SECOND)).count(), 0);
         assert_eq!(conflicts.unreported(), 0);
     }
 
@@ -257,8 +273,67 @@ mod tests {
         conflicts.set_held(VIP, false);
         assert!(recent(&conflicts, 71).is_empty(), "the VIP went to the one that claims it");
         heard(&mut conflicts, 72, 5, STRANGER);
-        conflicts.set_vips([(address(6), VIP)]);
+        conflicts.set_vips([((ON, address(6)), VIP)]);
         assert!(recent(&conflicts, 73).is_empty(), "the address is no VIP's any more");
+    }
+
+    #[test]
+    fn a_stranger_that_turns_out_a_member_is_forgotten() {
+        let mut conflicts = conflicts();
+        heard(&mut conflicts, 1, 5, STRANGER);
+        assert_eq!(conflicts.recent(BootNanos::new(SECOND)).count(), 1);
+        conflicts.set_members([MEMBER]);
+        assert_eq!(conflicts.recent(BootNanos::new(SECOND)).count(), 1, "it is none");
+        conflicts.set_members([MEMBER, STRANGER]);
+        assert_eq!(conflicts.recent(BootNanos::new(SECOND)).count(), 0);
+        assert!(heard(&mut conflicts, 20, 5, STRANGER).is_none());
+    }
+
+    #[test]
+    fn two_clusters_with_one_vip_defend_it_slowly_and_no_other() {
+        struct Owner {
+            mac: Mac,
+            conflicts: Conflicts,
+            announcer: Announcer,
+            /// Of each address after the initial series.
+            sent: BTreeMap<IpAddr, usize>,
+        }
+        let owner = |mac, vips: &[u8]| {
+            let mut owner =
+                Owner { mac, conflicts: Conflicts::new(), announcer: Announcer::new(4), sent: BTreeMap::new() };
+            let addresses: Vec<IpAddr> = vips.iter().map(|last| address(*last)).collect();
+            owner.conflicts.set_ours([mac]);
+            owner.conflicts.set_vips(addresses.iter().map(|address| ((ON, *address), VIP)));
+            owner.conflicts.set_held(VIP, true);
+            owner.announcer.hold(BootNanos::new(SECOND), VIP, (ON, mac), &addresses, BootNanos::new(u64::MAX));
+            owner
+        };
+        let mut owners = [owner(OURS, &[5, 6]), owner(STRANGER, &[5, 7])];
+        const STEP: u64 = SECOND / 1000;
+        for now in (1000..61_000).map(|step| BootNanos::new(step * STEP)) {
+            // What the one announces, and answers when the other asks every five seconds, the other hears.
+            for (one, other) in [(0, 1), (1, 0)] {
+                let mut due = Vec::new();
+                owners[one].announcer.due(now, &mut due);
+                let mac = owners[one].mac;
+                let mut claims: Vec<Claim> = due.iter().filter_map(|said| claim(said.frame.as_bytes())).collect();
+                if now.get() > 3 * SECOND {
+                    claims.iter().for_each(|claim| *owners[one].sent.entry(claim.address).or_default() += 1);
+                }
+                if now.get().is_multiple_of(5 * SECOND) {
+                    claims.push(Claim { address: address(5), mac, answer: true });
+                }
+                for claim in claims {
+                    if let Some(conflict) = owners[other].conflicts.heard(now, ON, &claim) {
+                        owners[other].announcer.once(now, conflict.address());
+                    }
+                }
+            }
+        }
+        for Owner { sent, .. } in &owners {
+            let [(address_in_conflict, frames)] = sent.iter().collect::<Vec<_>>()[..] else { panic!("{sent:?}") };
+            assert!(*address_in_conflict == address(5) && (1..=6).contains(frames), "{sent:?}");
+        }
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct NetlinkDriver {
     view: Option<Arc<LeaseView>>,
     places: Arc<Places>,
     held: BTreeMap<VipId, BootNanos>,
+    /// What was handed over, until clients must have finished here.
+    finishing: BTreeMap<VipId, BootNanos>,
     /// Of the places, those that have an address too many; their deadlines stay as they are.
     outdated: BTreeSet<VipId>,
     announced: u64,
@@ -70,6 +72,7 @@ impl NetlinkDriver {
             view: None,
             places: shared.places.load_full(),
             held: BTreeMap::new(),
+            finishing: BTreeMap::new(),
             outdated: BTreeSet::new(),
             announced: 0,
             captures: Vec::new(),
@@ -80,7 +83,10 @@ impl NetlinkDriver {
         })
     }
 
-    fn publish_held(&self) {
+    fn publish_held(&mut self) {
+        let now = boot_now();
+        self.finishing.retain(|_, until| *until > now);
+        self.shared.finishing.store(Arc::new(self.finishing.clone()));
         self.shared.held.store(Arc::new(self.held.keys().copied().collect()));
         self.shared.to_keeper.wake();
     }
@@ -232,6 +238,9 @@ impl Driver for NetlinkDriver {
         });
         if let Some((_, until)) = successor_mac {
             self.deadlines.keep_established(vip, until);
+            self.finishing.insert(vip, until);
+        } else {
+            self.finishing.remove(&vip);
         }
         let closing = self.deadlines.close(vip);
         if let Some((mac, until)) = successor_mac {
@@ -250,6 +259,11 @@ impl Driver for NetlinkDriver {
             let announce = self.shared.announce.load(Ordering::Acquire);
             if std::mem::replace(&mut self.announced, announce) != announce {
                 self.announcer.announce_all_again(now, None);
+            }
+            if !self.shared.claimed.load().is_empty() {
+                for address in self.shared.claimed.swap(Arc::default()).iter() {
+                    self.announcer.once(now, *address);
+                }
             }
         }
         // The fence first: an announcement that leaves before it opens brings clients to a closed door.

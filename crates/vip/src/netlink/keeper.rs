@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::Ordering,
         mpsc::{Receiver, Sender},
     },
     time::Duration,
@@ -28,7 +28,8 @@ use super::{
     NetlinkError, NetlinkOptions, Report, VipFitness,
     capture::{Capture, Tap},
     fencing::{Fencing, chain},
-    places::{Place, Places, Shared},
+    link::{GATEWAY, Link},
+    places::{self, Place, Places, Shared},
     probes::Probes,
     round::{Round, Troubles, Wanted},
     sole::Sole,
@@ -36,9 +37,8 @@ use super::{
 use crate::{
     fence::{Fence, FenceLevel, Inherited, inherited},
     net::{
-        Addresses, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways, Hearing,
-        Interface, InterfaceAddress, LinkEvent, Listener, Mac, NetError, Sender as FrameSender, VipAddress, Watch,
-        names, probe_frame, question, system,
+        Addresses, Change, Claim, Conflict, Conflicts, GatewayState, Interface, InterfaceAddress, LinkEvent, Listener,
+        Mac, NetError, Sender as FrameSender, VipAddress, Watch, names, probe_frame, question, system,
     },
 };
 
@@ -49,50 +49,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const SLOW: Duration = Duration::from_secs(2);
 /// How often the link is asked whether anybody else has the VIPs that this node holds.
 const RIVALS_NANOS: u64 = 5_000_000_000;
-/// A gateway that misses three questions in a row, a second apart, is gone; a router that restarts answers sooner.
-const GATEWAY: GatewayTiming = GatewayTiming { interval_nanos: 1_000_000_000, rise: 2, fall: 3 };
-
-/// Counters; see [`KeeperCounters`].
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub announced: AtomicU64,
-    pub announce_errors: AtomicU64,
-    pub conflicts: AtomicU64,
-    pub breaches: AtomicU64,
-    pub addresses_restored: AtomicU64,
-    pub addresses_withdrawn: AtomicU64,
-}
-
-/// What was counted, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeeperCounters {
-    /// Announcements handed to the kernel.
-    pub announced: u64,
-    /// Announcements it did not take.
-    pub announce_errors: u64,
-    /// Times that somebody else claimed a VIP.
-    pub conflicts: u64,
-    /// Times that the fence was not as it had been set.
-    pub breaches: u64,
-    /// Addresses that somebody had removed.
-    pub addresses_restored: u64,
-    /// Addresses that were taken off their interface because the fence could not be put up there.
-    pub addresses_withdrawn: u64,
-}
-
-impl Counts {
-    pub fn read(&self) -> KeeperCounters {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        KeeperCounters {
-            announced: read(&self.announced),
-            announce_errors: read(&self.announce_errors),
-            conflicts: read(&self.conflicts),
-            breaches: read(&self.breaches),
-            addresses_restored: read(&self.addresses_restored),
-            addresses_withdrawn: read(&self.addresses_withdrawn),
-        }
-    }
-}
 
 pub(super) struct Keeper {
     options: NetlinkOptions,
@@ -114,51 +70,12 @@ pub(super) struct Keeper {
     /// The last problem of each VIP that was logged.
     said: BTreeMap<VipId, String>,
     checked: BTreeSet<String>,
+    /// Why the interfaces cannot be looked at, as it was told.
+    blind: Option<String>,
     /// Names in `vip.interfaces` that were told of.
     unknown: Vec<String>,
     /// When the last round ended.
     looked_at: BootNanos,
-}
-
-/// What is kept for an interface that VIPs are on.
-struct Link {
-    up: bool,
-    listener: Option<Listener>,
-    /// Why there is none, as it was told.
-    deaf: Option<String>,
-    gateway: GatewayCheck,
-    /// When it was last asked who else has the VIPs that this node holds.
-    asked_at: BootNanos,
-}
-
-impl Link {
-    /// Opens a listener, and tells once why that is not possible.
-    fn listen(&mut self, interface: &Interface) {
-        match Listener::open(interface.index, Hearing::BehindFence) {
-            Ok(listener) => {
-                if self.deaf.take().is_some() {
-                    info!(interface = interface.name, "claims of VIPs and the gateway are heard again");
-                }
-                self.listener = Some(listener);
-            }
-            Err(error) => {
-                let error = chain(&error);
-                if self.deaf.as_ref() != Some(&error) {
-                    warn!(
-                        interface = interface.name,
-                        error, "nobody is heard who claims a VIP, nor the gateway; trying again"
-                    );
-                    self.deaf = Some(error);
-                }
-            }
-        }
-    }
-
-    fn look_up_gateway(&mut self, now: BootNanos, index: u32) {
-        if let Ok(gateways) = Gateways::read(index) {
-            self.gateway.set_gateway(now, gateways.v4.or(gateways.v6));
-        }
-    }
 }
 
 /// What the fence guards of what should be on the interfaces.
@@ -216,6 +133,7 @@ impl Keeper {
             changed,
             said: BTreeMap::new(),
             checked: BTreeSet::new(),
+            blind: None,
             unknown: Vec::new(),
             looked_at: boot_now(),
         })
@@ -250,13 +168,7 @@ impl Keeper {
         while let Ok(capture) = self.used.try_recv() {
             self.renew_tap(capture.index());
         }
-        let interfaces = match Interface::all() {
-            Ok(interfaces) => interfaces,
-            Err(error) => {
-                error!(%error, "cannot look at the interfaces; VIPs stay as they are");
-                return false;
-            }
-        };
+        let Some(interfaces) = self.interfaces() else { return false };
         let now = boot_now();
         let view = self.shared.view.load_full();
         self.recognise(&interfaces, view.as_deref());
@@ -265,13 +177,14 @@ impl Keeper {
             return true;
         };
         self.look_at_names(view);
-        let wanted = self.wanted(view, &interfaces);
+        let wanted = self.wanted(now, view, &interfaces);
         self.look_at_links(now, view, &interfaces, &wanted);
         let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
         let mut troubles = Troubles::default();
         let guarded = self.guard(&round, &mut troubles);
         // While the fence does not stand what must go goes first, and what may come is put there by the next round.
         if guarded.stands {
+            self.drop_lost(view);
             self.ask(&round, &guarded, view, &mut troubles);
         }
         let put = self.put(&round, &guarded, &mut troubles);
@@ -289,6 +202,26 @@ impl Keeper {
         }
         self.publish(places, vips);
         true
+    }
+
+    /// What there is; tells once why that cannot be said.
+    fn interfaces(&mut self) -> Option<Vec<Interface>> {
+        match Interface::all() {
+            Ok(interfaces) => {
+                if self.blind.take().is_some() {
+                    info!("the interfaces can be looked at again");
+                }
+                Some(interfaces)
+            }
+            Err(error) => {
+                let error = chain(&error);
+                if self.blind.as_ref() != Some(&error) {
+                    error!(error, "cannot look at the interfaces; VIPs stay as they are");
+                    self.blind = Some(error);
+                }
+                None
+            }
+        }
     }
 
     /// Finds what is ours on the interfaces, whatever became of the record, before the fence that is there is replaced.
@@ -360,6 +293,15 @@ impl Keeper {
         }
     }
 
+    /// Takes the addresses that VIPs have lost out of their places, so that the deadlines of the rest can be moved on while
+    /// this round asks the link for new ones: the fence does not guard the lost ones under those VIPs any more.
+    fn drop_lost(&self, view: &LeaseView) {
+        if let Some(places) = places::without_lost(&self.shared.places.load(), view) {
+            self.shared.places.store(Arc::new(places));
+            self.shared.to_driver.wake();
+        }
+    }
+
     /// Asks the link who has the addresses: a stranger's is not put on the interface.
     fn ask(&mut self, round: &Round<'_>, guarded: &GuardedNow, view: &LeaseView, troubles: &mut Troubles) {
         let member = |mac: Mac| view.vips.iter().any(|vip| vip.macs.iter().any(|(_, of)| *of == mac));
@@ -383,7 +325,7 @@ impl Keeper {
                         "{mac} answers for {} on {} and is no node of this cluster; take the address away from it or choose another VIP",
                         at.address, want.interface
                     );
-                    troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressTaken), problem);
+                    troubles.lacks(want.vip, at.address, Unfitness::AddressTaken, problem);
                 }
             }
         }
@@ -400,28 +342,25 @@ impl Keeper {
                 outcome.changes.iter().for_each(|change| self.tell(change, guarded.stands));
                 for problem in outcome.problems {
                     let of = round.wanted.iter().find(|want| want.addresses.contains(problem.address()));
-                    if let Some(want) = of {
-                        // One that is there and may not be reached is kept if no node is better off.
-                        let fitness = if problem.is_warning() {
-                            Fitness::Reluctant(Unfitness::AddressMissing)
-                        } else {
-                            Fitness::Unfit(Unfitness::AddressMissing)
-                        };
-                        troubles.add(want.vip, fitness, problem.to_string());
+                    let Some(want) = of else { continue };
+                    // One that is there and may not be reached is kept if no node is better off.
+                    if problem.is_warning() {
+                        troubles.add(want.vip, Fitness::Reluctant(Unfitness::AddressMissing), problem.to_string());
+                    } else {
+                        let address = problem.address().address;
+                        troubles.lacks(want.vip, address, Unfitness::AddressMissing, problem.to_string());
                     }
                 }
             }
             // What is there and was ours before does not suffer from what cannot be added, read or written down.
             Err(error) => {
                 for want in round.wanted {
+                    troubles.add(want.vip, Fitness::Reluctant(Unfitness::AddressMissing), chain(&error));
                     let on = round.interface(&want.interface);
                     let there = |at: &VipAddress| round.ours.contains(at) && on.is_some_and(|on| on.has(at.address));
-                    let fitness = if want.addresses.iter().all(there) {
-                        Fitness::Reluctant(Unfitness::AddressMissing)
-                    } else {
-                        Fitness::Unfit(Unfitness::AddressMissing)
-                    };
-                    troubles.add(want.vip, fitness, chain(&error));
+                    for at in want.addresses.iter().filter(|at| !there(at)) {
+                        troubles.lacks(want.vip, at.address, Unfitness::AddressMissing, chain(&error));
+                    }
                 }
             }
         }
@@ -443,8 +382,8 @@ impl Keeper {
         }
     }
 
-    /// Judges which VIPs this node is fit to hold by their interfaces, and says where those are whose every address was
-    /// put in place.
+    /// Judges which VIPs this node is fit to hold by their interfaces and addresses, and says where those are that have an
+    /// address in place.
     fn judge(&self, round: &Round<'_>, put: &BTreeSet<IpAddr>, troubles: &mut Troubles) -> Places {
         let mut places = Places::new();
         for want in round.wanted {
@@ -461,6 +400,15 @@ impl Keeper {
                 let problem = format!("{} is down or has no carrier", want.interface);
                 troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
             }
+            let Some(mac) = interface.mac else {
+                let problem = format!("{} has no MAC, and VIPs need Ethernet", want.interface);
+                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
+                continue;
+            };
+            let addresses = troubles.weigh(want, |address| put.contains(&address) && !round.foreign(address));
+            if !addresses.is_empty() {
+                places.insert(want.vip, Place { interface: interface.index, mac, addresses });
+            }
             if let Some(what) = self.fence.broken_lately(round.now) {
                 let problem = format!("somebody changed the fence on {what}; it stands again");
                 troubles.add(want.vip, Fitness::Reluctant(Unfitness::FenceBreached), problem);
@@ -471,18 +419,6 @@ impl Keeper {
             {
                 let problem = format!("the gateway {gateway} does not answer on {}", want.interface);
                 troubles.add(want.vip, Fitness::Reluctant(Unfitness::GatewayUnreachable), problem);
-            }
-            let Some(mac) = interface.mac else {
-                let problem = format!("{} has no MAC, and VIPs need Ethernet", want.interface);
-                troubles.add(want.vip, Fitness::Unfit(Unfitness::LinkDown), problem);
-                continue;
-            };
-            let addresses: Vec<IpAddr> = want.addresses.iter().map(|at| at.address).collect();
-            if addresses.iter().all(|address| put.contains(address) && !round.foreign(*address)) {
-                places.insert(want.vip, Place { interface: interface.index, mac, addresses });
-            } else {
-                let problem = format!("not every address is on {} yet", want.interface);
-                troubles.add(want.vip, Fitness::Unfit(Unfitness::AddressMissing), problem);
             }
         }
         places
@@ -550,13 +486,17 @@ impl Keeper {
         self.unknown = unknown;
     }
 
-    /// Where every VIP should be on this node. An interface that is meant by its network is looked for anew each time: a
+    /// Where every VIP should be on this node: those that it may hold, and those that it holds although it should not any more,
+    /// until another node has them and clients have finished here. An interface that is meant by its network is looked for anew each time: a
     /// container that is taken off a network and put back gets another one.
-    fn wanted(&self, view: &LeaseView, interfaces: &[Interface]) -> Vec<Wanted> {
+    fn wanted(&self, now: BootNanos, view: &LeaseView, interfaces: &[Interface]) -> Vec<Wanted> {
         let ours = |on: &Interface, held: &InterfaceAddress| {
             let at = VipAddress { interface: on.name.clone(), address: held.address, prefix: held.prefix };
             self.addresses.ours().contains(&at)
         };
+        // Read in this order: what is held no more is among those that are being finished by then.
+        let (held, finishing) = (self.shared.held.load(), self.shared.finishing.load());
+        let is_here = |vip: VipId| held.contains(&vip) || finishing.get(&vip).is_some_and(|until| now < *until);
         let may = |only: &Option<BTreeSet<_>>| only.as_ref().is_none_or(|only| only.contains(&self.options.node));
         let want = |vip: &ballast_core::lease::LeaseVip| {
             let by = self.options.interfaces.get(&vip.name).unwrap_or(&self.options.interface);
@@ -571,7 +511,7 @@ impl Keeper {
                 .collect();
             Wanted { vip: vip.id, interface, addresses }
         };
-        view.vips.iter().filter(|vip| may(&vip.only)).map(want).collect()
+        view.vips.iter().filter(|vip| may(&vip.only) || is_here(vip.id)).map(want).collect()
     }
 
     /// Follows links that came, went, or changed, listens on them and judges their gateways.
@@ -580,14 +520,17 @@ impl Keeper {
         let here: Vec<&Interface> =
             interfaces.iter().filter(|interface| named.contains(interface.name.as_str())).collect();
         self.links.retain(|index, _| here.iter().any(|interface| interface.index == *index));
-        let vips: BTreeMap<IpAddr, VipId> =
-            view.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| (at.ip(), vip.id))).collect();
+        let vips: BTreeSet<IpAddr> = view.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| at.ip())).collect();
+        let on = |name: &str| here.iter().find(|interface| interface.name == name).map(|interface| interface.index);
+        let on_links = wanted.iter().filter_map(|want| Some((on(&want.interface)?, want)));
         // A second interface on the same link answers the owner's own questions.
         self.conflicts.set_ours(interfaces.iter().filter_map(|interface| interface.mac));
         let members = view.vips.iter().flat_map(|vip| vip.macs.iter());
         self.conflicts.set_members(members.filter(|(node, _)| *node != self.options.node).map(|(_, mac)| *mac));
-        self.conflicts.set_vips(vips.iter().map(|(address, vip)| (*address, *vip)));
-        let held = self.shared.held.load();
+        self.conflicts.set_vips(
+            on_links.flat_map(|(on, want)| want.addresses.iter().map(move |at| ((on, at.address), want.vip))),
+        );
+        let (held, places) = (self.shared.held.load(), self.shared.places.load());
         for vip in view.vips.iter().map(|vip| vip.id) {
             self.conflicts.set_held(vip, held.contains(&vip));
         }
@@ -596,13 +539,7 @@ impl Keeper {
                 self.check(interface, view);
             }
             let new = !self.links.contains_key(&interface.index);
-            let link = self.links.entry(interface.index).or_insert_with(|| Link {
-                up: interface.up,
-                listener: None,
-                deaf: None,
-                gateway: GatewayCheck::new(now, None, GATEWAY),
-                asked_at: now,
-            });
+            let link = self.links.entry(interface.index).or_insert_with(|| Link::new(now, interface.up));
             let came_up = interface.up && !link.up;
             link.up = interface.up;
             if new || came_up {
@@ -620,7 +557,7 @@ impl Keeper {
             if !interface.up || link.listener.is_none() {
                 link.gateway.ask_now(now.plus(GATEWAY.interval_nanos));
             } else if let Some(gateway) = link.gateway.turn(now)
-                && let Some(frame) = question(gateway, interface, |address| vips.contains_key(&address))
+                && let Some(frame) = question(gateway, interface, |address| vips.contains(&address))
             {
                 // Not answered counts; not sent is as good as not answered.
                 let _ = self.frames.send(interface.index, &frame);
@@ -631,7 +568,8 @@ impl Keeper {
             {
                 // Whoever else has a VIP of ours says so when asked; one that came with a joined network has no reason to.
                 link.asked_at = now;
-                for (address, _) in vips.iter().filter(|(_, vip)| held.contains(vip)) {
+                let ours = places.iter().filter(|(vip, at)| at.interface == interface.index && held.contains(*vip));
+                for address in ours.flat_map(|(_, at)| &at.addresses) {
                     let _ = self.frames.send(interface.index, &probe_frame(*address, mac));
                 }
             }
@@ -731,20 +669,21 @@ impl Keeper {
 
     /// Takes in who claims which address.
     fn listen(&mut self) {
-        let mut claims: Vec<Claim> = Vec::new();
-        for link in self.links.values_mut() {
+        let mut heard: Vec<(u32, Claim)> = Vec::new();
+        for (index, link) in &mut self.links {
             let Some(listener) = &mut link.listener else { continue };
-            let from = claims.len();
+            let mut claims = Vec::new();
             if listener.read(&mut claims).is_err() {
                 // It is opened anew when the interface is up.
                 link.listener = None;
                 link.up = false;
             }
-            claims[from..].iter().for_each(|claim| link.gateway.heard(claim));
+            claims.iter().for_each(|claim| link.gateway.heard(claim));
+            heard.extend(claims.into_iter().map(|claim| (*index, claim)));
         }
-        let now = boot_now();
-        for claim in claims {
-            let Some(conflict) = self.conflicts.heard(now, &claim) else { continue };
+        let (now, held) = (boot_now(), self.shared.held.load());
+        for (on, claim) in heard {
+            let Some(conflict) = self.conflicts.heard(now, on, &claim) else { continue };
             self.shared.counts.conflicts.fetch_add(1, Ordering::Relaxed);
             match conflict {
                 Conflict::Stranger { vip, address, mac } => {
@@ -754,7 +693,9 @@ impl Keeper {
                     error!(%vip, %address, %mac, "another node claims a VIP that this node holds");
                 }
             }
-            self.shared.announce_again();
+            if held.contains(&conflict.vip()) {
+                self.shared.defend(conflict.address());
+            }
         }
     }
 }

@@ -13,9 +13,11 @@
 //! Not here: the parts themselves ([`crate::fence`], [`crate::net`]), the lease protocol.
 
 mod capture;
+mod counts;
 mod driver;
 mod fencing;
 mod keeper;
+mod link;
 mod places;
 mod probes;
 mod round;
@@ -43,8 +45,8 @@ use crate::{
     net::{AddressError, Addresses, Interface, NetError},
 };
 
+pub use counts::KeeperCounters;
 pub use driver::NetlinkDriver;
-pub use keeper::KeeperCounters;
 
 pub use sole::{OtherProcess, Sole};
 
@@ -92,7 +94,7 @@ impl Report {
             return self;
         }
         for known in Arc::make_mut(&mut self).vips.values_mut() {
-            let doubted = Fitness::Reluctant(Unfitness::FenceBreached);
+            let doubted = Fitness::Reluctant(Unfitness::Unattended);
             if known.fitness.worse(doubted) != known.fitness {
                 known.fitness = doubted;
                 known.problem = format!(
@@ -250,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_was_found_long_ago_is_doubted_and_what_is_worse_stays() {
-        let [fit, doubted] = [Fitness::Fit, Fitness::Reluctant(Unfitness::FenceBreached)];
+        let [fit, doubted] = [Fitness::Fit, Fitness::Reluctant(Unfitness::Unattended)];
         let unfit = Fitness::Unfit(Unfitness::LinkDown);
         let check = |seconds, expected: [Fitness; 2]| {
             let known = |fitness| VipFitness { fitness, ..VipFitness::default() };

@@ -16,7 +16,7 @@ use ballast_core::{
     time::BootNanos,
 };
 
-use super::{Published, Report, keeper::Counts, wake::Wake};
+use super::{Published, Report, counts::Counts, wake::Wake};
 use crate::net::Mac;
 
 /// Where a VIP is on this node.
@@ -36,12 +36,28 @@ pub(super) type Places = BTreeMap<VipId, Place>;
 /// VIPs whose place still has an address that the agreed state gives them no more: the keeper has not come to it yet, and
 /// whoever moves their deadline on would open that address, too.
 pub(super) fn outdated(places: &Places, view: &LeaseView) -> BTreeSet<VipId> {
-    let of: BTreeMap<VipId, &LeaseVip> = view.vips.iter().map(|vip| (vip.id, vip)).collect();
-    let has = |vip: VipId, address: IpAddr| {
-        of.get(&vip).is_some_and(|known| known.addresses.iter().any(|known| known.ip() == address))
-    };
+    let has = gives(view);
     let more = |(vip, place): &(&VipId, &Place)| place.addresses.iter().any(|address| !has(**vip, *address));
     places.iter().filter(more).map(|(vip, _)| *vip).collect()
+}
+
+/// The places with those addresses alone that the agreed state gives to their VIPs; nothing if that is all of them.
+pub(super) fn without_lost(places: &Places, view: &LeaseView) -> Option<Places> {
+    if outdated(places, view).is_empty() {
+        return None;
+    }
+    let (has, mut places) = (gives(view), places.clone());
+    places.retain(|vip, place| {
+        place.addresses.retain(|address| has(*vip, *address));
+        !place.addresses.is_empty()
+    });
+    Some(places)
+}
+
+/// Whether the agreed state gives an address to a VIP.
+fn gives(view: &LeaseView) -> impl Fn(VipId, IpAddr) -> bool + '_ {
+    let of: BTreeMap<VipId, &LeaseVip> = view.vips.iter().map(|vip| (vip.id, vip)).collect();
+    move |vip, address| of.get(&vip).is_some_and(|known| known.addresses.iter().any(|known| known.ip() == address))
 }
 
 /// What keeper and driver share.
@@ -50,12 +66,16 @@ pub(super) struct Shared {
     pub view: ArcSwapOption<LeaseView>,
     /// From the driver: what this node holds.
     pub held: Published<Vec<VipId>>,
+    /// From the driver: what this node handed over, and until when it finishes what clients had begun. Told before `held` is.
+    pub finishing: Published<BTreeMap<VipId, BootNanos>>,
     /// From the keeper: where VIPs are.
     pub places: Published<Places>,
     /// From the keeper, for the daemon.
     pub report: Published<Report>,
     /// Counted up by the keeper when everything held should be announced again.
     pub announce: AtomicU64,
+    /// From the keeper: addresses that somebody else claims, to be announced once if they are held.
+    pub claimed: Published<BTreeSet<IpAddr>>,
     pub counts: Counts,
     pub pace: Pace,
     pub to_keeper: Wake,
@@ -68,9 +88,11 @@ impl Shared {
         Ok(Self {
             view: ArcSwapOption::empty(),
             held: Published::default(),
+            finishing: Published::default(),
             places: Published::default(),
             report: Published::default(),
             announce: AtomicU64::new(0),
+            claimed: Published::default(),
             counts: Counts::default(),
             pace: Pace::new(boot_now()),
             to_keeper: Wake::new()?,
@@ -91,6 +113,12 @@ impl Shared {
     /// Lets the driver announce everything it holds once more.
     pub fn announce_again(&self) {
         self.announce.fetch_add(1, Ordering::Release);
+        self.to_driver.wake();
+    }
+
+    /// Lets the driver announce an address once more, which somebody else claims.
+    pub fn defend(&self, address: IpAddr) {
+        self.claimed.rcu(|claimed| claimed.iter().copied().chain([address]).collect::<BTreeSet<_>>());
         self.to_driver.wake();
     }
 }
@@ -180,5 +208,8 @@ mod tests {
         assert!(outdated(&places(&[(1, &["10.0.0.1"]), (2, &["10.0.0.4"])]), &view).is_empty(), "less is no harm");
         let late = places(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["10.0.0.3", "10.0.0.4"]), (3, &["10.0.0.5"])]);
         assert_eq!(outdated(&late, &view), [2, 3].map(VipId::new).into());
+        let left = places(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["10.0.0.4"])]);
+        assert_eq!(without_lost(&late, &view), Some(left.clone()));
+        assert_eq!(without_lost(&left, &view), None);
     }
 }

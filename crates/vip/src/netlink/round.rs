@@ -5,7 +5,11 @@ use std::{
     net::IpAddr,
 };
 
-use ballast_core::{ids::VipId, lease::Fitness, time::BootNanos};
+use ballast_core::{
+    ids::VipId,
+    lease::{Fitness, Unfitness},
+    time::BootNanos,
+};
 
 use super::VipFitness;
 use crate::net::{Interface, VipAddress};
@@ -55,18 +59,45 @@ impl<'r> Round<'r> {
 
 /// What is wrong, by VIP: the worst of what was found.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(BTreeMap<VipId, VipFitness>);
+pub(super) struct Troubles {
+    vips: BTreeMap<VipId, VipFitness>,
+    /// Addresses that cannot be in place, each with what was found first.
+    lacking: BTreeMap<(VipId, IpAddr), (Unfitness, String)>,
+}
 
 impl Troubles {
     pub fn add(&mut self, vip: VipId, fitness: Fitness, problem: String) {
-        let known = self.0.entry(vip).or_default();
+        let known = self.vips.entry(vip).or_default();
         if known.fitness.worse(fitness) != known.fitness {
             *known = VipFitness { fitness, problem, ..VipFitness::default() };
         }
     }
 
+    /// One address of the VIP cannot be in place. What follows depends on the others: [`Troubles::weigh`].
+    pub fn lacks(&mut self, vip: VipId, address: IpAddr, what: Unfitness, problem: String) {
+        self.lacking.entry((vip, address)).or_insert((what, problem));
+    }
+
+    /// Weighs which addresses of the VIP are in place, of those that were `put` there, and returns them. While one is, the
+    /// node had rather not hold the VIP for want of the others: whatever keeps these from all nodes would else take those
+    /// away that work.
+    pub fn weigh(&mut self, want: &Wanted, put: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+        let all = want.addresses.iter().map(|at| at.address);
+        let (there, missing): (Vec<_>, Vec<_>) =
+            all.partition(|address| put(*address) && !self.lacking.contains_key(&(want.vip, *address)));
+        for address in missing {
+            let (what, problem) = self
+                .lacking
+                .remove(&(want.vip, address))
+                .unwrap_or_else(|| (Unfitness::AddressMissing, format!("{address} is not on {} yet", want.interface)));
+            let fitness = if there.is_empty() { Fitness::Unfit(what) } else { Fitness::Reluctant(what) };
+            self.add(want.vip, fitness, problem);
+        }
+        there
+    }
+
     /// What was found about a VIP; it is fit if nothing was.
     pub fn take(&mut self, vip: VipId) -> VipFitness {
-        self.0.remove(&vip).unwrap_or_default()
+        self.vips.remove(&vip).unwrap_or_default()
     }
 }

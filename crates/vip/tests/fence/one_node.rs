@@ -21,6 +21,8 @@ use crate::{
 };
 
 const VIP: VipId = VipId::new(7);
+/// Another one, or nobody's.
+const OTHER: VipId = VipId::new(8);
 const VIP4: &str = "10.9.0.100";
 const VIP6: &str = "fd09::100";
 const LONG: Duration = Duration::from_secs(600);
@@ -149,6 +151,31 @@ fn closed_is_silent_and_open_is_not() {
         lab.check_both(false);
         lab.check("10.9.0.1", true);
         lab.check("fd09::1", true);
+    });
+}
+
+#[test]
+fn closing_a_vip_closes_what_was_opened_for_it_and_is_its_own_no_more() {
+    at_each_level(|lab, mut fence, mut deadlines| {
+        let left = [lab.guarded(VIP, VIP4), lab.guarded(OTHER, VIP6)];
+        lab.guard(&mut fence, &lab.both());
+        open_for(&mut deadlines, VIP, LONG);
+        lab.check_both(true);
+        lab.guard(&mut fence, &left);
+        // The rest is renewed, which is no word about what it has lost.
+        open_for(&mut deadlines, VIP, LONG);
+        assert_eq!(deadlines.close(VIP), Closing::Closed);
+        lab.check_both(false);
+        // What was opened for another VIP since is that one's.
+        lab.guard(&mut fence, &lab.both());
+        open_for(&mut deadlines, VIP, LONG);
+        lab.guard(&mut fence, &left);
+        open_for(&mut deadlines, OTHER, LONG);
+        assert_eq!(deadlines.close(VIP), Closing::Closed);
+        lab.check(VIP4, false);
+        lab.check(VIP6, true);
+        assert_eq!(deadlines.close(OTHER), Closing::Closed);
+        lab.check_both(false);
     });
 }
 
