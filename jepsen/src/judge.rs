@@ -65,6 +65,15 @@ pub fn judge(run: &Run) -> Report {
 
 /// Holds a history against a model, and adds what follows to a judgement.
 fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::Input, M::Output>) -> Judgement {
+    explain(judgement, history, linear::verdicts(model, history, Limits::default()))
+}
+
+/// Adds what is ruled of each key to a judgement.
+fn explain<'a, I, O>(
+    judgement: Judgement,
+    history: &History<I, O>,
+    verdicts: impl Iterator<Item = (&'a str, Verdict)>,
+) -> Judgement {
     let operations = history.operations();
     let unknown = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Unknown)).count();
     let known = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Ok(_))).count();
@@ -76,7 +85,7 @@ fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::
         judgement.undecided(format!("the recorder is wrong: {error}"));
         return judgement;
     }
-    for (_, verdict) in linear::verdicts(model, history, Limits::default()) {
+    for (_, verdict) in verdicts {
         match verdict {
             Verdict::Linearizable => {}
             Verdict::Violation(violation) => judgement.violated(violation.to_string()),
@@ -86,17 +95,20 @@ fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::
     judgement
 }
 
-/// While every daemon is dead nobody carries log time on; then it catches up by a tenth of what passes. So lives last longer
-/// after each such time, by as much as it took.
-fn slack(run: &Run) -> ClockSlack {
+/// While every daemon is dead nobody carries log time on; then it catches up by a tenth of what passes. So lives that it
+/// comes into last longer, by as much as it took.
+fn dead(run: &Run) -> Vec<Span> {
     let dead = run.faults.faults.iter().filter(|fault| matches!(fault.kind, Kind::KillAll | Kind::BlackOut));
-    let dead: Duration = dead.map(|fault| fault.until.since(fault.from) + START).sum();
-    ClockSlack { offset: SLACK, rate_per_mille: 100, dead }
+    dead.map(|fault| Span::new(fault.from, fault.until.after(START))).collect()
 }
 
 fn sessions(run: &Run) -> Judgement {
     let judgement = Judgement::new(Promise::Sessions).looked_at("times a lock was held", run.held.len());
-    let mut judgement = hold(judgement, &SessionModel { clock_slack: slack(run) }, &unread_alike(&run.registers));
+    let (history, dead) = (unread_alike(&run.registers), dead(run));
+    let slack = ClockSlack { offset: SLACK, rate_per_mille: 100, dead: Duration::ZERO };
+    let model = |asked| SessionModel { clock_slack: slack.within(asked, &dead) };
+    let verdicts = linear::verdicts_by(model, &history, Limits::default());
+    let mut judgement = explain(judgement, &history, verdicts);
     judgement = to_the_end(run, judgement, "answer", last(&run.registers));
     judgement = to_the_end(run, judgement, "lock", run.held.iter().map(|held| held.from).max());
     for (one, other) in locks::overlaps(&run.held) {
