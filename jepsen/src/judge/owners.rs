@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use ballast_jepsen::{
-    time::Span,
+    time::{RunTime, Span},
     verdict::{Judgement, Promise},
 };
+use ballast_testkit::observer::{self, History};
 
 use super::name;
 use crate::{
+    clock::Clock,
     nemesis::{self, Happened},
     plan::{Family, Kind},
     run::Run,
@@ -24,26 +26,33 @@ const REPLACED_WITHIN: Duration = Duration::from_secs(1);
 
 /// No two nodes answer for the VIP at once.
 pub(super) fn one(run: &Run) -> Judgement {
-    let (from, until) = (run.clock.kernel(run.span.0), run.clock.kernel(run.span.1));
-    let dual = run.owners.dual(None, from, until);
-    let missed = run.owners.missed(from, until);
-    let asked = ((until - from) as f64 / 1e6 * (1.0 - missed)) as usize;
-    let mut judgement = Judgement::new(Promise::OneOwner)
-        .looked_at("questions answered", run.owners.answered(from, until))
-        .count("questions", asked)
-        .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
-    if dual.ms > 0.0 {
-        let spans = run.owners.dual_spans(from, until).into_iter().take(10).map(|(from, until, who)| {
-            let who: Vec<String> = who.into_iter().map(name).collect();
-            format!("\n{} to {} by {}", run.clock.of(from), run.clock.of(until), who.join(", "))
-        });
-        let spans: String = spans.collect();
-        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
-    }
-    let doubtful_ms = doubt(run, (from, until));
+    let mut judgement = watched(&run.owners, run.clock, run.span);
+    let doubtful_ms = doubt(run, (run.clock.kernel(run.span.0), run.clock.kernel(run.span.1)));
     if doubtful_ms > DOUBT_MS {
         judgement
             .undecided(format!("two nodes may have answered for {doubtful_ms:.0} ms: single answers, or late ones"));
+    }
+    judgement
+}
+
+/// The same, of what was seen in a span.
+fn watched(owners: &History, clock: Clock, span: (RunTime, RunTime)) -> Judgement {
+    let (from, until) = (clock.kernel(span.0), clock.kernel(span.1));
+    let dual = owners.dual(None, from, until);
+    let missed = owners.missed(from, until);
+    let asked = ((until - from) as f64 / 1e6 * (1.0 - missed)) as usize;
+    let mut judgement = Judgement::new(Promise::OneOwner)
+        .looked_at("questions answered", owners.answered(None, from, until))
+        .looked_at("answers in IPv6", owners.answered(Some(observer::Kind::Ndp), from, until))
+        .count("questions", asked)
+        .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
+    if dual.ms > 0.0 {
+        let spans = owners.dual_spans(from, until).into_iter().take(10).map(|(from, until, who)| {
+            let who: Vec<String> = who.into_iter().map(name).collect();
+            format!("\n{} to {} by {}", clock.of(from), clock.of(until), who.join(", "))
+        });
+        let spans: String = spans.collect();
+        judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
     }
     if missed > 0.5 {
         judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));
@@ -108,4 +117,48 @@ fn is_alone(run: &Run, fault: &Happened) -> bool {
     let near = Span::new(fault.from.before(2 * REPLACED_WITHIN), fault.from.after(2 * REPLACED_WITHIN));
     let mut others = others.filter(|other| other.from <= near.until && near.from <= other.until);
     others.all(|other| std::ptr::eq(other, fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_jepsen::verdict::Ruling;
+    use ballast_testkit::observer::{TICK_NANOS, Tick};
+
+    use super::*;
+
+    /// How long they watch.
+    const MILLIS: u64 = 60_000;
+
+    /// What is ruled of a minute in which the first node answered every question; `change` is given each tick and its number.
+    fn ruled(change: impl Fn(u64, &mut Tick)) -> Ruling {
+        let clock = Clock::start();
+        let tick = |number: u64| {
+            let mut tick = Tick { solicited: number.is_multiple_of(8), ..Tick::default() };
+            tick.sent_at = clock.kernel(RunTime::START) + number * TICK_NANOS;
+            [&mut tick.arp, &mut tick.syn].into_iter().for_each(|nodes| nodes.add(0));
+            if tick.solicited {
+                tick.ndp.add(0);
+            }
+            change(number, &mut tick);
+            tick
+        };
+        let history = History::new((0..MILLIS).map(tick).collect(), Vec::new());
+        watched(&history, clock, (RunTime::START, RunTime::from_millis(MILLIS))).ruling
+    }
+
+    #[test]
+    fn one_that_answers_in_both_families_is_well() {
+        assert_eq!(ruled(|_, _| {}), Ruling::Held);
+        let two = |number: u64, tick: &mut Tick| {
+            if number == 7 || number == 8 {
+                tick.arp.add(1);
+            }
+        };
+        assert_eq!(ruled(two), Ruling::Violated);
+    }
+
+    #[test]
+    fn no_answer_in_ipv6_at_all_is_undecided() {
+        assert_eq!(ruled(|_, tick| tick.ndp = observer::Nodes::default()), Ruling::Undecided);
+    }
 }

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use ballast_testkit::{
-    lab::{Short, Tampering, VIP},
+    lab::{Short, Tampering, VIP, VIP6},
     wait,
 };
 
@@ -69,10 +69,11 @@ impl Nemesis {
 
     /// Meddles with what keeps a node from answering for a VIP that it does not own.
     pub(super) fn tamper(&mut self, site: &Site, node: usize, choice: u64) {
-        let how = match choice % 3 {
-            0 => Tampering::Programs,
-            1 => Tampering::Tables,
-            _ => Tampering::Address(VIP.into()),
+        let how = match (choice % 3, choice / 3 % 2) {
+            (0, _) => Tampering::Programs,
+            (1, _) => Tampering::Tables,
+            (_, 0) => Tampering::Address(VIP.into()),
+            (_, _) => Tampering::Address(VIP6.into()),
         };
         if !site.lab.tamper(node, how) {
             self.record.complaints.push(format!("tamper-fence: there was nothing to undo by {how:?}"));

@@ -31,14 +31,18 @@ pub enum Kind {
 pub struct Nodes(u8);
 
 impl Nodes {
+    /// Adds one.
     pub fn add(&mut self, node: usize) {
         self.0 |= 1 << node;
     }
 
+    /// These and others.
+    #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    /// How many there are.
     pub fn count(self) -> u32 {
         self.0.count_ones()
     }
@@ -61,10 +65,13 @@ pub struct Tick {
     pub sent_at: u64,
     /// Wall time of the same moment, for comparison with the kernel's stamps.
     pub sent_wall: u64,
+    /// Who answered ARP.
     pub arp: Nodes,
     /// Whether neighbours were solicited.
     pub solicited: bool,
+    /// Who answered that.
     pub ndp: Nodes,
+    /// Who accepted a connection.
     pub syn: Nodes,
     /// Who answered late, in whatever way.
     pub late: Nodes,
@@ -148,9 +155,9 @@ impl History {
         spans.into_iter().map(|(from, until, who)| (from, until, who.iter().collect())).collect()
     }
 
-    /// In how many ticks between `from` and `to` anybody answered in time.
-    pub fn answered(&self, from: u64, to: u64) -> usize {
-        self.sent(from, to).filter(|tick| tick.prompt().count() > 0).count()
+    /// In how many ticks between `from` and `to` anybody answered in time, in any way or in one.
+    pub fn answered(&self, kind: Option<Kind>, from: u64, to: u64) -> usize {
+        self.sent(from, to).filter(|tick| tick.of(kind).count() > 0).count()
     }
 
     /// Longest time between `from` and `to` in which nobody accepted connections.
@@ -286,6 +293,15 @@ mod tests {
     fn two_nodes_in_a_row_of_ticks_are_dual() {
         assert_eq!(dual("0 0 01 01 01 1"), (3.0, 0.0));
         assert_eq!(dual("01 01"), (2.0, 0.0));
+    }
+
+    #[test]
+    fn answers_are_counted_by_their_kind() {
+        let mut one = history("0 0/1 - /0");
+        one.ticks[2].syn.add(0);
+        let answered = |kind| one.answered(kind, 0, u64::MAX);
+        let each = [Kind::Arp, Kind::Ndp, Kind::Syn].map(|kind| answered(Some(kind)));
+        assert_eq!((answered(None), each), (3, [2, 1, 3]));
     }
 
     #[test]
