@@ -247,11 +247,15 @@ fn explanations(run: &Run) -> Judgement {
 }
 
 /// Nothing is held of which nothing was seen any more.
-fn to_the_end(run: &Run, mut judgement: Judgement, what: &str, last: Option<RunTime>) -> Judgement {
+fn to_the_end(run: &Run, judgement: Judgement, what: &str, last: Option<RunTime>) -> Judgement {
+    seen_until(run.span.1, judgement, what, last)
+}
+
+fn seen_until(end: RunTime, mut judgement: Judgement, what: &str, last: Option<RunTime>) -> Judgement {
     match last {
-        Some(last) if last >= run.span.1.before(STOPPED) => {}
+        Some(last) if last >= end.before(STOPPED) => {}
         Some(last) => {
-            judgement.undecided(format!("the last {what} was at {last}, {:?} before the end", run.span.1.since(last)));
+            judgement.undecided(format!("the last {what} was at {last}, {:?} before the end", end.since(last)));
         }
         None => judgement.undecided(format!("there was no {what}")),
     }

@@ -116,8 +116,8 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     let mut site = Site::start(options.nodes, "")?;
     let clock = Clock::start();
     let watch = Watch::start(&site, clock)?;
-    // Longer than anything that can happen in between.
-    let longest = WARM_UP + Duration::from_millis(last_ms) + Duration::from_secs(300);
+    // Longer than anything that can happen in between: what goes on until it is done may take longer than the plan has for it.
+    let longest = WARM_UP + 2 * Duration::from_millis(last_ms) + Duration::from_secs(900);
     let observer = Observer::start(&site.lab, Site::target(), longest)?;
 
     let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());

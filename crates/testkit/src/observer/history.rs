@@ -160,6 +160,11 @@ impl History {
         self.sent(from, to).filter(|tick| tick.of(kind).count() > 0).count()
     }
 
+    /// When the last question between `from` and `to` was asked.
+    pub fn last_question(&self, from: u64, to: u64) -> Option<u64> {
+        self.sent(from, to).map(|tick| tick.sent_at).max()
+    }
+
     /// Longest time between `from` and `to` in which nobody accepted connections.
     pub fn nobody_ms(&self, from: u64, to: u64) -> f64 {
         let (mut longest, mut since) = (0, None);
@@ -393,5 +398,7 @@ mod tests {
     fn missed_ticks_are_told() {
         assert_eq!(history("0 x x 0").missed(TICK_NANOS, 5 * TICK_NANOS), 0.5);
         assert_eq!(history("0 0 0 0").missed(TICK_NANOS, 5 * TICK_NANOS), 0.0);
+        let last = |text: &str| history(text).last_question(0, 4 * TICK_NANOS);
+        assert_eq!(["0 - x 0", "x"].map(last), [Some(2 * TICK_NANOS), None]);
     }
 }
