@@ -1,5 +1,6 @@
 //! What a run says about each promise.
 
+mod disturbed;
 mod owners;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -209,23 +210,7 @@ fn troubles(run: &Run) -> Vec<Span> {
 }
 
 fn explanations(run: &Run) -> Judgement {
-    // A connection that was cut is noticed late.
-    let disturbed = run.faults.faults.iter().filter(|fault| !fault.kind.spares_nodes()).map(|fault| Disturbance {
-        span: Span::new(fault.from, fault.until.after(START)),
-        // Over the VIP a request may have gone to anybody.
-        whom: (!fault.kind.concerns_all())
-            .then(|| fault.victims.iter().cloned().chain([VIP_NAME.to_owned()]).collect()),
-    });
-    let mut disturbed: Vec<Disturbance> = disturbed.collect();
-    // Damaged files may be found at any time until the node has been replaced.
-    for rot in run.faults.faults.iter().filter(|fault| fault.kind == Kind::BitRot) {
-        let node = |of: &usize| rot.victims.contains(&name(*of));
-        let replaced =
-            run.faults.emptied.iter().filter(|(of, at)| node(of) && *at >= rot.from).map(|(_, at)| *at).min();
-        let until = replaced.map_or(RunTime::NEVER, |at| at.after(BACK_WITHIN));
-        let whom = rot.victims.iter().cloned().chain([VIP_NAME.to_owned()]).collect();
-        disturbed.push(Disturbance { span: Span::new(rot.from, until), whom: Some(whom) });
-    }
+    let mut disturbed = disturbed::by_faults(&run.faults, &owners::of(run));
     if run.cut_short {
         // Nobody waited for the last lines.
         disturbed.push(Disturbance { span: Span::new(run.span.1.before(BACK_WITHIN), RunTime::NEVER), whom: None });
@@ -307,6 +292,11 @@ fn forward(run: &Run) -> Vec<Judgement> {
     // Nodes compare the hashes of their states themselves, too, and count what differs.
     mismatches.into_iter().for_each(|mismatch| equal.violated(mismatch));
     vec![only_forward, equal]
+}
+
+/// When which node answered for the VIP.
+pub fn vip_owners(run: &Run) -> Vec<(Span, String)> {
+    owners::of(run)
 }
 
 /// The faults, as the library knows them.

@@ -113,12 +113,7 @@ fn picture(run: &Run, report: &Report) -> Timeline {
             max_ms: of(100),
         });
     }
-    let owners = run
-        .owners
-        .owners()
-        .into_iter()
-        .map(|(from, until, node)| (Span::new(run.clock.of(from), run.clock.of(until)), judge::name(node)));
-    picture.owners.insert(VIP_NAME.to_owned(), owners.collect());
+    picture.owners.insert(VIP_NAME.to_owned(), judge::vip_owners(run));
     picture.leaders = leaders(run);
     picture
 }

@@ -55,6 +55,12 @@ fn watched(owners: &History, clock: Clock, span: (RunTime, RunTime)) -> Judgemen
     seen_until(span.1, judgement, "question", owners.last_question(from, until).map(|at| clock.of(at)))
 }
 
+/// When which node answered for the VIP.
+pub(super) fn of(run: &Run) -> Vec<(Span, String)> {
+    let owners = run.owners.owners().into_iter();
+    owners.map(|(from, until, node)| (Span::new(run.clock.of(from), run.clock.of(until)), name(node))).collect()
+}
+
 /// A dead owner is replaced. `None` if none was lost while all else was well.
 pub(super) fn replaced(run: &Run) -> Option<Judgement> {
     let owners = run.owners.owners();

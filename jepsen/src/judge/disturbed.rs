@@ -1,0 +1,83 @@
+//! Whom faults may have kept from answering, and from writing down why.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use ballast_jepsen::{
+    says_why::Disturbance,
+    time::{RunTime, Span},
+};
+
+use super::{BACK_WITHIN, START, name};
+use crate::{
+    nemesis::{Happened, Record},
+    plan::Kind,
+    site::VIP_NAME,
+};
+
+/// Before a fault: a client that went to the owner then may still wait for its answer.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+/// After it: the owner was lost to it, and a lease of 200 ms and an election went by before another one came.
+const MOVED: Duration = Duration::from_millis(500);
+
+/// All that befell nodes. `owners` has when which node answered for the VIP.
+pub(super) fn by_faults(record: &Record, owners: &[(Span, String)]) -> Vec<Disturbance> {
+    // A connection that was cut is noticed late.
+    let disturbed = record.faults.iter().filter(|fault| !fault.kind.spares_nodes()).map(|fault| {
+        let whom =
+            (!fault.kind.concerns_all()).then(|| whom(&fault.victims, Span::new(fault.from, fault.until), owners));
+        Disturbance { span: Span::new(fault.from, fault.until.after(START)), whom }
+    });
+    disturbed.chain(by_rot(record, owners)).collect()
+}
+
+/// Damaged files may be found at any time until the node has been replaced.
+fn by_rot(record: &Record, owners: &[(Span, String)]) -> impl Iterator<Item = Disturbance> {
+    record.faults.iter().filter(|fault| fault.kind == Kind::BitRot).map(|rot: &Happened| {
+        let node = |of: &usize| rot.victims.contains(&name(*of));
+        let replaced = record.emptied.iter().filter(|(of, at)| node(of) && *at >= rot.from).map(|(_, at)| *at).min();
+        let span = Span::new(rot.from, replaced.map_or(RunTime::NEVER, |at| at.after(BACK_WITHIN)));
+        Disturbance { span, whom: Some(whom(&rot.victims, span, owners)) }
+    })
+}
+
+/// The victims, and the VIP if it was with one of them: another node's troubles are not those of who goes there.
+fn whom(victims: &[String], span: Span, owners: &[(Span, String)]) -> BTreeSet<String> {
+    let vip = owned(owners, victims, span).then(|| VIP_NAME.to_owned());
+    victims.iter().cloned().chain(vip).collect()
+}
+
+/// Whether one of the victims answered for the VIP when it befell them, or shortly before or after.
+fn owned(owners: &[(Span, String)], victims: &[String], span: Span) -> bool {
+    let near = Span::new(span.from.before(UNDER_WAY), span.until.after(MOVED));
+    owners.iter().any(|(then, owner)| victims.contains(owner) && then.touches(near))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(from: u64, until: u64) -> Span {
+        Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
+    }
+
+    #[test]
+    fn what_befalls_a_node_that_does_not_own_excuses_nobody_over_the_vip() {
+        let owners = [(span(0, 10_000), "node-1".to_owned()), (span(10_300, 60_000), "node-2".to_owned())];
+        let excused = |kind, victim: &str, (from, until)| {
+            let Span { from, until } = span(from, until);
+            let fault = Happened { kind, victims: vec![victim.to_owned()], from, until };
+            let record = Record { faults: vec![fault], ..Record::default() };
+            let disturbed = by_faults(&record, &owners);
+            assert!(disturbed.iter().all(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(victim))));
+            disturbed.iter().any(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(VIP_NAME)))
+        };
+        assert!(excused(Kind::Kill, "node-1", (10_000, 12_000)), "the owner");
+        assert!(excused(Kind::Kill, "node-1", (10_900, 12_000)), "who had been the owner a moment before");
+        assert!(excused(Kind::Delay, "node-2", (9_000, 9_900)), "who was the owner a moment later");
+        assert!(!excused(Kind::Kill, "node-1", (11_500, 12_000)), "who was the owner once");
+        assert!(!excused(Kind::Kill, "node-3", (9_000, 12_000)), "who never was");
+        assert!(excused(Kind::KillAll, "node-3", (9_000, 12_000)), "all of them");
+        assert!(!excused(Kind::BitRot, "node-3", (9_000, 12_000)), "who never was, for good");
+        assert!(!excused(Kind::MoveVip, "node-1", (9_000, 9_100)), "an order");
+    }
+}
