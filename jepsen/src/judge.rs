@@ -32,7 +32,7 @@ use crate::{
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
 /// at least every so often, and a leader that was stopped stamps nothing.
-const SLACK: Duration = Duration::from_millis(400);
+pub const SLACK: Duration = Duration::from_millis(400);
 /// What starting takes, when nobody carries log time on.
 const START: Duration = Duration::from_secs(2);
 /// How soon after a fault somebody must be served again: an election or two, a lease and a start on a busy machine.

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Clock,
+    judge::SLACK,
     nemesis,
     plan::{self, Kind, Round, Whom},
     proxied,
@@ -102,8 +103,9 @@ pub struct Run {
 
 /// Before the first fault, so that all workloads are under way.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// By how much a lock's life may be shorter by log time than by its holder's clock.
-pub const LIFE_MARGIN: Duration = Duration::from_millis(200);
+/// By how much a lock's life may be shorter by log time than by its holder's clock: what other lives are judged by, too, log
+/// time's pace of a tenth more included.
+pub const LIFE_MARGIN: Duration = Duration::from_millis((SLACK.as_millis() + locks::LIFE.as_millis() / 10) as u64);
 
 /// Runs. The daemons' logs go to `folder`.
 ///
