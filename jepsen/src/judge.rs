@@ -23,7 +23,7 @@ use ballast_jepsen::{
 
 use crate::{
     nemesis::{self, Happened},
-    plan::{Family, Kind},
+    plan::Kind,
     run::Run,
     site::VIP_NAME,
     watch::Sample,
@@ -170,7 +170,7 @@ fn stickiness(run: &Run) -> Judgement {
     let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
     let ours = causes.len();
     // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
-    let troubled = troubles(run);
+    let troubled = troubles(&run.faults.faults, &run.slow);
     causes.extend(run.seen.served.iter().zip(&observations).filter_map(|(served, seen)| {
         let line = lines.get(served.id.as_str())?;
         let troubled = troubled.iter().any(|span| span.from <= seen.span.until && seen.span.from <= span.until);
@@ -201,11 +201,11 @@ fn broken(fault: &Happened) -> Option<Cause> {
 }
 
 /// When checks of backends that nobody broke may have failed: a client that asks them was answered late, or frames of everybody
-/// were lost or late.
-fn troubles(run: &Run) -> Vec<Span> {
-    let lossy = |fault: &&Happened| fault.kind == Kind::LossEverywhere || fault.kind.family() == Family::Line;
-    let lossy = run.faults.faults.iter().filter(lossy).map(|fault| Span::new(fault.from, nemesis::reason_until(fault)));
-    let slow = run.slow.iter().map(|slow| Span::new(slow.from, slow.until.after(BACK_WITHIN)));
+/// were lost. A bad line is one node's, and it takes a majority to call a backend down.
+fn troubles(faults: &[Happened], slow: &[Span]) -> Vec<Span> {
+    let lossy = faults.iter().filter(|fault| fault.kind == Kind::LossEverywhere);
+    let lossy = lossy.map(|fault| Span::new(fault.from, nemesis::reason_until(fault)));
+    let slow = slow.iter().map(|slow| Span::new(slow.from, slow.until.after(BACK_WITHIN)));
     lossy.chain(slow).collect()
 }
 
@@ -424,4 +424,25 @@ fn leaks(run: &Run) -> Judgement {
 /// A node by its position.
 pub fn name(node: usize) -> String {
     format!("node-{}", node + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(from: u64, until: u64) -> Span {
+        Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
+    }
+
+    #[test]
+    fn a_bad_line_of_one_node_is_no_reason_to_move() {
+        let troubled = |kind| {
+            let Span { from, until } = span(100, 200);
+            let fault = Happened { kind, victims: vec![name(0)], from, until };
+            troubles(&[fault], &[]).iter().any(|span| span.contains(from))
+        };
+        let reasons: Vec<Kind> = Kind::all().filter(|kind| troubled(*kind)).collect();
+        assert_eq!(reasons, [Kind::LossEverywhere]);
+        assert_eq!(troubles(&[], &[span(100, 200)]), [span(100, 5200)], "a backend that was slow for others, too");
+    }
 }
