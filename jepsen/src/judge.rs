@@ -14,7 +14,7 @@ use ballast_jepsen::{
     linear::{self, Limits, Verdict},
     models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
     recovery::{self, Bounds, Fault, Recovery},
-    says_why::{self, Disturbance},
+    says_why::{self, Disturbance, Vain},
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
     transfers,
@@ -53,6 +53,7 @@ pub fn judge(run: &Run) -> Report {
     judgements.push(to_the_end(run, whole, "transfer", last_transfer));
     judgements.extend(forward(run));
     judgements.extend(owners::replaced(run));
+    misdeeds(&mut judgements, &run.faults.broken);
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
     let length = if run.cut_short {
@@ -62,6 +63,17 @@ pub fn judge(run: &Run) -> Report {
     };
     let title = format!("{} nodes, {length} of faults{planted}", options.nodes);
     Report { title, seed: options.seed, judgements }
+}
+
+/// What nodes did that they must not, each under its promise.
+fn misdeeds(judgements: &mut Vec<Judgement>, broken: &[(Promise, String)]) {
+    for (promise, what) in broken {
+        if judgements.iter().all(|judgement| judgement.promise != *promise) {
+            judgements.push(Judgement::new(*promise));
+        }
+        let of_it = judgements.iter_mut().find(|judgement| judgement.promise == *promise);
+        of_it.expect("there is one now").violated(what.as_str());
+    }
 }
 
 /// Holds a history against a model, and adds what follows to a judgement.
@@ -217,7 +229,6 @@ fn explanations(run: &Run) -> Judgement {
     }
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
     let mut judgement = says_why::judge(&failed, &run.proxied, &disturbed);
-    run.faults.broken.iter().for_each(|broken| judgement.violated(broken.as_str()));
     // The document of a run lets everybody in. A node that says otherwise says what is not so.
     let notes = run.registers.operations().iter().map(|operation| (operation.completed, operation.note.as_str()));
     let notes = notes.chain(run.additions.operations().iter().map(|one| (one.completed, one.note.as_str())));
@@ -340,6 +351,7 @@ fn recovery(run: &Run) -> Judgement {
     }
     judgement = beside_snapshots(run, judgement);
     judgement = everywhere(run, judgement);
+    run.faults.failed.iter().for_each(|what| judgement.undecided(format!("the lab failed: {what}")));
     if run.cut_short {
         judgement.undecided("called off: nobody looked whether all nodes came back");
     } else if let Some(why) = &run.unwell {
@@ -381,14 +393,20 @@ fn beside_snapshots(run: &Run, mut judgement: Judgement) -> Judgement {
     }
     // Clients that come to the node itself wait there for three seconds, all of them now and then; so the time between answers
     // over the VIP shows nothing.
-    let vain = run.seen.failed.iter().filter(|vain| vain.via == VIP_NAME && within(vain.span.from));
-    for vain in vain {
+    for vain in in_vain_beside(spared, &run.seen.failed) {
         judgement.violated(format!("{} over the VIP was in vain while another node was sent a snapshot", vain.id));
     }
     let served = run.seen.served.iter().filter(|one| one.through == run.options.nodes && within(one.invoked)).count();
     judgement
         .count("answers over the VIP beside snapshots", served)
         .count("longest pause of writes there, in ms", pause.as_millis() as usize)
+}
+
+/// What was in vain over the VIP from its beginning to its end while only a receiver was concerned. What was under way when the
+/// sender died, or when the receiver had just been one of those that serve, is nothing that others noticed of it.
+fn in_vain_beside<'a>(spared: &'a [Span], failed: &'a [Vain]) -> impl Iterator<Item = &'a Vain> {
+    let over_vip = failed.iter().filter(|vain| vain.via == VIP_NAME);
+    over_vip.filter(|vain| spared.iter().any(|span| span.from <= vain.span.from && vain.span.until <= span.until))
 }
 
 fn leaks(run: &Run) -> Judgement {
@@ -432,6 +450,36 @@ mod tests {
 
     fn span(from: u64, until: u64) -> Span {
         Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
+    }
+
+    #[test]
+    fn what_was_under_way_when_the_sender_died_is_spared() {
+        // The sender is killed at 10 s, and the election is over five seconds later.
+        let spared = [span(2_000, 10_000), span(15_000, 20_000)];
+        let found = |via: &str, (from, until)| {
+            let got = says_why::Got::Nothing { error: "TimedOut".to_owned() };
+            let vain = Vain { id: "7".to_owned(), via: via.to_owned(), span: span(from, until), got };
+            in_vain_beside(&spared, &[vain]).count() > 0
+        };
+        assert!(!found(VIP_NAME, (9_900, 12_900)), "under way at the sender");
+        assert!(!found(VIP_NAME, (1_900, 4_900)), "under way at the receiver when it went");
+        assert!(!found(VIP_NAME, (9_900, 16_000)) && !found(VIP_NAME, (11_000, 14_000)));
+        assert!(found(VIP_NAME, (5_000, 8_000)) && found(VIP_NAME, (15_000, 18_000)));
+        assert!(!found("node-1", (5_000, 8_000)), "the receiver itself");
+    }
+
+    #[test]
+    fn what_a_node_must_not_do_is_told_under_its_promise() {
+        let mut judgements = vec![Judgement::new(Promise::SaysWhy), Judgement::new(Promise::ComesBack)];
+        let broken = [Promise::ReplicasEqual, Promise::ComesBack].map(|promise| (promise, "it did".to_owned()));
+        misdeeds(&mut judgements, &broken);
+        let ruled: Vec<_> = judgements.iter().map(|judgement| (judgement.promise, judgement.ruling)).collect();
+        let expected = [
+            (Promise::SaysWhy, Ruling::Held),
+            (Promise::ComesBack, Ruling::Violated),
+            (Promise::ReplicasEqual, Ruling::Violated),
+        ];
+        assert_eq!(ruled, expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use ballast_jepsen::{
     models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
     says_why::Line,
     time::{RunTime, Span},
+    verdict::Promise,
 };
 use ballast_testkit::{
     backend::Backend,
@@ -190,7 +191,8 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         let node = site.cluster.node(node);
         let panics =
             node.log()?.lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect::<Vec<_>>();
-        run.faults.broken.extend(panics.into_iter().map(|line| format!("{}: {line}", node.name())));
+        let said = |line| (Promise::SaysWhy, format!("{}: {line}", node.name()));
+        run.faults.broken.extend(panics.into_iter().map(said));
         fs::write(folder.join(format!("{}.log", node.name())), node.log()?)?;
     }
     Ok(run)

@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, Result};
+use ballast_jepsen::verdict::Promise;
 use ballast_testkit::{
     lab::{Short, Tampering, VIP, VIP6},
     wait,
@@ -106,7 +107,8 @@ impl Nemesis {
         self.rotten.insert(node);
         let name = site.cluster.node(node).name().to_owned();
         if !settle(site, node) {
-            self.record.broken.push(format!("{name} neither serves nor ends since bits of its files changed"));
+            let what = format!("{name} neither serves nor ends since bits of its files changed");
+            self.record.broken.push((Promise::SaysWhy, what));
             return Ok(());
         }
         if site.cluster.has_ended(node) {
@@ -127,13 +129,14 @@ impl Nemesis {
             let last: Vec<&str> = log.lines().rev().take(12).collect();
             if !last.iter().any(|line| line.contains(REFUSAL)) {
                 let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-                self.record.broken.push(format!("{name} ended and does not say that its data are damaged:\n{last}"));
+                let what = format!("{name} ended and does not say that its data are damaged:\n{last}");
+                self.record.broken.push((Promise::SaysWhy, what));
             }
             self.record.complaints.push(format!("bit-rot: {name} refused its data and is replaced"));
             self.rotten.remove(&node);
             self.record.emptied.push((node, self.clock.now()));
             if let Err(error) = site.cluster.replace(node) {
-                self.record.broken.push(format!("{name} could not be replaced: {error:#}"));
+                self.record.broken.push((Promise::ComesBack, format!("{name} could not be replaced: {error:#}")));
             }
         }
         Ok(())
@@ -152,14 +155,17 @@ impl Nemesis {
             let name = site.cluster.node(node).name().to_owned();
             match site.cluster.terminate(node) {
                 Ok(Some(0)) => {}
-                other => self.record.broken.push(format!("{name} was told to end and did not end well: {other:?}")),
+                other => {
+                    let what = format!("{name} was told to end and did not end well: {other:?}");
+                    self.record.broken.push((Promise::SaysWhy, what));
+                }
             }
             site.cluster.spawn(node)?;
             // Its peers are to have it back before the next one goes.
             settle(site, node);
             self.replace_rotten(site)?;
             if !site.cluster.is_ready(node) {
-                self.record.broken.push(format!("{name} does not serve after its upgrade"));
+                self.record.broken.push((Promise::ComesBack, format!("{name} does not serve after its upgrade")));
             }
             thread::sleep(Duration::from_millis(200));
         }

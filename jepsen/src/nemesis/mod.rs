@@ -30,7 +30,10 @@ use crate::{
     wall::Wrong,
     watch::Watch,
 };
-use ballast_jepsen::time::{RunTime, Span};
+use ballast_jepsen::{
+    time::{RunTime, Span},
+    verdict::Promise,
+};
 
 /// Checks five times a second, three failures and a majority; twice that for a machine that is busy.
 const VERDICT: Duration = Duration::from_secs(5);
@@ -70,9 +73,12 @@ pub struct Record {
     pub bytes_lost: u64,
     /// What an operator was told that was not `done`, and what else people may want to know.
     pub complaints: Vec<String>,
-    /// What a node did that it must not, whatever befalls it.
+    /// What a node did that it must not, whatever befalls it, and which promise that breaks.
     #[serde(default)]
-    pub broken: Vec<String>,
+    pub broken: Vec<(Promise, String)>,
+    /// What the lab did not do as told. That is no finding about the cluster; what it kept from being seen is not known.
+    #[serde(default)]
+    pub failed: Vec<String>,
     /// Nodes whose data directory was emptied, and when: what is there afterwards is another node.
     #[serde(default)]
     pub emptied: Vec<(usize, RunTime)>,
@@ -401,7 +407,8 @@ impl Nemesis {
             let log = site.cluster.node(node).log()?;
             let last: Vec<&str> = log.lines().rev().take(6).collect();
             let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-            self.record.broken.push(format!("node-{} had ended by itself:\n{last}", node + 1));
+            let what = format!("node-{} had ended by itself:\n{last}", node + 1);
+            self.record.broken.push((Promise::SaysWhy, what));
         }
         self.may_end.remove(&node);
         site.cluster.kill(node);
