@@ -2,8 +2,12 @@
 
 mod disturbed;
 mod owners;
+mod silent;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ballast_jepsen::{
     baskets,
@@ -56,10 +60,11 @@ pub fn judge(run: &Run) -> Report {
     misdeeds(&mut judgements, &run.faults.broken);
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
-    let length = if run.cut_short {
-        format!("called off after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds)
-    } else {
-        format!("{} s", options.seconds)
+    let after = format!("after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds);
+    let length = match (run.cut_short, run.faults.halted) {
+        (true, _) => format!("called off {after}"),
+        (false, true) => format!("ended by the lab {after}"),
+        (false, false) => format!("{} s", options.seconds),
     };
     let title = format!("{} nodes, {length} of faults{planted}", options.nodes);
     Report { title, seed: options.seed, judgements }
@@ -223,7 +228,7 @@ fn troubles(faults: &[Happened], slow: &[Span]) -> Vec<Span> {
 
 fn explanations(run: &Run) -> Judgement {
     let mut disturbed = disturbed::by_faults(&run.faults, &owners::of(run));
-    if run.cut_short {
+    if run.cut_short || run.faults.halted {
         // Nobody waited for the last lines.
         disturbed.push(Disturbance { span: Span::new(run.span.1.before(BACK_WITHIN), RunTime::NEVER), whom: None });
     }
@@ -302,7 +307,14 @@ fn forward(run: &Run) -> Vec<Judgement> {
     let [only_forward, mut equal] = epochs::judge_epochs(&samples);
     // Nodes compare the hashes of their states themselves, too, and count what differs.
     mismatches.into_iter().for_each(|mismatch| equal.violated(mismatch));
-    vec![only_forward, equal]
+    vec![heard(run, only_forward), silent::hashes(equal, &run.hashes, run.span.1)]
+}
+
+/// What is judged by what each node says, needs all of them to the end.
+fn heard(run: &Run, judgement: Judgement) -> Judgement {
+    let nothing = BTreeSet::new();
+    let without = run.faults.calms.last().map_or(&nothing, |calm| &calm.without);
+    silent::nodes(judgement, &run.samples, run.options.nodes, without, run.span.1)
 }
 
 /// When which node answered for the VIP.
@@ -352,8 +364,8 @@ fn recovery(run: &Run) -> Judgement {
     judgement = beside_snapshots(run, judgement);
     judgement = everywhere(run, judgement);
     run.faults.failed.iter().for_each(|what| judgement.undecided(format!("the lab failed: {what}")));
-    if run.cut_short {
-        judgement.undecided("called off: nobody looked whether all nodes came back");
+    if run.cut_short || run.faults.halted {
+        judgement.undecided("it ended before its time: nobody looked whether all nodes came back");
     } else if let Some(why) = &run.unwell {
         judgement.violated(format!("the cluster was not well at the end: {why}"));
     }
@@ -436,7 +448,7 @@ fn leaks(run: &Run) -> Judgement {
         (Resource::Resident, Tolerance { absolute: 96 << 20, per_mille: 300 }),
         (Resource::Threads, Tolerance { absolute: 8, per_mille: 0 }),
     ]);
-    leaks::judge_leaks(&series, Duration::from_secs(30), &tolerances)
+    heard(run, leaks::judge_leaks(&series, Duration::from_secs(30), &tolerances))
 }
 
 /// A node by its position.

@@ -141,15 +141,17 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
 
     let began = clock.now();
     println!("Faults begin");
-    let faults = nemesis::play(&mut site, &watch, clock, &rounds);
+    let mut faults = nemesis::play(&mut site, &watch, clock, &rounds);
     let over = clock.now();
     let cut_short = interrupt::came();
-    let recovered = match &faults {
-        Ok(_) => nemesis::recover(&mut site),
-        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    let recovered = match faults.halted {
+        false => nemesis::recover(&mut site),
+        true => Err(anyhow::anyhow!("the lab had failed")),
     };
     for clients in clients.into_iter().chain(buyers) {
-        clients.finish()?;
+        if let Err(error) = clients.finish() {
+            faults.failed.push(format!("{error:#}"));
+        }
     }
     let nodes = &stores[..options.nodes];
     let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
@@ -164,12 +166,15 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     };
     let seen = std::mem::take(&mut *lock(&seen));
     let newest = seen.served.iter().max_by_key(|served| served.completed).map(|served| served.id.as_str());
-    let proxied = proxied::read(&site.cluster, newest.as_slice())?;
+    let proxied = proxied::read(&site.cluster, newest.as_slice()).unwrap_or_else(|error| {
+        faults.failed.push(format!("{error:#}"));
+        Vec::new()
+    });
     let (samples, hashes) = watch.finish();
     let mut run = Run {
         options: options.clone(),
         rounds,
-        faults: faults?,
+        faults,
         span: (began, over),
         cut_short: cut_short || interrupt::came(),
         unwell,

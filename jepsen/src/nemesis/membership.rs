@@ -169,7 +169,7 @@ impl Nemesis {
         Ok(())
     }
 
-    fn end_membership(&mut self, site: &Site) {
+    pub(super) fn end_membership(&mut self, site: &Site) {
         let Some(newcomer) = self.newcomer.take() else { return };
         if let Some((_, thread)) = newcomer.errand {
             let _ = thread.join();
