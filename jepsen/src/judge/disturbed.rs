@@ -30,12 +30,17 @@ pub(super) fn by_faults(record: &Record, owners: &[(Span, String)]) -> Vec<Distu
     disturbed.chain(by_rot(record, owners)).collect()
 }
 
-/// Damaged files may be found at any time until the node has been replaced.
+/// Damaged files may be found long afterwards, or never. Whether a node has ended over them is looked at after each calm, and then
+/// it is replaced: so it served until the look before. After the last calm nobody looks.
 fn by_rot(record: &Record, owners: &[(Span, String)]) -> impl Iterator<Item = Disturbance> {
-    record.faults.iter().filter(|fault| fault.kind == Kind::BitRot).map(|rot: &Happened| {
+    let rots = record.faults.iter().filter(|fault| fault.kind == Kind::BitRot);
+    rots.map(|rot: &Happened| {
         let node = |of: &usize| rot.victims.contains(&name(*of));
         let replaced = record.emptied.iter().filter(|(of, at)| node(of) && *at >= rot.from).map(|(_, at)| *at).min();
-        let span = Span::new(rot.from, replaced.map_or(RunTime::NEVER, |at| at.after(BACK_WITHIN)));
+        let looks = record.calms.iter().map(|calm| calm.until).rev();
+        let mut looks = looks.filter(|at| replaced.is_none_or(|replaced| *at <= replaced));
+        let before = looks.nth(usize::from(replaced.is_some())).unwrap_or_default();
+        let span = Span::new(rot.from.max(before), replaced.map_or(RunTime::NEVER, |at| at.after(BACK_WITHIN)));
         Disturbance { span, whom: Some(whom(&rot.victims, span, owners)) }
     })
 }
@@ -55,9 +60,28 @@ fn owned(owners: &[(Span, String)], victims: &[String], span: Span) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nemesis::Calm;
 
     fn span(from: u64, until: u64) -> Span {
         Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
+    }
+
+    #[test]
+    fn damaged_files_excuse_nobody_while_their_node_serves() {
+        let at = RunTime::from_millis;
+        let Span { from, until } = span(1_000, 2_000);
+        let fault = Happened { kind: Kind::BitRot, victims: vec![name(0)], from, until };
+        let calm = |from, until| Calm { from: at(from), until: at(until), without: BTreeSet::new() };
+        let calms = vec![calm(2_000, 8_000), calm(12_000, 18_000), calm(22_000, 28_000), calm(32_000, 38_000)];
+        let ends = |emptied| {
+            let record = Record { faults: vec![fault.clone()], calms: calms.clone(), emptied, ..Record::default() };
+            by_rot(&record, &[]).map(|one| one.span).collect::<Vec<_>>()
+        };
+        let last = [Span::new(at(38_000), RunTime::NEVER)];
+        assert_eq!(ends(vec![]), last, "it never found them");
+        assert_eq!(ends(vec![(1, at(28_001))]), last, "another node");
+        assert_eq!(ends(vec![(0, at(28_001))]), [span(18_000, 33_001)]);
+        assert_eq!(ends(vec![(0, at(1_500))]), [span(1_000, 6_500)], "at once");
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! Machines that are short of something, whose clocks are wrong, whose disks forget, and that are upgraded.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use ballast_jepsen::verdict::Promise;
@@ -180,10 +185,27 @@ fn settle(site: &mut Site, node: usize) -> bool {
     wait::until("a node to serve or to refuse", settled).is_ok()
 }
 
-fn under(folder: &std::path::Path) -> Vec<PathBuf> {
+fn under(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
-    // The program's own notes tell people what happened; nothing depends on them.
-    let notes = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("LOG"));
-    paths.flat_map(|path| if path.is_dir() { under(&path) } else { vec![path] }).filter(|path| !notes(path)).collect()
+    paths.flat_map(|path| if path.is_dir() { under(&path) } else { vec![path] }).filter(|path| matters(path)).collect()
+}
+
+/// Whether anything depends on a file: RocksDB's own notes, name and record of its options are for people, and damage to them
+/// would be a fault that nobody can notice.
+fn matters(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    !(name.starts_with("LOG") || name.starts_with("OPTIONS-") || name == "IDENTITY")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_that_something_depends_on_rot() {
+        let is_to = |name: &str| matters(&Path::new("data/log/rocksdb").join(name));
+        assert!(["000012.sst", "000013.log", "MANIFEST-000004", "CURRENT", "7.snapshot"].into_iter().all(is_to));
+        assert!(!["LOG", "LOG.old.17", "IDENTITY", "OPTIONS-000007"].into_iter().any(is_to));
+    }
 }

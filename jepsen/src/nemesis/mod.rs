@@ -218,7 +218,12 @@ impl Nemesis {
             if !sleep_until(self.clock, began.after(Duration::from_millis(round.calm_until_ms))) {
                 break;
             }
-            let without = self.rotten.union(&self.away).copied().collect();
+            // A node with damaged files that serves all the same is to serve, until it finds them.
+            let refuse: BTreeSet<usize> =
+                self.rotten.iter().copied().filter(|node| site.cluster.has_ended(*node)).collect();
+            let without = refuse.union(&self.away).copied().collect();
+            // What a fault may make a daemon end of has done so by now.
+            self.may_end.retain(|node| site.cluster.has_ended(*node));
             self.record.calms.push(Calm { from: healed, until: self.clock.now(), without });
             self.replace_rotten(site)?;
         }
