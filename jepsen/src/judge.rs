@@ -1,5 +1,6 @@
 //! What a run says about each promise.
 
+mod calm;
 mod disturbed;
 mod owners;
 mod silent;
@@ -373,22 +374,12 @@ fn recovery(run: &Run) -> Judgement {
 }
 
 /// Once a calm has lasted for as long as service may take to come back, every node answers, and the VIP.
-fn everywhere(run: &Run, mut judgement: Judgement) -> Judgement {
-    let mut looked = 0;
-    for calm in &run.faults.calms {
-        let tail = calm.from.after(BACK_WITHIN)..=calm.until;
-        if *tail.end() < tail.start().after(TAIL) {
-            continue;
-        }
-        for through in (0..=run.options.nodes).filter(|node| !calm.without.contains(node)) {
-            looked += 1;
-            if !run.seen.served.iter().any(|one| one.through == through && tail.contains(&one.completed)) {
-                let who = if through == run.options.nodes { VIP_NAME.to_owned() } else { name(through) };
-                judgement.violated(format!("nobody was served through {who} from {} to {}", tail.start(), tail.end()));
-            }
-        }
-    }
-    judgement.count("calms seen through at a node or the VIP", looked)
+fn everywhere(run: &Run, judgement: Judgement) -> Judgement {
+    let (calms, nodes) = (&run.faults.calms, run.options.nodes);
+    let shop: Vec<calm::Answer> = run.seen.served.iter().map(|one| (one.through, one.completed)).collect();
+    let store: Vec<calm::Answer> = run.stores.iter().map(|one| (one.store, one.at)).collect();
+    let judgement = calm::everywhere(judgement, calms, nodes, "shop", &shop);
+    calm::everywhere(judgement, calms, nodes, "store", &store)
 }
 
 /// While only a node was concerned that was sent a snapshot, nobody else is to notice.

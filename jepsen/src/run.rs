@@ -35,7 +35,7 @@ use crate::{
         bindings::{self, Seen},
         checks, config,
         locks::{self, Held},
-        members, registers, till,
+        members, registers, stores, till,
     },
 };
 
@@ -94,6 +94,8 @@ pub struct Run {
     pub till: till::Seen,
     /// What the access logs say of their requests.
     pub proxied: Vec<Line>,
+    /// When the store of each node answered.
+    pub stores: Vec<stores::Answered>,
     /// When backends were slow to answer a client that asks as nodes do.
     pub slow: Vec<Span>,
     /// Who answered for the VIP.
@@ -126,14 +128,16 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());
     let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
     let backends: Vec<_> = site.backends().iter().map(Backend::address).collect();
-    let (stores, shops, seed) = (site.stores(), site.shops(), options.seed);
+    let (doors, shops, seed) = (site.stores(), site.shops(), options.seed);
+    let answered = stores::Record::default();
     let clients = [
-        registers::start(&site.lab, &stores, clock, seed, &registers)?,
+        registers::start(&site.lab, &doors, clock, seed, &registers)?,
         config::start(&site, clock, seed, &changes)?,
-        members::start(&site.lab, &stores, clock, seed, &additions)?,
-        locks::start(&site.lab, &stores, clock, seed, LIFE_MARGIN, &held)?,
+        members::start(&site.lab, &doors, clock, seed, &additions)?,
+        locks::start(&site.lab, &doors, clock, seed, LIFE_MARGIN, &held)?,
         bindings::start(&site.lab, &shops, clock, seed, &seen)?,
         checks::start(&site.lab, &backends, clock, &slow)?,
+        stores::start(&site.lab, &doors, clock, &answered)?,
     ];
     let till = till::Record::default();
     let buyers = till::start(&site.lab, shops[options.nodes], clock, seed, &till)?;
@@ -153,7 +157,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
             faults.failed.push(format!("{error:#}"));
         }
     }
-    let nodes = &stores[..options.nodes];
+    let nodes = &doors[..options.nodes];
     let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
     let (unwell, sets) = match sets {
         Ok(sets) => (None, sets),
@@ -188,6 +192,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         seen,
         till: std::mem::take(&mut *lock(&till)),
         proxied,
+        stores: std::mem::take(&mut *lock(&answered)),
         slow: std::mem::take(&mut *lock(&slow)),
         owners: observer.finish(),
         clock,

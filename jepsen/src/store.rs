@@ -62,6 +62,8 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("served.jsonl"), &run.seen.served)?;
     lines(&folder.join("failed.jsonl"), &run.seen.failed)?;
     lines(&folder.join("baskets.jsonl"), &run.till.told)?;
+    lines(&folder.join("stores.jsonl"), &run.stores)?;
+    lines(&folder.join("slow.jsonl"), &run.slow)?;
     lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
     lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
