@@ -1,9 +1,12 @@
 //! What only grows: terms, epochs, applied indexes; what has one owner each; and what is equal at an index.
 //!
+//! Epochs of a VIP grow across nodes: who says that it holds an older one than another held before has not noticed that it lost it.
+//!
 //! Judged from what nodes say of themselves (metrics, admin API), so it shows what is wrong and does not prove what is right.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +105,10 @@ pub fn judge_epochs(samples: &[Sample]) -> [Judgement; 2] {
         match saying {
             Saying::Mark { mark, value } => forward.mark(*at, node, *incarnation, mark, *value),
             Saying::Leads { term } => forward.one_owner(*at, node, format!("term {term}"), "lead in"),
-            Saying::Holds { vip, epoch } => forward.one_owner(*at, node, format!("epoch {epoch} of {vip}"), "hold"),
+            Saying::Holds { vip, epoch } => {
+                forward.one_owner(*at, node, format!("epoch {epoch} of {vip}"), "hold");
+                forward.newest(*at, node, vip, *epoch);
+            }
             Saying::Hash { index, hash } => equal.hash(*at, node, *index, hash),
         }
     }
@@ -114,6 +120,10 @@ pub fn judge_epochs(samples: &[Sample]) -> [Judgement; 2] {
     [only_forward, replicas]
 }
 
+/// By how much the order in which two nodes were asked may be another than that in which they found their answers: an answer is
+/// waited for for 400 ms, and told from what was so 100 ms before at the longest.
+const ORDER: Duration = Duration::from_millis(500);
+
 #[derive(Default)]
 struct Found<'a> {
     samples: usize,
@@ -121,6 +131,8 @@ struct Found<'a> {
     wrong: Vec<String>,
     marks: BTreeMap<(&'a str, &'a Mark), (u64, u32)>,
     owners: BTreeMap<String, &'a str>,
+    /// When each epoch of a VIP that was newer than all before was told first, and by whom.
+    newest: BTreeMap<&'a str, Vec<(RunTime, u64, &'a str)>>,
     hashes: BTreeMap<u64, (&'a str, &'a str)>,
 }
 
@@ -140,6 +152,20 @@ impl<'a> Found<'a> {
         let first = *self.owners.entry(what.clone()).or_insert(node);
         if first != node {
             self.wrong.push(format!("{at}: {node} says to {verb} {what}, as {first} did"));
+        }
+    }
+
+    fn newest(&mut self, at: RunTime, node: &'a str, vip: &'a str, epoch: u64) {
+        let told = self.newest.entry(vip).or_default();
+        // A node's own that falls is found as its mark.
+        let newer = told.iter().find(|(_, newer, other)| *newer > epoch && *other != node);
+        if let Some((before, newer, other)) = newer.filter(|(before, ..)| before.after(ORDER) < at) {
+            self.wrong.push(format!(
+                "{at}: {node} says to hold epoch {epoch} of {vip}, though {other} held {newer} at {before}"
+            ));
+        }
+        if told.last().is_none_or(|(_, newest, _)| *newest < epoch) {
+            told.push((at, epoch, node));
         }
     }
 
@@ -199,6 +225,25 @@ mod tests {
         assert_eq!(rulings(vec![leads("a", 1), leads("b", 2), leads("a", 3), holds("a", 1), holds("b", 2)])[0], Held);
         assert_eq!(rulings(vec![leads("a", 1), leads("b", 1)])[0], Violated);
         assert_eq!(rulings(vec![holds("a", 1), holds("b", 1)])[0], Violated);
+    }
+
+    #[test]
+    fn an_older_epoch_after_a_newer_one_is_found() {
+        let holds = |node: &str, at, epoch| Sample {
+            at: RunTime::from_millis(at),
+            node: node.to_owned(),
+            incarnation: 0,
+            saying: Saying::Holds { vip: String::from("v"), epoch },
+        };
+        let ruled = |samples: &[Sample]| judge_epochs(samples)[0].ruling;
+        assert_eq!(
+            ruled(&[holds("a", 0, 6), holds("b", 1000, 7), holds("a", 1400, 6)]),
+            Held,
+            "asked at about that time"
+        );
+        assert_eq!(ruled(&[holds("a", 0, 6), holds("b", 1000, 7), holds("a", 1600, 6)]), Violated);
+        assert_eq!(ruled(&[holds("a", 0, 6), holds("b", 1000, 7), holds("c", 1600, 8), holds("b", 1900, 7)]), Held);
+        assert_eq!(ruled(&[holds("b", 1000, 7), holds("c", 1600, 9), holds("a", 3000, 8)]), Violated);
     }
 
     #[test]

@@ -1,8 +1,14 @@
 //! What a run says about each promise.
 
+mod calm;
+mod disturbed;
 mod owners;
+mod silent;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ballast_jepsen::{
     baskets,
@@ -13,7 +19,7 @@ use ballast_jepsen::{
     linear::{self, Limits, Verdict},
     models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
     recovery::{self, Bounds, Fault, Recovery},
-    says_why::{self, Disturbance},
+    says_why::{self, Disturbance, Vain},
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
     transfers,
@@ -22,7 +28,7 @@ use ballast_jepsen::{
 
 use crate::{
     nemesis::{self, Happened},
-    plan::{Family, Kind},
+    plan::Kind,
     run::Run,
     site::VIP_NAME,
     watch::Sample,
@@ -31,7 +37,7 @@ use crate::{
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
 /// at least every so often, and a leader that was stopped stamps nothing.
-const SLACK: Duration = Duration::from_millis(400);
+pub const SLACK: Duration = Duration::from_millis(400);
 /// What starting takes, when nobody carries log time on.
 const START: Duration = Duration::from_secs(2);
 /// How soon after a fault somebody must be served again: an election or two, a lease and a start on a busy machine.
@@ -52,19 +58,41 @@ pub fn judge(run: &Run) -> Report {
     judgements.push(to_the_end(run, whole, "transfer", last_transfer));
     judgements.extend(forward(run));
     judgements.extend(owners::replaced(run));
+    misdeeds(&mut judgements, &run.faults.broken);
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
-    let length = if run.cut_short {
-        format!("called off after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds)
-    } else {
-        format!("{} s", options.seconds)
+    let after = format!("after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds);
+    let length = match (run.cut_short, run.faults.halted) {
+        (true, _) => format!("called off {after}"),
+        (false, true) => format!("ended by the lab {after}"),
+        (false, false) => format!("{} s", options.seconds),
     };
     let title = format!("{} nodes, {length} of faults{planted}", options.nodes);
     Report { title, seed: options.seed, judgements }
 }
 
+/// What nodes did that they must not, each under its promise.
+fn misdeeds(judgements: &mut Vec<Judgement>, broken: &[(Promise, String)]) {
+    for (promise, what) in broken {
+        if judgements.iter().all(|judgement| judgement.promise != *promise) {
+            judgements.push(Judgement::new(*promise));
+        }
+        let of_it = judgements.iter_mut().find(|judgement| judgement.promise == *promise);
+        of_it.expect("there is one now").violated(what.as_str());
+    }
+}
+
 /// Holds a history against a model, and adds what follows to a judgement.
 fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::Input, M::Output>) -> Judgement {
+    explain(judgement, history, linear::verdicts(model, history, Limits::default()))
+}
+
+/// Adds what is ruled of each key to a judgement.
+fn explain<'a, I, O>(
+    judgement: Judgement,
+    history: &History<I, O>,
+    verdicts: impl Iterator<Item = (&'a str, Verdict)>,
+) -> Judgement {
     let operations = history.operations();
     let unknown = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Unknown)).count();
     let known = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Ok(_))).count();
@@ -76,7 +104,7 @@ fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::
         judgement.undecided(format!("the recorder is wrong: {error}"));
         return judgement;
     }
-    for (_, verdict) in linear::verdicts(model, history, Limits::default()) {
+    for (_, verdict) in verdicts {
         match verdict {
             Verdict::Linearizable => {}
             Verdict::Violation(violation) => judgement.violated(violation.to_string()),
@@ -86,17 +114,20 @@ fn hold<M: linear::Model>(judgement: Judgement, model: &M, history: &History<M::
     judgement
 }
 
-/// While every daemon is dead nobody carries log time on; then it catches up by a tenth of what passes. So lives last longer
-/// after each such time, by as much as it took.
-fn slack(run: &Run) -> ClockSlack {
+/// While every daemon is dead nobody carries log time on; then it catches up by a tenth of what passes. So lives that it
+/// comes into last longer, by as much as it took.
+fn dead(run: &Run) -> Vec<Span> {
     let dead = run.faults.faults.iter().filter(|fault| matches!(fault.kind, Kind::KillAll | Kind::BlackOut));
-    let dead: Duration = dead.map(|fault| fault.until.since(fault.from) + START).sum();
-    ClockSlack { offset: SLACK, rate_per_mille: 100, dead }
+    dead.map(|fault| Span::new(fault.from, fault.until.after(START))).collect()
 }
 
 fn sessions(run: &Run) -> Judgement {
     let judgement = Judgement::new(Promise::Sessions).looked_at("times a lock was held", run.held.len());
-    let mut judgement = hold(judgement, &SessionModel { clock_slack: slack(run) }, &unread_alike(&run.registers));
+    let (history, dead) = (unread_alike(&run.registers), dead(run));
+    let slack = ClockSlack { offset: SLACK, rate_per_mille: 100, dead: Duration::ZERO };
+    let model = |asked| SessionModel { clock_slack: slack.within(asked, &dead) };
+    let verdicts = linear::verdicts_by(model, &history, Limits::default());
+    let mut judgement = explain(judgement, &history, verdicts);
     judgement = to_the_end(run, judgement, "answer", last(&run.registers));
     judgement = to_the_end(run, judgement, "lock", run.held.iter().map(|held| held.from).max());
     for (one, other) in locks::overlaps(&run.held) {
@@ -157,7 +188,7 @@ fn stickiness(run: &Run) -> Judgement {
     let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
     let ours = causes.len();
     // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
-    let troubled = troubles(run);
+    let troubled = troubles(&run.faults.faults, &run.slow);
     causes.extend(run.seen.served.iter().zip(&observations).filter_map(|(served, seen)| {
         let line = lines.get(served.id.as_str())?;
         let troubled = troubled.iter().any(|span| span.from <= seen.span.until && seen.span.from <= span.until);
@@ -188,39 +219,22 @@ fn broken(fault: &Happened) -> Option<Cause> {
 }
 
 /// When checks of backends that nobody broke may have failed: a client that asks them was answered late, or frames of everybody
-/// were lost or late.
-fn troubles(run: &Run) -> Vec<Span> {
-    let lossy = |fault: &&Happened| fault.kind == Kind::LossEverywhere || fault.kind.family() == Family::Line;
-    let lossy = run.faults.faults.iter().filter(lossy).map(|fault| Span::new(fault.from, nemesis::reason_until(fault)));
-    let slow = run.slow.iter().map(|slow| Span::new(slow.from, slow.until.after(BACK_WITHIN)));
+/// were lost. A bad line is one node's, and it takes a majority to call a backend down.
+fn troubles(faults: &[Happened], slow: &[Span]) -> Vec<Span> {
+    let lossy = faults.iter().filter(|fault| fault.kind == Kind::LossEverywhere);
+    let lossy = lossy.map(|fault| Span::new(fault.from, nemesis::reason_until(fault)));
+    let slow = slow.iter().map(|slow| Span::new(slow.from, slow.until.after(BACK_WITHIN)));
     lossy.chain(slow).collect()
 }
 
 fn explanations(run: &Run) -> Judgement {
-    // A connection that was cut is noticed late.
-    let disturbed = run.faults.faults.iter().filter(|fault| !fault.kind.spares_nodes()).map(|fault| Disturbance {
-        span: Span::new(fault.from, fault.until.after(START)),
-        // Over the VIP a request may have gone to anybody.
-        whom: (!fault.kind.concerns_all())
-            .then(|| fault.victims.iter().cloned().chain([VIP_NAME.to_owned()]).collect()),
-    });
-    let mut disturbed: Vec<Disturbance> = disturbed.collect();
-    // Damaged files may be found at any time until the node has been replaced.
-    for rot in run.faults.faults.iter().filter(|fault| fault.kind == Kind::BitRot) {
-        let node = |of: &usize| rot.victims.contains(&name(*of));
-        let replaced =
-            run.faults.emptied.iter().filter(|(of, at)| node(of) && *at >= rot.from).map(|(_, at)| *at).min();
-        let until = replaced.map_or(RunTime::NEVER, |at| at.after(BACK_WITHIN));
-        let whom = rot.victims.iter().cloned().chain([VIP_NAME.to_owned()]).collect();
-        disturbed.push(Disturbance { span: Span::new(rot.from, until), whom: Some(whom) });
-    }
-    if run.cut_short {
+    let mut disturbed = disturbed::by_faults(&run.faults, &owners::of(run));
+    if run.cut_short || run.faults.halted {
         // Nobody waited for the last lines.
         disturbed.push(Disturbance { span: Span::new(run.span.1.before(BACK_WITHIN), RunTime::NEVER), whom: None });
     }
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
     let mut judgement = says_why::judge(&failed, &run.proxied, &disturbed);
-    run.faults.broken.iter().for_each(|broken| judgement.violated(broken.as_str()));
     // The document of a run lets everybody in. A node that says otherwise says what is not so.
     let notes = run.registers.operations().iter().map(|operation| (operation.completed, operation.note.as_str()));
     let notes = notes.chain(run.additions.operations().iter().map(|one| (one.completed, one.note.as_str())));
@@ -235,11 +249,15 @@ fn explanations(run: &Run) -> Judgement {
 }
 
 /// Nothing is held of which nothing was seen any more.
-fn to_the_end(run: &Run, mut judgement: Judgement, what: &str, last: Option<RunTime>) -> Judgement {
+fn to_the_end(run: &Run, judgement: Judgement, what: &str, last: Option<RunTime>) -> Judgement {
+    seen_until(run.span.1, judgement, what, last)
+}
+
+fn seen_until(end: RunTime, mut judgement: Judgement, what: &str, last: Option<RunTime>) -> Judgement {
     match last {
-        Some(last) if last >= run.span.1.before(STOPPED) => {}
+        Some(last) if last >= end.before(STOPPED) => {}
         Some(last) => {
-            judgement.undecided(format!("the last {what} was at {last}, {:?} before the end", run.span.1.since(last)));
+            judgement.undecided(format!("the last {what} was at {last}, {:?} before the end", end.since(last)));
         }
         None => judgement.undecided(format!("there was no {what}")),
     }
@@ -290,7 +308,19 @@ fn forward(run: &Run) -> Vec<Judgement> {
     let [only_forward, mut equal] = epochs::judge_epochs(&samples);
     // Nodes compare the hashes of their states themselves, too, and count what differs.
     mismatches.into_iter().for_each(|mismatch| equal.violated(mismatch));
-    vec![only_forward, equal]
+    vec![heard(run, only_forward), silent::hashes(equal, &run.hashes, run.span.1)]
+}
+
+/// What is judged by what each node says, needs all of them to the end.
+fn heard(run: &Run, judgement: Judgement) -> Judgement {
+    let nothing = BTreeSet::new();
+    let without = run.faults.calms.last().map_or(&nothing, |calm| &calm.without);
+    silent::nodes(judgement, &run.samples, run.options.nodes, without, run.span.1)
+}
+
+/// When which node answered for the VIP.
+pub fn vip_owners(run: &Run) -> Vec<(Span, String)> {
+    owners::of(run)
 }
 
 /// The faults, as the library knows them.
@@ -334,8 +364,9 @@ fn recovery(run: &Run) -> Judgement {
     }
     judgement = beside_snapshots(run, judgement);
     judgement = everywhere(run, judgement);
-    if run.cut_short {
-        judgement.undecided("called off: nobody looked whether all nodes came back");
+    run.faults.failed.iter().for_each(|what| judgement.undecided(format!("the lab failed: {what}")));
+    if run.cut_short || run.faults.halted {
+        judgement.undecided("it ended before its time: nobody looked whether all nodes came back");
     } else if let Some(why) = &run.unwell {
         judgement.violated(format!("the cluster was not well at the end: {why}"));
     }
@@ -343,22 +374,12 @@ fn recovery(run: &Run) -> Judgement {
 }
 
 /// Once a calm has lasted for as long as service may take to come back, every node answers, and the VIP.
-fn everywhere(run: &Run, mut judgement: Judgement) -> Judgement {
-    let mut looked = 0;
-    for calm in &run.faults.calms {
-        let tail = calm.from.after(BACK_WITHIN)..=calm.until;
-        if *tail.end() < tail.start().after(TAIL) {
-            continue;
-        }
-        for through in (0..=run.options.nodes).filter(|node| !calm.without.contains(node)) {
-            looked += 1;
-            if !run.seen.served.iter().any(|one| one.through == through && tail.contains(&one.completed)) {
-                let who = if through == run.options.nodes { VIP_NAME.to_owned() } else { name(through) };
-                judgement.violated(format!("nobody was served through {who} from {} to {}", tail.start(), tail.end()));
-            }
-        }
-    }
-    judgement.count("calms seen through at a node or the VIP", looked)
+fn everywhere(run: &Run, judgement: Judgement) -> Judgement {
+    let (calms, nodes) = (&run.faults.calms, run.options.nodes);
+    let shop: Vec<calm::Answer> = run.seen.served.iter().map(|one| (one.through, one.completed)).collect();
+    let store: Vec<calm::Answer> = run.stores.iter().map(|one| (one.store, one.at)).collect();
+    let judgement = calm::everywhere(judgement, calms, nodes, "shop", &shop);
+    calm::everywhere(judgement, calms, nodes, "store", &store)
 }
 
 /// While only a node was concerned that was sent a snapshot, nobody else is to notice.
@@ -375,14 +396,20 @@ fn beside_snapshots(run: &Run, mut judgement: Judgement) -> Judgement {
     }
     // Clients that come to the node itself wait there for three seconds, all of them now and then; so the time between answers
     // over the VIP shows nothing.
-    let vain = run.seen.failed.iter().filter(|vain| vain.via == VIP_NAME && within(vain.span.from));
-    for vain in vain {
+    for vain in in_vain_beside(spared, &run.seen.failed) {
         judgement.violated(format!("{} over the VIP was in vain while another node was sent a snapshot", vain.id));
     }
     let served = run.seen.served.iter().filter(|one| one.through == run.options.nodes && within(one.invoked)).count();
     judgement
         .count("answers over the VIP beside snapshots", served)
         .count("longest pause of writes there, in ms", pause.as_millis() as usize)
+}
+
+/// What was in vain over the VIP from its beginning to its end while only a receiver was concerned. What was under way when the
+/// sender died, or when the receiver had just been one of those that serve, is nothing that others noticed of it.
+fn in_vain_beside<'a>(spared: &'a [Span], failed: &'a [Vain]) -> impl Iterator<Item = &'a Vain> {
+    let over_vip = failed.iter().filter(|vain| vain.via == VIP_NAME);
+    over_vip.filter(|vain| spared.iter().any(|span| span.from <= vain.span.from && vain.span.until <= span.until))
 }
 
 fn leaks(run: &Run) -> Judgement {
@@ -412,10 +439,61 @@ fn leaks(run: &Run) -> Judgement {
         (Resource::Resident, Tolerance { absolute: 96 << 20, per_mille: 300 }),
         (Resource::Threads, Tolerance { absolute: 8, per_mille: 0 }),
     ]);
-    leaks::judge_leaks(&series, Duration::from_secs(30), &tolerances)
+    heard(run, leaks::judge_leaks(&series, Duration::from_secs(30), &tolerances))
 }
 
 /// A node by its position.
 pub fn name(node: usize) -> String {
     format!("node-{}", node + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(from: u64, until: u64) -> Span {
+        Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
+    }
+
+    #[test]
+    fn what_was_under_way_when_the_sender_died_is_spared() {
+        // The sender is killed at 10 s, and the election is over five seconds later.
+        let spared = [span(2_000, 10_000), span(15_000, 20_000)];
+        let found = |via: &str, (from, until)| {
+            let got = says_why::Got::Nothing { error: "TimedOut".to_owned() };
+            let vain = Vain { id: "7".to_owned(), via: via.to_owned(), span: span(from, until), got };
+            in_vain_beside(&spared, &[vain]).count() > 0
+        };
+        assert!(!found(VIP_NAME, (9_900, 12_900)), "under way at the sender");
+        assert!(!found(VIP_NAME, (1_900, 4_900)), "under way at the receiver when it went");
+        assert!(!found(VIP_NAME, (9_900, 16_000)) && !found(VIP_NAME, (11_000, 14_000)));
+        assert!(found(VIP_NAME, (5_000, 8_000)) && found(VIP_NAME, (15_000, 18_000)));
+        assert!(!found("node-1", (5_000, 8_000)), "the receiver itself");
+    }
+
+    #[test]
+    fn what_a_node_must_not_do_is_told_under_its_promise() {
+        let mut judgements = vec![Judgement::new(Promise::SaysWhy), Judgement::new(Promise::ComesBack)];
+        let broken = [Promise::ReplicasEqual, Promise::ComesBack].map(|promise| (promise, "it did".to_owned()));
+        misdeeds(&mut judgements, &broken);
+        let ruled: Vec<_> = judgements.iter().map(|judgement| (judgement.promise, judgement.ruling)).collect();
+        let expected = [
+            (Promise::SaysWhy, Ruling::Held),
+            (Promise::ComesBack, Ruling::Violated),
+            (Promise::ReplicasEqual, Ruling::Violated),
+        ];
+        assert_eq!(ruled, expected);
+    }
+
+    #[test]
+    fn a_bad_line_of_one_node_is_no_reason_to_move() {
+        let troubled = |kind| {
+            let Span { from, until } = span(100, 200);
+            let fault = Happened { kind, victims: vec![name(0)], from, until };
+            troubles(&[fault], &[]).iter().any(|span| span.contains(from))
+        };
+        let reasons: Vec<Kind> = Kind::all().filter(|kind| troubled(*kind)).collect();
+        assert_eq!(reasons, [Kind::LossEverywhere]);
+        assert_eq!(troubles(&[], &[span(100, 200)]), [span(100, 5200)], "a backend that was slow for others, too");
+    }
 }

@@ -14,6 +14,7 @@ use ballast_jepsen::{
     models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
     says_why::Line,
     time::{RunTime, Span},
+    verdict::Promise,
 };
 use ballast_testkit::{
     backend::Backend,
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Clock,
+    judge::SLACK,
     nemesis,
     plan::{self, Kind, Round, Whom},
     proxied,
@@ -33,7 +35,7 @@ use crate::{
         bindings::{self, Seen},
         checks, config,
         locks::{self, Held},
-        members, registers, till,
+        members, registers, stores, till,
     },
 };
 
@@ -92,6 +94,8 @@ pub struct Run {
     pub till: till::Seen,
     /// What the access logs say of their requests.
     pub proxied: Vec<Line>,
+    /// When the store of each node answered.
+    pub stores: Vec<stores::Answered>,
     /// When backends were slow to answer a client that asks as nodes do.
     pub slow: Vec<Span>,
     /// Who answered for the VIP.
@@ -102,8 +106,9 @@ pub struct Run {
 
 /// Before the first fault, so that all workloads are under way.
 const WARM_UP: Duration = Duration::from_secs(2);
-/// By how much a lock's life may be shorter by log time than by its holder's clock.
-pub const LIFE_MARGIN: Duration = Duration::from_millis(200);
+/// By how much a lock's life may be shorter by log time than by its holder's clock: what other lives are judged by, too, log
+/// time's pace of a tenth more included.
+pub const LIFE_MARGIN: Duration = Duration::from_millis((SLACK.as_millis() + locks::LIFE.as_millis() / 10) as u64);
 
 /// Runs. The daemons' logs go to `folder`.
 ///
@@ -116,21 +121,23 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     let mut site = Site::start(options.nodes, "")?;
     let clock = Clock::start();
     let watch = Watch::start(&site, clock)?;
-    // Longer than anything that can happen in between.
-    let longest = WARM_UP + Duration::from_millis(last_ms) + Duration::from_secs(300);
+    // Longer than anything that can happen in between: what goes on until it is done may take longer than the plan has for it.
+    let longest = WARM_UP + 2 * Duration::from_millis(last_ms) + Duration::from_secs(900);
     let observer = Observer::start(&site.lab, Site::target(), longest)?;
 
     let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());
     let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
     let backends: Vec<_> = site.backends().iter().map(Backend::address).collect();
-    let (stores, shops, seed) = (site.stores(), site.shops(), options.seed);
+    let (doors, shops, seed) = (site.stores(), site.shops(), options.seed);
+    let answered = stores::Record::default();
     let clients = [
-        registers::start(&site.lab, &stores, clock, seed, &registers)?,
+        registers::start(&site.lab, &doors, clock, seed, &registers)?,
         config::start(&site, clock, seed, &changes)?,
-        members::start(&site.lab, &stores, clock, seed, &additions)?,
-        locks::start(&site.lab, &stores, clock, seed, LIFE_MARGIN, &held)?,
+        members::start(&site.lab, &doors, clock, seed, &additions)?,
+        locks::start(&site.lab, &doors, clock, seed, LIFE_MARGIN, &held)?,
         bindings::start(&site.lab, &shops, clock, seed, &seen)?,
         checks::start(&site.lab, &backends, clock, &slow)?,
+        stores::start(&site.lab, &doors, clock, &answered)?,
     ];
     let till = till::Record::default();
     let buyers = till::start(&site.lab, shops[options.nodes], clock, seed, &till)?;
@@ -138,17 +145,19 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
 
     let began = clock.now();
     println!("Faults begin");
-    let faults = nemesis::play(&mut site, &watch, clock, &rounds);
+    let mut faults = nemesis::play(&mut site, &watch, clock, &rounds);
     let over = clock.now();
     let cut_short = interrupt::came();
-    let recovered = match &faults {
-        Ok(_) => nemesis::recover(&mut site),
-        Err(error) => Err(anyhow::anyhow!("{error:#}")),
+    let recovered = match faults.halted {
+        false => nemesis::recover(&mut site),
+        true => Err(anyhow::anyhow!("the lab had failed")),
     };
     for clients in clients.into_iter().chain(buyers) {
-        clients.finish()?;
+        if let Err(error) = clients.finish() {
+            faults.failed.push(format!("{error:#}"));
+        }
     }
-    let nodes = &stores[..options.nodes];
+    let nodes = &doors[..options.nodes];
     let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
     let (unwell, sets) = match sets {
         Ok(sets) => (None, sets),
@@ -161,12 +170,15 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
     };
     let seen = std::mem::take(&mut *lock(&seen));
     let newest = seen.served.iter().max_by_key(|served| served.completed).map(|served| served.id.as_str());
-    let proxied = proxied::read(&site.cluster, newest.as_slice())?;
+    let proxied = proxied::read(&site.cluster, newest.as_slice()).unwrap_or_else(|error| {
+        faults.failed.push(format!("{error:#}"));
+        Vec::new()
+    });
     let (samples, hashes) = watch.finish();
     let mut run = Run {
         options: options.clone(),
         rounds,
-        faults: faults?,
+        faults,
         span: (began, over),
         cut_short: cut_short || interrupt::came(),
         unwell,
@@ -180,6 +192,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         seen,
         till: std::mem::take(&mut *lock(&till)),
         proxied,
+        stores: std::mem::take(&mut *lock(&answered)),
         slow: std::mem::take(&mut *lock(&slow)),
         owners: observer.finish(),
         clock,
@@ -188,7 +201,8 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         let node = site.cluster.node(node);
         let panics =
             node.log()?.lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect::<Vec<_>>();
-        run.faults.broken.extend(panics.into_iter().map(|line| format!("{}: {line}", node.name())));
+        let said = |line| (Promise::SaysWhy, format!("{}: {line}", node.name()));
+        run.faults.broken.extend(panics.into_iter().map(said));
         fs::write(folder.join(format!("{}.log", node.name())), node.log()?)?;
     }
     Ok(run)

@@ -100,6 +100,11 @@ fn is_code(code: &str) -> bool {
         || FAMILIES.iter().any(|family| code.strip_prefix(family).is_some_and(|fault| !fault.is_empty()))
 }
 
+/// What the proxy says of a client that ended it. One that says itself that it got nothing has waited in vain before that.
+fn blames_the_client(code: &str) -> bool {
+    code.starts_with("client_")
+}
+
 /// A time in which somebody may have been kept from answering, and from writing down why.
 #[derive(Clone, Debug)]
 pub struct Disturbance {
@@ -139,7 +144,11 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
                 backends += 1
             }
             Got::Answer { .. } => unexplained("no code was in the answer, and no line says that a backend gave it"),
-            Got::Nothing { .. } if lines.iter().any(|line| is_code(&line.ended)) => by_code += 1,
+            Got::Nothing { .. }
+                if lines.iter().any(|l| is_code(&l.ended) && (excused || !blames_the_client(&l.ended))) =>
+            {
+                by_code += 1;
+            }
             Got::Nothing { .. } if excused => lost += 1,
             Got::Nothing { .. } => unexplained("no line says why"),
         }
@@ -214,6 +223,15 @@ mod tests {
         assert_eq!(ruled(nothing(), &[]), Ruling::Violated);
         assert_eq!(ruled(nothing(), &[line("7", "done")]), Ruling::Violated);
         assert_eq!(ruled(away(), &[]), Ruling::Violated, "nothing befell it");
+    }
+
+    #[test]
+    fn that_a_client_gave_up_explains_nothing_in_calm() {
+        let lines = [line("7", "client_closed")];
+        assert_eq!(ruled(nothing(), &lines), Ruling::Violated);
+        assert_eq!(ruled(nothing(), &[line("7", "client_closed"), line("7", "backend_timeout")]), Ruling::Held);
+        let vain = Vain { id: String::from("7"), via: String::new(), span: span(100, 200), got: nothing() };
+        assert_eq!(judge(&[vain], &lines, &[everybody(span(150, 300))]).ruling, Ruling::Held);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use ballast_testkit::{
     backend::Backend,
     cluster::Cluster,
-    lab::{Host, Lab, VIP},
+    lab::{Host, Lab, VIP, VIP6},
     observer::{self, Target},
     shop::Shop,
 };
@@ -96,8 +96,7 @@ impl Site {
     pub fn document(&self, note: &str) -> String {
         let nodes: Vec<SocketAddr> =
             (0..self.cluster.len()).map(|node| (Host::Node(node).ip(), SHOP_PORT).into()).collect();
-        let shop = Shop::new(self.backends())
-            .on_vip((VIP, SHOP_PORT).into())
+        let shop = on_the_vip(Shop::new(self.backends()))
             .listen_on_each(&nodes)
             .cluster(&format!("voters: {}", self.cluster.len()))
             .unused_service(&format!("note-{note}"))
@@ -132,7 +131,7 @@ impl Site {
 
     /// Whom the observer asks for.
     pub fn target() -> Target {
-        Target { vip: VIP, vip6: ballast_testkit::lab::VIP6, port: SHOP_PORT }
+        Target { vip: VIP, vip6: VIP6, port: SHOP_PORT }
     }
 
     /// Where the store is: on each node, and last on the VIP.
@@ -148,5 +147,22 @@ impl Site {
     fn everywhere(&self, port: u16) -> Vec<SocketAddr> {
         let nodes = (0..self.nodes()).map(|node| Host::Node(node).ip());
         nodes.chain([VIP]).map(|ip| SocketAddr::from((ip, port))).collect()
+    }
+}
+
+/// Has it at all addresses that the observer asks for.
+fn on_the_vip(shop: Shop) -> Shop {
+    shop.on_vip((VIP, SHOP_PORT).into()).also_at(VIP6.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vip_of_a_run_is_in_both_families() {
+        let (text, target) = (on_the_vip(Shop::new([])).to_yaml(), Site::target());
+        let addresses = format!("addresses: [\"{}\", \"{}\"]", target.vip, target.vip6);
+        assert!(text.contains(&addresses), "{text}");
     }
 }

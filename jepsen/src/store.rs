@@ -62,6 +62,8 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("served.jsonl"), &run.seen.served)?;
     lines(&folder.join("failed.jsonl"), &run.seen.failed)?;
     lines(&folder.join("baskets.jsonl"), &run.till.told)?;
+    lines(&folder.join("stores.jsonl"), &run.stores)?;
+    lines(&folder.join("slow.jsonl"), &run.slow)?;
     lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
     lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
@@ -113,12 +115,7 @@ fn picture(run: &Run, report: &Report) -> Timeline {
             max_ms: of(100),
         });
     }
-    let owners = run
-        .owners
-        .owners()
-        .into_iter()
-        .map(|(from, until, node)| (Span::new(run.clock.of(from), run.clock.of(until)), judge::name(node)));
-    picture.owners.insert(VIP_NAME.to_owned(), owners.collect());
+    picture.owners.insert(VIP_NAME.to_owned(), judge::vip_owners(run));
     picture.leaders = leaders(run);
     picture
 }

@@ -1,6 +1,9 @@
 //! The one document that tests apply: a shop, with what a test is about said and the rest left out.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::backend::Backend;
 
@@ -10,7 +13,7 @@ use crate::backend::Backend;
 #[derive(Clone, Debug, Default)]
 pub struct Shop {
     cluster: Vec<String>,
-    vips: Vec<String>,
+    vip: Vec<IpAddr>,
     listeners: Vec<String>,
     farm: Vec<String>,
     other_services: Vec<String>,
@@ -62,8 +65,14 @@ impl Shop {
 
     /// Listens on the VIP `public`, which has this address.
     pub fn on_vip(mut self, address: SocketAddr) -> Self {
-        self.vips.push(format!("{{ name: public, addresses: [{}] }}", address.ip()));
+        self.vip.push(address.ip());
         self.listeners.push(format!("{{ name: web, vip: public, port: {} }}", address.port()));
+        self
+    }
+
+    /// Gives the VIP one more address.
+    pub fn also_at(mut self, ip: IpAddr) -> Self {
+        self.vip.push(ip);
         self
     }
 
@@ -144,7 +153,9 @@ impl Shop {
         };
         let items = |words: &[String]| words.iter().map(|words| format!("- {words}")).collect::<Vec<_>>();
         list(&mut line, 0, "cluster:", &self.cluster);
-        list(&mut line, 0, "vips:", &items(&self.vips));
+        let addresses: Vec<String> = self.vip.iter().map(|ip| format!("\"{ip}\"")).collect();
+        let vip = (!addresses.is_empty()).then(|| format!("{{ name: public, addresses: [{}] }}", addresses.join(", ")));
+        list(&mut line, 0, "vips:", &items(vip.as_slice()));
         line(0, "farms:");
         line(2, "- name: shop");
         list(&mut line, 4, "listeners:", &items(&self.listeners));
@@ -170,6 +181,14 @@ impl Shop {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vip_has_the_addresses_that_it_was_given() {
+        let ips = ["10.0.0.9", "fd00::9"].map(|ip| ip.parse::<IpAddr>().expect("an address"));
+        let shop = Shop::new([]).on_vip((ips[0], 80).into()).also_at(ips[1]);
+        let expected = "vips:\n  - { name: public, addresses: [\"10.0.0.9\", \"fd00::9\"] }\n";
+        assert!(shop.to_yaml().contains(expected), "{}", shop.to_yaml());
+    }
 
     #[test]
     fn a_shop_is_a_document_that_an_operator_would_write() {

@@ -36,6 +36,7 @@ use serde::Serialize;
 
 pub use self::model::{Model, Step, Window};
 use crate::history::{History, Operation, Outcome};
+use crate::time::Span;
 use crate::verdict::{Judgement, Promise};
 
 /// How much a search may take, for each key.
@@ -162,11 +163,30 @@ pub fn verdicts<'a, M: Model>(
     history: &'a History<M::Input, M::Output>,
     limits: Limits,
 ) -> impl Iterator<Item = (&'a str, Verdict)> {
+    keys(history).map(move |(key, indices)| (key, check_key(model, history.operations(), key, &indices, limits)))
+}
+
+/// The same, each by the model for the time in which it was asked for.
+pub fn verdicts_by<'a, M: Model>(
+    model: impl Fn(Span) -> M + 'a,
+    history: &'a History<M::Input, M::Output>,
+    limits: Limits,
+) -> impl Iterator<Item = (&'a str, Verdict)> {
+    let operations = history.operations();
+    keys(history).map(move |(key, indices)| {
+        let asked = indices.iter().map(|index| operations[*index].invoked).min().unwrap_or_default();
+        let until = indices.iter().map(|index| operations[*index].completed).max().unwrap_or_default();
+        (key, check_key(&model(Span::new(asked, until)), operations, key, &indices, limits))
+    })
+}
+
+/// Each key and the places of its operations.
+fn keys<I, O>(history: &History<I, O>) -> impl Iterator<Item = (&str, Vec<usize>)> {
     let mut keys: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, operation) in history.operations().iter().enumerate() {
         keys.entry(&operation.key).or_default().push(index);
     }
-    keys.into_iter().map(move |(key, indices)| (key, check_key(model, history.operations(), key, &indices, limits)))
+    keys.into_iter()
 }
 
 fn check_key<M: Model>(

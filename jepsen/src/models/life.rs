@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::RunTime;
 use crate::linear::Window;
+use crate::time::Span;
 
 /// By how much log time may differ from the clients' clock over a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,14 @@ impl ClockSlack {
     /// A fixed bound, with clocks that run alike.
     pub const fn fixed(offset: Duration) -> Self {
         Self { offset, rate_per_mille: 0, dead: Duration::ZERO }
+    }
+
+    /// The same for an object that was asked for in that time: of the times in which nobody carried log time on, those that
+    /// touch it put off what ends in it. After one that came before, log time is late by as much at both ends of a life.
+    #[must_use]
+    pub fn within(self, asked: Span, dead: &[Span]) -> Self {
+        let dead = dead.iter().filter(|dead| dead.touches(asked)).map(|dead| dead.length()).sum();
+        Self { dead, ..self }
     }
 
     fn over(self, life: Duration) -> Duration {

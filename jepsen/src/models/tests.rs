@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::history::{Client, History, Operation, Outcome, RunTime};
 use crate::linear::{Limits, Model, Verdict, check};
+use crate::time::Span;
 
 /// One operation: when it began and ended in milliseconds, what was asked and, if it is known, answered.
 type Line<I, O> = (u64, u64, I, Option<O>);
@@ -88,6 +89,19 @@ mod session {
         let lines = || vec![set(0, 0, "a", Some(60_000)), get(55_000, 55_001, "nil")];
         assert!(!explained(&model(0), lines()));
         assert!(explained(&model(100), lines()));
+    }
+
+    #[test]
+    fn a_dead_time_that_a_key_did_not_see_excuses_none_of_its_lives() {
+        let span = |from, until| Span::new(RunTime::from_millis(from), RunTime::from_millis(until));
+        let dead = [span(400, 600), span(5000, 9000)];
+        let late = |asked| {
+            let clock_slack = ClockSlack::fixed(Duration::from_millis(5)).within(asked, &dead);
+            explained(&SessionModel { clock_slack }, vec![set(10, 20, "a", Some(100)), get(320, 330, "a")])
+        };
+        assert!(!late(span(10, 330)), "both came later");
+        assert!(!late(span(700, 4000)), "one before, one after");
+        assert!(late(span(10, 400)), "a life may have been put off by 200 ms");
     }
 
     #[test]

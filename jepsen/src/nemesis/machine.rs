@@ -1,10 +1,16 @@
 //! Machines that are short of something, whose clocks are wrong, whose disks forget, and that are upgraded.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
+use ballast_jepsen::verdict::Promise;
 use ballast_testkit::{
-    lab::{Short, Tampering, VIP},
+    lab::{Short, Tampering, VIP, VIP6},
     wait,
 };
 
@@ -69,10 +75,11 @@ impl Nemesis {
 
     /// Meddles with what keeps a node from answering for a VIP that it does not own.
     pub(super) fn tamper(&mut self, site: &Site, node: usize, choice: u64) {
-        let how = match choice % 3 {
-            0 => Tampering::Programs,
-            1 => Tampering::Tables,
-            _ => Tampering::Address(VIP.into()),
+        let how = match (choice % 3, choice / 3 % 2) {
+            (0, _) => Tampering::Programs,
+            (1, _) => Tampering::Tables,
+            (_, 0) => Tampering::Address(VIP.into()),
+            (_, _) => Tampering::Address(VIP6.into()),
         };
         if !site.lab.tamper(node, how) {
             self.record.complaints.push(format!("tamper-fence: there was nothing to undo by {how:?}"));
@@ -105,7 +112,8 @@ impl Nemesis {
         self.rotten.insert(node);
         let name = site.cluster.node(node).name().to_owned();
         if !settle(site, node) {
-            self.record.broken.push(format!("{name} neither serves nor ends since bits of its files changed"));
+            let what = format!("{name} neither serves nor ends since bits of its files changed");
+            self.record.broken.push((Promise::SaysWhy, what));
             return Ok(());
         }
         if site.cluster.has_ended(node) {
@@ -126,13 +134,14 @@ impl Nemesis {
             let last: Vec<&str> = log.lines().rev().take(12).collect();
             if !last.iter().any(|line| line.contains(REFUSAL)) {
                 let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-                self.record.broken.push(format!("{name} ended and does not say that its data are damaged:\n{last}"));
+                let what = format!("{name} ended and does not say that its data are damaged:\n{last}");
+                self.record.broken.push((Promise::SaysWhy, what));
             }
             self.record.complaints.push(format!("bit-rot: {name} refused its data and is replaced"));
             self.rotten.remove(&node);
             self.record.emptied.push((node, self.clock.now()));
             if let Err(error) = site.cluster.replace(node) {
-                self.record.broken.push(format!("{name} could not be replaced: {error:#}"));
+                self.record.broken.push((Promise::ComesBack, format!("{name} could not be replaced: {error:#}")));
             }
         }
         Ok(())
@@ -151,14 +160,17 @@ impl Nemesis {
             let name = site.cluster.node(node).name().to_owned();
             match site.cluster.terminate(node) {
                 Ok(Some(0)) => {}
-                other => self.record.broken.push(format!("{name} was told to end and did not end well: {other:?}")),
+                other => {
+                    let what = format!("{name} was told to end and did not end well: {other:?}");
+                    self.record.broken.push((Promise::SaysWhy, what));
+                }
             }
             site.cluster.spawn(node)?;
             // Its peers are to have it back before the next one goes.
             settle(site, node);
             self.replace_rotten(site)?;
             if !site.cluster.is_ready(node) {
-                self.record.broken.push(format!("{name} does not serve after its upgrade"));
+                self.record.broken.push((Promise::ComesBack, format!("{name} does not serve after its upgrade")));
             }
             thread::sleep(Duration::from_millis(200));
         }
@@ -173,10 +185,27 @@ fn settle(site: &mut Site, node: usize) -> bool {
     wait::until("a node to serve or to refuse", settled).is_ok()
 }
 
-fn under(folder: &std::path::Path) -> Vec<PathBuf> {
+fn under(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
-    // The program's own notes tell people what happened; nothing depends on them.
-    let notes = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("LOG"));
-    paths.flat_map(|path| if path.is_dir() { under(&path) } else { vec![path] }).filter(|path| !notes(path)).collect()
+    paths.flat_map(|path| if path.is_dir() { under(&path) } else { vec![path] }).filter(|path| matters(path)).collect()
+}
+
+/// Whether anything depends on a file: RocksDB's own notes, name and record of its options are for people, and damage to them
+/// would be a fault that nobody can notice.
+fn matters(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    !(name.starts_with("LOG") || name.starts_with("OPTIONS-") || name == "IDENTITY")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_files_that_something_depends_on_rot() {
+        let is_to = |name: &str| matters(&Path::new("data/log/rocksdb").join(name));
+        assert!(["000012.sst", "000013.log", "MANIFEST-000004", "CURRENT", "7.snapshot"].into_iter().all(is_to));
+        assert!(!["LOG", "LOG.old.17", "IDENTITY", "OPTIONS-000007"].into_iter().any(is_to));
+    }
 }

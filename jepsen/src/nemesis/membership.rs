@@ -22,7 +22,7 @@ use crate::{
     plan::{Act, Errand, Kind, Replacement, Seen},
     site::Site,
 };
-use ballast_jepsen::time::RunTime;
+use ballast_jepsen::{time::RunTime, verdict::Promise};
 
 /// How often it is looked what is next.
 const LOOK: Duration = Duration::from_millis(100);
@@ -88,7 +88,7 @@ impl Nemesis {
                 let name = site.cluster.node(newcomer.node).name().to_owned();
                 if !interrupt::came() {
                     let what = format!("{name} could not be replaced within {PATIENCE:?}: {:?}", newcomer.replacement);
-                    self.record.broken.push(what);
+                    self.record.broken.push((Promise::ComesBack, what));
                 }
                 self.away.remove(&newcomer.node);
                 self.end_membership(site);
@@ -162,14 +162,14 @@ impl Nemesis {
             Act::Broken(what) => {
                 let last: Vec<&str> = log.lines().rev().take(4).collect();
                 let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-                self.record.broken.push(format!("node-{} {what}\n{last}", node + 1));
+                self.record.broken.push((Promise::SaysWhy, format!("node-{} {what}\n{last}", node + 1)));
             }
             Act::Done => self.end_membership(site),
         }
         Ok(())
     }
 
-    fn end_membership(&mut self, site: &Site) {
+    pub(super) fn end_membership(&mut self, site: &Site) {
         let Some(newcomer) = self.newcomer.take() else { return };
         if let Some((_, thread)) = newcomer.errand {
             let _ = thread.join();

@@ -30,7 +30,10 @@ use crate::{
     wall::Wrong,
     watch::Watch,
 };
-use ballast_jepsen::time::{RunTime, Span};
+use ballast_jepsen::{
+    time::{RunTime, Span},
+    verdict::Promise,
+};
 
 /// Checks five times a second, three failures and a majority; twice that for a machine that is busy.
 const VERDICT: Duration = Duration::from_secs(5);
@@ -70,9 +73,15 @@ pub struct Record {
     pub bytes_lost: u64,
     /// What an operator was told that was not `done`, and what else people may want to know.
     pub complaints: Vec<String>,
-    /// What a node did that it must not, whatever befalls it.
+    /// What a node did that it must not, whatever befalls it, and which promise that breaks.
     #[serde(default)]
-    pub broken: Vec<String>,
+    pub broken: Vec<(Promise, String)>,
+    /// What the lab did not do as told. That is no finding about the cluster; what it kept from being seen is not known.
+    #[serde(default)]
+    pub failed: Vec<String>,
+    /// Whether that ended it before its time, with whatever was broken then.
+    #[serde(default)]
+    pub halted: bool,
     /// Nodes whose data directory was emptied, and when: what is there afterwards is another node.
     #[serde(default)]
     pub emptied: Vec<(usize, RunTime)>,
@@ -81,11 +90,8 @@ pub struct Record {
     pub spared: Vec<Span>,
 }
 
-/// Plays the rounds. Returns when the last calm is over, or as soon as all is undone if it is called off.
-///
-/// # Errors
-/// When the lab does not do as told; that is no finding about the cluster.
-pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> Result<Record> {
+/// Plays the rounds, or as many as the lab can. Returns when the last calm is over, or as soon as all is undone if it is called off.
+pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> Record {
     let mut nemesis = Nemesis {
         operator: site.cluster.operator(),
         programs: site.cluster.programs().to_owned(),
@@ -96,40 +102,15 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         may_end: BTreeSet::new(),
         senders: BTreeSet::new(),
         newcomer: None,
+        running: Vec::new(),
         commands: Vec::new(),
         record: Record::default(),
     };
-    let mut began = clock.now();
-    for round in rounds {
-        let mut events: Vec<(u64, Option<usize>, usize)> = Vec::new();
-        for (number, fault) in round.faults.iter().enumerate() {
-            events.push((fault.from_ms, None, number));
-            events.push((fault.until_ms, Some(number), number));
-        }
-        events.sort_by_key(|(at, end, _)| (*at, end.is_some()));
-        let mut running: Vec<Option<Running>> = round.faults.iter().map(|_| None).collect();
-        for (at_ms, end, number) in events {
-            let goes_on = nemesis.pass_until(site, began.after(Duration::from_millis(at_ms)))?;
-            if end.is_none() && goes_on {
-                running[number] = Some(nemesis.begin(site, watch, &round.faults[number])?);
-            } else if let Some(fault) = running[number].take() {
-                nemesis.end(site, fault)?;
-            }
-        }
-        nemesis.finish_membership(site)?;
-        let healed = clock.now();
-        // What took longer than planned, as an upgrade does, takes nothing from the calm after it.
-        began = began.after(healed.since(began.after(Duration::from_millis(round.healed_ms()))));
-        nemesis.collect();
-        if !sleep_until(clock, began.after(Duration::from_millis(round.calm_until_ms))) {
-            break;
-        }
-        let without = nemesis.rotten.union(&nemesis.away).copied().collect();
-        nemesis.record.calms.push(Calm { from: healed, until: clock.now(), without });
-        nemesis.replace_rotten(site)?;
+    if let Err(error) = nemesis.rounds(site, watch, rounds) {
+        nemesis.halt(site, &error);
     }
     nemesis.collect();
-    Ok(nemesis.record)
+    nemesis.record
 }
 
 /// Waits until every node is well and one of them owns the VIP.
@@ -177,6 +158,8 @@ struct Nemesis {
     senders: BTreeSet<usize>,
     /// The node that is being replaced, if one is.
     newcomer: Option<membership::Newcomer>,
+    /// Faults of this round that were begun and have not ended.
+    running: Vec<Option<Running>>,
     clock: Clock,
     /// `ballastctl` that runs beside, with what it was told to do.
     commands: Vec<JoinHandle<Option<String>>>,
@@ -191,6 +174,77 @@ struct Running {
 }
 
 impl Nemesis {
+    /// Goes on until all are over, it is called off, or the lab does not do as told, which is no finding about the cluster.
+    fn rounds(&mut self, site: &mut Site, watch: &Watch, rounds: &[Round]) -> Result<()> {
+        let mut began = self.clock.now();
+        for round in rounds {
+            let mut events: Vec<(u64, Option<usize>, usize)> = Vec::new();
+            for (number, fault) in round.faults.iter().enumerate() {
+                events.push((fault.from_ms, None, number));
+                events.push((fault.until_ms, Some(number), number));
+            }
+            events.sort_by_key(|(at, end, _)| (*at, end.is_some()));
+            self.running = round.faults.iter().map(|_| None).collect();
+            for (at_ms, end, number) in events {
+                let goes_on = self.pass_until(site, began.after(Duration::from_millis(at_ms)))?;
+                if end.is_none() && goes_on {
+                    let (planned, from) = (&round.faults[number], self.clock.now());
+                    let begun = self.begin(site, watch, planned);
+                    if begun.is_err() {
+                        // Half done, to whomever.
+                        let victims = (0..site.nodes()).map(|node| format!("node-{}", node + 1)).collect();
+                        self.record.faults.push(Happened {
+                            kind: planned.kind,
+                            victims,
+                            from,
+                            until: self.clock.now(),
+                        });
+                    }
+                    self.running[number] = Some(begun?);
+                } else if let Some(fault) = self.running[number].take() {
+                    let ended = self.end(site, &fault);
+                    // A node is replaced when the new one is whole.
+                    if fault.planned.kind != Kind::Membership || ended.is_err() {
+                        self.happened(fault);
+                    }
+                    ended?;
+                }
+            }
+            self.finish_membership(site)?;
+            let healed = self.clock.now();
+            // What took longer than planned, as an upgrade does, takes nothing from the calm after it.
+            began = began.after(healed.since(began.after(Duration::from_millis(round.healed_ms()))));
+            self.collect();
+            if !sleep_until(self.clock, began.after(Duration::from_millis(round.calm_until_ms))) {
+                break;
+            }
+            // A node with damaged files that serves all the same is to serve, until it finds them.
+            let refuse: BTreeSet<usize> =
+                self.rotten.iter().copied().filter(|node| site.cluster.has_ended(*node)).collect();
+            let without = refuse.union(&self.away).copied().collect();
+            // What a fault may make a daemon end of has done so by now.
+            self.may_end.retain(|node| site.cluster.has_ended(*node));
+            self.record.calms.push(Calm { from: healed, until: self.clock.now(), without });
+            self.replace_rotten(site)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing more is done. What is broken stays so.
+    fn halt(&mut self, site: &Site, error: &anyhow::Error) {
+        self.record.failed.push(format!("{error:#}"));
+        self.record.halted = true;
+        for fault in std::mem::take(&mut self.running).into_iter().flatten() {
+            self.happened(fault);
+        }
+        self.end_membership(site);
+    }
+
+    fn happened(&mut self, fault: Running) {
+        let Running { planned, victims, from, .. } = fault;
+        self.record.faults.push(Happened { kind: planned.kind, victims, from, until: self.clock.now() });
+    }
+
     fn begin(&mut self, site: &mut Site, watch: &Watch, planned: &Planned) -> Result<Running> {
         let count = site.nodes();
         let node = match planned.whom {
@@ -318,8 +372,9 @@ impl Nemesis {
         Ok(Running { planned: *planned, victims, node, from })
     }
 
-    fn end(&mut self, site: &mut Site, running: Running) -> Result<()> {
-        let Running { planned, victims, node, from } = running;
+    fn end(&mut self, site: &mut Site, running: &Running) -> Result<()> {
+        let Running { planned, victims, node, .. } = running;
+        let node = *node;
         let other = (node + 1) % site.nodes();
         let lab = site.lab.clone();
         match planned.kind {
@@ -365,11 +420,7 @@ impl Nemesis {
             Kind::BackendDrain | Kind::BackendMaintenance => {
                 self.tell(other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
             }
-            // It ends when the new node is whole.
-            Kind::Membership => {
-                self.newcomer.iter_mut().for_each(membership::Newcomer::wind_up);
-                return Ok(());
-            }
+            Kind::Membership => self.newcomer.iter_mut().for_each(membership::Newcomer::wind_up),
             Kind::Restart
             | Kind::CrashLoop
             | Kind::TransferLeader
@@ -378,7 +429,6 @@ impl Nemesis {
             | Kind::SnapshotCut
             | Kind::RollingUpgrade => {}
         }
-        self.record.faults.push(Happened { kind: planned.kind, victims, from, until: self.clock.now() });
         Ok(())
     }
 
@@ -401,7 +451,8 @@ impl Nemesis {
             let log = site.cluster.node(node).log()?;
             let last: Vec<&str> = log.lines().rev().take(6).collect();
             let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-            self.record.broken.push(format!("node-{} had ended by itself:\n{last}", node + 1));
+            let what = format!("node-{} had ended by itself:\n{last}", node + 1);
+            self.record.broken.push((Promise::SaysWhy, what));
         }
         self.may_end.remove(&node);
         site.cluster.kill(node);

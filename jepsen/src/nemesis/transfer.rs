@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use ballast_jepsen::time::Span;
+use anyhow::{Context, Result, ensure};
+use ballast_jepsen::{time::Span, verdict::Promise};
 use ballast_testkit::{
     interrupt,
     lab::{Host, Line, Rules},
@@ -41,6 +41,19 @@ const LOOK: Duration = Duration::from_millis(10);
 /// How long a killed sender stays away.
 const AWAY: Duration = Duration::from_millis(300);
 
+/// What does not go as it must, among errors of the lab.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct Finding {
+    promise: Promise,
+    what: String,
+}
+
+/// What took too long, or was refused: service is not back.
+fn not_back(error: anyhow::Error) -> Finding {
+    Finding { promise: Promise::ComesBack, what: format!("{error:#}") }
+}
+
 impl Nemesis {
     /// All of it. Whom it befell: the receiver, and senders. What does not go as it must is a finding; an error is the lab's.
     pub(super) fn cut_snapshot(
@@ -54,7 +67,7 @@ impl Nemesis {
             Ok(sender) => sender,
             Err(_) if interrupt::came() => return Ok([chosen].into()),
             Err(error) => {
-                self.record.broken.push(format!("nobody could send a snapshot: {error:#}"));
+                self.record.broken.push((Promise::ComesBack, format!("nobody could send a snapshot: {error:#}")));
                 return Ok([chosen].into());
             }
         };
@@ -72,7 +85,12 @@ impl Nemesis {
         if let Err(error) = result.and_then(|()| whole(site, node))
             && !interrupt::came()
         {
-            self.record.broken.push(format!("{name} and a snapshot that was cut off: {error:#}"));
+            match error.downcast::<Finding>() {
+                Ok(Finding { promise, what }) => {
+                    self.record.broken.push((promise, format!("{name} and a snapshot that was cut off: {what}")));
+                }
+                Err(error) => self.record.failed.push(format!("snapshot-cut of {name}: {error:#}")),
+            }
         }
         if let Err(error) = remove_keys(site) {
             self.record.complaints.push(format!("snapshot-cut: its keys go by themselves: {error:#}"));
@@ -105,10 +123,11 @@ impl Nemesis {
             wait::until("a snapshot by which the log was purged", || {
                 site.cluster.ctl_ok(other, &["cluster", "snapshot"])?;
                 Ok((metric(site, other, "ballast_raft_purged_index")? > had).then_some(()))
-            })?;
+            })
+            .map_err(not_back)?;
         }
         if plan.need == Need::Emptied {
-            site.cluster.join(node)?;
+            site.cluster.join(node).map_err(not_back)?;
         }
         let inbound = Rules { bytes_per_second: Some(plan.bytes_per_second), ..Rules::default() };
         site.lab.impair(&[(Host::Node(node), Line { inbound, outbound: Rules::default() })], choice)?;
@@ -164,12 +183,14 @@ impl Nemesis {
             if !interrupt::pause(LOOK) {
                 return Ok(None);
             }
-            ensure!(waited < wait::PATIENCE, "{:?} of its snapshot had not come within {waited:.0?}", at.percent);
+            if waited >= wait::PATIENCE {
+                let what = format!("{:?} of its snapshot had not come within {waited:.0?}", at.percent);
+                return Err(Finding { promise: Promise::ComesBack, what }.into());
+            }
         }
     }
 
     fn cut(&mut self, site: &mut Site, watch: &Watch, node: usize, cut: Cut) -> Result<()> {
-        let sender = watch.leader().filter(|leader| *leader != node);
         match cut {
             Cut::Isolate(time) => {
                 site.lab.isolate(Host::Node(node))?;
@@ -186,21 +207,35 @@ impl Nemesis {
                 self.start(site, node)?;
             }
             Cut::PauseSender(time) => {
-                let sender = sender.context("a node leads")?;
-                self.senders.insert(sender);
+                let Some(sender) = self.sender(site, watch, node)? else { return Ok(()) };
                 site.cluster.pause(sender);
                 interrupt::pause(time);
                 site.cluster.resume(sender);
             }
             Cut::KillSender => {
-                let sender = sender.context("a node leads")?;
-                self.senders.insert(sender);
+                let Some(sender) = self.sender(site, watch, node)? else { return Ok(()) };
                 site.cluster.kill(sender);
                 interrupt::pause(AWAY);
                 self.start(site, sender)?;
             }
         }
         Ok(())
+    }
+
+    /// Who sends, which is who leads; between two leaders somebody soon does. Nobody if the receiver itself does by now.
+    fn sender(&mut self, site: &Site, watch: &Watch, node: usize) -> Result<Option<usize>> {
+        let told = watch.leader().filter(|leader| *leader != node);
+        let leader = match told {
+            Some(leader) => leader,
+            None if interrupt::came() => return Ok(None),
+            None => site.cluster.wait_leader().map_err(not_back)?,
+        };
+        if leader == node {
+            self.record.complaints.push("snapshot-cut: the receiver leads already".to_owned());
+            return Ok(None);
+        }
+        self.senders.insert(leader);
+        Ok(Some(leader))
     }
 }
 
@@ -210,7 +245,7 @@ fn metric(site: &Site, node: usize, name: &str) -> Result<u64> {
 
 /// Waits until a node is ready, and until it and another one have told the hash of their states at the same index.
 fn whole(site: &Site, node: usize) -> Result<()> {
-    site.cluster.wait_ready(node)?;
+    site.cluster.wait_ready(node).map_err(not_back)?;
     let name = site.cluster.node(node).name().to_owned();
     let mut told: BTreeMap<u64, BTreeMap<String, String>> = BTreeMap::new();
     let mut differs = None;
@@ -232,8 +267,9 @@ fn whole(site: &Site, node: usize) -> Result<()> {
             return Ok(Some(()));
         }
         Ok(None)
-    })?;
-    differs.map_or(Ok(()), |differs| bail!(differs))
+    })
+    .map_err(not_back)?;
+    differs.map_or(Ok(()), |what| Err(Finding { promise: Promise::ReplicasEqual, what }.into()))
 }
 
 fn key(number: usize) -> String {

@@ -79,20 +79,28 @@ pub fn start(
                 continue;
             }
             let from = clock.now();
-            thread::sleep(Duration::from_millis(random.below(60)));
-            let releasing = clock.now();
-            let until = releasing.min(asked.after(LIFE.saturating_sub(life_margin)));
+            let (forgets, long) = (random.below(8) == 0, random.below(4) == 0);
+            // One in four keeps it through an election or a fault.
+            let kept = if long { 300 + random.below(1000) } else { random.below(60) };
+            thread::sleep(Duration::from_millis(kept));
+            let until = sure(asked, clock.now(), forgets, life_margin);
             if until > from {
                 let held = Held { lock: lock.clone(), client: number, from, until };
                 record.lock().unwrap_or_else(PoisonError::into_inner).push(held);
             }
             // One in eight forgets to, and the lock ends by itself.
-            if random.below(8) != 0 && visitor.arrive().is_ok() {
+            if !forgets && visitor.arrive().is_ok() {
                 let answer = visitor.call(&["EVAL", RELEASE, "1", &lock, &token]);
                 debug_assert!(!matches!(&answer, Outcome::Done(Answer::Error(error)) if error.contains("NOSCRIPT")));
             }
         }
     })
+}
+
+/// Until when a lock is its holder's for sure: by its life, and if it is given back, by then.
+fn sure(asked: RunTime, releasing: RunTime, forgets: bool, life_margin: Duration) -> RunTime {
+    let end = asked.after(LIFE.saturating_sub(life_margin));
+    if forgets { end } else { releasing.min(end) }
 }
 
 /// Pairs of times that overlap: two holders of one lock.
@@ -121,6 +129,14 @@ mod tests {
 
     fn held(lock: &str, client: usize, from: u64, until: u64) -> Held {
         Held { lock: lock.to_owned(), client, from: RunTime::from_millis(from), until: RunTime::from_millis(until) }
+    }
+
+    #[test]
+    fn a_lock_that_is_not_given_back_is_its_holders_for_its_life() {
+        let at = RunTime::from_millis;
+        let until = |releasing, forgets| sure(at(1000), at(releasing), forgets, Duration::from_millis(600));
+        assert_eq!([until(1050, false), until(1050, true)], [at(1050), at(2400)]);
+        assert_eq!([until(2900, false), until(2900, true)], [at(2400), at(2400)], "it may have ended by itself");
     }
 
     #[test]

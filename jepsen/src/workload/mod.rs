@@ -6,6 +6,7 @@ pub mod config;
 pub mod locks;
 pub mod members;
 pub mod registers;
+pub mod stores;
 pub mod till;
 
 use std::{

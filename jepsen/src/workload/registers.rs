@@ -1,10 +1,13 @@
 //! Single keys of the session store, each judged as an atomic register with a life.
+//!
+//! Most are in use for a second or so, by clients that meet on them. One client follows a key of its own until its life is over,
+//! which shows lives that do not end in time.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -12,7 +15,7 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::{
-    history::Recorder,
+    history::{ClientLog, Recorder},
     models::{SessionInput, SessionOutput},
 };
 use ballast_testkit::{lab::Lab, resp::Answer};
@@ -26,6 +29,10 @@ const KEYS: u64 = 5;
 /// After so many commands a key is left for a new one. Short histories are judged fast, and a new key tells a stale read
 /// as well as an old one.
 const COMMANDS_PER_KEY: u64 = 160;
+/// How often it is looked whether a life is over.
+const LOOK: Duration = Duration::from_millis(30);
+/// For how long after it ought to be: longer than what clocks may differ over the longest of these lives.
+const LOOK_ON: Duration = Duration::from_secs(2);
 
 /// Commands on keys.
 pub type Commands = Recorder<SessionInput, SessionOutput>;
@@ -37,8 +44,11 @@ pub type Commands = Recorder<SessionInput, SessionOutput>;
 pub fn start(lab: &Lab, stores: &[SocketAddr], clock: Clock, seed: u64, recorder: &Arc<Commands>) -> Result<Clients> {
     let (stores, recorder) = (stores.to_vec(), Arc::clone(recorder));
     let used: Arc<Vec<AtomicU64>> = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
-    Clients::start(lab, CLIENTS, move |number, stop| {
+    Clients::start(lab, CLIENTS + 1, move |number, stop| {
         let mut log = recorder.client();
+        if number == CLIENTS {
+            return follow_lives(&stores, clock, seed, &mut log, stop);
+        }
         let (mut visitor, mut random) = (Visitor::new(&stores, number), Random(seed ^ number as u64 ^ 0x4e65));
         let mut value = number as u64;
         while !stop.load(Ordering::Relaxed) {
@@ -53,23 +63,64 @@ pub fn start(lab: &Lab, stores: &[SocketAddr], clock: Clock, seed: u64, recorder
             // Values are written once, so that a read tells which write it saw.
             value += CLIENTS as u64;
             let input = choose(&mut random, value);
-            let words = words(&key, &input);
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let pending = log.invoke(clock.now(), &key, input.clone());
-            match visitor.call(&words) {
-                Outcome::Done(answer) => match output(&input, &answer) {
-                    Some(output) => pending.ok(clock.now(), output),
-                    // Not in the model, so it is judged as an answer that nothing explains.
-                    None => pending.ok(clock.now(), SessionOutput::Value(Some(format!("{answer:?}")))),
-                },
-                Outcome::Refused(why) => {
-                    pending.fail(clock.now(), why);
-                    visitor.leave();
-                }
-                Outcome::Unknown(why) => pending.unknown(clock.now(), why),
-            }
+            ask(&mut visitor, &mut log, clock, &key, input);
         }
     })
+}
+
+/// Gives one key after the other a life, and looks at random stores until it is over.
+fn follow_lives(stores: &[SocketAddr], clock: Clock, seed: u64, log: &mut Log, stop: &AtomicBool) {
+    let mut random = Random(seed ^ 0x11fe);
+    // One at each store, so that no look waits for a connection.
+    let mut visitors: Vec<Visitor> = stores.iter().map(|store| Visitor::new(&[*store], 0)).collect();
+    let mut turn = 0u64;
+    while !stop.load(Ordering::Relaxed) {
+        turn += 1;
+        let (key, px) = (format!("life:{turn}"), 300 + random.below(2700));
+        let mut input = SessionInput::Set { value: turn.to_string(), px: Some(px) };
+        let mut until = clock.now().after(LOOK_ON);
+        let mut seen = None;
+        while !stop.load(Ordering::Relaxed) && clock.now() < until && seen != Some(SessionOutput::Value(None)) {
+            let visitor = &mut visitors[random.below(stores.len() as u64) as usize];
+            thread::sleep(LOOK);
+            if visitor.arrive().is_err() {
+                continue;
+            }
+            seen = ask(visitor, log, clock, &key, input.clone());
+            // It may be there also if nobody knows.
+            if matches!(input, SessionInput::Set { .. }) {
+                input = SessionInput::Get;
+                until = clock.now().after(Duration::from_millis(px) + LOOK_ON);
+            }
+        }
+    }
+}
+
+type Log = ClientLog<SessionInput, SessionOutput>;
+
+/// Asks, and writes down what came of it. Returns the answer, if there is one.
+fn ask(visitor: &mut Visitor, log: &mut Log, clock: Clock, key: &str, input: SessionInput) -> Option<SessionOutput> {
+    let words = words(key, &input);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let pending = log.invoke(clock.now(), key, input.clone());
+    match visitor.call(&words) {
+        Outcome::Done(answer) => {
+            // What is not in the model is judged as an answer that nothing explains.
+            let not_in_it = || SessionOutput::Value(Some(format!("{answer:?}")));
+            let output = output(&input, &answer).unwrap_or_else(not_in_it);
+            pending.ok(clock.now(), output.clone());
+            Some(output)
+        }
+        Outcome::Refused(why) => {
+            pending.fail(clock.now(), why);
+            visitor.leave();
+            None
+        }
+        Outcome::Unknown(why) => {
+            pending.unknown(clock.now(), why);
+            None
+        }
+    }
 }
 
 fn choose(random: &mut Random, value: u64) -> SessionInput {

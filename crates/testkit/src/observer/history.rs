@@ -31,14 +31,18 @@ pub enum Kind {
 pub struct Nodes(u8);
 
 impl Nodes {
+    /// Adds one.
     pub fn add(&mut self, node: usize) {
         self.0 |= 1 << node;
     }
 
+    /// These and others.
+    #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    /// How many there are.
     pub fn count(self) -> u32 {
         self.0.count_ones()
     }
@@ -61,10 +65,13 @@ pub struct Tick {
     pub sent_at: u64,
     /// Wall time of the same moment, for comparison with the kernel's stamps.
     pub sent_wall: u64,
+    /// Who answered ARP.
     pub arp: Nodes,
     /// Whether neighbours were solicited.
     pub solicited: bool,
+    /// Who answered that.
     pub ndp: Nodes,
+    /// Who accepted a connection.
     pub syn: Nodes,
     /// Who answered late, in whatever way.
     pub late: Nodes,
@@ -148,9 +155,14 @@ impl History {
         spans.into_iter().map(|(from, until, who)| (from, until, who.iter().collect())).collect()
     }
 
-    /// In how many ticks between `from` and `to` anybody answered in time.
-    pub fn answered(&self, from: u64, to: u64) -> usize {
-        self.sent(from, to).filter(|tick| tick.prompt().count() > 0).count()
+    /// In how many ticks between `from` and `to` anybody answered in time, in any way or in one.
+    pub fn answered(&self, kind: Option<Kind>, from: u64, to: u64) -> usize {
+        self.sent(from, to).filter(|tick| tick.of(kind).count() > 0).count()
+    }
+
+    /// When the last question between `from` and `to` was asked.
+    pub fn last_question(&self, from: u64, to: u64) -> Option<u64> {
+        self.sent(from, to).map(|tick| tick.sent_at).max()
     }
 
     /// Longest time between `from` and `to` in which nobody accepted connections.
@@ -289,6 +301,15 @@ mod tests {
     }
 
     #[test]
+    fn answers_are_counted_by_their_kind() {
+        let mut one = history("0 0/1 - /0");
+        one.ticks[2].syn.add(0);
+        let answered = |kind| one.answered(kind, 0, u64::MAX);
+        let each = [Kind::Arp, Kind::Ndp, Kind::Syn].map(|kind| answered(Some(kind)));
+        assert_eq!((answered(None), each), (3, [2, 1, 3]));
+    }
+
+    #[test]
     fn it_is_told_who_was_dual_and_when() {
         let ms = |number: u64| number * TICK_NANOS;
         let spans = history("0 01 01 01 12 12 1 01 1").dual_spans(0, u64::MAX);
@@ -377,5 +398,7 @@ mod tests {
     fn missed_ticks_are_told() {
         assert_eq!(history("0 x x 0").missed(TICK_NANOS, 5 * TICK_NANOS), 0.5);
         assert_eq!(history("0 0 0 0").missed(TICK_NANOS, 5 * TICK_NANOS), 0.0);
+        let last = |text: &str| history(text).last_question(0, 4 * TICK_NANOS);
+        assert_eq!(["0 - x 0", "x"].map(last), [Some(2 * TICK_NANOS), None]);
     }
 }

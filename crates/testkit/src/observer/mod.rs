@@ -22,11 +22,11 @@ use anyhow::{Context, Result};
 
 use self::{
     frames::NDP_SOURCES,
-    history::{LATE_NANOS, PROMPT_NANOS, TICK_NANOS, Tick},
+    history::{LATE_NANOS, PROMPT_NANOS},
 };
 pub use self::{
     frames::{Answer, Target},
-    history::{History, Kind},
+    history::{History, Kind, Nodes, TICK_NANOS, Tick},
 };
 use crate::{
     kernel,

@@ -1,0 +1,107 @@
+//! Whom faults may have kept from answering, and from writing down why.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use ballast_jepsen::{
+    says_why::Disturbance,
+    time::{RunTime, Span},
+};
+
+use super::{BACK_WITHIN, START, name};
+use crate::{
+    nemesis::{Happened, Record},
+    plan::Kind,
+    site::VIP_NAME,
+};
+
+/// Before a fault: a client that went to the owner then may still wait for its answer.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+/// After it: the owner was lost to it, and a lease of 200 ms and an election went by before another one came.
+const MOVED: Duration = Duration::from_millis(500);
+
+/// All that befell nodes. `owners` has when which node answered for the VIP.
+pub(super) fn by_faults(record: &Record, owners: &[(Span, String)]) -> Vec<Disturbance> {
+    // A connection that was cut is noticed late.
+    let disturbed = record.faults.iter().filter(|fault| !fault.kind.spares_nodes()).map(|fault| {
+        let whom =
+            (!fault.kind.concerns_all()).then(|| whom(&fault.victims, Span::new(fault.from, fault.until), owners));
+        Disturbance { span: Span::new(fault.from, fault.until.after(START)), whom }
+    });
+    disturbed.chain(by_rot(record, owners)).collect()
+}
+
+/// Damaged files may be found long afterwards, or never. Whether a node has ended over them is looked at after each calm, and then
+/// it is replaced: so it served until the look before. After the last calm nobody looks.
+fn by_rot(record: &Record, owners: &[(Span, String)]) -> impl Iterator<Item = Disturbance> {
+    let rots = record.faults.iter().filter(|fault| fault.kind == Kind::BitRot);
+    rots.map(|rot: &Happened| {
+        let node = |of: &usize| rot.victims.contains(&name(*of));
+        let replaced = record.emptied.iter().filter(|(of, at)| node(of) && *at >= rot.from).map(|(_, at)| *at).min();
+        let looks = record.calms.iter().map(|calm| calm.until).rev();
+        let mut looks = looks.filter(|at| replaced.is_none_or(|replaced| *at <= replaced));
+        let before = looks.nth(usize::from(replaced.is_some())).unwrap_or_default();
+        let span = Span::new(rot.from.max(before), replaced.map_or(RunTime::NEVER, |at| at.after(BACK_WITHIN)));
+        Disturbance { span, whom: Some(whom(&rot.victims, span, owners)) }
+    })
+}
+
+/// The victims, and the VIP if it was with one of them: another node's troubles are not those of who goes there.
+fn whom(victims: &[String], span: Span, owners: &[(Span, String)]) -> BTreeSet<String> {
+    let vip = owned(owners, victims, span).then(|| VIP_NAME.to_owned());
+    victims.iter().cloned().chain(vip).collect()
+}
+
+/// Whether one of the victims answered for the VIP when it befell them, or shortly before or after.
+fn owned(owners: &[(Span, String)], victims: &[String], span: Span) -> bool {
+    let near = Span::new(span.from.before(UNDER_WAY), span.until.after(MOVED));
+    owners.iter().any(|(then, owner)| victims.contains(owner) && then.touches(near))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nemesis::Calm;
+
+    fn span(from: u64, until: u64) -> Span {
+        Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
+    }
+
+    #[test]
+    fn damaged_files_excuse_nobody_while_their_node_serves() {
+        let at = RunTime::from_millis;
+        let Span { from, until } = span(1_000, 2_000);
+        let fault = Happened { kind: Kind::BitRot, victims: vec![name(0)], from, until };
+        let calm = |from, until| Calm { from: at(from), until: at(until), without: BTreeSet::new() };
+        let calms = vec![calm(2_000, 8_000), calm(12_000, 18_000), calm(22_000, 28_000), calm(32_000, 38_000)];
+        let ends = |emptied| {
+            let record = Record { faults: vec![fault.clone()], calms: calms.clone(), emptied, ..Record::default() };
+            by_rot(&record, &[]).map(|one| one.span).collect::<Vec<_>>()
+        };
+        let last = [Span::new(at(38_000), RunTime::NEVER)];
+        assert_eq!(ends(vec![]), last, "it never found them");
+        assert_eq!(ends(vec![(1, at(28_001))]), last, "another node");
+        assert_eq!(ends(vec![(0, at(28_001))]), [span(18_000, 33_001)]);
+        assert_eq!(ends(vec![(0, at(1_500))]), [span(1_000, 6_500)], "at once");
+    }
+
+    #[test]
+    fn what_befalls_a_node_that_does_not_own_excuses_nobody_over_the_vip() {
+        let owners = [(span(0, 10_000), "node-1".to_owned()), (span(10_300, 60_000), "node-2".to_owned())];
+        let excused = |kind, victim: &str, (from, until)| {
+            let Span { from, until } = span(from, until);
+            let fault = Happened { kind, victims: vec![victim.to_owned()], from, until };
+            let record = Record { faults: vec![fault], ..Record::default() };
+            let disturbed = by_faults(&record, &owners);
+            assert!(disturbed.iter().all(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(victim))));
+            disturbed.iter().any(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(VIP_NAME)))
+        };
+        assert!(excused(Kind::Kill, "node-1", (10_000, 12_000)), "the owner");
+        assert!(excused(Kind::Kill, "node-1", (10_900, 12_000)), "who had been the owner a moment before");
+        assert!(excused(Kind::Delay, "node-2", (9_000, 9_900)), "who was the owner a moment later");
+        assert!(!excused(Kind::Kill, "node-1", (11_500, 12_000)), "who was the owner once");
+        assert!(!excused(Kind::Kill, "node-3", (9_000, 12_000)), "who never was");
+        assert!(excused(Kind::KillAll, "node-3", (9_000, 12_000)), "all of them");
+        assert!(!excused(Kind::BitRot, "node-3", (9_000, 12_000)), "who never was, for good");
+        assert!(!excused(Kind::MoveVip, "node-1", (9_000, 9_100)), "an order");
+    }
+}
