@@ -43,6 +43,9 @@ const TAIL: Duration = Duration::from_millis(700);
 /// The farm of the shop.
 const FARM: &str = "shop";
 
+/// What the title of a run says that somebody ended.
+pub const CALLED_OFF: &str = "called off";
+
 /// Judges all promises.
 pub fn judge(run: &Run) -> Report {
     let mut judgements = vec![owners::one(run), stickiness(run), sessions(run), configuration(run)];
@@ -55,7 +58,7 @@ pub fn judge(run: &Run) -> Report {
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
     let length = if run.cut_short {
-        format!("called off after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds)
+        format!("{CALLED_OFF} after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds)
     } else {
         format!("{} s", options.seconds)
     };

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Clock,
     nemesis,
-    plan::{self, Kind, Round, Whom},
+    plan::{Kind, Round, Whom},
     proxied,
     site::Site,
     watch::{Hashed, Sample, Watch},
@@ -105,13 +105,11 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// By how much a lock's life may be shorter by log time than by its holder's clock.
 pub const LIFE_MARGIN: Duration = Duration::from_millis(200);
 
-/// Runs. The daemons' logs go to `folder`.
+/// Runs the rounds. The daemons' logs go to `folder`.
 ///
 /// # Errors
 /// When there can be no run: no namespaces, no cluster to begin with. What goes wrong afterwards is in the [`Run`].
-pub fn run(options: &Options, folder: &Path) -> Result<Run> {
-    let rounds =
-        plan::schedule(options.seed, options.nodes, Duration::from_secs(options.seconds), &options.kinds, options.whom);
+pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> {
     let last_ms = rounds.last().map_or(0, |round| round.calm_until_ms);
     let mut site = Site::start(options.nodes, "")?;
     let clock = Clock::start();
