@@ -1,5 +1,6 @@
 //! What a run says about each promise.
 
+mod failover;
 mod owners;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -54,7 +55,7 @@ pub fn judge(run: &Run) -> Report {
     let whole = transfers::judge(&run.till.transfers, run.till.broken);
     judgements.push(to_the_end(run, whole, "transfer", last_transfer));
     judgements.extend(forward(run));
-    judgements.extend(owners::replaced(run));
+    judgements.extend(failover::replaced(run));
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
     let length = if run.cut_short {
