@@ -1,6 +1,7 @@
 //! What a run says about each promise.
 
 mod failover;
+mod minorities;
 mod owners;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -56,6 +57,7 @@ pub fn judge(run: &Run) -> Report {
     judgements.push(to_the_end(run, whole, "transfer", last_transfer));
     judgements.extend(forward(run));
     judgements.extend(failover::replaced(run));
+    judgements.extend(minorities::judge(run));
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
     let length = if run.cut_short {

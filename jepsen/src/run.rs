@@ -14,6 +14,7 @@ use ballast_jepsen::{
     models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
     says_why::Line,
     time::{RunTime, Span},
+    without_quorum::Said,
 };
 use ballast_testkit::{
     backend::Backend,
@@ -30,6 +31,7 @@ use crate::{
     site::Site,
     watch::{Hashed, Sample, Watch},
     workload::{
+        alone,
         bindings::{self, Seen},
         checks, config,
         locks::{self, Held},
@@ -90,6 +92,8 @@ pub struct Run {
     pub seen: Seen,
     /// What buyers, and clients that send much, saw.
     pub till: till::Seen,
+    /// What nodes said to clients that ask nobody else.
+    pub alone: Vec<Said>,
     /// What the access logs say of their requests.
     pub proxied: Vec<Line>,
     /// When backends were slow to answer a client that asks as nodes do.
@@ -130,8 +134,9 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         bindings::start(&site.lab, &shops, clock, seed, &seen)?,
         checks::start(&site.lab, &backends, clock, &slow)?,
     ];
-    let till = till::Record::default();
+    let (till, alone) = (till::Record::default(), alone::Record::default());
     let buyers = till::start(&site.lab, shops[options.nodes], clock, seed, &till)?;
+    let of_nodes = alone::start(&site.lab, &site.open_pages(), &stores[..options.nodes], clock, &alone)?;
     interrupt::pause(WARM_UP);
 
     let began = clock.now();
@@ -143,7 +148,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         Ok(_) => nemesis::recover(&mut site),
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
-    for clients in clients.into_iter().chain(buyers) {
+    for clients in clients.into_iter().chain(buyers).chain([of_nodes]) {
         clients.finish()?;
     }
     let nodes = &stores[..options.nodes];
@@ -177,6 +182,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         held: std::mem::take(&mut *lock(&held)),
         seen,
         till: std::mem::take(&mut *lock(&till)),
+        alone: std::mem::take(&mut *lock(&alone)),
         proxied,
         slow: std::mem::take(&mut *lock(&slow)),
         owners: observer.finish(),

@@ -64,6 +64,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("baskets.jsonl"), &run.till.told)?;
     lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
     lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
+    lines(&folder.join("alone.jsonl"), &run.alone)?;
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;
     run.config.write(file(&folder.join("configuration.jsonl"))?)?;
