@@ -3,6 +3,7 @@
 mod failover;
 mod minorities;
 mod owners;
+mod revisions;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -118,7 +119,7 @@ fn configuration(run: &Run) -> Judgement {
     // Only these clients change the document.
     let judgement = Judgement::new(Promise::Configuration);
     let judgement = hold(judgement, &ConfigModel { versions: Versions::Own }, &run.config);
-    to_the_end(run, judgement, "answer", last(&run.config))
+    to_the_end(run, revisions::served(run, judgement), "answer", last(&run.config))
 }
 
 fn durability(run: &Run) -> Judgement {
@@ -276,10 +277,10 @@ fn forward(run: &Run) -> Vec<Judgement> {
         // What others believe of a VIP is hearsay: of two that claimed it at once, the one with the greater number may have given up.
         let epoch = if *owns { epoch } else { &0 };
         // Zero is what a process says that has just started and knows nothing yet.
-        let marks = [(Mark::Term, *term), (Mark::Applied, *applied), (Mark::Epoch(VIP_NAME.to_owned()), *epoch)];
-        samples.extend(
-            marks.into_iter().filter(|(_, value)| *value != 0).map(|(mark, value)| say(Saying::Mark { mark, value })),
-        );
+        let marks = [(Mark::Term, *term), (Mark::Applied, *applied), (Mark::Epoch(VIP_NAME.to_owned()), *epoch)]
+            .into_iter()
+            .chain([(Mark::Revision, sample.revision)]);
+        samples.extend(marks.filter(|(_, value)| *value != 0).map(|(mark, value)| say(Saying::Mark { mark, value })));
         samples.extend(leads.then(|| say(Saying::Leads { term: *term })));
         let holds = *owns && *epoch != 0;
         samples.extend(holds.then(|| say(Saying::Holds { vip: VIP_NAME.to_owned(), epoch: *epoch })));
