@@ -8,13 +8,22 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ballast_jepsen::verdict::{Judgement, Report, Ruling};
+use ballast_jepsen::verdict::{Judgement, Promise, Report, Ruling};
 use serde::de::DeserializeOwned;
 
-use crate::{nemesis::Record, plan::Kind, run::Options, store::Recoveries};
+use crate::{
+    judge,
+    nemesis::Record,
+    plan::{Kind, Whom},
+    run::Options,
+    store::Recoveries,
+};
 
 /// What was found that was Ballast's fault, kept by hand.
 const FOUND: &str = include_str!("../found.md");
+
+/// Timed samples below which the one in the middle says nothing.
+const MEDIAN_OF: usize = 5;
 
 /// A run as its folder tells it.
 struct Told {
@@ -36,8 +45,33 @@ pub fn page(folder: &Path) -> Result<String> {
         .collect();
     folders.sort();
     let runs = folders.iter().map(|folder| read(folder)).collect::<Result<Vec<_>>>()?;
-    ensure!(!runs.is_empty(), "there is no run in {}", folder.display());
-    Ok(write(&runs))
+    let (runs, left_out): (Vec<Told>, Vec<Told>) = runs.into_iter().partition(|run| run.why_not().is_none());
+    ensure!(!runs.is_empty(), "there is no run in {} that counts", folder.display());
+    Ok(write(&runs, &left_out))
+}
+
+impl Told {
+    /// Why it is no evidence, if it is none.
+    fn why_not(&self) -> Option<String> {
+        let planted = self.options.planted.as_ref().map(|bug| format!("had {bug}"));
+        planted.or_else(|| self.report.title.contains(judge::CALLED_OFF).then(|| format!("was {}", judge::CALLED_OFF)))
+    }
+
+    /// What was asked of it beside a seed: faults, if they are not all, and whom they befell.
+    fn asked(&self) -> String {
+        let Options { kinds, whom, .. } = &self.options;
+        // A run restarts or upgrades, by whether there is anything to go to.
+        let rolling = |kind: &Kind| matches!(kind, Kind::RollingUpgrade | Kind::RollingRestart);
+        let all = Kind::all().filter(|kind| !rolling(kind)).all(|kind| kinds.contains(&kind));
+        let names = || kinds.iter().map(Kind::to_string).collect::<Vec<_>>().join(", ");
+        let whom = whom.map(|whom| match whom {
+            Whom::Leader => String::from("of the leader"),
+            Whom::Owner => String::from("of the owner"),
+            Whom::Node(node) => format!("of {}", judge::name(node)),
+        });
+        let asked: Vec<String> = (!all).then(names).into_iter().chain(whom).collect();
+        asked.join(" ")
+    }
 }
 
 fn read(folder: &Path) -> Result<Told> {
@@ -53,7 +87,7 @@ fn read(folder: &Path) -> Result<Told> {
     })
 }
 
-fn write(runs: &[Told]) -> String {
+fn write(runs: &[Told], left_out: &[Told]) -> String {
     let mut text = String::new();
     let mut line = |words: String| {
         text.push_str(&words);
@@ -69,6 +103,10 @@ fn write(runs: &[Told]) -> String {
         runs.len(),
         seconds / 60
     ));
+    if !left_out.is_empty() {
+        let told = |run: &Told| Some(format!("seed {}, which {}", run.options.seed, run.why_not()?));
+        line(format!("Not counted: {}.\n", left_out.iter().filter_map(told).collect::<Vec<_>>().join("; ")));
+    }
     line("## Promises\n".to_owned());
     line("| promise | runs | held | violated | undecided | looked at |\n|---|---|---|---|---|---|".to_owned());
     let mut promises: BTreeMap<_, Vec<&Judgement>> = BTreeMap::new();
@@ -92,28 +130,28 @@ fn write(runs: &[Told]) -> String {
             counts.join(", ")
         ));
     }
+    for promise in Promise::ALL.iter().filter(|promise| !promises.contains_key(*promise)) {
+        line(format!("| {promise} | 0 | - | - | - | not judged: no run had what shows it |"));
+    }
     line("\n## Faults, and how soon service was back\n".to_owned());
     line("From when a fault was undone until the next write to the store was acknowledged by anybody, and until the shop answered \
           the next time over the VIP, in milliseconds; who was never away takes a pace of the clients. Faults that others followed \
-          before anything succeeded are not timed. That each node serves again is looked for in every calm.\n"
+          before anything succeeded are not timed. That each node serves again is looked for in every calm. \
+          Of fewer than five that were timed no median is told. \"Not\" are those that did not come about: an operator's order was \
+          refused, or the machine has no control group for it.\n"
         .to_owned());
     line(
-        "| fault | times | write, median | worst | over the VIP, median | worst |\n|---|---|---|---|---|---|"
+        "| fault | times | write, timed | median | worst | over the VIP, timed | median | worst |\n|---|---|---|---|---|---|---|---|"
             .to_owned(),
     );
     let mut seen = BTreeSet::new();
     for (kind, times) in times_of(runs) {
         seen.insert(kind.to_owned());
         let Times { count, mut writes, mut answers } = times;
-        let of = |times: &mut Vec<Duration>| {
-            times.sort_unstable();
-            let say = |time: Option<&Duration>| {
-                time.map_or_else(|| "-".to_owned(), |time| format!("{:.0}", time.as_secs_f64() * 1000.0))
-            };
-            (say(times.get(times.len() / 2)), say(times.last()))
-        };
-        let (write, answer) = (of(&mut writes), of(&mut answers));
-        line(format!("| {kind} | {count} | {} | {} | {} | {} |", write.0, write.1, answer.0, answer.1));
+        let not = runs.iter().flat_map(|run| &run.faults.faults);
+        let not = not.filter(|fault| !fault.came_about && fault.kind.to_string() == kind).count();
+        let count = if not == 0 { count.to_string() } else { format!("{count} ({not} not)") };
+        line(format!("| {kind} | {count} | {} | {} |", timed(&mut writes), timed(&mut answers)));
     }
     let never: Vec<String> = Kind::all().map(|kind| kind.to_string()).filter(|kind| !seen.contains(kind)).collect();
     if !never.is_empty() {
@@ -121,7 +159,7 @@ fn write(runs: &[Told]) -> String {
     }
     line(format!("\n{}", FOUND.trim_end()));
     line("\n## Runs\n".to_owned());
-    line("| seed | of | seconds | nodes | faults | not held |\n|---|---|---|---|---|---|".to_owned());
+    line("| seed | of | seconds | nodes | faults | only | not held |\n|---|---|---|---|---|---|---|".to_owned());
     for run in runs {
         let not: Vec<String> = run
             .report
@@ -132,9 +170,20 @@ fn write(runs: &[Told]) -> String {
             .collect();
         let Options { seed, seconds, nodes, revision, .. } = &run.options;
         let (revision, faults) = (revision.as_deref().unwrap_or("-"), run.faults.faults.len());
-        line(format!("| {seed} | {revision} | {seconds} | {nodes} | {faults} | {} |", not.join(", ")));
+        let asked = run.asked();
+        line(format!("| {seed} | {revision} | {seconds} | {nodes} | {faults} | {asked} | {} |", not.join(", ")));
     }
     text
+}
+
+/// How many there are, the one in the middle and the longest, as three cells.
+fn timed(times: &mut [Duration]) -> String {
+    times.sort_unstable();
+    let say = |time: Option<&Duration>| {
+        time.map_or_else(|| "-".to_owned(), |time| format!("{:.0}", time.as_secs_f64() * 1000.0))
+    };
+    let median = times.get(times.len() / 2).filter(|_| times.len() >= MEDIAN_OF);
+    format!("{} | {} | {}", times.len(), say(median), say(times.last()))
 }
 
 /// Times of one kind of fault.
@@ -163,30 +212,34 @@ fn times_of(runs: &[Told]) -> BTreeMap<&str, Times> {
 
 #[cfg(test)]
 mod tests {
-    use ballast_jepsen::{recovery::Recovery, time::RunTime, verdict::Promise};
+    use ballast_jepsen::{recovery::Recovery, time::RunTime};
 
     use super::*;
-    use crate::{nemesis::Happened, plan::Kind};
+    use crate::nemesis::Happened;
 
-    #[test]
-    fn a_page_counts_what_was_seen() {
-        let at = RunTime::from_millis;
-        let fault =
-            |kind, from, until| Happened { kind, victims: vec!["node-1".to_owned()], from: at(from), until: at(until) };
-        let mut owners = Judgement::new(Promise::OneOwner);
-        owners.violated("two");
-        let took = |millis: &[u64]| Recovery {
+    fn fault(kind: Kind, from: u64, until: u64) -> Happened {
+        let [from, until] = [from, until].map(RunTime::from_millis);
+        Happened { kind, victims: vec!["node-1".to_owned()], from, until, whole_until: None, came_about: true }
+    }
+
+    fn took(millis: &[u64]) -> Recovery {
+        Recovery {
             faults: millis.len() + 1,
             times: millis.iter().map(|millis| Duration::from_millis(*millis)).collect(),
             ..Recovery::default()
-        };
-        let run = Told {
+        }
+    }
+
+    fn told() -> Told {
+        let mut owners = Judgement::new(Promise::OneOwner);
+        owners.violated("two");
+        Told {
             options: Options {
                 seed: 5,
                 seconds: 120,
                 nodes: 3,
-                kinds: vec![Kind::Kill],
-                whom: None,
+                kinds: vec![Kind::Kill, Kind::Pause],
+                whom: Some(Whom::Owner),
                 planted: None,
                 revision: Some(String::from("abc")),
             },
@@ -197,14 +250,60 @@ mod tests {
             },
             faults: Record { faults: vec![fault(Kind::Kill, 10, 20), fault(Kind::Pause, 12, 30)], ..Record::default() },
             recoveries: Recoveries {
-                writes: BTreeMap::from([("kill".to_owned(), took(&[30, 10, 20]))]),
-                answers: BTreeMap::from([("kill".to_owned(), took(&[]))]),
+                writes: BTreeMap::from([("kill".to_owned(), took(&[30, 10, 20, 40, 25]))]),
+                answers: BTreeMap::from([("kill".to_owned(), took(&[7, 9]))]),
             },
-        };
-        let page = write(&[run]);
+        }
+    }
+
+    #[test]
+    fn a_page_counts_what_was_seen() {
+        let page = write(&[told()], &[]);
         assert!(page.contains("1 runs, 2 minutes in which faults were begun, 2 faults"), "{page}");
         assert!(page.contains("| what was acknowledged is there | 1 | 1 | 0 | 0 | 11 additions |"), "{page}");
-        assert!(page.contains("| kill | 4 | 20 | 30 | - | - |"), "{page}");
-        assert!(page.contains("| 5 | abc | 120 | 3 | 2 | P1 one owner (VIOLATED) |"), "{page}");
+        // Two that were timed have no middle.
+        assert!(page.contains("| kill | 6 | 5 | 25 | 40 | 2 | - | 9 |"), "{page}");
+        assert!(
+            page.contains("| 5 | abc | 120 | 3 | 2 | kill, pause of the owner | P1 one owner (VIOLATED) |"),
+            "{page}"
+        );
+        assert!(!page.contains("Not counted"), "{page}");
+    }
+
+    #[test]
+    fn a_promise_that_no_run_judged_is_told() {
+        let page = write(&[told()], &[]);
+        assert!(page.contains(&format!("| {} | 0 | - | - | - | not judged", Promise::Failover)), "{page}");
+        assert!(!page.contains(&format!("| {} | 0 |", Promise::Durable)), "{page}");
+    }
+
+    #[test]
+    fn what_did_not_come_about_is_told() {
+        let mut run = told();
+        run.faults.faults[0].came_about = false;
+        let page = write(&[run], &[]);
+        assert!(page.contains("| kill | 6 (1 not) |"), "{page}");
+    }
+
+    #[test]
+    fn what_was_called_off_or_had_a_bug_is_named_and_not_counted() {
+        let mut planted = told();
+        planted.options.planted = Some(String::from("unsynced-log"));
+        let mut ended = told();
+        ended.options.seed = 6;
+        ended.report.title = format!("3 nodes, {} after 20 s of 600 of faults", judge::CALLED_OFF);
+        assert_eq!(told().why_not(), None);
+        assert!(planted.why_not().is_some() && ended.why_not().is_some());
+        let page = write(&[told()], &[planted, ended]);
+        assert!(page.contains("1 runs, 2 minutes"), "{page}");
+        assert!(page.contains("Not counted: seed 5, which had unsynced-log; seed 6, which was called off."), "{page}");
+    }
+
+    #[test]
+    fn a_run_of_all_faults_says_no_more() {
+        let mut run = told();
+        (run.options.kinds, run.options.whom) =
+            (Kind::all().filter(|kind| *kind != Kind::RollingUpgrade).collect(), None);
+        assert_eq!(run.asked(), "");
     }
 }

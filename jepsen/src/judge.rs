@@ -2,7 +2,10 @@
 
 mod calm;
 mod disturbed;
+mod failover;
+mod minorities;
 mod owners;
+mod revisions;
 mod silent;
 
 use std::{
@@ -49,6 +52,9 @@ const TAIL: Duration = Duration::from_millis(700);
 /// The farm of the shop.
 const FARM: &str = "shop";
 
+/// What the title of a run says that somebody ended.
+pub const CALLED_OFF: &str = "called off";
+
 /// Judges all promises.
 pub fn judge(run: &Run) -> Report {
     let mut judgements = vec![owners::one(run), stickiness(run), sessions(run), configuration(run)];
@@ -57,13 +63,14 @@ pub fn judge(run: &Run) -> Report {
     let whole = transfers::judge(&run.till.transfers, run.till.broken);
     judgements.push(to_the_end(run, whole, "transfer", last_transfer));
     judgements.extend(forward(run));
-    judgements.extend(owners::replaced(run));
+    judgements.extend(failover::replaced(run));
+    judgements.extend(minorities::judge(run));
     misdeeds(&mut judgements, &run.faults.broken);
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
     let after = format!("after {:.0} s of {}", run.span.1.since(run.span.0).as_secs_f64(), options.seconds);
     let length = match (run.cut_short, run.faults.halted) {
-        (true, _) => format!("called off {after}"),
+        (true, _) => format!("{CALLED_OFF} {after}"),
         (false, true) => format!("ended by the lab {after}"),
         (false, false) => format!("{} s", options.seconds),
     };
@@ -143,7 +150,7 @@ fn configuration(run: &Run) -> Judgement {
     // Only these clients change the document.
     let judgement = Judgement::new(Promise::Configuration);
     let judgement = hold(judgement, &ConfigModel { versions: Versions::Own }, &run.config);
-    to_the_end(run, judgement, "answer", last(&run.config))
+    to_the_end(run, revisions::served(run, judgement), "answer", last(&run.config))
 }
 
 fn durability(run: &Run) -> Judgement {
@@ -288,10 +295,10 @@ fn forward(run: &Run) -> Vec<Judgement> {
         // What others believe of a VIP is hearsay: of two that claimed it at once, the one with the greater number may have given up.
         let epoch = if *owns { epoch } else { &0 };
         // Zero is what a process says that has just started and knows nothing yet.
-        let marks = [(Mark::Term, *term), (Mark::Applied, *applied), (Mark::Epoch(VIP_NAME.to_owned()), *epoch)];
-        samples.extend(
-            marks.into_iter().filter(|(_, value)| *value != 0).map(|(mark, value)| say(Saying::Mark { mark, value })),
-        );
+        let marks = [(Mark::Term, *term), (Mark::Applied, *applied), (Mark::Epoch(VIP_NAME.to_owned()), *epoch)]
+            .into_iter()
+            .chain([(Mark::Revision, sample.revision)]);
+        samples.extend(marks.filter(|(_, value)| *value != 0).map(|(mark, value)| say(Saying::Mark { mark, value })));
         samples.extend(leads.then(|| say(Saying::Leads { term: *term })));
         let holds = *owns && *epoch != 0;
         samples.extend(holds.then(|| say(Saying::Holds { vip: VIP_NAME.to_owned(), epoch: *epoch })));
@@ -489,7 +496,7 @@ mod tests {
     fn a_bad_line_of_one_node_is_no_reason_to_move() {
         let troubled = |kind| {
             let Span { from, until } = span(100, 200);
-            let fault = Happened { kind, victims: vec![name(0)], from, until };
+            let fault = Happened { kind, victims: vec![name(0)], from, until, whole_until: None, came_about: true };
             troubles(&[fault], &[]).iter().any(|span| span.contains(from))
         };
         let reasons: Vec<Kind> = Kind::all().filter(|kind| troubled(*kind)).collect();

@@ -20,6 +20,7 @@ pub mod time;
 pub mod timeline;
 pub mod transfers;
 pub mod verdict;
+pub mod without_quorum;
 
 #[cfg(test)]
 mod testing;

@@ -24,16 +24,19 @@ mod workload;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
 use ballast_jepsen::verdict::Ruling;
+use ballast_planted::VARIABLE;
 use ballast_testkit::interrupt;
 use clap::{Args, Parser, Subcommand};
+use serde::de::DeserializeOwned;
 
 use crate::{
-    plan::{Kind, Whom},
+    nemesis::UPGRADE_DIR,
+    plan::{Kind, Round, Whom},
     run::Options,
 };
 
@@ -48,7 +51,7 @@ struct Arguments {
 enum Command {
     /// Faults on a cluster, from a seed; exits with 1 if a promise is broken, with 3 if something could not be told.
     Run(RunOptions),
-    /// The faults of an earlier run again: by its seed, for as long, on as many nodes. Its folder is left as it is.
+    /// The faults of an earlier run again, as its folder has them, on as many nodes. The folder is left as it is.
     Replay {
         /// The folder of the run, say `target/chaos/seed-7`.
         folder: PathBuf,
@@ -84,7 +87,7 @@ struct RunOptions {
     #[arg(long, default_value_t = 600)]
     seconds: u64,
     /// So many runs, with the seeds that follow.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
     /// Nodes, all of which vote.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=7))]
@@ -147,12 +150,20 @@ fn held(kept: bool) -> Ruling {
 
 fn kinds(names: &[String]) -> Result<Vec<Kind>> {
     let named: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
+    let can_upgrade = std::env::var_os(UPGRADE_DIR).is_some();
     if named.is_empty() {
-        return Ok(Kind::all().collect());
+        return Ok(Kind::all().filter(|kind| can_upgrade || *kind != Kind::RollingUpgrade).collect());
     }
     let known = || Kind::all().map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
-    let parse =
-        |name: &&str| Kind::parse(name).with_context(|| format!("no fault is called {name:?}; there are {}", known()));
+    let parse = |name: &&str| {
+        let kind = Kind::parse(name).with_context(|| format!("no fault is called {name:?}; there are {}", known()))?;
+        anyhow::ensure!(
+            can_upgrade || kind != Kind::RollingUpgrade,
+            "{kind} goes to other programs, and {UPGRADE_DIR} names none; {} starts the same ones",
+            Kind::RollingRestart
+        );
+        Ok(kind)
+    };
     named.iter().map(parse).collect()
 }
 
@@ -187,10 +198,39 @@ fn revision() -> Option<String> {
 }
 
 fn replay(folder: &Path) -> Result<Ruling> {
-    let file = folder.join("options.json");
-    let text = std::fs::read(&file).with_context(|| format!("read {}: not the folder of a run?", file.display()))?;
-    let options: Options = serde_json::from_slice(&text).with_context(|| format!("understand {}", file.display()))?;
-    run_once(&Options { revision: revision(), ..options }, folder.parent().context("the folder is in another one")?)
+    let options: Options = told(&folder.join("options.json"))?;
+    // Not anew from the seed: what a seed determines changes when faults are added.
+    let mut rounds: Vec<Round> = told(&folder.join("schedule.json"))?;
+    if std::env::var_os(UPGRADE_DIR).is_none() {
+        // What upgrades came to when there was nothing to go to.
+        let upgrades = rounds.iter_mut().flat_map(|round| &mut round.faults);
+        let upgrades = upgrades.filter(|fault| fault.kind == Kind::RollingUpgrade);
+        upgrades.for_each(|fault| fault.kind = Kind::RollingRestart);
+    }
+    let planted = planted();
+    anyhow::ensure!(
+        planted == options.planted,
+        "that run had {}, and this one would have {}: set {VARIABLE} and BALLAST_BIN_DIR as they were",
+        bug(options.planted.as_deref()),
+        bug(planted.as_deref())
+    );
+    let output = folder.parent().context("the folder is in another one")?;
+    run_once(&Options { revision: revision(), ..options }, rounds, output)
+}
+
+/// What a file of a run's folder says.
+fn told<T: DeserializeOwned>(file: &Path) -> Result<T> {
+    let text = std::fs::read(file).with_context(|| format!("read {}: not the folder of a run?", file.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("understand {}", file.display()))
+}
+
+/// The bug that daemons of this process are told to have.
+fn planted() -> Option<String> {
+    std::env::var(VARIABLE).ok().filter(|bug| !bug.is_empty())
+}
+
+fn bug(planted: Option<&str>) -> &str {
+    planted.unwrap_or("no planted bug")
 }
 
 /// The worst that was ruled of any run. One that could not be had does not keep the others from being made.
@@ -208,10 +248,11 @@ fn run(options: &RunOptions) -> Result<Ruling> {
                 Target::Leader => Whom::Leader,
                 Target::Owner => Whom::Owner,
             }),
-            planted: std::env::var("BALLAST_PLANTED").ok(),
+            planted: planted(),
             revision: revision(),
         };
-        match run_once(&one, &options.output) {
+        let rounds = plan::schedule(seed, one.nodes, Duration::from_secs(one.seconds), &one.kinds, one.whom);
+        match run_once(&one, rounds, &options.output) {
             Ok(ruled) => ruling = ruling.max(ruled),
             Err(error) => {
                 eprintln!("jepsen: seed {seed}: there was no run: {error:#}");
@@ -219,20 +260,41 @@ fn run(options: &RunOptions) -> Result<Ruling> {
             }
         }
     }
-    if let Some(page) = &options.evidence {
+    // What was called off is no evidence, and what there was before stays.
+    if let Some(page) = options.evidence.as_ref().filter(|_| !interrupt::came()) {
         std::fs::write(page, evidence::page(&options.output)?)?;
     }
     anyhow::ensure!(lost.is_empty(), "no runs of the seeds {lost:?}");
     Ok(ruling)
 }
 
-fn run_once(options: &Options, output: &Path) -> Result<Ruling> {
+fn run_once(options: &Options, rounds: Vec<Round>, output: &Path) -> Result<Ruling> {
     let folder = store::folder(output, options.seed)?;
     println!("Seed {}, {} s of faults on {} nodes; {}", options.seed, options.seconds, options.nodes, folder.display());
-    let run = run::run(options, &folder)?;
+    let run = run::run(options, rounds, &folder)?;
     let report = judge::judge(&run);
     store::store(&folder, &run, &report)?;
-    print!("{report}");
+    print!("{report}{}", store::not_judged(&report));
     println!("{} faults in {} rounds", run.faults.faults.len(), run.rounds.len());
     Ok(report.ruling())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_runs_are_refused() {
+        let parse = |runs| Arguments::try_parse_from(["jepsen", "run", "--runs", runs]);
+        assert!(parse("2").is_ok() && parse("0").is_err());
+    }
+
+    #[test]
+    fn an_upgrade_goes_to_other_programs_or_is_none() {
+        // This process is told of none.
+        assert!(!kinds(&[]).expect("all").contains(&Kind::RollingUpgrade));
+        assert!(kinds(&[String::from("rolling-restart")]).is_ok());
+        let refused = kinds(&[String::from("kill"), String::from("rolling-upgrade")]).expect_err("it is refused");
+        assert!(refused.to_string().contains(UPGRADE_DIR), "{refused}");
+    }
 }

@@ -15,6 +15,7 @@ use ballast_jepsen::{
     says_why::Line,
     time::{RunTime, Span},
     verdict::Promise,
+    without_quorum::Said,
 };
 use ballast_testkit::{
     backend::Backend,
@@ -27,11 +28,12 @@ use crate::{
     clock::Clock,
     judge::SLACK,
     nemesis,
-    plan::{self, Kind, Round, Whom},
+    plan::{Kind, Round, Whom},
     proxied,
     site::Site,
     watch::{Hashed, Sample, Watch},
     workload::{
+        alone,
         bindings::{self, Seen},
         checks, config,
         locks::{self, Held},
@@ -92,6 +94,8 @@ pub struct Run {
     pub seen: Seen,
     /// What buyers, and clients that send much, saw.
     pub till: till::Seen,
+    /// What nodes said to clients that ask nobody else.
+    pub alone: Vec<Said>,
     /// What the access logs say of their requests.
     pub proxied: Vec<Line>,
     /// When the store of each node answered.
@@ -110,13 +114,11 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// time's pace of a tenth more included.
 pub const LIFE_MARGIN: Duration = Duration::from_millis((SLACK.as_millis() + locks::LIFE.as_millis() / 10) as u64);
 
-/// Runs. The daemons' logs go to `folder`.
+/// Runs the rounds. The daemons' logs go to `folder`.
 ///
 /// # Errors
 /// When there can be no run: no namespaces, no cluster to begin with. What goes wrong afterwards is in the [`Run`].
-pub fn run(options: &Options, folder: &Path) -> Result<Run> {
-    let rounds =
-        plan::schedule(options.seed, options.nodes, Duration::from_secs(options.seconds), &options.kinds, options.whom);
+pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> {
     let last_ms = rounds.last().map_or(0, |round| round.calm_until_ms);
     let mut site = Site::start(options.nodes, "")?;
     let clock = Clock::start();
@@ -139,8 +141,9 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         checks::start(&site.lab, &backends, clock, &slow)?,
         stores::start(&site.lab, &doors, clock, &answered)?,
     ];
-    let till = till::Record::default();
+    let (till, alone) = (till::Record::default(), alone::Record::default());
     let buyers = till::start(&site.lab, shops[options.nodes], clock, seed, &till)?;
+    let of_nodes = alone::start(&site.lab, &site.open_pages(), &stores[..options.nodes], clock, &alone)?;
     interrupt::pause(WARM_UP);
 
     let began = clock.now();
@@ -152,7 +155,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         false => nemesis::recover(&mut site),
         true => Err(anyhow::anyhow!("the lab had failed")),
     };
-    for clients in clients.into_iter().chain(buyers) {
+    for clients in clients.into_iter().chain(buyers).chain([of_nodes]) {
         if let Err(error) = clients.finish() {
             faults.failed.push(format!("{error:#}"));
         }
@@ -191,6 +194,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Run> {
         held: std::mem::take(&mut *lock(&held)),
         seen,
         till: std::mem::take(&mut *lock(&till)),
+        alone: std::mem::take(&mut *lock(&alone)),
         proxied,
         stores: std::mem::take(&mut *lock(&answered)),
         slow: std::mem::take(&mut *lock(&slow)),

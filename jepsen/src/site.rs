@@ -15,6 +15,10 @@ use crate::{disk, wall};
 
 /// Port of the shop, on the VIP and on each node.
 pub const SHOP_PORT: u16 = 8080;
+/// Port of the farm `open`, on each node.
+const OPEN_PORT: u16 = 8081;
+/// Header by which that farm knows its visitors.
+pub const VISITOR: &str = "x-visitor";
 /// Port of the session store, on the VIP and on each node.
 pub const STORE_PORT: u16 = 6379;
 /// Name of the VIP.
@@ -105,8 +109,29 @@ impl Site {
             .farm("isolated: refuse")
             .learned_cookie(COOKIE)
             .checked();
+        let open = self.open();
         // The store is on every address of a node, of which the VIP is one.
-        format!("{}sessions: {{ listen: [\"0.0.0.0:{STORE_PORT}\"], protected: false }}\n", shop.to_yaml())
+        format!("{}{open}sessions: {{ listen: [\"0.0.0.0:{STORE_PORT}\"], protected: false }}\n", shop.to_yaml())
+    }
+
+    /// A farm of the same backends that goes on to serve without a quorum, as farms do by default. It is on no VIP: who comes to
+    /// a node of a minority means that node.
+    fn open(&self) -> String {
+        let listener = |node: usize| {
+            let ip = Host::Node(node).ip();
+            format!("{{ name: open{0}, address: {ip}, port: {OPEN_PORT}, nodes: {{ node: node-{0} }} }}", node + 1)
+        };
+        let listeners: Vec<String> = (0..self.nodes()).map(listener).collect();
+        let backend = |backend: &Backend| format!("{{ name: {}, address: \"{}\" }}", backend.name(), backend.address());
+        let backends: Vec<String> = self.backends().iter().map(backend).collect();
+        format!(
+            "  - name: open\n    listeners: [{}]\n    services:\n      - name: site\n        \
+             persistence: {{ table: {{ key: {{ header: {VISITOR} }} }} }}\n        \
+             health: {{ http: {{ path: /healthz }}, interval: 500ms, timeout: 400ms, rise: 2, fall: 3 }}\n        \
+             backends: [{}]\n",
+            listeners.join(", "),
+            backends.join(", ")
+        )
     }
 
     /// Number of nodes.
@@ -142,6 +167,11 @@ impl Site {
     /// Where the shop is: on each node, and last on the VIP.
     pub fn shops(&self) -> Vec<SocketAddr> {
         self.everywhere(SHOP_PORT)
+    }
+
+    /// Where the farm `open` is: on each node.
+    pub fn open_pages(&self) -> Vec<SocketAddr> {
+        (0..self.nodes()).map(|node| (Host::Node(node).ip(), OPEN_PORT).into()).collect()
     }
 
     fn everywhere(&self, port: u16) -> Vec<SocketAddr> {

@@ -66,6 +66,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("slow.jsonl"), &run.slow)?;
     lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
     lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
+    lines(&folder.join("alone.jsonl"), &run.alone)?;
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;
     run.config.write(file(&folder.join("configuration.jsonl"))?)?;
@@ -130,16 +131,22 @@ fn leaders(run: &Run) -> Vec<(Span, String)> {
     terms.into_iter().map(|((_, node), (from, until))| (Span::new(from, until), judge::name(node))).collect()
 }
 
+/// The promises that a run said nothing about, a line each.
+pub fn not_judged(report: &Report) -> String {
+    report.not_judged().iter().map(|promise| format!("not judged {promise}\n")).collect()
+}
+
 /// For people.
 fn told(run: &Run, report: &Report) -> String {
-    let mut text = report.to_string();
+    let mut text = format!("{report}{}", not_judged(report));
     let mut line = |words: &str| {
         text.push_str(words);
         text.push('\n');
     };
     line("\nFaults:");
     for fault in &run.faults.faults {
-        line(&format!("{} to {}  {} of {}", fault.from, fault.until, fault.kind, fault.victims.join(", ")));
+        let not = if fault.came_about { "" } else { ", which did not come about" };
+        line(&format!("{} to {}  {} of {}{not}", fault.from, fault.until, fault.kind, fault.victims.join(", ")));
     }
     line(&format!("{} bytes that were not synced were lost with the power of nodes", run.faults.bytes_lost));
     line("\nRequests of visitors that were not answered, by reason:");

@@ -44,6 +44,23 @@ pub enum Promise {
 }
 
 impl Promise {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::OneOwner,
+        Self::Sticky,
+        Self::Sessions,
+        Self::Configuration,
+        Self::Failover,
+        Self::WithoutQuorum,
+        Self::SaysWhy,
+        Self::Durable,
+        Self::ReplicasEqual,
+        Self::OnlyForward,
+        Self::Whole,
+        Self::ComesBack,
+        Self::NoLeak,
+    ];
+
     /// Its number in the README, if it is one of those.
     pub fn number(self) -> Option<u8> {
         match self {
@@ -193,6 +210,12 @@ impl Report {
         self.judgements.iter().map(|judgement| judgement.ruling).max().unwrap_or(Ruling::Undecided)
     }
 
+    /// The promises that nothing is ruled about: in this run nothing happened that would have shown them broken.
+    pub fn not_judged(&self) -> Vec<Promise> {
+        let judged = |promise: &Promise| self.judgements.iter().any(|judgement| judgement.promise == *promise);
+        Promise::ALL.into_iter().filter(|promise| !judged(promise)).collect()
+    }
+
     /// The report for programs.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("strings, numbers and lists of them are JSON")
@@ -222,6 +245,13 @@ mod tests {
     fn the_worst_counts() {
         assert_eq!(report().ruling(), Ruling::Violated);
         assert_eq!(Report { judgements: Vec::new(), ..report() }.ruling(), Ruling::Undecided);
+    }
+
+    #[test]
+    fn a_promise_that_was_not_judged_is_told() {
+        let not = report().not_judged();
+        assert_eq!(not.len() + 2, Promise::ALL.len());
+        assert!(!not.contains(&Promise::OneOwner) && not.contains(&Promise::WithoutQuorum));
     }
 
     #[test]

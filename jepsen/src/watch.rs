@@ -42,6 +42,9 @@ pub struct Sample {
     pub term: u64,
     /// Last entry applied.
     pub applied: u64,
+    /// Revision of the document that it serves; 0 when it has none.
+    #[serde(default)]
+    pub revision: u64,
     /// Whether it leads.
     pub leads: bool,
     /// Whether it owns the VIP.
@@ -190,6 +193,7 @@ fn look(node: usize, address: SocketAddr, clock: Clock) -> Option<Sample> {
                 || line.starts_with("ballast_vip")
                 || line.starts_with("ballast_state")
                 || line.starts_with("ballast_ready")
+                || line.starts_with("ballast_config_revision")
         })
         .filter_map(|line| line.rsplit_once(' '))
         .filter_map(|(series, value)| Some((series, value.parse().ok()?)))
@@ -203,6 +207,7 @@ fn look(node: usize, address: SocketAddr, clock: Clock) -> Option<Sample> {
         node,
         term: value("ballast_raft_term") as u64,
         applied: value("ballast_raft_applied_index") as u64,
+        revision: value("ballast_config_revision") as u64,
         leads: value("ballast_raft_is_leader") > 0.5,
         owns: of_vip("ballast_vip_owner") > 0.5,
         epoch: of_vip("ballast_vip_epoch") as u64,

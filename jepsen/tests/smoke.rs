@@ -25,9 +25,10 @@ const FAULTS: &str = "kill,restart,pause,freeze,slow-disk,split,delay,corrupt,sl
 fn no_promise_is_broken_in_a_minute_of_faults() {
     let run = ["run", "--seed", "3", "--seconds", "45", "--nodes", "3", "--faults", FAULTS];
     let Some((code, said)) = jepsen(&run) else { return };
-    // A machine that others keep busy may hide who answered when, and nothing else.
-    let undecided: Vec<&str> = said.lines().filter(|line| line.starts_with("undecided")).collect();
-    assert!(code == Some(0) || code == Some(3) && undecided.iter().all(|line| line.contains("P1 one owner")), "{said}");
+    // A machine that others keep busy may hide who answered when, and whether a backend that was not used was just slow.
+    let hidden = |line: &str| line.contains("P1 one owner") || line.contains("P6 no quorum");
+    let mut undecided = said.lines().filter(|line| line.starts_with("undecided"));
+    assert!(code == Some(0) || code == Some(3) && undecided.all(hidden), "{said}");
 }
 
 #[test]

@@ -14,13 +14,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use ballast_jepsen::verdict::Promise;
 use ballast_planted::{Bug, VARIABLE};
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 
 /// What `run` is told.
 #[derive(Args)]
 pub struct RunOptions {
     /// How many seeds.
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 1)]
@@ -37,11 +37,14 @@ pub struct RunOptions {
 #[derive(Args)]
 pub struct SelftestOptions {
     /// Most seeds for each bug.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Only these bugs.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(BUGS.map(|(bug, _)| bug.name())))]
     bugs: Vec<String>,
+    /// Seeds that are run with no bug first, and must hold.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    controls: u64,
 }
 
 /// Bugs of the layers that are simulated, and what must be said of a run with them.
@@ -136,7 +139,8 @@ pub fn run(options: &RunOptions) -> Result<bool> {
     Ok(found.is_empty())
 }
 
-/// Plants each bug and looks for it. Says whether all were found.
+/// Plants each bug and looks for it. Says whether all were found, and nothing where none was planted: who finds something in
+/// any run finds each bug, too.
 ///
 /// # Errors
 /// As [`run`]; also when this build has no bugs.
@@ -144,6 +148,14 @@ pub fn selftest(options: &SelftestOptions) -> Result<bool> {
     if !cfg!(feature = "planted") {
         bail!("this build has no planted bugs; run `make sim-selftest`, which builds one that has");
     }
+    let controls = RunOptions { seeds: options.controls, from: 1, jobs: None, keep_going: false };
+    // Whatever this process itself is told to plant.
+    let nothing = BTreeMap::from([(VARIABLE, "")]);
+    if let Some(wolf) = all(&controls, &nothing, |_| true, |_| {})?.first() {
+        println!("{}\nthis is cried of a run in which nothing is planted", wolf.output.trim_end());
+        return Ok(false);
+    }
+    println!("{} seeds with no bug: nothing found", options.controls);
     let mut all_found = true;
     let asked = |bug: &Bug| options.bugs.is_empty() || options.bugs.iter().any(|name| name == bug.name());
     for (bug, promises) in BUGS.iter().filter(|(bug, _)| asked(bug)) {
@@ -216,4 +228,34 @@ fn all(
         workers.into_iter().try_for_each(|worker| worker.join().expect("workers do not panic"))
     })?;
     Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: SelftestOptions,
+    }
+
+    #[test]
+    fn a_bug_of_no_name_is_refused() {
+        let parse = |bugs| Line::try_parse_from(["selftest", "--bugs", bugs]).map(|line| line.options.bugs.len());
+        assert_eq!(parse("unsynced-log,purge-past-snapshot").ok(), Some(2));
+        // One that is real and is not looked for here is no better than none.
+        for wrong in ["typo", "", "unsynced-log,typo", Bug::FenceOpenAtStart.name()] {
+            let said = parse(wrong).expect_err("it is refused").to_string();
+            assert!(said.contains("unsynced-log"), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_only_simulated_time_shows_is_looked_for_here() {
+        let looked_for = |bug: &Bug| BUGS.iter().any(|(known, _)| known == bug);
+        assert!(Bug::SIMULATED_ONLY.iter().all(looked_for));
+    }
 }

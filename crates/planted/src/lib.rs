@@ -21,11 +21,27 @@ pub enum Bug {
     PurgePastSnapshot,
     /// The fence of a VIP that is new to it is open.
     FenceOpenAtStart,
+    /// A change of the document is applied whatever revision it expects.
+    ChangeWithoutCompare,
+    /// A candidate leaves a VIP that is free to others for three seconds.
+    TakesOverLate,
+    /// A node without a quorum refuses clients, whatever the farm says of it.
+    IsolatedRefuses,
+    /// The access log has no line of a request that was not done.
+    RefusalUnlogged,
+    /// Now and then a node counts an entry without carrying it out; each node another one.
+    EntrySkipped,
+    /// A vote is kept in memory only.
+    VoteNotSaved,
+    /// The last byte of a body that came with its head is another.
+    ByteChanged,
+    /// Each check of a backend leaves a descriptor open.
+    DescriptorLeaks,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 15] = [
         Self::ReadsWithoutReadIndex,
         Self::ReadsConfirmedByLateAnswers,
         Self::BindingForwardedBeforeCommit,
@@ -33,7 +49,18 @@ impl Bug {
         Self::UnsyncedLog,
         Self::PurgePastSnapshot,
         Self::FenceOpenAtStart,
+        Self::ChangeWithoutCompare,
+        Self::TakesOverLate,
+        Self::IsolatedRefuses,
+        Self::RefusalUnlogged,
+        Self::EntrySkipped,
+        Self::VoteNotSaved,
+        Self::ByteChanged,
+        Self::DescriptorLeaks,
     ];
+
+    /// Those that nodes on a real network are not seen to have, so that they are looked for in simulated time.
+    pub const SIMULATED_ONLY: [Self; 1] = [Self::ReadsConfirmedByLateAnswers];
 
     /// Its name in `BALLAST_PLANTED`.
     pub const fn name(self) -> &'static str {
@@ -45,6 +72,14 @@ impl Bug {
             Self::UnsyncedLog => "unsynced-log",
             Self::PurgePastSnapshot => "purge-past-snapshot",
             Self::FenceOpenAtStart => "fence-open-at-start",
+            Self::ChangeWithoutCompare => "change-without-compare",
+            Self::TakesOverLate => "takes-over-late",
+            Self::IsolatedRefuses => "isolated-refuses",
+            Self::RefusalUnlogged => "refusal-unlogged",
+            Self::EntrySkipped => "entry-skipped",
+            Self::VoteNotSaved => "vote-not-saved",
+            Self::ByteChanged => "byte-changed",
+            Self::DescriptorLeaks => "descriptor-leaks",
         }
     }
 }

@@ -1,7 +1,5 @@
 //! Who answered for the VIP, as the observer saw it on the wire.
 
-use std::time::Duration;
-
 use ballast_jepsen::{
     time::{RunTime, Span},
     verdict::{Judgement, Promise},
@@ -9,16 +7,13 @@ use ballast_jepsen::{
 use ballast_testkit::observer::{self, History};
 
 use super::{name, seen_until};
-use crate::{clock::Clock, nemesis::Happened, plan::Kind, run::Run, site::VIP_NAME};
+use crate::{clock::Clock, run::Run, site::VIP_NAME};
 
 /// How long two nodes may seem to answer, in all, before nothing is decided: moments at changes of hands, and late answers of a
 /// busy machine.
 const DOUBT_MS: f64 = 50.0;
 /// Which share of its questions the observer may miss. Two cores that compiled other programs kept it from a twentieth.
 const MISSED_MAX: f64 = 0.1;
-/// How long nobody may answer after an owner was lost and nothing else was wrong: some leases of 200 ms, because the machine that
-/// runs all nodes has other things to do. What it took is counted.
-const REPLACED_WITHIN: Duration = Duration::from_secs(1);
 
 /// No two nodes answer for the VIP at once.
 pub(super) fn one(run: &Run) -> Judgement {
@@ -59,47 +54,6 @@ fn watched(owners: &History, clock: Clock, span: (RunTime, RunTime)) -> Judgemen
 pub(super) fn of(run: &Run) -> Vec<(Span, String)> {
     let owners = run.owners.owners().into_iter();
     owners.map(|(from, until, node)| (Span::new(run.clock.of(from), run.clock.of(until)), name(node))).collect()
-}
-
-/// A dead owner is replaced. `None` if none was lost while all else was well.
-pub(super) fn replaced(run: &Run) -> Option<Judgement> {
-    let owners = run.owners.owners();
-    let lost = |fault: &&Happened| {
-        use Kind::{Freeze, Isolate, Kill, LinkDown, Pause, PowerOff};
-        let at = run.clock.kernel(fault.from);
-        let owner = owners.iter().rfind(|(from, _, _)| *from <= at).map(|(_, _, node)| name(*node));
-        let dies = matches!(fault.kind, Freeze | Isolate | Kill | LinkDown | Pause | PowerOff);
-        dies && owner.is_some_and(|owner| fault.victims.contains(&owner)) && is_alone(run, fault)
-    };
-    let lost: Vec<&Happened> = run.faults.faults.iter().filter(lost).collect();
-    if lost.is_empty() {
-        return None;
-    }
-    let mut judgement = Judgement::new(Promise::Failover);
-    let mut longest = Duration::ZERO;
-    for fault in &lost {
-        let (from, until) = (run.clock.kernel(fault.from), run.clock.kernel(fault.from.after(2 * REPLACED_WITHIN)));
-        let nobody = Duration::from_secs_f64(run.owners.nobody_ms(from, until) / 1000.0);
-        longest = longest.max(nobody);
-        if nobody > REPLACED_WITHIN {
-            let victim = fault.victims.join(", ");
-            judgement
-                .violated(format!("nobody answered for {nobody:?} after {} of {victim} at {}", fault.kind, fault.from));
-        }
-    }
-    Some(
-        judgement
-            .count("owners lost alone", lost.len())
-            .count("longest without one, in ms", longest.as_millis() as usize),
-    )
-}
-
-/// Whether nothing else that nodes suffer from was going on when a fault began, and nothing came soon after it.
-fn is_alone(run: &Run, fault: &Happened) -> bool {
-    let others = run.faults.faults.iter().filter(|other| !other.kind.spares_nodes() || other.kind == Kind::MoveVip);
-    let near = Span::new(fault.from.before(2 * REPLACED_WITHIN), fault.from.after(2 * REPLACED_WITHIN));
-    let mut others = others.filter(|other| other.from <= near.until && near.from <= other.until);
-    others.all(|other| std::ptr::eq(other, fault))
 }
 
 #[cfg(test)]

@@ -21,6 +21,9 @@ use crate::{
     wall::{self, Wrong},
 };
 
+/// Names the folder with the programs that an upgrade goes to.
+pub const UPGRADE_DIR: &str = "BALLAST_UPGRADE_DIR";
+
 /// What a node says that finds its data damaged, whatever is wrong with them exactly.
 const REFUSAL: &str = "must not answer";
 
@@ -39,18 +42,19 @@ pub fn wrong(kind: Kind, choice: u64) -> Wrong {
 }
 
 impl Nemesis {
-    /// Lets a node be short of something.
-    pub(super) fn short(&mut self, site: &Site, node: usize, kind: Kind, choice: u64) -> Result<()> {
+    /// Lets a node be short of something. Whether it is: the machine may have no control group for it.
+    pub(super) fn short(&mut self, site: &Site, node: usize, kind: Kind, choice: u64) -> Result<bool> {
         let mut random = Random(choice);
         let of = match kind {
             Kind::NoDescriptors => Short::Descriptors { more: random.below(4) },
             Kind::LittleCpu => Short::Processor { percent: 3 + random.below(30) },
             _ => Short::Memory { bytes: (4 + random.below(28)) << 20 },
         };
-        if !site.lab.short(node, of)? {
+        let is_short = site.lab.short(node, of)?;
+        if !is_short {
             self.record.complaints.push(format!("{kind}: this machine has no control group for it"));
         }
-        Ok(())
+        Ok(is_short)
     }
 
     /// Ends that. A daemon that did not live through it is started again, as its supervisor would.
@@ -73,17 +77,19 @@ impl Nemesis {
         wall::set(site.cluster.node(node).folder(), wrong)
     }
 
-    /// Meddles with what keeps a node from answering for a VIP that it does not own.
-    pub(super) fn tamper(&mut self, site: &Site, node: usize, choice: u64) {
+    /// Meddles with what keeps a node from answering for a VIP that it does not own. Whether there was anything.
+    pub(super) fn tamper(&mut self, site: &Site, node: usize, choice: u64) -> bool {
         let how = match (choice % 3, choice / 3 % 2) {
             (0, _) => Tampering::Programs,
             (1, _) => Tampering::Tables,
             (_, 0) => Tampering::Address(VIP.into()),
             (_, _) => Tampering::Address(VIP6.into()),
         };
-        if !site.lab.tamper(node, how) {
+        let was_there = site.lab.tamper(node, how);
+        if !was_there {
             self.record.complaints.push(format!("tamper-fence: there was nothing to undo by {how:?}"));
         }
+        was_there
     }
 
     /// Changes bits of a node's files while it is stopped, and starts it.
@@ -147,10 +153,11 @@ impl Nemesis {
         Ok(())
     }
 
-    /// Drains and starts all nodes again, one after the other, as an upgrade does. `BALLAST_UPGRADE_DIR` names other programs, to
-    /// which it goes and, the next time, back.
-    pub(super) fn upgrade(&mut self, site: &mut Site) -> Result<()> {
-        if let Some(other) = std::env::var_os("BALLAST_UPGRADE_DIR") {
+    /// Drains and starts all nodes again, one after the other, as an upgrade does; one goes to the programs in
+    /// `BALLAST_UPGRADE_DIR` and, the next time, back.
+    pub(super) fn upgrade(&mut self, site: &mut Site, kind: Kind) -> Result<()> {
+        if kind == Kind::RollingUpgrade {
+            let other = std::env::var_os(UPGRADE_DIR).with_context(|| format!("{kind} wants {UPGRADE_DIR}"))?;
             let now = site.cluster.programs().to_owned();
             let next = if now == *other { self.programs.clone() } else { PathBuf::from(other) };
             site.cluster.use_programs(&next);

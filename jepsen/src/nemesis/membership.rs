@@ -175,7 +175,9 @@ impl Nemesis {
             let _ = thread.join();
         }
         let victims = vec![site.cluster.node(newcomer.node).name().to_owned()];
-        let happened = Happened { kind: Kind::Membership, victims, from: newcomer.from, until: self.clock.now() };
+        let (from, until) = (newcomer.from, self.clock.now());
+        let happened =
+            Happened { kind: Kind::Membership, victims, from, until, whole_until: Some(until), came_about: true };
         self.record.faults.push(happened);
     }
 }

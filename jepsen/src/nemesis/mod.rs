@@ -22,6 +22,7 @@ use ballast_testkit::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::machine::UPGRADE_DIR;
 use crate::{
     clock::Clock,
     disk,
@@ -49,6 +50,16 @@ pub struct Happened {
     pub from: RunTime,
     /// When it had been undone.
     pub until: RunTime,
+    /// When it began to be undone; absent in records of old.
+    #[serde(default)]
+    pub whole_until: Option<RunTime>,
+    /// Whether it came about: there was what it takes, and an operator's order was not refused.
+    #[serde(default = "yes")]
+    pub came_about: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Between two rounds nothing befalls anybody.
@@ -161,8 +172,8 @@ struct Nemesis {
     /// Faults of this round that were begun and have not ended.
     running: Vec<Option<Running>>,
     clock: Clock,
-    /// `ballastctl` that runs beside, with what it was told to do.
-    commands: Vec<JoinHandle<Option<String>>>,
+    /// `ballastctl` that runs beside, with what it was told to do, and when the fault began that it brings about, if it does.
+    commands: Vec<(Option<RunTime>, JoinHandle<Option<String>>)>,
     record: Record,
 }
 
@@ -171,6 +182,7 @@ struct Running {
     victims: Vec<String>,
     node: usize,
     from: RunTime,
+    came_about: bool,
 }
 
 impl Nemesis {
@@ -198,14 +210,17 @@ impl Nemesis {
                             victims,
                             from,
                             until: self.clock.now(),
+                            whole_until: None,
+                            came_about: true,
                         });
                     }
                     self.running[number] = Some(begun?);
                 } else if let Some(fault) = self.running[number].take() {
+                    let whole_until = self.clock.now();
                     let ended = self.end(site, &fault);
                     // A node is replaced when the new one is whole.
                     if fault.planned.kind != Kind::Membership || ended.is_err() {
-                        self.happened(fault);
+                        self.happened(fault, Some(whole_until));
                     }
                     ended?;
                 }
@@ -235,21 +250,22 @@ impl Nemesis {
         self.record.failed.push(format!("{error:#}"));
         self.record.halted = true;
         for fault in std::mem::take(&mut self.running).into_iter().flatten() {
-            self.happened(fault);
+            self.happened(fault, None);
         }
         self.end_membership(site);
     }
 
-    fn happened(&mut self, fault: Running) {
-        let Running { planned, victims, from, .. } = fault;
-        self.record.faults.push(Happened { kind: planned.kind, victims, from, until: self.clock.now() });
+    fn happened(&mut self, fault: Running, whole_until: Option<RunTime>) {
+        let Running { planned, victims, from, came_about, .. } = fault;
+        let until = self.clock.now();
+        self.record.faults.push(Happened { kind: planned.kind, victims, from, until, whole_until, came_about });
     }
 
     fn begin(&mut self, site: &mut Site, watch: &Watch, planned: &Planned) -> Result<Running> {
         let count = site.nodes();
         let node = match planned.whom {
-            Whom::Leader => watch.leader().unwrap_or(0),
-            Whom::Owner => watch.owner().unwrap_or(0),
+            Whom::Leader => self.known(planned, "leader", watch.leader()),
+            Whom::Owner => self.known(planned, "owner", watch.owner()),
             Whom::Node(node) => node,
         };
         let other = (node + 1 + (planned.choice % (count as u64 - 1)) as usize) % count;
@@ -260,6 +276,7 @@ impl Nemesis {
         let from = self.clock.now();
         let lab = site.lab.clone();
         let mut victims = vec![name(node)];
+        let mut came_about = true;
         if planned.kind.may_end_a_daemon() {
             self.may_end.insert(node);
         }
@@ -306,16 +323,16 @@ impl Nemesis {
             }
             Kind::DiskError => disk::set(site.cluster.node(node).folder(), disk::Mode::Fail)?,
             Kind::DiskFull => disk::set(site.cluster.node(node).folder(), disk::Mode::Full)?,
-            Kind::TamperFence => self.tamper(site, node, planned.choice),
+            Kind::TamperFence => came_about = self.tamper(site, node, planned.choice),
             Kind::ClockStep | Kind::ClockSlew => {
                 Self::set_clock(site, node, machine::wrong(planned.kind, planned.choice))?;
             }
             Kind::NoDescriptors | Kind::LittleCpu | Kind::LittleMemory => {
-                self.short(site, node, planned.kind, planned.choice)?;
+                came_about = self.short(site, node, planned.kind, planned.choice)?;
             }
             Kind::BitRot => self.rot(site, node, planned.choice)?,
-            Kind::RollingUpgrade => {
-                self.upgrade(site)?;
+            Kind::RollingUpgrade | Kind::RollingRestart => {
+                self.upgrade(site, planned.kind)?;
                 victims = (0..count).map(name).collect();
             }
             Kind::SnapshotCut => {
@@ -349,13 +366,13 @@ impl Nemesis {
             Kind::Delay | Kind::Jitter | Kind::Reorder | Kind::Duplicate | Kind::Corrupt | Kind::SlowLink => {
                 lab.impair(&[(host, lines::of(planned.kind, planned.choice))], planned.choice)?;
             }
-            Kind::TransferLeader => self.tell(other, &["cluster", "transfer-leader", "--to", &name(other)]),
-            Kind::Snapshot => self.tell(node, &["cluster", "snapshot"]),
+            Kind::TransferLeader => self.tell(Some(from), other, &["cluster", "transfer-leader", "--to", &name(other)]),
+            Kind::Snapshot => self.tell(Some(from), node, &["cluster", "snapshot"]),
             Kind::MoveVip => {
-                self.tell(other, &["vip", "move", VIP_NAME, "--to", &name(other)]);
+                self.tell(Some(from), other, &["vip", "move", VIP_NAME, "--to", &name(other)]);
                 victims.push(name(other));
             }
-            Kind::Demote => self.tell(other, &["node", "demote", &name(node)]),
+            Kind::Demote => self.tell(Some(from), other, &["node", "demote", &name(node)]),
             Kind::Membership => self.newcomer = Some(membership::Newcomer::new(site, node, planned.choice, from)?),
             Kind::BackendFails | Kind::BackendTruncates => {
                 let mode = if planned.kind == Kind::BackendFails { Mode::Failing } else { Mode::ClosesMidBody };
@@ -365,11 +382,11 @@ impl Nemesis {
             Kind::BackendDrain | Kind::BackendMaintenance => {
                 let verb = if planned.kind == Kind::BackendDrain { "drain" } else { "maintenance" };
                 let web = site.backends()[backend].name().to_owned();
-                self.tell(other, &["backend", verb, &format!("shop/site/{web}")]);
+                self.tell(Some(from), other, &["backend", verb, &format!("shop/site/{web}")]);
                 victims = vec![web];
             }
         }
-        Ok(Running { planned: *planned, victims, node, from })
+        Ok(Running { planned: *planned, victims, node, from, came_about })
     }
 
     fn end(&mut self, site: &mut Site, running: &Running) -> Result<()> {
@@ -412,13 +429,13 @@ impl Nemesis {
                 lab.mend()?
             }
             Kind::LinkDown => lab.link_up(Host::Node(node))?,
-            Kind::Demote => self.tell(other, &["node", "promote", &victims[0]]),
+            Kind::Demote => self.tell(None, other, &["node", "promote", &victims[0]]),
             Kind::BackendFails | Kind::BackendTruncates => {
                 let backend = site.backends().iter().find(|backend| backend.name() == victims[0]);
                 backend.context("a backend of the site")?.set_mode(Mode::Ok);
             }
             Kind::BackendDrain | Kind::BackendMaintenance => {
-                self.tell(other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
+                self.tell(None, other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
             }
             Kind::Membership => self.newcomer.iter_mut().for_each(membership::Newcomer::wind_up),
             Kind::Restart
@@ -427,7 +444,8 @@ impl Nemesis {
             | Kind::Snapshot
             | Kind::MoveVip
             | Kind::SnapshotCut
-            | Kind::RollingUpgrade => {}
+            | Kind::RollingUpgrade
+            | Kind::RollingRestart => {}
         }
         Ok(())
     }
@@ -459,10 +477,18 @@ impl Nemesis {
         site.cluster.spawn(node)
     }
 
-    /// Gives an operator's order at a node, and does not wait for it.
-    fn tell(&mut self, node: usize, arguments: &[&str]) {
+    /// Who is meant by what nodes said lately; the first node, and a complaint, if nobody is.
+    fn known(&mut self, planned: &Planned, what: &str, node: Option<usize>) -> usize {
+        node.unwrap_or_else(|| {
+            self.record.complaints.push(format!("{}: no {what} was known, so it befell node-1", planned.kind));
+            0
+        })
+    }
+
+    /// Gives an operator's order at a node, and does not wait for it. A fault that it brings about is known by when it began.
+    fn tell(&mut self, brings_about: Option<RunTime>, node: usize, arguments: &[&str]) {
         let (operator, words) = (self.operator.clone(), arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
-        self.commands.push(thread::spawn(move || {
+        let command = thread::spawn(move || {
             let mut arguments: Vec<&str> = vec!["--timeout", "4s"];
             arguments.extend(words.iter().map(String::as_str));
             match operator.ctl(node, &arguments) {
@@ -470,13 +496,17 @@ impl Nemesis {
                 Ok(said) => Some(format!("{}: exit {}: {}", words.join(" "), said.code, said.err.trim())),
                 Err(error) => Some(format!("{}: {error:#}", words.join(" "))),
             }
-        }));
+        });
+        self.commands.push((brings_about, command));
     }
 
-    /// Waits for the operators.
+    /// Waits for the operators. What one of them was refused did not come about.
     fn collect(&mut self) {
-        for command in self.commands.drain(..) {
-            self.record.complaints.extend(command.join().ok().flatten());
+        for (brings_about, command) in self.commands.drain(..) {
+            let complaint = command.join().ok().flatten();
+            let faults = self.record.faults.iter_mut().filter(|fault| Some(fault.from) == brings_about);
+            faults.for_each(|fault| fault.came_about &= complaint.is_none());
+            self.record.complaints.extend(complaint);
         }
     }
 }

@@ -86,7 +86,7 @@ pub enum Kind {
     LittleMemory,
     /// Bits of a stopped node's files change. One that does not start is replaced by an empty one.
     BitRot,
-    /// All nodes are drained and started again, one after the other, from other programs if there are any.
+    /// All nodes are drained and started again, one after the other, from other programs.
     RollingUpgrade,
     /// A backend ends each of its answers in the middle.
     BackendTruncates,
@@ -94,6 +94,8 @@ pub enum Kind {
     Membership,
     /// A node needs a snapshot, and the connection on which it travels is cut several times.
     SnapshotCut,
+    /// All nodes are drained and started again, one after the other.
+    RollingRestart,
 }
 
 /// What can be undone together.
@@ -116,7 +118,7 @@ pub enum Family {
 }
 
 /// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
-const TABLE: [(Kind, &str, Family); 43] = [
+const TABLE: [(Kind, &str, Family); 44] = [
     (Kind::Kill, "kill", Family::Process),
     (Kind::Restart, "restart", Family::Process),
     (Kind::CrashLoop, "crash-loop", Family::Process),
@@ -160,6 +162,7 @@ const TABLE: [(Kind, &str, Family); 43] = [
     (Kind::BackendTruncates, "backend-truncates", Family::Backend),
     (Kind::Membership, "membership", Family::Operator),
     (Kind::SnapshotCut, "snapshot-cut", Family::Alone),
+    (Kind::RollingRestart, "rolling-restart", Family::Alone),
 ];
 
 impl Kind {
@@ -181,8 +184,11 @@ impl Kind {
 
     /// Whether whoever is asked may be concerned, whoever else the victims are.
     pub fn concerns_all(self) -> bool {
-        use Kind::{BlackOut, Bridge, KillAll, Loss, LossEverywhere, Ring, RollingUpgrade, Split};
-        matches!(self, KillAll | BlackOut | Split | Ring | Bridge | Loss | LossEverywhere | RollingUpgrade)
+        use Kind::{BlackOut, Bridge, KillAll, Loss, LossEverywhere, Ring, RollingRestart, RollingUpgrade, Split};
+        matches!(
+            self,
+            KillAll | BlackOut | Split | Ring | Bridge | Loss | LossEverywhere | RollingUpgrade | RollingRestart
+        )
     }
 
     /// Whether a daemon may end by itself of it: its disk fails, it is refused memory or descriptors, or it is put out of the

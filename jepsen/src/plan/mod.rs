@@ -3,6 +3,9 @@
 //! Faults come in rounds. A round has one fault of each of one to three families, so that they overlap; then everything is
 //! undone, and the cluster has a time of calm in which it must serve again. Two faults of one family never overlap:
 //! undoing the one would undo the other. Some come alone.
+//!
+//! Some promises can be judged only when nothing else is wrong, which hardly ever comes by lot: so some rounds have one fault of a
+//! few, for as long as it takes to see what is promised of it.
 
 mod cuts;
 mod kind;
@@ -75,6 +78,38 @@ const CHANCES: [(u64, Family); 7] = [
     (1, Family::Alone),
 ];
 
+/// Faults of which an owner is lost.
+const LOSES_AN_OWNER: &[Kind] = &[Kind::Kill, Kind::Freeze, Kind::Pause, Kind::Isolate, Kind::LinkDown, Kind::PowerOff];
+/// By which a minority is left without a quorum.
+const SPLITS: &[Kind] = &[Kind::Split];
+/// By which the VIP goes to another node as planned.
+const MOVES: &[Kind] = &[Kind::MoveVip];
+
+/// The one fault of a round in which nothing else is to happen, if that is such a round and a fault for it is wanted.
+fn one_fault(
+    round: usize,
+    seed: u64,
+    now_ms: u64,
+    nodes: usize,
+    kinds: &[Kind],
+    whom: Option<Whom>,
+) -> Option<Planned> {
+    let mut random = Random(seed.wrapping_add(round as u64));
+    let (wanted, whom_else, at_least_ms) = match round % 20 {
+        // Longer than a lease, so that somebody else must take over.
+        2 | 12 => (LOSES_AN_OWNER, Whom::Owner, 1500),
+        // Longer than what it takes until a minority knows that it is one, and until a store has refused something again.
+        4 | 14 => (SPLITS, Whom::Node(random.below(nodes as u64) as usize), 4500),
+        7 => (MOVES, Whom::Owner, 300),
+        _ => return None,
+    };
+    let wanted: Vec<Kind> = wanted.iter().copied().filter(|kind| kinds.contains(kind)).collect();
+    let kind = *wanted.get(random.below(wanted.len().max(1) as u64) as usize)?;
+    let from_ms = now_ms + random.below(1200);
+    let until_ms = from_ms + at_least_ms + random.below(2000);
+    Some(Planned { kind, whom: whom.unwrap_or(whom_else), choice: random.next(), from_ms, until_ms })
+}
+
 /// The schedule of a seed: rounds until `length` is over. The last one may end later. With `whom`, all faults befall them.
 pub fn schedule(seed: u64, nodes: usize, length: Duration, kinds: &[Kind], whom: Option<Whom>) -> Vec<Round> {
     let mut random = Random(seed);
@@ -111,6 +146,10 @@ pub fn schedule(seed: u64, nodes: usize, length: Duration, kinds: &[Kind], whom:
         }
         if let Some(alone) = faults.iter().position(|fault| fault.kind.family() == Family::Alone) {
             faults = vec![faults.swap_remove(alone)];
+        }
+        // Drawn all the same, so that the other rounds are what they would be.
+        if let Some(one) = one_fault(rounds.len(), seed, now_ms, nodes, kinds, whom) {
+            faults = vec![one];
         }
         // A bad line is what other things go wrong on: it is there before them, and a moment longer.
         let end_ms = faults.iter().map(|fault| fault.until_ms).max().unwrap_or(now_ms) + 300;
@@ -205,6 +244,31 @@ mod tests {
             assert_eq!(Kind::parse(&kind.to_string()), Some(kind));
         }
         assert_eq!(Kind::parse("earthquake"), None);
+    }
+
+    /// Rounds of ten minutes in which such a fault is the only one, by the kind and by how long it lasts.
+    fn alone(seed: u64, is: impl Fn(&Planned) -> bool) -> usize {
+        let rounds = schedule(seed, 5, Duration::from_secs(600), &all(), None);
+        rounds.iter().filter(|round| matches!(&round.faults[..], [one] if is(one))).count()
+    }
+
+    #[test]
+    fn some_owner_is_lost_alone_in_every_ten_minutes() {
+        for seed in 0..200 {
+            let lost = |one: &Planned| {
+                LOSES_AN_OWNER.contains(&one.kind) && one.whom == Whom::Owner && one.until_ms - one.from_ms >= 1500
+            };
+            assert!(alone(seed, lost) >= 2, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_minority_is_split_off_alone_and_the_vip_moved_in_every_ten_minutes() {
+        for seed in 0..200 {
+            let split = |one: &Planned| one.kind == Kind::Split && one.until_ms - one.from_ms >= 4500;
+            assert!(alone(seed, split) >= 2, "seed {seed}");
+            assert!(alone(seed, |one| one.kind == Kind::MoveVip) >= 1, "seed {seed}");
+        }
     }
 
     #[test]

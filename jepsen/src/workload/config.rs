@@ -13,7 +13,7 @@ use ballast_jepsen::{
     models::{ConfigInput, ConfigOutput},
     time::RunTime,
 };
-use ballast_testkit::cluster::Operator;
+use ballast_testkit::{cluster::Operator, wait};
 use serde_json::Value;
 
 use super::Clients;
@@ -33,15 +33,14 @@ pub type Changes = Recorder<ConfigInput, ConfigOutput>;
 /// Lets operators change the document in turn. Its value is the message of its revision.
 ///
 /// # Errors
-/// When the client network cannot be entered.
+/// When the client network cannot be entered, or the document that is there to begin with cannot be read.
 pub fn start(site: &Site, clock: Clock, seed: u64, recorder: &Arc<Changes>) -> Result<Clients> {
     let (operator, recorder, nodes) = (site.cluster.operator(), Arc::clone(recorder), site.nodes() as u64);
-    // What is there to begin with was written by somebody, too.
-    if let Some(ConfigOutput::Found { version, value }) = newest(&operator, 0) {
-        let mut log = recorder.client();
-        let written = log.invoke(RunTime::START, DOCUMENT, ConfigInput::Write { value });
-        written.ok(clock.now(), ConfigOutput::Written { version });
-    }
+    // What is there to begin with was written by somebody, too. Without it, the first read would tell of what nobody wrote.
+    let (version, value) = wait::until("the first revision to be told", || Ok(newest(&operator, 0)))?;
+    let mut log = recorder.client();
+    let written = log.invoke(RunTime::START, DOCUMENT, ConfigInput::Write { value });
+    written.ok(clock.now(), ConfigOutput::Written { version });
     // A text for each value would hold the site; a mark is put in its place instead.
     let (document, folder) = (site.document(MARK), site.cluster.folder().to_owned());
     Clients::start(&site.lab, CLIENTS, move |number, stop| {
@@ -56,11 +55,9 @@ pub fn start(site: &Site, clock: Clock, seed: u64, recorder: &Arc<Changes>) -> R
             if known == 0 || random.below(2) == 0 {
                 let pending = log.invoke(clock.now(), DOCUMENT, ConfigInput::Read);
                 match newest(&operator, node) {
-                    Some(found) => {
-                        if let ConfigOutput::Found { version, .. } = found {
-                            known = version;
-                        }
-                        pending.ok(clock.now(), found);
+                    Some((version, value)) => {
+                        known = version;
+                        pending.ok(clock.now(), ConfigOutput::Found { version, value });
                     }
                     None => pending.fail(clock.now(), "no answer"),
                 }
@@ -94,12 +91,13 @@ pub fn start(site: &Site, clock: Clock, seed: u64, recorder: &Arc<Changes>) -> R
     })
 }
 
-fn newest(operator: &Operator, node: usize) -> Option<ConfigOutput> {
+/// The newest revision that a node tells, and its message.
+fn newest(operator: &Operator, node: usize) -> Option<(u64, String)> {
     let said = operator.ctl(node, &["history", "--limit", "1", "-o", "json", "--timeout", "3s"]).ok()?;
     let list: Value = serde_json::from_str(&said.out).ok().filter(|_| said.code == 0)?;
     let entry = list.as_array()?.first()?;
     let version = entry["revision"].as_u64()?;
-    Some(ConfigOutput::Found { version, value: entry["message"].as_str().unwrap_or_default().to_owned() })
+    Some((version, entry["message"].as_str().unwrap_or_default().to_owned()))
 }
 
 fn revision(out: &str) -> Option<u64> {

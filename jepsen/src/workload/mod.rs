@@ -1,5 +1,6 @@
 //! What clients do meanwhile, and what they saw.
 
+pub mod alone;
 pub mod bindings;
 pub mod checks;
 pub mod config;

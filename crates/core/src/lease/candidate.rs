@@ -11,6 +11,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
+use ballast_planted::Bug;
 use smallvec::SmallVec;
 
 use super::{
@@ -642,6 +643,7 @@ impl Candidate {
         let new = ctx.ranking.new && self.known.is_none() && rank > 0;
         let in_place = ctx.view.timing.promise() + ctx.view.vips.len() as u64 * IN_PLACE_NANOS;
         let staggered = if new { staggered.max(self.fit_since.unwrap_or(ctx.now)).plus(in_place) } else { staggered };
+        let staggered = if ballast_planted::is(Bug::TakesOverLate) { staggered.plus(3_000_000_000) } else { staggered };
         Some(staggered.max(ctx.settled_at).max(self.back_off_until))
     }
 

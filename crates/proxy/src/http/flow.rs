@@ -7,6 +7,7 @@
 
 use std::task::{Context, Poll, ready};
 
+use ballast_planted::Bug;
 use tokio::net::TcpStream;
 
 use super::{
@@ -97,6 +98,9 @@ impl Flow {
                 Source::Length(left) => {
                     let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                     out.extend_from_slice(&input.bytes()[..taken]);
+                    if let Some(last) = out.last_mut().filter(|_| ballast_planted::is(Bug::ByteChanged) && taken > 0) {
+                        *last = b' ';
+                    }
                     input.consume(taken);
                     *left -= taken as u64;
                     self.received += taken as u64;

@@ -279,7 +279,7 @@ impl Chooser<'_> {
 
     /// The log cannot be asked: known bindings as last known and new clients unbound, or nothing.
     fn isolated(&self, key: KeyHash, refused: &[BackendId]) -> Result<Choice, Ending> {
-        if self.farm.plan.isolated == Isolated::Refuse {
+        if self.farm.plan.isolated == Isolated::Refuse || ballast_planted::is(Bug::IsolatedRefuses) {
             return Err(Ending::Isolated);
         }
         let last = self.worker.shared.ports.bindings.last_known(self.service.plan.id, key);

@@ -1,11 +1,12 @@
 //! One check: connect, and if asked for speak HTTP, within the check's time.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, os::fd::AsFd as _};
 
 use ballast_core::{
     config::{Health, HttpCheck},
     health::{Judgement, Observation, judge, request},
 };
+use ballast_planted::Bug;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -35,6 +36,9 @@ async fn attempt(
     http: Option<&HttpCheck>,
 ) -> Result<Observation, (&'static str, io::Error)> {
     let mut stream = TcpStream::connect(address).await.map_err(|e| ("connect", e))?;
+    if ballast_planted::is(Bug::DescriptorLeaks) {
+        std::mem::forget(stream.as_fd().try_clone_to_owned());
+    }
     let Some(http) = http else {
         return Ok(Observation { ok: true, detail: "connected".to_owned() });
     };

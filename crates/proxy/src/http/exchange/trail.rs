@@ -5,6 +5,7 @@
 use std::{net::IpAddr, rc::Rc};
 
 use ballast_clock::boot_now;
+use ballast_planted::Bug;
 use smallvec::SmallVec;
 
 use super::job::REQUEST_ID_MAX;
@@ -70,6 +71,9 @@ impl Trail {
             service.state.durations.record(now_ns.saturating_sub(self.began_ns) / 1000);
         }
         let Some(log) = &worker.log else { return };
+        if ballast_planted::is(Bug::RefusalUnlogged) && !matches!(ending, Ending::Done) {
+            return;
+        }
         let us = |from: u64, to: u64| if from == 0 || to == 0 { 0 } else { to.saturating_sub(from) / 1000 };
         let live = worker.live();
         let identity = &client.listener().identity;

@@ -1,0 +1,198 @@
+//! What becomes of the VIP when its owner is lost, or gives it away, while all else is well.
+
+use std::time::Duration;
+
+use ballast_jepsen::{
+    says_why::{Got, Vain},
+    time::{RunTime, Span},
+    verdict::{Judgement, Promise},
+};
+
+use super::name;
+use crate::{
+    nemesis::{self, Happened},
+    plan::{Family, Kind},
+    run::Run,
+    site::VIP_NAME,
+};
+
+/// How long nobody may answer after an owner was lost and nothing else was wrong: some leases of 200 ms, because the machine that
+/// runs all nodes has other things to do. What it took is counted.
+const REPLACED_WITHIN: Duration = Duration::from_secs(1);
+/// How long a right to the VIP lasts at most, by default.
+const LEASE: Duration = Duration::from_millis(200);
+
+/// What a proxy says that found no backend, or got nothing from the one that it found.
+const OF_BACKENDS: [&str; 4] = ["no_backend", "connect_failed", "backend_closed", "backend_timeout"];
+
+/// A dead owner is replaced, and a planned move loses no request. `None` if neither an owner was lost nor the VIP moved while all
+/// else was well.
+pub(super) fn replaced(run: &Run) -> Option<Judgement> {
+    let owners = run.owners.owners();
+    let owner_at = |at: RunTime| {
+        let at = run.clock.kernel(at);
+        owners.iter().rfind(|(from, _, _)| *from <= at).map(|(_, _, node)| name(*node))
+    };
+    let faults = &run.faults.faults;
+    let lost: Vec<&Happened> = faults.iter().filter(|fault| loses_alone(fault, owner_at(fault.from), faults)).collect();
+    let moved: Vec<Span> = moves_alone(faults).collect();
+    if lost.is_empty() && moved.is_empty() {
+        return None;
+    }
+    let mut judgement = Judgement::new(Promise::Failover);
+    let mut longest = Duration::ZERO;
+    for fault in &lost {
+        let (from, until) = (run.clock.kernel(fault.from), run.clock.kernel(fault.from.after(2 * REPLACED_WITHIN)));
+        let nobody = Duration::from_secs_f64(run.owners.nobody_ms(from, until) / 1000.0);
+        longest = longest.max(nobody);
+        if nobody > REPLACED_WITHIN {
+            let victim = fault.victims.join(", ");
+            judgement
+                .violated(format!("nobody answered for {nobody:?} after {} of {victim} at {}", fault.kind, fault.from));
+        }
+    }
+    let failed = [&run.seen.failed[..], &run.till.failed].concat();
+    for (span, vain) in lost_by_moves(&moved, &failed, &super::troubles(run)) {
+        judgement.violated(format!(
+            "{} was in vain over the VIP, which was moved at {}: {:?}",
+            vain.id, span.from, vain.got
+        ));
+    }
+    Some(
+        judgement
+            .count("owners lost alone", lost.len())
+            .count("longest without one, in ms", longest.as_millis() as usize)
+            .count("moves alone", moved.len()),
+    )
+}
+
+/// Whether a fault took the owner's right while all else was well. One that was over before a lease ended took nothing.
+fn loses_alone(fault: &Happened, owner: Option<String>, faults: &[Happened]) -> bool {
+    use Kind::{Freeze, Isolate, Kill, LinkDown, Pause, PowerOff};
+    let dies = matches!(fault.kind, Freeze | Isolate | Kill | LinkDown | Pause | PowerOff);
+    let lasts = fault.until.since(fault.from) > 2 * LEASE;
+    let near = Span::new(fault.from.before(2 * REPLACED_WITHIN), fault.from.after(2 * REPLACED_WITHIN));
+    dies && lasts && owner.is_some_and(|owner| fault.victims.contains(&owner)) && is_alone(fault, near, faults)
+}
+
+/// When the VIP was moved while all else was well, and what a move has to do with it.
+fn moves_alone(faults: &[Happened]) -> impl Iterator<Item = Span> {
+    let moves = faults.iter().filter(|fault| fault.kind == Kind::MoveVip && fault.came_about);
+    moves.filter_map(move |fault| {
+        let span = Span::new(fault.from, fault.until.after(2 * REPLACED_WITHIN));
+        let near = Span::new(fault.from.before(2 * REPLACED_WITHIN), span.until);
+        // A backend that is broken fails requests as well.
+        let broken = faults.iter().any(|other| {
+            let until = nemesis::reason_until(other);
+            other.kind.family() == Family::Backend && other.from <= near.until && near.from <= until
+        });
+        (!broken && is_alone(fault, near, faults)).then_some(span)
+    })
+}
+
+/// Requests over the VIP that began and ended within a move, and were in vain. Where backends may have been slow to answer checks,
+/// `troubled`, those of which the answer says that there was none do not count.
+fn lost_by_moves<'a>(
+    moves: &'a [Span],
+    failed: &'a [Vain],
+    troubled: &'a [Span],
+) -> impl Iterator<Item = (Span, &'a Vain)> {
+    moves.iter().flat_map(move |span| {
+        let within = |vain: &&Vain| span.from <= vain.span.from && vain.span.until <= span.until;
+        let of_backends = |vain: &Vain| {
+            matches!(&vain.got, Got::Answer { reason: Some(reason), .. } if OF_BACKENDS.contains(&reason.as_str()))
+                && troubled.iter().any(|troubled| troubled.touches(vain.span))
+        };
+        let over_vip = failed.iter().filter(|vain| vain.via == VIP_NAME);
+        over_vip.filter(within).filter(move |vain| !of_backends(vain)).map(|vain| (*span, vain))
+    })
+}
+
+/// Whether nothing else that nodes suffer from, or that moves the VIP, was going on near it.
+pub(super) fn is_alone(fault: &Happened, near: Span, faults: &[Happened]) -> bool {
+    let others =
+        faults.iter().filter(|other| !other.kind.spares_nodes() || matches!(other.kind, Kind::MoveVip | Kind::Demote));
+    let mut others = others.filter(|other| other.from <= near.until && near.from <= other.until);
+    others.all(|other| std::ptr::eq(other, fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_jepsen::says_why::Got;
+
+    use super::*;
+
+    fn at(millis: u64) -> RunTime {
+        RunTime::from_millis(millis)
+    }
+
+    fn fault(kind: Kind, from: u64, until: u64) -> Happened {
+        let victims = vec![String::from("node-1")];
+        Happened { kind, victims, from: at(from), until: at(until), whole_until: None, came_about: true }
+    }
+
+    fn is_lost(fault: Happened, owner: &str, others: &[Happened]) -> bool {
+        let faults: Vec<Happened> = [fault].into_iter().chain(others.iter().cloned()).collect();
+        loses_alone(&faults[0], Some(owner.to_owned()), &faults)
+    }
+
+    #[test]
+    fn a_blink_is_no_loss() {
+        let lost = |until| is_lost(fault(Kind::Pause, 10_000, until), "node-1", &[]);
+        assert_eq!([10_020, 10_400, 10_401, 12_000].map(lost), [false, false, true, true]);
+    }
+
+    #[test]
+    fn an_owner_is_lost_alone_when_it_is_the_victim_of_the_only_fault() {
+        let kill = || fault(Kind::Kill, 10_000, 12_000);
+        assert!(is_lost(kill(), "node-1", &[fault(Kind::BackendFails, 10_000, 11_000)]));
+        assert!(!is_lost(kill(), "node-2", &[]));
+        assert!(!is_lost(fault(Kind::SlowDisk, 10_000, 12_000), "node-1", &[]));
+        for other in [Kind::Delay, Kind::MoveVip, Kind::Demote] {
+            assert!(!is_lost(kill(), "node-1", &[fault(other, 11_000, 13_000)]), "{other}");
+            assert!(is_lost(kill(), "node-1", &[fault(other, 13_000, 14_000)]), "{other}");
+        }
+    }
+
+    fn vain(via: &str, from: u64, until: u64) -> Vain {
+        let got = Got::NoConnection { error: String::from("ConnectionRefused") };
+        Vain { id: String::from("7"), via: via.to_owned(), span: Span::new(at(from), at(until)), got }
+    }
+
+    fn lost(faults: &[Happened], troubled: &[Span], vain: Vain) -> usize {
+        lost_by_moves(&moves_alone(faults).collect::<Vec<_>>(), &[vain], troubled).count()
+    }
+
+    fn moved() -> Happened {
+        fault(Kind::MoveVip, 10_000, 11_000)
+    }
+
+    #[test]
+    fn a_request_in_vain_over_the_vip_while_it_is_moved_alone_is_found() {
+        assert_eq!(lost(&[moved()], &[], vain(VIP_NAME, 10_100, 10_200)), 1);
+        assert_eq!(lost(&[moved()], &[], vain(VIP_NAME, 10_100, 13_000)), 1);
+        // Those that began before or ended after, or went elsewhere.
+        assert_eq!(lost(&[moved()], &[], vain(VIP_NAME, 9_900, 10_200)), 0);
+        assert_eq!(lost(&[moved()], &[], vain(VIP_NAME, 12_900, 13_100)), 0);
+        assert_eq!(lost(&[moved()], &[], vain("node-1", 10_100, 10_200)), 0);
+        // What else may have been the reason.
+        for other in [Kind::Kill, Kind::BackendFails, Kind::MoveVip] {
+            assert_eq!(lost(&[moved(), fault(other, 8_500, 8_600)], &[], vain(VIP_NAME, 10_100, 10_200)), 0, "{other}");
+        }
+        let refused = Happened { came_about: false, ..moved() };
+        assert_eq!(lost(&[refused], &[], vain(VIP_NAME, 10_100, 10_200)), 0);
+    }
+
+    #[test]
+    fn a_backend_that_was_slow_excuses_what_is_said_of_backends_and_nothing_else() {
+        let slow = Span::new(at(10_000), at(10_150));
+        let answer = |reason: &str| {
+            let got = Got::Answer { status: 503, reason: Some(reason.to_owned()) };
+            Vain { got, ..vain(VIP_NAME, 10_100, 10_200) }
+        };
+        assert_eq!(lost(&[moved()], &[slow], answer("no_backend")), 0);
+        assert_eq!(lost(&[moved()], &[], answer("no_backend")), 1);
+        assert_eq!(lost(&[moved()], &[slow], answer("isolated")), 1);
+        assert_eq!(lost(&[moved()], &[slow], vain(VIP_NAME, 10_100, 10_200)), 1);
+    }
+}

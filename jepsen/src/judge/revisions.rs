@@ -1,0 +1,101 @@
+//! Which revision of the document nodes serve, by what they say.
+//!
+//! What `history` tells comes from the log. A node whose log is whole and whose plan is an old one for ever would tell the newest
+//! revision, and serve another.
+
+use std::time::Duration;
+
+use ballast_jepsen::{
+    history::{History, Outcome},
+    models::{ConfigInput, ConfigOutput},
+    time::{RunTime, Span},
+    verdict::Judgement,
+};
+
+use super::{BACK_WITHIN, name};
+use crate::{nemesis::Calm, run::Run, watch::Sample};
+
+/// How long before a calm's tail a change must have been told for each node to serve it there.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Once a calm has lasted for as long as service may take to come back, each node serves the newest revision.
+pub(super) fn served(run: &Run, mut judgement: Judgement) -> Judgement {
+    let (looked, wrong) = behind(&run.faults.calms, &run.samples, &written(&run.config));
+    wrong.into_iter().for_each(|wrong| judgement.violated(wrong));
+    judgement.count("revisions that nodes said they serve", looked)
+}
+
+/// When which revision was told to be in force.
+fn written(changes: &History<ConfigInput, ConfigOutput>) -> Vec<(RunTime, u64)> {
+    let written = changes.operations().iter().filter_map(|change| match change.outcome {
+        Outcome::Ok(ConfigOutput::Written { version }) => Some((change.completed, version)),
+        _ => None,
+    });
+    written.collect()
+}
+
+/// How many nodes were looked at, and which of them served an older revision than was in force before.
+fn behind(calms: &[Calm], samples: &[Sample], written: &[(RunTime, u64)]) -> (usize, Vec<String>) {
+    let (mut looked, mut wrong) = (0, Vec::new());
+    for calm in calms {
+        let tail_from = calm.from.after(BACK_WITHIN);
+        if tail_from >= calm.until {
+            continue;
+        }
+        let tail = Span::new(tail_from, calm.until);
+        let before = written.iter().filter(|(at, _)| at.after(SEEN_WITHIN) <= tail.from);
+        let Some(newest) = before.map(|(_, revision)| *revision).max() else { continue };
+        let nodes = samples.iter().map(|sample| sample.node + 1).max().unwrap_or(0);
+        for node in (0..nodes).filter(|node| !calm.without.contains(node)) {
+            let last = samples.iter().rfind(|sample| sample.node == node && tail.contains(sample.at));
+            let Some(Sample { at, revision, .. }) = last else { continue };
+            looked += 1;
+            if *revision < newest {
+                wrong.push(format!(
+                    "{} said at {at} that it serves revision {revision}; {newest} had been in force since before {}",
+                    name(node),
+                    tail.from
+                ));
+            }
+        }
+    }
+    (looked, wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn at(millis: u64) -> RunTime {
+        RunTime::from_millis(millis)
+    }
+
+    /// Of node-1, in a calm from 10 s to 16 s: what it said when, and what had been told when.
+    fn found(said: &[(u64, u64)], written: &[(u64, u64)], without: &[usize]) -> (usize, usize) {
+        let calm = Calm { from: at(10_000), until: at(16_000), without: BTreeSet::from_iter(without.iter().copied()) };
+        let sample =
+            |(millis, revision): &(u64, u64)| Sample { at: at(*millis), revision: *revision, ..Sample::default() };
+        let samples: Vec<Sample> = said.iter().map(sample).collect();
+        let written: Vec<_> = written.iter().map(|(millis, revision)| (at(*millis), *revision)).collect();
+        let (looked, wrong) = behind(&[calm], &samples, &written);
+        (looked, wrong.len())
+    }
+
+    #[test]
+    fn a_node_that_serves_an_old_revision_in_calm_is_found() {
+        let written = [(9000, 6), (13_000, 7), (15_500, 8)];
+        assert_eq!(found(&[(15_200, 6), (15_900, 6)], &written, &[]), (1, 1));
+        assert_eq!(found(&[(15_200, 6), (15_900, 7)], &written, &[]), (1, 0));
+        assert_eq!(found(&[(15_900, 8)], &written, &[]), (1, 0));
+    }
+
+    #[test]
+    fn only_the_tail_of_a_calm_and_those_that_are_to_be_well_count() {
+        let written = [(9000, 7)];
+        assert_eq!(found(&[(14_000, 6), (17_000, 6)], &written, &[]), (0, 0));
+        assert_eq!(found(&[(15_500, 6)], &written, &[0]), (0, 0));
+        assert_eq!(found(&[(15_500, 6)], &[(15_400, 7)], &[]), (0, 0));
+    }
+}
