@@ -23,6 +23,8 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
 use tracing::{info, warn};
 
+use crate::past_leases::Lengths;
+
 /// How the history is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -59,10 +61,15 @@ pub struct OwnFitness {
     pub vips: BTreeMap<VipId, Fitness>,
 }
 
-/// Makes the view from the state; `longest` is what [`Leases`] says. `None` while there is no cluster yet.
-pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, longest: u64) -> Option<LeaseView> {
+/// The lease that the document asks for, in milliseconds.
+pub fn configured(state: &State) -> u64 {
+    state.document().map_or(200, |document| document.cluster.lease.as_millis())
+}
+
+/// Makes the view from the state; `lengths` is what [`crate::past_leases`] says. `None` while there is no cluster yet.
+pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, lengths: Lengths) -> Option<LeaseView> {
     let cluster = state.cluster()?;
-    let configured = state.document().map_or(200, |document| document.cluster.lease.as_millis());
+    let configured = configured(state);
     let nodes: Vec<_> = state
         .nodes()
         .filter_map(|node| {
@@ -106,8 +113,8 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
         voters: VoterSets::new(membership.voters.iter().map(|set| set.iter().copied())),
         nodes,
         vips,
-        timing: Timing::takeover_within(configured * NANOS_PER_MILLI),
-        longest: Timing::at_most(longest.max(configured) * NANOS_PER_MILLI),
+        timing: Timing::takeover_within(lengths.asked.min(configured) * NANOS_PER_MILLI),
+        longest: Timing::at_most(lengths.longest.max(configured) * NANOS_PER_MILLI),
         fitness: fitness.node,
     })
 }
@@ -296,7 +303,7 @@ mod tests {
 
     fn view(state: &State, fitness: &OwnFitness) -> LeaseView {
         let membership = Membership { entry: EntryId::default(), voters: vec![[NodeId::new(1)].into()] };
-        lease_view(state, &membership, fitness, 0).expect("there is a cluster")
+        lease_view(state, &membership, fitness, Lengths { asked: 200, longest: 200 }).expect("there is a cluster")
     }
 
     #[test]

@@ -595,13 +595,15 @@ impl Publisher {
                     voters: status.voter_sets.iter().map(|set| set.iter().copied().collect()).collect(),
                 }
             };
-            let longest = self.past.longest(boot_now());
-            let keys = self.node.raft.with_state(|state| Some(state.cluster()?.lease_keys(state.log_time())));
-            let now = (generation, membership, fitness, longest, keys);
+            let (configured, keys) = self.node.raft.with_state(|state| {
+                (leases::configured(state), state.cluster().map(|cluster| cluster.lease_keys(state.log_time())))
+            });
+            let lengths = self.past.lengths(configured, boot_now());
+            let now = (generation, membership, fitness, lengths, keys);
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.
             if reached >= self.log_end && published.as_ref() != Some(&now) {
-                let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, &now.2, longest));
+                let view = self.node.raft.with_state(|state| leases::lease_view(state, &now.1, &now.2, lengths));
                 if let Some(view) = view {
                     self.lease_view.store(Some(Arc::new(view)));
                     self.leases.wake();

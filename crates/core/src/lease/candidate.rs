@@ -115,6 +115,8 @@ enum Hold {
         /// What a majority knows it by.
         armed: Epoch,
         until: BootNanos,
+        /// How long the right is that ends then, from the question.
+        right: u64,
         grants: Grants,
         sets: VoterSets,
         /// Of the addresses that the right was given for, those that may be answered for.
@@ -245,6 +247,14 @@ impl Candidate {
         match self.hold {
             Hold::Held { until: held, .. } => held >= until,
             Hold::Watching | Hold::Claiming { .. } => true,
+        }
+    }
+
+    /// How long a right this node was given last, if it holds the VIP.
+    pub(super) fn right(&self) -> Option<u64> {
+        match &self.hold {
+            Hold::Held { right, .. } => Some(*right),
+            Hold::Watching | Hold::Claiming { .. } => None,
         }
     }
 
@@ -688,7 +698,9 @@ impl Candidate {
             Hold::Held { .. } => voters.clone(),
         };
         let (Hold::Claiming { grants, .. } | Hold::Held { grants, .. }) = &self.hold else { return };
-        let Some(Agreed { until: new_until, epoch: agreed, fresh: now_fresh }) = grants.agreed(&required) else {
+        let Some(Agreed { until: new_until, right: new_right, epoch: agreed, fresh: now_fresh }) =
+            grants.agreed(&required)
+        else {
             return;
         };
         if new_until <= ctx.now {
@@ -704,6 +716,7 @@ impl Candidate {
                     epoch,
                     armed: epoch,
                     until: new_until,
+                    right: new_right,
                     grants,
                     sets: required,
                     covers: ctx.scope.clone(),
@@ -722,10 +735,11 @@ impl Candidate {
                 out.push(Effect::Open { epoch, until: new_until, predecessor });
                 out.push(Effect::Gained { epoch, cause });
             }
-            Hold::Held { renewed, armed, until, sets, covers, fresh, .. } => {
+            Hold::Held { renewed, armed, until, right, sets, covers, fresh, .. } => {
                 if new_until > *until {
                     *renewed = true;
                     *until = new_until;
+                    *right = new_right;
                     *sets = required;
                     // Grants from before the addresses changed were forgotten, so all of these are for the present ones, or for
                     // those of them that it covered.

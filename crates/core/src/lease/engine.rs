@@ -19,7 +19,7 @@ use std::{
 use super::{
     candidate::{Candidate, Context, Effect},
     counting::Counting,
-    datagram::{Answer, Ask, Holding, Message, Release, Verdict, Want, Word, parts, word_parts},
+    datagram::{Answer, Ask, Holding, Message, Release, Stance, Verdict, Want, Word, parts, word_parts},
     fitness::{Fitness, Unfitness},
     grantor::{Asker, Grantor, Standing},
     grants::Said,
@@ -28,6 +28,7 @@ use super::{
     placement::{PlacementReason, Ranking, Situation, place},
     rules::{Rule, Rules},
     scope::Scope,
+    timing::Timing,
     transition::{Action, Actions, Change, Transition, VipStatus},
     view::{Confirmed, LeaseView, LeaseVip, LogFacts},
     voters::VoterSets,
@@ -73,6 +74,10 @@ pub struct LeaseNode {
     rounds: VecDeque<Round>,
     round: u64,
     next_round_at: BootNanos,
+    /// Before this, an owner asks for no longer right than it has: voters that have not heard of a longer lease refuse it.
+    asks_no_more_until: BootNanos,
+    /// The longest right that may have been in force when the first view came.
+    right_before: Option<u64>,
     settled_at: BootNanos,
     confirmed: Option<Confirmed>,
     draining: bool,
@@ -126,8 +131,10 @@ struct Round {
     /// About everything that is due, not an extra question.
     whole: bool,
     asked_at: BootNanos,
-    right: u64,
+    timing: Timing,
     replies: Vec<(NodeId, LogIndex)>,
+    /// Who refused it because the right would be too long.
+    too_long: Vec<NodeId>,
 }
 
 impl LeaseNode {
@@ -157,6 +164,8 @@ impl LeaseNode {
             rounds: VecDeque::new(),
             round: 0,
             next_round_at: now,
+            asks_no_more_until: now,
+            right_before: None,
             settled_at: now,
             confirmed: None,
             draining: false,
@@ -173,6 +182,12 @@ impl LeaseNode {
             view = Arc::new(LeaseView { voters, ..LeaseView::clone(&view) });
         }
         let before = self.view.as_ref().map(|view| view.membership);
+        self.right_before.get_or_insert(view.longest.right().max(view.timing.right()));
+        if self.view.as_ref().is_none_or(|before| before.timing != view.timing) {
+            // The next round was due by the lengths of before.
+            self.next_round_at = now;
+            self.asks_no_more_until = now;
+        }
         if before != Some(view.membership) {
             let earlier = if now < self.settled_at { self.counted_before.clone() } else { VoterSets::default() };
             self.counted_before = self.counting.sets().and(&earlier);
@@ -283,7 +298,7 @@ impl LeaseNode {
         self.expire(now, facts, out);
         if now >= self.next_round_at {
             // Rounds are not made up for: after a pause there is one, and then the usual pace.
-            self.next_round_at = now.plus(view.timing.retry());
+            self.next_round_at = now.plus(self.retry(&view));
             self.forget_told(now, facts, &view, out);
             self.rank(now);
             self.repeat_releases(now, facts, out);
@@ -534,8 +549,9 @@ impl LeaseNode {
     fn ask(&mut self, now: BootNanos, facts: LogFacts, vips: &[VipId], whole: bool, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         self.round += 1;
-        let right = view.timing.right();
-        self.rounds.push_back(Round { id: self.round, whole, asked_at: now, right, replies: Vec::new() });
+        let timing = self.timing_asked(now, &view);
+        let (id, asked_at) = (self.round, now);
+        self.rounds.push_back(Round { id, whole, asked_at, timing, replies: Vec::new(), too_long: Vec::new() });
         if self.rounds.len() > ROUNDS_MAX {
             self.rounds.pop_front();
         }
@@ -549,7 +565,7 @@ impl LeaseNode {
         let heard_age = self.heard_age(now);
         let voters = self.asked(now);
         for wants in parts(&wants) {
-            let message = Message::Ask(self.part(&view, heard_age, wants));
+            let message = Message::Ask(self.part(timing.right(), heard_age, wants));
             for voter in &voters {
                 self.send(*voter, &message, out);
             }
@@ -567,14 +583,27 @@ impl LeaseNode {
         if now < self.settled_at { sets.and(&self.counted_before).members() } else { sets.members() }
     }
 
-    fn part(&self, view: &LeaseView, heard_age: u64, wants: &[Want]) -> Ask {
-        Ask {
-            round: self.round,
-            counts_by: self.counting.by(),
-            right: view.timing.right(),
-            heard_age,
-            wants: wants.to_vec(),
-        }
+    fn part(&self, right: u64, heard_age: u64, wants: &[Want]) -> Ask {
+        Ask { round: self.round, counts_by: self.counting.by(), right, heard_age, wants: wants.to_vec() }
+    }
+
+    /// What the shortest of the rights that are held was given under.
+    fn timing_held(&self) -> Option<Timing> {
+        self.candidates.values().filter_map(Candidate::right).min().map(Timing::of_right)
+    }
+
+    /// What to ask for: rights as long as the view says, but while voters refuse these as too long, as long as those that
+    /// are held.
+    fn timing_asked(&self, now: BootNanos, view: &LeaseView) -> Timing {
+        let held =
+            self.timing_held().filter(|held| now < self.asks_no_more_until && held.right() < view.timing.right());
+        held.unwrap_or(view.timing)
+    }
+
+    /// When to ask again if there is no answer. Whatever lease comes next, a right that was given under a shorter one
+    /// ends by that.
+    fn retry(&self, view: &LeaseView) -> u64 {
+        self.timing_held().map_or(u64::MAX, Timing::retry).min(view.timing.retry())
     }
 
     fn heard_age(&self, now: BootNanos) -> u64 {
@@ -591,7 +620,8 @@ impl LeaseNode {
         ask: &Ask,
     ) -> Answer {
         let membership = view.membership.max(facts.membership);
-        let standing = Standing { right_longest: view.longest.right().max(view.timing.right()) };
+        let right_longest = view.longest.right().max(view.timing.right());
+        let standing = Standing { right_longest, right_before: self.right_before.unwrap_or(right_longest) };
         let counts = ask.counts_by.is_enough(membership, facts.last) || !self.rules.keep(Rule::RefuseStaleMembership);
         let verdict = match () {
             () if counts => Verdict::Enough,
@@ -602,13 +632,10 @@ impl LeaseNode {
         // A sole voter answers itself within the round that asks, so it never seems deaf for long;
         // its own first round is believed.
         let alone = view.voters.quorum(|voter| voter == from);
-        let asker = Asker {
-            node: from,
-            boot,
-            counts,
-            right: ask.right,
-            deaf: !alone && ask.heard_age > view.timing.deaf_after(),
-        };
+        // Who has a longer lease, or had one a moment ago, asks less often.
+        let deaf_after = Timing::of_right(ask.right).deaf_after().max(view.timing.deaf_after());
+        let deaf = !alone && ask.heard_age > deaf_after;
+        let asker = Asker { node: from, boot, counts, right: ask.right, deaf };
         let scopes = &self.scopes;
         let word = |want: &Want| {
             let stance = self.grantor.answer(now, standing, asker, *want, scopes.get(&want.vip));
@@ -621,7 +648,11 @@ impl LeaseNode {
     fn answered(&mut self, now: BootNanos, facts: LogFacts, from: NodeId, answer: &Answer, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         let Some(round) = self.rounds.iter_mut().find(|round| round.id == answer.round) else { return };
-        let (asked_at, right, whole) = (round.asked_at, round.right, round.whole);
+        let (asked_at, timing, whole) = (round.asked_at, round.timing, round.whole);
+        let right = timing.right();
+        if answer.words.iter().any(|word| word.stance == Stance::TooLong) {
+            round.too_long.push(from);
+        }
         if answer.verdict == Verdict::Enough && !round.replies.iter().any(|(voter, _)| *voter == from) {
             round.replies.push((from, answer.last));
             let answered = self.counting.sets().quorum(|voter| round.replies.iter().any(|(n, _)| *n == voter));
@@ -629,6 +660,12 @@ impl LeaseNode {
                 let index = round.replies.iter().map(|(_, last)| *last).max().unwrap_or_default();
                 self.confirmed = Some(Confirmed { asked_at, index });
             }
+        }
+        let refused = !self.counting.sets().quorum(|voter| !round.too_long.contains(&voter));
+        if refused && self.timing_held().is_some_and(|held| held.right() < right) {
+            self.asks_no_more_until = now.plus(view.timing.renew());
+            let held = self.candidates.values().filter(|candidate| candidate.right().is_some());
+            self.ask_now.extend(held.map(|candidate| candidate.vip));
         }
         match &answer.verdict {
             Verdict::Enough => self.counting.affirm(now, answer.membership),
@@ -644,7 +681,7 @@ impl LeaseNode {
             self.with(now, facts, word.vip, out, |c, ctx, fx| c.heard(ctx, &said, fx));
         }
         // The next round has time once this one has done what it was for.
-        let next = asked_at.plus(view.timing.renew());
+        let next = asked_at.plus(timing.renew());
         if whole
             && next > self.next_round_at
             && self.confirmed.is_some_and(|confirmed| confirmed.asked_at >= asked_at)

@@ -7,7 +7,7 @@
 //! joint configurations that nodes learn of at different times, or never, when the leader dies in that instant and the
 //! next one overrules it.
 //! In some runs the document changes, too, and nodes learn of it at different times: addresses move from VIP to VIP, VIPs
-//! come and go.
+//! come and go. In others the lease is made longer and shorter.
 //! Checked whenever anything happens: at most one gate of a VIP and of an address is open in true time, and what a
 //! node takes for confirmed covers everything committed when it asked. After healing every VIP must
 //! get exactly one owner, also when all nodes are reluctant or only one is not unfit.
@@ -23,7 +23,12 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use self::{documents::Documents, kernel::Kernel, raft::Raft};
+use self::{
+    documents::Documents,
+    kernel::Kernel,
+    lengths::{LEASE_MAX, Lengths},
+    raft::Raft,
+};
 
 use super::{
     Action, Actions, Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseNode, LeaseView, LeaseVip, LeaseWish,
@@ -37,6 +42,7 @@ use crate::{
 
 mod documents;
 mod kernel;
+mod lengths;
 mod raft;
 
 pub(super) use self::documents::{Document, address};
@@ -56,17 +62,21 @@ pub(super) struct Profile {
     pub vips: u32,
     /// The membership changes.
     pub joint: bool,
-    /// The document changes.
+    /// The document changes the addresses of VIPs.
     pub moving: bool,
+    /// The document changes the lease.
+    pub lengths: bool,
 }
 
 /// A node's first start asks for its view as an event of its own.
 const FIRST_START: &str = "a first start opens nothing";
 
-pub(super) const THREE: Profile = Profile { nodes: 3, voters: 3, vips: 2, joint: false, moving: false };
-pub(super) const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: false, moving: false };
-pub(super) const CHANGING: Profile = Profile { nodes: 6, voters: 3, vips: 1, joint: true, moving: false };
-pub(super) const MOVING: Profile = Profile { nodes: 3, voters: 3, vips: 3, joint: false, moving: true };
+pub(super) const THREE: Profile = Profile { nodes: 3, voters: 3, vips: 2, joint: false, moving: false, lengths: false };
+pub(super) const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: false, moving: false, lengths: false };
+pub(super) const CHANGING: Profile =
+    Profile { nodes: 6, voters: 3, vips: 1, joint: true, moving: false, lengths: false };
+pub(super) const MOVING: Profile = Profile { nodes: 3, voters: 3, vips: 3, joint: false, moving: true, lengths: false };
+pub(super) const STRETCHING: Profile = Profile { lengths: true, ..THREE };
 pub(super) const ALL_CHANGING: Profile = Profile { moving: true, vips: 2, ..CHANGING };
 
 /// A VIP about which there is nothing special.
@@ -128,6 +138,7 @@ struct Node {
     /// As a whole, and for single VIPs.
     fitness: Fitness,
     vips: BTreeMap<VipId, Fitness>,
+    lengths: Lengths,
 }
 
 impl Node {
@@ -165,6 +176,8 @@ pub(super) struct World {
     pub delay_max: u64,
     /// How far nodes' logs may lag.
     log_lag: u64,
+    /// How long a longer lease waits before it is asked for.
+    pub held_back: u64,
     chaos: bool,
     /// The chaos is over, and leaders are elected for good.
     healing: bool,
@@ -202,6 +215,7 @@ impl World {
             kernel: Kernel::default(),
             fitness: Fitness::Fit,
             vips: BTreeMap::new(),
+            lengths: Lengths::default(),
         });
         let nodes = nodes.collect();
         let loss = *[0.0, 0.05, 0.2, 0.5].choose(&mut rng).expect("not empty");
@@ -220,11 +234,12 @@ impl World {
             slow,
             delay_max: MS,
             log_lag,
+            held_back: LEASE / 2,
             chaos: true,
             healing: false,
             logs_held: false,
             raft: Raft::new(profile.nodes, (1..=profile.voters).collect()),
-            documents: Documents::new(profile.nodes, profile.vips),
+            documents: Documents::new(profile.nodes, profile.vips, LEASE),
             wishes: BTreeMap::new(),
             fulfilled: BTreeSet::new(),
             behind: BTreeMap::new(),
@@ -235,7 +250,7 @@ impl World {
             reports: Vec::new(),
             tally: Tally::default(),
         };
-        if profile.moving {
+        if profile.moving || profile.lengths {
             world.documents.pace = *[0.02, 0.2, 0.9].choose(&mut world.rng).expect("not empty");
         }
         for node in 0..world.nodes.len() {
@@ -273,6 +288,12 @@ impl World {
         let process = node.process.as_ref().expect("runs");
         let status = process.lease.status(node.local(self.t), LogFacts::default());
         status.into_iter().find(|status| status.vip == VipId::new(vip)).expect("a VIP of the run")
+    }
+
+    /// When a node asked the newest round that a majority answered, in true time.
+    pub(super) fn confirmed(&self, node: NodeId) -> Option<u64> {
+        let node = &self.nodes[node.get() as usize - 1];
+        Some(node.true_time(node.process.as_ref()?.lease.confirmed()?.asked_at))
     }
 
     /// Kills a node's process.
@@ -369,6 +390,11 @@ impl World {
         let addresses = |addresses: &[u32]| addresses.iter().map(|n| address(*n)).collect();
         let document: Document = vips.iter().map(|(vip, of)| (VipId::new(*vip), addresses(of))).collect();
         self.documents.commit(document);
+    }
+
+    /// The lease is this long from now on, and nodes learn of it.
+    pub(super) fn lease(&mut self, lease: u64) {
+        self.documents.commit_lease(lease);
     }
 
     /// A node applies no document from now on, or catches up.
@@ -513,6 +539,7 @@ impl World {
         let node = &mut self.nodes[at];
         // A new process resets the deadlines of the one before.
         node.kernel = Kernel::default();
+        node.lengths = Lengths::default();
         let boot = Boot(node.boots * 100 + node.id.get());
         node.process = Some(Process {
             lease: LeaseNode::with_rules(node.id, boot, node.local(t), rules),
@@ -531,13 +558,16 @@ impl World {
     }
 
     fn show(&mut self, at: usize) -> Result<(), String> {
+        let now = self.nodes[at].local(self.t);
+        self.nodes[at].lengths.look(now, self.documents.leases(at), self.held_back);
         let view = self.view(at);
         self.step(at, |lease, now, facts, out| lease.set_view(now, facts, view, out))
     }
 
     fn view(&self, at: usize) -> Arc<LeaseView> {
         let (membership, sets) = self.raft.membership(at);
-        let timing = Timing::takeover_within(LEASE);
+        let node = &self.nodes[at];
+        let longest = node.lengths.longest(node.local(self.t), self.documents.leases(at));
         let vip = |(id, addresses): (&VipId, &Vec<IpAddr>)| {
             let recorded = self.recorded.get(id);
             let plain = vip_of(id.get());
@@ -571,9 +601,9 @@ impl World {
             voters: VoterSets::new(sets.iter().map(|set| set.iter().copied().map(NodeId::new))),
             nodes: self.nodes.iter().map(member).collect(),
             vips: self.documents.at(at).iter().map(vip).collect(),
-            timing,
+            timing: Timing::takeover_within(node.lengths.asked()),
             // Without the tenth that `Timing::at_most` allows beyond it: silence and settling as short as they may be.
-            longest: timing,
+            longest: Timing::takeover_within(longest),
             fitness: self.nodes[at].fitness,
         })
     }
@@ -714,6 +744,17 @@ impl World {
             } else {
                 let next = self.documents.any(self.profile.vips, &mut self.rng);
                 self.documents.commit(next);
+                self.tally.documents += 1;
+            }
+            return Ok(());
+        }
+        if self.profile.lengths && self.rng.random_bool(0.3) {
+            if self.rng.random_bool(0.3) {
+                let at = self.rng.random_range(0..self.nodes.len());
+                self.documents.held[at] ^= true;
+            } else {
+                let lease = *[LEASE / 2, LEASE, LEASE_MAX].choose(&mut self.rng).expect("not empty");
+                self.documents.commit_lease(lease);
                 self.tally.documents += 1;
             }
             return Ok(());

@@ -3,7 +3,7 @@
 use super::{
     Change, Fitness, GainCause, LossCause, Timing, Unfitness,
     rules::{Rule, Rules},
-    sim::{ALL_CHANGING, CHANGING, FAILBACK_DELAY, FIVE, LEASE, MOVING, MS, Profile, THREE, Tally, World},
+    sim::{ALL_CHANGING, CHANGING, FAILBACK_DELAY, FIVE, LEASE, MOVING, MS, Profile, STRETCHING, THREE, Tally, World},
 };
 use crate::{
     config::Failback,
@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod addresses;
+mod lengths;
 
 /// One run of a cluster to which everything happens.
 fn run(seed: u64, rules: Rules, profile: Profile) -> Result<Tally, String> {
@@ -74,6 +75,12 @@ fn addresses_that_move_from_vip_to_vip_never_have_two_owners() {
     assert!(tally.gained > 200 && tally.documents > 300 && tally.withheld > 60, "too little happened: {tally:?}");
     let tally = survive(ALL_CHANGING, seeds(30));
     assert!(tally.documents > 100 && tally.memberships > 20, "too little happened: {tally:?}");
+}
+
+#[test]
+fn leases_that_grow_and_shrink_while_they_are_held_never_have_two_owners() {
+    let tally = survive(STRETCHING, seeds(60));
+    assert!(tally.gained > 200 && tally.documents > 200, "too little happened: {tally:?}");
 }
 
 #[test]
@@ -452,8 +459,10 @@ fn a_node_that_an_operator_chose_and_that_crashes_again_and_again_gets_the_vip_b
 
 #[test]
 fn learners_hear_each_other_too() {
-    let mut world =
-        World::calm(Profile { nodes: 5, voters: 3, vips: 1, joint: false, moving: false }, Failback::Automatic);
+    let mut world = World::calm(
+        Profile { nodes: 5, voters: 3, vips: 1, joint: false, moving: false, lengths: false },
+        Failback::Automatic,
+    );
     // Only the learners 4 and 5 may hold it.
     world.adapt = |vip| {
         vip.prefer = vec![NodeId::new(5)];
@@ -488,7 +497,10 @@ fn a_witness_votes_and_holds_nothing() {
 
 #[test]
 fn a_cluster_of_one_owns_everything_after_its_silence() {
-    let mut world = World::calm(Profile { nodes: 1, voters: 1, vips: 3, joint: false, moving: false }, Failback::Never);
+    let mut world = World::calm(
+        Profile { nodes: 1, voters: 1, vips: 3, joint: false, moving: false, lengths: false },
+        Failback::Never,
+    );
     pass(&mut world, Timing::takeover_within(LEASE).promise() - MS);
     assert_eq!(world.owner(1), None, "an earlier life may have promised");
     pass(&mut world, LEASE);
@@ -579,7 +591,10 @@ fn a_node_that_an_operator_chose_is_replaced_like_any_other() {
 /// The leader 1 begins a change of the voters from 1, 2, 3 to 2, 3, 5, perhaps ends it, and dies with the news: the owner 4
 /// has not got it, and of the voters only some. Logs stay as they are for two leases, then there is a new leader.
 fn leader_dies_with_the_news(ended: bool, owner_knows_the_first_half: bool) {
-    let mut world = World::calm(Profile { nodes: 5, voters: 3, vips: 1, joint: true, moving: false }, Failback::Never);
+    let mut world = World::calm(
+        Profile { nodes: 5, voters: 3, vips: 1, joint: true, moving: false, lengths: false },
+        Failback::Never,
+    );
     let owner = NodeId::new(4);
     world.adapt = |vip| vip.prefer = vec![NodeId::new(4)];
     pass(&mut world, 6 * LEASE);
