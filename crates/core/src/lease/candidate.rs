@@ -136,8 +136,10 @@ enum Leaving {
     },
     Offering {
         why: Why,
+        /// Who was not asked yet, best first.
         left: Vec<NodeId>,
-        to: NodeId,
+        /// Whose answers are waited for: one, or all when the first of an owner that cannot serve did not answer.
+        asked: SmallVec<[NodeId; 4]>,
         since: BootNanos,
         sent: BootNanos,
         /// The first that would take it if nobody else does.
@@ -148,8 +150,8 @@ enum Leaving {
 /// Why an owner gives the VIP away.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// It cannot serve: offers it to everybody in turn, then gives it to whoever had rather not have it, and lets it go if
-    /// nobody takes it.
+    /// It cannot serve: offers it to everybody, in turn until one does not answer and then to all at once, then gives it to
+    /// whoever had rather not have it, and lets it go if nobody takes it.
     Unfit(Unfitness),
     /// It had rather not: offers it to everybody in turn, and keeps it if no fit node takes it and no operator wants it
     /// elsewhere.
@@ -373,7 +375,7 @@ impl Candidate {
         }
     }
 
-    /// The node that the VIP was offered to would take it.
+    /// A node that the VIP was offered to would take it. Of several the first that says so gets it.
     pub(super) fn heard_accept(
         &mut self,
         ctx: &Context<'_>,
@@ -382,9 +384,10 @@ impl Candidate {
         out: &mut Vec<Effect>,
     ) {
         // An answer to an earlier offer is from a node that has not prepared for this one.
-        if let Hold::Held { epoch, leaving: Leaving::Offering { to, why, second_best, .. }, told: None, .. } =
+        if let Hold::Held { epoch, leaving: Leaving::Offering { asked, why, second_best, .. }, told: None, .. } =
             &mut self.hold
-            && (*to, *epoch) == (from, accepted.epoch)
+            && asked.contains(&from)
+            && *epoch == accepted.epoch
         {
             let why = *why;
             if accepted.reluctant {
@@ -393,7 +396,10 @@ impl Candidate {
                     self.release(ctx, Some(from), LossCause::Moved { to: from }, out);
                 } else {
                     second_best.get_or_insert(from);
-                    self.offer_next(ctx, out);
+                    asked.retain(|node| *node != from);
+                    if asked.is_empty() {
+                        self.offer_next(ctx, out);
+                    }
                 }
                 return;
             }
@@ -833,15 +839,16 @@ impl Candidate {
                     return;
                 }
                 let to = left.remove(0);
-                *leaving = Leaving::Offering { why, left, to, since: ctx.now, sent: ctx.now, second_best: None };
+                let (asked, since, sent) = (SmallVec::from_slice(&[to]), ctx.now, ctx.now);
+                *leaving = Leaving::Offering { why, left, asked, since, sent, second_best: None };
                 out.push(offer(ctx, (vip, epoch), why, to));
             }
-            Leaving::Offering { why: told_why, to, since, sent, .. } => {
+            Leaving::Offering { why: told_why, asked, since, sent, .. } => {
                 *told_why = why;
                 if ctx.now.since(*since) < 4 * timing.retry() {
                     if ctx.now.since(*sent) >= timing.retry() / 2 {
                         *sent = ctx.now;
-                        out.push(offer(ctx, (vip, epoch), why, *to));
+                        out.extend(asked.iter().map(|to| offer(ctx, (vip, epoch), why, *to)));
                     }
                 } else {
                     self.offer_next(ctx, out);
@@ -850,11 +857,12 @@ impl Candidate {
         }
     }
 
-    /// The one that was asked does not take it, or had rather not: asks the next.
+    /// Those that were asked do not take it, or had rather not: asks the next. Clients of an owner that cannot serve are not
+    /// served meanwhile, and the ranking has dead nodes in it: once one of these does not answer, all that are left are asked.
     fn offer_next(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
         let Hold::Held {
             epoch,
-            leaving: Leaving::Offering { why, left, to, since, sent, second_best },
+            leaving: Leaving::Offering { why, left, asked, since, sent, second_best },
             told: None,
             ..
         } = &mut self.hold
@@ -866,9 +874,15 @@ impl Candidate {
             self.nobody_takes_it(ctx, why, second_best, out);
             return;
         }
-        *to = left.remove(0);
+        let silent = !asked.is_empty();
+        if silent && matches!(why, Why::Unfit(_)) {
+            // Who did not answer yet may still do so.
+            asked.extend(left.drain(..));
+        } else {
+            *asked = SmallVec::from_slice(&[left.remove(0)]);
+        }
         (*since, *sent) = (ctx.now, ctx.now);
-        out.push(offer(ctx, (self.vip, *epoch), *why, *to));
+        out.extend(asked.iter().map(|to| offer(ctx, (self.vip, *epoch), *why, *to)));
     }
 
     /// Everybody was asked. Who cannot serve gives it to one that had rather not have it, or lets go; who can, keeps the VIP

@@ -269,6 +269,55 @@ fn an_unfit_owner_hands_over_or_lets_go() {
     assert_eq!(world.owner(1), Some(successor));
 }
 
+/// Node 1 owns the VIP and cannot serve any more, 3 to 6 are dead and come next in the ranking, 2 comes last. Returns how
+/// long it took until 2 owned the VIP.
+fn left_behind_four_that_are_dead(last: Fitness) -> u64 {
+    let profile = Profile { nodes: 6, voters: 3, vips: 1, joint: false, moving: false, lengths: false };
+    let mut world = World::calm(profile, Failback::Never);
+    world.adapt = |vip| vip.prefer = [1, 3, 4, 5, 6, 2].map(NodeId::new).to_vec();
+    pass(&mut world, 4 * LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(1)));
+    (3..=6).for_each(|node| world.kill(NodeId::new(node)));
+    world.fitness(NodeId::new(2), last);
+    pass(&mut world, LEASE);
+    let before = world.t;
+    world.fitness(NodeId::new(1), UNFIT);
+    pass(&mut world, 3 * LEASE);
+    let (t, successor, cause) = gained(&world, before);
+    assert_eq!((successor, cause), (NodeId::new(2), GainCause::HandedOver { from: NodeId::new(1) }));
+    t - before
+}
+
+#[test]
+fn an_owner_that_cannot_serve_waits_for_dead_nodes_once_and_not_for_each() {
+    let four = 4 * Timing::takeover_within(LEASE).retry();
+    let took = left_behind_four_that_are_dead(Fitness::Fit);
+    assert!(took <= four + 10 * MS, "{} ms", took / MS);
+    let took = left_behind_four_that_are_dead(RELUCTANT);
+    assert!(took <= 2 * four + 10 * MS, "nobody better answers: {} ms", took / MS);
+}
+
+#[test]
+fn of_several_that_accept_at_once_one_gets_the_vip() {
+    for seed in 0..20 {
+        let profile = Profile { nodes: 6, voters: 3, vips: 1, joint: false, moving: false, lengths: false };
+        let mut world = World::calm(profile, Failback::Never);
+        world.adapt = |vip| vip.prefer = [1, 6, 2, 3, 4, 5].map(NodeId::new).to_vec();
+        pass(&mut world, 4 * LEASE + seed * MS);
+        world.kill(NodeId::new(6));
+        pass(&mut world, LEASE);
+        let before = world.t;
+        world.fitness(NodeId::new(1), UNFIT);
+        // At each event it is looked whether two own it.
+        pass(&mut world, 2 * LEASE);
+        let (t, successor, _) = gained(&world, before);
+        let because = Unfitness::LinkDown;
+        assert_eq!(lost(&world, before).1, LossCause::Left { to: Some(successor), because });
+        assert_eq!(world.reports.iter().filter(|(at, ..)| *at > before).count(), 2, "one loses it, one gains it");
+        assert!(t - before <= 4 * Timing::takeover_within(LEASE).retry() + 10 * MS);
+    }
+}
+
 const UNFIT: Fitness = Fitness::Unfit(Unfitness::LinkDown);
 const RELUCTANT: Fitness = Fitness::Reluctant(Unfitness::GatewayUnreachable);
 
