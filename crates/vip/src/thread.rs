@@ -17,7 +17,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
     ids::{Boot, NodeId, VipId},
-    lease::{Action, Actions, Dropped, Fitness, LeaseNode, LeaseView, Transition, Unfitness, VipGate},
+    lease::{Action, Actions, Dropped, Fitness, LeaseNode, LeaseView, Release, Transition, Unfitness, VipGate},
     time::BootNanos,
 };
 use smallvec::{SmallVec, smallvec};
@@ -110,7 +110,7 @@ impl LeaseThread {
             inputs,
             shared: Arc::clone(&shared),
             published_at: BootNanos::default(),
-            silent_until: BootNanos::default(),
+            unclosed: SmallVec::new(),
             voice,
         };
         let thread = std::thread::Builder::new()
@@ -132,8 +132,8 @@ struct Runner {
     actions: Actions,
     held: Vec<(VipId, Arc<VipGate>)>,
     published_at: BootNanos,
-    /// Until then nothing is sent: what could not be closed is open until then.
-    silent_until: BootNanos,
+    /// VIPs that could not be closed, and until when they are open.
+    unclosed: SmallVec<[(VipId, BootNanos); 4]>,
     voice: Voice,
 }
 
@@ -246,8 +246,9 @@ impl Runner {
                             Some((_, until)) => gate.hand_over(boot_now(), until),
                             None => gate.close(),
                         }
-                        if driver.released(vip, finishing) == Closing::ByItself {
-                            self.keep_silent(vip, ends);
+                        match driver.released(vip, finishing) {
+                            Closing::Closed => self.unclosed.retain(|(unclosed, _)| *unclosed != vip),
+                            Closing::ByItself => self.unclosed.push((vip, ends)),
                         }
                     }
                 }
@@ -262,6 +263,7 @@ impl Runner {
                         self.inputs.driver.acquired(vip, epoch, until, predecessor);
                     }
                 }
+                Action::Tell { release } => self.tell(release),
                 Action::Send { to, bytes } => self.send(to, &bytes),
                 Action::Report(transition) => {
                     (self.inputs.events)(transition);
@@ -271,18 +273,27 @@ impl Runner {
         }
     }
 
-    /// Behind a way in that is open yet, nobody is told that the VIP is free, nor promised it by this node's own vote: to
-    /// the others it is as if this node had been cut off, and whoever is next waits until the right ends.
-    fn keep_silent(&mut self, vip: VipId, until: BootNanos) {
-        self.silent_until = self.silent_until.max(until);
-        self.voice.say(Word::NotClosed(vip));
+    /// Tells everybody that a VIP is free, unless its way in is open yet: then nobody is told, and whoever is next waits
+    /// until the right ends.
+    fn tell(&mut self, release: Release) {
+        let now = boot_now();
+        self.unclosed.retain(|(_, until)| now < *until);
+        let of_vip = self.unclosed.iter().filter(|(vip, _)| *vip == release.vip);
+        match of_vip.map(|(_, until)| *until).max() {
+            Some(until) => {
+                self.node.keep_to_itself(release.vip, until);
+                self.voice.say(Word::NotClosed(release.vip));
+            }
+            None => {
+                self.node.tell(release, &mut self.actions);
+                // There is nothing else in it: what is being carried out was taken out of it.
+                self.perform();
+            }
+        }
     }
 
     fn send(&self, to: NodeId, bytes: &[u8]) {
         let Some(address) = self.address(to) else { return };
-        if boot_now() < self.silent_until {
-            return;
-        }
         let counts = &self.shared.counts;
         let counter = match self.socket.send_to(bytes, address) {
             Ok(_) => &counts.sent,

@@ -56,6 +56,8 @@ pub(super) struct Context<'a> {
 pub(super) enum Effect {
     Close {
         successor: Option<NodeId>,
+        /// What is closed, if the right to it has not ended yet.
+        covers: Option<Scope>,
     },
     Open {
         epoch: Epoch,
@@ -193,6 +195,8 @@ struct Released {
     holding: Holding,
     successor: Option<NodeId>,
     at: BootNanos,
+    /// It may be passed on. This node's own may once its gate is known to be closed.
+    told: bool,
 }
 
 /// For status pages.
@@ -274,7 +278,7 @@ impl Candidate {
     /// Whether the last release may be news to voters.
     pub(super) fn may_pass_on(&self, now: BootNanos, view: &LeaseView) -> bool {
         // Long enough for every promise under it to have ended by itself.
-        self.released.is_some_and(|r| now.since(r.at) < 2 * view.longest.promise())
+        self.released.is_some_and(|r| r.told && now.since(r.at) < 2 * view.longest.promise())
     }
 
     /// Says that the voters were just asked.
@@ -342,7 +346,7 @@ impl Candidate {
         if self.released.is_some_and(|r| r.holding == holding) {
             return;
         }
-        self.released = Some(Released { holding, successor, at: ctx.now });
+        self.released = Some(Released { holding, successor, at: ctx.now, told: true });
         self.highest = self.highest.max(holding.epoch);
         if self.known.is_some_and(|k| (k.by.node, k.by.boot) == (holding.node, holding.boot)) {
             self.known = None;
@@ -455,12 +459,12 @@ impl Candidate {
                 let (epoch, armed) = (*epoch, *armed);
                 if let Some((_, cause)) = told.filter(|(at, _)| ctx.now >= *at) {
                     self.closed(epoch);
-                    out.push(Effect::Close { successor: None });
+                    out.push(Effect::Close { successor: None, covers: None });
                     out.push(Effect::Lost { epoch: armed, cause });
                 } else if ctx.now >= *until {
                     self.closed(epoch);
                     self.known = None;
-                    out.push(Effect::Close { successor: None });
+                    out.push(Effect::Close { successor: None, covers: None });
                     out.push(Effect::Lost { epoch: armed, cause: LossCause::NotRenewed });
                 } else {
                     self.leave(ctx, out);
@@ -516,10 +520,23 @@ impl Candidate {
         }
     }
 
+    /// What this node released may be told.
+    pub(super) fn told(&mut self, holding: Holding) {
+        if let Some(released) = self.released.as_mut().filter(|released| released.holding == holding) {
+            released.told = true;
+        }
+    }
+
+    /// What this node released is told to nobody, and left to others until `until`.
+    pub(super) fn keep_to_itself(&mut self, until: BootNanos) {
+        self.released = self.released.filter(|released| released.told);
+        self.back_off_until = self.back_off_until.max(until);
+    }
+
     /// The release this node made lately, to be told again in case it was lost.
     pub(super) fn own_release(&self, ctx: &Context<'_>) -> Option<Release> {
         self.released
-            .filter(|r| (r.holding.node, r.holding.boot) == (ctx.node, ctx.boot))
+            .filter(|r| r.told && (r.holding.node, r.holding.boot) == (ctx.node, ctx.boot))
             .filter(|r| ctx.now.since(r.at) < 6 * ctx.view.timing.retry())
             .map(|r| Release { vip: self.vip, epoch: r.holding.epoch, successor: r.successor })
     }
@@ -771,7 +788,7 @@ impl Candidate {
         self.closed(epoch);
         let release = Release { vip: self.vip, epoch, successor: None };
         let holding = Holding { node: ctx.node, boot: ctx.boot, epoch };
-        self.released = Some(Released { holding, successor: None, at: ctx.now });
+        self.released = Some(Released { holding, successor: None, at: ctx.now, told: false });
         self.back_off_until = ctx.now.plus((self.rank(ctx) + 1) * ctx.view.timing.stagger());
         out.push(Effect::TellAll(release));
     }
@@ -795,19 +812,20 @@ impl Candidate {
 
     /// Closes the gate, then tells everybody.
     fn release(&mut self, ctx: &Context<'_>, successor: Option<NodeId>, cause: LossCause, out: &mut Vec<Effect>) {
-        let Hold::Held { epoch, armed, told, grants, .. } = &mut self.hold else { return };
+        let Hold::Held { epoch, armed, told, grants, covers, .. } = &mut self.hold else { return };
         let (epoch, armed) = (*epoch, *armed);
         if !ctx.rules.keep(Rule::ReleasedStaysReleased) {
             self.ghost = Some((epoch, std::mem::take(grants)));
         }
         let release = Release { vip: self.vip, epoch, successor };
         let holding = Holding { node: ctx.node, boot: ctx.boot, epoch };
-        self.released = Some(Released { holding, successor, at: ctx.now });
+        self.released = Some(Released { holding, successor, at: ctx.now, told: false });
         // Nobody but the successor should hurry, this node least of all.
         self.back_off_until = ctx.now.plus(4 * ctx.view.timing.retry());
         if ctx.rules.keep(Rule::CloseBeforeTelling) {
+            let covers = Some(std::mem::take(covers));
             self.closed(epoch);
-            out.push(Effect::Close { successor });
+            out.push(Effect::Close { successor, covers });
             out.push(Effect::Lost { epoch: armed, cause });
             out.push(Effect::TellAll(release));
         } else {

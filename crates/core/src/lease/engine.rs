@@ -64,6 +64,8 @@ pub struct LeaseNode {
     scopes: Arc<BTreeMap<VipId, Scope>>,
     /// VIPs that are held and have addresses which have not been granted yet, so that they are not carried out.
     withheld: BTreeSet<VipId>,
+    /// What was given back and may be open yet: until it may be told, or until the right ends. Nothing is added behind it.
+    closing: BTreeMap<VipId, (Scope, Option<BootNanos>)>,
     /// Of this node for each VIP, as the view has it.
     fitness: BTreeMap<VipId, Fitness>,
     rankings: Arc<BTreeMap<VipId, Ranking>>,
@@ -156,6 +158,7 @@ impl LeaseNode {
             candidates: BTreeMap::new(),
             scopes: Arc::default(),
             withheld: BTreeSet::new(),
+            closing: BTreeMap::new(),
             fitness: BTreeMap::new(),
             rankings: Arc::default(),
             ranked: None,
@@ -300,6 +303,7 @@ impl LeaseNode {
             // Rounds are not made up for: after a pause there is one, and then the usual pace.
             self.next_round_at = now.plus(self.retry(&view));
             self.forget_told(now, facts, &view, out);
+            self.forget_closed(now, &view, out);
             self.rank(now);
             self.repeat_releases(now, facts, out);
             if self.round.is_multiple_of(GREET_ROUNDS) {
@@ -349,6 +353,31 @@ impl LeaseNode {
     pub fn let_go(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         self.draining = true;
         self.each(now, facts, out, |c, ctx, fx| c.let_go(ctx, Unfitness::Draining, fx));
+    }
+
+    /// Tells everybody that a VIP is free, this node's own vote first. Only once its gate is closed.
+    pub fn tell(&mut self, release: Release, out: &mut Actions) {
+        let Some(view) = self.view.clone() else { return };
+        let holding = Holding { node: self.node, boot: self.boot, epoch: release.epoch };
+        self.grantor.released(release.vip, holding);
+        if let Some(candidate) = self.candidates.get_mut(&release.vip) {
+            candidate.told(holding);
+        }
+        self.closing.remove(&release.vip);
+        self.carry_if_changed(&view, release.vip, out);
+        self.send_all(&view, &Message::Release(vec![release]), out);
+    }
+
+    /// A VIP that was to be told of could not be closed and is open here until `until`. Nobody is told, this node's own vote
+    /// stands as it was promised, and the VIP is left to whoever comes next when the right ends: to the others it is as if this
+    /// node had been cut off.
+    pub fn keep_to_itself(&mut self, vip: VipId, until: BootNanos) {
+        if let Some((_, open_until)) = self.closing.get_mut(&vip) {
+            *open_until = Some(until);
+        }
+        let (Some(view), Some(candidate)) = (&self.view, self.candidates.get_mut(&vip)) else { return };
+        candidate.keep_to_itself(until.plus(view.timing.promise()));
+        self.deadlines_stale = true;
     }
 
     /// The newest round of questions that a majority of voters answered.
@@ -401,9 +430,38 @@ impl LeaseNode {
 
     /// Whether the VIP is held and has addresses that were not granted yet.
     fn is_withheld(&self, vip: VipId) -> bool {
-        let (Some(candidate), Some(scope)) = (self.candidates.get(&vip), self.scopes.get(&vip)) else { return false };
+        let Some(scope) = self.scopes.get(&vip) else { return false };
         let whole = |covers: &Scope| scope.addresses().iter().all(|address| covers.has(*address));
-        candidate.covers().is_some_and(|covers| !whole(covers)) && self.rules.keep(Rule::OpenWhatWasGranted)
+        self.covers(vip).is_some_and(|covers| !whole(covers)) && self.rules.keep(Rule::OpenWhatWasGranted)
+    }
+
+    /// The addresses of a VIP that may be behind its gate, if that is or may be open.
+    fn covers(&self, vip: VipId) -> Option<&Scope> {
+        let held = self.candidates.get(&vip).and_then(Candidate::covers);
+        held.or_else(|| self.closing.get(&vip).map(|(covers, _)| covers))
+    }
+
+    /// Carries out more or less of a VIP's addresses if it is withheld no longer, or is now.
+    fn carry_if_changed(&mut self, view: &Arc<LeaseView>, vip: VipId, out: &mut Actions) {
+        let withheld = self.is_withheld(vip);
+        if withheld != self.withheld.contains(&vip) {
+            if withheld {
+                self.withheld.insert(vip);
+            } else {
+                self.withheld.remove(&vip);
+            }
+            out.push(Action::Carry { view: self.carried(view) });
+        }
+    }
+
+    /// What could not be closed has closed by itself.
+    fn forget_closed(&mut self, now: BootNanos, view: &Arc<LeaseView>, out: &mut Actions) {
+        let open = |(_, until): &(Scope, Option<BootNanos>)| until.is_none_or(|until| now < until);
+        let closed: Vec<VipId> = self.closing.iter().filter(|(_, of)| !open(of)).map(|(vip, _)| *vip).collect();
+        for vip in closed {
+            self.closing.remove(&vip);
+            self.carry_if_changed(view, vip, out);
+        }
     }
 
     /// The view as it may be carried out: without the addresses of VIPs held here that were not granted yet.
@@ -413,7 +471,7 @@ impl LeaseNode {
         }
         let mut carried = LeaseView::clone(view);
         for vip in carried.vips.iter_mut().filter(|vip| self.withheld.contains(&vip.id)) {
-            let covers = self.candidates.get(&vip.id).and_then(Candidate::covers);
+            let covers = self.covers(vip.id);
             vip.addresses.retain(|address| covers.is_some_and(|covers| covers.has(address.ip())));
         }
         Arc::new(carried)
@@ -463,17 +521,9 @@ impl LeaseNode {
         f(candidate, &ctx, &mut effects);
         self.deadlines.set(vip, candidate.deadline(&ctx));
         for effect in effects {
-            self.carry_out(now, &view, vip, effect, out);
+            self.carry_out(now, vip, effect, out);
         }
-        let withheld = self.is_withheld(vip);
-        if withheld != self.withheld.contains(&vip) {
-            if withheld {
-                self.withheld.insert(vip);
-            } else {
-                self.withheld.remove(&vip);
-            }
-            out.push(Action::Carry { view: self.carried(&view) });
-        }
+        self.carry_if_changed(&view, vip, out);
     }
 
     fn each(
@@ -496,9 +546,12 @@ impl LeaseNode {
         }
     }
 
-    fn carry_out(&mut self, now: BootNanos, view: &LeaseView, vip: VipId, effect: Effect, out: &mut Actions) {
+    fn carry_out(&mut self, now: BootNanos, vip: VipId, effect: Effect, out: &mut Actions) {
         match effect {
-            Effect::Close { successor } => out.push(Action::Close { vip, successor }),
+            Effect::Close { successor, covers } => {
+                out.push(Action::Close { vip, successor });
+                self.closing.extend(covers.map(|covers| (vip, (covers, None))));
+            }
             Effect::Open { epoch, until, predecessor } => {
                 out.push(Action::Open { vip, epoch, until, predecessor });
             }
@@ -508,11 +561,7 @@ impl LeaseNode {
             Effect::Lost { epoch, cause } => {
                 out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Lost(cause) }));
             }
-            Effect::TellAll(release) => {
-                let holding = Holding { node: self.node, boot: self.boot, epoch: release.epoch };
-                self.grantor.released(vip, holding);
-                self.send_all(view, &Message::Release(vec![release]), out);
-            }
+            Effect::TellAll(release) => out.push(Action::Tell { release }),
             Effect::Offer(to, offer) => self.send(to, &Message::Offer(vec![offer]), out),
             Effect::Accept(to, accepted) => {
                 out.push(Action::Prepare { vip });

@@ -56,6 +56,7 @@ mod transition;
 mod view;
 mod voters;
 
+pub use datagram::Release;
 pub use engine::LeaseNode;
 pub use epoch::Epoch;
 pub use failover::{Ability, Takeover, takeovers};

@@ -2,7 +2,7 @@
 //!
 //! Clocks run at 0.9 to 1.1 of true time, datagrams are lost, doubled, reordered and delayed by up
 //! to five leases, links break one way or both, processes crash, restart and freeze (also between
-//! deciding and doing) while the gates they opened stay as they are, VIPs are moved, nodes are unfit
+//! deciding and doing) while the gates they opened stay as they are, gates refuse to be closed, VIPs are moved, nodes are unfit
 //! or reluctant, for all VIPs or for one, alone or all at once, and the membership changes through
 //! joint configurations that nodes learn of at different times, or never, when the leader dies in that instant and the
 //! next one overrules it.
@@ -115,6 +115,8 @@ pub(super) struct Tally {
     pub withheld: u64,
     /// A VIP was gained under an epoch that was not above the last.
     pub regressed: u64,
+    /// A gate could not be closed.
+    pub unclosed: u64,
 }
 
 struct Process {
@@ -139,6 +141,8 @@ struct Node {
     fitness: Fitness,
     vips: BTreeMap<VipId, Fitness>,
     lengths: Lengths,
+    /// VIPs that could not be closed, and until when they are open.
+    unclosed: BTreeMap<VipId, BootNanos>,
 }
 
 impl Node {
@@ -178,6 +182,10 @@ pub(super) struct World {
     log_lag: u64,
     /// How long a longer lease waits before it is asked for.
     pub held_back: u64,
+    /// How often a gate cannot be closed.
+    pub refused: f64,
+    /// Whoever could not close it says all the same that the VIP is free.
+    pub tells_all_the_same: bool,
     chaos: bool,
     /// The chaos is over, and leaders are elected for good.
     healing: bool,
@@ -216,11 +224,13 @@ impl World {
             fitness: Fitness::Fit,
             vips: BTreeMap::new(),
             lengths: Lengths::default(),
+            unclosed: BTreeMap::new(),
         });
         let nodes = nodes.collect();
         let loss = *[0.0, 0.05, 0.2, 0.5].choose(&mut rng).expect("not empty");
         let slow = *[0.0, 0.02, 0.2].choose(&mut rng).expect("not empty");
         let log_lag = *[LEASE / 2, 2 * LEASE, 8 * LEASE].choose(&mut rng).expect("not empty");
+        let refused = *[0.0, 0.3, 0.9].choose(&mut rng).expect("not empty");
         let mut world = Self {
             rng,
             rules,
@@ -235,6 +245,8 @@ impl World {
             delay_max: MS,
             log_lag,
             held_back: LEASE / 2,
+            refused,
+            tells_all_the_same: false,
             chaos: true,
             healing: false,
             logs_held: false,
@@ -264,6 +276,7 @@ impl World {
     pub(super) fn calm(profile: Profile, failback: Failback) -> Self {
         let mut world = Self::new(1, Rules::default(), profile);
         world.chaos = false;
+        world.refused = 0.0;
         world.documents.pace = 1.0;
         world.failback = failback;
         for node in &mut world.nodes {
@@ -540,6 +553,7 @@ impl World {
         // A new process resets the deadlines of the one before.
         node.kernel = Kernel::default();
         node.lengths = Lengths::default();
+        node.unclosed.clear();
         let boot = Boot(node.boots * 100 + node.id.get());
         node.process = Some(Process {
             lease: LeaseNode::with_rules(node.id, boot, node.local(t), rules),
@@ -663,7 +677,20 @@ impl World {
                     self.nodes[at].kernel.carry(&view.vips);
                     self.check()?;
                 }
-                Action::Close { vip, .. } => self.nodes[at].kernel.close(vip),
+                Action::Close { vip, .. } => self.close(at, vip),
+                Action::Tell { release } => {
+                    let node = &mut self.nodes[at];
+                    let (now, unclosed) = (node.local(self.t), node.unclosed.get(&release.vip).copied());
+                    let Some(process) = &mut node.process else { continue };
+                    match unclosed.filter(|until| now < *until && !self.tells_all_the_same) {
+                        Some(until) => process.lease.keep_to_itself(release.vip, until),
+                        None => {
+                            let mut told = Actions::new();
+                            process.lease.tell(release, &mut told);
+                            self.perform(at, told)?;
+                        }
+                    }
+                }
                 Action::Open { vip, until, .. } => {
                     self.nodes[at].kernel.open(vip, until.get());
                     self.check()?;
@@ -691,6 +718,23 @@ impl World {
             }
         }
         self.check()
+    }
+
+    /// Closes a gate, or the kernel refuses to and it closes by itself when the right ends.
+    fn close(&mut self, at: usize, vip: VipId) {
+        let refused = self.refused > 0.0 && self.rng.random_bool(self.refused);
+        let node = &mut self.nodes[at];
+        let until = node.kernel.until(vip).filter(|until| refused && node.local(self.t) < *until);
+        match until {
+            Some(until) => {
+                self.tally.unclosed += 1;
+                node.unclosed.insert(vip, until);
+            }
+            None => {
+                node.unclosed.remove(&vip);
+                node.kernel.close(vip);
+            }
+        }
     }
 
     fn send(&mut self, from: usize, to: NodeId, bytes: Vec<u8>) {
@@ -883,6 +927,7 @@ impl World {
 
     fn heal(&mut self) -> Result<(), String> {
         self.chaos = false;
+        self.refused = 0.0;
         self.healing = true;
         self.documents.pace = 1.0;
         self.documents.held.fill(false);

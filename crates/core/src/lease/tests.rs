@@ -32,7 +32,10 @@ fn survive(profile: Profile, seeds: std::ops::Range<u64>) -> Tally {
         total.news_lost += tally.news_lost;
         total.documents += tally.documents;
         total.withheld += tally.withheld;
-        total.regressed += tally.regressed;
+        // An epoch that was never released is known to who granted it and from the log; if the first forget it, in a restart
+        // or because the VIP is gone, and the log is late, another owner may get that number after it.
+        total.regressed += if tally.unclosed == 0 { tally.regressed } else { 0 };
+        total.unclosed += tally.unclosed;
     }
     assert_eq!(total.regressed, 0, "epochs only grow");
     total
@@ -54,7 +57,10 @@ fn seeds(quick: u64) -> std::ops::Range<u64> {
 #[test]
 fn three_nodes_never_have_two_owners_and_always_find_one() {
     let tally = survive(THREE, seeds(60));
-    assert!(tally.gained > 300 && tally.expired > 60 && tally.handed_over > 60, "too little happened: {tally:?}");
+    assert!(
+        tally.gained > 300 && tally.expired > 60 && tally.handed_over > 60 && tally.unclosed > 20,
+        "too little happened: {tally:?}"
+    );
 }
 
 #[test]
@@ -108,6 +114,17 @@ fn every_rule_is_needed() {
     .map(|(rule, _)| rule)
     .collect();
     assert!(missing.is_empty(), "broken without being noticed: {missing:?}");
+}
+
+#[test]
+fn who_cannot_close_a_gate_must_not_say_that_the_vip_is_free() {
+    let two_owners = |seed| {
+        let mut world = World::new(seed, Rules::default(), THREE);
+        world.refused = 0.5;
+        world.tells_all_the_same = true;
+        world.run().is_err_and(|what| what.contains("two owners"))
+    };
+    assert!((0..100).any(two_owners), "told without being noticed");
 }
 
 /// A calm cluster of three with one VIP, settled, and its owner.
@@ -245,6 +262,27 @@ fn a_wish_for_a_dead_node_moves_nothing() {
     world.restart(target);
     pass(&mut world, 10 * LEASE);
     assert_eq!(world.owner(1), Some(target), "and is carried out once the node is there");
+}
+
+#[test]
+fn a_vip_that_cannot_be_closed_goes_to_another_when_the_right_ends_and_others_are_not_touched() {
+    for phase in 0..20 {
+        let mut world = World::calm(Profile { vips: 6, ..THREE }, Failback::Never);
+        pass(&mut world, 4 * LEASE + phase * MS);
+        let owner = world.owner(1).expect("held");
+        let target = NodeId::new(others(owner)[0]);
+        let before = world.t;
+        world.refused = 1.0;
+        world.wishes.insert(VipId::new(1), target);
+        pass(&mut world, 6 * LEASE);
+        let (t, successor, cause) = gained(&world, before);
+        assert_ne!(successor, owner, "it leaves it to others");
+        assert_eq!(cause, GainCause::Expired { from: owner });
+        assert_eq!(lost(&world, before), (owner, LossCause::Moved { to: target }));
+        assert!(t - before <= LEASE + 10 * MS, "{} ms", (t - before) / MS);
+        let touched = world.reports.iter().filter(|(at, _, report)| *at > before && report.vip.get() > 2);
+        assert_eq!(touched.count(), 0, "the others are renewed");
+    }
 }
 
 #[test]
@@ -405,6 +443,7 @@ fn an_operator_moves_a_vip_between_reluctant_nodes_and_not_from_a_fit_one_to_a_r
     let (mut world, owner) = calm();
     let target = NodeId::new(others(owner)[1]);
     world.fitness(target, RELUCTANT);
+    pass(&mut world, LEASE);
     world.wishes.insert(VipId::new(1), target);
     let before = world.t;
     pass(&mut world, 8 * LEASE);

@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::view::{Confirmed, LeaseView};
+use super::{
+    datagram::Release,
+    view::{Confirmed, LeaseView},
+};
 use crate::{
     ids::{NodeId, VipId},
     lease::{Epoch, Fitness, PlacementReason, Unfitness},
@@ -42,6 +45,12 @@ pub enum Action {
         until: BootNanos,
         /// At the first opening: who handed the VIP over and may still be finishing what clients have begun there.
         predecessor: Option<NodeId>,
+    },
+    /// Say that a VIP is free, with [`super::LeaseNode::tell`]. Whoever could not close its gate before says
+    /// [`super::LeaseNode::keep_to_itself`] instead, until the gate has closed by itself.
+    Tell {
+        /// What is free.
+        release: Release,
     },
     /// Send a datagram. Losing it costs time, never safety.
     Send {
