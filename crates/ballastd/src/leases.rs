@@ -214,7 +214,7 @@ mod tests {
     use ballast_core::{
         cluster::{Applied, BoxFuture, ProposeError},
         ids::LogIndex,
-        lease::{GainCause, LossCause},
+        lease::{GainCause, LossCause, Unrenewed},
         state::Outcome,
         time::BootNanos,
     };
@@ -283,7 +283,7 @@ mod tests {
         };
         report(web, 5, Change::Gained(GainCause::Vacant));
         report(mail, 6, Change::Gained(GainCause::Vacant));
-        report(mail, 6, Change::Lost(LossCause::NotRenewed));
+        report(mail, 6, Change::Lost(LossCause::NotRenewed(Unrenewed::Unanswered)));
         see(&log, |records| records.refused > 5).await;
         log.0.lock().has_leader = true;
         see(&log, |records| !records.all.is_empty()).await;

@@ -18,12 +18,13 @@ use super::{
     grants::{Agreed, Grants, Said},
     rules::{Rule, Rules},
     scope::Scope,
+    timing::Timing,
     view::{Confirmed, LeaseView},
     voters::VoterSets,
 };
 use crate::{
     ids::{Boot, LogIndex, NodeId, VipId},
-    lease::{Epoch, Fitness, GainCause, LossCause, PlacementReason, Ranking, Unfitness},
+    lease::{Epoch, Fitness, GainCause, LossCause, PlacementReason, Ranking, Refusal, Unfitness, Unrenewed},
     time::BootNanos,
 };
 
@@ -120,6 +121,8 @@ enum Hold {
         /// How long the right is that ends then, from the question.
         right: u64,
         grants: Grants,
+        /// What voters said last that did not grant it.
+        refused: BTreeMap<NodeId, Refusal>,
         sets: VoterSets,
         /// Of the addresses that the right was given for, those that may be answered for.
         covers: Scope,
@@ -289,6 +292,12 @@ impl Candidate {
     /// A voter answered.
     pub(super) fn heard(&mut self, ctx: &Context<'_>, said: &Said, out: &mut Vec<Effect>) {
         self.note(ctx, said);
+        if let Hold::Held { refused, .. } = &mut self.hold {
+            match refusal(said.stance) {
+                Some(refusal) => refused.insert(said.voter, refusal),
+                None => refused.remove(&said.voter),
+            };
+        }
         match &mut self.hold {
             Hold::Watching => self.consider(ctx, out),
             Hold::Claiming { epoch, grants, .. } => match said.stance {
@@ -462,15 +471,30 @@ impl Candidate {
                     out.push(Effect::Close { successor: None, covers: None });
                     out.push(Effect::Lost { epoch: armed, cause });
                 } else if ctx.now >= *until {
+                    let why = self.unrenewed(ctx);
                     self.closed(epoch);
                     self.known = None;
                     out.push(Effect::Close { successor: None, covers: None });
-                    out.push(Effect::Lost { epoch: armed, cause: LossCause::NotRenewed });
+                    out.push(Effect::Lost { epoch: armed, cause: LossCause::NotRenewed(why) });
                 } else {
                     self.leave(ctx, out);
                 }
             }
         }
+    }
+
+    /// Why the right that ends now was not renewed.
+    fn unrenewed(&self, ctx: &Context<'_>) -> Unrenewed {
+        let Hold::Held { right, refused, .. } = &self.hold else { return Unrenewed::Unanswered };
+        if ctx.now.since(self.asked_last) > 2 * Timing::of_right(*right).retry() {
+            return Unrenewed::StoodStill;
+        }
+        if ctx.voters.quorum(|voter| !refused.contains_key(&voter)) {
+            return Unrenewed::Unanswered;
+        }
+        let count = |refusal: &Refusal| refused.values().filter(|other| *other == refusal).count();
+        let most = refused.values().copied().max_by_key(|refusal| (count(refusal), Reverse(*refusal)));
+        most.map_or(Unrenewed::Unanswered, Unrenewed::Refused)
     }
 
     /// When [`Candidate::tick`] has something to do next.
@@ -741,6 +765,7 @@ impl Candidate {
                     until: new_until,
                     right: new_right,
                     grants,
+                    refused: BTreeMap::new(),
                     sets: required,
                     covers: ctx.scope.clone(),
                     fresh: now_fresh,
@@ -924,6 +949,21 @@ impl Candidate {
             }
         }
     }
+}
+
+/// What a voter said if it did not grant what was asked for.
+fn refusal(stance: Stance) -> Option<Refusal> {
+    Some(match stance {
+        Stance::Granted { .. } | Stance::Free { .. } => return None,
+        Stance::StaleMembership => Refusal::StaleMembership,
+        Stance::TooLong => Refusal::TooLong,
+        Stance::Quiet { .. } => Refusal::Quiet,
+        Stance::Taken { .. } => Refusal::Taken,
+        Stance::OtherAddresses => Refusal::OtherAddresses,
+        Stance::AddressTaken { .. } => Refusal::AddressTaken,
+        Stance::Deaf => Refusal::Deaf,
+        Stance::LowEpoch { .. } => Refusal::LowEpoch,
+    })
 }
 
 fn is_unfit(ctx: &Context<'_>) -> bool {

@@ -319,6 +319,13 @@ impl World {
         self.raft.ended(at);
     }
 
+    /// A node's process does nothing for so long.
+    pub(super) fn stand_still(&mut self, node: NodeId, time: u64) {
+        let at = node.get() as usize - 1;
+        self.nodes[at].process.as_mut().expect("runs").frozen = true;
+        self.at(time, Event::Thaw { node: at });
+    }
+
     /// Starts a node's process again.
     pub(super) fn restart(&mut self, node: NodeId) {
         self.start(node.get() as usize - 1).unwrap_or_else(|what| panic!("{what}"));
@@ -711,7 +718,7 @@ impl World {
                             self.tally.regressed += u64::from(last.is_some_and(|(_, epoch)| epoch >= transition.epoch));
                             self.tally.gained += 1;
                         }
-                        Change::Lost(LossCause::NotRenewed) => self.tally.expired += 1,
+                        Change::Lost(LossCause::NotRenewed(_)) => self.tally.expired += 1,
                         Change::Lost(_) => self.tally.handed_over += 1,
                     }
                 }

@@ -1,7 +1,7 @@
 //! Runs of the simulation, and what the protocol does when one thing goes wrong at a time.
 
 use super::{
-    Change, Fitness, GainCause, LossCause, Timing, Unfitness,
+    Change, Fitness, GainCause, LossCause, Refusal, Timing, Unfitness, Unrenewed,
     rules::{Rule, Rules},
     sim::{ALL_CHANGING, CHANGING, FAILBACK_DELAY, FIVE, LEASE, MOVING, MS, Profile, STRETCHING, THREE, Tally, World},
 };
@@ -216,9 +216,19 @@ fn an_owner_that_nobody_hears_gives_up_in_time() {
     let (t, successor, _) = gained(&world, mute);
     assert_ne!(successor, owner);
     assert!(t - mute <= PROMISE + ROUND_TRIPS, "{} ms", (t - mute) / MS);
+    assert_eq!(lost(&world, mute), (owner, LossCause::NotRenewed(Unrenewed::Unanswered)));
     world.unblock();
     pass(&mut world, 4 * LEASE);
     assert_eq!(world.owner(1), Some(successor), "who returns disturbs nobody");
+}
+
+#[test]
+fn an_owner_that_stood_still_says_so() {
+    let (mut world, owner) = calm();
+    let before = world.t;
+    world.stand_still(owner, 2 * LEASE);
+    pass(&mut world, 4 * LEASE);
+    assert_eq!(lost(&world, before), (owner, LossCause::NotRenewed(Unrenewed::StoodStill)));
 }
 
 #[test]
