@@ -143,7 +143,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
     ];
     let (till, alone) = (till::Record::default(), alone::Record::default());
     let buyers = till::start(&site.lab, shops[options.nodes], clock, seed, &till)?;
-    let of_nodes = alone::start(&site.lab, &site.open_pages(), &stores[..options.nodes], clock, &alone)?;
+    let of_nodes = alone::start(&site.lab, &site.open_pages(), &doors[..options.nodes], clock, &alone)?;
     interrupt::pause(WARM_UP);
 
     let began = clock.now();

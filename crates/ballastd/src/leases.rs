@@ -26,6 +26,8 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
 use tracing::{info, warn};
 
+use crate::past_leases::Lengths;
+
 /// How the history is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -72,7 +74,7 @@ struct Sources {
     plan_version: u64,
     membership: Membership,
     fitness: OwnFitness,
-    longest: u64,
+    lengths: Lengths,
     keys: Option<LeaseKeys>,
 }
 
@@ -85,19 +87,17 @@ pub struct Told {
 }
 
 impl Told {
-    /// The view to tell next, if there is news in it; `longest` is what [`Leases`] says.
-    ///
-    /// [`Leases`]: crate::past_leases::Leases
+    /// The view to tell next, if there is news in it; `lengths` is what [`crate::past_leases`] says.
     pub fn news(
         &mut self,
         state: &State,
         membership: Membership,
         fitness: OwnFitness,
-        longest: u64,
+        lengths: Lengths,
         now: BootNanos,
     ) -> Option<Arc<LeaseView>> {
         let keys = state.cluster().map(|cluster| cluster.lease_keys(state.log_time()));
-        let from = Sources { plan_version: state.plan_version(), membership, fitness, longest, keys };
+        let from = Sources { plan_version: state.plan_version(), membership, fitness, lengths, keys };
         let version = state.lease_version();
         if let Some((before, seen)) = &self.from
             && *before == from
@@ -105,7 +105,7 @@ impl Told {
         {
             return None;
         }
-        let view = lease_view(state, &from.membership, &from.fitness, longest);
+        let view = lease_view(state, &from.membership, &from.fitness, lengths);
         self.from = Some((from, version));
         self.made_at = now;
         // Plans are compiled for every verdict on a backend, say, which is nothing to the leases.
@@ -115,10 +115,15 @@ impl Told {
     }
 }
 
-/// Makes the view from the state; `longest` is what [`Leases`] says. `None` while there is no cluster yet.
-pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, longest: u64) -> Option<LeaseView> {
+/// The lease that the document asks for, in milliseconds.
+pub fn configured(state: &State) -> u64 {
+    state.document().map_or(200, |document| document.cluster.lease.as_millis())
+}
+
+/// Makes the view from the state; `lengths` is what [`crate::past_leases`] says. `None` while there is no cluster yet.
+pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, lengths: Lengths) -> Option<LeaseView> {
     let cluster = state.cluster()?;
-    let configured = state.document().map_or(200, |document| document.cluster.lease.as_millis());
+    let configured = configured(state);
     let nodes: Vec<_> = state
         .nodes()
         .filter_map(|node| {
@@ -162,8 +167,8 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
         voters: VoterSets::new(membership.voters.iter().map(|set| set.iter().copied())),
         nodes,
         vips,
-        timing: Timing::takeover_within(configured * NANOS_PER_MILLI),
-        longest: Timing::at_most(longest.max(configured) * NANOS_PER_MILLI),
+        timing: Timing::takeover_within(lengths.asked.min(configured) * NANOS_PER_MILLI),
+        longest: Timing::at_most(lengths.longest.max(configured) * NANOS_PER_MILLI),
         fitness: fitness.node,
     })
 }
@@ -296,7 +301,7 @@ mod tests {
     use ballast_core::{
         cluster::{Applied, BoxFuture, ProposeError},
         ids::LogIndex,
-        lease::{GainCause, LossCause},
+        lease::{GainCause, LossCause, Unrenewed},
         plan::Verdict,
         state::{Author, Outcome},
     };
@@ -365,7 +370,7 @@ mod tests {
         };
         report(web, 5, Change::Gained(GainCause::Vacant));
         report(mail, 6, Change::Gained(GainCause::Vacant));
-        report(mail, 6, Change::Lost(LossCause::NotRenewed));
+        report(mail, 6, Change::Lost(LossCause::NotRenewed(Unrenewed::Unanswered)));
         see(&log, |records| records.refused > 5).await;
         log.0.lock().has_leader = true;
         see(&log, |records| !records.all.is_empty()).await;
@@ -391,7 +396,7 @@ mod tests {
         let last = |_| None;
         let recording = tokio::spawn(record(NodeId::new(1), log.clone(), last, Arc::clone(&counts), told, pace));
         for vip in 1..=3 {
-            let (epoch, change) = (Epoch::new(5), Change::Lost(LossCause::NotRenewed));
+            let (epoch, change) = (Epoch::new(5), Change::Lost(LossCause::NotRenewed(Unrenewed::Unanswered)));
             let transition = Transition { vip: VipId::new(vip), epoch, at: BootNanos::default(), change };
             tell.send(transition).expect("it listens");
         }
@@ -412,7 +417,8 @@ mod tests {
         let mut told = Told::default();
         let mut news = |state: &State, millis: u64| {
             let membership = Membership { entry: EntryId::default(), voters: vec![[me].into()] };
-            told.news(state, membership, OwnFitness::default(), 0, BootNanos::new(millis * NANOS_PER_MILLI))
+            let lengths = Lengths { asked: 200, longest: 200 };
+            told.news(state, membership, OwnFitness::default(), lengths, BootNanos::new(millis * NANOS_PER_MILLI))
         };
         let wish = |view: &LeaseView| view.vips[0].wish;
         assert_eq!(wish(&news(&state, 1000).expect("the first")), None);
@@ -443,7 +449,7 @@ mod tests {
 
     fn view(state: &State, fitness: &OwnFitness) -> LeaseView {
         let membership = Membership { entry: EntryId::default(), voters: vec![[NodeId::new(1)].into()] };
-        lease_view(state, &membership, fitness, 0).expect("there is a cluster")
+        lease_view(state, &membership, fitness, Lengths { asked: 200, longest: 200 }).expect("there is a cluster")
     }
 
     #[test]

@@ -595,11 +595,12 @@ impl Publisher {
                     voters: status.voter_sets.iter().map(|set| set.iter().copied().collect()).collect(),
                 }
             };
-            let longest = self.past.longest(boot_now());
+            let configured = self.node.raft.with_state(leases::configured);
+            let lengths = self.past.lengths(configured, boot_now());
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.
             if reached >= self.log_end {
-                let news = |state: &State| told.news(state, membership, fitness, longest, boot_now());
+                let news = |state: &State| told.news(state, membership, fitness, lengths, boot_now());
                 if let Some(view) = self.node.raft.with_state(news) {
                     self.lease_view.store(Some(view));
                     self.leases.wake();

@@ -1,5 +1,8 @@
-//! Leases that were in force and may still count: a node that starts may not grant anything before the longest of them
-//! has ended, and a lease that was shortened leaves longer rights behind.
+//! Leases that were in force and may still count, and one that may not be asked for yet.
+//!
+//! A node that starts may not grant anything before the longest of those that may count has ended, and a lease that was
+//! shortened leaves longer rights behind. A lease that was made longer is granted as soon as a node knows of it and asked
+//! for a while later: voters that do not know of it yet refuse it.
 //!
 //! Not here: what is made of that ([`crate::leases`], `ballast_core::lease`).
 
@@ -15,6 +18,9 @@ use tracing::warn;
 /// A lease that was replaced longer ago than this, in nanoseconds, cannot be in force any more: the longest that a
 /// document may ask for is ten seconds, on a clock that runs at 0.9 while ours runs at 1.1.
 const REPLACED_COUNTS: u64 = 13_000_000_000;
+
+/// How long a longer lease is held back, in nanoseconds: by then every node that is not in trouble has applied it.
+const HELD_BACK: u64 = 2_000_000_000;
 
 /// The longest lease that a document may ask for, in milliseconds.
 const LEASE_MAX_MILLIS: u64 = 10_000;
@@ -33,6 +39,19 @@ pub struct Leases {
     /// When earlier lives saw that a revision was replaced.
     seen: BTreeMap<Revision, BootNanos>,
     file: Option<Memory>,
+    /// What is asked for, once something is.
+    asked: Option<u64>,
+    /// A longer one that waits, and since when it is configured.
+    longer: Option<(u64, BootNanos)>,
+}
+
+/// What the lease thread is told of leases, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// What to ask for.
+    pub asked: u64,
+    /// The longest that may be in force, and is granted.
+    pub longest: u64,
 }
 
 #[derive(Debug)]
@@ -94,8 +113,23 @@ impl Leases {
         }
     }
 
+    /// What to ask for and what to grant now, under a document that says `configured`.
+    pub fn lengths(&mut self, configured: u64, now: BootNanos) -> Lengths {
+        Lengths { asked: self.asked(configured, now), longest: self.longest(now) }
+    }
+
+    /// The lease to ask for under a document that says `configured`: a longer one than before only [`HELD_BACK`] after it
+    /// was first seen, or an owner would be refused by voters that apply the document later, until it has lost its VIPs.
+    fn asked(&mut self, configured: u64, now: BootNanos) -> u64 {
+        let asked = self.asked.filter(|asked| *asked < configured).unwrap_or(configured);
+        let since = self.longer.filter(|(lease, _)| *lease == configured).map_or(now, |(_, since)| since);
+        let waits = asked < configured && now.since(since) < HELD_BACK;
+        self.longer = waits.then_some((configured, since));
+        *self.asked.insert(if waits { asked } else { configured })
+    }
+
     /// The longest of them in milliseconds, zero while nothing is configured. Forgets those that count no longer.
-    pub fn longest(&mut self, now: BootNanos) -> u64 {
+    fn longest(&mut self, now: BootNanos) -> u64 {
         self.all.retain(|_, lease| lease.replaced.is_none_or(|at| now.since(at) <= REPLACED_COUNTS));
         self.all.values().map(|lease| lease.millis).max().unwrap_or(0)
     }
@@ -183,6 +217,43 @@ mod tests {
         let mut again = Leases::default();
         again.learn(&state, seconds(500));
         assert_eq!((again.longest(seconds(513)), again.longest(seconds(514))), (10_000, 200));
+    }
+
+    #[test]
+    fn a_longer_lease_is_asked_for_after_two_seconds_and_a_shorter_one_at_once() {
+        let mut leases = Leases::default();
+        let millis = |millis: u64| BootNanos::new(millis * 1_000_000);
+        for (now, configured, asked) in [
+            (1000, 200, 200),
+            (5000, 5000, 200),
+            (6999, 5000, 200),
+            (7000, 5000, 5000),
+            (7001, 10_000, 5000),
+            (8000, 9000, 5000),
+            (9500, 9000, 5000),
+            (10_000, 9000, 9000),
+            (10_001, 200, 200),
+            (10_002, 9000, 200),
+            // Given up and wished for again.
+            (11_000, 200, 200),
+            (12_500, 9000, 200),
+            (14_500, 9000, 9000),
+        ] {
+            assert_eq!(leases.asked(configured, millis(now)), asked, "at {now}");
+        }
+        assert_eq!(Leases::default().asked(10_000, millis(1)), 10_000, "a node that starts has nothing to lose");
+    }
+
+    #[test]
+    fn a_longer_lease_is_granted_at_once() {
+        let mut leases = Leases::default();
+        let mut state = founded(r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
+        leases.learn(&state, seconds(1));
+        assert_eq!(leases.lengths(200, seconds(1)), Lengths { asked: 200, longest: 200 });
+        configure(&mut state, START.plus_millis(1000), r#"{"version":1,"cluster":{"lease":"5s"}}"#);
+        leases.learn(&state, seconds(2));
+        assert_eq!(leases.lengths(5000, seconds(2)), Lengths { asked: 200, longest: 5000 });
+        assert_eq!(leases.lengths(5000, seconds(4)), Lengths { asked: 5000, longest: 5000 });
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A plain thread with `ppoll`, so that nothing else can keep it from renewing: what it has to say goes to a thread that may
 //! wait for the log ([`Voice`]), what happened to one that may wait for who is told ([`Herald`]). Each turn takes at
-//! most [`DATAGRAMS_PER_TURN_MAX`] datagrams, so that a flood cannot keep it from its deadlines.
+//! most [`DATAGRAMS_PER_TURN_MAX`] datagrams, and none after [`RECEIVE_NANOS_MAX`], so that a flood cannot keep it from its
+//! deadlines.
 
 use std::{
     io,
@@ -17,7 +18,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
     ids::{Boot, NodeId, VipId},
-    lease::{Action, Actions, Dropped, Fitness, LeaseNode, LeaseView, Unfitness, VipGate},
+    lease::{Action, Actions, Dropped, Fitness, LeaseNode, LeaseView, Release, Unfitness, VipGate},
     time::BootNanos,
 };
 use smallvec::{SmallVec, smallvec};
@@ -30,8 +31,12 @@ use crate::{
     voice::{Voice, Word},
 };
 
-/// Datagrams taken before deadlines are looked at again. At 2 us each a turn stays below 0.2 ms.
+/// Datagrams taken before deadlines are looked at again. At 2 us each, for one VIP, a turn stays below 0.2 ms.
 const DATAGRAMS_PER_TURN_MAX: usize = 64;
+
+/// Time after which no more are taken before deadlines are looked at again: each may be about some sixty VIPs. A fifteenth of
+/// the retry of the default lease.
+const RECEIVE_NANOS_MAX: u64 = 1_000_000;
 
 /// Longest sleep. There is nothing to wait for only before the first view, which is then found without a wake too.
 const WAIT_NANOS_MAX: u64 = 100_000_000;
@@ -110,7 +115,7 @@ impl LeaseThread {
             inputs: Own { view, marks, gates, driver },
             shared: Arc::clone(&shared),
             published_at: BootNanos::default(),
-            silent_until: BootNanos::default(),
+            unclosed: SmallVec::new(),
             voice,
             herald,
         };
@@ -141,8 +146,8 @@ struct Runner {
     actions: Actions,
     held: Vec<(VipId, Arc<VipGate>)>,
     published_at: BootNanos,
-    /// Until then nothing is sent: what could not be closed is open until then.
-    silent_until: BootNanos,
+    /// VIPs that could not be closed, and until when they are open.
+    unclosed: SmallVec<[(VipId, BootNanos); 4]>,
     voice: Voice,
     herald: Herald,
 }
@@ -215,7 +220,11 @@ impl Runner {
 
     /// Takes what has arrived, up to a bound.
     fn receive(&mut self, buffer: &mut [u8]) {
-        for _ in 0..DATAGRAMS_PER_TURN_MAX {
+        let end = boot_now().plus(RECEIVE_NANOS_MAX);
+        for taken in 0..DATAGRAMS_PER_TURN_MAX {
+            if taken > 0 && boot_now() >= end {
+                return;
+            }
             let length = match self.socket.recv_from(buffer) {
                 Ok((length, _)) => length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -257,8 +266,9 @@ impl Runner {
                             Some((_, until)) => gate.hand_over(boot_now(), until),
                             None => gate.close(),
                         }
-                        if driver.released(vip, finishing) == Closing::ByItself {
-                            self.keep_silent(vip, ends);
+                        match driver.released(vip, finishing) {
+                            Closing::Closed => self.unclosed.retain(|(unclosed, _)| *unclosed != vip),
+                            Closing::ByItself => self.unclosed.push((vip, ends)),
                         }
                     }
                 }
@@ -273,6 +283,7 @@ impl Runner {
                         self.inputs.driver.acquired(vip, epoch, until, predecessor);
                     }
                 }
+                Action::Tell { release } => self.tell(release),
                 Action::Send { to, bytes } => self.send(to, &bytes),
                 Action::Report(transition) => {
                     self.herald.note(transition);
@@ -282,18 +293,27 @@ impl Runner {
         }
     }
 
-    /// Behind a way in that is open yet, nobody is told that the VIP is free, nor promised it by this node's own vote: to
-    /// the others it is as if this node had been cut off, and whoever is next waits until the right ends.
-    fn keep_silent(&mut self, vip: VipId, until: BootNanos) {
-        self.silent_until = self.silent_until.max(until);
-        self.voice.say(Word::NotClosed(vip));
+    /// Tells everybody that a VIP is free, unless its way in is open yet: then nobody is told, and whoever is next waits
+    /// until the right ends.
+    fn tell(&mut self, release: Release) {
+        let now = boot_now();
+        self.unclosed.retain(|(_, until)| now < *until);
+        let of_vip = self.unclosed.iter().filter(|(vip, _)| *vip == release.vip);
+        match of_vip.map(|(_, until)| *until).max() {
+            Some(until) => {
+                self.node.keep_to_itself(release.vip, until);
+                self.voice.say(Word::NotClosed(release.vip));
+            }
+            None => {
+                self.node.tell(release, &mut self.actions);
+                // There is nothing else in it: what is being carried out was taken out of it.
+                self.perform();
+            }
+        }
     }
 
     fn send(&self, to: NodeId, bytes: &[u8]) {
         let Some(address) = self.address(to) else { return };
-        if boot_now() < self.silent_until {
-            return;
-        }
         let counts = &self.shared.counts;
         match self.socket.send_to(bytes, address) {
             Ok(_) => {

@@ -8,8 +8,8 @@ use std::{io::ErrorKind, net::UdpSocket, sync::Arc, time::Duration};
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
-    ids::{LogIndex, NodeId},
-    lease::{Change, GainCause, LeaseWish, LossCause, Unfitness},
+    ids::{LogIndex, NodeId, VipId},
+    lease::{Change, GainCause, LeaseVip, LeaseWish, LossCause, Unfitness},
     time::BootNanos,
 };
 use ballast_vip::{Closing, Driver as _, ListenerChange, LoopbackDriver};
@@ -76,14 +76,36 @@ fn a_planned_move_goes_where_it_was_told_to() {
 }
 
 #[test]
-fn a_vip_that_cannot_be_closed_is_nobodys_before_the_right_ends() {
+fn a_vip_that_cannot_be_closed_is_nobodys_before_the_right_ends_and_others_are_renewed() {
     let mut cluster = Cluster::start(LEASE);
     let (owner, _) = cluster.wait_owner("a first owner", |_| true);
-    cluster.referee.lock().expect("no panic in the referee").nothing_closes = true;
-    cluster.handle(owner).drain();
-    let (_, gained) = cluster.wait_owner("a successor", |node| node != owner);
-    assert_eq!(gained.change, Change::Gained(GainCause::Expired { from: owner }));
-    // The referee has seen whether anybody took it earlier.
+    // A second VIP that the same node has, and keeps.
+    let second = VipId::new(8);
+    let other = cluster.view.vips[0].clone();
+    let addresses = vec!["127.0.100.2".parse().expect("a literal")];
+    cluster.publish(|view| view.vips.push(LeaseVip { id: second, addresses, prefer: vec![owner], ..other }));
+    let gained = cluster.wait("an owner of the second", |node, t| {
+        (t.vip == second && matches!(t.change, Change::Gained(_))).then_some(node)
+    });
+    assert_eq!(gained, owner, "where it prefers to be");
+
+    cluster.referee.lock().expect("no panic in the referee").unclosable = Some(VIP);
+    let target = NodeId::new(owner.get() % 3 + 1);
+    cluster.publish(|view| view.vips[0].wish = Some(LeaseWish { node: target, fulfilled: false }));
+    cluster.wait("the owner to let go", |node, t| {
+        (node == owner && t.vip == VIP && matches!(t.change, Change::Lost(_))).then_some(())
+    });
+    let gate = cluster.node(owner).gates.gate(second);
+    let end = boot_now().plus(2 * LEASE.as_nanos() as u64);
+    let mut gained = Vec::new();
+    while boot_now() < end {
+        assert!(gate.is_open(boot_now()), "the second goes on being renewed");
+        gained.extend(cluster.event(Duration::from_millis(1)));
+    }
+    // The referee sees whether anybody takes it before the right ends.
+    let (next, transition) = gained.first().expect("a successor");
+    assert_eq!((transition.vip, transition.change), (VIP, Change::Gained(GainCause::Expired { from: owner })));
+    assert_ne!(*next, owner);
     cluster.finish();
 }
 

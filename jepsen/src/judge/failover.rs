@@ -52,7 +52,7 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
         }
     }
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
-    for (span, vain) in lost_by_moves(&moved, &failed, &super::troubles(run)) {
+    for (span, vain) in lost_by_moves(&moved, &failed, &super::troubles(&run.faults.faults, &run.slow)) {
         judgement.violated(format!(
             "{} was in vain over the VIP, which was moved at {}: {:?}",
             vain.id, span.from, vain.got

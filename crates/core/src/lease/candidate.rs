@@ -19,12 +19,13 @@ use super::{
     grants::{Agreed, Grants, Said},
     rules::{Rule, Rules},
     scope::Scope,
+    timing::Timing,
     view::{Confirmed, LeaseView},
     voters::VoterSets,
 };
 use crate::{
     ids::{Boot, LogIndex, NodeId, VipId},
-    lease::{Epoch, Fitness, GainCause, LossCause, PlacementReason, Ranking, Unfitness},
+    lease::{Epoch, Fitness, GainCause, LossCause, PlacementReason, Ranking, Refusal, Unfitness, Unrenewed},
     time::BootNanos,
 };
 
@@ -61,6 +62,8 @@ pub(super) struct Context<'a> {
 pub(super) enum Effect {
     Close {
         successor: Option<NodeId>,
+        /// What is closed, if the right to it has not ended yet.
+        covers: Option<Scope>,
     },
     Open {
         epoch: Epoch,
@@ -108,6 +111,7 @@ pub(super) struct Candidate {
     ghost: Option<(Epoch, Grants)>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one for each VIP, and the lease thread allocates nothing for it")]
 enum Hold {
     /// Asks whether it could win before it tries.
     Watching,
@@ -122,7 +126,11 @@ enum Hold {
         /// What a majority knows it by.
         armed: Epoch,
         until: BootNanos,
+        /// How long the right is that ends then, from the question.
+        right: u64,
         grants: Grants,
+        /// What voters said last that did not grant it.
+        refused: BTreeMap<NodeId, Refusal>,
         sets: VoterSets,
         /// Of the addresses that the right was given for, those that may be answered for.
         covers: Scope,
@@ -141,8 +149,10 @@ enum Leaving {
     },
     Offering {
         why: Why,
+        /// Who was not asked yet, best first.
         left: Vec<NodeId>,
-        to: NodeId,
+        /// Whose answers are waited for: one, or all when the first of an owner that cannot serve did not answer.
+        asked: SmallVec<[NodeId; 4]>,
         since: BootNanos,
         sent: BootNanos,
         /// The first that would take it if nobody else does.
@@ -153,8 +163,8 @@ enum Leaving {
 /// Why an owner gives the VIP away.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// It cannot serve: offers it to everybody in turn, then gives it to whoever had rather not have it, and lets it go if
-    /// nobody takes it.
+    /// It cannot serve: offers it to everybody, in turn until one does not answer and then to all at once, then gives it to
+    /// whoever had rather not have it, and lets it go if nobody takes it.
     Unfit(Unfitness),
     /// It had rather not: offers it to everybody in turn, and keeps it if no fit node takes it and no operator wants it
     /// elsewhere.
@@ -196,6 +206,8 @@ struct Released {
     holding: Holding,
     successor: Option<NodeId>,
     at: BootNanos,
+    /// It may be passed on. This node's own may once its gate is known to be closed.
+    told: bool,
 }
 
 /// For status pages.
@@ -256,6 +268,14 @@ impl Candidate {
         }
     }
 
+    /// How long a right this node was given last, if it holds the VIP.
+    pub(super) fn right(&self) -> Option<u64> {
+        match &self.hold {
+            Hold::Held { right, .. } => Some(*right),
+            Hold::Watching | Hold::Claiming { .. } => None,
+        }
+    }
+
     /// Whether the next round of questions should be about this VIP, for a node whose turn does not come.
     pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets) -> bool {
         !self.only_watches(now, view) || self.free_by(voters).is_none_or(|free| free <= now.plus(view.timing.renew()))
@@ -270,7 +290,7 @@ impl Candidate {
     /// Whether the last release may be news to voters.
     pub(super) fn may_pass_on(&self, now: BootNanos, view: &LeaseView) -> bool {
         // Long enough for every promise under it to have ended by itself.
-        self.released.is_some_and(|r| now.since(r.at) < 2 * view.longest.promise())
+        self.released.is_some_and(|r| r.told && now.since(r.at) < 2 * view.longest.promise())
     }
 
     /// Says that the voters were just asked.
@@ -281,6 +301,12 @@ impl Candidate {
     /// A voter answered.
     pub(super) fn heard(&mut self, ctx: &Context<'_>, said: &Said, out: &mut Vec<Effect>) {
         self.note(ctx, said);
+        if let Hold::Held { refused, .. } = &mut self.hold {
+            match refusal(said.stance) {
+                Some(refusal) => refused.insert(said.voter, refusal),
+                None => refused.remove(&said.voter),
+            };
+        }
         match &mut self.hold {
             Hold::Watching => self.consider(ctx, out),
             Hold::Claiming { epoch, grants, .. } => match said.stance {
@@ -338,7 +364,7 @@ impl Candidate {
         if self.released.is_some_and(|r| r.holding == holding) {
             return;
         }
-        self.released = Some(Released { holding, successor, at: ctx.now });
+        self.released = Some(Released { holding, successor, at: ctx.now, told: true });
         self.highest = self.highest.max(holding.epoch);
         if self.known.is_some_and(|k| (k.by.node, k.by.boot) == (holding.node, holding.boot)) {
             self.known = None;
@@ -371,7 +397,7 @@ impl Candidate {
         }
     }
 
-    /// The node that the VIP was offered to would take it.
+    /// A node that the VIP was offered to would take it. Of several the first that says so gets it.
     pub(super) fn heard_accept(
         &mut self,
         ctx: &Context<'_>,
@@ -380,9 +406,10 @@ impl Candidate {
         out: &mut Vec<Effect>,
     ) {
         // An answer to an earlier offer is from a node that has not prepared for this one.
-        if let Hold::Held { epoch, leaving: Leaving::Offering { to, why, second_best, .. }, told: None, .. } =
+        if let Hold::Held { epoch, leaving: Leaving::Offering { asked, why, second_best, .. }, told: None, .. } =
             &mut self.hold
-            && (*to, *epoch) == (from, accepted.epoch)
+            && asked.contains(&from)
+            && *epoch == accepted.epoch
         {
             let why = *why;
             if accepted.reluctant {
@@ -391,7 +418,10 @@ impl Candidate {
                     self.release(ctx, Some(from), LossCause::Moved { to: from }, out);
                 } else {
                     second_best.get_or_insert(from);
-                    self.offer_next(ctx, out);
+                    asked.retain(|node| *node != from);
+                    if asked.is_empty() {
+                        self.offer_next(ctx, out);
+                    }
                 }
                 return;
             }
@@ -447,18 +477,33 @@ impl Candidate {
                 let (epoch, armed) = (*epoch, *armed);
                 if let Some((_, cause)) = told.filter(|(at, _)| ctx.now >= *at) {
                     self.closed(epoch);
-                    out.push(Effect::Close { successor: None });
+                    out.push(Effect::Close { successor: None, covers: None });
                     out.push(Effect::Lost { epoch: armed, cause });
                 } else if ctx.now >= *until {
+                    let why = self.unrenewed(ctx);
                     self.closed(epoch);
                     self.known = None;
-                    out.push(Effect::Close { successor: None });
-                    out.push(Effect::Lost { epoch: armed, cause: LossCause::NotRenewed });
+                    out.push(Effect::Close { successor: None, covers: None });
+                    out.push(Effect::Lost { epoch: armed, cause: LossCause::NotRenewed(why) });
                 } else {
                     self.leave(ctx, out);
                 }
             }
         }
+    }
+
+    /// Why the right that ends now was not renewed.
+    fn unrenewed(&self, ctx: &Context<'_>) -> Unrenewed {
+        let Hold::Held { right, refused, .. } = &self.hold else { return Unrenewed::Unanswered };
+        if ctx.now.since(self.asked_last) > 2 * Timing::of_right(*right).retry() {
+            return Unrenewed::StoodStill;
+        }
+        if ctx.voters.quorum(|voter| !refused.contains_key(&voter)) {
+            return Unrenewed::Unanswered;
+        }
+        let count = |refusal: &Refusal| refused.values().filter(|other| *other == refusal).count();
+        let most = refused.values().copied().max_by_key(|refusal| (count(refusal), Reverse(*refusal)));
+        most.map_or(Unrenewed::Unanswered, Unrenewed::Refused)
     }
 
     /// When [`Candidate::tick`] has something to do next.
@@ -508,10 +553,23 @@ impl Candidate {
         }
     }
 
+    /// What this node released may be told.
+    pub(super) fn told(&mut self, holding: Holding) {
+        if let Some(released) = self.released.as_mut().filter(|released| released.holding == holding) {
+            released.told = true;
+        }
+    }
+
+    /// What this node released is told to nobody, and left to others until `until`.
+    pub(super) fn keep_to_itself(&mut self, until: BootNanos) {
+        self.released = self.released.filter(|released| released.told);
+        self.back_off_until = self.back_off_until.max(until);
+    }
+
     /// The release this node made lately, to be told again in case it was lost.
     pub(super) fn own_release(&self, ctx: &Context<'_>) -> Option<Release> {
         self.released
-            .filter(|r| (r.holding.node, r.holding.boot) == (ctx.node, ctx.boot))
+            .filter(|r| r.told && (r.holding.node, r.holding.boot) == (ctx.node, ctx.boot))
             .filter(|r| ctx.now.since(r.at) < 6 * ctx.view.timing.retry())
             .map(|r| Release { vip: self.vip, epoch: r.holding.epoch, successor: r.successor })
     }
@@ -697,7 +755,9 @@ impl Candidate {
             Hold::Held { .. } => voters.clone(),
         };
         let (Hold::Claiming { grants, .. } | Hold::Held { grants, .. }) = &self.hold else { return };
-        let Some(Agreed { until: new_until, epoch: agreed, fresh: now_fresh }) = grants.agreed(&required) else {
+        let Some(Agreed { until: new_until, right: new_right, epoch: agreed, fresh: now_fresh }) =
+            grants.agreed(&required)
+        else {
             return;
         };
         if new_until <= ctx.now {
@@ -713,7 +773,9 @@ impl Candidate {
                     epoch,
                     armed: epoch,
                     until: new_until,
+                    right: new_right,
                     grants,
+                    refused: BTreeMap::new(),
                     sets: required,
                     covers: ctx.scope.clone(),
                     fresh: now_fresh,
@@ -731,10 +793,11 @@ impl Candidate {
                 out.push(Effect::Open { epoch, until: new_until, predecessor });
                 out.push(Effect::Gained { epoch, cause });
             }
-            Hold::Held { renewed, armed, until, sets, covers, fresh, .. } => {
+            Hold::Held { renewed, armed, until, right, sets, covers, fresh, .. } => {
                 if new_until > *until {
                     *renewed = true;
                     *until = new_until;
+                    *right = new_right;
                     *sets = required;
                     // Grants from before the addresses changed were forgotten, so all of these are for the present ones, or for
                     // those of them that it covered.
@@ -760,7 +823,7 @@ impl Candidate {
         self.closed(epoch);
         let release = Release { vip: self.vip, epoch, successor: None };
         let holding = Holding { node: ctx.node, boot: ctx.boot, epoch };
-        self.released = Some(Released { holding, successor: None, at: ctx.now });
+        self.released = Some(Released { holding, successor: None, at: ctx.now, told: false });
         self.back_off_until = ctx.now.plus((self.rank(ctx) + 1) * ctx.view.timing.stagger());
         out.push(Effect::TellAll(release));
     }
@@ -785,19 +848,20 @@ impl Candidate {
 
     /// Closes the gate, then tells everybody.
     fn release(&mut self, ctx: &Context<'_>, successor: Option<NodeId>, cause: LossCause, out: &mut Vec<Effect>) {
-        let Hold::Held { epoch, armed, told, grants, .. } = &mut self.hold else { return };
+        let Hold::Held { epoch, armed, told, grants, covers, .. } = &mut self.hold else { return };
         let (epoch, armed) = (*epoch, *armed);
         if !ctx.rules.keep(Rule::ReleasedStaysReleased) {
             self.ghost = Some((epoch, std::mem::take(grants)));
         }
         let release = Release { vip: self.vip, epoch, successor };
         let holding = Holding { node: ctx.node, boot: ctx.boot, epoch };
-        self.released = Some(Released { holding, successor, at: ctx.now });
+        self.released = Some(Released { holding, successor, at: ctx.now, told: false });
         // Nobody but the successor should hurry, this node least of all.
         self.back_off_until = ctx.now.plus(4 * ctx.view.timing.retry());
         if ctx.rules.keep(Rule::CloseBeforeTelling) {
+            let covers = Some(std::mem::take(covers));
             self.closed(epoch);
-            out.push(Effect::Close { successor });
+            out.push(Effect::Close { successor, covers });
             out.push(Effect::Lost { epoch: armed, cause });
             out.push(Effect::TellAll(release));
         } else {
@@ -833,15 +897,16 @@ impl Candidate {
                     return;
                 }
                 let to = left.remove(0);
-                *leaving = Leaving::Offering { why, left, to, since: ctx.now, sent: ctx.now, second_best: None };
+                let (asked, since, sent) = (SmallVec::from_slice(&[to]), ctx.now, ctx.now);
+                *leaving = Leaving::Offering { why, left, asked, since, sent, second_best: None };
                 out.push(offer(ctx, (vip, epoch), why, to));
             }
-            Leaving::Offering { why: told_why, to, since, sent, .. } => {
+            Leaving::Offering { why: told_why, asked, since, sent, .. } => {
                 *told_why = why;
                 if ctx.now.since(*since) < 4 * timing.retry() {
                     if ctx.now.since(*sent) >= timing.retry() / 2 {
                         *sent = ctx.now;
-                        out.push(offer(ctx, (vip, epoch), why, *to));
+                        out.extend(asked.iter().map(|to| offer(ctx, (vip, epoch), why, *to)));
                     }
                 } else {
                     self.offer_next(ctx, out);
@@ -850,11 +915,12 @@ impl Candidate {
         }
     }
 
-    /// The one that was asked does not take it, or had rather not: asks the next.
+    /// Those that were asked do not take it, or had rather not: asks the next. Clients of an owner that cannot serve are not
+    /// served meanwhile, and the ranking has dead nodes in it: once one of these does not answer, all that are left are asked.
     fn offer_next(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
         let Hold::Held {
             epoch,
-            leaving: Leaving::Offering { why, left, to, since, sent, second_best },
+            leaving: Leaving::Offering { why, left, asked, since, sent, second_best },
             told: None,
             ..
         } = &mut self.hold
@@ -866,9 +932,15 @@ impl Candidate {
             self.nobody_takes_it(ctx, why, second_best, out);
             return;
         }
-        *to = left.remove(0);
+        let silent = !asked.is_empty();
+        if silent && matches!(why, Why::Unfit(_)) {
+            // Who did not answer yet may still do so.
+            asked.extend(left.drain(..));
+        } else {
+            *asked = SmallVec::from_slice(&[left.remove(0)]);
+        }
         (*since, *sent) = (ctx.now, ctx.now);
-        out.push(offer(ctx, (self.vip, *epoch), *why, *to));
+        out.extend(asked.iter().map(|to| offer(ctx, (self.vip, *epoch), *why, *to)));
     }
 
     /// Everybody was asked. Who cannot serve gives it to one that had rather not have it, or lets go; who can, keeps the VIP
@@ -910,6 +982,21 @@ impl Candidate {
             }
         }
     }
+}
+
+/// What a voter said if it did not grant what was asked for.
+fn refusal(stance: Stance) -> Option<Refusal> {
+    Some(match stance {
+        Stance::Granted { .. } | Stance::Free { .. } => return None,
+        Stance::StaleMembership => Refusal::StaleMembership,
+        Stance::TooLong => Refusal::TooLong,
+        Stance::Quiet { .. } => Refusal::Quiet,
+        Stance::Taken { .. } => Refusal::Taken,
+        Stance::OtherAddresses => Refusal::OtherAddresses,
+        Stance::AddressTaken { .. } => Refusal::AddressTaken,
+        Stance::Deaf => Refusal::Deaf,
+        Stance::LowEpoch { .. } => Refusal::LowEpoch,
+    })
 }
 
 fn is_unfit(ctx: &Context<'_>) -> bool {

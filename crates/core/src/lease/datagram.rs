@@ -152,8 +152,10 @@ pub(super) enum Stance {
 
 /// A lease given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Release {
+pub struct Release {
+    /// The VIP.
     pub vip: VipId,
+    /// Under this epoch.
     pub epoch: Epoch,
     /// Who said it would take over, and may do so at once.
     pub successor: Option<NodeId>,

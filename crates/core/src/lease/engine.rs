@@ -19,7 +19,7 @@ use std::{
 use super::{
     candidate::{Candidate, Context, Effect},
     counting::Counting,
-    datagram::{Answer, Ask, Holding, Message, Release, Verdict, Want, Word, parts, word_parts},
+    datagram::{Answer, Ask, Holding, Message, Release, Stance, Verdict, Want, Word, parts, word_parts},
     fitness::{Fitness, Unfitness},
     grantor::{Asker, Grantor, Standing},
     grants::Said,
@@ -28,6 +28,7 @@ use super::{
     placement::{PlacementReason, Ranking, Situation, place},
     rules::{Rule, Rules},
     scope::Scope,
+    timing::Timing,
     transition::{Action, Actions, Change, Transition, VipStatus},
     view::{Confirmed, LeaseView, LeaseVip, LogFacts},
     voters::VoterSets,
@@ -63,6 +64,8 @@ pub struct LeaseNode {
     scopes: Arc<BTreeMap<VipId, Scope>>,
     /// VIPs that are held and have addresses which have not been granted yet, so that they are not carried out.
     withheld: BTreeSet<VipId>,
+    /// What was given back and may be open yet: until it may be told, or until the right ends. Nothing is added behind it.
+    closing: BTreeMap<VipId, (Scope, Option<BootNanos>)>,
     /// Of this node for each VIP, as the view has it.
     fitness: BTreeMap<VipId, Fitness>,
     rankings: Arc<BTreeMap<VipId, Ranking>>,
@@ -73,6 +76,10 @@ pub struct LeaseNode {
     rounds: VecDeque<Round>,
     round: u64,
     next_round_at: BootNanos,
+    /// Before this, an owner asks for no longer right than it has: voters that have not heard of a longer lease refuse it.
+    asks_no_more_until: BootNanos,
+    /// The longest right that may have been in force when the first view came.
+    right_before: Option<u64>,
     settled_at: BootNanos,
     confirmed: Option<Confirmed>,
     draining: bool,
@@ -126,8 +133,10 @@ struct Round {
     /// About everything that is due, not an extra question.
     whole: bool,
     asked_at: BootNanos,
-    right: u64,
+    timing: Timing,
     replies: Vec<(NodeId, LogIndex)>,
+    /// Who refused it because the right would be too long.
+    too_long: Vec<NodeId>,
 }
 
 impl LeaseNode {
@@ -149,6 +158,7 @@ impl LeaseNode {
             candidates: BTreeMap::new(),
             scopes: Arc::default(),
             withheld: BTreeSet::new(),
+            closing: BTreeMap::new(),
             fitness: BTreeMap::new(),
             rankings: Arc::default(),
             ranked: None,
@@ -157,6 +167,8 @@ impl LeaseNode {
             rounds: VecDeque::new(),
             round: 0,
             next_round_at: now,
+            asks_no_more_until: now,
+            right_before: None,
             settled_at: now,
             confirmed: None,
             draining: false,
@@ -173,6 +185,12 @@ impl LeaseNode {
             view = Arc::new(LeaseView { voters, ..LeaseView::clone(&view) });
         }
         let before = self.view.as_ref().map(|view| view.membership);
+        self.right_before.get_or_insert(view.longest.right().max(view.timing.right()));
+        if self.view.as_ref().is_none_or(|before| before.timing != view.timing) {
+            // The next round was due by the lengths of before.
+            self.next_round_at = now;
+            self.asks_no_more_until = now;
+        }
         if before != Some(view.membership) {
             let earlier = if now < self.settled_at { self.counted_before.clone() } else { VoterSets::default() };
             self.counted_before = self.counting.sets().and(&earlier);
@@ -283,8 +301,9 @@ impl LeaseNode {
         self.expire(now, facts, out);
         if now >= self.next_round_at {
             // Rounds are not made up for: after a pause there is one, and then the usual pace.
-            self.next_round_at = now.plus(view.timing.retry());
+            self.next_round_at = now.plus(self.retry(&view));
             self.forget_told(now, facts, &view, out);
+            self.forget_closed(now, &view, out);
             self.rank(now);
             self.repeat_releases(now, facts, out);
             if self.round.is_multiple_of(GREET_ROUNDS) {
@@ -334,6 +353,31 @@ impl LeaseNode {
     pub fn let_go(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         self.draining = true;
         self.each(now, facts, out, |c, ctx, fx| c.let_go(ctx, Unfitness::Draining, fx));
+    }
+
+    /// Tells everybody that a VIP is free, this node's own vote first. Only once its gate is closed.
+    pub fn tell(&mut self, release: Release, out: &mut Actions) {
+        let Some(view) = self.view.clone() else { return };
+        let holding = Holding { node: self.node, boot: self.boot, epoch: release.epoch };
+        self.grantor.released(release.vip, holding);
+        if let Some(candidate) = self.candidates.get_mut(&release.vip) {
+            candidate.told(holding);
+        }
+        self.closing.remove(&release.vip);
+        self.carry_if_changed(&view, release.vip, out);
+        self.send_all(&view, &Message::Release(vec![release]), out);
+    }
+
+    /// A VIP that was to be told of could not be closed and is open here until `until`. Nobody is told, this node's own vote
+    /// stands as it was promised, and the VIP is left to whoever comes next when the right ends: to the others it is as if this
+    /// node had been cut off.
+    pub fn keep_to_itself(&mut self, vip: VipId, until: BootNanos) {
+        if let Some((_, open_until)) = self.closing.get_mut(&vip) {
+            *open_until = Some(until);
+        }
+        let (Some(view), Some(candidate)) = (&self.view, self.candidates.get_mut(&vip)) else { return };
+        candidate.keep_to_itself(until.plus(view.timing.promise()));
+        self.deadlines_stale = true;
     }
 
     /// The newest round of questions that a majority of voters answered.
@@ -386,9 +430,38 @@ impl LeaseNode {
 
     /// Whether the VIP is held and has addresses that were not granted yet.
     fn is_withheld(&self, vip: VipId) -> bool {
-        let (Some(candidate), Some(scope)) = (self.candidates.get(&vip), self.scopes.get(&vip)) else { return false };
+        let Some(scope) = self.scopes.get(&vip) else { return false };
         let whole = |covers: &Scope| scope.addresses().iter().all(|address| covers.has(*address));
-        candidate.covers().is_some_and(|covers| !whole(covers)) && self.rules.keep(Rule::OpenWhatWasGranted)
+        self.covers(vip).is_some_and(|covers| !whole(covers)) && self.rules.keep(Rule::OpenWhatWasGranted)
+    }
+
+    /// The addresses of a VIP that may be behind its gate, if that is or may be open.
+    fn covers(&self, vip: VipId) -> Option<&Scope> {
+        let held = self.candidates.get(&vip).and_then(Candidate::covers);
+        held.or_else(|| self.closing.get(&vip).map(|(covers, _)| covers))
+    }
+
+    /// Carries out more or less of a VIP's addresses if it is withheld no longer, or is now.
+    fn carry_if_changed(&mut self, view: &Arc<LeaseView>, vip: VipId, out: &mut Actions) {
+        let withheld = self.is_withheld(vip);
+        if withheld != self.withheld.contains(&vip) {
+            if withheld {
+                self.withheld.insert(vip);
+            } else {
+                self.withheld.remove(&vip);
+            }
+            out.push(Action::Carry { view: self.carried(view) });
+        }
+    }
+
+    /// What could not be closed has closed by itself.
+    fn forget_closed(&mut self, now: BootNanos, view: &Arc<LeaseView>, out: &mut Actions) {
+        let open = |(_, until): &(Scope, Option<BootNanos>)| until.is_none_or(|until| now < until);
+        let closed: Vec<VipId> = self.closing.iter().filter(|(_, of)| !open(of)).map(|(vip, _)| *vip).collect();
+        for vip in closed {
+            self.closing.remove(&vip);
+            self.carry_if_changed(view, vip, out);
+        }
     }
 
     /// The view as it may be carried out: without the addresses of VIPs held here that were not granted yet.
@@ -398,7 +471,7 @@ impl LeaseNode {
         }
         let mut carried = LeaseView::clone(view);
         for vip in carried.vips.iter_mut().filter(|vip| self.withheld.contains(&vip.id)) {
-            let covers = self.candidates.get(&vip.id).and_then(Candidate::covers);
+            let covers = self.covers(vip.id);
             vip.addresses.retain(|address| covers.is_some_and(|covers| covers.has(address.ip())));
         }
         Arc::new(carried)
@@ -448,17 +521,9 @@ impl LeaseNode {
         f(candidate, &ctx, &mut effects);
         self.deadlines.set(vip, candidate.deadline(&ctx));
         for effect in effects {
-            self.carry_out(now, &view, vip, effect, out);
+            self.carry_out(now, vip, effect, out);
         }
-        let withheld = self.is_withheld(vip);
-        if withheld != self.withheld.contains(&vip) {
-            if withheld {
-                self.withheld.insert(vip);
-            } else {
-                self.withheld.remove(&vip);
-            }
-            out.push(Action::Carry { view: self.carried(&view) });
-        }
+        self.carry_if_changed(&view, vip, out);
     }
 
     fn each(
@@ -481,9 +546,12 @@ impl LeaseNode {
         }
     }
 
-    fn carry_out(&mut self, now: BootNanos, view: &LeaseView, vip: VipId, effect: Effect, out: &mut Actions) {
+    fn carry_out(&mut self, now: BootNanos, vip: VipId, effect: Effect, out: &mut Actions) {
         match effect {
-            Effect::Close { successor } => out.push(Action::Close { vip, successor }),
+            Effect::Close { successor, covers } => {
+                out.push(Action::Close { vip, successor });
+                self.closing.extend(covers.map(|covers| (vip, (covers, None))));
+            }
             Effect::Open { epoch, until, predecessor } => {
                 out.push(Action::Open { vip, epoch, until, predecessor });
             }
@@ -493,11 +561,7 @@ impl LeaseNode {
             Effect::Lost { epoch, cause } => {
                 out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Lost(cause) }));
             }
-            Effect::TellAll(release) => {
-                let holding = Holding { node: self.node, boot: self.boot, epoch: release.epoch };
-                self.grantor.released(vip, holding);
-                self.send_all(view, &Message::Release(vec![release]), out);
-            }
+            Effect::TellAll(release) => out.push(Action::Tell { release }),
             Effect::Offer(to, offer) => self.send(to, &Message::Offer(vec![offer]), out),
             Effect::Accept(to, accepted) => {
                 out.push(Action::Prepare { vip });
@@ -534,8 +598,9 @@ impl LeaseNode {
     fn ask(&mut self, now: BootNanos, facts: LogFacts, vips: &[VipId], whole: bool, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         self.round += 1;
-        let right = view.timing.right();
-        self.rounds.push_back(Round { id: self.round, whole, asked_at: now, right, replies: Vec::new() });
+        let timing = self.timing_asked(now, &view);
+        let (id, asked_at) = (self.round, now);
+        self.rounds.push_back(Round { id, whole, asked_at, timing, replies: Vec::new(), too_long: Vec::new() });
         if self.rounds.len() > ROUNDS_MAX {
             self.rounds.pop_front();
         }
@@ -549,7 +614,7 @@ impl LeaseNode {
         let heard_age = self.heard_age(now);
         let voters = self.asked(now);
         for wants in parts(&wants) {
-            let message = Message::Ask(self.part(&view, heard_age, wants));
+            let message = Message::Ask(self.part(timing.right(), heard_age, wants));
             for voter in &voters {
                 self.send(*voter, &message, out);
             }
@@ -567,14 +632,27 @@ impl LeaseNode {
         if now < self.settled_at { sets.and(&self.counted_before).members() } else { sets.members() }
     }
 
-    fn part(&self, view: &LeaseView, heard_age: u64, wants: &[Want]) -> Ask {
-        Ask {
-            round: self.round,
-            counts_by: self.counting.by(),
-            right: view.timing.right(),
-            heard_age,
-            wants: wants.to_vec(),
-        }
+    fn part(&self, right: u64, heard_age: u64, wants: &[Want]) -> Ask {
+        Ask { round: self.round, counts_by: self.counting.by(), right, heard_age, wants: wants.to_vec() }
+    }
+
+    /// What the shortest of the rights that are held was given under.
+    fn timing_held(&self) -> Option<Timing> {
+        self.candidates.values().filter_map(Candidate::right).min().map(Timing::of_right)
+    }
+
+    /// What to ask for: rights as long as the view says, but while voters refuse these as too long, as long as those that
+    /// are held.
+    fn timing_asked(&self, now: BootNanos, view: &LeaseView) -> Timing {
+        let held =
+            self.timing_held().filter(|held| now < self.asks_no_more_until && held.right() < view.timing.right());
+        held.unwrap_or(view.timing)
+    }
+
+    /// When to ask again if there is no answer. Whatever lease comes next, a right that was given under a shorter one
+    /// ends by that.
+    fn retry(&self, view: &LeaseView) -> u64 {
+        self.timing_held().map_or(u64::MAX, Timing::retry).min(view.timing.retry())
     }
 
     fn heard_age(&self, now: BootNanos) -> u64 {
@@ -591,7 +669,8 @@ impl LeaseNode {
         ask: &Ask,
     ) -> Answer {
         let membership = view.membership.max(facts.membership);
-        let standing = Standing { right_longest: view.longest.right().max(view.timing.right()) };
+        let right_longest = view.longest.right().max(view.timing.right());
+        let standing = Standing { right_longest, right_before: self.right_before.unwrap_or(right_longest) };
         let counts = ask.counts_by.is_enough(membership, facts.last) || !self.rules.keep(Rule::RefuseStaleMembership);
         let verdict = match () {
             () if counts => Verdict::Enough,
@@ -602,13 +681,10 @@ impl LeaseNode {
         // A sole voter answers itself within the round that asks, so it never seems deaf for long;
         // its own first round is believed.
         let alone = view.voters.quorum(|voter| voter == from);
-        let asker = Asker {
-            node: from,
-            boot,
-            counts,
-            right: ask.right,
-            deaf: !alone && ask.heard_age > view.timing.deaf_after(),
-        };
+        // Who has a longer lease, or had one a moment ago, asks less often.
+        let deaf_after = Timing::of_right(ask.right).deaf_after().max(view.timing.deaf_after());
+        let deaf = !alone && ask.heard_age > deaf_after;
+        let asker = Asker { node: from, boot, counts, right: ask.right, deaf };
         let scopes = &self.scopes;
         let word = |want: &Want| {
             let stance = self.grantor.answer(now, standing, asker, *want, scopes.get(&want.vip));
@@ -621,7 +697,11 @@ impl LeaseNode {
     fn answered(&mut self, now: BootNanos, facts: LogFacts, from: NodeId, answer: &Answer, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         let Some(round) = self.rounds.iter_mut().find(|round| round.id == answer.round) else { return };
-        let (asked_at, right, whole) = (round.asked_at, round.right, round.whole);
+        let (asked_at, timing, whole) = (round.asked_at, round.timing, round.whole);
+        let right = timing.right();
+        if answer.words.iter().any(|word| word.stance == Stance::TooLong) {
+            round.too_long.push(from);
+        }
         if answer.verdict == Verdict::Enough && !round.replies.iter().any(|(voter, _)| *voter == from) {
             round.replies.push((from, answer.last));
             let answered = self.counting.sets().quorum(|voter| round.replies.iter().any(|(n, _)| *n == voter));
@@ -629,6 +709,12 @@ impl LeaseNode {
                 let index = round.replies.iter().map(|(_, last)| *last).max().unwrap_or_default();
                 self.confirmed = Some(Confirmed { asked_at, index });
             }
+        }
+        let refused = !self.counting.sets().quorum(|voter| !round.too_long.contains(&voter));
+        if refused && self.timing_held().is_some_and(|held| held.right() < right) {
+            self.asks_no_more_until = now.plus(view.timing.renew());
+            let held = self.candidates.values().filter(|candidate| candidate.right().is_some());
+            self.ask_now.extend(held.map(|candidate| candidate.vip));
         }
         match &answer.verdict {
             Verdict::Enough => self.counting.affirm(now, answer.membership),
@@ -644,7 +730,7 @@ impl LeaseNode {
             self.with(now, facts, word.vip, out, |c, ctx, fx| c.heard(ctx, &said, fx));
         }
         // The next round has time once this one has done what it was for.
-        let next = asked_at.plus(view.timing.renew());
+        let next = asked_at.plus(timing.renew());
         if whole
             && next > self.next_round_at
             && self.confirmed.is_some_and(|confirmed| confirmed.asked_at >= asked_at)

@@ -61,6 +61,8 @@ pub(super) struct Asker {
 pub(super) struct Standing {
     /// Longest right that may be in force.
     pub right_longest: u64,
+    /// Longest that an earlier life of the voter may have promised for. A lease that was made longer since is not one.
+    pub right_before: u64,
 }
 
 impl Grantor {
@@ -87,7 +89,7 @@ impl Grantor {
         if asker.right > standing.right_longest {
             return Stance::TooLong;
         }
-        let quiet_until = self.started.plus(promise_for(standing.right_longest));
+        let quiet_until = self.started.plus(promise_for(standing.right_before));
         if now < quiet_until && self.rules.keep(Rule::QuietAfterRestart) {
             return Stance::Quiet { remaining: quiet_until.since(now) };
         }
@@ -201,7 +203,7 @@ mod tests {
     const RIGHT: u64 = 900;
 
     fn ask(grantor: &mut Grantor, now: u64, node: u64, claim: Option<u64>) -> Stance {
-        let standing = Standing { right_longest: RIGHT };
+        let standing = Standing { right_longest: RIGHT, right_before: RIGHT };
         let asker = Asker { node: NodeId::new(node), boot: Boot(node * 10), counts: true, right: RIGHT, deaf: false };
         let scope = scope(&["10.0.0.1"]);
         let want = Want { vip: VIP, scope: scope.digest(), claim: claim.map(Epoch::new), released: None };
@@ -213,7 +215,13 @@ mod tests {
         let asker = Asker { node: NodeId::new(node), boot: Boot(node * 10), counts: true, right: RIGHT, deaf: false };
         let scope = scope(addresses);
         let want = Want { vip: VipId::new(vip), scope: scope.digest(), claim: Some(Epoch::new(now)), released: None };
-        grantor.answer(BootNanos::new(now), Standing { right_longest: RIGHT }, asker, want, Some(&scope))
+        grantor.answer(
+            BootNanos::new(now),
+            Standing { right_longest: RIGHT, right_before: RIGHT },
+            asker,
+            want,
+            Some(&scope),
+        )
     }
 
     /// What [`ask`] asks for.
@@ -246,6 +254,16 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_is_made_longer_after_the_start_makes_no_longer_silence() {
+        let mut grantor = awake();
+        let standing = Standing { right_longest: 50 * RIGHT, right_before: RIGHT };
+        let asker = Asker { node: NodeId::new(1), boot: Boot(10), counts: true, right: RIGHT, deaf: false };
+        let scope = scope(&["10.0.0.1"]);
+        let want = Want { vip: VIP, scope: scope.digest(), claim: Some(Epoch::new(7)), released: None };
+        assert_eq!(grantor.answer(BootNanos::new(1112), standing, asker, want, Some(&scope)), granted(7));
+    }
+
+    #[test]
     fn a_release_frees_its_own_promise_only() {
         let mut grantor = awake();
         ask(&mut grantor, 2000, 1, Some(7));
@@ -259,7 +277,7 @@ mod tests {
     #[test]
     fn refuses_who_counts_by_an_older_membership_or_hears_nobody() {
         let mut grantor = awake();
-        let standing = Standing { right_longest: RIGHT };
+        let standing = Standing { right_longest: RIGHT, right_before: RIGHT };
         let mut asker = Asker { node: NodeId::new(1), boot: Boot(1), counts: false, right: RIGHT, deaf: true };
         let scope = scope(&["10.0.0.1"]);
         let want = Want { vip: VIP, scope: scope.digest(), claim: Some(Epoch::new(1)), released: None };
@@ -274,7 +292,7 @@ mod tests {
     #[test]
     fn refuses_who_knows_other_addresses_and_whoever_asks_for_a_vip_that_it_does_not_know() {
         let mut grantor = awake();
-        let standing = Standing { right_longest: RIGHT };
+        let standing = Standing { right_longest: RIGHT, right_before: RIGHT };
         let asker = Asker { node: NodeId::new(1), boot: Boot(10), counts: true, right: RIGHT, deaf: false };
         let (old, new) = (scope(&["10.0.0.1"]), scope(&["10.0.0.1", "10.0.0.2"]));
         let mut answer = |asked: &Scope, known: Option<&Scope>, claim| {

@@ -33,6 +33,7 @@ pub(super) struct Grants(Vec<Grant>);
 struct Grant {
     voter: NodeId,
     asked_at: BootNanos,
+    right: u64,
     until: BootNanos,
     epoch: Epoch,
     last: LogIndex,
@@ -45,6 +46,8 @@ struct Grant {
 pub(super) struct Agreed {
     /// How long the right lasts.
     pub until: BootNanos,
+    /// The shortest right that one of this majority was asked for.
+    pub right: u64,
     /// The lowest epoch that this majority granted: the next owner, whatever majority it asks, hears of it.
     pub epoch: Epoch,
     /// When the majority was asked, and the most it told of the log.
@@ -55,8 +58,8 @@ impl Grants {
     /// Takes in a grant that came at `now`, for all that was asked for if it is `whole`. A voter counts once, by its newest.
     pub(super) fn add(&mut self, now: BootNanos, rules: Rules, epoch: Epoch, whole: bool, said: &Said) {
         let from = if rules.keep(Rule::TimedFromAsking) { said.asked_at } else { now };
-        let (voter, asked_at, until) = (said.voter, said.asked_at, from.plus(said.right));
-        let grant = Grant { voter, asked_at, until, epoch, last: said.last, whole };
+        let Said { voter, asked_at, right, last, .. } = *said;
+        let grant = Grant { voter, asked_at, right, until: from.plus(right), epoch, last, whole };
         if !rules.keep(Rule::DistinctVoters) {
             self.0.insert(0, grant);
             self.0.truncate(8);
@@ -84,7 +87,8 @@ impl Grants {
         let asked_at = counted().map(|g| g.asked_at).min()?;
         let index = counted().map(|g| g.last).max()?;
         let epoch = counted().map(|g| g.epoch).min()?;
-        Some(Agreed { until, epoch, fresh: Confirmed { asked_at, index } })
+        let right = counted().map(|g| g.right).min()?;
+        Some(Agreed { until, right, epoch, fresh: Confirmed { asked_at, index } })
     }
 }
 
@@ -108,7 +112,7 @@ mod tests {
 
     fn agreed(until: u64, epoch: u64, asked_at: u64, index: u64) -> Option<Agreed> {
         let fresh = Confirmed { asked_at: BootNanos::new(asked_at), index: LogIndex::new(index) };
-        Some(Agreed { until: BootNanos::new(until), epoch: Epoch::new(epoch), fresh })
+        Some(Agreed { until: BootNanos::new(until), right: 100, epoch: Epoch::new(epoch), fresh })
     }
 
     #[test]

@@ -56,6 +56,7 @@ mod transition;
 mod view;
 mod voters;
 
+pub use datagram::Release;
 pub use engine::LeaseNode;
 pub use epoch::Epoch;
 pub use failover::{Ability, Takeover, takeovers};
@@ -64,6 +65,6 @@ pub use gate::VipGate;
 pub use link::Dropped;
 pub use placement::{PlacementReason, Ranking, Situation, place};
 pub use timing::Timing;
-pub use transition::{Action, Actions, Change, GainCause, LossCause, Transition, VipStatus};
+pub use transition::{Action, Actions, Change, GainCause, LossCause, Refusal, Transition, Unrenewed, VipStatus};
 pub use view::{Confirmed, LeaseKeys, LeaseMember, LeaseView, LeaseVip, LeaseWish, LogFacts};
 pub use voters::VoterSets;

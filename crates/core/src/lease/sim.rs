@@ -2,12 +2,12 @@
 //!
 //! Clocks run at 0.9 to 1.1 of true time, datagrams are lost, doubled, reordered and delayed by up
 //! to five leases, links break one way or both, processes crash, restart and freeze (also between
-//! deciding and doing) while the gates they opened stay as they are, VIPs are moved, nodes are unfit
+//! deciding and doing) while the gates they opened stay as they are, gates refuse to be closed, VIPs are moved, nodes are unfit
 //! or reluctant, for all VIPs or for one, alone or all at once, and the membership changes through
 //! joint configurations that nodes learn of at different times, or never, when the leader dies in that instant and the
 //! next one overrules it.
 //! In some runs the document changes, too, and nodes learn of it at different times: addresses move from VIP to VIP, VIPs
-//! come and go.
+//! come and go. In others the lease is made longer and shorter.
 //! Checked whenever anything happens: at most one gate of a VIP and of an address is open in true time, and what a
 //! node takes for confirmed covers everything committed when it asked. After healing every VIP must
 //! get exactly one owner, also when all nodes are reluctant or only one is not unfit.
@@ -23,7 +23,12 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use self::{documents::Documents, kernel::Kernel, raft::Raft};
+use self::{
+    documents::Documents,
+    kernel::Kernel,
+    lengths::{LEASE_MAX, Lengths},
+    raft::Raft,
+};
 
 use super::{
     Action, Actions, Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseNode, LeaseView, LeaseVip, LeaseWish,
@@ -37,6 +42,7 @@ use crate::{
 
 mod documents;
 mod kernel;
+mod lengths;
 mod raft;
 
 pub(super) use self::documents::{Document, address};
@@ -56,17 +62,21 @@ pub(super) struct Profile {
     pub vips: u32,
     /// The membership changes.
     pub joint: bool,
-    /// The document changes.
+    /// The document changes the addresses of VIPs.
     pub moving: bool,
+    /// The document changes the lease.
+    pub lengths: bool,
 }
 
 /// A node's first start asks for its view as an event of its own.
 const FIRST_START: &str = "a first start opens nothing";
 
-pub(super) const THREE: Profile = Profile { nodes: 3, voters: 3, vips: 2, joint: false, moving: false };
-pub(super) const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: false, moving: false };
-pub(super) const CHANGING: Profile = Profile { nodes: 6, voters: 3, vips: 1, joint: true, moving: false };
-pub(super) const MOVING: Profile = Profile { nodes: 3, voters: 3, vips: 3, joint: false, moving: true };
+pub(super) const THREE: Profile = Profile { nodes: 3, voters: 3, vips: 2, joint: false, moving: false, lengths: false };
+pub(super) const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: false, moving: false, lengths: false };
+pub(super) const CHANGING: Profile =
+    Profile { nodes: 6, voters: 3, vips: 1, joint: true, moving: false, lengths: false };
+pub(super) const MOVING: Profile = Profile { nodes: 3, voters: 3, vips: 3, joint: false, moving: true, lengths: false };
+pub(super) const STRETCHING: Profile = Profile { lengths: true, ..THREE };
 pub(super) const ALL_CHANGING: Profile = Profile { moving: true, vips: 2, ..CHANGING };
 
 /// A VIP about which there is nothing special.
@@ -105,6 +115,8 @@ pub(super) struct Tally {
     pub withheld: u64,
     /// A VIP was gained under an epoch that was not above the last.
     pub regressed: u64,
+    /// A gate could not be closed.
+    pub unclosed: u64,
 }
 
 struct Process {
@@ -128,6 +140,9 @@ struct Node {
     /// As a whole, and for single VIPs.
     fitness: Fitness,
     vips: BTreeMap<VipId, Fitness>,
+    lengths: Lengths,
+    /// VIPs that could not be closed, and until when they are open.
+    unclosed: BTreeMap<VipId, BootNanos>,
 }
 
 impl Node {
@@ -165,6 +180,12 @@ pub(super) struct World {
     pub delay_max: u64,
     /// How far nodes' logs may lag.
     log_lag: u64,
+    /// How long a longer lease waits before it is asked for.
+    pub held_back: u64,
+    /// How often a gate cannot be closed.
+    pub refused: f64,
+    /// Whoever could not close it says all the same that the VIP is free.
+    pub tells_all_the_same: bool,
     chaos: bool,
     /// The chaos is over, and leaders are elected for good.
     healing: bool,
@@ -202,11 +223,14 @@ impl World {
             kernel: Kernel::default(),
             fitness: Fitness::Fit,
             vips: BTreeMap::new(),
+            lengths: Lengths::default(),
+            unclosed: BTreeMap::new(),
         });
         let nodes = nodes.collect();
         let loss = *[0.0, 0.05, 0.2, 0.5].choose(&mut rng).expect("not empty");
         let slow = *[0.0, 0.02, 0.2].choose(&mut rng).expect("not empty");
         let log_lag = *[LEASE / 2, 2 * LEASE, 8 * LEASE].choose(&mut rng).expect("not empty");
+        let refused = *[0.0, 0.3, 0.9].choose(&mut rng).expect("not empty");
         let mut world = Self {
             rng,
             rules,
@@ -220,11 +244,14 @@ impl World {
             slow,
             delay_max: MS,
             log_lag,
+            held_back: LEASE / 2,
+            refused,
+            tells_all_the_same: false,
             chaos: true,
             healing: false,
             logs_held: false,
             raft: Raft::new(profile.nodes, (1..=profile.voters).collect()),
-            documents: Documents::new(profile.nodes, profile.vips),
+            documents: Documents::new(profile.nodes, profile.vips, LEASE),
             wishes: BTreeMap::new(),
             fulfilled: BTreeSet::new(),
             behind: BTreeMap::new(),
@@ -235,7 +262,7 @@ impl World {
             reports: Vec::new(),
             tally: Tally::default(),
         };
-        if profile.moving {
+        if profile.moving || profile.lengths {
             world.documents.pace = *[0.02, 0.2, 0.9].choose(&mut world.rng).expect("not empty");
         }
         for node in 0..world.nodes.len() {
@@ -249,6 +276,7 @@ impl World {
     pub(super) fn calm(profile: Profile, failback: Failback) -> Self {
         let mut world = Self::new(1, Rules::default(), profile);
         world.chaos = false;
+        world.refused = 0.0;
         world.documents.pace = 1.0;
         world.failback = failback;
         for node in &mut world.nodes {
@@ -275,6 +303,12 @@ impl World {
         status.into_iter().find(|status| status.vip == VipId::new(vip)).expect("a VIP of the run")
     }
 
+    /// When a node asked the newest round that a majority answered, in true time.
+    pub(super) fn confirmed(&self, node: NodeId) -> Option<u64> {
+        let node = &self.nodes[node.get() as usize - 1];
+        Some(node.true_time(node.process.as_ref()?.lease.confirmed()?.asked_at))
+    }
+
     /// Kills a node's process.
     pub(super) fn kill(&mut self, node: NodeId) {
         self.end(node.get() as usize - 1);
@@ -283,6 +317,13 @@ impl World {
     fn end(&mut self, at: usize) {
         self.nodes[at].process = None;
         self.raft.ended(at);
+    }
+
+    /// A node's process does nothing for so long.
+    pub(super) fn stand_still(&mut self, node: NodeId, time: u64) {
+        let at = node.get() as usize - 1;
+        self.nodes[at].process.as_mut().expect("runs").frozen = true;
+        self.at(time, Event::Thaw { node: at });
     }
 
     /// Starts a node's process again.
@@ -369,6 +410,11 @@ impl World {
         let addresses = |addresses: &[u32]| addresses.iter().map(|n| address(*n)).collect();
         let document: Document = vips.iter().map(|(vip, of)| (VipId::new(*vip), addresses(of))).collect();
         self.documents.commit(document);
+    }
+
+    /// The lease is this long from now on, and nodes learn of it.
+    pub(super) fn lease(&mut self, lease: u64) {
+        self.documents.commit_lease(lease);
     }
 
     /// A node applies no document from now on, or catches up.
@@ -513,6 +559,8 @@ impl World {
         let node = &mut self.nodes[at];
         // A new process resets the deadlines of the one before.
         node.kernel = Kernel::default();
+        node.lengths = Lengths::default();
+        node.unclosed.clear();
         let boot = Boot(node.boots * 100 + node.id.get());
         node.process = Some(Process {
             lease: LeaseNode::with_rules(node.id, boot, node.local(t), rules),
@@ -531,13 +579,16 @@ impl World {
     }
 
     fn show(&mut self, at: usize) -> Result<(), String> {
+        let now = self.nodes[at].local(self.t);
+        self.nodes[at].lengths.look(now, self.documents.leases(at), self.held_back);
         let view = self.view(at);
         self.step(at, |lease, now, facts, out| lease.set_view(now, facts, view, out))
     }
 
     fn view(&self, at: usize) -> Arc<LeaseView> {
         let (membership, sets) = self.raft.membership(at);
-        let timing = Timing::takeover_within(LEASE);
+        let node = &self.nodes[at];
+        let longest = node.lengths.longest(node.local(self.t), self.documents.leases(at));
         let vip = |(id, addresses): (&VipId, &Vec<IpAddr>)| {
             let recorded = self.recorded.get(id);
             let plain = vip_of(id.get());
@@ -571,9 +622,9 @@ impl World {
             voters: VoterSets::new(sets.iter().map(|set| set.iter().copied().map(NodeId::new))),
             nodes: self.nodes.iter().map(member).collect(),
             vips: self.documents.at(at).iter().map(vip).collect(),
-            timing,
+            timing: Timing::takeover_within(node.lengths.asked()),
             // Without the tenth that `Timing::at_most` allows beyond it: silence and settling as short as they may be.
-            longest: timing,
+            longest: Timing::takeover_within(longest),
             fitness: self.nodes[at].fitness,
         })
     }
@@ -633,7 +684,20 @@ impl World {
                     self.nodes[at].kernel.carry(&view.vips);
                     self.check()?;
                 }
-                Action::Close { vip, .. } => self.nodes[at].kernel.close(vip),
+                Action::Close { vip, .. } => self.close(at, vip),
+                Action::Tell { release } => {
+                    let node = &mut self.nodes[at];
+                    let (now, unclosed) = (node.local(self.t), node.unclosed.get(&release.vip).copied());
+                    let Some(process) = &mut node.process else { continue };
+                    match unclosed.filter(|until| now < *until && !self.tells_all_the_same) {
+                        Some(until) => process.lease.keep_to_itself(release.vip, until),
+                        None => {
+                            let mut told = Actions::new();
+                            process.lease.tell(release, &mut told);
+                            self.perform(at, told)?;
+                        }
+                    }
+                }
                 Action::Open { vip, until, .. } => {
                     self.nodes[at].kernel.open(vip, until.get());
                     self.check()?;
@@ -654,13 +718,30 @@ impl World {
                             self.tally.regressed += u64::from(last.is_some_and(|(_, epoch)| epoch >= transition.epoch));
                             self.tally.gained += 1;
                         }
-                        Change::Lost(LossCause::NotRenewed) => self.tally.expired += 1,
+                        Change::Lost(LossCause::NotRenewed(_)) => self.tally.expired += 1,
                         Change::Lost(_) => self.tally.handed_over += 1,
                     }
                 }
             }
         }
         self.check()
+    }
+
+    /// Closes a gate, or the kernel refuses to and it closes by itself when the right ends.
+    fn close(&mut self, at: usize, vip: VipId) {
+        let refused = self.refused > 0.0 && self.rng.random_bool(self.refused);
+        let node = &mut self.nodes[at];
+        let until = node.kernel.until(vip).filter(|until| refused && node.local(self.t) < *until);
+        match until {
+            Some(until) => {
+                self.tally.unclosed += 1;
+                node.unclosed.insert(vip, until);
+            }
+            None => {
+                node.unclosed.remove(&vip);
+                node.kernel.close(vip);
+            }
+        }
     }
 
     fn send(&mut self, from: usize, to: NodeId, bytes: Vec<u8>) {
@@ -714,6 +795,17 @@ impl World {
             } else {
                 let next = self.documents.any(self.profile.vips, &mut self.rng);
                 self.documents.commit(next);
+                self.tally.documents += 1;
+            }
+            return Ok(());
+        }
+        if self.profile.lengths && self.rng.random_bool(0.3) {
+            if self.rng.random_bool(0.3) {
+                let at = self.rng.random_range(0..self.nodes.len());
+                self.documents.held[at] ^= true;
+            } else {
+                let lease = *[LEASE / 2, LEASE, LEASE_MAX].choose(&mut self.rng).expect("not empty");
+                self.documents.commit_lease(lease);
                 self.tally.documents += 1;
             }
             return Ok(());
@@ -842,6 +934,7 @@ impl World {
 
     fn heal(&mut self) -> Result<(), String> {
         self.chaos = false;
+        self.refused = 0.0;
         self.healing = true;
         self.documents.pace = 1.0;
         self.documents.held.fill(false);

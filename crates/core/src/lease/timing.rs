@@ -23,6 +23,11 @@ impl Timing {
         Self { right: nanos / 11 * 9 }
     }
 
+    /// Timing under which a right of `right` is given.
+    pub(super) const fn of_right(right: u64) -> Self {
+        Self { right }
+    }
+
     /// How long after it asked a holder may serve.
     pub const fn right(self) -> u64 {
         self.right

@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::view::{Confirmed, LeaseView};
+use super::{
+    datagram::Release,
+    view::{Confirmed, LeaseView},
+};
 use crate::{
     ids::{NodeId, VipId},
     lease::{Epoch, Fitness, PlacementReason, Unfitness},
@@ -42,6 +45,12 @@ pub enum Action {
         until: BootNanos,
         /// At the first opening: who handed the VIP over and may still be finishing what clients have begun there.
         predecessor: Option<NodeId>,
+    },
+    /// Say that a VIP is free, with [`super::LeaseNode::tell`]. Whoever could not close its gate before says
+    /// [`super::LeaseNode::keep_to_itself`] instead, until the gate has closed by itself.
+    Tell {
+        /// What is free.
+        release: Release,
     },
     /// Send a datagram. Losing it costs time, never safety.
     Send {
@@ -111,7 +120,7 @@ pub enum GainCause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossCause {
     /// No majority of voters renewed it in time.
-    NotRenewed,
+    NotRenewed(Unrenewed),
     /// The node is not fit to hold it.
     Left {
         /// Who takes over, if anybody would.
@@ -141,6 +150,61 @@ pub enum LossCause {
     },
 }
 
+/// Why an owner's right was not renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrenewed {
+    /// This node did not even ask in time: its process, or the machine, stood still.
+    StoodStill,
+    /// Too few voters answered.
+    Unanswered,
+    /// So many voters refused that there was no majority without them; this is what most of them said last.
+    Refused(Refusal),
+}
+
+/// What a voter says when it does not renew a right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// It knows of a change of the voters that the owner does not count by.
+    StaleMembership,
+    /// It has not heard of a lease that is so long.
+    TooLong,
+    /// It has just started.
+    Quiet,
+    /// It has promised the VIP to somebody else.
+    Taken,
+    /// It knows the VIP by other addresses, or not at all.
+    OtherAddresses,
+    /// It has promised an address of the VIP to somebody else.
+    AddressTaken,
+    /// The owner has been answered by no majority for too long.
+    Deaf,
+    /// It has heard of a higher epoch.
+    LowEpoch,
+}
+
+impl fmt::Display for Unrenewed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let refusal = match self {
+            Self::StoodStill => {
+                return f.write_str("this node stood still and did not ask for it to be renewed in time");
+            }
+            Self::Unanswered => return f.write_str("no majority of voters answered in time"),
+            Self::Refused(refusal) => refusal,
+        };
+        f.write_str("voters refused to renew it: ")?;
+        f.write_str(match refusal {
+            Refusal::StaleMembership => "they know of a change of the voters that this node does not count by",
+            Refusal::TooLong => "they have not heard of a lease that is so long",
+            Refusal::Quiet => "they have just started",
+            Refusal::Taken => "they have promised it to another node",
+            Refusal::OtherAddresses => "they know it by other addresses or not at all",
+            Refusal::AddressTaken => "they have promised an address of it to another node",
+            Refusal::Deaf => "no majority had answered this node for too long",
+            Refusal::LowEpoch => "they have heard of a higher epoch",
+        })
+    }
+}
+
 impl GainCause {
     /// A short constant name, for metrics.
     pub const fn name(self) -> &'static str {
@@ -157,7 +221,7 @@ impl LossCause {
     /// A short constant name, for metrics; that of what is wrong if the node left it for that.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::NotRenewed => "not_renewed",
+            Self::NotRenewed(_) => "not_renewed",
             Self::Left { because, .. } => because.name(),
             Self::Moved { .. } => "moved",
             Self::FellBack { .. } => "fell_back",
@@ -181,7 +245,7 @@ impl fmt::Display for GainCause {
 impl fmt::Display for LossCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRenewed => f.write_str("no majority of voters renewed it in time"),
+            Self::NotRenewed(why) => why.fmt(f),
             Self::Left { to: Some(to), because } => write!(f, "this node gives it up: {because}; node {to} takes over"),
             Self::Left { to: None, because } => {
                 write!(f, "this node gives it up: {because}; nobody was ready to take over")

@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Referee {
     owners: HashMap<VipId, (NodeId, BootNanos)>,
     pub fouls: Vec<String>,
-    /// The kernel refuses to close any VIP, which is open until the right ends.
-    pub nothing_closes: bool,
+    /// The kernel refuses to close this VIP, which is open until the right ends.
+    pub unclosable: Option<VipId>,
 }
 
 struct Whistle {
@@ -88,7 +88,7 @@ impl Driver for Whistle {
 
     fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) -> Closing {
         let mut referee = self.referee.lock().expect("no panic in the referee");
-        if referee.nothing_closes {
+        if referee.unclosable == Some(vip) {
             return Closing::ByItself;
         }
         if referee.owners.get(&vip).is_some_and(|(owner, _)| *owner == self.node) {
@@ -238,6 +238,11 @@ impl Cluster {
                 Err(error) => panic!("waited {PATIENCE:?} for {what}: {error}"),
             }
         }
+    }
+
+    /// The next transition, if there is one within `patience`.
+    pub fn event(&self, patience: Duration) -> Option<(NodeId, Transition)> {
+        self.events.1.recv_timeout(patience).ok()
     }
 
     /// Waits until this node owns the VIP; returns the owner and its transition.

@@ -73,6 +73,8 @@ pub(super) struct Board<'a> {
     pub homes: Vec<Option<usize>>,
     /// VIPs that belong to each seat.
     pub load: Vec<usize>,
+    /// How many units at each seat each unit is to be apart from: seats of the first unit, then of the second.
+    against: Vec<u32>,
 }
 
 impl<'a> Board<'a> {
@@ -83,7 +85,9 @@ impl<'a> Board<'a> {
         let by_id: BTreeMap<VipId, &LeaseVip> = vips.iter().map(|vip| (vip.id, vip)).collect();
         let units: Vec<Unit<'a>> =
             together(by_id.values().copied(), &seats).into_iter().map(|vips| unit(vips, &seats, situation)).collect();
-        let mut board = Self { homes: vec![None; units.len()], load: vec![0; seats.len()], seats, units };
+        let (homes, load) = (vec![None; units.len()], vec![0; seats.len()]);
+        let against = vec![0; units.len() * seats.len()];
+        let mut board = Self { homes, load, against, seats, units };
         board.link();
         board
     }
@@ -113,17 +117,23 @@ impl<'a> Board<'a> {
         self.lift(unit);
         self.homes[unit] = Some(seat);
         self.load[seat] += self.units[unit].size();
+        for other in &self.units[unit].apart {
+            self.against[other * self.seats.len() + seat] += 1;
+        }
     }
 
     pub fn lift(&mut self, unit: usize) {
         if let Some(seat) = self.homes[unit].take() {
             self.load[seat] -= self.units[unit].size();
+            for other in &self.units[unit].apart {
+                self.against[other * self.seats.len() + seat] -= 1;
+            }
         }
     }
 
     /// Whether a unit that this one is to be apart from belongs to `seat`.
     pub fn clashes(&self, unit: usize, seat: usize) -> bool {
-        self.units[unit].apart.iter().any(|other| self.homes[*other] == Some(seat))
+        self.against[unit * self.seats.len() + seat] > 0
     }
 
     /// Takes a VIP only when no seat with weight can. Whoever prefers a standby by name means it.

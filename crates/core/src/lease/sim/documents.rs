@@ -1,4 +1,4 @@
-//! Documents that give addresses to VIPs, and how far nodes have applied them.
+//! Documents that give addresses to VIPs and say how long leases last, and how far nodes have applied them.
 //!
 //! The documents are what the log committed, one after the other. Each node applies them in this order and whenever it
 //! likes, also a majority of them late: more than Raft would ever allow, since leases must bear it without asking how.
@@ -17,6 +17,8 @@ pub(in super::super) type Document = BTreeMap<VipId, Vec<IpAddr>>;
 /// What was committed and who has applied how much of it.
 pub(super) struct Documents {
     all: Vec<Document>,
+    /// The lease under each of them.
+    leases: Vec<u64>,
     /// Positions of the nodes, in `all`.
     applied: Vec<usize>,
     /// Nodes that apply nothing.
@@ -32,10 +34,11 @@ pub(in super::super) fn address(n: u32) -> IpAddr {
 
 impl Documents {
     /// The first document: each VIP with the address of its number.
-    pub(super) fn new(nodes: u64, vips: u32) -> Self {
+    pub(super) fn new(nodes: u64, vips: u32, lease: u64) -> Self {
         let first = (1..=vips).map(|vip| (VipId::new(vip), vec![address(vip)])).collect();
         let nodes = nodes as usize;
-        Self { all: vec![first], applied: vec![0; nodes], held: vec![false; nodes], pace: 1.0 }
+        let leases = vec![lease];
+        Self { all: vec![first], leases, applied: vec![0; nodes], held: vec![false; nodes], pace: 1.0 }
     }
 
     pub(super) fn last(&self) -> &Document {
@@ -47,8 +50,20 @@ impl Documents {
         &self.all[self.applied[node]]
     }
 
+    /// The leases of all documents that a node has applied; the last is in force there.
+    pub(super) fn leases(&self, node: usize) -> &[u64] {
+        &self.leases[..=self.applied[node]]
+    }
+
     pub(super) fn commit(&mut self, document: Document) {
         self.all.push(document);
+        self.leases.push(self.leases[self.leases.len() - 1]);
+    }
+
+    /// The same, with another lease.
+    pub(super) fn commit_lease(&mut self, lease: u64) {
+        self.all.push(self.last().clone());
+        self.leases.push(lease);
     }
 
     /// A node looks, and applies nothing, all, or some of it.

@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::{ids::VipId, lease::LeaseVip};
+use crate::{ids::VipId, lease::LeaseVip, time::BootNanos};
 
 /// One node's kernel. Times are on the node's clock.
 #[derive(Default)]
@@ -35,6 +35,11 @@ impl Kernel {
     pub(super) fn close(&mut self, vip: VipId) {
         self.deadlines.remove(&vip);
         self.late.retain(|(_, of, _)| *of != vip);
+    }
+
+    /// When a VIP closes by itself.
+    pub(super) fn until(&self, vip: VipId) -> Option<BootNanos> {
+        self.deadlines.get(&vip).copied().map(BootNanos::new)
     }
 
     pub(super) fn holds(&self, vip: VipId, now: u64) -> bool {

@@ -28,7 +28,10 @@ fn the_owner_of_a_vip_that_was_renamed_without_its_knowledge_loses_it_first() {
     // The first node for a VIP that is new may be the one that does not know it.
     pass(&mut world, 3 * LEASE);
     let (t, _, report) = world.reports.iter().find(|(t, ..)| *t > before).expect("it ran out");
-    assert_eq!((report.vip, report.change), (VipId::new(1), Change::Lost(LossCause::NotRenewed)));
+    assert_eq!(
+        (report.vip, report.change),
+        (VipId::new(1), Change::Lost(LossCause::NotRenewed(Unrenewed::Refused(Refusal::OtherAddresses))))
+    );
     assert!(t - before <= LEASE, "{} ms", (t - before) / MS);
     let next = world.answers(1).expect("somebody answers for the address again");
     assert!(next != owner && world.owner(2) == Some(next));
