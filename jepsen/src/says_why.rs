@@ -6,11 +6,14 @@
 //!
 //! Not here: whether it was right to refuse, which other checkers judge.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Span;
+use crate::time::{RunTime, Span};
 use crate::verdict::{Judgement, Promise};
 
 /// What a client got that asked in vain.
@@ -105,6 +108,10 @@ fn blames_the_client(code: &str) -> bool {
     code.starts_with("client_")
 }
 
+/// Lines are handed over in blocks, and a process that dies takes with it what it has not handed over: how long after an answer
+/// its node may be lost so that its line is.
+const UNWRITTEN: Duration = Duration::from_millis(500);
+
 /// A time in which somebody may have been kept from answering, and from writing down why.
 #[derive(Clone, Debug)]
 pub struct Disturbance {
@@ -125,10 +132,14 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
     for Vain { id, via, span, got } in vain {
         let lines = of.get(id.as_str()).map_or(&[][..], Vec::as_slice);
         let has = |ended: &str| lines.iter().any(|line| line.ended == ended);
-        let excused = disturbed.iter().any(|one| {
-            let then = one.span.from <= span.until && span.from <= one.span.until;
-            then && one.whom.as_ref().is_none_or(|whom| whom.contains(via))
-        });
+        let befell = |until: RunTime| {
+            disturbed.iter().any(|one| {
+                let then = one.span.from <= until && span.from <= one.span.until;
+                then && one.whom.as_ref().is_none_or(|whom| whom.contains(via))
+            })
+        };
+        let excused = befell(span.until);
+        let unwritten = lines.is_empty() && befell(span.until.after(UNWRITTEN));
         let told: Vec<String> = lines.iter().map(|line| format!("{} by {}", line.ended, line.node)).collect();
         let mut unexplained = |why: &str| {
             judgement
@@ -138,11 +149,12 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
             Got::NoConnection { .. } if excused => unreached += 1,
             Got::NoConnection { .. } => unexplained("nothing had befallen it"),
             Got::Answer { reason: Some(code), .. } if !is_code(code) => unexplained("nobody knows that code"),
-            Got::Answer { reason: Some(code), .. } if has(code) || lines.is_empty() && excused => by_code += 1,
+            Got::Answer { reason: Some(code), .. } if has(code) || unwritten => by_code += 1,
             Got::Answer { reason: Some(_), .. } => unexplained("no line has that code"),
             Got::Answer { status, .. } if lines.iter().any(|l| l.ended == "done" && l.status == *status) => {
                 backends += 1
             }
+            Got::Answer { .. } if unwritten => lost += 1,
             Got::Answer { .. } => unexplained("no code was in the answer, and no line says that a backend gave it"),
             Got::Nothing { .. }
                 if lines.iter().any(|l| is_code(&l.ended) && (excused || !blames_the_client(&l.ended))) =>
@@ -164,7 +176,6 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::RunTime;
     use crate::verdict::Ruling;
 
     fn span(from: u64, until: u64) -> Span {
@@ -244,6 +255,13 @@ mod tests {
         assert_eq!(ruled(vain(100, 200, proxys("isolated"))), Ruling::Held);
         assert_eq!(ruled(vain(301, 400, nothing())), Ruling::Violated);
         assert_eq!(ruled(vain(100, 200, proxys("because"))), Ruling::Violated);
+        // What was answered just before it may not have been written yet, and that there was no answer has to be.
+        for answered in [proxys("isolated"), Got::Answer { status: 503, reason: None }] {
+            assert_eq!(ruled(vain(100, 200, answered.clone())), Ruling::Held);
+            assert_eq!(ruled(vain(20, 100, answered.clone())), Ruling::Held);
+            assert_eq!(ruled(vain(301, 400, answered)), Ruling::Violated);
+        }
+        assert_eq!(ruled(vain(20, 100, nothing())), Ruling::Violated);
     }
 
     #[test]
