@@ -40,11 +40,11 @@ test: setup lint ## Format, lints, unit, property, integration and doc tests, ar
 	$(CARGO) build $(PROFILE) --workspace --bins
 	$(CARGO) test $(PROFILE) --workspace --no-fail-fast
 	$(CARGO) test $(PROFILE) -p ballast-sim --features turmoil
-	@scripts/arrows.sh
 
 .PHONY: lint
-lint: setup ## Formatting and clippy
+lint: setup ## Formatting, the arrows between crates, clippy
 	$(CARGO) fmt --all --check
+	@scripts/arrows.sh
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets --features ballast-sim/turmoil -- -D warnings
 
 .PHONY: docs

@@ -21,7 +21,7 @@ declare -A may=(
     [ballast-bench]="ballast-core ballast-testkit"
     [ballast-failover]="ballast-testkit"
     [ballast-lease-model]=""
-    [ballast-jepsen]="ballast-testkit"
+    [ballast-jepsen]="ballast-planted ballast-testkit"
     [ballast-sim]="ballast-core ballast-planted ballast-storage ballast-raft ballast-jepsen"
 )
 # Each heavy dependency has one home; core has no I/O.
