@@ -21,7 +21,7 @@ use ballast_jepsen::{
     leaks::{self, Resource, Series, Tolerance},
     linear::{self, Limits, Verdict},
     models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
-    recovery::{self, Bounds, Fault, Recovery},
+    recovery::{self, Fault, Recovery},
     says_why::{self, Disturbance, Vain},
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
@@ -208,7 +208,7 @@ fn stickiness(run: &Run) -> Judgement {
         })
     }));
     let bound = observations.iter().filter(|observation| observation.bound).count();
-    let judgement = stickiness::check_stickiness(&observations, &causes, &BTreeMap::new()).judgement();
+    let judgement = stickiness::check_stickiness(&observations, &causes).judgement();
     let judgement = judgement.looked_at("through bindings", bound);
     let last = run.seen.served.iter().map(|served| served.completed).max();
     to_the_end(run, judgement.count("moved by a verdict on a slow backend", causes.len() - ours), "answer", last)
@@ -359,9 +359,8 @@ pub fn answers_after(run: &Run) -> BTreeMap<String, Recovery> {
 }
 
 fn recovery(run: &Run) -> Judgement {
-    let bounds = Bounds { usual: BACK_WITHIN, of_kind: BTreeMap::new() };
-    let mut judgement = recovery::judgement(&writes_after(run), &bounds);
-    let answers = recovery::judgement(&answers_after(run), &bounds);
+    let mut judgement = recovery::judgement(&writes_after(run), BACK_WITHIN);
+    let answers = recovery::judgement(&answers_after(run), BACK_WITHIN);
     for finding in &answers.findings {
         let finding = format!("over the VIP: {finding}");
         match answers.ruling {

@@ -1,4 +1,4 @@
-//! Nothing leaks: descriptors, memory and tasks end about where they began.
+//! Nothing leaks: descriptors, memory and threads end about where they began.
 //!
 //! Memory breathes, so single samples say little. What is compared is the median of the last quarter of a run with that of
 //! its first quarter (after a warm-up), and a rise counts only if it goes on: a step that comes early and stays is a cache
@@ -25,8 +25,6 @@ pub enum Resource {
     Resident,
     /// Threads.
     Threads,
-    /// Tasks of the runtime.
-    Tasks,
 }
 
 /// One process, from its start to its end, and what it used.

@@ -9,13 +9,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::history::{Client, History, Operation, Outcome};
 use crate::linear::{Limits, Model, Step, Verdict, check};
-use crate::time::{RunTime, Span};
+use crate::time::Span;
 use crate::verdict::{Judgement, Promise};
 
 /// A request of a client that a backend answered.
@@ -63,8 +62,6 @@ pub enum Reason {
     Removed,
     /// An operator moved the client.
     Moved,
-    /// The binding expired, or gave way to others.
-    Expired,
 }
 
 /// Something that may have changed bindings once.
@@ -108,15 +105,6 @@ enum NoExcuse {
     Used,
 }
 
-/// How bindings of a farm end by themselves.
-#[derive(Clone, Copy, Debug)]
-pub struct Lifetime {
-    /// How long a binding lasts without a request.
-    pub idle: Duration,
-    /// How much earlier it may end: clocks, and renewals that are lazy.
-    pub slack: Duration,
-}
-
 /// A change that nothing excuses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stray {
@@ -154,12 +142,8 @@ impl Stickiness {
     }
 }
 
-/// Holds answers against what may have changed bindings. `lifetimes` tells of farms whose bindings expire.
-pub fn check_stickiness(
-    observations: &[Observation],
-    causes: &[Cause],
-    lifetimes: &BTreeMap<String, Lifetime>,
-) -> Stickiness {
+/// Holds answers against what may have changed bindings, which do not expire by themselves.
+pub fn check_stickiness(observations: &[Observation], causes: &[Cause]) -> Stickiness {
     let mut clients: BTreeMap<(&str, &str), Vec<&Observation>> = BTreeMap::new();
     for observation in observations {
         clients.entry((&observation.farm, &observation.client)).or_default().push(observation);
@@ -172,8 +156,7 @@ pub fn check_stickiness(
         found.moved += 1;
         let concerns =
             |cause: &&Cause| cause.farm == farm && cause.client.as_deref().is_none_or(|whose| whose == client);
-        let mut excuses: Vec<Cause> = causes.iter().filter(concerns).cloned().collect();
-        excuses.extend(lifetimes.get(farm).into_iter().flat_map(|lifetime| expiries(&seen, *lifetime)));
+        let excuses: Vec<Cause> = causes.iter().filter(concerns).cloned().collect();
         let history = as_history(&seen, &excuses);
         match check(&Binding, &history, Limits::default()) {
             Verdict::Linearizable => {}
@@ -185,25 +168,6 @@ pub fn check_stickiness(
         }
     }
     found
-}
-
-/// Where a client was idle for so long that its binding may have ended.
-fn expiries(seen: &[&Observation], lifetime: Lifetime) -> Vec<Cause> {
-    let mut seen = seen.to_vec();
-    seen.sort_by_key(|observation| observation.span);
-    let mut busy_until = RunTime::NEVER;
-    let mut causes = Vec::new();
-    for Observation { farm, client, span, .. } in seen {
-        let idle = span.until.since(busy_until);
-        if busy_until != RunTime::NEVER && idle >= lifetime.idle.saturating_sub(lifetime.slack) {
-            let span = Span::new(busy_until, span.until);
-            let (farm, client) = (farm.clone(), Some(client.clone()));
-            causes.push(Cause { reason: Reason::Expired, farm, client, backend: None, span });
-        }
-        // An answer renews the binding at some time before it is there; the earliest would be when the request was sent.
-        busy_until = if busy_until == RunTime::NEVER { span.from } else { busy_until.max(span.from) };
-    }
-    causes
 }
 
 /// The history of the register. An answer's client is its place among the answers.

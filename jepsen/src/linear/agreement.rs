@@ -7,8 +7,8 @@ use super::brute::linearizable;
 use super::{Limits, Model, Verdict, check};
 use crate::history::{Client, History, Operation, Outcome, RunTime};
 use crate::models::{
-    ClockSlack, ConfigInput, ConfigModel, ConfigOutput, CounterInput, CounterModel, CounterOutput, LockInput,
-    LockModel, SessionInput, SessionModel, SessionOutput, Versions, unread_alike,
+    ClockSlack, ConfigInput, ConfigModel, ConfigOutput, SessionInput, SessionModel, SessionOutput, Versions,
+    unread_alike,
 };
 
 const SESSION: SessionModel = SessionModel { clock_slack: ClockSlack::NONE };
@@ -86,25 +86,6 @@ fn configs() -> impl Strategy<Value = Vec<Operation<ConfigInput, ConfigOutput>>>
     }))
 }
 
-fn locks() -> impl Strategy<Value = Vec<Operation<LockInput, bool>>> {
-    histories((0..3u8, 0..3usize, any::<bool>()).prop_map(|(kind, token, done)| {
-        let token = VALUES[token].to_owned();
-        let input = match kind {
-            0 | 1 => LockInput::Acquire { token, px: None },
-            _ => LockInput::Release { token },
-        };
-        (input, done)
-    }))
-}
-
-fn counters() -> impl Strategy<Value = Vec<Operation<CounterInput, CounterOutput>>> {
-    histories((0..3i64, 0..4i64, any::<bool>()).prop_map(|(more, value, told)| match (more, told) {
-        (0, _) => (CounterInput::Read, CounterOutput::Value(value)),
-        (more, true) => (CounterInput::Add(more), CounterOutput::Value(value)),
-        (more, false) => (CounterInput::Add(more), CounterOutput::Done),
-    }))
-}
-
 fn without_lives(
     mut operations: Vec<Operation<SessionInput, SessionOutput>>,
 ) -> Vec<Operation<SessionInput, SessionOutput>> {
@@ -144,16 +125,5 @@ proptest! {
     fn of_configuration(operations in configs(), shared in any::<bool>()) {
         let model = ConfigModel { versions: if shared { Versions::Shared } else { Versions::Own } };
         prop_assert_eq!(explained(&model, &operations), linearizable(&model, &operations));
-    }
-
-    #[test]
-    fn of_locks(operations in locks()) {
-        let model = LockModel { clock_slack: ClockSlack::NONE };
-        prop_assert_eq!(explained(&model, &operations), linearizable(&model, &operations));
-    }
-
-    #[test]
-    fn of_counters(operations in counters()) {
-        prop_assert_eq!(explained(&CounterModel, &operations), linearizable(&CounterModel, &operations));
     }
 }

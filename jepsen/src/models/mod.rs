@@ -1,16 +1,12 @@
 //! What the objects of a cluster do when nothing is wrong: the sequential specifications that histories are held against.
 
 mod config;
-mod counter;
 mod life;
-mod lock;
 mod session;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::config::{ConfigInput, ConfigModel, ConfigOutput, ConfigState, Version, Versions};
-pub use self::counter::{CounterInput, CounterModel, CounterOutput};
 pub use self::life::{ClockSlack, End};
-pub use self::lock::{LockInput, LockModel, LockState};
 pub use self::session::{SessionInput, SessionModel, SessionOutput, SessionState, unread_alike};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::time::RunTime;
 
 fn seen(client: &str, from: u64, until: u64, backend: &str) -> Observation {
     let span = Span::new(RunTime::from_millis(from), RunTime::from_millis(until));
@@ -16,7 +17,7 @@ fn down(backend: &str, from: u64, until: u64) -> Cause {
 }
 
 fn judge(observations: &[Observation], causes: &[Cause]) -> Vec<Stray> {
-    let found = check_stickiness(observations, causes, &BTreeMap::new());
+    let found = check_stickiness(observations, causes);
     assert_eq!(found.undecided, Vec::<String>::new());
     found.strays
 }
@@ -78,20 +79,9 @@ fn of_requests_under_way_together_either_may_come_first() {
 }
 
 #[test]
-fn bindings_expire_where_they_do() {
-    let moves = |gap: u64| [seen("c", 0, 1, "a"), seen("c", 50, 51, "a"), seen("c", 50 + gap, 51 + gap, "b")];
-    let lifetime = Lifetime { idle: Duration::from_millis(100), slack: Duration::from_millis(10) };
-    let lifetimes = BTreeMap::from([(String::from("shop"), lifetime)]);
-    assert_eq!(check_stickiness(&moves(89), &[], &lifetimes).strays, []);
-    assert_eq!(check_stickiness(&moves(88), &[], &lifetimes).strays.len(), 1);
-    assert_eq!(check_stickiness(&moves(500), &[], &BTreeMap::new()).strays.len(), 1);
-}
-
-#[test]
 fn what_was_not_observed_is_not_held() {
     use crate::verdict::Ruling;
-    let ruling =
-        |observations: &[Observation]| check_stickiness(observations, &[], &BTreeMap::new()).judgement().ruling;
+    let ruling = |observations: &[Observation]| check_stickiness(observations, &[]).judgement().ruling;
     assert_eq!(ruling(&[]), Ruling::Undecided);
     assert_eq!(ruling(&[seen("c", 0, 1, "a")]), Ruling::Held);
     assert_eq!(ruling(&[seen("c", 0, 1, "a"), seen("c", 2, 3, "b")]), Ruling::Violated);
