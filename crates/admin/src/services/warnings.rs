@@ -58,32 +58,32 @@ fn removals(held: &[Held], document: &Document) -> Vec<Mistake> {
     let kept: BTreeSet<String> = document.vips.iter().flat_map(|vip| &vip.addresses).map(ToString::to_string).collect();
     let removed = held.iter().filter_map(|vip| {
         let gone: Vec<&str> = vip.addresses.iter().map(String::as_str).filter(|one| !kept.contains(*one)).collect();
-        (!gone.is_empty()).then(|| Mistake {
-            severity: Severity::Warning.into(),
-            path: "vips".to_owned(),
-            problem: format!(
+        (!gone.is_empty()).then(|| {
+            let problem = format!(
                 "{} holds {} for VIP {}, which the document has no more: nobody answers for it once that is in force",
                 vip.owner,
                 gone.join(", "),
                 vip.name
-            ),
-            remedy: "if clients still use it, put it back into the document, or: ballastctl rollback".to_owned(),
-            ..Mistake::default()
+            );
+            warning("vips", problem, "if clients still use it, put it back into the document, or: ballastctl rollback")
         })
     });
-    let mut removed: Vec<Mistake> = removed.collect();
-    let more = removed.len().saturating_sub(WARNINGS_MAX);
-    removed.truncate(WARNINGS_MAX);
-    if more > 0 {
-        removed.push(Mistake {
-            severity: Severity::Warning.into(),
-            path: "vips".to_owned(),
-            problem: format!("{more} more VIPs that nodes hold lose addresses"),
-            remedy: "ballastctl diff shows them".to_owned(),
-            ..Mistake::default()
-        });
-    }
-    removed
+    bounded(removed.collect(), |more| {
+        warning("vips", format!("{more} more VIPs that nodes hold lose addresses"), "ballastctl diff shows them")
+    })
+}
+
+fn warning(path: impl Into<String>, problem: String, remedy: impl Into<String>) -> Mistake {
+    let (path, remedy) = (path.into(), remedy.into());
+    Mistake { severity: Severity::Warning.into(), path, problem, remedy, ..Mistake::default() }
+}
+
+/// At most [`WARNINGS_MAX`], and one that says how many more there are.
+fn bounded(mut warnings: Vec<Mistake>, more: impl Fn(usize) -> Mistake) -> Vec<Mistake> {
+    let left_out = warnings.len().saturating_sub(WARNINGS_MAX);
+    warnings.truncate(WARNINGS_MAX);
+    warnings.extend((left_out > 0).then(|| more(left_out)));
+    warnings
 }
 
 fn known(state: &State) -> Vec<Known> {
@@ -98,6 +98,7 @@ fn judge(nodes: &[Known], document: &Document) -> Vec<Mistake> {
     let takers: Vec<&str> = nodes.iter().filter(|node| !node.witness).map(|node| node.name.as_str()).collect();
     let there =
         if takers.is_empty() { "there are none yet".to_owned() } else { format!("there are {}", takers.join(", ")) };
+    let remedy = format!("of nodes that hold VIPs {there}");
     let named = document.vips.iter().flat_map(|vip| vip.prefer.iter().enumerate().map(move |at| (vip, at)));
     let doubtful = named.filter_map(|(vip, (position, name))| {
         let problem = match nodes.iter().find(|node| node.name == *name) {
@@ -105,27 +106,12 @@ fn judge(nodes: &[Known], document: &Document) -> Vec<Mistake> {
             Some(node) if node.witness => format!("`{name}` is a witness, which holds no VIP"),
             Some(_) => return None,
         };
-        Some(Mistake {
-            severity: Severity::Warning.into(),
-            path: format!("vips[{}].prefer[{position}]", vip.name),
-            problem,
-            remedy: format!("of nodes that hold VIPs {there}"),
-            ..Mistake::default()
-        })
+        Some(warning(format!("vips[{}].prefer[{position}]", vip.name), problem, remedy.as_str()))
     });
-    let mut doubtful: Vec<Mistake> = doubtful.collect();
-    let more = doubtful.len().saturating_sub(WARNINGS_MAX);
-    doubtful.truncate(WARNINGS_MAX);
-    if more > 0 {
-        doubtful.push(Mistake {
-            severity: Severity::Warning.into(),
-            path: "vips".to_owned(),
-            problem: format!("{more} more nodes are preferred that are not there or hold no VIP"),
-            remedy: format!("of nodes that hold VIPs {there}"),
-            ..Mistake::default()
-        });
-    }
-    doubtful
+    bounded(doubtful.collect(), |more| {
+        let problem = format!("{more} more nodes are preferred that are not there or hold no VIP");
+        warning("vips", problem, remedy.as_str())
+    })
 }
 
 #[cfg(test)]
