@@ -22,6 +22,7 @@ mod operations;
 mod past_leases;
 mod programs;
 mod reader;
+mod reckoning;
 mod sessions;
 mod settling;
 mod sockets;

@@ -167,7 +167,7 @@ struct Clock(Arc<View>);
 
 impl LogClock for Clock {
     fn estimate(&self) -> LogTime {
-        self.0.log_time()
+        self.0.log_time_reckoned()
     }
 }
 

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use crate::{
     freshness::Freshness,
     leaps::Leaps,
+    reckoning::Reckoning,
     settling::{Settling, settle_nanos},
 };
 
@@ -46,6 +47,9 @@ pub struct View {
     /// Log time less `CLOCK_BOOTTIME` at that moment, in milliseconds: one number, so that a reader never
     /// sees half of a change.
     log_time_ahead: AtomicI64,
+    reckoning: Mutex<Reckoning>,
+    /// The same as reckoned.
+    reckoned_ahead: AtomicI64,
     leaps: Mutex<Leaps>,
     tables: OnceLock<Arc<Tables>>,
     /// How recently the state was confirmed.
@@ -68,6 +72,8 @@ impl View {
             applied_index: AtomicU64::new(0),
             log_time: AtomicU64::new(0),
             log_time_ahead: AtomicI64::new(0),
+            reckoning: Mutex::default(),
+            reckoned_ahead: AtomicI64::new(0),
             leaps: Mutex::default(),
             tables: OnceLock::new(),
             freshness: Freshness::new(100_000_000),
@@ -90,10 +96,15 @@ impl View {
         LogIndex::new(self.applied_index.load(Ordering::Acquire))
     }
 
-    /// Log time now, as far as this node can tell: what it last applied, and the time since.
+    /// Log time now, as far as this node can tell: what it last applied, and the time since. It may be behind, after this
+    /// node has applied what came while it stood still; nothing seems older by it than it is.
     pub fn log_time(&self) -> LogTime {
-        let ahead = self.log_time_ahead.load(Ordering::Acquire);
-        LogTime::from_millis((boot_now().get() / 1_000_000).saturating_add_signed(ahead))
+        on_boot_time(&self.log_time_ahead)
+    }
+
+    /// Log time now, and not behind because of what was applied late: nothing seems younger by it than it is.
+    pub fn log_time_reckoned(&self) -> LogTime {
+        on_boot_time(&self.reckoned_ahead)
     }
 
     /// The binding tables, once the state exists.
@@ -113,6 +124,9 @@ impl View {
             let ahead = log_time.cast_signed() - (boot_now().get() / 1_000_000).cast_signed();
             self.log_time_ahead.store(ahead, Ordering::Release);
             self.log_time.store(log_time, Ordering::Release);
+        }
+        if let Some(ahead) = self.reckoning.lock().applied(state.log_time(), boot_now()) {
+            self.reckoned_ahead.store(ahead, Ordering::Release);
         }
         if state.plan_version() != self.compiled.load(Ordering::Acquire) {
             self.compile(state);
@@ -142,6 +156,10 @@ impl View {
         self.generation.store(generation, Ordering::Release);
         self.plan_changed.send_replace(generation);
     }
+}
+
+fn on_boot_time(ahead: &AtomicI64) -> LogTime {
+    LogTime::from_millis((boot_now().get() / 1_000_000).saturating_add_signed(ahead.load(Ordering::Acquire)))
 }
 
 impl Observer for View {

@@ -59,17 +59,24 @@ pub(crate) async fn keep_membership(shared: Arc<Shared>) {
     }
 }
 
-/// Proposes a tick when no entry has moved log time for a while, while this node leads.
+/// Proposes a tick when no entry has moved log time for a while, while this node leads; and at once when it begins to, as
+/// nobody may have moved it for longer.
 pub(crate) async fn keep_time(shared: Arc<Shared>) {
     let mut seen = (0, Instant::now());
+    let (mut leader, mut led) = (shared.leader.clone(), false);
     loop {
-        sleep(TICK_EVERY / 4).await;
+        tokio::select! {
+            () = sleep(TICK_EVERY / 4) => {}
+            changed = leader.changed() => if changed.is_err() { return },
+        }
+        let begins = shared.leads() && !led;
+        led = shared.leads();
         let log_time = shared.replica.log_time.load(std::sync::atomic::Ordering::Acquire);
         if seen.0 != log_time {
             seen = (log_time, Instant::now());
         }
         let initialised = log_time > 0;
-        if !shared.leads() || !initialised || seen.1.elapsed() < TICK_EVERY {
+        if !led || !initialised || !begins && seen.1.elapsed() < TICK_EVERY {
             continue;
         }
         // A failed one is followed by the next.

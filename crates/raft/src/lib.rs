@@ -37,6 +37,7 @@ pub use ground::{Blocking, BlockingThreads, Ground};
 pub use machine::Observer;
 pub use member::{FoundError, Handle, Member, MemberFailure, MemberOptions, StartError};
 pub use peers::{Connect, Connection, TlsConnect};
+pub use proposer::is_applied_late;
 pub use service::PeerNode;
 pub use status::{PeerStatus, Role, Status};
 pub use timing::Timing;

@@ -98,7 +98,7 @@ pub(crate) struct Shared {
     pub(super) queue: Arc<Proposals>,
     pub(super) reads: Arc<Reads>,
     pub(crate) leader_rounds: Arc<LeaderRounds>,
-    pub(super) leader: watch::Receiver<Option<NodeId>>,
+    pub(crate) leader: watch::Receiver<Option<NodeId>>,
     pub(super) status: watch::Receiver<Status>,
     /// Why this node must not go on, if others found that.
     pub(super) condemned: watch::Sender<Option<MemberFailure>>,

@@ -57,6 +57,12 @@ pub(crate) struct LogClock {
     led: u64,
 }
 
+/// Whether an entry is applied late, if log time is `passed` later in it than in the last one that was not, which was
+/// applied `elapsed` ago. Both in one unit.
+pub const fn is_applied_late(passed: u64, elapsed: u64) -> bool {
+    passed < elapsed / LATE * (LATE - 1)
+}
+
 /// What log time has reached at the least `nanos` after it had reached `log`.
 pub(crate) fn slowest(log: WallTime, nanos: u64) -> WallTime {
     let micros = nanos / 1000;
@@ -72,8 +78,7 @@ impl LogClock {
         let applied = WallTime::from(applied).as_micros();
         if applied > self.log_micros {
             let elapsed = now.since(self.at) / 1000;
-            let late = self.has_begun() && applied - self.log_micros < elapsed / LATE * (LATE - 1);
-            if !late {
+            if !self.has_begun() || !is_applied_late(applied - self.log_micros, elapsed) {
                 (self.log_micros, self.at) = (applied, now);
             }
         }

@@ -22,6 +22,7 @@ mod queue;
 
 pub(crate) use flight::Flight;
 pub(crate) use link::{LinkOptions, run};
+pub use log_clock::is_applied_late;
 pub(crate) use log_clock::{LogClock, slowest};
 pub(crate) use merge::{Inlet, Merger, Refused, propose_entry};
 pub(crate) use queue::{Proposals, Queued};
