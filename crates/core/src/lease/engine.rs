@@ -82,6 +82,8 @@ pub struct LeaseNode {
     right_before: Option<u64>,
     settled_at: BootNanos,
     confirmed: Option<Confirmed>,
+    /// When this node started or last learnt of other voters.
+    changed_at: BootNanos,
     draining: bool,
     ask_now: BTreeSet<VipId>,
     deadlines: Deadlines,
@@ -171,6 +173,7 @@ impl LeaseNode {
             right_before: None,
             settled_at: now,
             confirmed: None,
+            changed_at: now,
             draining: false,
             ask_now: BTreeSet::new(),
             deadlines: Deadlines::default(),
@@ -195,10 +198,12 @@ impl LeaseNode {
             let earlier = if now < self.settled_at { self.counted_before.clone() } else { VoterSets::default() };
             self.counted_before = self.counting.sets().and(&earlier);
         }
-        if before != Some(view.membership) && self.rules.keep(Rule::SettleAfterChange) {
+            self.changed_at = now;
+        if (before != Some(view.membership) || now < self.settled_at) && self.rules.keep(Rule::SettleAfterChange) {
             // An owner may still hold by a majority of sets that are gone; a node that has just
-            // started cannot know which these were. When this is over, its right is.
-            self.settled_at = now.plus(view.longest.promise());
+            // started cannot know which these were. When this is over, its right is. It may hold by a
+            // longer lease, of which this node learns only now.
+            self.settled_at = self.settled_at.max(self.changed_at.plus(view.longest.promise()));
         }
         self.links.configure(&view.keys, &view.cluster, view.nodes.iter().map(|n| n.id));
         self.hearing.retain(|peer| view.nodes.iter().any(|n| n.id == peer));

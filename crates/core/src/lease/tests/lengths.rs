@@ -55,3 +55,22 @@ fn a_lease_that_is_lowered_counts_at_once() {
     pass(&mut world, 2 * LEASE);
     assert!(gained(&world, died).0 - died <= PROMISE + ROUND_TRIPS);
 }
+
+#[test]
+fn who_learns_of_a_longer_lease_while_it_settles_settles_for_as_long_as_that() {
+    const WAITS: &str = "this node has just started or the voters changed";
+    let (mut world, owner) = calm();
+    let [node, _] = others(owner).map(NodeId::new);
+    world.kill(node);
+    world.hold_documents(node, true);
+    world.lease(25 * LEASE);
+    world.block(&[node.get()], &others(node));
+    world.restart(node);
+    pass(&mut world, LEASE / 2);
+    assert_eq!(world.status(node, 1).why, WAITS);
+    world.hold_documents(node, false);
+    pass(&mut world, 20 * LEASE);
+    assert_eq!(world.status(node, 1).why, WAITS);
+    pass(&mut world, 10 * LEASE);
+    assert_eq!(world.status(node, 1).why, "no majority of voters answers this node");
+}
