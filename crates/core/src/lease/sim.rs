@@ -919,10 +919,14 @@ impl World {
         if let Some(leader) = from {
             let without = if self.chaos && self.rng.random_bool(0.2) { self.rng.random_range(0..4) } else { 0 };
             self.raft.replicate(leader, at, without);
-        } else if (self.healing || self.chaos && self.rng.random_bool(0.3))
-            && !self.raft.leader().is_some_and(|leader| self.runs(leader))
-        {
-            self.try_to_lead(at);
+        } else {
+            let stands = self.healing || self.chaos && self.rng.random_bool(0.3);
+            match self.raft.leader().filter(|leader| self.runs(*leader)) {
+                // Its term is newer than the leader's, which learns of that when it is refused. In chaos it may not.
+                Some(leader) if leader != at && self.healing => self.raft.ended(leader),
+                None if stands => self.try_to_lead(at),
+                _ => {}
+            }
         }
         self.raft.count(self.t);
         if let Some(leader) = self.raft.leader().filter(|leader| self.runs(*leader))
