@@ -169,6 +169,7 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
         vips,
         timing: Timing::takeover_within(lengths.asked.min(configured) * NANOS_PER_MILLI),
         longest: Timing::at_most(lengths.longest.max(configured) * NANOS_PER_MILLI),
+        granted: Timing::at_most(lengths.granted * NANOS_PER_MILLI),
         fitness: fitness.node,
     })
 }
@@ -417,7 +418,7 @@ mod tests {
         let mut told = Told::default();
         let mut news = |state: &State, millis: u64| {
             let membership = Membership { entry: EntryId::default(), voters: vec![[me].into()] };
-            let lengths = Lengths { asked: 200, longest: 200 };
+            let lengths = Lengths { asked: 200, longest: 200, granted: 200 };
             told.news(state, membership, OwnFitness::default(), lengths, BootNanos::new(millis * NANOS_PER_MILLI))
         };
         let wish = |view: &LeaseView| view.vips[0].wish;
@@ -449,7 +450,8 @@ mod tests {
 
     fn view(state: &State, fitness: &OwnFitness) -> LeaseView {
         let membership = Membership { entry: EntryId::default(), voters: vec![[NodeId::new(1)].into()] };
-        lease_view(state, &membership, fitness, Lengths { asked: 200, longest: 200 }).expect("there is a cluster")
+        lease_view(state, &membership, fitness, Lengths { asked: 200, longest: 200, granted: 200 })
+            .expect("there is a cluster")
     }
 
     #[test]

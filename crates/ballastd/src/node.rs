@@ -596,7 +596,7 @@ impl Publisher {
                 }
             };
             let configured = self.node.raft.with_state(leases::configured);
-            let lengths = self.past.lengths(configured, boot_now());
+            let lengths = self.past.lengths(configured, self.node.raft.synced_index(), boot_now());
             // A grantor that has just started must know the longest lease it may have granted under before: it takes
             // part once it has applied all that its log held when it was opened.
             if reached >= self.log_end {

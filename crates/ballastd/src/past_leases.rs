@@ -1,8 +1,9 @@
 //! Leases that were in force and may still count, and one that may not be asked for yet.
 //!
 //! A node that starts may not grant anything before the longest of those that may count has ended, and a lease that was
-//! shortened leaves longer rights behind. A lease that was made longer is granted as soon as a node knows of it and asked
-//! for a while later: voters that do not know of it yet refuse it.
+//! shortened leaves longer rights behind. A lease that was made longer is granted as soon as a node has it on disk and asked
+//! for a while later: voters that do not know of it yet refuse it. What is not on disk is not granted, as a loss of power
+//! would take it, and the node would start with too short a silence.
 //!
 //! Not here: what is made of that ([`crate::leases`], `ballast_core::lease`).
 
@@ -12,7 +13,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ballast_core::{ids::Revision, state::State, time::BootNanos};
+use ballast_core::{
+    ids::{LogIndex, Revision},
+    state::State,
+    time::BootNanos,
+};
 use tracing::warn;
 
 /// A lease that was replaced longer ago than this, in nanoseconds, cannot be in force any more: the longest that a
@@ -50,13 +55,18 @@ pub struct Leases {
 pub struct Lengths {
     /// What to ask for.
     pub asked: u64,
-    /// The longest that may be in force, and is granted.
+    /// The longest that may be in force.
     pub longest: u64,
+    /// The longest that is granted: the document that says so is on this node's disk, so that the node knows of it when it
+    /// starts again.
+    pub granted: u64,
 }
 
 #[derive(Debug)]
 struct Lease {
     millis: u64,
+    /// The last entry that was applied when the node learnt of it.
+    learnt: LogIndex,
     /// When this node first saw that a later revision is in force.
     replaced: Option<BootNanos>,
 }
@@ -88,16 +98,18 @@ impl Leases {
 
     /// Takes the revisions into account that came since the last time.
     pub fn learn(&mut self, state: &State, now: BootNanos) {
+        let learnt = state.applied();
         if self.all.is_empty() && forgot_lately(state) {
             // Which revisions these were is not known, so what was noted of earlier ones says nothing of them.
-            self.all.insert(FORGOTTEN, Lease { millis: LEASE_MAX_MILLIS, replaced: Some(now) });
+            self.all.insert(FORGOTTEN, Lease { millis: LEASE_MAX_MILLIS, learnt, replaced: Some(now) });
         }
         for record in state.revisions() {
             if self.all.contains_key(&record.revision) {
                 break;
             }
             if let Ok(OnlyCluster { cluster }) = serde_json::from_str(&record.document) {
-                self.all.insert(record.revision, Lease { millis: cluster.lease.as_millis(), replaced: None });
+                let millis = cluster.lease.as_millis();
+                self.all.insert(record.revision, Lease { millis, learnt, replaced: None });
             }
         }
         let mut news = false;
@@ -113,9 +125,12 @@ impl Leases {
         }
     }
 
-    /// What to ask for and what to grant now, under a document that says `configured`.
-    pub fn lengths(&mut self, configured: u64, now: BootNanos) -> Lengths {
-        Lengths { asked: self.asked(configured, now), longest: self.longest(now) }
+    /// What to ask for and what to grant now, under a document that says `configured`, when the log is on disk up to `synced`.
+    pub fn lengths(&mut self, configured: u64, synced: LogIndex, now: BootNanos) -> Lengths {
+        let (asked, longest) = (self.asked(configured, now), self.longest(now));
+        let on_disk = self.all.values().filter(|lease| lease.learnt <= synced).map(|lease| lease.millis).max();
+        let nothing = if self.all.is_empty() { configured } else { 0 };
+        Lengths { asked, longest, granted: on_disk.unwrap_or(nothing) }
     }
 
     /// The lease to ask for under a document that says `configured`: a longer one than before only [`HELD_BACK`] after it
@@ -245,15 +260,25 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_lease_is_granted_at_once() {
+    fn a_longer_lease_is_granted_once_it_is_on_disk() {
         let mut leases = Leases::default();
+        let nothing = LogIndex::default();
+        assert_eq!(leases.lengths(200, nothing, seconds(1)).granted, 200, "without a document, what is the default");
         let mut state = founded(r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
         leases.learn(&state, seconds(1));
-        assert_eq!(leases.lengths(200, seconds(1)), Lengths { asked: 200, longest: 200 });
+        assert_eq!(leases.lengths(200, nothing, seconds(1)).granted, 0);
+        let first = state.applied();
+        assert_eq!(leases.lengths(200, first, seconds(1)), Lengths { asked: 200, longest: 200, granted: 200 });
         configure(&mut state, START.plus_millis(1000), r#"{"version":1,"cluster":{"lease":"5s"}}"#);
         leases.learn(&state, seconds(2));
-        assert_eq!(leases.lengths(5000, seconds(2)), Lengths { asked: 200, longest: 5000 });
-        assert_eq!(leases.lengths(5000, seconds(4)), Lengths { asked: 5000, longest: 5000 });
+        assert_eq!(leases.lengths(5000, first, seconds(2)), Lengths { asked: 200, longest: 5000, granted: 200 });
+        let second = state.applied();
+        assert_eq!(leases.lengths(5000, second, seconds(3)), Lengths { asked: 200, longest: 5000, granted: 5000 });
+        assert_eq!(leases.lengths(5000, second, seconds(4)), Lengths { asked: 5000, longest: 5000, granted: 5000 });
+        // A shorter one is granted whatever is on disk, as less than a longer one.
+        configure(&mut state, START.plus_millis(5000), r#"{"version":1,"cluster":{"lease":"300ms"}}"#);
+        leases.learn(&state, seconds(5));
+        assert_eq!(leases.lengths(300, second, seconds(5)), Lengths { asked: 300, longest: 5000, granted: 5000 });
     }
 
     #[test]

@@ -58,6 +58,7 @@ struct Inner {
     open: watch::Sender<()>,
     tail: Mutex<Tail>,
     last_index: Arc<AtomicU64>,
+    on_disk: Arc<OnDisk>,
     vote: SavedVote,
     ends: Mutex<Ends>,
     marks: OnceLock<Marks>,
@@ -72,6 +73,48 @@ impl SavedVote {
     pub(crate) fn of(&self, node: NodeId) -> Option<Term> {
         let vote = self.0.lock();
         vote.as_ref().filter(|vote| vote.leader_id.voted_for == node.get()).map(|vote| Term::new(vote.leader_id.term))
+    }
+}
+
+/// Up to which entry the log is on disk. The state may be ahead of it: entries are applied that a majority has synced,
+/// whether or not this node has.
+#[derive(Debug, Default)]
+pub(crate) struct OnDisk(Mutex<Synced>);
+
+#[derive(Debug, Default)]
+struct Synced {
+    index: u64,
+    /// How often the end of the log was cut off. What was appended before that may be synced after it, and is gone.
+    cuts: u64,
+}
+
+impl OnDisk {
+    pub(crate) fn index(&self) -> LogIndex {
+        LogIndex::new(self.0.lock().index)
+    }
+
+    /// A snapshot, which is on disk, stands for everything up to `index`.
+    pub(crate) fn snapshot(&self, index: u64) {
+        let mut synced = self.0.lock();
+        synced.index = synced.index.max(index);
+    }
+
+    fn cuts(&self) -> u64 {
+        self.0.lock().cuts
+    }
+
+    /// What was appended up to `index`, when the log had been cut so many times, is synced.
+    fn synced(&self, index: u64, cuts: u64) {
+        let mut synced = self.0.lock();
+        if synced.cuts == cuts {
+            synced.index = synced.index.max(index);
+        }
+    }
+
+    fn cut(&self, from: u64) {
+        let mut synced = self.0.lock();
+        synced.index = synced.index.min(from.saturating_sub(1));
+        synced.cuts += 1;
     }
 }
 
@@ -96,6 +139,7 @@ impl LogStore {
                 open: watch::Sender::new(()),
                 tail: Mutex::default(),
                 last_index: Arc::new(AtomicU64::new(0)),
+                on_disk: Arc::default(),
                 vote: SavedVote::default(),
                 ends: Mutex::default(),
                 marks: OnceLock::new(),
@@ -104,6 +148,7 @@ impl LogStore {
         let damaged = |error: io::Error| OpenError::Damaged { path: folder.to_owned(), detail: error.to_string() };
         let last = store.last().map_err(damaged)?;
         store.mark(entry_id(last.as_ref()));
+        store.inner.on_disk.synced(store.end().index.get(), 0);
         *store.inner.vote.0.lock() = store.vote().map_err(damaged)?;
         Ok(store)
     }
@@ -111,6 +156,11 @@ impl LogStore {
     /// Index of the last entry that can be read, kept up to date.
     pub(crate) fn last_index(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.inner.last_index)
+    }
+
+    /// Up to which entry the log is on disk, kept up to date.
+    pub(crate) fn on_disk(&self) -> Arc<OnDisk> {
+        Arc::clone(&self.inner.on_disk)
     }
 
     /// The vote saved last, kept up to date.
@@ -295,7 +345,14 @@ impl RaftLogStorage<Types> for LogStore {
     {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
         let mut encoded = entries.iter().map(|entry| (entry.log_id.index, wire::entry(entry).encode_to_vec()));
-        let synced = Box::new(move |synced: Result<(), _>| callback.io_completed(synced.map_err(io::Error::other)));
+        let (on_disk, cuts) = (self.on_disk(), self.inner.on_disk.cuts());
+        let end = entries.last().map_or(0, |entry| entry.log_id.index);
+        let synced = Box::new(move |synced: Result<(), _>| {
+            if synced.is_ok() {
+                on_disk.synced(end, cuts);
+            }
+            callback.io_completed(synced.map_err(io::Error::other));
+        });
         // Before the append can be acknowledged: a voter never says less than it acknowledged.
         let memberships = entries.iter().filter(|entry| matches!(entry.payload, Payload::Membership(_)));
         self.inner.ends.lock().memberships.extend(memberships.map(|entry| entry_id(Some(&entry.log_id))));
@@ -309,6 +366,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let from = last_log_id.map_or(0, |id| id.index + 1);
+        self.inner.on_disk.cut(from);
         self.inner.tail.lock().truncate_from(from);
         self.inner.log.truncate_from(from).map_err(io::Error::other)?;
         self.inner.ends.lock().memberships.retain(|id| id.index.get() < from);
@@ -320,6 +378,7 @@ impl RaftLogStorage<Types> for LogStore {
         self.inner.tail.lock().purge_to(log_id.index);
         self.inner.log.purge_to(log_id.index, &wire::log_id(&log_id).encode_to_vec()).map_err(io::Error::other)?;
         let purged = entry_id(Some(&log_id));
+        self.inner.on_disk.snapshot(log_id.index);
         let last = self.inner.ends.lock().last;
         self.mark(if purged.index > last.index { purged } else { last });
         Ok(())
@@ -439,6 +498,20 @@ mod tests {
         peers::AddressBook,
         proposer::Flight,
     };
+
+    #[test]
+    fn what_was_cut_off_is_not_on_disk_when_it_is_synced_after_that() {
+        let on_disk = OnDisk::default();
+        on_disk.synced(3, on_disk.cuts());
+        let before = on_disk.cuts();
+        on_disk.cut(3);
+        assert_eq!(on_disk.index(), LogIndex::new(2));
+        on_disk.synced(9, before);
+        assert_eq!(on_disk.index(), LogIndex::new(2), "these were others");
+        on_disk.synced(4, on_disk.cuts());
+        on_disk.synced(3, on_disk.cuts());
+        assert_eq!(on_disk.index(), LogIndex::new(4));
+    }
 
     struct Nobody;
 

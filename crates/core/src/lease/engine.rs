@@ -78,12 +78,13 @@ pub struct LeaseNode {
     next_round_at: BootNanos,
     /// Before this, an owner asks for no longer right than it has: voters that have not heard of a longer lease refuse it.
     asks_no_more_until: BootNanos,
-    /// The longest right that may have been in force when the first view came.
+    /// The longest right that may have been in force when the first view came. Whatever an earlier life promised was on
+    /// disk, and so is in there.
     right_before: Option<u64>,
     settled_at: BootNanos,
-    confirmed: Option<Confirmed>,
     /// When this node started or last learnt of other voters.
     changed_at: BootNanos,
+    confirmed: Option<Confirmed>,
     draining: bool,
     ask_now: BTreeSet<VipId>,
     deadlines: Deadlines,
@@ -172,8 +173,8 @@ impl LeaseNode {
             asks_no_more_until: now,
             right_before: None,
             settled_at: now,
-            confirmed: None,
             changed_at: now,
+            confirmed: None,
             draining: false,
             ask_now: BTreeSet::new(),
             deadlines: Deadlines::default(),
@@ -197,8 +198,8 @@ impl LeaseNode {
         if before != Some(view.membership) {
             let earlier = if now < self.settled_at { self.counted_before.clone() } else { VoterSets::default() };
             self.counted_before = self.counting.sets().and(&earlier);
-        }
             self.changed_at = now;
+        }
         if (before != Some(view.membership) || now < self.settled_at) && self.rules.keep(Rule::SettleAfterChange) {
             // An owner may still hold by a majority of sets that are gone; a node that has just
             // started cannot know which these were. When this is over, its right is. It may hold by a
@@ -674,8 +675,8 @@ impl LeaseNode {
         ask: &Ask,
     ) -> Answer {
         let membership = view.membership.max(facts.membership);
-        let right_longest = view.longest.right().max(view.timing.right());
-        let standing = Standing { right_longest, right_before: self.right_before.unwrap_or(right_longest) };
+        let right_longest = view.granted.right();
+        let standing = Standing { right_longest, right_before: self.right_before.unwrap_or(u64::MAX) };
         let counts = ask.counts_by.is_enough(membership, facts.last) || !self.rules.keep(Rule::RefuseStaleMembership);
         let verdict = match () {
             () if counts => Verdict::Enough,

@@ -147,6 +147,7 @@ mod tests {
             vips: (1..=vips).map(vip).collect(),
             timing,
             longest: timing,
+            granted: timing,
             fitness: Fitness::Fit,
         }
     }

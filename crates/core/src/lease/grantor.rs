@@ -59,7 +59,7 @@ pub(super) struct Asker {
 /// What the voter itself knows.
 #[derive(Clone, Copy)]
 pub(super) struct Standing {
-    /// Longest right that may be in force.
+    /// Longest right that it grants.
     pub right_longest: u64,
     /// Longest that an earlier life of the voter may have promised for. A lease that was made longer since is not one.
     pub right_before: u64,

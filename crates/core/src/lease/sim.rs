@@ -625,6 +625,7 @@ impl World {
             timing: Timing::takeover_within(node.lengths.asked()),
             // Without the tenth that `Timing::at_most` allows beyond it: silence and settling as short as they may be.
             longest: Timing::takeover_within(longest),
+            granted: Timing::takeover_within(longest),
             fitness: self.nodes[at].fitness,
         })
     }

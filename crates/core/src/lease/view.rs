@@ -34,9 +34,10 @@ pub struct LeaseView {
     /// How long leases last.
     pub timing: Timing,
     /// The longest lease that may still be in force somewhere (longer than `timing` only after the
-    /// configured lease was shortened). A grantor that has just started stays quiet for its promise
-    /// and refuses rights that are longer.
+    /// configured lease was shortened). A grantor that has just started stays quiet for its promise.
     pub longest: Timing,
+    /// The longest that this node grants: one that it has on disk, and will know of when it starts again.
+    pub granted: Timing,
     /// Whether this node is fit to hold VIPs at all.
     pub fitness: Fitness,
 }

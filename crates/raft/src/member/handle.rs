@@ -106,6 +106,11 @@ impl Handle {
         *self.shared.proposed.lock()
     }
 
+    /// Up to which entry the log is on this node's disk. The state may be ahead of it.
+    pub fn synced_index(&self) -> LogIndex {
+        self.shared.on_disk.index()
+    }
+
     /// How often and how long the log's disk was waited for.
     pub fn sync_stats(&self) -> SyncStats {
         self.shared.log.lock().as_ref().map(LogStore::sync_stats).unwrap_or_default()

@@ -95,6 +95,7 @@ impl Member {
         let clocks = Arc::new(Clocks::new(options.node, options.wall_clock, Arc::clone(&replica.log_clock)));
         let peers = Arc::new(Peers::new(options.node, connect, addresses, clocks));
         let machine = Machine::open(Arc::clone(&replica))?;
+        log.on_disk().snapshot(*replica.applied().borrow());
         let opened = open_memberships(&log, &machine).await?;
         let pristine = log.vote().map_err(|error| StartError::Recover(error.to_string()))?.is_none();
 
@@ -124,6 +125,7 @@ impl Member {
             status: status.subscribe(),
             condemned: watch::Sender::new(None),
             last_index: log.last_index(),
+            on_disk: log.on_disk(),
             opened,
             saved_vote: log.saved_vote(),
             log: Mutex::new(Some(log.clone())),

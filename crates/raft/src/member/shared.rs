@@ -23,7 +23,7 @@ use tracing::{Span, field::Empty};
 use super::MemberFailure;
 use crate::{
     clocks::WallTime,
-    log_store::{LogStore, SavedVote},
+    log_store::{LogStore, OnDisk, SavedVote},
     machine::Replica,
     peers::Peers,
     proposer::{Merger, Proposals},
@@ -103,6 +103,7 @@ pub(crate) struct Shared {
     /// Why this node must not go on, if others found that.
     pub(super) condemned: watch::Sender<Option<MemberFailure>>,
     pub(super) last_index: Arc<AtomicU64>,
+    pub(super) on_disk: Arc<OnDisk>,
     pub(super) opened: Opened,
     pub(crate) saved_vote: SavedVote,
     pub(super) log: Mutex<Option<LogStore>>,

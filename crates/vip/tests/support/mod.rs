@@ -163,6 +163,7 @@ impl Cluster {
             }],
             timing,
             longest: timing,
+            granted: timing,
             fitness: Fitness::Fit,
         };
         let nodes = ids.iter().zip(addresses).map(|(id, address)| Node {

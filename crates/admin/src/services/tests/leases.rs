@@ -57,6 +57,7 @@ fn picture(vip: VipId, nodes: u64) -> LeasePicture {
         vips: vec![vip],
         timing,
         longest: timing,
+        granted: timing,
         fitness: Fitness::Fit,
     };
     LeasePicture { view: Arc::new(view), owners }
