@@ -193,7 +193,7 @@ fn verdicts(seed: u64, records: &Records, seen: &Seen, finale: &Finale, whole: b
     let mut judgements = vec![
         judge(Promise::Sessions, &model, &sessions, limits),
         judge(Promise::Configuration, &ConfigModel { versions: Versions::Own }, &config, limits),
-        check_stickiness(&records.bindings.lock(), &[], &Default::default()).judgement(),
+        check_stickiness(&records.bindings.lock(), &[]).judgement(),
     ];
     let additions = records.additions.lock();
     if whole {
