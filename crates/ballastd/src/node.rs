@@ -259,6 +259,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
             view.plan_changes(),
             Arc::new(raft.clone()),
             Arc::clone(&findings),
+            leases.confirmed_cell(),
             ending.clone(),
         );
         parts.spawn(named("health checks", never_fails(checks)));

@@ -6,6 +6,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
+    health::Heard,
     ids::{BackendId, LogIndex, NodeId, ServiceId, VipId},
     lease::VipGate,
     persistence::KeyHash,
@@ -194,6 +195,12 @@ pub trait ClusterView: Send + Sync + 'static {
 pub trait Ownership: Send + Sync + 'static {
     /// The VIP's gate. Valid for the life of the process, also before the VIP is first held.
     fn gate(&self, vip: VipId) -> Arc<VipGate>;
+}
+
+/// Whether this node is heard.
+pub trait Contact: Send + Sync + 'static {
+    /// When the newest question was asked that a majority of the voters has answered. Costs a few instructions.
+    fn heard(&self) -> Heard;
 }
 
 /// What the data plane noticed about a backend while serving.

@@ -7,6 +7,8 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use ballast_core::{
+    cluster::Contact,
+    health::Heard,
     ids::{EntryId, LogIndex},
     lease::{Confirmed, LogFacts},
     time::BootNanos,
@@ -106,6 +108,12 @@ impl ConfirmedCell {
             }
             std::hint::spin_loop();
         }
+    }
+}
+
+impl Contact for ConfirmedCell {
+    fn heard(&self) -> Heard {
+        self.get().map(|confirmed| confirmed.asked_at)
     }
 }
 

@@ -13,10 +13,12 @@ mod http;
 mod machine;
 mod schedule;
 mod silence;
+mod unanswered;
 mod verdict;
 
 pub use http::{Judgement, RESPONSE_BYTES_MAX, judge, request};
 pub use machine::{Machine, Observation, Transition};
 pub use schedule::Schedule;
 pub use silence::{SILENCE_MAX, silent};
+pub use unanswered::{Answer, Check, Heard, Unanswered};
 pub use verdict::verdict;

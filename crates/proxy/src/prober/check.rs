@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, os::fd::AsFd as _};
 
 use ballast_core::{
     config::{Health, HttpCheck},
-    health::{Judgement, Observation, judge, request},
+    health::{Answer, Judgement, Observation, judge, request},
 };
 use ballast_planted::Bug;
 use tokio::{
@@ -17,25 +17,39 @@ use tokio::{
 const READ_BYTES: usize = 4096;
 
 /// Checks a backend once. Always comes back within the check's timeout.
-pub(super) async fn check(backend: SocketAddr, health: &Health) -> Observation {
+pub(super) async fn check(backend: SocketAddr, health: &Health) -> (Observation, Answer) {
     let mut address = backend;
     if let Some(port) = health.port {
         address.set_port(port);
     }
-    let outcome = timeout(health.timeout.duration(), attempt(address, backend, health.http.as_ref())).await;
-    match outcome {
+    let mut answered = false;
+    let outcome =
+        timeout(health.timeout.duration(), attempt(address, backend, health.http.as_ref(), &mut answered)).await;
+    let observation = match outcome {
         Ok(Ok(observation)) => observation,
         Ok(Err((doing, error))) => Observation { ok: false, detail: format!("{doing}: {}", describe(&error)) },
         Err(_) => Observation { ok: false, detail: format!("no answer within {}", health.timeout) },
-    }
+    };
+    let answer = match (observation.ok, answered) {
+        (true, _) => Answer::Good,
+        (false, true) => Answer::Bad,
+        (false, false) => Answer::Silence,
+    };
+    (observation, answer)
 }
 
+/// Says in `answered` as soon as anything came from there.
 async fn attempt(
     address: SocketAddr,
     backend: SocketAddr,
     http: Option<&HttpCheck>,
+    answered: &mut bool,
 ) -> Result<Observation, (&'static str, io::Error)> {
-    let mut stream = TcpStream::connect(address).await.map_err(|e| ("connect", e))?;
+    let connected = TcpStream::connect(address).await;
+    let refused =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset);
+    *answered = connected.as_ref().map_or_else(refused, |_| true);
+    let mut stream = connected.map_err(|e| ("connect", e))?;
     if ballast_planted::is(Bug::DescriptorLeaks) {
         std::mem::forget(stream.as_fd().try_clone_to_owned());
     }
@@ -93,12 +107,12 @@ mod tests {
     #[tokio::test]
     async fn judges_the_answer() {
         let address = answers(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        assert!(check(address, &http()).await.ok);
+        assert_eq!(check(address, &http()).await.1, Answer::Good);
         let address = answers(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
-        let observation = check(address, &http()).await;
-        assert!(!observation.ok && observation.detail.contains("503"), "{observation:?}");
+        let (observation, answer) = check(address, &http()).await;
+        assert!(answer == Answer::Bad && observation.detail.contains("503"), "{observation:?}");
         let address = answers(b"").await;
-        assert!(!check(address, &http()).await.ok);
+        assert_eq!(check(address, &http()).await.1, Answer::Bad);
     }
 
     #[tokio::test]
@@ -106,17 +120,18 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
         let address = gone.local_addr().expect("it is bound");
         drop(gone);
-        let observation = check(address, &Health { http: None, ..http() }).await;
-        assert_eq!(observation, Observation { ok: false, detail: "connect: refused".to_owned() });
+        let found = check(address, &Health { http: None, ..http() }).await;
+        assert_eq!(found, (Observation { ok: false, detail: "connect: refused".to_owned() }, Answer::Bad));
     }
 
     #[tokio::test]
-    async fn a_black_hole_fails_within_the_timeout() {
+    async fn whoever_accepts_and_says_nothing_fails_within_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
         let address = listener.local_addr().expect("it is bound");
         let health = Health { timeout: Span::from_millis(50), ..http() };
-        let observation = check(address, &health).await;
+        let (observation, answer) = check(address, &health).await;
         assert!(!observation.ok && observation.detail.contains("50ms"), "{observation:?}");
+        assert_eq!(answer, Answer::Bad, "its kernel has answered");
         drop(listener);
     }
 }

@@ -15,7 +15,7 @@ mod watch;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use ballast_core::{
-    cluster::{ClusterView, Propose},
+    cluster::{ClusterView, Contact, Propose},
     config::Health,
     ids::BackendId,
     plan::Verdict,
@@ -50,6 +50,7 @@ pub async fn run(
     mut generations: changes::Receiver<u64>,
     cluster: Arc<dyn Propose>,
     findings: Arc<Findings>,
+    contact: Arc<dyn Contact>,
     stop: CancellationToken,
 ) {
     let mut tasks = JoinSet::new();
@@ -92,6 +93,7 @@ pub async fn run(
                 health: watched.health.clone(),
                 cell,
                 cluster: Arc::clone(&cluster),
+                contact: Arc::clone(&contact),
             };
             let (logged, held) = changes::channel(logged(&id));
             running.insert(id, Running { watched, logged, task: tasks.spawn(watch.run(held)) });

@@ -6,17 +6,15 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ballast_core::{
-    cluster::Propose,
+    cluster::{Contact, Propose},
     config::Health,
-    health::{Machine, Schedule, Transition},
+    health::{Answer, Check, Heard, Machine, Observation, Schedule, Transition, Unanswered},
     ids::{BackendId, LogIndex, NodeId},
     plan::Verdict,
     state::Command,
+    time::BootNanos,
 };
-use tokio::{
-    sync::watch as changes,
-    time::{Instant, sleep},
-};
+use tokio::{sync::watch as changes, time::sleep};
 use tracing::info;
 
 use super::{check, findings::Cell};
@@ -28,6 +26,9 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(3);
 /// findings meanwhile, so nothing hangs on it.
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
 
+/// Requests that fail in a row are taken to have begun so long before. Arbitrary; a quorum is heard many times in it.
+const REQUESTS_NANOS: u64 = 1_000_000_000;
+
 /// What a watch needs.
 pub(super) struct Watch {
     pub(super) node: NodeId,
@@ -36,6 +37,7 @@ pub(super) struct Watch {
     pub(super) health: Health,
     pub(super) cell: Arc<Cell>,
     pub(super) cluster: Arc<dyn Propose>,
+    pub(super) contact: Arc<dyn Contact>,
 }
 
 /// What the log held about the backend at an index.
@@ -67,12 +69,42 @@ impl Falls {
         }
     }
 
-    /// Tells the machine if the verdict fell since the last look.
-    fn tell(&mut self, machine: &mut Machine) {
+    /// Tells the machines if the verdict fell since the last look.
+    fn tell(&mut self, machines: &mut Machines) {
         let agreed = self.logged.borrow_and_update().agreed;
         if std::mem::replace(&mut self.last, agreed) != Verdict::Down && agreed == Verdict::Down {
-            machine.fell(boot_now());
+            machines.own.fell(boot_now());
+            machines.told.fell(boot_now());
         }
+    }
+}
+
+/// What this node makes of its checks: for itself, while it has no quorum, and for the cluster, which is told nothing that
+/// may come from this node's own network.
+struct Machines {
+    own: Machine,
+    told: Machine,
+    unanswered: Unanswered,
+}
+
+impl Machines {
+    fn new(health: &Health) -> Self {
+        Self { own: Machine::new(health), told: Machine::new(health), unanswered: Unanswered::default() }
+    }
+
+    /// Returns what changed of the first and of the second.
+    fn checked(&mut self, check: &Check, observation: &Observation) -> [Option<Transition>; 2] {
+        let told = self.unanswered.counts(check).then(|| self.told.checked(check.ended, observation));
+        [self.own.checked(check.ended, observation), told.flatten()]
+    }
+
+    /// So many requests failed in a row, whatever it was that came back.
+    fn failing(&mut self, limit: u32, now: BootNanos, heard: Heard) -> [Option<Transition>; 2] {
+        let began = BootNanos::new(now.get().saturating_sub(REQUESTS_NANOS));
+        let check = Check { began, ended: now, answer: Answer::Silence, heard_before: heard, heard };
+        let served = |machine: &mut Machine| (0..limit).filter_map(|_| machine.served(now, false)).next_back();
+        let told = self.unanswered.counts(&check).then(|| served(&mut self.told));
+        [served(&mut self.own), told.flatten()]
     }
 }
 
@@ -92,33 +124,40 @@ impl Watch {
     }
 
     async fn check_on(&self, findings: changes::Sender<Option<(Verdict, String)>>, mut falls: Falls) {
-        let mut machine = Machine::new(&self.health);
+        let mut machines = Machines::new(&self.health);
         let mut schedule = Schedule::new(&self.health, rand::random(), boot_now());
         let limit = self.health.passive_failures.unwrap_or(0);
         loop {
             let wait = Duration::from_nanos(schedule.due().since(boot_now()));
             // All arms are cancel-safe: the due time stays, and a wake-up or a change that is not taken is kept.
-            let transition = tokio::select! {
+            let [own, told] = tokio::select! {
                 () = sleep(wait) => {
                     schedule.begun(boot_now());
-                    let began = Instant::now();
-                    let observation = check::check(self.address, &self.health).await;
-                    self.cell.checked(began.elapsed());
-                    falls.tell(&mut machine);
-                    machine.checked(boot_now(), &observation)
+                    let (heard_before, began) = (self.contact.heard(), boot_now());
+                    let (observation, answer) = check::check(self.address, &self.health).await;
+                    let (heard, ended) = (self.contact.heard(), boot_now());
+                    self.cell.checked(Duration::from_nanos(ended.since(began)));
+                    falls.tell(&mut machines);
+                    machines.checked(&Check { began, ended, answer, heard_before, heard }, &observation)
                 }
                 () = self.cell.failing.notified() => {
-                    falls.tell(&mut machine);
-                    (0..limit).filter_map(|_| machine.served(boot_now(), false)).next_back()
+                    falls.tell(&mut machines);
+                    machines.failing(limit, boot_now(), self.contact.heard())
                 }
                 () = falls.changed() => {
-                    falls.tell(&mut machine);
-                    None
+                    falls.tell(&mut machines);
+                    [None, None]
                 }
             };
-            if let Some(Transition { from, to, detail }) = transition {
-                info!(backend = %self.backend, address = %self.address, ?from, ?to, detail, "this node's finding changed");
+            if let Some(Transition { from, to, detail }) = own {
+                let told = machines.told.verdict() == to;
+                info!(
+                    backend = %self.backend, address = %self.address, ?from, ?to, detail, told,
+                    "this node's finding changed"
+                );
                 self.cell.set(to);
+            }
+            if let Some(Transition { to, detail, .. }) = told {
                 findings.send_replace(Some((to, detail)));
             }
         }
@@ -192,12 +231,21 @@ mod tests {
         Logged { index: LogIndex::new(index), verdict, agreed: Verdict::Unknown }
     }
 
+    /// A node that is always heard.
+    struct Always;
+
+    impl Contact for Always {
+        fn heard(&self) -> Heard {
+            Some(boot_now())
+        }
+    }
+
     fn watch_over(address: SocketAddr, health: Health, cluster: Arc<dyn Propose>) -> Watch {
         let backend = BackendId::new(1);
         let findings = Findings::default();
         findings.keep(&BTreeMap::from([(backend, None)]));
         let cell = findings.cell(backend).expect("kept");
-        Watch { node: NodeId::new(1), backend, address, health, cell, cluster }
+        Watch { node: NodeId::new(1), backend, address, health, cell, cluster, contact: Arc::new(Always) }
     }
 
     /// A log that takes everything but what comes first, with other entries between.
@@ -293,6 +341,32 @@ mod tests {
         let script = "+-+-++-++++-++++++++.";
         assert_eq!(found(script, |finding| finding).await, "?UDUDDUDDDDUDDDDDDDDU", "a backend that fails");
         assert_eq!(found(script, |_| Verdict::Up).await, "?UDUDUUDUUUUDUUUUUUUU", "a node that is cut off");
+    }
+
+    #[test]
+    fn a_node_that_nobody_hears_goes_by_silence_and_tells_the_cluster_nothing_of_it() {
+        let mut machines = Machines::new(&Health { rise: 1, fall: 2, passive_failures: Some(3), ..Health::default() });
+        let at = |millis: u64| BootNanos::new(millis * 1_000_000);
+        let mut verdicts = |began: u64, answer, heard: Heard| {
+            let check = Check { began: at(began), ended: at(began + 100), answer, heard_before: heard, heard };
+            let observation = Observation { ok: answer == Answer::Good, detail: String::new() };
+            machines.checked(&check, &observation);
+            (machines.own.verdict(), machines.told.verdict())
+        };
+        let (up, down) = (Verdict::Up, Verdict::Down);
+        assert_eq!(verdicts(1000, Answer::Good, Some(at(990))), (up, up));
+        let lost = Some(at(1500));
+        assert_eq!(verdicts(2000, Answer::Silence, lost), (up, up));
+        assert_eq!(verdicts(3000, Answer::Silence, lost), (down, up));
+        assert_eq!(verdicts(4000, Answer::Silence, lost), (down, up));
+        // It is heard again, and the backend is silent all the same.
+        assert_eq!(verdicts(5000, Answer::Silence, Some(at(4990))), (down, up));
+        assert_eq!(verdicts(6000, Answer::Silence, Some(at(5990))), (down, down));
+        assert_eq!(verdicts(7000, Answer::Good, Some(at(6990))), (up, up));
+        for _ in 0..2 {
+            machines.failing(3, at(9000), lost);
+        }
+        assert_eq!((machines.own.verdict(), machines.told.verdict()), (down, up), "so with requests");
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub struct Health {
     /// minutes that the cluster called it down.
     #[schemars(range(min = 1, max = 100))]
     pub rise: u32,
-    /// Failures in a row that make it down.
+    /// Failures in a row that make it down. The cluster is not told of silence while no majority of the voters answers the
+    /// node that checks either.
     #[schemars(range(min = 1, max = 100))]
     pub fall: u32,
     /// Port to check; the backend's own when absent.
