@@ -657,14 +657,15 @@ fn a_keeper_that_hangs_leaves_vips_to_others() {
         host.run(move || netlink::start(options, Sole::take().expect("no other"), changed).expect("starts"));
     // Dropped before the keeper, which would be waited for.
     let hang = hang;
-    let mut view = view();
-    view.vips[0].addresses.truncate(1);
-    driver.view(&Arc::new(view));
+    let show = |driver: &mut NetlinkDriver, mut view: LeaseView| {
+        view.vips[0].addresses.truncate(1);
+        driver.view(&Arc::new(view));
+    };
+    show(&mut driver, view());
     eventually("the address is in place", || says(&keeper, Fitness::Fit, ""));
-    host.ip("link set eth0 down");
-    eventually("the link is down", || says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "eth0 is down"));
+    // A report is seen before it is told, so the call that hangs may be the one about this; the VIP is fit in either.
     hang.send(()).expect("it listens");
-    host.ip("link set eth0 up");
+    show(&mut driver, two());
     let doubted = Fitness::Reluctant(Unfitness::Unattended);
     eventually("what it found is doubted", || says(&keeper, doubted, "nobody looked after addresses and fence for "));
     hang.send(()).expect("it waits");
