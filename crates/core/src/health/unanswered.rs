@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(counted("+???+", 1500..4900), "c...c");
         // The network is back while a check runs that had asked before.
         assert_eq!(counted("+??+", 1500..3100), "c..c");
-        assert_eq!(counted("??+", 0..1900), "..c", "from its start");
+        assert_eq!(counted("??+", 0..2100), "..c", "from its start");
     }
 
     #[test]
