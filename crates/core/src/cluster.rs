@@ -6,7 +6,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::{
-    health::Heard,
+    health::{Answer, Heard},
     ids::{BackendId, LogIndex, NodeId, ServiceId, VipId},
     lease::VipGate,
     persistence::KeyHash,
@@ -205,8 +205,8 @@ pub trait Contact: Send + Sync + 'static {
 
 /// What the data plane noticed about a backend while serving.
 pub trait PassiveHealth: Send + Sync + 'static {
-    /// A request or connection attempt succeeded or failed. Called for each request: must cost next to nothing.
-    fn observed(&self, backend: BackendId, ok: bool);
+    /// What a request or connection attempt got from there. Called for each request: must cost next to nothing.
+    fn observed(&self, backend: BackendId, answer: Answer);
 
     /// This node's own verdict, for `policy: local` and while there is no quorum.
     fn local_verdict(&self, backend: BackendId) -> Verdict;

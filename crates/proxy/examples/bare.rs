@@ -18,6 +18,7 @@ use ballast_core::{
         Balance, Commit, Isolated, Limits, Persistence, Protocol, SourcePrefix, Span, TableKey, TablePersistence,
         Timeouts, TrustedProxies, WhenFull,
     },
+    health::Answer,
     ids::{BackendId, FarmId, LogIndex, NodeId, Revision, ServiceId, VipId},
     lease::VipGate,
     persistence::KeyHash,
@@ -65,7 +66,7 @@ impl Ownership for Alone {
 }
 
 impl PassiveHealth for Alone {
-    fn observed(&self, _: BackendId, _: bool) {}
+    fn observed(&self, _: BackendId, _: Answer) {}
     fn local_verdict(&self, _: BackendId) -> Verdict {
         Verdict::Up
     }

@@ -6,6 +6,10 @@
 //! differ: a holder whose clock runs at 0.9 keeps its right for `right / 0.9`, a grantor whose clock
 //! runs at 1.1 keeps its promise for `promise / 1.1`, and the first must not outlast the second.
 
+/// Longest time between two questions to the voters, however long the lease: who knows when this node was last answered
+/// (`core::health`, reads of fresh state) is not to wait for seconds.
+const ROUND_NANOS_MAX: u64 = 250_000_000;
+
 /// Lengths of one lease, in nanoseconds of the clock of whoever measures them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -38,15 +42,15 @@ impl Timing {
         promise_for(self.right)
     }
 
-    /// Time between two renewals that were answered.
+    /// Time between two renewals that were answered: a third of the right, and a quarter of a second at most.
     pub const fn renew(self) -> u64 {
-        self.right / 3
+        round_at_most(self.right / 3)
     }
 
     /// Time after which a renewal that was not answered is repeated: seven questions follow one that was answered before its
-    /// right is over. The protocol's other waits are counted in it.
+    /// right is over, or more. The protocol's other waits are counted in it.
     pub const fn retry(self) -> u64 {
-        self.right / 10
+        round_at_most(self.right / 10)
     }
 
     /// What each place in the ranking waits longer before it asks for a free VIP. Longer than a
@@ -57,8 +61,12 @@ impl Timing {
 
     /// Age of the newest completed round from which on a holder counts as hearing nobody.
     pub const fn deaf_after(self) -> u64 {
-        self.retry() * 7
+        self.right / 10 * 7
     }
+}
+
+const fn round_at_most(nanos: u64) -> u64 {
+    if nanos < ROUND_NANOS_MAX { nanos } else { ROUND_NANOS_MAX }
 }
 
 /// How long a promise for a right of `right` lasts, rounded up.
@@ -77,6 +85,15 @@ mod tests {
             // right / 0.9 <= promise / 1.1, in whole numbers.
             assert!(timing.right() * 11 <= timing.promise() * 9, "{configured}");
             assert!(timing.promise() <= configured / 10 * 9 + 22, "{configured}");
+        }
+    }
+
+    #[test]
+    fn rounds_are_asked_at_least_four_times_a_second() {
+        for (configured, renew, retry) in [(200, 49, 14), (1000, 245, 73), (1100, 250, 81), (10_000, 250, 250)] {
+            let timing = Timing::takeover_within(configured * 1_000_000);
+            assert_eq!((timing.renew() / 1_000_000, timing.retry() / 1_000_000), (renew, retry), "{configured}");
+            assert!(timing.deaf_after() > timing.right() / 2, "{configured}");
         }
     }
 

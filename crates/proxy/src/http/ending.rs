@@ -35,6 +35,8 @@
 //!
 //! Not here: how an answer gets to the client.
 
+use ballast_core::health;
+
 use super::{fault::Fault, forwarded};
 
 /// How a request ended.
@@ -175,6 +177,15 @@ impl Ending {
                 | Self::BackendStalled
                 | Self::ResponseBroken(_)
         )
+    }
+
+    /// What came from the backend, if it is to blame. One that took the connection and says nothing may have no network any
+    /// more.
+    pub const fn backend_answer(self) -> health::Answer {
+        match self {
+            Self::BackendTimeout | Self::BackendStalled => health::Answer::Nothing,
+            _ => health::Answer::Bad,
+        }
     }
 }
 

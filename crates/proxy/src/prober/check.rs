@@ -22,33 +22,26 @@ pub(super) async fn check(backend: SocketAddr, health: &Health) -> (Observation,
     if let Some(port) = health.port {
         address.set_port(port);
     }
-    let mut answered = false;
-    let outcome =
-        timeout(health.timeout.duration(), attempt(address, backend, health.http.as_ref(), &mut answered)).await;
-    let observation = match outcome {
+    let mut answer = Answer::Nothing;
+    let attempt = attempt(address, backend, health.http.as_ref(), &mut answer);
+    let observation = match timeout(health.timeout.duration(), attempt).await {
         Ok(Ok(observation)) => observation,
         Ok(Err((doing, error))) => Observation { ok: false, detail: format!("{doing}: {}", describe(&error)) },
         Err(_) => Observation { ok: false, detail: format!("no answer within {}", health.timeout) },
     };
-    let answer = match (observation.ok, answered) {
-        (true, _) => Answer::Good,
-        (false, true) => Answer::Bad,
-        (false, false) => Answer::Silence,
-    };
+    let answer = if observation.ok { Answer::Good } else { answer };
     (observation, answer)
 }
 
-/// Says in `answered` as soon as anything came from there.
+/// Says in `answer` what has come from there so far, as if it were no good answer.
 async fn attempt(
     address: SocketAddr,
     backend: SocketAddr,
     http: Option<&HttpCheck>,
-    answered: &mut bool,
+    answer: &mut Answer,
 ) -> Result<Observation, (&'static str, io::Error)> {
     let connected = TcpStream::connect(address).await;
-    let refused =
-        |error: &io::Error| matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset);
-    *answered = connected.as_ref().map_or_else(refused, |_| true);
+    *answer = connected.as_ref().map_or_else(unconnected, |_| Answer::Bad);
     let mut stream = connected.map_err(|e| ("connect", e))?;
     if ballast_planted::is(Bug::DescriptorLeaks) {
         std::mem::forget(stream.as_fd().try_clone_to_owned());
@@ -69,6 +62,21 @@ async fn attempt(
         if let Judgement::Done(observation) = judge(http, &response, ended) {
             return Ok(observation);
         }
+    }
+}
+
+/// What a connection that could not be made says of the other side.
+pub(crate) fn unconnected(error: &io::Error) -> Answer {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => return Answer::Bad,
+        _ => {}
+    }
+    // Descriptors, memory or ports that this node has no more of, or a firewall of its own.
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL | libc::EPERM) => {
+            Answer::Unasked
+        }
+        _ => Answer::Nothing,
     }
 }
 
@@ -122,6 +130,25 @@ mod tests {
         drop(gone);
         let found = check(address, &Health { http: None, ..http() }).await;
         assert_eq!(found, (Observation { ok: false, detail: "connect: refused".to_owned() }, Answer::Bad));
+    }
+
+    #[test]
+    fn what_this_node_lacks_is_not_the_backends_fault() {
+        for (code, answer) in [
+            (libc::ECONNREFUSED, Answer::Bad),
+            (libc::ECONNRESET, Answer::Bad),
+            (libc::ETIMEDOUT, Answer::Nothing),
+            (libc::EHOSTUNREACH, Answer::Nothing),
+            (libc::ENETUNREACH, Answer::Nothing),
+            // A firewall on the way, by ICMPv6.
+            (libc::EACCES, Answer::Nothing),
+            (libc::EMFILE, Answer::Unasked),
+            (libc::ENOBUFS, Answer::Unasked),
+            (libc::EADDRNOTAVAIL, Answer::Unasked),
+            (libc::EPERM, Answer::Unasked),
+        ] {
+            assert_eq!(unconnected(&io::Error::from_raw_os_error(code)), answer, "{code}");
+        }
     }
 
     #[tokio::test]

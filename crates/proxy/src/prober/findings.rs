@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use ballast_core::{cluster::PassiveHealth, durations::Durations, ids::BackendId, plan::Verdict};
+use ballast_core::{cluster::PassiveHealth, durations::Durations, health::Answer, ids::BackendId, plan::Verdict};
 use tokio::sync::Notify;
 
 /// The findings of this node about all backends that it checks.
@@ -29,6 +29,8 @@ pub(super) struct Cell {
     failed: AtomicU32,
     /// So many wake the watch; zero when passive checks are off.
     limit: AtomicU32,
+    /// What the newest of them got.
+    answer: AtomicU8,
     /// Wakes the watch.
     pub(super) failing: Notify,
     counts: Mutex<CheckStats>,
@@ -80,6 +82,7 @@ impl Cell {
             verdict: AtomicU8::new(code(Verdict::Unknown)),
             failed: AtomicU32::new(0),
             limit: AtomicU32::new(0),
+            answer: AtomicU8::new(Answer::Bad as u8),
             failing: Notify::new(),
             counts: Mutex::default(),
         }
@@ -88,6 +91,11 @@ impl Cell {
     /// Counts a check.
     pub(super) fn checked(&self, took: Duration) {
         self.counts().durations.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// What the newest request that failed got.
+    pub(super) fn failed_by(&self) -> Answer {
+        if self.answer.load(Ordering::Relaxed) == Answer::Nothing as u8 { Answer::Nothing } else { Answer::Bad }
     }
 
     fn counts(&self) -> MutexGuard<'_, CheckStats> {
@@ -117,11 +125,14 @@ const fn code(verdict: Verdict) -> u8 {
 }
 
 impl PassiveHealth for Findings {
-    fn observed(&self, backend: BackendId, ok: bool) {
+    fn observed(&self, backend: BackendId, answer: Answer) {
+        if answer == Answer::Unasked {
+            return;
+        }
         let cells = self.cells.load();
         let Ok(at) = cells.binary_search_by_key(&backend, |(id, _)| *id) else { return };
         let cell = &cells[at].1;
-        if ok {
+        if answer == Answer::Good {
             // The line stays shared between the workers while all is well.
             if cell.failed.load(Ordering::Relaxed) != 0 {
                 cell.failed.store(0, Ordering::Relaxed);
@@ -129,6 +140,7 @@ impl PassiveHealth for Findings {
             return;
         }
         let limit = cell.limit.load(Ordering::Relaxed);
+        cell.answer.store(answer as u8, Ordering::Relaxed);
         if limit != 0 && (cell.failed.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(limit) {
             cell.failing.notify_one();
         }
@@ -154,14 +166,18 @@ mod tests {
         let backend = BackendId::new(3);
         findings.keep(&BTreeMap::from([(backend, Some(3))]));
         let cell = findings.cell(backend).expect("kept");
-        for ok in [false, false, true, false, false] {
-            findings.observed(backend, ok);
+        let (good, bad, nothing) = (Answer::Good, Answer::Bad, Answer::Nothing);
+        for answer in [bad, nothing, good, bad, bad, Answer::Unasked] {
+            findings.observed(backend, answer);
         }
         let woken = |cell: &Cell| futures_util::FutureExt::now_or_never(cell.failing.notified()).is_some();
         assert!(!woken(&cell), "never three in a row");
-        findings.observed(backend, false);
+        findings.observed(backend, nothing);
         assert!(woken(&cell));
-        findings.observed(BackendId::new(99), false);
+        assert_eq!(cell.failed_by(), nothing);
+        findings.observed(backend, bad);
+        assert_eq!(cell.failed_by(), bad);
+        findings.observed(BackendId::new(99), bad);
         assert_eq!(findings.local_verdict(BackendId::new(99)), Verdict::Unknown);
     }
 

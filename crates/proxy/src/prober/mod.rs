@@ -26,6 +26,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use check::unconnected;
 pub use findings::{CheckStats, Findings};
 
 /// What a watch was started with; another one replaces it when this differs.

@@ -15,7 +15,7 @@ use ballast_core::{
     time::BootNanos,
 };
 use tokio::{sync::watch as changes, time::sleep};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{check, findings::Cell};
 use ballast_clock::boot_now;
@@ -25,9 +25,6 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(3);
 /// Pause after a report that did not get through. Without a quorum the node goes by its own
 /// findings meanwhile, so nothing hangs on it.
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
-
-/// Requests that fail in a row are taken to have begun so long before. Arbitrary; a quorum is heard many times in it.
-const REQUESTS_NANOS: u64 = 1_000_000_000;
 
 /// What a watch needs.
 pub(super) struct Watch {
@@ -98,12 +95,10 @@ impl Machines {
         [self.own.checked(check.ended, observation), told.flatten()]
     }
 
-    /// So many requests failed in a row, whatever it was that came back.
-    fn failing(&mut self, limit: u32, now: BootNanos, heard: Heard) -> [Option<Transition>; 2] {
-        let began = BootNanos::new(now.get().saturating_sub(REQUESTS_NANOS));
-        let check = Check { began, ended: now, answer: Answer::Silence, heard_before: heard, heard };
+    /// So many requests failed in a row, the last of them by `answer`.
+    fn failing(&mut self, limit: u32, answer: Answer, now: BootNanos, heard: Heard) -> [Option<Transition>; 2] {
         let served = |machine: &mut Machine| (0..limit).filter_map(|_| machine.served(now, false)).next_back();
-        let told = self.unanswered.counts(&check).then(|| served(&mut self.told));
+        let told = self.unanswered.requests_count(answer, now, heard).then(|| served(&mut self.told));
         [served(&mut self.own), told.flatten()]
     }
 }
@@ -127,6 +122,7 @@ impl Watch {
         let mut machines = Machines::new(&self.health);
         let mut schedule = Schedule::new(&self.health, rand::random(), boot_now());
         let limit = self.health.passive_failures.unwrap_or(0);
+        let mut could_ask = true;
         loop {
             let wait = Duration::from_nanos(schedule.due().since(boot_now()));
             // All arms are cancel-safe: the due time stays, and a wake-up or a change that is not taken is kept.
@@ -137,12 +133,19 @@ impl Watch {
                     let (observation, answer) = check::check(self.address, &self.health).await;
                     let (heard, ended) = (self.contact.heard(), boot_now());
                     self.cell.checked(Duration::from_nanos(ended.since(began)));
+                    let asked = answer != Answer::Unasked;
+                    if std::mem::replace(&mut could_ask, asked) && !asked {
+                        warn!(
+                            backend = %self.backend, address = %self.address, detail = observation.detail,
+                            "this node cannot check; the cluster is not told"
+                        );
+                    }
                     falls.tell(&mut machines);
                     machines.checked(&Check { began, ended, answer, heard_before, heard }, &observation)
                 }
                 () = self.cell.failing.notified() => {
                     falls.tell(&mut machines);
-                    machines.failing(limit, boot_now(), self.contact.heard())
+                    machines.failing(limit, self.cell.failed_by(), boot_now(), self.contact.heard())
                 }
                 () = falls.changed() => {
                     falls.tell(&mut machines);
@@ -356,17 +359,21 @@ mod tests {
         let (up, down) = (Verdict::Up, Verdict::Down);
         assert_eq!(verdicts(1000, Answer::Good, Some(at(990))), (up, up));
         let lost = Some(at(1500));
-        assert_eq!(verdicts(2000, Answer::Silence, lost), (up, up));
-        assert_eq!(verdicts(3000, Answer::Silence, lost), (down, up));
-        assert_eq!(verdicts(4000, Answer::Silence, lost), (down, up));
+        assert_eq!(verdicts(2000, Answer::Nothing, lost), (up, up));
+        assert_eq!(verdicts(3000, Answer::Nothing, lost), (down, up));
+        assert_eq!(verdicts(4000, Answer::Nothing, lost), (down, up));
         // It is heard again, and the backend is silent all the same.
-        assert_eq!(verdicts(5000, Answer::Silence, Some(at(4990))), (down, up));
-        assert_eq!(verdicts(6000, Answer::Silence, Some(at(5990))), (down, down));
+        assert_eq!(verdicts(5000, Answer::Nothing, Some(at(4990))), (down, up));
+        assert_eq!(verdicts(6000, Answer::Nothing, Some(at(5990))), (down, down));
         assert_eq!(verdicts(7000, Answer::Good, Some(at(6990))), (up, up));
         for _ in 0..2 {
-            machines.failing(3, at(9000), lost);
+            machines.failing(3, Answer::Nothing, at(9000), lost);
         }
         assert_eq!((machines.own.verdict(), machines.told.verdict()), (down, up), "so with requests");
+        for _ in 0..2 {
+            machines.failing(3, Answer::Bad, at(9000), lost);
+        }
+        assert_eq!((machines.own.verdict(), machines.told.verdict()), (down, down), "unless they were answered");
     }
 
     #[test]

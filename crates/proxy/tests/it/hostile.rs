@@ -1,5 +1,7 @@
 //! Hostile and unusual messages, both ways: what the client is told, and what the other side received.
 
+use ballast_core::health::Answer;
+
 use crate::support::*;
 
 /// Fields that the proxy adds to every forwarded request, for a client on 127.0.0.1 with `Host: a`.
@@ -393,7 +395,7 @@ fn bad_responses_become_502_with_their_reason() {
         }
         assert_eq!((response.status, response.header("x-ballast-reason")), (502, Some(reason)), "{name}");
         assert_eq!(site.line(0)["ended"], reason, "{name}");
-        assert!(site.world.observed.lock().unwrap().iter().any(|(_, ok)| !ok), "{name}");
+        assert!(site.world.observed.lock().unwrap().iter().any(|(_, answer)| *answer == Answer::Bad), "{name}");
     }
 }
 

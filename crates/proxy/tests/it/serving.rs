@@ -8,6 +8,7 @@ use std::{
 
 use ballast_core::{
     config::{ByteSize, Fallback, RequestMatch},
+    health::Answer,
     ids::{BackendId, ServiceId},
     plan::{AdminState, Verdict},
 };
@@ -403,7 +404,7 @@ fn a_backend_that_cannot_be_reached_is_passed_over() {
     }
     let tried: Vec<_> = (0..4).map(|i| site.line(i)["retries"].as_u64().unwrap()).collect();
     assert!(tried.contains(&1), "{tried:?}");
-    assert!(site.world.observed.lock().unwrap().contains(&(BackendId::new(1), false)));
+    assert!(site.world.observed.lock().unwrap().contains(&(BackendId::new(1), Answer::Bad)));
     assert_eq!(site.proxy.stats().services[&SERVICE].retries_total, tried.iter().sum::<u64>());
 }
 

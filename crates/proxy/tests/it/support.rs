@@ -19,6 +19,7 @@ use ballast_core::{
         PassiveHealth, ProposeError,
     },
     config::{Balance, Isolated, Limits, Protocol, Span, Timeouts, TrustedProxies},
+    health::Answer,
     ids::{BackendId, FarmId, LogIndex, NodeId, Revision, ServiceId, VipId},
     lease::VipGate,
     persistence::KeyHash,
@@ -47,7 +48,7 @@ pub struct World {
     pub confirm_fails: AtomicBool,
     pub renew: AtomicBool,
     pub gates: Mutex<HashMap<VipId, Arc<VipGate>>>,
-    pub observed: Mutex<Vec<(BackendId, bool)>>,
+    pub observed: Mutex<Vec<(BackendId, Answer)>>,
     pub isolated: AtomicBool,
 }
 
@@ -136,8 +137,8 @@ impl Ownership for View {
 }
 
 impl PassiveHealth for View {
-    fn observed(&self, backend: BackendId, ok: bool) {
-        self.0.observed.lock().unwrap().push((backend, ok));
+    fn observed(&self, backend: BackendId, answer: Answer) {
+        self.0.observed.lock().unwrap().push((backend, answer));
     }
     fn local_verdict(&self, _: BackendId) -> Verdict {
         Verdict::Up

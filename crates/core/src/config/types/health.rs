@@ -19,8 +19,9 @@ pub struct Health {
     /// minutes that the cluster called it down.
     #[schemars(range(min = 1, max = 100))]
     pub rise: u32,
-    /// Failures in a row that make it down. The cluster is not told of silence while no majority of the voters answers the
-    /// node that checks either.
+    /// Failures in a row that make it down. Of checks that nothing answered, the cluster is told while a majority of the voters
+    /// answers the node that checks, at most once in a quarter of the lease or of a second. With 1, an outage of the nodes' own
+    /// network may count.
     #[schemars(range(min = 1, max = 100))]
     pub fall: u32,
     /// Port to check; the backend's own when absent.

@@ -4,12 +4,14 @@
 
 use std::{future::poll_fn, io::ErrorKind, rc::Rc, task::Poll};
 
+use ballast_core::health::Answer;
 use tokio::net::TcpStream;
 
 use crate::{
     backend::{Available, Backend, Link},
     http::{client::Client, ending::Ending},
     live::{Farm, Service},
+    prober::unconnected,
     ticks::Elapsed,
 };
 
@@ -19,8 +21,21 @@ pub(super) enum NoLink {
     Refused,
     /// Nobody answered, or there was no way: that may be this node's trouble alone.
     Unreached,
+    /// This node had no descriptor or port for it, say.
+    Unasked,
     /// Nobody tried.
     Ended(Ending),
+}
+
+impl NoLink {
+    /// What it says of the backend, if anybody tried.
+    pub(super) fn answer(&self) -> Answer {
+        match self {
+            Self::Refused => Answer::Bad,
+            Self::Unreached => Answer::Nothing,
+            Self::Unasked | Self::Ended(_) => Answer::Unasked,
+        }
+    }
 }
 
 impl From<Ending> for NoLink {
@@ -79,8 +94,12 @@ pub(super) async fn acquire(
                 let _ = stream.set_nodelay(true);
                 Ok(Link::new(stream, address, permit, backend))
             }
-            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Err(NoLink::Refused),
-            Ok(Err(_)) | Err(Elapsed) => Err(NoLink::Unreached),
+            Ok(Err(error)) => Err(match unconnected(&error) {
+                Answer::Unasked => NoLink::Unasked,
+                _ if error.kind() == ErrorKind::ConnectionRefused => NoLink::Refused,
+                _ => NoLink::Unreached,
+            }),
+            Err(Elapsed) => Err(NoLink::Unreached),
         };
     }
 }

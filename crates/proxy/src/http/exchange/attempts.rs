@@ -57,8 +57,8 @@ pub(super) async fn attempts(
         trail.chosen_ns = boot_now().get();
         let link = match acquire(client, farm, service, &backend, fresh).await {
             Ok(link) => link,
-            Err(missed @ (NoLink::Refused | NoLink::Unreached)) => {
-                client.worker().shared.ports.passive.observed(backend.id, false);
+            Err(missed @ (NoLink::Refused | NoLink::Unreached | NoLink::Unasked)) => {
+                client.worker().shared.ports.passive.observed(backend.id, missed.answer());
                 backend.counters.connect_failures_total.up();
                 if !retry(service, trail) {
                     return fail(client, farm, service, job, trail, Ending::ConnectFailed).await;
@@ -87,7 +87,7 @@ pub(super) async fn attempts(
             Attempted::Over(ending, after) => {
                 if ending.blames_backend() {
                     backend.counters.response_failures_total.up();
-                    client.worker().shared.ports.passive.observed(backend.id, false);
+                    client.worker().shared.ports.passive.observed(backend.id, ending.backend_answer());
                 }
                 if trail.status == 0 {
                     return fail(client, farm, service, job, trail, ending).await;

@@ -4,6 +4,7 @@
 
 use ballast_core::{
     config::{Persistence, TableKey},
+    health::Answer,
     ids::BackendId,
     persistence::KeyHash,
 };
@@ -142,7 +143,8 @@ impl Attempt<'_> {
         if status >= 500 {
             self.backend.counters.errors_total.up();
         }
-        client.worker().shared.ports.passive.observed(self.backend.id, status < 500);
+        let answer = if status < 500 { Answer::Good } else { Answer::Bad };
+        client.worker().shared.ports.passive.observed(self.backend.id, answer);
     }
 }
 
