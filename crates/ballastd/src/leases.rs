@@ -15,7 +15,7 @@ use std::{
 use ballast_core::{
     cluster::Propose,
     config::Farm,
-    ids::{EntryId, NodeId, VipId},
+    ids::{EntryId, LogIndex, NodeId, VipId},
     lease::{
         Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseView, LeaseVip, LeaseWish, Timing, Transition, VoterSets,
     },
@@ -53,6 +53,8 @@ pub struct Membership {
     pub entry: EntryId,
     /// Its voter sets: two while it is joint.
     pub voters: Vec<BTreeSet<NodeId>>,
+    /// The membership entry before it, which was committed before anybody proposed this one.
+    pub before: LogIndex,
 }
 
 /// What this node knows of its own fitness.
@@ -75,6 +77,7 @@ struct Sources {
     membership: Membership,
     fitness: OwnFitness,
     lengths: Lengths,
+    catching_up: bool,
     keys: Option<LeaseKeys>,
 }
 
@@ -97,7 +100,8 @@ impl Told {
         now: BootNanos,
     ) -> Option<Arc<LeaseView>> {
         let keys = state.cluster().map(|cluster| cluster.lease_keys(state.log_time()));
-        let from = Sources { plan_version: state.plan_version(), membership, fitness, lengths, keys };
+        let catching_up = state.applied() < membership.before;
+        let from = Sources { plan_version: state.plan_version(), membership, fitness, lengths, catching_up, keys };
         let version = state.lease_version();
         if let Some((before, seen)) = &self.from
             && *before == from
@@ -169,6 +173,7 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
         vips,
         timing: Timing::takeover_within(lengths.asked.min(configured) * NANOS_PER_MILLI),
         longest: Timing::at_most(lengths.longest.max(configured) * NANOS_PER_MILLI),
+        catching_up: state.applied() < membership.before,
         granted: Timing::at_most(lengths.granted * NANOS_PER_MILLI),
         fitness: fitness.node,
     })
@@ -301,7 +306,6 @@ async fn write(
 mod tests {
     use ballast_core::{
         cluster::{Applied, BoxFuture, ProposeError},
-        ids::LogIndex,
         lease::{GainCause, LossCause, Unrenewed},
         plan::Verdict,
         state::{Author, Outcome},
@@ -417,7 +421,8 @@ mod tests {
         let (me, vip) = (NodeId::new(1), state.vip_id("a").expect("configured"));
         let mut told = Told::default();
         let mut news = |state: &State, millis: u64| {
-            let membership = Membership { entry: EntryId::default(), voters: vec![[me].into()] };
+            let (entry, before) = (EntryId::default(), LogIndex::default());
+            let membership = Membership { entry, voters: vec![[me].into()], before };
             let lengths = Lengths { asked: 200, longest: 200, granted: 200 };
             told.news(state, membership, OwnFitness::default(), lengths, BootNanos::new(millis * NANOS_PER_MILLI))
         };
@@ -449,9 +454,25 @@ mod tests {
     }
 
     fn view(state: &State, fitness: &OwnFitness) -> LeaseView {
-        let membership = Membership { entry: EntryId::default(), voters: vec![[NodeId::new(1)].into()] };
+        let (entry, before) = (EntryId::default(), LogIndex::default());
+        let membership = Membership { entry, voters: vec![[NodeId::new(1)].into()], before };
         lease_view(state, &membership, fitness, Lengths { asked: 200, longest: 200, granted: 200 })
             .expect("there is a cluster")
+    }
+
+    #[test]
+    fn a_node_catches_up_until_it_has_applied_what_was_agreed_before_its_voters_were() {
+        let mut state = founded(r#"{"version":1}"#);
+        let mut told = Told::default();
+        let before = LogIndex::new(state.applied().get() + 1);
+        let mut news = |state: &State| {
+            let membership = Membership { entry: EntryId::default(), voters: vec![[NodeId::new(1)].into()], before };
+            let lengths = Lengths { asked: 200, longest: 200, granted: 200 };
+            told.news(state, membership, OwnFitness::default(), lengths, BootNanos::default())
+        };
+        assert!(news(&state).expect("the first").catching_up);
+        pass(&mut state, START.plus_millis(1), Command::Tick);
+        assert!(!news(&state).expect("told at once, though nothing else has changed").catching_up);
     }
 
     #[test]

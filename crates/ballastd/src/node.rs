@@ -302,6 +302,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
     info!(node = %identity.node, name = bootstrap.name, "running");
     supervisor.ready();
 
+    // Each arm is cancel-safe, and none is polled again: the node ends.
     let outcome = tokio::select! {
         () = stop.cancelled() => Ok(()),
         failure = member.failed() => Err(anyhow!(failure)),
@@ -415,6 +416,7 @@ async fn introduce(bootstrap: Bootstrap, node: NodeId, raft: Handle, ending: Can
                 }
             }
         }
+        // All arms are cancel-safe: the interfaces are looked at anew in any case.
         tokio::select! {
             changed = applied.changed() => if changed.is_err() { break },
             () = sleep(LOOK_AT_INTERFACES) => {}
@@ -594,6 +596,8 @@ impl Publisher {
                 Membership {
                     entry: status.membership,
                     voters: status.voter_sets.iter().map(|set| set.iter().copied().collect()).collect(),
+                    // Read after the other: of a log that has a newer membership by now it tells more, which is to apply more.
+                    before: self.node.raft.membership_before(status.membership),
                 }
             };
             let configured = self.node.raft.with_state(leases::configured);

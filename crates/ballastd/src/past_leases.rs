@@ -20,9 +20,12 @@ use ballast_core::{
 };
 use tracing::warn;
 
+/// For how long a lease that was replaced is granted, in nanoseconds, to owners that apply the change later.
+const REPLACED_IS_GRANTED: u64 = 2_000_000_000;
+
 /// A lease that was replaced longer ago than this, in nanoseconds, cannot be in force any more: the longest that a
 /// document may ask for is ten seconds, on a clock that runs at 0.9 while ours runs at 1.1.
-const REPLACED_COUNTS: u64 = 13_000_000_000;
+const REPLACED_COUNTS: u64 = REPLACED_IS_GRANTED + 13_000_000_000;
 
 /// How long a longer lease is held back, in nanoseconds: by then every node that is not in trouble has applied it.
 const HELD_BACK: u64 = 2_000_000_000;
@@ -44,6 +47,8 @@ pub struct Leases {
     /// When earlier lives saw that a revision was replaced.
     seen: BTreeMap<Revision, BootNanos>,
     file: Option<Memory>,
+    /// The lease of the newest revision that was seen to be on disk.
+    on_disk: Option<u64>,
     /// What is asked for, once something is.
     asked: Option<u64>,
     /// A longer one that waits, and since when it is configured.
@@ -127,10 +132,17 @@ impl Leases {
 
     /// What to ask for and what to grant now, under a document that says `configured`, when the log is on disk up to `synced`.
     pub fn lengths(&mut self, configured: u64, synced: LogIndex, now: BootNanos) -> Lengths {
+        // In force is what is newest on disk, however long ago it was replaced by what is not.
+        let newest = self.all.values().rev().find(|lease| lease.learnt <= synced);
+        self.on_disk = newest.map(|lease| lease.millis).or(self.on_disk);
         let (asked, longest) = (self.asked(configured, now), self.longest(now));
-        let on_disk = self.all.values().filter(|lease| lease.learnt <= synced).map(|lease| lease.millis).max();
         let nothing = if self.all.is_empty() { configured } else { 0 };
-        Lengths { asked, longest, granted: on_disk.unwrap_or(nothing) }
+        let on_disk = self.all.values().filter(|lease| lease.learnt <= synced).map(|lease| lease.millis);
+        let on_disk = on_disk.chain(self.on_disk).max().unwrap_or(nothing);
+        let recent = |lease: &&Lease| lease.replaced.is_none_or(|at| now.since(at) <= REPLACED_IS_GRANTED);
+        let in_force = self.all.values().filter(recent).map(|lease| lease.millis).max().unwrap_or(configured);
+        // What is granted has ended before it counts no longer, so that a process that starts is silent for long enough.
+        Lengths { asked, longest, granted: on_disk.min(in_force) }
     }
 
     /// The lease to ask for under a document that says `configured`: a longer one than before only [`HELD_BACK`] after it
@@ -224,14 +236,14 @@ mod tests {
         // The wall clocks step, and log time with them.
         pass(&mut state, START.plus_millis(4_000_000), Command::Tick);
         leases.learn(&state, seconds(102));
-        assert_eq!(leases.longest(seconds(114)), 10_000);
-        assert_eq!(leases.longest(seconds(115)), 200);
-        leases.learn(&state, seconds(116));
-        assert_eq!(leases.longest(seconds(116)), 200, "and is not learnt again");
+        assert_eq!(leases.longest(seconds(116)), 10_000);
+        assert_eq!(leases.longest(seconds(117)), 200);
+        leases.learn(&state, seconds(118));
+        assert_eq!(leases.longest(seconds(118)), 200, "and is not learnt again");
         // A node that starts again does not know what it promised.
         let mut again = Leases::default();
         again.learn(&state, seconds(500));
-        assert_eq!((again.longest(seconds(513)), again.longest(seconds(514))), (10_000, 200));
+        assert_eq!((again.longest(seconds(515)), again.longest(seconds(516))), (10_000, 200));
     }
 
     #[test]
@@ -279,6 +291,24 @@ mod tests {
         configure(&mut state, START.plus_millis(5000), r#"{"version":1,"cluster":{"lease":"300ms"}}"#);
         leases.learn(&state, seconds(5));
         assert_eq!(leases.lengths(300, second, seconds(5)), Lengths { asked: 300, longest: 5000, granted: 5000 });
+        // The disk hangs. What it has is enough for the shorter one, as soon as owners should have heard of that.
+        assert_eq!(leases.lengths(300, second, seconds(7)).granted, 5000);
+        assert_eq!(leases.lengths(300, second, seconds(8)), Lengths { asked: 300, longest: 5000, granted: 300 });
+        assert_eq!(leases.lengths(300, second, seconds(21)), Lengths { asked: 300, longest: 300, granted: 300 });
+        // Nor does it matter how long ago what is on it was replaced.
+        configure(&mut state, START.plus_millis(21_000), r#"{"version":1,"cluster":{"lease":"400ms"}}"#);
+        leases.learn(&state, seconds(22));
+        let Lengths { longest, granted, .. } = leases.lengths(400, second, seconds(60));
+        assert_eq!((longest, granted), (400, 400));
+        let mut leases = Leases::default();
+        let mut state = founded(r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
+        leases.learn(&state, seconds(1));
+        let first = state.applied();
+        assert_eq!(leases.lengths(200, first, seconds(1)).granted, 200);
+        configure(&mut state, START.plus_millis(1000), r#"{"version":1,"cluster":{"lease":"5s"}}"#);
+        leases.learn(&state, seconds(2));
+        let Lengths { longest, granted, .. } = leases.lengths(5000, first, seconds(60));
+        assert_eq!((longest, granted), (5000, 200));
     }
 
     #[test]
@@ -314,7 +344,7 @@ mod tests {
         start("a").learn(&state, seconds(1));
         configure(&mut state, START.plus_millis(1000), r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
         start("a").learn(&state, seconds(2));
-        for (kernel, now, longest) in [("a", 15, 10_000), ("a", 16, 200), ("b", 16, 10_000), ("b", 30, 200)] {
+        for (kernel, now, longest) in [("a", 17, 10_000), ("a", 18, 200), ("b", 18, 10_000), ("b", 34, 200)] {
             let mut leases = start(kernel);
             leases.learn(&state, seconds(now));
             assert_eq!(leases.longest(seconds(now)), longest, "{kernel} {now}");

@@ -127,6 +127,17 @@ struct Ends {
     memberships: Vec<EntryId>,
 }
 
+impl Ends {
+    /// As [`LogStore::membership_before`].
+    fn membership_before(&self, effective: LogIndex) -> LogIndex {
+        let mut newest = self.memberships.iter().rev().map(|id| id.index);
+        match newest.next() {
+            Some(index) if index >= effective => newest.next().unwrap_or_default(),
+            _ => effective,
+        }
+    }
+}
+
 /// Told the last entry of the log and the newest membership in it, before an append is acknowledged.
 pub(crate) type Marks = Arc<dyn Fn(EntryId, EntryId) + Send + Sync>;
 
@@ -172,6 +183,12 @@ impl LogStore {
     /// appended.
     pub(crate) fn found_memberships(&self, memberships: impl IntoIterator<Item = EntryId>) {
         self.inner.ends.lock().memberships = memberships.into_iter().collect();
+    }
+
+    /// The membership entry before the newest in the log. Committed, as nobody proposes a newer one sooner; zero if the log
+    /// does not reach back to it. If `effective` is newer than that, it came with a snapshot, which goes up to there at least.
+    pub(crate) fn membership_before(&self, effective: EntryId) -> LogIndex {
+        self.inner.ends.lock().membership_before(effective.index)
     }
 
     /// The last entry that can be read.
@@ -511,6 +528,20 @@ mod tests {
         on_disk.synced(4, on_disk.cuts());
         on_disk.synced(3, on_disk.cuts());
         assert_eq!(on_disk.index(), LogIndex::new(4));
+    }
+
+    #[test]
+    fn a_membership_that_came_with_a_snapshot_is_its_own_bound() {
+        let id = |index| EntryId { term: Term::new(1), index: LogIndex::new(index) };
+        let before = |memberships: &[u64], effective| {
+            let memberships = memberships.iter().copied().map(id).collect();
+            Ends { memberships, ..Ends::default() }.membership_before(LogIndex::new(effective)).get()
+        };
+        assert_eq!(before(&[5, 20, 30], 30), 20);
+        assert_eq!(before(&[5, 20, 30], 20), 20, "the log has come further than who asks knows");
+        assert_eq!(before(&[5], 5), 0, "what was before is not in the log, but in the state");
+        assert_eq!(before(&[5, 20], 40), 40);
+        assert_eq!(before(&[], 40), 40);
     }
 
     struct Nobody;

@@ -122,6 +122,7 @@ fn view() -> LeaseView {
         vips: vec![vip],
         timing,
         longest: timing,
+        catching_up: false,
         granted: timing,
         fitness: Fitness::Fit,
     }

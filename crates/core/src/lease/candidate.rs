@@ -651,7 +651,9 @@ impl Candidate {
                 return;
             }
             Stance::Deaf => return,
-            Stance::StaleMembership | Stance::TooLong | Stance::OtherAddresses => (false, BootNanos::new(u64::MAX)),
+            Stance::StaleMembership | Stance::TooLong { .. } | Stance::OtherAddresses => {
+                (false, BootNanos::new(u64::MAX))
+            }
         };
         if before.is_none_or(|b| b.asked_at <= said.asked_at) {
             let other_addresses = said.stance == Stance::OtherAddresses;
@@ -989,7 +991,7 @@ fn refusal(stance: Stance) -> Option<Refusal> {
     Some(match stance {
         Stance::Granted { .. } | Stance::Free { .. } => return None,
         Stance::StaleMembership => Refusal::StaleMembership,
-        Stance::TooLong => Refusal::TooLong,
+        Stance::TooLong { .. } => Refusal::TooLong,
         Stance::Quiet { .. } => Refusal::Quiet,
         Stance::Taken { .. } => Refusal::Taken,
         Stance::OtherAddresses => Refusal::OtherAddresses,

@@ -142,8 +142,8 @@ pub(super) enum Stance {
     Deaf,
     /// You do not count by the newest membership that I know.
     StaleMembership,
-    /// Your right is longer than any in force.
-    TooLong,
+    /// Your right is longer than any that I grant.
+    TooLong { longest: u64 },
     /// I know the VIP by other addresses, or not at all: one of us has not applied the last change.
     OtherAddresses,
     /// An address of it is promised to another, as another VIP's or from when the VIP had it before.
@@ -335,10 +335,10 @@ impl Word {
     fn bytes(&self) -> usize {
         let stance = match self.stance {
             Stance::Granted { .. } => 8 + 8,
-            Stance::Free { .. } | Stance::LowEpoch { .. } => 8,
+            Stance::Free { .. } | Stance::LowEpoch { .. } | Stance::TooLong { .. } => 8,
             Stance::Taken { .. } => 1 + 8 + 4,
             Stance::Quiet { .. } | Stance::AddressTaken { .. } => 4,
-            Stance::Deaf | Stance::StaleMembership | Stance::TooLong | Stance::OtherAddresses => 0,
+            Stance::Deaf | Stance::StaleMembership | Stance::OtherAddresses => 0,
         };
         4 + 1 + stance
     }
@@ -470,7 +470,10 @@ fn put_stance(out: &mut Vec<u8>, stance: Stance, holders: &mut Holders) {
         }
         Stance::Deaf => out.push(5),
         Stance::StaleMembership => out.push(6),
-        Stance::TooLong => out.push(7),
+        Stance::TooLong { longest } => {
+            out.push(7);
+            put(out, longest);
+        }
         Stance::OtherAddresses => out.push(8),
         Stance::AddressTaken { remaining } => {
             out.push(9);
@@ -594,7 +597,7 @@ impl Reader<'_> {
             4 => Stance::LowEpoch { highest: self.epoch()? },
             5 => Stance::Deaf,
             6 => Stance::StaleMembership,
-            7 => Stance::TooLong,
+            7 => Stance::TooLong { longest: self.u64()? },
             8 => Stance::OtherAddresses,
             9 => Stance::AddressTaken { remaining: self.nanos()? },
             _ => return Err(Malformed),

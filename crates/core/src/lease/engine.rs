@@ -38,9 +38,12 @@ use crate::{
     time::BootNanos,
 };
 
-/// Rounds whose answers are still of use: a right is over after seven that were not answered, extra questions included after
-/// about twenty.
+/// Rounds whose answers are still of use: a right is over after seven that were not answered, and the longest after some
+/// thirty; extra questions come on top.
 const ROUNDS_MAX: usize = 64;
+
+/// A shorter right than the view says is asked for in so many rounds before it is tried again.
+const GIVES_IN_ROUNDS: u64 = 4;
 
 /// Learners greet each other this often, in rounds: often enough that losing two greetings is no silence.
 const GREET_ROUNDS: u64 = 2;
@@ -76,8 +79,9 @@ pub struct LeaseNode {
     rounds: VecDeque<Round>,
     round: u64,
     next_round_at: BootNanos,
-    /// Before this, an owner asks for no longer right than it has: voters that have not heard of a longer lease refuse it.
-    asks_no_more_until: BootNanos,
+    /// The longest right that voters granted which have not heard of a longer lease, and until when no longer one is asked
+    /// for; zero once a majority grants what the view says.
+    asks_at_most: (u64, BootNanos),
     /// The longest right that may have been in force when the first view came. Whatever an earlier life promised was on
     /// disk, and so is in there.
     right_before: Option<u64>,
@@ -138,8 +142,19 @@ struct Round {
     asked_at: BootNanos,
     timing: Timing,
     replies: Vec<(NodeId, LogIndex)>,
-    /// Who refused it because the right would be too long.
-    too_long: Vec<NodeId>,
+    /// Who refused it because the right would be too long, and how long it may be.
+    too_long: Vec<(NodeId, u64)>,
+}
+
+impl Round {
+    /// Whether the voter has answered and would grant a right of this length.
+    fn grants(&self, voter: NodeId, right: u64) -> bool {
+        self.replies.iter().any(|(n, _)| *n == voter) && !self.finds_too_long(voter, right)
+    }
+
+    fn finds_too_long(&self, voter: NodeId, right: u64) -> bool {
+        self.too_long.iter().any(|(n, longest)| *n == voter && *longest < right)
+    }
 }
 
 impl LeaseNode {
@@ -170,7 +185,7 @@ impl LeaseNode {
             rounds: VecDeque::new(),
             round: 0,
             next_round_at: now,
-            asks_no_more_until: now,
+            asks_at_most: (0, now),
             right_before: None,
             settled_at: now,
             changed_at: now,
@@ -193,18 +208,29 @@ impl LeaseNode {
         if self.view.as_ref().is_none_or(|before| before.timing != view.timing) {
             // The next round was due by the lengths of before.
             self.next_round_at = now;
-            self.asks_no_more_until = now;
+            self.asks_at_most = (0, now);
         }
+        if view.catching_up && !self.rules.keep(Rule::CatchUpFirst) {
+            view = Arc::new(LeaseView { catching_up: false, ..LeaseView::clone(&view) });
+        }
+        let caught_up = !view.catching_up && self.view.as_ref().is_some_and(|before| before.catching_up);
         if before != Some(view.membership) {
             let earlier = if now < self.settled_at { self.counted_before.clone() } else { VoterSets::default() };
             self.counted_before = self.counting.sets().and(&earlier);
             self.changed_at = now;
         }
-        if (before != Some(view.membership) || now < self.settled_at) && self.rules.keep(Rule::SettleAfterChange) {
+        if caught_up {
+            (self.changed_at, self.settled_at) = (now, now);
+        }
+        let changes = before != Some(view.membership) || caught_up || now < self.settled_at;
+        if changes && self.rules.keep(Rule::SettleAfterChange) {
             // An owner may still hold by a majority of sets that are gone; a node that has just
             // started cannot know which these were. When this is over, its right is. It may hold by a
-            // longer lease, of which this node learns only now.
+            // longer lease, of which this node learns only now, or has yet to learn.
             self.settled_at = self.settled_at.max(self.changed_at.plus(view.longest.promise()));
+        }
+        if view.catching_up && self.rules.keep(Rule::SettleAfterChange) {
+            self.settled_at = BootNanos::new(u64::MAX);
         }
         self.links.configure(&view.keys, &view.cluster, view.nodes.iter().map(|n| n.id));
         self.hearing.retain(|peer| view.nodes.iter().any(|n| n.id == peer));
@@ -306,6 +332,7 @@ impl LeaseNode {
         let Some(view) = self.view.clone() else { return };
         self.expire(now, facts, out);
         if now >= self.next_round_at {
+            let _ = self.give_in(now, &view);
             // Rounds are not made up for: after a pause there is one, and then the usual pace.
             self.next_round_at = now.plus(self.retry(&view));
             self.forget_told(now, facts, &view, out);
@@ -562,6 +589,9 @@ impl LeaseNode {
                 out.push(Action::Open { vip, epoch, until, predecessor });
             }
             Effect::Gained { epoch, cause } => {
+                // The next round may have been put off by a longer right than this one.
+                let renew = self.timing_held().map_or(u64::MAX, Timing::renew);
+                self.next_round_at = self.next_round_at.min(now.plus(renew));
                 out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Gained(cause) }));
             }
             Effect::Lost { epoch, cause } => {
@@ -647,18 +677,35 @@ impl LeaseNode {
         self.candidates.values().filter_map(Candidate::right).min().map(Timing::of_right)
     }
 
-    /// What to ask for: rights as long as the view says, but while voters refuse these as too long, as long as those that
-    /// are held.
+    /// What to ask for: rights as long as the view says, but while voters refuse these as too long, as long as they grant.
     fn timing_asked(&self, now: BootNanos, view: &LeaseView) -> Timing {
-        let held =
-            self.timing_held().filter(|held| now < self.asks_no_more_until && held.right() < view.timing.right());
-        held.unwrap_or(view.timing)
+        let (at_most, until) = self.asks_at_most;
+        if now < until { Timing::of_right(at_most.min(view.timing.right())) } else { view.timing }
+    }
+
+    /// If the last round found no majority for a right as long as the view says, and one for a shorter, asks for that for a
+    /// while. (A voter that applies the document late, or whose disk hangs, may be needed for a majority.) True if it begins to.
+    fn give_in(&mut self, now: BootNanos, view: &LeaseView) -> bool {
+        let Some(round) = self.rounds.back().filter(|round| round.timing == view.timing) else { return false };
+        let granted = |right: u64| self.counting.sets().quorum(|voter| round.grants(voter, right));
+        if round.too_long.is_empty() || granted(view.timing.right()) {
+            return false;
+        }
+        let lengths = round.too_long.iter().map(|(_, longest)| *longest);
+        let Some(longest) = lengths.filter(|longest| *longest > 0 && granted(*longest)).max() else { return false };
+        self.asks_at_most = (longest, now.plus(GIVES_IN_ROUNDS * view.timing.renew()));
+        true
     }
 
     /// When to ask again if there is no answer. Whatever lease comes next, a right that was given under a shorter one
-    /// ends by that.
+    /// ends by that; and so does one that has to be asked for because no longer one is granted.
     fn retry(&self, view: &LeaseView) -> u64 {
-        self.timing_held().map_or(u64::MAX, Timing::retry).min(view.timing.retry())
+        let held = self.timing_held().map_or(u64::MAX, Timing::retry);
+        let granted = match self.asks_at_most {
+            (0, _) => u64::MAX,
+            (longest, _) => Timing::of_right(longest).retry(),
+        };
+        held.min(granted).min(view.timing.retry())
     }
 
     fn heard_age(&self, now: BootNanos) -> u64 {
@@ -705,9 +752,11 @@ impl LeaseNode {
         let Some(round) = self.rounds.iter_mut().find(|round| round.id == answer.round) else { return };
         let (asked_at, timing, whole) = (round.asked_at, round.timing, round.whole);
         let right = timing.right();
-        if answer.words.iter().any(|word| word.stance == Stance::TooLong) {
-            round.too_long.push(from);
-        }
+        let too_long = answer.words.iter().find_map(|word| match word.stance {
+            Stance::TooLong { longest } => Some((from, longest)),
+            _ => None,
+        });
+        round.too_long.extend(too_long);
         if answer.verdict == Verdict::Enough && !round.replies.iter().any(|(voter, _)| *voter == from) {
             round.replies.push((from, answer.last));
             let answered = self.counting.sets().quorum(|voter| round.replies.iter().any(|(n, _)| *n == voter));
@@ -716,11 +765,20 @@ impl LeaseNode {
                 self.confirmed = Some(Confirmed { asked_at, index });
             }
         }
-        let refused = !self.counting.sets().quorum(|voter| !round.too_long.contains(&voter));
-        if refused && self.timing_held().is_some_and(|held| held.right() < right) {
-            self.asks_no_more_until = now.plus(view.timing.renew());
+        let whole_right = |round: &Round| self.counting.sets().quorum(|voter| round.grants(voter, right));
+        if timing == view.timing && whole_right(round) {
+            self.asks_at_most = (0, now);
+        }
+        let refused = !self.counting.sets().quorum(|voter| !round.finds_too_long(voter, right));
+        if let Some(held) = self.timing_held().filter(|held| refused && held.right() < right) {
+            self.asks_at_most = (held.right(), now.plus(view.timing.renew()));
             let held = self.candidates.values().filter(|candidate| candidate.right().is_some());
             self.ask_now.extend(held.map(|candidate| candidate.vip));
+        }
+        // An owner has time until the next round: who has not answered yet may grant it. Who waits for the VIP has none.
+        if too_long.is_some() && self.timing_held().is_none() && self.give_in(now, &view) {
+            let due = self.due_in_round(now, &view);
+            self.ask_now.extend(due);
         }
         match &answer.verdict {
             Verdict::Enough => self.counting.affirm(now, answer.membership),

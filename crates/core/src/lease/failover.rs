@@ -147,6 +147,7 @@ mod tests {
             vips: (1..=vips).map(vip).collect(),
             timing,
             longest: timing,
+            catching_up: false,
             granted: timing,
             fitness: Fitness::Fit,
         }

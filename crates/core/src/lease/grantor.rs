@@ -87,7 +87,7 @@ impl Grantor {
             return Stance::StaleMembership;
         }
         if asker.right > standing.right_longest {
-            return Stance::TooLong;
+            return Stance::TooLong { longest: standing.right_longest };
         }
         let quiet_until = self.started.plus(promise_for(standing.right_before));
         if now < quiet_until && self.rules.keep(Rule::QuietAfterRestart) {
@@ -286,7 +286,7 @@ mod tests {
         asker.counts = true;
         assert_eq!(answer(asker), Stance::Deaf);
         asker.right = RIGHT + 1;
-        assert_eq!(answer(asker), Stance::TooLong);
+        assert_eq!(answer(asker), Stance::TooLong { longest: RIGHT });
     }
 
     #[test]

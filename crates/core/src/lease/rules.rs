@@ -31,6 +31,11 @@ pub(super) enum Rule {
     CountOwnBesideTold,
     /// After a voter set fell away, no VIP is newly taken for the length of a promise.
     SettleAfterChange,
+    /// That begins once all is applied that was agreed before the voters were: how long promises last is part of it.
+    CatchUpFirst,
+    /// A grantor grants no right that is longer than it would know of if the power failed. Kept by who makes its views.
+    #[cfg(test)]
+    GrantWhatIsOnDisk,
     /// A grantor refuses a question about a VIP that it knows by other addresses, or not at all.
     AgreeOnAddresses,
     /// An address is promised to one life at a time, whatever VIP it is of.

@@ -32,7 +32,8 @@ use self::{
 
 use super::{
     Action, Actions, Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseNode, LeaseView, LeaseVip, LeaseWish,
-    LogFacts, LossCause, Timing, Transition, Unfitness, VipStatus, VoterSets, rules::Rules,
+    LogFacts, LossCause, Timing, Transition, Unfitness, VipStatus, VoterSets,
+    rules::{Rule, Rules},
 };
 use crate::{
     config::{Failback, VipAddress},
@@ -68,6 +69,9 @@ pub(super) struct Profile {
     pub lengths: bool,
 }
 
+/// How likely what a node has applied is on its disk when it looks.
+const SYNCS: f64 = 0.2;
+
 /// A node's first start asks for its view as an event of its own.
 const FIRST_START: &str = "a first start opens nothing";
 
@@ -77,6 +81,8 @@ pub(super) const CHANGING: Profile =
     Profile { nodes: 6, voters: 3, vips: 1, joint: true, moving: false, lengths: false };
 pub(super) const MOVING: Profile = Profile { nodes: 3, voters: 3, vips: 3, joint: false, moving: true, lengths: false };
 pub(super) const STRETCHING: Profile = Profile { lengths: true, ..THREE };
+/// Voters and lease change, in the order of one log.
+pub(super) const STRETCHING_AND_CHANGING: Profile = Profile { lengths: true, ..CHANGING };
 pub(super) const ALL_CHANGING: Profile = Profile { moving: true, vips: 2, ..CHANGING };
 
 /// A VIP about which there is nothing special.
@@ -167,7 +173,8 @@ enum Event {
 
 pub(super) struct World {
     rng: StdRng,
-    rules: Rules,
+    /// Of nodes that start from now on.
+    pub rules: Rules,
     profile: Profile,
     pub t: u64,
     count: u64,
@@ -193,6 +200,8 @@ pub(super) struct World {
     /// The logs, which are durable.
     raft: Raft,
     documents: Documents,
+    /// Nodes whose disks take nothing.
+    pub disks_hang: BTreeSet<NodeId>,
     pub wishes: BTreeMap<VipId, NodeId>,
     /// Those that were fulfilled once.
     fulfilled: BTreeSet<(VipId, NodeId)>,
@@ -252,6 +261,7 @@ impl World {
             logs_held: false,
             raft: Raft::new(profile.nodes, (1..=profile.voters).collect()),
             documents: Documents::new(profile.nodes, profile.vips, LEASE),
+            disks_hang: BTreeSet::new(),
             wishes: BTreeMap::new(),
             fulfilled: BTreeSet::new(),
             behind: BTreeMap::new(),
@@ -314,6 +324,12 @@ impl World {
         self.end(node.get() as usize - 1);
     }
 
+    /// The power of a node's machine fails, and what is not on its disk is gone.
+    pub(super) fn lose_power(&mut self, node: NodeId) {
+        self.kill(node);
+        self.documents.lose_power(node.get() as usize - 1);
+    }
+
     fn end(&mut self, at: usize) {
         self.nodes[at].process = None;
         self.raft.ended(at);
@@ -365,14 +381,14 @@ impl World {
     /// The leader begins to change the voters to `next` and tells only `to`, which know at once.
     pub(super) fn begin_change(&mut self, next: &[u64], to: &[u64]) {
         let leader = self.raft.leader().expect("a leader");
-        assert!(self.raft.begin_change(leader, next.to_vec()));
+        assert!(self.raft.begin_change(leader, next.to_vec(), self.documents.count()));
         self.tell(leader, to);
     }
 
     /// The leader ends the change and tells only `to`, which know at once.
     pub(super) fn end_change(&mut self, to: &[u64]) {
         let leader = self.raft.leader().expect("a leader");
-        assert!(self.raft.end_change(leader));
+        assert!(self.raft.end_change(leader, self.documents.count()));
         self.tell(leader, to);
     }
 
@@ -409,12 +425,24 @@ impl World {
     pub(super) fn commit(&mut self, vips: &[(u32, &[u32])]) {
         let addresses = |addresses: &[u32]| addresses.iter().map(|n| address(*n)).collect();
         let document: Document = vips.iter().map(|(vip, of)| (VipId::new(*vip), addresses(of))).collect();
-        self.documents.commit(document);
+        self.documents.commit(document, LogIndex::default());
     }
 
     /// The lease is this long from now on, and nodes learn of it.
     pub(super) fn lease(&mut self, lease: u64) {
-        self.documents.commit_lease(lease);
+        let from = self.in_the_log();
+        self.documents.commit_lease(lease, from);
+    }
+
+    /// How long a log must be to have a document that is committed now.
+    fn in_the_log(&self) -> LogIndex {
+        if self.profile.joint && self.profile.lengths { self.raft.longest() } else { LogIndex::default() }
+    }
+
+    /// Whether a node has not applied all that was agreed before its voters were.
+    fn catches_up(&self, at: usize) -> bool {
+        let ordered = self.profile.joint && self.profile.lengths;
+        ordered && self.documents.applied(at) < self.raft.documents_before(at)
     }
 
     /// A node applies no document from now on, or catches up.
@@ -528,7 +556,12 @@ impl World {
                 let after = self.rng.random_range(MS..if self.chaos { LEASE } else { 5 * MS });
                 self.at(after, Event::View { node });
                 if self.runs(node) {
-                    self.documents.apply(node, &mut self.rng);
+                    let hangs = self.disks_hang.contains(&self.nodes[node].id);
+                    let soon = !self.profile.lengths || !self.chaos || self.rng.random_bool(SYNCS);
+                    if soon && !hangs {
+                        self.documents.sync(node);
+                    }
+                    self.documents.apply(node, self.raft.end(node).index, &mut self.rng);
                 }
                 if self.runs(node) { self.show(node) } else { Ok(()) }
             }
@@ -555,6 +588,9 @@ impl World {
         node.boots += 1;
         if node.boots > 1 {
             self.raft.ended(at);
+            if self.profile.lengths && self.chaos && self.rng.random_bool(0.5) {
+                self.documents.lose_power(at);
+            }
         }
         let node = &mut self.nodes[at];
         // A new process resets the deadlines of the one before.
@@ -588,7 +624,12 @@ impl World {
     fn view(&self, at: usize) -> Arc<LeaseView> {
         let (membership, sets) = self.raft.membership(at);
         let node = &self.nodes[at];
-        let longest = node.lengths.longest(node.local(self.t), self.documents.leases(at));
+        let now = node.local(self.t);
+        let longest = node.lengths.longest(now, self.documents.leases(at));
+        let granted = match self.rules.keep(Rule::GrantWhatIsOnDisk) {
+            true => node.lengths.longest(now, self.documents.leases_on_disk(at)),
+            false => longest,
+        };
         let vip = |(id, addresses): (&VipId, &Vec<IpAddr>)| {
             let recorded = self.recorded.get(id);
             let plain = vip_of(id.get());
@@ -625,7 +666,8 @@ impl World {
             timing: Timing::takeover_within(node.lengths.asked()),
             // Without the tenth that `Timing::at_most` allows beyond it: silence and settling as short as they may be.
             longest: Timing::takeover_within(longest),
-            granted: Timing::takeover_within(longest),
+            catching_up: self.catches_up(at),
+            granted: Timing::takeover_within(granted),
             fitness: self.nodes[at].fitness,
         })
     }
@@ -795,7 +837,7 @@ impl World {
                 self.documents.held[at] ^= true;
             } else {
                 let next = self.documents.any(self.profile.vips, &mut self.rng);
-                self.documents.commit(next);
+                self.documents.commit(next, LogIndex::default());
                 self.tally.documents += 1;
             }
             return Ok(());
@@ -806,7 +848,8 @@ impl World {
                 self.documents.held[at] ^= true;
             } else {
                 let lease = *[LEASE / 2, LEASE, LEASE_MAX].choose(&mut self.rng).expect("not empty");
-                self.documents.commit_lease(lease);
+                let from = self.in_the_log();
+                self.documents.commit_lease(lease, from);
                 self.tally.documents += 1;
             }
             return Ok(());
@@ -874,7 +917,7 @@ impl World {
         let next = self.raft.any_voters(&mut self.rng);
         let leading = (0..self.nodes.len()).filter(|at| self.runs(*at) && self.raft.leads(*at));
         let leader = leading.collect::<Vec<usize>>().choose(&mut self.rng).copied()?;
-        if !self.raft.begin_change(leader, next) {
+        if !self.raft.begin_change(leader, next, self.documents.count()) {
             return None;
         }
         self.tally.memberships += 1;
@@ -885,7 +928,8 @@ impl World {
     /// A leader begins or ends a change, some nodes hear of it, and then its process dies.
     fn lose_news(&mut self) -> Result<(), String> {
         let began = self.change_membership();
-        let ending = self.raft.leader().filter(|leader| self.runs(*leader) && self.raft.end_change(*leader));
+        let documents = self.documents.count();
+        let ending = self.raft.leader().filter(|leader| self.runs(*leader) && self.raft.end_change(*leader, documents));
         let Some(leader) = began.or(ending) else { return Ok(()) };
         for at in 0..self.nodes.len() {
             if at != leader && self.runs(at) && self.rng.random_bool(0.3) && self.raft.leaders_for(at).contains(&leader)
@@ -931,7 +975,7 @@ impl World {
         }
         self.raft.count(self.t);
         if let Some(leader) = self.raft.leader().filter(|leader| self.runs(*leader))
-            && self.raft.end_change(leader)
+            && self.raft.end_change(leader, self.documents.count())
         {
             self.tally.memberships += 1;
         }

@@ -3,7 +3,10 @@
 use super::{
     Change, Fitness, GainCause, LossCause, Refusal, Timing, Unfitness, Unrenewed,
     rules::{Rule, Rules},
-    sim::{ALL_CHANGING, CHANGING, FAILBACK_DELAY, FIVE, LEASE, MOVING, MS, Profile, STRETCHING, THREE, Tally, World},
+    sim::{
+        ALL_CHANGING, CHANGING, FAILBACK_DELAY, FIVE, LEASE, MOVING, MS, Profile, STRETCHING, STRETCHING_AND_CHANGING,
+        THREE, Tally, World,
+    },
 };
 use crate::{
     config::Failback,
@@ -87,6 +90,8 @@ fn addresses_that_move_from_vip_to_vip_never_have_two_owners() {
 fn leases_that_grow_and_shrink_while_they_are_held_never_have_two_owners() {
     let tally = survive(STRETCHING, seeds(60));
     assert!(tally.gained > 200 && tally.documents > 200, "too little happened: {tally:?}");
+    let tally = survive(STRETCHING_AND_CHANGING, seeds(60));
+    assert!(tally.memberships > 60 && tally.documents > 200, "too little happened: {tally:?}");
 }
 
 #[test]

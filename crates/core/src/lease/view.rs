@@ -36,6 +36,8 @@ pub struct LeaseView {
     /// The longest lease that may still be in force somewhere (longer than `timing` only after the
     /// configured lease was shortened). A grantor that has just started stays quiet for its promise.
     pub longest: Timing,
+    /// Something that was agreed before these voters were may not be in this view yet, such as a longer lease.
+    pub catching_up: bool,
     /// The longest that this node grants: one that it has on disk, and will know of when it starts again.
     pub granted: Timing,
     /// Whether this node is fit to hold VIPs at all.

@@ -111,6 +111,13 @@ impl Handle {
         self.shared.on_disk.index()
     }
 
+    /// Up to where a node must have applied to know all that was agreed before its voters were: up to the membership entry
+    /// before the newest in its log, which was committed before anybody proposed that one, or up to `effective` if that came with
+    /// a snapshot. Zero if the log does not reach back so far.
+    pub fn membership_before(&self, effective: EntryId) -> LogIndex {
+        self.shared.log.lock().as_ref().map_or(LogIndex::default(), |log| log.membership_before(effective))
+    }
+
     /// How often and how long the log's disk was waited for.
     pub fn sync_stats(&self) -> SyncStats {
         self.shared.log.lock().as_ref().map(LogStore::sync_stats).unwrap_or_default()

@@ -200,6 +200,7 @@ mod tests {
             vips: vec![vip(1, &["10.0.0.1/24", "10.0.0.2"]), vip(2, &["10.0.0.4"])],
             timing,
             longest: timing,
+            catching_up: false,
             granted: timing,
             fitness: Fitness::Fit,
         };

@@ -163,6 +163,7 @@ impl Cluster {
             }],
             timing,
             longest: timing,
+            catching_up: false,
             granted: timing,
             fitness: Fitness::Fit,
         };

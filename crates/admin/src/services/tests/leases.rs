@@ -57,6 +57,7 @@ fn picture(vip: VipId, nodes: u64) -> LeasePicture {
         vips: vec![vip],
         timing,
         longest: timing,
+        catching_up: false,
         granted: timing,
         fitness: Fitness::Fit,
     };

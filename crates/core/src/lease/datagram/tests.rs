@@ -27,7 +27,7 @@ fn stance() -> impl Strategy<Value = Stance> {
         any::<u64>().prop_map(|e| Stance::LowEpoch { highest: Epoch::new(e) }),
         Just(Stance::Deaf),
         Just(Stance::StaleMembership),
-        Just(Stance::TooLong),
+        any::<u64>().prop_map(|longest| Stance::TooLong { longest }),
         Just(Stance::OtherAddresses),
         nanos().prop_map(|remaining| Stance::AddressTaken { remaining }),
     ]

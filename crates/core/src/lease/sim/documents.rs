@@ -1,7 +1,8 @@
 //! Documents that give addresses to VIPs and say how long leases last, and how far nodes have applied them.
 //!
 //! The documents are what the log committed, one after the other. Each node applies them in this order and whenever it
-//! likes, also a majority of them late: more than Raft would ever allow, since leases must bear it without asking how.
+//! likes, also a majority of them late: more than Raft would ever allow, since leases must bear it without asking how. Only
+//! where the voters change meanwhile does a node apply none before its log is as long as the longest was then.
 //!
 //! Not here: when that happens ([`super::World`]).
 
@@ -9,7 +10,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use rand::{Rng, rngs::StdRng};
 
-use crate::ids::VipId;
+use crate::ids::{LogIndex, VipId};
 
 /// The addresses of each VIP that there is.
 pub(in super::super) type Document = BTreeMap<VipId, Vec<IpAddr>>;
@@ -19,8 +20,12 @@ pub(super) struct Documents {
     all: Vec<Document>,
     /// The lease under each of them.
     leases: Vec<u64>,
+    /// How long a log must be to have each of them.
+    from: Vec<LogIndex>,
     /// Positions of the nodes, in `all`.
     applied: Vec<usize>,
+    /// How much of that is on their disks.
+    synced: Vec<usize>,
     /// Nodes that apply nothing.
     pub held: Vec<bool>,
     /// How likely a node applies what there is when it looks.
@@ -37,8 +42,9 @@ impl Documents {
     pub(super) fn new(nodes: u64, vips: u32, lease: u64) -> Self {
         let first = (1..=vips).map(|vip| (VipId::new(vip), vec![address(vip)])).collect();
         let nodes = nodes as usize;
-        let leases = vec![lease];
-        Self { all: vec![first], leases, applied: vec![0; nodes], held: vec![false; nodes], pace: 1.0 }
+        let (leases, from) = (vec![lease], vec![LogIndex::default()]);
+        let (applied, synced) = (vec![0; nodes], vec![0; nodes]);
+        Self { all: vec![first], leases, from, applied, synced, held: vec![false; nodes], pace: 1.0 }
     }
 
     pub(super) fn last(&self) -> &Document {
@@ -55,20 +61,48 @@ impl Documents {
         &self.leases[..=self.applied[node]]
     }
 
-    pub(super) fn commit(&mut self, document: Document) {
+    /// The leases of those that are on a node's disk, too.
+    pub(super) fn leases_on_disk(&self, node: usize) -> &[u64] {
+        &self.leases[..=self.synced[node]]
+    }
+
+    /// All that a node has applied is on its disk.
+    pub(super) fn sync(&mut self, node: usize) {
+        self.synced[node] = self.applied[node];
+    }
+
+    /// A node loses what is not.
+    pub(super) fn lose_power(&mut self, node: usize) {
+        self.applied[node] = self.synced[node];
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// How many a node has applied.
+    pub(super) fn applied(&self, node: usize) -> usize {
+        self.applied[node] + 1
+    }
+
+    pub(super) fn commit(&mut self, document: Document, from: LogIndex) {
         self.all.push(document);
+        self.from.push(from);
         self.leases.push(self.leases[self.leases.len() - 1]);
     }
 
     /// The same, with another lease.
-    pub(super) fn commit_lease(&mut self, lease: u64) {
+    pub(super) fn commit_lease(&mut self, lease: u64, from: LogIndex) {
         self.all.push(self.last().clone());
+        self.from.push(from);
         self.leases.push(lease);
     }
 
-    /// A node looks, and applies nothing, all, or some of it.
-    pub(super) fn apply(&mut self, node: usize, rng: &mut StdRng) {
-        let (applied, last) = (self.applied[node], self.all.len() - 1);
+    /// A node whose log ends there looks, and applies nothing, all, or some of it.
+    pub(super) fn apply(&mut self, node: usize, end: LogIndex, rng: &mut StdRng) {
+        let there = self.from.iter().take_while(|from| **from <= end).count();
+        let (applied, last) = (self.applied[node], (there - 1).max(self.applied[node]));
         if self.held[node] || applied == last {
             return;
         }

@@ -1,7 +1,7 @@
 //! How long leases last as one life of a node knows it: what its publisher makes of the documents that it has applied.
 //!
 //! A lease that was replaced counts on for as long as a right by it may, and for as long again after each start, as the
-//! node does not know what it promised. A longer one is granted at once and asked for a while later.
+//! node does not know what it promised. A longer one is granted once it is on disk and asked for a while later.
 //!
 //! Not here: the publisher itself (`ballastd`).
 
@@ -43,10 +43,11 @@ impl Lengths {
         self.asked.unwrap_or(LEASE)
     }
 
+    /// The longest of the first leases that may be in force, the last of them whatever came after it.
     pub(super) fn longest(&self, now: BootNanos, leases: &[u64]) -> u64 {
-        let counts = |(at, _): &(usize, &u64)| {
-            self.replaced.get(*at).is_none_or(|replaced| now.since(*replaced) <= REPLACED_COUNTS)
-        };
-        leases.iter().enumerate().filter(counts).map(|(_, lease)| *lease).max().unwrap_or(LEASE)
+        let last = leases.len() - 1;
+        let counts = |at: usize| self.replaced.get(at).is_none_or(|replaced| now.since(*replaced) <= REPLACED_COUNTS);
+        let counting = leases.iter().enumerate().filter(|(at, _)| *at == last || counts(*at));
+        counting.map(|(_, lease)| *lease).max().unwrap_or(LEASE)
     }
 }

@@ -42,8 +42,8 @@ pub(super) struct Raft {
     logs: Vec<Log>,
     /// By term.
     leaders: BTreeMap<u64, Leader>,
-    /// Voter sets by node id, two while joint.
-    memberships: Vec<Vec<Vec<u64>>>,
+    /// Voter sets by node id, two while joint, and how many documents had been committed before.
+    memberships: Vec<(Vec<Vec<u64>>, usize)>,
     /// When how much was committed.
     committed: Vec<(u64, u64)>,
 }
@@ -72,7 +72,7 @@ impl Raft {
         Self {
             logs: (0..nodes).map(log).collect(),
             leaders,
-            memberships: vec![vec![voters]],
+            memberships: vec![(vec![voters], 1)],
             committed: vec![(0, FIRST)],
         }
     }
@@ -86,7 +86,18 @@ impl Raft {
     pub(super) fn membership(&self, node: usize) -> (EntryId, &[Vec<u64>]) {
         let log = &self.logs[node];
         let at = log.membership();
-        (log.id(at), &self.memberships[log.entries[at].membership.expect("one")])
+        (log.id(at), &self.memberships[log.entries[at].membership.expect("one")].0)
+    }
+
+    /// How many documents were committed before the membership before the newest in a node's log.
+    pub(super) fn documents_before(&self, node: usize) -> usize {
+        let before = self.logs[node].entries.iter().rev().filter_map(|entry| entry.membership).nth(1);
+        before.map_or(0, |before| self.memberships[before].1)
+    }
+
+    /// Where the longest log ends.
+    pub(super) fn longest(&self) -> LogIndex {
+        self.logs.iter().map(|log| log.end().index).max().unwrap_or_default()
     }
 
     /// What was committed before `t`.
@@ -149,32 +160,33 @@ impl Raft {
         self.leaders.iter().find(|(_, leader)| leader.node == node).map(|(term, _)| *term)
     }
 
-    /// A leader begins to change the voters to `next`, if no change is going on as far as it knows. True if it did.
-    pub(super) fn begin_change(&mut self, leader: usize, next: Vec<u64>) -> bool {
+    /// A leader begins to change the voters to `next` after so many documents, if no change is going on as far as it knows.
+    /// True if it did.
+    pub(super) fn begin_change(&mut self, leader: usize, next: Vec<u64>, documents: usize) -> bool {
         let at = self.logs[leader].membership();
         let [current] = self.membership(leader).1 else { return false };
         if *current == next || self.committed_by(leader).is_none_or(|committed| committed < at) {
             return false;
         }
         let joint = vec![current.clone(), next];
-        self.make(leader, joint);
+        self.make(leader, joint, documents);
         true
     }
 
-    /// A leader ends a joint membership if it is committed. True if it did.
-    pub(super) fn end_change(&mut self, leader: usize) -> bool {
+    /// A leader ends a joint membership after so many documents, if that is committed. True if it did.
+    pub(super) fn end_change(&mut self, leader: usize, documents: usize) -> bool {
         let at = self.logs[leader].membership();
         let [_, next] = self.membership(leader).1 else { return false };
         if self.committed_by(leader).is_none_or(|committed| committed < at) {
             return false;
         }
         let single = vec![next.clone()];
-        self.make(leader, single);
+        self.make(leader, single, documents);
         true
     }
 
-    fn make(&mut self, leader: usize, sets: Vec<Vec<u64>>) {
-        self.memberships.push(sets);
+    fn make(&mut self, leader: usize, sets: Vec<Vec<u64>>, documents: usize) {
+        self.memberships.push((sets, documents));
         self.write(leader, Some(self.memberships.len() - 1));
     }
 
