@@ -73,7 +73,7 @@ impl NodeSessions {
             propose: Arc::new(raft.clone()),
             read_index: Arc::new(raft.clone()),
             ownership: Arc::clone(gates) as Arc<dyn Ownership>,
-            clock: Arc::new(Clock(Arc::clone(view))),
+            clock: Arc::new(Clock { view: Arc::clone(view), raft: raft.clone() }),
             certificates: Some(Arc::new(NodeCertificates {
                 config: Arc::new(pki::session_server(credentials)?),
                 cluster_id: credentials.cluster_id().to_owned(),
@@ -162,12 +162,16 @@ fn addresses(state: &State, name: &str) -> Option<(VipId, Vec<IpAddr>)> {
     Some((id, vip.addresses.iter().map(|address| address.ip()).collect()))
 }
 
-/// This node's estimate of log time.
-struct Clock(Arc<View>);
+/// This node's estimate of log time. One that is too late costs a tick; by one that is too early, clients would read what has
+/// ended.
+struct Clock {
+    view: Arc<View>,
+    raft: Handle,
+}
 
 impl LogClock for Clock {
     fn estimate(&self) -> LogTime {
-        self.0.log_time_reckoned()
+        self.view.log_time_reckoned().max(self.raft.log_time_told().unwrap_or_default())
     }
 }
 

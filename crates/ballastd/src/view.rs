@@ -97,12 +97,14 @@ impl View {
     }
 
     /// Log time now, as far as this node can tell: what it last applied, and the time since. It may be behind, after this
-    /// node has applied what came while it stood still; nothing seems older by it than it is.
+    /// node has applied what came while it stood still; nothing seems older by it than it is, but for the tenth by which log time
+    /// may run slower than this node's clock since the last entry.
     pub fn log_time(&self) -> LogTime {
         on_boot_time(&self.log_time_ahead)
     }
 
-    /// Log time now, and not behind because of what was applied late: nothing seems younger by it than it is.
+    /// Log time now, and not set back by what was applied late. A node that was just started may be behind until the next
+    /// entry that is stamped.
     pub fn log_time_reckoned(&self) -> LogTime {
         on_boot_time(&self.reckoned_ahead)
     }

@@ -63,25 +63,28 @@ pub(crate) async fn keep_membership(shared: Arc<Shared>) {
 /// nobody may have moved it for longer.
 pub(crate) async fn keep_time(shared: Arc<Shared>) {
     let mut seen = (0, Instant::now());
-    let (mut leader, mut led) = (shared.leader.clone(), false);
+    let mut leader = shared.leader.clone();
+    // The term in which this node moved it last.
+    let mut moved = None;
     loop {
+        // Both arms are cancel-safe: a change that is not taken now stays marked.
         tokio::select! {
             () = sleep(TICK_EVERY / 4) => {}
             changed = leader.changed() => if changed.is_err() { return },
         }
-        let begins = shared.leads() && !led;
-        led = shared.leads();
+        let term = shared.saved_vote.of(shared.replica.node()).filter(|_| shared.leads());
         let log_time = shared.replica.log_time.load(std::sync::atomic::Ordering::Acquire);
         if seen.0 != log_time {
             seen = (log_time, Instant::now());
         }
         let initialised = log_time > 0;
-        if !led || !initialised || !begins && seen.1.elapsed() < TICK_EVERY {
+        if term.is_none() || !initialised || moved == term && seen.1.elapsed() < TICK_EVERY {
             continue;
         }
-        // A failed one is followed by the next.
-        if let Err(error) = shared.propose(Command::Tick, TICK_EVERY).await {
-            tracing::debug!(%error, "log time did not move");
+        match shared.propose(Command::Tick, TICK_EVERY).await {
+            Ok(_) => moved = term,
+            // A failed one is followed by the next.
+            Err(error) => tracing::debug!(%error, "log time did not move"),
         }
     }
 }

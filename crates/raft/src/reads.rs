@@ -13,6 +13,9 @@
 //! Whoever leads a later term has the saved votes of a majority. So when a majority says that the last vote each of them saved
 //! is for this leader, nobody had been elected after it when the first of them was asked. They answer from that vote alone:
 //! nothing waits for consensus, and no answer holds an election up.
+//!
+//! The leader tells log time with the index. What a reader has applied says what time it was then: a node that was started a
+//! moment ago or stood still, or all nodes before a new leader's first entry, would take for young what has ended.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,9 +24,11 @@ use std::{
     time::Duration,
 };
 
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::NotConfirmed,
     ids::{LogIndex, NodeId},
+    time::{BootNanos, LogTime},
 };
 use ballast_planted::Bug;
 use ballast_proto::cluster::v1::{
@@ -46,7 +51,9 @@ use tonic::Streaming;
 use crate::{
     line::Line,
     log_store::SavedVote,
+    machine::Replica,
     peers::{Peers, Traffic},
+    proposer::{log_time_now, slowest},
     status::Status,
     types::Raft,
     words,
@@ -66,10 +73,37 @@ struct LeaderLine {
     line: Line<ReadIndexRequest, Streaming<ReadIndexReply>>,
 }
 
+/// What a leader tells readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Current {
+    /// The index that they must have seen.
+    pub(crate) index: u64,
+    /// Log time while it was asked for; zero before there was any.
+    pub(crate) log_time: LogTime,
+}
+
+/// Log time as a leader told it, and the time since at the slowest that log time runs: who is told no more goes by what it
+/// applies.
+#[derive(Debug, Default)]
+struct ToldLogTime(Mutex<Option<(LogTime, BootNanos)>>);
+
+impl ToldLogTime {
+    fn told(&self, log_time: LogTime) {
+        *self.0.lock() = Some((log_time, boot_now()));
+    }
+
+    fn now(&self) -> Option<LogTime> {
+        let told = *self.0.lock();
+        let now = told.map(|(log_time, at)| slowest(log_time.into(), boot_now().since(at)));
+        now.map(|now| LogTime::from_millis(now.as_micros() / 1000))
+    }
+}
+
 /// Those who wait for a confirmation.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     waiting: Mutex<Vec<oneshot::Sender<u64>>>,
+    log_time: ToldLogTime,
     problem: Mutex<String>,
     wake: Notify,
 }
@@ -116,6 +150,7 @@ impl Reads {
         loop {
             let round = mem::take(&mut *self.waiting.lock());
             if round.is_empty() {
+                // Both arms are cancel-safe: a permit that is stored and a change that is not taken now are kept.
                 tokio::select! {
                     () = self.wake.notified() => {}
                     changed = leader.changed() => if changed.is_err() { return },
@@ -123,6 +158,7 @@ impl Reads {
                 continue;
             }
             let known = *leader.borrow();
+            // Both arms are cancel-safe: the line gives the answer up and goes on, and the leader is looked at again.
             let asked = tokio::select! {
                 asked = ask(me, known, &raft, &rounds, &peers, &mut line) => asked,
                 // Whoever led before may not answer any more.
@@ -136,8 +172,10 @@ impl Reads {
             };
             match asked {
                 // Some may have stopped waiting.
-                Ok(index) => {
+                Ok(Current { index, log_time }) => {
                     self.problem.lock().clear();
+                    // Before the index, so that whoever has that goes by this.
+                    self.log_time.told(log_time);
                     round.into_iter().for_each(|waiting| _ = waiting.send(index));
                 }
                 Err(problem) => {
@@ -150,6 +188,11 @@ impl Reads {
                 }
             }
         }
+    }
+
+    /// Log time by what a leader told this node last; `None` before that.
+    pub(crate) fn log_time(&self) -> Option<LogTime> {
+        self.log_time.now()
     }
 
     /// Lets go of everybody.
@@ -166,14 +209,14 @@ impl Reads {
 /// Rounds of a leader: one heartbeat to a quorum serves the readers of all nodes that asked before it began.
 #[derive(Debug, Default)]
 pub(crate) struct LeaderRounds {
-    waiting: Mutex<Vec<oneshot::Sender<Result<u64, String>>>>,
+    waiting: Mutex<Vec<oneshot::Sender<Result<Current, String>>>>,
     wake: Notify,
 }
 
 impl LeaderRounds {
-    /// The index that a read must have seen, confirmed by a quorum. The error is for people; a node that does not lead has
-    /// nothing else.
-    pub(crate) async fn index(&self) -> Result<u64, String> {
+    /// The index that a read must have seen, confirmed by a quorum, and log time. The error is for people; a node that does not
+    /// lead has nothing else.
+    pub(crate) async fn current(&self) -> Result<Current, String> {
         let (sender, index) = oneshot::channel();
         self.waiting.lock().push(sender);
         self.wake.notify_one();
@@ -183,16 +226,18 @@ impl LeaderRounds {
     /// Confirms as long as somebody waits. Ends when the leader watch closes.
     pub(crate) async fn run(
         &self,
-        me: NodeId,
+        replica: Arc<Replica>,
         raft: Raft,
         saved: SavedVote,
         peers: Arc<Peers>,
         mut leader: watch::Receiver<Option<NodeId>>,
     ) {
+        let me = replica.node();
         let mut lines = Followers::new();
         loop {
             let round = mem::take(&mut *self.waiting.lock());
             if round.is_empty() {
+                // Both arms are cancel-safe: a permit that is stored and a change that is not taken now are kept.
                 tokio::select! {
                     () = self.wake.notified() => {}
                     changed = leader.changed() => if changed.is_err() { break },
@@ -205,7 +250,7 @@ impl LeaderRounds {
                 let term = saved.of(me).ok_or_else(|| words::not_leader(me))?;
                 let leads = still_leads(me, term.get(), &raft, &peers, &mut lines);
                 let (index, ()) = try_join(read_index(&raft), leads).await?;
-                Ok(index)
+                Ok(Current { index, log_time: log_time_now(&raft, &replica, &peers.clocks).unwrap_or_default() })
             };
             let answer = timeout(ASK_TIMEOUT, confirmed).await.unwrap_or_else(|_| Err(no_quorum(&raft)));
             // Some may have stopped waiting.
@@ -225,11 +270,11 @@ async fn ask(
     rounds: &LeaderRounds,
     peers: &Peers,
     line: &mut LeaderLine,
-) -> Result<u64, String> {
+) -> Result<Current, String> {
     let Some(leader) = leader else { return Err(no_quorum(raft)) };
     let asked = async {
         if leader == me {
-            return rounds.index().await;
+            return rounds.current().await;
         }
         if line.leader != Some(leader) {
             *line = LeaderLine { leader: Some(leader), line: Line::default() };
@@ -246,7 +291,8 @@ async fn ask(
             tracing::debug!(%leader, %status, "the leader could not be asked");
             words::unreachable_leader(me, leader)
         })?;
-        if reply.problem.is_empty() { Ok(reply.index) } else { Err(reply.problem) }
+        let log_time = LogTime::from_millis(reply.log_time_ms);
+        if reply.problem.is_empty() { Ok(Current { index: reply.index, log_time }) } else { Err(reply.problem) }
     };
     timeout(ASK_TIMEOUT, asked)
         .await

@@ -37,6 +37,7 @@ use crate::{
     network::SNAPSHOT_STALL,
     peers::{FROM, MESSAGE_BYTES_MAX, TO},
     proposer::{Inlet, Merger, Refused},
+    reads::Current,
     removal,
     types::{Raft, SnapshotMeta, Vote},
     wire,
@@ -372,10 +373,16 @@ impl Leader for Service {
                 let answer = if removed {
                     Err(removal::refusal(from).message().to_owned())
                 } else {
-                    shared.leader_rounds.index().await
+                    shared.leader_rounds.current().await
                 };
-                let (index, problem) = answer.map_or_else(|problem| (0, problem), |index| (index, String::new()));
-                pb::ReadIndexReply { index, question: asked.question, problem }
+                let question = asked.question;
+                match answer {
+                    Ok(Current { index, log_time }) => {
+                        let log_time_ms = log_time.as_millis();
+                        pb::ReadIndexReply { index, question, problem: String::new(), log_time_ms }
+                    }
+                    Err(problem) => pb::ReadIndexReply { index: 0, question, problem, log_time_ms: 0 },
+                }
             }
         })))
     }

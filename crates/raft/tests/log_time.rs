@@ -5,7 +5,12 @@ mod support;
 
 use std::time::{Duration, SystemTime};
 
-use ballast_core::{cluster::Propose, ids::NodeId, state::Command, time::LogTime};
+use ballast_core::{
+    cluster::{Propose, ReadIndex},
+    ids::NodeId,
+    state::Command,
+    time::LogTime,
+};
 use ballast_raft::{Handle, Role};
 use support::{Cluster, PATIENCE, propose, see};
 
@@ -94,6 +99,29 @@ async fn a_single_node_trusts_its_clock_but_never_goes_back() -> Test {
     let handle = cluster.handle(only);
     tick(&handle).await?;
     assert!(log_time(&handle).millis_since(begun) > 23 * HOUR_MS);
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_reads_is_told_what_time_it_is_and_not_only_what_time_it_was() -> Test {
+    let cluster = Cluster::of(3).await;
+    for id in cluster.ids() {
+        assert_eq!(cluster.handle(id).log_time_told(), None, "nothing was read yet");
+        // Log time moves each second; most of the time what is applied is older than this.
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                let handle = cluster.handle(id);
+                handle.confirm(PATIENCE).await?;
+                let applied = log_time(&handle);
+                let told = handle.log_time_told().ok_or("it was told")?;
+                if told.millis_since(applied) > 100 {
+                    return Test::Ok(());
+                }
+            }
+        })
+        .await??;
+    }
     cluster.end().await;
     Ok(())
 }

@@ -13,6 +13,7 @@ use ballast_core::{
     durations::Durations,
     ids::{EntryId, LogIndex, NodeId},
     state::{Command, Frame, State},
+    time::LogTime,
 };
 use ballast_storage::log::SyncStats;
 use tokio::{sync::watch, time::timeout};
@@ -176,6 +177,12 @@ impl Handle {
             Err(refused) if refused.certain => Err(ProposeError::NoQuorum { detail: refused.reason }),
             Err(_) => Err(ProposeError::OutcomeUnknown { waited: asked.elapsed() }),
         }
+    }
+
+    /// Log time as the leader reckoned it when this node's state was last confirmed ([`ReadIndex`]), and the time since: what is
+    /// applied may be from long ago. `None` before that.
+    pub fn log_time_told(&self) -> Option<LogTime> {
+        self.shared.reads.log_time()
     }
 
     /// Whether this member takes part in consensus.

@@ -278,9 +278,9 @@ fn spawn(
     });
     tasks.spawn("confirmations", {
         let (rounds, leader) = (Arc::clone(&shared.leader_rounds), shared.leader.clone());
-        let (raft, peers, me) = (raft.clone(), Arc::clone(&shared.peers), shared.replica.node());
+        let (raft, peers, replica) = (raft.clone(), Arc::clone(&shared.peers), Arc::clone(&shared.replica));
         let saved = shared.saved_vote.clone();
-        async move { rounds.run(me, raft, saved, peers, leader).await }
+        async move { rounds.run(replica, raft, saved, peers, leader).await }
     });
     tasks.spawn("leader", duties::follow_leader(Arc::clone(shared), leader));
     tasks.spawn("status", duties::publish_status(Arc::clone(shared), status));

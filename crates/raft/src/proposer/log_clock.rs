@@ -46,7 +46,7 @@ pub(crate) struct Stamp {
 }
 
 /// Keeps log time on one node: follows what is applied, and runs on from there when this node leads.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LogClock {
     /// Log time in microseconds, as applied or stamped last, and when that was.
     log_micros: u64,

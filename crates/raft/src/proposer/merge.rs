@@ -33,7 +33,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tracing::{Instrument as _, Span, field::Empty};
 
-use super::{BYTES_MAX, COMMANDS_MAX, FRAMES_IN_FLIGHT};
+use super::{
+    BYTES_MAX, COMMANDS_MAX, FRAMES_IN_FLIGHT,
+    log_clock::{LogClock, Stamp},
+};
 use crate::{
     clocks::Clocks,
     machine::Replica,
@@ -252,6 +255,21 @@ pub(crate) async fn propose_entry(
 
 /// The log time of the next entry.
 fn stamp(raft: &Raft, replica: &Replica, clocks: &Clocks) -> LogTime {
+    let stamp = next(raft, &mut replica.log_clock.lock(), clocks);
+    if stamp.jumped_micros > 0 {
+        let by = Duration::from_micros(stamp.jumped_micros);
+        tracing::info!(?by, "log time was behind the clocks of a majority of the voters and jumps forward");
+    }
+    stamp.log_time
+}
+
+/// The log time that an entry would be stamped with now, if this node leads; `None` before there is any.
+pub(crate) fn log_time_now(raft: &Raft, replica: &Replica, clocks: &Clocks) -> Option<LogTime> {
+    let mut clock = replica.log_clock.lock().clone();
+    clock.has_begun().then(|| next(raft, &mut clock, clocks).log_time)
+}
+
+fn next(raft: &Raft, clock: &mut LogClock, clocks: &Clocks) -> Stamp {
     use openraft::async_runtime::watch::WatchReceiver;
     let now = boot_now();
     let metrics = raft.metrics();
@@ -261,21 +279,12 @@ fn stamp(raft: &Raft, replica: &Replica, clocks: &Clocks) -> LogTime {
         let led = metrics.state.is_leader().then_some(metrics.current_term);
         (led, clocks.voters_time(sets, now))
     };
-    let told = clocks.log_time_told(now);
-    let stamp = {
-        let mut clock = replica.log_clock.lock();
-        // The founder of a cluster may propose before openraft has told that it is the only voter.
-        let voters = voters.or_else(|| (!clock.has_begun()).then(|| clocks.own()));
-        if let Some(term) = led {
-            clock.lead(term, now, told, voters);
-        }
-        clock.stamp(now, voters)
-    };
-    if stamp.jumped_micros > 0 {
-        let by = Duration::from_micros(stamp.jumped_micros);
-        tracing::info!(?by, "log time was behind the clocks of a majority of the voters and jumps forward");
+    // The founder of a cluster may propose before openraft has told that it is the only voter.
+    let voters = voters.or_else(|| (!clock.has_begun()).then(|| clocks.own()));
+    if let Some(term) = led {
+        clock.lead(term, now, clocks.log_time_told(now), voters);
     }
-    stamp.log_time
+    clock.stamp(now, voters)
 }
 
 #[cfg(test)]

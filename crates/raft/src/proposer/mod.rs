@@ -24,7 +24,7 @@ pub(crate) use flight::Flight;
 pub(crate) use link::{LinkOptions, run};
 pub use log_clock::is_applied_late;
 pub(crate) use log_clock::{LogClock, slowest};
-pub(crate) use merge::{Inlet, Merger, Refused, propose_entry};
+pub(crate) use merge::{Inlet, Merger, Refused, log_time_now, propose_entry};
 pub(crate) use queue::{Proposals, Queued};
 
 /// Frames of this node that may be on their way at once. Two, so that the next one waits at the
