@@ -161,7 +161,7 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
             {
                 by_code += 1;
             }
-            Got::Nothing { .. } if excused => lost += 1,
+            Got::Nothing { .. } if excused || unwritten => lost += 1,
             Got::Nothing { .. } => unexplained("no line says why"),
         }
     }
@@ -255,13 +255,13 @@ mod tests {
         assert_eq!(ruled(vain(100, 200, proxys("isolated"))), Ruling::Held);
         assert_eq!(ruled(vain(301, 400, nothing())), Ruling::Violated);
         assert_eq!(ruled(vain(100, 200, proxys("because"))), Ruling::Violated);
-        // What was answered just before it may not have been written yet, and that there was no answer has to be.
-        for answered in [proxys("isolated"), Got::Answer { status: 503, reason: None }] {
+        // How it ended just before may not have been written yet.
+        for answered in [proxys("isolated"), Got::Answer { status: 503, reason: None }, nothing()] {
             assert_eq!(ruled(vain(100, 200, answered.clone())), Ruling::Held);
             assert_eq!(ruled(vain(20, 100, answered.clone())), Ruling::Held);
             assert_eq!(ruled(vain(301, 400, answered)), Ruling::Violated);
         }
-        assert_eq!(ruled(vain(20, 100, nothing())), Ruling::Violated);
+        assert_eq!(ruled(vain(20, 100, away())), Ruling::Violated);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Who answered for the VIP, as the observer saw it on the wire.
 
+use std::time::Duration;
+
 use ballast_jepsen::{
     time::{RunTime, Span},
     verdict::{Judgement, Promise},
@@ -7,7 +9,7 @@ use ballast_jepsen::{
 use ballast_testkit::observer::{self, History};
 
 use super::{name, seen_until};
-use crate::{clock::Clock, run::Run, site::VIP_NAME};
+use crate::{clock::Clock, nemesis::Happened, plan::Kind, run::Run, site::VIP_NAME};
 
 /// How long two nodes may seem to answer, in all, before nothing is decided: moments at changes of hands, and late answers of a
 /// busy machine.
@@ -15,13 +17,27 @@ const DOUBT_MS: f64 = 50.0;
 /// Which share of its questions the observer may miss. Two cores that compiled other programs kept it from a twentieth.
 const MISSED_MAX: f64 = 0.1;
 
+/// How long after root has begun to take a node's fence away that node may answer beside the owner: the command takes some
+/// 40 ms, the kernel tells the node then, and the node puts the fence back.
+const TAKEN_AWAY: Duration = Duration::from_millis(150);
+/// How long it may do so in all, each time. No node can keep root from it; what it owes is to notice at once.
+const TAKEN_AWAY_MS: f64 = 10.0;
+
 /// No two nodes answer for the VIP at once.
 pub(super) fn one(run: &Run) -> Judgement {
-    watched(&run.owners, run.clock, run.span)
+    watched(&run.owners, run.clock, run.span, &taken_away(&run.faults.faults))
+}
+
+/// Whose fence was away when.
+fn taken_away(faults: &[Happened]) -> Vec<(Span, String)> {
+    let faults = faults.iter().filter(|fault| fault.kind == Kind::TamperFence && fault.came_about);
+    let away =
+        |fault: &Happened| Some((Span::new(fault.from, fault.from.after(TAKEN_AWAY)), fault.victims.first()?.clone()));
+    faults.filter_map(away).collect()
 }
 
 /// The same, of what was seen in a span.
-fn watched(owners: &History, clock: Clock, span: (RunTime, RunTime)) -> Judgement {
+fn watched(owners: &History, clock: Clock, span: (RunTime, RunTime), away: &[(Span, String)]) -> Judgement {
     let (from, until) = (clock.kernel(span.0), clock.kernel(span.1));
     let dual = owners.dual(None, from, until);
     let missed = owners.missed(from, until);
@@ -31,12 +47,23 @@ fn watched(owners: &History, clock: Clock, span: (RunTime, RunTime)) -> Judgemen
         .looked_at("answers in IPv6", owners.answered(Some(observer::Kind::Ndp), from, until))
         .count("questions", asked)
         .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
-    if dual.ms > 0.0 {
-        let spans = owners.dual_spans(from, until).into_iter().take(10).map(|(from, until, who)| {
-            let who: Vec<String> = who.into_iter().map(name).collect();
-            format!("\n{} to {} by {}", clock.of(from), clock.of(until), who.join(", "))
-        });
-        let spans: String = spans.collect();
+    let spans = owners.dual_spans(from, until).into_iter();
+    let spans: Vec<(Span, Vec<String>)> = spans
+        .map(|(from, until, who)| (Span::new(clock.of(from), clock.of(until)), who.into_iter().map(name).collect()))
+        .collect();
+    let excused = |(dual, who): &(Span, Vec<String>)| {
+        let covers = |(span, victim): &(Span, String)| {
+            span.from <= dual.from && dual.until <= span.until && who.contains(victim)
+        };
+        away.iter().any(covers)
+    };
+    if spans.iter().any(excused) {
+        judgement = judgement.count("milliseconds by nodes whose fence was taken away", dual.ms.ceil() as usize);
+    }
+    if dual.ms > 0.0 && !(spans.iter().all(excused) && dual.ms <= TAKEN_AWAY_MS * away.len() as f64) {
+        let spans = spans.into_iter().take(10);
+        let spans: String =
+            spans.map(|(span, who)| format!("\n{} to {} by {}", span.from, span.until, who.join(", "))).collect();
         judgement.violated(format!("two nodes answered for {VIP_NAME} for {:.1} ms{spans}", dual.ms));
     }
     // No fault excuses it: a bad line holds up whatever is not the observer's.
@@ -68,6 +95,11 @@ mod tests {
 
     /// What is ruled of a minute in which the first node answered every question; `change` is given each tick and its number.
     fn ruled(change: impl Fn(u64, &mut Tick)) -> Ruling {
+        ruled_with(&[], change)
+    }
+
+    /// The same, with whose fence was away when.
+    fn ruled_with(away: &[(Span, String)], change: impl Fn(u64, &mut Tick)) -> Ruling {
         let clock = Clock::start();
         let tick = |number: u64| {
             let mut tick = Tick { solicited: number.is_multiple_of(8), ..Tick::default() };
@@ -80,7 +112,7 @@ mod tests {
             tick
         };
         let history = History::new((0..MILLIS).map(tick).collect(), Vec::new());
-        watched(&history, clock, (RunTime::START, RunTime::from_millis(MILLIS))).ruling
+        watched(&history, clock, (RunTime::START, RunTime::from_millis(MILLIS)), away).ruling
     }
 
     #[test]
@@ -92,6 +124,22 @@ mod tests {
             }
         };
         assert_eq!(ruled(two), Ruling::Violated);
+    }
+
+    #[test]
+    fn whose_fence_root_takes_away_may_answer_until_it_has_noticed() {
+        let away =
+            |node: &str| vec![(Span::new(RunTime::from_millis(1000), RunTime::from_millis(1150)), node.to_owned())];
+        let two = |from: u64, ms: u64| {
+            move |number: u64, tick: &mut Tick| {
+                if (from..from + ms).contains(&number) {
+                    tick.arp.add(1);
+                }
+            }
+        };
+        let ruled = |node: &str, from, ms| ruled_with(&away(node), two(from, ms));
+        assert_eq!([ruled("node-2", 1040, 3), ruled("node-2", 1040, 30)], [Ruling::Held, Ruling::Violated]);
+        assert_eq!([ruled("node-3", 1040, 3), ruled("node-2", 1160, 3)], [Ruling::Violated; 2]);
     }
 
     #[test]

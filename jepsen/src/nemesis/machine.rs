@@ -52,7 +52,9 @@ impl Nemesis {
         };
         let is_short = site.lab.short(node, of)?;
         if !is_short {
-            self.record.complaints.push(format!("{kind}: this machine has no control group for it"));
+            self.record
+                .complaints
+                .push(format!("{kind}: this machine has no control group for it, or cannot take away what is in use"));
         }
         Ok(is_short)
     }

@@ -172,9 +172,21 @@ struct Nemesis {
     /// Faults of this round that were begun and have not ended.
     running: Vec<Option<Running>>,
     clock: Clock,
-    /// `ballastctl` that runs beside, with what it was told to do, and when the fault began that it brings about, if it does.
-    commands: Vec<(Option<RunTime>, JoinHandle<Option<String>>)>,
+    /// `ballastctl` that runs beside, and when the fault began that it brings about, if it does.
+    commands: Vec<(Option<RunTime>, JoinHandle<Vec<Told>>)>,
     record: Record,
+}
+
+/// An order that was carried out or refused: when the fault began that it brings about, if it does, and the complaint.
+type Told = (Option<RunTime>, Option<String>);
+
+/// What an order is for.
+#[derive(Clone, Copy)]
+enum Order {
+    /// To bring about the fault that began then.
+    Begin(RunTime),
+    /// To undo it. Orders to one cluster from several hands may overtake each other, so this one waits for the first.
+    Undo(RunTime),
 }
 
 struct Running {
@@ -366,13 +378,15 @@ impl Nemesis {
             Kind::Delay | Kind::Jitter | Kind::Reorder | Kind::Duplicate | Kind::Corrupt | Kind::SlowLink => {
                 lab.impair(&[(host, lines::of(planned.kind, planned.choice))], planned.choice)?;
             }
-            Kind::TransferLeader => self.tell(Some(from), other, &["cluster", "transfer-leader", "--to", &name(other)]),
-            Kind::Snapshot => self.tell(Some(from), node, &["cluster", "snapshot"]),
+            Kind::TransferLeader => {
+                self.tell(Order::Begin(from), other, &["cluster", "transfer-leader", "--to", &name(other)])
+            }
+            Kind::Snapshot => self.tell(Order::Begin(from), node, &["cluster", "snapshot"]),
             Kind::MoveVip => {
-                self.tell(Some(from), other, &["vip", "move", VIP_NAME, "--to", &name(other)]);
+                self.tell(Order::Begin(from), other, &["vip", "move", VIP_NAME, "--to", &name(other)]);
                 victims.push(name(other));
             }
-            Kind::Demote => self.tell(Some(from), other, &["node", "demote", &name(node)]),
+            Kind::Demote => self.tell(Order::Begin(from), other, &["node", "demote", &name(node)]),
             Kind::Membership => self.newcomer = Some(membership::Newcomer::new(site, node, planned.choice, from)?),
             Kind::BackendFails | Kind::BackendTruncates => {
                 let mode = if planned.kind == Kind::BackendFails { Mode::Failing } else { Mode::ClosesMidBody };
@@ -382,7 +396,7 @@ impl Nemesis {
             Kind::BackendDrain | Kind::BackendMaintenance => {
                 let verb = if planned.kind == Kind::BackendDrain { "drain" } else { "maintenance" };
                 let web = site.backends()[backend].name().to_owned();
-                self.tell(Some(from), other, &["backend", verb, &format!("shop/site/{web}")]);
+                self.tell(Order::Begin(from), other, &["backend", verb, &format!("shop/site/{web}")]);
                 victims = vec![web];
             }
         }
@@ -390,7 +404,7 @@ impl Nemesis {
     }
 
     fn end(&mut self, site: &mut Site, running: &Running) -> Result<()> {
-        let Running { planned, victims, node, .. } = running;
+        let Running { planned, victims, node, from, .. } = running;
         let node = *node;
         let other = (node + 1) % site.nodes();
         let lab = site.lab.clone();
@@ -429,13 +443,13 @@ impl Nemesis {
                 lab.mend()?
             }
             Kind::LinkDown => lab.link_up(Host::Node(node))?,
-            Kind::Demote => self.tell(None, other, &["node", "promote", &victims[0]]),
+            Kind::Demote => self.tell(Order::Undo(*from), other, &["node", "promote", &victims[0]]),
             Kind::BackendFails | Kind::BackendTruncates => {
                 let backend = site.backends().iter().find(|backend| backend.name() == victims[0]);
                 backend.context("a backend of the site")?.set_mode(Mode::Ok);
             }
             Kind::BackendDrain | Kind::BackendMaintenance => {
-                self.tell(None, other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
+                self.tell(Order::Undo(*from), other, &["backend", "enable", &format!("shop/site/{}", victims[0])]);
             }
             Kind::Membership => self.newcomer.iter_mut().for_each(membership::Newcomer::wind_up),
             Kind::Restart
@@ -485,25 +499,33 @@ impl Nemesis {
         })
     }
 
-    /// Gives an operator's order at a node, and does not wait for it. A fault that it brings about is known by when it began.
-    fn tell(&mut self, brings_about: Option<RunTime>, node: usize, arguments: &[&str]) {
+    /// Gives an operator's order at a node, and does not wait for it.
+    fn tell(&mut self, order: Order, node: usize, arguments: &[&str]) {
+        let (brings_about, before) = match order {
+            Order::Begin(from) => (Some(from), None),
+            Order::Undo(from) => (None, self.commands.iter().position(|(brings_about, _)| *brings_about == Some(from))),
+        };
+        let before = before.map(|at| self.commands.swap_remove(at).1);
         let (operator, words) = (self.operator.clone(), arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
         let command = thread::spawn(move || {
             let mut arguments: Vec<&str> = vec!["--timeout", "4s"];
             arguments.extend(words.iter().map(String::as_str));
-            match operator.ctl(node, &arguments) {
+            let mut told = before.and_then(|before| before.join().ok()).unwrap_or_default();
+            let complaint = match operator.ctl(node, &arguments) {
                 Ok(said) if said.code == 0 => None,
                 Ok(said) => Some(format!("{}: exit {}: {}", words.join(" "), said.code, said.err.trim())),
                 Err(error) => Some(format!("{}: {error:#}", words.join(" "))),
-            }
+            };
+            told.push((brings_about, complaint));
+            told
         });
         self.commands.push((brings_about, command));
     }
 
     /// Waits for the operators. What one of them was refused did not come about.
     fn collect(&mut self) {
-        for (brings_about, command) in self.commands.drain(..) {
-            let complaint = command.join().ok().flatten();
+        let told = self.commands.drain(..).flat_map(|(_, command)| command.join().unwrap_or_default());
+        for (brings_about, complaint) in told {
             let faults = self.record.faults.iter_mut().filter(|fault| Some(fault.from) == brings_about);
             faults.for_each(|fault| fault.came_about &= complaint.is_none());
             self.record.complaints.extend(complaint);

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::PoisonError,
     thread,
@@ -49,7 +50,8 @@ impl Drop for Group {
 }
 
 impl Lab {
-    /// Lets a node's processes be short of something. Whether the kernel can; [`Lab::plenty`] ends it.
+    /// Lets a node's processes be short of something. Whether the kernel can: it has no control groups everywhere, and takes no
+    /// memory away that is in use. [`Lab::plenty`] ends it.
     ///
     /// # Errors
     /// When it could and does not.
@@ -65,7 +67,10 @@ impl Lab {
             }
         };
         let Some(folder) = self.group(node, controller)? else { return Ok(false) };
-        write(&folder.join(file), &value.to_string())?;
+        match fs::write(folder.join(file), value.to_string()) {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => return Ok(false),
+            written => written.with_context(|| format!("write {value} to {}", folder.join(file).display()))?,
+        }
         for pid in self.pids(Host::Node(node)) {
             // One that has ended meanwhile is short of nothing.
             let _ = fs::write(folder.join("cgroup.procs"), pid.to_string());
