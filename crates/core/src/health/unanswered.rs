@@ -11,7 +11,7 @@
 //! backend that takes longer than half of its timeout to answer may be silent twice for one outage.)
 //!
 //! An answer that is no good one (refused, reset, `503`) came over the network, and always counts. What this node could not
-//! even ask counts nowhere.
+//! even ask does not.
 //!
 //! Not here: what counts for the node alone, which goes by everything while nobody answers it ([`super::Machine`]).
 
