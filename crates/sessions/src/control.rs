@@ -168,8 +168,9 @@ impl Control {
                 }
                 Ok(Notice::Drain) => {
                     self.draining = true;
-                    self.reconcile();
+                    // First, so that the listeners' connections have the time that a drain leaves them.
                     self.tell_all(|| Order::Drain);
+                    self.reconcile();
                 }
                 Err(RecvTimeoutError::Timeout) => self.reconcile(),
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,

@@ -107,11 +107,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
         );
     let mut leaving = false;
     let ended = poll_fn(|cx| {
-        if !leaving && (site.held.is_ending() || site.card.is_ended()) {
+        let mut polled = connection.poll_without_shutdown(cx);
+        // After what has arrived was taken, so that a request that is here is not idleness.
+        if polled.is_pending() && !leaving && (site.held.is_ending() || site.card.is_ended()) {
             leaving = true;
             Pin::new(&mut connection).graceful_shutdown();
+            polled = connection.poll_without_shutdown(cx);
         }
-        match connection.poll_without_shutdown(cx) {
+        match polled {
             Poll::Pending if stall.is_over() => Poll::Ready(None),
             // A request that is being carried out is answered first.
             Poll::Pending if site.card.is_ended() && !site.is_busy.get() => Poll::Ready(None),
@@ -199,6 +202,10 @@ impl Site {
             }
         };
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.held.worker.is_draining() {
+            // So that the client need not find out with its next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if parts.method == Method::HEAD {
             let length = HeaderValue::from(response.body().len());
             response.headers_mut().insert(header::CONTENT_LENGTH, length);

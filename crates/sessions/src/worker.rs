@@ -52,9 +52,9 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 pub enum Order {
     /// Accept on a socket.
     Listen(Box<Listen>),
-    /// Stop accepting on a listener and close its connections after what they are doing.
+    /// Stop accepting on a listener and close its connections after what they are doing; during a drain, when that does.
     Unlisten(u64),
-    /// Close connections after what they are doing.
+    /// Close connections after what they are doing, idle ones after a moment.
     Drain,
     /// End now.
     Stop,
@@ -241,6 +241,11 @@ impl Worker {
         clients.budget.keep_to(Budget::max(&self.policy.borrow()), clients);
     }
 
+    /// Whether connections are being brought to their end, because the node is leaving.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
     /// The settings in force, as last taken in.
     pub fn policy(&self) -> Rc<Policy> {
         self.policy.borrow().clone()
@@ -293,8 +298,10 @@ impl Worker {
     fn unlisten(&self, id: u64) {
         if let Some(accepting) = self.listeners.borrow_mut().remove(&id) {
             accepting.task.abort();
-            accepting.current.borrow().closed.set(true);
-            self.deadlines.wake_all();
+            if !self.draining.get() {
+                accepting.current.borrow().closed.set(true);
+                self.deadlines.wake_all();
+            }
         }
     }
 
@@ -373,7 +380,7 @@ impl Worker {
         let counters = &self.counters.counters;
         let connections_max = self.policy.borrow().limits.connections_max;
         let room = self.has_room(connections_max);
-        if !room || !listener.may_accept() || self.draining.get() && !listener.is_ending() {
+        if !room || !listener.may_accept() {
             counters.refused_total.up();
             return None;
         }
