@@ -103,16 +103,21 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
     }
 
     fn bind(&self, request: BindRequest) -> BoxFuture<'static, Result<Bound, BindError>> {
-        let BindRequest { service, key, choice, replaces } = request;
+        let BindRequest { service, key, choice, replaces, learned } = request;
         if self.isolated() {
             let detail = "no majority of the voters answers this node".to_owned();
             return Box::pin(async { Err(BindError::Propose(ProposeError::NoQuorum { detail })) });
         }
         let proposal = self.cluster.propose(Command::Bind { service, key, choice, replaces }, BIND_DEADLINE);
-        let view = Arc::clone(&self.view);
+        let (view, cluster) = (Arc::clone(&self.view), self.cluster.clone());
         Box::pin(async move {
             let give_up = Instant::now() + BIND_DEADLINE;
-            let applied = proposal.await?;
+            let mut applied = proposal.await?;
+            if learned && applied.outcome == Outcome::Refused(Refusal::NotEligible) {
+                // It takes nobody new, and this is nobody new. Only now, because a release before this one cannot read it.
+                let left = give_up.saturating_duration_since(Instant::now());
+                applied = cluster.propose(Command::Learn { service, key, teacher: choice }, left).await?;
+            }
             let (backend, how) = match applied.outcome {
                 Outcome::Bound { backend, how } => (backend, how),
                 Outcome::Refused(Refusal::TableFull) => return Err(BindError::TableFull),
@@ -298,7 +303,8 @@ mod tests {
         let (view, mut state, bindings) = node();
         show(&view, &mut state, bind(KEY, A));
         show(&view, &mut state, set(Some(B)));
-        let bound = bindings.bind(BindRequest { service: WEB, key: KEY, choice: A, replaces: None }).await;
+        let bound =
+            bindings.bind(BindRequest { service: WEB, key: KEY, choice: A, replaces: None, learned: false }).await;
         assert_eq!(bound.map(|bound| (bound.backend, bound.how)), Ok((B, BoundHow::Existing)));
     }
 

@@ -119,6 +119,9 @@ pub struct BindRequest {
     /// Set when the caller found `choice` because the bound backend cannot serve: the binding the
     /// caller saw and why it must change. Refused (with the binding that stands) if it changed meanwhile.
     pub replaces: Option<(BackendId, RehomeCause)>,
+    /// Set when `choice` has given the client its key, so that it has the client's session already and may be one that takes
+    /// nobody new. Not together with `replaces`.
+    pub learned: bool,
 }
 
 /// A binding that is in the log and in this node's table, and that may be forwarded on.

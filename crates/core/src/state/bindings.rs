@@ -16,13 +16,15 @@ use crate::{
     persistence::{KeyHash, Provenance, Put, Record, TableConfig, Totals, after, fresh, to_seconds},
 };
 
-/// A request to bind, as [`super::Command::Bind`] says it.
+/// A request to bind, as [`super::Command::Bind`] and [`super::Command::Learn`] say it.
 #[derive(Clone, Copy)]
 pub(super) struct Bind {
     pub(super) service: ServiceId,
     pub(super) key: KeyHash,
     pub(super) choice: BackendId,
     pub(super) replaces: Option<(BackendId, RehomeCause)>,
+    /// The choice gave the client its key, so it is nobody new there.
+    pub(super) learned: bool,
 }
 
 /// An operator's change of a binding.
@@ -128,8 +130,8 @@ impl State {
                 cause
             }
         };
-        let choice = self.roster.seat(bind.choice);
-        if !choice.is_some_and(|seat| seat.service == bind.service && seat.takes_new) {
+        let choice = self.roster.seat(bind.choice).filter(|seat| seat.service == bind.service);
+        if !choice.is_some_and(|seat| seat.takes_new || bind.learned && seat.unusable.is_none()) {
             return Outcome::Refused(Refusal::NotEligible);
         }
         if known.is_none() && table.len() >= table.config().entries_max {

@@ -23,6 +23,7 @@ const RENEW: u8 = 3;
 const TICK: u8 = 4;
 const OTHER: u8 = 5;
 const SESSION: u8 = 6;
+const LEARN: u8 = 7;
 
 /// Bytes of one command. The largest are a value of the session store, which the document bounds by this, and a
 /// configuration document, of which one of a thousand farms takes about a megabyte. Well below what one message between
@@ -108,6 +109,9 @@ pub fn encoded_len(command: &Command) -> usize {
             let replaced = replaces.map_or(0, |(old, _)| varint_len(old.get().into()) + 1);
             1 + varint_len(service.get().into()) + KEY + varint_len(choice.get().into()) + replaced
         }
+        Command::Learn { service, teacher, .. } => {
+            1 + varint_len(service.get().into()) + KEY + varint_len(teacher.get().into())
+        }
         Command::Renew { service, .. } => 1 + varint_len(service.get().into()) + KEY,
         Command::Tick => 1,
         Command::Session(write) => 1 + write.encoded_len(),
@@ -129,6 +133,12 @@ fn encode_command(command: &Command, out: &mut Writer) {
                 out.varint(old.get().into());
                 out.u8(cause_code(*cause));
             }
+        }
+        Command::Learn { service, key, teacher } => {
+            out.u8(LEARN);
+            out.varint(service.get().into());
+            out.u128(key.as_u128());
+            out.varint(teacher.get().into());
         }
         Command::Renew { service, key } => {
             out.u8(RENEW);
@@ -157,6 +167,11 @@ fn decode_command(input: &mut Reader<'_>) -> Result<Command, DecodeError> {
                 BIND => None,
                 _ => Some((BackendId::new(input.varint_u32()?), cause_of(input.u8()?)?)),
             },
+        },
+        LEARN => Command::Learn {
+            service: ServiceId::new(input.varint_u32()?),
+            key: KeyHash::from_u128(input.u128()?),
+            teacher: BackendId::new(input.varint_u32()?),
         },
         RENEW => {
             Command::Renew { service: ServiceId::new(input.varint_u32()?), key: KeyHash::from_u128(input.u128()?) }

@@ -87,6 +87,16 @@ pub enum Command {
         /// The binding that must be replaced, and why.
         replaces: Option<(BackendId, RehomeCause)>,
     },
+    /// Binds a key that a backend has given to its client: to that backend, which has the client's session already. So it may
+    /// be one that takes nobody new.
+    Learn {
+        /// Whose table.
+        service: ServiceId,
+        /// The key.
+        key: KeyHash,
+        /// The backend that gave it.
+        teacher: BackendId,
+    },
     /// Renews the idle time of a binding.
     Renew {
         /// Whose table.

@@ -249,7 +249,12 @@ impl State {
                 self.set_backend(at, *backend, *admin, *weight, author)
             }
             Command::Bind { service, key, choice, replaces } => {
-                self.bind(at, Bind { service: *service, key: *key, choice: *choice, replaces: *replaces })
+                let (service, key, choice, replaces) = (*service, *key, *choice, *replaces);
+                self.bind(at, Bind { service, key, choice, replaces, learned: false })
+            }
+            Command::Learn { service, key, teacher } => {
+                let (service, key, choice) = (*service, *key, *teacher);
+                self.bind(at, Bind { service, key, choice, replaces: None, learned: true })
             }
             Command::Renew { service, key } => self.renew(at, *service, *key),
             Command::SetBinding { service, key, to, pinned, author } => {

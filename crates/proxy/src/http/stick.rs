@@ -193,7 +193,7 @@ impl Chooser<'_> {
             };
             let choice = self.balanced_without(&refused, "table", "new")?;
             let backend = self.service.plan.backends[choice.at].id;
-            let request = BindRequest { service: self.service.plan.id, key, choice: backend, replaces };
+            let request = BindRequest { service: self.service.plan.id, key, choice: backend, replaces, learned: false };
             if commits_behind(table)
                 && replaces.is_none()
                 && let Some(backend) = bind_behind(&self.worker.shared, request.clone())
@@ -325,7 +325,8 @@ impl Chooser<'_> {
             }
             Lookup::Hit { .. } | Lookup::Miss | Lookup::Stale => {}
         }
-        let request = BindRequest { service: self.service.plan.id, key, choice: backend, replaces: None };
+        let request =
+            BindRequest { service: self.service.plan.id, key, choice: backend, replaces: None, learned: true };
         if commits_behind(table) && bind_behind(&self.worker.shared, request.clone()).is_some() {
             return "new";
         }

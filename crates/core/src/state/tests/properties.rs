@@ -60,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         choice,
         replaces,
     });
+    let learn = (key(), backend()).prop_map(|(key, teacher)| Command::Learn { service: WEB, key, teacher });
     let renew = key().prop_map(|key| Command::Renew { service: WEB, key });
     let set = (key(), proptest::option::of(backend()), any::<bool>())
         .prop_map(|(key, to, pinned)| Command::SetBinding { service: WEB, key, to, pinned, author: author() });
@@ -71,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
     });
     prop_oneof![
         8 => bind.prop_map(boxed),
+        2 => learn.prop_map(boxed),
         3 => renew.prop_map(boxed),
         1 => set.prop_map(boxed),
         1 => admin.prop_map(boxed),
@@ -116,7 +118,14 @@ impl Model {
         };
         let seconds = now.div_ceil(1000) * 1000;
         let exists = |id: BackendId| (1..=3).contains(&id.get());
-        match command {
+        // What is learned may be at a backend that takes nobody new.
+        let (bind, drained_too) = match command {
+            Command::Learn { service, key, teacher } => {
+                (Command::Bind { service: *service, key: *key, choice: *teacher, replaces: None }, true)
+            }
+            other => (other.clone(), false),
+        };
+        match &bind {
             Command::Bind { key, choice, replaces, .. } => {
                 let current = self.live(*key, now);
                 let cause = current.and_then(|b| match self.admin(b.backend) {
@@ -133,7 +142,12 @@ impl Model {
                     self.put(*key, Bound { used: seconds.max(b.used), ..b });
                     return Outcome::Bound { backend: b.backend, how: BindingChange::Existing };
                 }
-                if !exists(*choice) || self.admin(*choice) != AdminState::Ready {
+                let takes_it = match self.admin(*choice) {
+                    AdminState::Ready => true,
+                    AdminState::Drain => drained_too,
+                    AdminState::Maintenance => false,
+                };
+                if !exists(*choice) || !takes_it {
                     return Outcome::Refused(Refusal::NotEligible);
                 }
                 if full {
@@ -210,14 +224,14 @@ proptest! {
                     let now = s.now.as_millis();
                     // Ended bindings count until they are swept; how many that are is the state's own matter.
                     let full = match &command {
-                        Command::Bind { key, .. } | Command::SetBinding { key, .. } => {
+                        Command::Bind { key, .. } | Command::Learn { key, .. } | Command::SetBinding { key, .. } => {
                             let info = s.state.table_info(WEB).expect("configured");
                             !known(&s.state, *key) && info.bindings >= ENTRIES_MAX as u64
                         }
                         _ => false,
                     };
                     let kept = match &command {
-                        Command::Bind { key, .. } | Command::SetBinding { key, .. } => {
+                        Command::Bind { key, .. } | Command::Learn { key, .. } | Command::SetBinding { key, .. } => {
                             s.state.binding_or_ended(WEB, *key)
                         }
                         _ => None,
@@ -387,6 +401,7 @@ fn command() -> impl Strategy<Value = Command> {
                 verdict: Verdict::Down,
                 detail: "connect: refused".to_owned()
             }),
+            Just(Command::Learn { service: WEB, key, teacher: BackendId::new(node as u32) }),
             Just(Command::Renew { service: WEB, key }),
             Just(Command::Tick),
         ]

@@ -114,6 +114,17 @@ fn drained_down_weightless_and_foreign_backends_take_nothing_new() {
     for backend in [A, B, C, BackendId::new(99), BackendId::new(0), BackendId::new(u32::MAX)] {
         assert_eq!(s.run(bind(backend)), refused, "{backend}");
     }
+    // Nobody new is who was given a key there.
+    let learn = |key: u128, teacher| Command::Learn { service: WEB, key: KeyHash::from_u128(key), teacher };
+    for (key, teacher) in [(1, A), (2, C)] {
+        assert_eq!(s.run(learn(key, teacher)), bound(teacher, BindingChange::Created));
+    }
+    assert_eq!(s.run(learn(1, C)), bound(A, BindingChange::Existing), "a key is not taken over");
+    for teacher in [B, BackendId::new(99), BackendId::new(0)] {
+        assert_eq!(s.run(learn(3, teacher)), refused, "{teacher}");
+    }
+    s.run(admin(A, AdminState::Maintenance));
+    assert_eq!(s.run(learn(3, A)), refused);
     s.run(Command::SetBackend { backend: C, admin: None, weight: Some(None), author: author() });
     assert_eq!(s.run(bind(C)), bound(C, BindingChange::Created));
 }
