@@ -18,6 +18,15 @@ pub enum Closing {
     ByItself,
 }
 
+/// What clients have begun on a VIP that was given up, while it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finishing {
+    /// Who takes over, if somebody has agreed to.
+    pub successor: Option<NodeId>,
+    /// Until when it may be finished here.
+    pub until: BootNanos,
+}
+
 /// Carries out ownership. Called on the lease thread, which waits for nothing: every call has to
 /// return within a millisecond or so.
 pub trait Driver: Send + 'static {
@@ -34,14 +43,14 @@ pub trait Driver: Send + 'static {
     /// The right was extended to `until`.
     fn renewed(&mut self, vip: VipId, epoch: Epoch, until: BootNanos);
 
-    /// Until when connections may be finished here that clients have begun before `successor` takes over; nothing when
-    /// they end with the ownership.
-    fn finish_until(&self, vip: VipId, successor: NodeId, now: BootNanos) -> Option<BootNanos>;
+    /// Until when connections may be finished here that clients have begun before `successor`, or whoever comes, takes over;
+    /// nothing when they end with the ownership.
+    fn finish_until(&self, vip: VipId, successor: Option<NodeId>, now: BootNanos) -> Option<BootNanos>;
 
     /// This node owns the VIP no longer. Its gate is closed; the successor is told as soon as this returns, so nothing
-    /// new may be accepted on the VIP's addresses after that, or this says that it may be. `finishing` is the successor
-    /// with what [`Driver::finish_until`] said.
-    fn released(&mut self, vip: VipId, finishing: Option<(NodeId, BootNanos)>) -> Closing;
+    /// new may be accepted on the VIP's addresses after that, or this says that it may be. `finishing` has what
+    /// [`Driver::finish_until`] said.
+    fn released(&mut self, vip: VipId, finishing: Option<Finishing>) -> Closing;
 
     /// Does what is due, once a turn and after everything above. Returns when there is something to do next.
     fn turn(&mut self, now: BootNanos) -> Option<BootNanos>;
@@ -104,11 +113,11 @@ impl Driver for LoopbackDriver {
     fn renewed(&mut self, _vip: VipId, _epoch: Epoch, _until: BootNanos) {}
 
     /// Connections belong to the sockets of this process, and no other process can hand packets on to it.
-    fn finish_until(&self, _vip: VipId, _successor: NodeId, _now: BootNanos) -> Option<BootNanos> {
+    fn finish_until(&self, _vip: VipId, _successor: Option<NodeId>, _now: BootNanos) -> Option<BootNanos> {
         None
     }
 
-    fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) -> Closing {
+    fn released(&mut self, vip: VipId, _finishing: Option<Finishing>) -> Closing {
         (self.change)(ListenerChange::Unbind { vip });
         Closing::Closed
     }

@@ -22,7 +22,7 @@ mod priority;
 mod thread;
 mod voice;
 
-pub use driver::{Closing, Driver, ListenerChange, LoopbackDriver};
+pub use driver::{Closing, Driver, Finishing, ListenerChange, LoopbackDriver};
 pub use fence::{
     Breach, Deadlines, Earlier, EbpfError, Fence, FenceCounters, FenceError, FenceLevel, FenceWish, Guarded, Inherited,
     NftError, Unfenced, inherited,

@@ -24,7 +24,7 @@ use ballast_core::{
 use smallvec::{SmallVec, smallvec};
 
 use crate::{
-    Closing, Driver, EventSink, Gates, Handle, LogMarks,
+    Closing, Driver, EventSink, Finishing, Gates, Handle, LogMarks,
     handle::{Shared, Wish},
     herald::Herald,
     intake, priority,
@@ -255,17 +255,17 @@ impl Runner {
                 Action::Carry { view } => self.inputs.driver.view(&view),
                 Action::Prepare { vip } => self.inputs.driver.prepare(vip),
                 Action::PeerReturned { .. } => self.inputs.driver.announce_again(boot_now()),
-                Action::Close { vip, successor } => {
+                Action::Close { vip, successor, given_up } => {
                     if let Some(at) = self.held.iter().position(|(held, _)| *held == vip) {
                         let (_, gate) = self.held.swap_remove(at);
                         let ends = gate.until();
                         let driver = &mut self.inputs.driver;
-                        let finishing =
-                            successor.and_then(|node| Some((node, driver.finish_until(vip, node, boot_now())?)));
-                        match finishing {
-                            Some((_, until)) => gate.hand_over(boot_now(), until),
+                        let until = given_up.then(|| driver.finish_until(vip, successor, boot_now())).flatten();
+                        match until {
+                            Some(until) => gate.hand_over(boot_now(), until),
                             None => gate.close(),
                         }
+                        let finishing = until.map(|until| Finishing { successor, until });
                         match driver.released(vip, finishing) {
                             Closing::Closed => self.unclosed.retain(|(unclosed, _)| *unclosed != vip),
                             Closing::ByItself => self.unclosed.push((vip, ends)),

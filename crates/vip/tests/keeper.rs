@@ -19,7 +19,7 @@ use ballast_core::{
     lease::{Epoch, Fitness, LeaseKeys, LeaseView, LeaseVip, Timing, Unfitness, VoterSets},
 };
 use ballast_vip::{
-    Closing, Driver as _, FenceWish,
+    Closing, Driver as _, FenceWish, Finishing,
     net::{
         Addresses, Hearing, Interface, Listener, Mac, NetError, Sender, VipAddress, announcement, probe, request_frame,
     },
@@ -310,13 +310,14 @@ fn a_vip_stays_where_it_is_held_until_it_was_handed_over_and_finished() {
     view.vips[0].finish = LONG_NANOS;
     seen_with(host, &mut driver, view.clone(), "10.0.0.101");
     assert!(VIPS.iter().all(|vip| answered(neighbour, vip)), "nobody has taken it yet");
-    let finish = driver.finish_until(VipId::new(1), successor, boot_now()).expect("connections can be kept");
-    assert_eq!(driver.released(VipId::new(1), Some((successor, finish))), Closing::Closed);
+    let handed_over = |until| Finishing { successor: Some(successor), until };
+    let finish = driver.finish_until(VipId::new(1), Some(successor), boot_now()).expect("connections can be kept");
+    assert_eq!(driver.released(VipId::new(1), Some(handed_over(finish))), Closing::Closed);
     seen_with(host, &mut driver, view.clone(), "10.0.0.102");
     assert!(VIPS.iter().all(|vip| has(host, "eth0", vip) && !answered(neighbour, vip)), "connections are kept");
     // Again, and it has finished at once.
     gain(&mut driver);
-    assert_eq!(driver.released(VipId::new(1), Some((successor, boot_now()))), Closing::Closed);
+    assert_eq!(driver.released(VipId::new(1), Some(handed_over(boot_now()))), Closing::Closed);
     eventually("they are gone", || !has_any(host));
     // Nor does it come back.
     seen_with(host, &mut driver, view, "10.0.0.103");

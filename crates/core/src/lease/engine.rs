@@ -582,7 +582,7 @@ impl LeaseNode {
     fn carry_out(&mut self, now: BootNanos, vip: VipId, effect: Effect, out: &mut Actions) {
         match effect {
             Effect::Close { successor, covers } => {
-                out.push(Action::Close { vip, successor });
+                out.push(Action::Close { vip, successor, given_up: covers.is_some() });
                 self.closing.extend(covers.map(|covers| (vip, (covers, None))));
             }
             Effect::Open { epoch, until, predecessor } => {

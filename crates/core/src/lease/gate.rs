@@ -20,6 +20,10 @@ pub struct VipGate {
 /// behind, on a busy machine more.
 const ACCEPT_NANOS: u64 = 1_000_000_000;
 
+/// How long before the fence closes for what was handed over it is to be ended, in nanoseconds: the end of a connection has
+/// to get through, and is noticed with the ticks of workers.
+pub const LAST_WORDS: u64 = 500_000_000;
+
 impl VipGate {
     /// A closed gate.
     pub const fn closed() -> Self {

@@ -61,7 +61,7 @@ pub use engine::LeaseNode;
 pub use epoch::Epoch;
 pub use failover::{Ability, Takeover, takeovers};
 pub use fitness::{Fitness, Unfitness};
-pub use gate::VipGate;
+pub use gate::{LAST_WORDS, VipGate};
 pub use link::Dropped;
 pub use placement::{PlacementReason, Ranking, Situation, place};
 pub use timing::Timing;

@@ -32,8 +32,10 @@ pub enum Action {
     Close {
         /// The VIP.
         vip: VipId,
-        /// Who has agreed to take over; what clients have begun here may be finished beside it.
+        /// Who has agreed to take over.
         successor: Option<NodeId>,
+        /// It is given up while it is held, so what clients have begun here may be finished beside whoever takes over.
+        given_up: bool,
     },
     /// Open the VIP's gate, or move its deadline on.
     Open {

@@ -23,7 +23,7 @@ use super::{
     places::{Place, Places, Shared, mac_of, outdated},
 };
 use crate::{
-    Closing, Driver,
+    Closing, Driver, Finishing,
     fence::{Deadlines, FenceLevel},
     net::{Announcement, Announcer, Sender as FrameSender},
 };
@@ -222,21 +222,24 @@ impl Driver for NetlinkDriver {
         }
     }
 
-    fn finish_until(&self, vip: VipId, successor: NodeId, now: BootNanos) -> Option<BootNanos> {
+    fn finish_until(&self, vip: VipId, successor: Option<NodeId>, now: BootNanos) -> Option<BootNanos> {
         let view = self.view.as_ref().filter(|_| self.level == FenceLevel::Ebpf)?;
         let known = view.vips.iter().find(|known| known.id == vip)?;
         self.places.get(&vip)?;
-        mac_of(view, vip, successor)?;
+        if let Some(successor) = successor {
+            mac_of(view, vip, successor)?;
+        }
         Some(now.plus(known.finish))
     }
 
-    fn released(&mut self, vip: VipId, finishing: Option<(NodeId, BootNanos)>) -> Closing {
-        let successor_mac = finishing.and_then(|(successor, until)| {
+    fn released(&mut self, vip: VipId, finishing: Option<Finishing>) -> Closing {
+        let successor_mac = finishing.and_then(|Finishing { successor, until }| {
+            let successor = successor?;
             self.capture(vip, successor, boot_now());
             let mac = mac_of(self.view.as_ref()?, vip, successor)?;
             Some((mac, until))
         });
-        if let Some((_, until)) = successor_mac {
+        if let Some(Finishing { until, .. }) = finishing {
             self.deadlines.keep_established(vip, until);
             self.finishing.insert(vip, until);
         } else {

@@ -21,7 +21,7 @@ use ballast_core::{
     },
     time::BootNanos,
 };
-use ballast_vip::{Closing, Driver, Gates, Handle, Inputs, LeaseThread, LogMarks, Options};
+use ballast_vip::{Closing, Driver, Finishing, Gates, Handle, Inputs, LeaseThread, LogMarks, Options};
 
 pub const VIP: VipId = VipId::new(7);
 
@@ -82,11 +82,11 @@ impl Driver for Whistle {
         }
     }
 
-    fn finish_until(&self, _vip: VipId, _successor: NodeId, _now: BootNanos) -> Option<BootNanos> {
+    fn finish_until(&self, _vip: VipId, _successor: Option<NodeId>, _now: BootNanos) -> Option<BootNanos> {
         None
     }
 
-    fn released(&mut self, vip: VipId, _finishing: Option<(NodeId, BootNanos)>) -> Closing {
+    fn released(&mut self, vip: VipId, _finishing: Option<Finishing>) -> Closing {
         let mut referee = self.referee.lock().expect("no panic in the referee");
         if referee.unclosable == Some(vip) {
             return Closing::ByItself;
