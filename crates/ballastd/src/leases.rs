@@ -14,7 +14,7 @@ use std::{
 
 use ballast_core::{
     cluster::Propose,
-    config::Farm,
+    config::{Document, Farm, Timeouts},
     ids::{EntryId, LogIndex, NodeId, VipId},
     lease::{
         Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseView, LeaseVip, LeaseWish, Timing, Transition, VoterSets,
@@ -158,7 +158,7 @@ pub fn lease_view(state: &State, membership: &Membership, fitness: &OwnFitness, 
                 fitness: fitness.vips.get(&id).copied().unwrap_or_default(),
                 wish: wish(state, id),
                 macs: state.nodes().filter_map(|node| Some((node.id, node.info.vip.mac_for(&vip.name)?))).collect(),
-                finish: finish(state, &vip.name),
+                finish: finish(state.document().map(|document| &**document), &vip.name),
                 recorded_owner: last.and_then(|tenure| tenure.owner),
                 recorded_epoch: last.map_or(Epoch::default(), |tenure| Epoch::new(tenure.epoch)),
             }
@@ -188,11 +188,14 @@ fn wish(state: &State, vip: VipId) -> Option<LeaseWish> {
     Some(LeaseWish { node: wish.node, fulfilled })
 }
 
-/// The longest that a farm of the VIP drains, in nanoseconds.
-fn finish(state: &State, vip: &str) -> u64 {
-    let farms = state.document().map(|document| document.farms.as_slice()).unwrap_or_default();
+/// The longest that what is on the VIP drains, in nanoseconds: its farms, and the session store.
+fn finish(document: Option<&Document>, vip: &str) -> u64 {
+    let Some(document) = document else { return 0 };
     let on_it = |farm: &&Farm| farm.listeners.iter().any(|listener| listener.vip.as_deref() == Some(vip));
-    farms.iter().filter(on_it).map(|farm| farm.timeouts.drain.as_millis() * 1_000_000).max().unwrap_or(0)
+    let farms = document.farms.iter().filter(on_it).map(|farm| farm.timeouts.drain.as_millis());
+    let store = document.sessions.iter().flat_map(|sessions| &sessions.vips).filter(|on| on.vip == vip);
+    let longest = farms.chain(store.map(|_| Timeouts::default().drain.as_millis())).max();
+    longest.map_or(0, |millis| millis * NANOS_PER_MILLI)
 }
 
 /// How often this node gained or lost each VIP, by cause.
@@ -481,7 +484,8 @@ mod tests {
             r#"{"version":1,"vips":[
             {"name":"a","addresses":["10.0.0.1/24"],"group":"web","failback_delay":"2s","nodes":{"zone":"dmz"}},
             {"name":"b","addresses":["10.0.0.2"],"group":"web","failback_delay":"2s"},
-            {"name":"c","addresses":["10.0.0.3"],"apart_from":["b"]}]}"#,
+            {"name":"c","addresses":["10.0.0.3"],"apart_from":["b"]}],
+            "sessions":{"vips":[{"vip":"c","port":6379}]}}"#,
         );
         let [a, b, c] = ["a", "b", "c"].map(|name| state.vip_id(name).expect("configured"));
         let mut info = state.node(NodeId::new(1)).expect("it founded").info.clone();
@@ -494,6 +498,7 @@ mod tests {
         assert_eq!((seen.vips[1].only.as_ref(), seen.vips[1].fitness), (None, trouble));
         assert_eq!((seen.vips[0].failback_delay, seen.vips[0].group.as_deref()), (2_000_000_000, Some("web")));
         assert_eq!((seen.vips[2].failback_delay, seen.vips[2].apart_from.as_slice()), (30_000_000_000, &[b][..]));
+        assert_eq!(seen.vips.iter().map(|vip| vip.finish).collect::<Vec<_>>(), [0, 0, 30_000_000_000]);
         assert_eq!(seen.vips[0].addresses[0].prefix_len(), 24);
         let own = seen.fitness_of(NodeId::new(1));
         assert!(matches!(own[&a], Fitness::Unfit(_)) && own[&b] == trouble && own[&c] == Fitness::Fit);

@@ -111,7 +111,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
         }
     }
     let ending = if serving.card.is_ended_for_room() { serving.make_room().await } else { ending };
-    if matches!(ending, Ending::Asked | Ending::Cut(_)) {
+    // Whoever is told to leave is told so in TLS as well, and not waited for.
+    if !matches!(ending, Ending::Closed) {
         serving.part().await;
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use ballast_clock::boot_now;
 use ballast_core::{
     config::SessionProtocol,
-    lease::VipGate,
+    lease::{LAST_WORDS, VipGate},
     session::{Reply, Write},
     state::{Command, Outcome},
 };
@@ -107,6 +107,11 @@ impl Listener {
     /// Whether this node may serve its connections right now.
     pub fn may_serve(&self) -> bool {
         self.identity.gate.as_ref().is_none_or(|gate| gate.may_finish(boot_now()))
+    }
+
+    /// Whether what goes on over it has a future: there is more time than saying goodbye takes.
+    fn may_go_on(&self) -> bool {
+        self.identity.gate.as_ref().is_none_or(|gate| gate.may_go_on(boot_now(), LAST_WORDS))
     }
 
     /// Whether it is spoken to in plain text.
@@ -305,12 +310,13 @@ impl Worker {
         }
     }
 
-    /// Closes the connections of listeners whose VIP was lost since the last look.
+    /// Ends the connections of listeners whose VIP was lost since the last look, or was handed over so long ago that the fence
+    /// is about to close for them, too: subscribers and idle clients are told while their end still gets through.
     fn retire(&self) {
         let mut retired = false;
         for accepting in self.listeners.borrow().values() {
             let before = accepting.current.borrow().clone();
-            if before.used.get() && !before.may_serve() {
+            if before.used.get() && !before.may_go_on() {
                 before.closed.set(true);
                 *accepting.current.borrow_mut() = Rc::new(before.renewed());
                 retired = true;

@@ -11,7 +11,8 @@ use std::{
     },
 };
 
-use ballast_core::{config::SessionProtocol, ids::VipId, time::BootNanos};
+use ballast_clock::boot_now;
+use ballast_core::{config::SessionProtocol, ids::VipId, lease::LAST_WORDS, time::BootNanos};
 use ballast_sessions::{Certificates, Place, Wanted};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -79,6 +80,32 @@ fn a_vip_is_served_while_it_is_held() {
     assert_eq!(client.answer(), None, "what is not begun is not begun here");
     ballast.cluster.gate.hold(2, BootNanos::new(u64::MAX));
     assert_eq!(ballast.client().say("GET a"), "$1\r\n1\r\n");
+}
+
+#[test]
+fn whoever_waits_on_a_vip_that_was_handed_over_is_told_while_its_end_gets_through() {
+    let ballast = Ballast::start_at("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None);
+    let gate = &ballast.cluster.gate;
+    gate.hold(1, BootNanos::new(u64::MAX));
+    let (mut idle, mut subscriber) = (ballast.client(), ballast.client());
+    assert_eq!(idle.say("PING"), "+PONG\r\n");
+    assert!(subscriber.say("SUBSCRIBE news").contains("subscribe"));
+    // There is time enough to go on, and then less than saying goodbye takes.
+    gate.hand_over(boot_now(), boot_now().plus(3_600_000_000_000));
+    assert_eq!(idle.say("PING"), "+PONG\r\n");
+    let told = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // It stays that moment until both are told.
+        scope.spawn(|| {
+            while !told.load(Ordering::Relaxed) {
+                gate.hand_over(boot_now(), boot_now().plus(LAST_WORDS));
+                std::thread::yield_now();
+            }
+        });
+        let answers = (idle.answer(), subscriber.answer());
+        told.store(true, Ordering::Relaxed);
+        assert_eq!(answers, (None, None));
+    });
 }
 
 struct Pki {
