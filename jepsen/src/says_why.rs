@@ -70,7 +70,7 @@ pub struct Line {
 }
 
 /// The codes that there are, in the order of the proxy's own table (`crates/proxy/src/http/ending.rs`).
-const CODES: [&str; 23] = [
+const CODES: [&str; 24] = [
     "client_head_timeout",
     "client_body_timeout",
     "client_closed",
@@ -87,6 +87,7 @@ const CODES: [&str; 23] = [
     "truncated",
     "backend_stalled",
     "vip_not_held",
+    "drain_timeout",
     "isolated",
     "table_full",
     "limit_connections",

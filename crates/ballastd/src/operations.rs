@@ -160,9 +160,14 @@ impl Node {
         if let Some(reason) = status.stopped_because {
             reasons.push(format!("the member of the cluster stopped: {reason}"));
         }
-        let member = self.raft.with_state(|state| state.node(status.node).is_some());
-        if !member {
-            reasons.push("the log does not name this node yet; it has not caught up, or was removed".to_owned());
+        match self.raft.with_state(|state| state.node(status.node).map(|node| node.admin)) {
+            None => {
+                reasons.push("the log does not name this node yet; it has not caught up, or was removed".to_owned())
+            }
+            Some(NodeAdmin::Drain) => {
+                reasons.push("an operator drains the node; `ballastctl node enable` ends that".to_owned());
+            }
+            Some(_) => {}
         }
         if status.leader.is_none() {
             reasons.push("no leader is known".to_owned());

@@ -30,7 +30,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{
     proxy::BindVips,
-    worker::{Identity, Listen, Order, Shared, VipIdentity},
+    worker::{Closing, Identity, Listen, Order, Shared, VipIdentity},
 };
 
 /// How soon a bind that failed is tried again: a VIP's former owner lets go within milliseconds.
@@ -47,8 +47,8 @@ pub enum Notice {
     Vip(VipId, bool),
     /// Answer when everything before has been carried out.
     Settle(SyncSender<()>),
-    /// Close all listeners and let connections end.
-    Drain,
+    /// Close all listeners and let connections end, within this.
+    Drain(Duration),
     /// End.
     Stop,
 }
@@ -152,10 +152,11 @@ impl Control {
                     // Whoever asked may have given up.
                     let _ = done.send(());
                 }
-                Ok(Notice::Drain) => {
+                Ok(Notice::Drain(max)) => {
                     self.draining = true;
+                    // First, so that the listeners' connections have the time that a drain leaves them.
+                    self.tell_all(|| Order::Drain(max));
                     self.reconcile();
-                    self.tell_all(|| Order::Drain);
                 }
                 Err(RecvTimeoutError::Timeout) => self.reconcile(),
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -272,11 +273,11 @@ impl Control {
     }
 
     fn close(&self, sockets: Sockets) {
-        self.tell_all(|| Order::Unlisten(sockets.id));
-        for listener in &sockets.listeners {
-            // On a listening socket this ends the listening at once, in all duplicates, so that the
-            // next owner can bind before the workers have let go.
-            let _ = SockRef::from(listener).shutdown(std::net::Shutdown::Both);
+        let closing = Arc::new(Closing(sockets.listeners));
+        self.tell_all(|| Order::Unlisten(sockets.id, closing.clone()));
+        if !self.draining {
+            // So that the next owner can bind before the workers have let go.
+            closing.now();
         }
     }
 

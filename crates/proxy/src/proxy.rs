@@ -13,9 +13,11 @@ use std::{
     time::Duration,
 };
 
+use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{Bindings, ClusterView, Ownership, PassiveHealth},
     ids::{Revision, VipId},
+    plan::Bind,
 };
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -23,8 +25,12 @@ use crate::{
     accesslog::{self, AccessLog, LogWriter},
     control::{Control, ListenerState, Notice, Published},
     stats::{Stats, WorkerCounters},
+    ticks::TICK,
     worker::{self, Shared},
 };
+
+/// How long those that are cut off at the end of a drain are waited for: workers notice with their ticks, and say why.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// When the listeners of a VIP are bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,26 +156,39 @@ impl Proxy {
         let _ = wait.recv();
     }
 
-    /// Stops accepting, closes idle connections, lets requests in flight finish with
-    /// `Connection: close`, at most for `deadline`. Returns how many connections were left.
+    /// Stops accepting, closes idle connections after a moment, lets requests in flight finish with
+    /// `Connection: close`. What has not ended within its farm's `timeouts.drain`, or within `deadline`, is cut off, visibly to
+    /// its client. Returns how many connections were left at the deadline.
     ///
     /// # Cancel safety
     /// The drain goes on when the future is dropped; only the wait ends.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.shared.draining.store(true, Ordering::Release);
-        self.tell(Notice::Drain);
-        let wait = async {
-            loop {
-                let released = self.shared.released.notified();
-                if self.held() == 0 {
-                    return;
-                }
-                released.await;
+        self.tell(Notice::Drain(deadline));
+        // Nothing is left when time is up, or what is left is what the caller is told.
+        let _ = tokio::time::timeout(deadline, self.emptied()).await;
+        let left = self.held();
+        let _ = tokio::time::timeout(FAREWELL, self.emptied()).await;
+        left
+    }
+
+    /// Waits until no client is connected, nor in the kernel's queue for a VIP that was handed over.
+    async fn emptied(&self) {
+        let plan = self.shared.ports.view.plan();
+        let vips = plan.farms.iter().flat_map(|farm| &farm.listeners).filter_map(|listener| match &listener.bind {
+            Bind::Vip { id, .. } => Some(*id),
+            Bind::Address(_) => None,
+        });
+        let gates: Vec<_> = vips.map(|vip| self.shared.ports.ownership.gate(vip)).collect();
+        loop {
+            let released = self.shared.released.notified();
+            let now = boot_now();
+            if self.held() == 0 && !gates.iter().any(|gate| gate.is_leaving() && gate.may_accept(now)) {
+                return;
             }
-        };
-        // What is left when time is up is what the caller is told.
-        let _ = tokio::time::timeout(deadline, wait).await;
-        self.held()
+            // The queue says nothing when nobody comes any more.
+            let _ = tokio::time::timeout(TICK, released).await;
+        }
     }
 
     /// Client connections open.

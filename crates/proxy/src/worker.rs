@@ -14,14 +14,16 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use ballast_clock::boot_now;
 use ballast_core::{
     ids::{BackendId, FarmId, ServiceId},
-    lease::VipGate,
+    lease::{LAST_WORDS, VipGate},
     persistence::KeyHash,
 };
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc},
@@ -34,31 +36,51 @@ use crate::{
     backend::{Backend, Permits},
     buf::BufPool,
     clock::Wall,
-    http::{self, field::Field, record::TimeText},
+    http::{self, ending::Ending, field::Field, record::TimeText},
     live::{Farm, Kept, Live, ServiceState},
     stats::{ListenerCounters, WorkerCounters},
     ticks::{TICK, Ticks},
 };
 
-/// How long an idle connection stays open once a drain has begun, so that a request that is on its way is answered and
+/// How long a connection without a request stays open during a drain, so that a request that is on its way is answered and
 /// its client told to leave, instead of meeting a reset. Clients that reuse connections do so within less.
-const IDLE_GRACE_MS: u64 = 1000;
+pub const IDLE_GRACE_MS: u64 = 1000;
 
 /// Work that a worker is told to do.
 #[derive(Debug)]
 pub enum Order {
     /// Accept on a socket.
     Listen(Box<Listen>),
-    /// Stop accepting on a listener and close its connections after what they are doing.
-    Unlisten(u64),
+    /// Stop accepting on a listener and close its connections after what they are doing; during a drain, when that does.
+    Unlisten(u64, Arc<Closing>),
     /// Take the plan in without waiting for a request.
     TakePlan,
     /// Somebody elsewhere waits for a permit of this backend.
     YieldIdle(BackendId),
-    /// Close connections after what they are doing.
-    Drain,
+    /// Close connections after what they are doing, idle ones after a moment, and cut off what is not done within its farm's
+    /// `timeouts.drain`, or within this.
+    Drain(Duration),
     /// End now.
     Stop,
+}
+
+/// The sockets of a listener that comes to its end. Listening ends with this, in all duplicates.
+#[derive(Debug)]
+pub struct Closing(pub Vec<std::net::TcpListener>);
+
+impl Closing {
+    /// Ends the listening at once. What the kernel has taken and nobody has accepted is reset.
+    pub fn now(&self) {
+        for listener in &self.0 {
+            let _ = SockRef::from(listener).shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.now();
+    }
 }
 
 /// A listener, as control describes it to a worker.
@@ -136,10 +158,6 @@ impl Shared {
         self.permits.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
     }
 }
-
-/// How long before the fence closes for what was handed over it is cut off: the end of a connection has to get through, and
-/// is noticed with the ticks.
-const LAST_WORDS: u64 = 500_000_000;
 
 /// A listener, as a worker knows it.
 pub struct Listener {
@@ -230,6 +248,10 @@ pub struct Worker {
     pub closing_idle: Cell<bool>,
     /// When the drain began, in milliseconds.
     drain_began_ms: Cell<u64>,
+    /// How long it may take, in milliseconds.
+    drain_max_ms: Cell<u64>,
+    /// Farms whose time for it was over at the last tick.
+    drained_farms: Cell<usize>,
     live: RefCell<Rc<Live>>,
     generation: Cell<u64>,
     kept: Kept,
@@ -255,6 +277,8 @@ impl Worker {
             draining: Cell::new(false),
             closing_idle: Cell::new(false),
             drain_began_ms: Cell::new(0),
+            drain_max_ms: Cell::new(0),
+            drained_farms: Cell::new(0),
             live: RefCell::new(Rc::new(Live::new(
                 plan.clone(),
                 |id| Rc::new(Backend::new(id, index, Arc::default(), Arc::default())),
@@ -276,7 +300,7 @@ impl Worker {
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Listen(listen) => self.listen(*listen),
-                Order::Unlisten(id) => self.unlisten(id),
+                Order::Unlisten(id, closing) => self.unlisten(id, &closing),
                 Order::TakePlan => {
                     self.live();
                 }
@@ -286,9 +310,10 @@ impl Worker {
                         backend.yield_idle();
                     }
                 }
-                Order::Drain => {
+                Order::Drain(max) => {
                     self.draining.set(true);
                     self.drain_began_ms.set(boot_now().get() / 1_000_000);
+                    self.drain_max_ms.set(u64::try_from(max.as_millis()).unwrap_or(u64::MAX));
                 }
                 Order::Stop => break,
             }
@@ -309,9 +334,8 @@ impl Worker {
             self.ticks.advance(now_ms);
             self.wall.refresh();
             self.retire();
-            if self.draining.get() && !self.closing_idle.get() && now_ms >= self.drain_began_ms.get() + IDLE_GRACE_MS {
-                self.closing_idle.set(true);
-                self.ticks.wake_all();
+            if self.draining.get() {
+                self.go_on_draining(now_ms);
             }
             if let Some(log) = &self.log {
                 log.flush();
@@ -319,6 +343,23 @@ impl Worker {
             let backends: Vec<_> = self.kept.backends.borrow().values().cloned().collect();
             backends.iter().for_each(|backend| backend.tend(now_ms));
         }
+    }
+
+    /// Wakes connections whose time to end has come.
+    fn go_on_draining(&self, now_ms: u64) {
+        let closes_idle = now_ms >= self.drain_began_ms.get() + IDLE_GRACE_MS;
+        let live = self.live();
+        let farms = live.plan.farms.iter().map(|farm| Some(farm.timeouts.drain.as_millis()));
+        let over = farms.chain([None]).filter(|max_ms| self.is_drain_over(*max_ms)).count();
+        if closes_idle && !self.closing_idle.replace(true) || over > self.drained_farms.replace(over) {
+            self.ticks.wake_all();
+        }
+    }
+
+    /// Whether what goes on is cut off because its farm's time for a drain is over, as of the last tick.
+    fn is_drain_over(&self, farm_max_ms: Option<u64>) -> bool {
+        let max_ms = farm_max_ms.unwrap_or(u64::MAX).min(self.drain_max_ms.get());
+        self.draining.get() && self.ticks.now_ms() >= self.drain_began_ms.get().saturating_add(max_ms)
     }
 
     /// The plan in force.
@@ -401,11 +442,23 @@ impl Worker {
         }
     }
 
-    fn unlisten(&self, id: u64) {
-        if let Some(accepting) = self.listeners.borrow_mut().remove(&id) {
-            accepting.task.abort();
-            accepting.current.borrow().closed.set(true);
+    fn unlisten(self: &Rc<Self>, id: u64, closing: &Closing) {
+        let Some(accepting) = self.listeners.borrow_mut().remove(&id) else { return };
+        accepting.task.abort();
+        let listener = accepting.current.borrow().clone();
+        if !self.draining.get() {
+            listener.closed.set(true);
             self.ticks.wake_all();
+            return;
+        }
+        // Whom the kernel has taken is served.
+        if let Some(socket) = closing.0.get(self.index) {
+            while let Ok((stream, peer)) = socket.accept() {
+                let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                // One that failed meanwhile.
+                let Ok(stream) = stream else { continue };
+                self.admit(&listener, stream, peer);
+            }
         }
     }
 
@@ -428,7 +481,7 @@ impl Worker {
     fn admit(self: &Rc<Self>, listener: &Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
         let Some(farm) = self.farm(listener.identity.farm) else { return };
         // What the kernel took before a VIP was handed over is not lost because the accepting was late.
-        if !listener.may_accept() || self.draining.get() && !listener.is_ending() {
+        if !listener.may_accept() {
             return;
         }
         listener.used.set(true);
@@ -515,6 +568,26 @@ impl Held {
         drop(sources);
         self.source = Some(source);
         Some(self)
+    }
+}
+
+impl Held {
+    /// Why what goes on is to be cut off, if it is.
+    pub fn cut(&self) -> Option<Ending> {
+        if self.listener.cut.get() {
+            return Some(Ending::VipNotHeld);
+        }
+        if !self.worker.draining.get() {
+            return None;
+        }
+        let farm = self.worker.farm(self.listener.identity.farm);
+        self.worker.is_drain_over(farm.map(|farm| farm.plan.timeouts.drain.as_millis())).then_some(Ending::DrainTimeout)
+    }
+
+    /// Whether a connection without a request, and since when it is, in milliseconds, is to end.
+    pub fn ends_idle(&self, since_ms: u64) -> bool {
+        let long = || self.worker.ticks.now_ms() >= since_ms.saturating_add(IDLE_GRACE_MS);
+        self.listener.closed.get() || self.worker.closing_idle.get() && long()
     }
 }
 

@@ -578,7 +578,10 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], wanted: Wanted
             problems.push(format!("node {} does not answer: {}", name(status), status.error));
             continue;
         }
-        for reason in &status.not_ready {
+        // What an operator wants of a node is told with the node.
+        let drained =
+            status.node.as_ref().is_some_and(|node| node.admin() == ballast_proto::admin::v1::NodeAdmin::Drain);
+        for reason in status.not_ready.iter().filter(|_| !drained) {
             problems.push(format!("node {} is not ready: {reason}", name(status)));
         }
         for standing in &status.standings {

@@ -33,7 +33,7 @@ use crate::{
     buf::Buf,
     live::Farm,
     ticks::{Elapsed, Timer},
-    worker::{Held, Listener, Worker},
+    worker::{Held, IDLE_GRACE_MS, Listener, Worker},
 };
 
 /// How long a connection that is closed early is read from, so that the client sees the answer and
@@ -58,7 +58,8 @@ pub struct Client {
     pub requests: u32,
     /// When the first byte of the current request was read, in nanoseconds.
     pub began_ns: u64,
-    held: Held,
+    /// Its place among what is served.
+    pub held: Held,
 }
 
 /// What comes next on a connection.
@@ -147,7 +148,8 @@ impl Client {
 
     /// Whether the connection must end after what it is doing.
     pub fn must_end(&self) -> bool {
-        self.held.listener.is_ending() || self.held.worker.draining.get()
+        let worker = &self.held.worker;
+        self.held.listener.is_ending() || worker.draining.get() || worker.live().plan.draining
     }
 
     async fn next_head(&mut self, farm: &Farm) -> Next {
@@ -158,8 +160,10 @@ impl Client {
         if begun {
             self.began_ns = boot_now().get();
         }
-        self.timer
-            .arm(if begun || self.requests == 0 { timeouts.client_header } else { timeouts.client_idle }.as_millis());
+        let idle_since_ms = self.timer.now_ms();
+        let wait = if begun || self.requests == 0 { timeouts.client_header } else { timeouts.client_idle };
+        let grace = if begun || !self.worker().draining.get() { u64::MAX } else { IDLE_GRACE_MS };
+        self.timer.arm(wait.as_millis().min(grace));
         loop {
             if !self.buf.is_empty() {
                 // RFC 9112 section 2.2: one empty line before a request is ignored; more are not.
@@ -177,7 +181,7 @@ impl Client {
                     Err(fault) => return Next::Bad(Ending::Request(fault)),
                 }
             }
-            match self.read().await {
+            match self.read(idle_since_ms).await {
                 Ok(Ok(0)) => return Next::Closed,
                 Ok(Ok(count)) => {
                     self.listener().counters.bytes_in_total.add(count as u64);
@@ -236,7 +240,7 @@ impl Client {
     }
 
     /// Reads what is there. Holds no buffer while it waits, unless there are bytes in it.
-    async fn read(&mut self) -> Result<io::Result<usize>, Elapsed> {
+    async fn read(&mut self, idle_since_ms: u64) -> Result<io::Result<usize>, Elapsed> {
         let Self { stream, buf, timer, held, .. } = self;
         poll_fn(|cx| {
             held.worker.pool.lend_small(buf);
@@ -248,7 +252,7 @@ impl Client {
                 Poll::Ready(result) => Poll::Ready(Ok(result)),
                 Poll::Pending => {
                     held.worker.pool.reclaim(buf);
-                    let ends = buf.is_empty() && (held.listener.closed.get() || held.worker.closing_idle.get());
+                    let ends = buf.is_empty() && held.ends_idle(idle_since_ms);
                     if ends || timer.is_over() { Poll::Ready(Err(Elapsed)) } else { Poll::Pending }
                 }
             }

@@ -82,6 +82,8 @@ pub enum Ending {
     ResponseBroken(Fault),
     /// `vip_not_held`
     VipNotHeld,
+    /// `drain_timeout`
+    DrainTimeout,
     /// `isolated`
     Isolated,
     /// `table_full`
@@ -122,6 +124,7 @@ impl Ending {
             Self::BackendStalled => ("backend_stalled", ""),
             Self::ResponseBroken(fault) => ("response_broken", fault.code()),
             Self::VipNotHeld => ("vip_not_held", ""),
+            Self::DrainTimeout => ("drain_timeout", ""),
             Self::Isolated => ("isolated", ""),
             Self::TableFull => ("table_full", ""),
             Self::LimitConnections => ("limit_connections", ""),
@@ -150,6 +153,7 @@ impl Ending {
             | Self::QueueTimeout
             | Self::ConnectFailed
             | Self::VipNotHeld
+            | Self::DrainTimeout
             | Self::Isolated
             | Self::TableFull
             | Self::LimitConnections => 503,

@@ -20,12 +20,11 @@ pub async fn run(
 ) -> (Ending, u64, u64) {
     let mut up = Flow::new(Framing::Close, Framing::Close, 0);
     let worker = client.worker().clone();
-    let listener = client.listener().clone();
     let (mut up_shut, mut down_shut) = (false, false);
     let mut seen = 0;
     client.timer.arm(idle_ms);
     let ending = poll_fn(|cx| {
-        let Client { stream, buf, timer, .. } = &mut *client;
+        let Client { stream, buf, timer, held, .. } = &mut *client;
         // A failed connection ends both directions: there is nobody left to tell.
         if !up_shut {
             match up.poll(cx, stream, buf, backend, &worker.pool) {
@@ -50,8 +49,8 @@ pub async fn run(
         if up_shut && down_shut {
             return Poll::Ready(Ending::TunnelClosed);
         }
-        if listener.cut.get() {
-            return Poll::Ready(Ending::VipNotHeld);
+        if let Some(cut) = held.cut() {
+            return Poll::Ready(cut);
         }
         let moved = up.received + up.written + down.received + down.written;
         if moved != seen {

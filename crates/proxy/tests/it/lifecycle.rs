@@ -7,8 +7,9 @@ use std::{
 };
 
 use ballast_core::{
+    config::Span,
     ids::VipId,
-    plan::{Bind, FarmPlan},
+    plan::{Bind, FarmPlan, Plan},
     time::BootNanos,
 };
 
@@ -26,6 +27,12 @@ fn vip_farm(backend_at: &Backend, address: Ipv4Addr, port: u16) -> FarmPlan {
     shop.listeners[0].bind = Bind::Vip { id: VIP, name: "front".into(), addresses: vec![address.into()] };
     shop.listeners[0].port = port;
     shop
+}
+
+/// Drains on a thread of its own.
+fn begin_drain(site: &Arc<Site>, deadline: Duration) -> std::thread::JoinHandle<usize> {
+    let site = site.clone();
+    std::thread::spawn(move || drain(&site, deadline))
 }
 
 fn drain(site: &Site, deadline: Duration) -> usize {
@@ -161,7 +168,7 @@ fn a_handed_over_vip_is_finished_and_its_clients_asked_to_leave() {
     let b1 = Backend::named("b1");
     let world = Arc::new(World::default());
     world.publish(plan(vec![vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 5), 0)]));
-    let site = Site::bound(world, 1, BindVips::Always);
+    let site = Arc::new(Site::bound(world, 1, BindVips::Always));
     let gate = site.world.gates.lock().unwrap().entry(VIP).or_default().clone();
     gate.hold(1, FOREVER);
     let (mut early, mut idle) = (site.client(), site.client());
@@ -173,7 +180,8 @@ fn a_handed_over_vip_is_finished_and_its_clients_asked_to_leave() {
     assert_eq!((response.text(), response.header("connection")), ("b1", Some("close")));
     early.closed();
     // The same for what the kernel took before, however late it is accepted, and while the node drains.
-    assert_eq!(drain(&site, Duration::from_millis(1)), 1);
+    let draining = begin_drain(&site, PATIENCE);
+    eventually("the drain", || site.proxy.held().eq(&1).then_some(()));
     let mut late = site.client();
     late.send(GET);
     assert_eq!(late.response().header("connection"), Some("close"));
@@ -181,6 +189,7 @@ fn a_handed_over_vip_is_finished_and_its_clients_asked_to_leave() {
     gate.hand_over(boot_now(), boot_now());
     idle.closed();
     assert_eq!(b1.requests().len(), 3);
+    draining.join().unwrap();
 }
 
 #[test]
@@ -248,10 +257,7 @@ fn a_drain_finishes_what_is_held() {
     assert_eq!(idle.response().header("connection"), None);
     busy.send(GET);
     eventually("the request", || (b1.requests().len() == 2).then_some(()));
-    let draining = std::thread::spawn({
-        let site = site.clone();
-        move || drain(&site, PATIENCE)
-    });
+    let draining = begin_drain(&site, PATIENCE);
     idle.closed();
     eventually("the listener to close", || std::net::TcpStream::connect(address).is_err().then_some(()));
     eventually("the idle connection to be gone", || (site.proxy.held() == 1).then_some(()));
@@ -262,20 +268,73 @@ fn a_drain_finishes_what_is_held() {
 }
 
 #[test]
-fn a_drain_ends_at_its_deadline() {
+fn what_a_drain_has_no_time_for_is_cut_off_and_seen_to_be() {
+    let b1 = Backend::start(move |conn| {
+        let head = conn.request_head().unwrap();
+        if head.contains("/long") {
+            // To a client of HTTP/1.0 this ends with the connection.
+            conn.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n");
+        }
+        let _ = conn.client.rest();
+    });
+    // A farm that gives less time than the node, and one that gives more.
+    for (of_farm, of_node) in [(50, 3_600_000), (3_600_000, 50)] {
+        let site = Arc::new(Site::of(&[&b1], |farm, _| farm.timeouts.drain = Span::from_millis(of_farm)));
+        let (mut waiting, mut amid) = (site.client(), site.client());
+        waiting.send(GET);
+        amid.send("GET /long HTTP/1.0\r\nHost: a\r\n\r\n");
+        amid.head();
+        assert_eq!(amid.exactly(5), b"begun");
+        let draining = begin_drain(&site, Duration::from_millis(of_node));
+        let said = waiting.response();
+        assert_eq!((said.status, said.header("x-ballast-reason")), (503, Some("drain_timeout")));
+        assert_eq!(said.header("connection"), Some("close"));
+        assert!(amid.rest().is_err(), "not the end of an answer");
+        waiting.closed();
+        drop(waiting);
+        let left = draining.join().unwrap();
+        assert!(left == 0 || of_node == 50, "{left} were left");
+        assert_eq!(site.proxy.held(), 0);
+        for line in 0..2 {
+            assert_eq!(site.line(line)["ended"], "drain_timeout");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_is_on_its_way_when_a_drain_begins_is_answered() {
     let (open, gate) = gate();
     let b1 = Backend::start(move |conn| {
-        let _ = conn.request();
-        wait_at(&gate);
+        while let Some(head) = conn.request_head() {
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
+            if head.contains("/long") {
+                wait_at(&gate);
+            }
+            conn.send("k");
+        }
     });
-    let site = Site::of(&[&b1], |_, _| {});
-    let mut client = site.client();
-    client.send(GET);
-    eventually("the request", || (b1.requests().len() == 1).then_some(()));
-    assert_eq!(drain(&site, Duration::from_millis(50)), 1);
-    drop(site.proxy);
-    client.closed();
-    drop(open);
+    let site = Arc::new(Site::of(&[&b1], |_, _| {}));
+    let address = site.address();
+    let (mut kept, mut idle, mut long) = (site.client(), site.client(), site.client());
+    for client in [&mut kept, &mut idle] {
+        client.send(GET);
+        assert_eq!(client.response().header("connection"), None);
+    }
+    long.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n");
+    long.head();
+    let draining = begin_drain(&site, PATIENCE);
+    eventually("the listener to close", || std::net::TcpStream::connect(address).is_err().then_some(()));
+    kept.send(GET);
+    let answered = kept.response();
+    assert_eq!((answered.text(), answered.header("connection")), ("ok", Some("close")));
+    // Told before the drain that the connection is kept, and free after the idle ones are gone.
+    idle.closed();
+    open.send(()).unwrap();
+    assert_eq!(long.exactly(2), b"ok");
+    long.send(GET);
+    let answered = long.response();
+    assert_eq!((answered.text(), answered.header("connection")), ("ok", Some("close")));
+    assert_eq!(draining.join().unwrap(), 0);
 }
 
 #[test]
@@ -283,6 +342,10 @@ fn a_draining_node_asks_its_clients_to_leave() {
     let b1 = Backend::named("b1");
     let mut leaving = plan(vec![farm(vec![service(vec![backend(1, b1.address)])])]);
     leaving.draining = true;
-    let site = Site::with(leaving, 1);
+    let site = Site::with(leaving.clone(), 1);
     assert_eq!(site.get(GET).header("connection"), Some("close"));
+    // With an answer of its own as well.
+    site.world.publish(Plan { farms: plan(vec![farm(vec![service(Vec::new())])]).farms, ..leaving });
+    let said = site.get(GET);
+    assert_eq!((said.status, said.header("connection")), (503, Some("close")));
 }

@@ -33,7 +33,7 @@ pub(super) async fn fail(
     let whole = job.flow.is_done()
         && job.keep_alive
         && !client.must_end()
-        && !matches!(ending, Ending::Request(_) | Ending::VipNotHeld);
+        && !matches!(ending, Ending::Request(_) | Ending::VipNotHeld | Ending::DrainTimeout);
     let keep = whole && !matches!(ending, Ending::ClientBodyTimeout);
     let request = Asked { head_only: job.method == Method::Head, http10: job.http10, keep };
     let after = answer(client, farm, Some((service, request)), trail, ending).await;

@@ -47,8 +47,10 @@ impl Attempt<'_> {
                 Poll::Ready(Err(FlowError::Truncated | FlowError::Source)) => Poll::Ready(Ending::Truncated),
                 Poll::Ready(Err(FlowError::Target)) => Poll::Ready(Ending::ClientClosed),
                 Poll::Ready(Err(FlowError::Fault(fault))) => Poll::Ready(Ending::ResponseBroken(fault)),
-                Poll::Pending if client.listener().cut.get() => Poll::Ready(Ending::VipNotHeld),
-                Poll::Pending => pace.check(&client.timer, flow).map_or(Poll::Pending, Poll::Ready),
+                Poll::Pending => {
+                    let over = client.held.cut().or_else(|| pace.check(&client.timer, flow));
+                    over.map_or(Poll::Pending, Poll::Ready)
+                }
             }
         })
         .await;

@@ -85,7 +85,6 @@ impl Attempt<'_> {
             && framing != Framing::Close
             && sent == Sent::All
             && !client.must_end()
-            && !live.plan.draining
             && (limit == 0 || client.requests < limit);
         let connection = match (upgrades, keep) {
             (true, _) => Connection::Upgrade,

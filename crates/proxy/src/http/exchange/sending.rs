@@ -78,8 +78,8 @@ impl Pace {
 
     /// Sets the deadline after progress; says what ran out when it has passed.
     pub(super) fn check(&mut self, client: &Client, timeouts: &Timeouts, job: &Job, sent: Sent) -> Option<Ending> {
-        if client.listener().cut.get() {
-            return Some(Ending::VipNotHeld);
+        if let Some(cut) = client.held.cut() {
+            return Some(cut);
         }
         let moved = job.flow.received != self.received || job.flow.written != self.written;
         if moved || self.was != Some(sent) {
