@@ -4,11 +4,13 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    io::{BufRead as _, BufReader, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener},
     process::Command,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -280,6 +282,66 @@ fn a_node_that_leaves_takes_its_addresses_and_fence_away() -> Result<()> {
         site.lab.run(Host::Node(owner), &["tc", "filter", "show", "dev", "eth0", "ingress"]).unwrap_or_default();
     ensure!(!filters.contains("ballast"), "{filters}");
     ensure!(site.wait_served()? != owner);
+    Ok(())
+}
+
+/// A backend that answers `/slow` when it is let.
+fn slow_backend(lab: &Lab) -> Result<(SocketAddr, mpsc::Receiver<()>, mpsc::Sender<()>)> {
+    let listener = lab.within(Host::Backends, || TcpListener::bind((Host::Backends.ip(), 0)))??;
+    let address = listener.local_addr()?;
+    let (asked, was_asked) = mpsc::channel();
+    let (let_it, may_answer) = mpsc::channel();
+    let may_answer = Arc::new(Mutex::new(may_answer));
+    thread::spawn(move || {
+        // Until the lab's network is gone with the test.
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            let (asked, may_answer) = (asked.clone(), Arc::clone(&may_answer));
+            thread::spawn(move || -> std::io::Result<()> {
+                let mut lines = BufReader::new(&stream).lines();
+                while let Some(line) = lines.next() {
+                    let slow = line?.contains("/slow");
+                    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+                    if slow {
+                        // Whoever waits for these has failed already.
+                        let _ = asked.send(());
+                        let _ = may_answer.lock().map(|gate| gate.recv());
+                    }
+                    (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")?;
+                }
+                Ok(())
+            });
+        }
+    });
+    Ok((address, was_asked, let_it))
+}
+
+#[test]
+fn a_node_that_ends_finishes_what_clients_have_begun_though_nobody_takes_its_vip() -> Result<()> {
+    let Some(mut site) = Site::start(NETLINK)? else { return Ok(()) };
+    let (backend, was_asked, let_it) = slow_backend(&site.lab)?;
+    let owner = site.wait_served()?;
+    site.cluster.apply(owner, &document(VIP, &backend.to_string()))?;
+    for other in (0..3).filter(|node| *node != owner) {
+        let name = site.cluster.node(other).name().to_owned();
+        site.cluster.ctl_ok(owner, &["node", "drain", &name])?;
+    }
+    let door = site.lab.door(Host::Client)?;
+    let slow = thread::spawn(move || -> Result<_> {
+        door.enter()?;
+        Ok(client().timeout(Duration::from_secs(60)).get("/slow")?)
+    });
+    was_asked.recv_timeout(Duration::from_secs(60)).context("the request reaches the backend")?;
+    let door = site.lab.door(Host::Client)?;
+    let watch = thread::spawn(move || -> Result<()> {
+        door.enter()?;
+        wait::until("the VIP to be served by nobody", || Ok(client().get("/").is_err().then_some(())))?;
+        Ok(let_it.send(())?)
+    });
+    site.cluster.terminate(owner)?;
+    watch.join().expect("it does not panic")?;
+    let answer = slow.join().expect("it does not panic").context("the request that was under way is answered")?;
+    ensure!((answer.status, answer.header("connection")) == (200, Some("close")), "{answer:?}");
     Ok(())
 }
 

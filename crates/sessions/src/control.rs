@@ -132,6 +132,7 @@ pub struct Control {
     sockets: BTreeMap<Wanted, Result<Bound, String>>,
     next_id: u64,
     draining: bool,
+    stopped: bool,
 }
 
 struct Bound {
@@ -145,7 +146,15 @@ struct Bound {
 impl Control {
     /// Nothing bound yet.
     pub fn new(node: Arc<Node>, published: Published) -> Self {
-        Self { node, published, wanted: Vec::new(), sockets: BTreeMap::new(), next_id: 1, draining: false }
+        Self {
+            node,
+            published,
+            wanted: Vec::new(),
+            sockets: BTreeMap::new(),
+            next_id: 1,
+            draining: false,
+            stopped: false,
+        }
     }
 
     /// Carries out notices until told to stop.
@@ -176,7 +185,7 @@ impl Control {
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.draining = true;
+        self.stopped = true;
         self.reconcile();
         self.tell_all(|| Order::Stop);
     }
@@ -190,7 +199,14 @@ impl Control {
 
     /// Brings what is bound in line with what is wanted.
     fn reconcile(&mut self) {
-        let wanted = if self.draining { Vec::new() } else { self.wanted.clone() };
+        let mut wanted = self.wanted.clone();
+        if self.stopped {
+            wanted.clear();
+        }
+        if self.draining {
+            // What the kernel took on a VIP before it was handed over is served, and its gate lets nobody else in.
+            wanted.retain(|wanted| matches!(wanted.place, Place::Vip(..)));
+        }
         let gone: Vec<Wanted> = self.sockets.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         for key in gone {
             if let Some(Ok(bound)) = self.sockets.remove(&key) {

@@ -11,10 +11,13 @@ use std::{
     time::Duration,
 };
 
+use ballast_clock::boot_now;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::{
+    Place,
     control::{Control, ListenerState, Notice, Published, Wanted},
+    deadline::TICK,
     node::{Node, Ports},
     stats::Stats,
     worker,
@@ -93,18 +96,27 @@ impl Server {
     /// The drain goes on when the future is dropped; only the wait ends.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.tell(Notice::Drain);
-        let wait = async {
-            loop {
-                let released = self.node.released.notified();
-                if self.held() == 0 {
-                    return;
-                }
-                released.await;
-            }
-        };
         // What is left when time is up is what the caller is told.
-        let _ = tokio::time::timeout(deadline, wait).await;
+        let _ = tokio::time::timeout(deadline, self.emptied()).await;
         self.held()
+    }
+
+    /// Waits until no client is connected, nor in the kernel's queue for a VIP that was handed over.
+    async fn emptied(&self) {
+        let vips = self.listeners().into_iter().filter_map(|listener| match listener.wanted.place {
+            Place::Vip(vip, _) => Some(self.node.ports.ownership.gate(vip)),
+            Place::Address(_) | Place::Unix(_) => None,
+        });
+        let gates: Vec<_> = vips.collect();
+        loop {
+            let released = self.node.released.notified();
+            let now = boot_now();
+            if self.held() == 0 && !gates.iter().any(|gate| gate.is_leaving() && gate.may_accept(now)) {
+                return;
+            }
+            // The queue says nothing when nobody comes any more.
+            let _ = tokio::time::timeout(TICK, released).await;
+        }
     }
 
     /// Connections open.

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use ballast_clock::boot_now;
@@ -105,6 +106,34 @@ fn whoever_waits_on_a_vip_that_was_handed_over_is_told_while_its_end_gets_throug
         let answers = (idle.answer(), subscriber.answer());
         told.store(true, Ordering::Relaxed);
         assert_eq!(answers, (None, None));
+    });
+}
+
+#[test]
+fn a_drain_serves_whom_the_kernel_took_before_a_vip_was_handed_over() {
+    let ballast = Ballast::start_at("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None);
+    let gate = &ballast.cluster.gate;
+    let drain = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(ballast.server.drain(Duration::from_secs(60)))
+    };
+    let served = AtomicBool::new(false);
+    gate.hand_over(boot_now(), BootNanos::new(u64::MAX));
+    std::thread::scope(|scope| {
+        // It was handed over just now until the late one is served.
+        scope.spawn(|| {
+            while !served.load(Ordering::Relaxed) {
+                gate.hand_over(boot_now(), BootNanos::new(u64::MAX));
+                std::thread::yield_now();
+            }
+        });
+        let draining = scope.spawn(drain);
+        let mut late = ballast.client();
+        assert_eq!(late.say("PING"), "+PONG\r\n");
+        assert!(!draining.is_finished(), "whoever is in the queue is waited for");
+        served.store(true, Ordering::Relaxed);
+        assert_eq!(late.answer(), None);
+        assert_eq!(draining.join().unwrap(), 0);
     });
 }
 
