@@ -8,9 +8,10 @@ use std::{sync::Arc, time::Duration};
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{
-        BindError, BindRequest, Bindings, Bound, BoundHow, BoxFuture, Lookup, NotConfirmed, Propose, ProposeError,
-        ReadIndex,
+        BindError, BindRequest, Bindings, Bound, BoundHow, BoxFuture, ClusterView as _, Lookup, NotConfirmed, Propose,
+        ProposeError, ReadIndex,
     },
+    config::{Persistence, TableKey},
     ids::{BackendId, ServiceId},
     persistence::KeyHash,
     state::{BindingChange, Command, Outcome, Refusal},
@@ -42,6 +43,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Nobody waits for a renewal; after this it is given up.
 const RENEW_DEADLINE: Duration = Duration::from_secs(2);
 
+/// The part of a table that any key may have.
+const WHOLE: (u64, u64) = (1, 1);
+/// The part of a table of keys that backends give to clients that keys may have which no backend was seen to give: anybody can
+/// make such up, and whoever logs in is to find room. Half, so that the clients of a site that has just got such a table, or
+/// has lost it, are bound as well.
+const UNTAUGHT: (u64, u64) = (1, 2);
+
 /// The tables of this node.
 pub struct NodeBindings<C> {
     view: Arc<View>,
@@ -65,6 +73,15 @@ impl<C: Propose + ReadIndex + Clone> NodeBindings<C> {
     /// Whether no majority has answered this node for so long that asking again only costs time.
     fn isolated(&self) -> bool {
         self.view.freshness.isolated(boot_now())
+    }
+
+    /// Whether a backend gives the service's keys to clients.
+    fn is_taught(&self, service: ServiceId) -> bool {
+        let plan = self.view.plan();
+        let services = plan.farms.iter().flat_map(|farm| &farm.services);
+        let mut tables = services.filter(|known| known.id == service).filter_map(|known| known.persistence.as_ref());
+        tables
+            .any(|known| matches!(known, Persistence::Table(table) if matches!(table.key, TableKey::LearnedCookie(_))))
     }
 
     /// Whether the table may be served from right now.
@@ -108,11 +125,22 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
             let detail = "no majority of the voters answers this node".to_owned();
             return Box::pin(async { Err(BindError::Propose(ProposeError::NoQuorum { detail })) });
         }
-        let proposal = self.cluster.propose(Command::Bind { service, key, choice, replaces }, BIND_DEADLINE);
         let (view, cluster) = (Arc::clone(&self.view), self.cluster.clone());
+        let share = if learned || !self.is_taught(service) { WHOLE } else { UNTAUGHT };
+        let is_full = move |view: &View| view.tables().is_some_and(|tables| tables.is_full(service, key, share));
         Box::pin(async move {
             let give_up = Instant::now() + BIND_DEADLINE;
-            let mut applied = proposal.await?;
+            if is_full(&view) {
+                // A key that cannot be bound is not worth an entry of the log, nor is each of its requests. But it may have been
+                // bound elsewhere just now.
+                let asked = cluster.confirm(BIND_DEADLINE).await;
+                let deadline = |NotConfirmed { detail }| BindError::Propose(ProposeError::NoQuorum { detail });
+                asked.map_err(deadline)?;
+                if is_full(&view) {
+                    return Err(BindError::TableFull);
+                }
+            }
+            let mut applied = cluster.propose(Command::Bind { service, key, choice, replaces }, BIND_DEADLINE).await?;
             if learned && applied.outcome == Outcome::Refused(Refusal::NotEligible) {
                 // It takes nobody new, and this is nobody new. Only now, because a release before this one cannot read it.
                 let left = give_up.saturating_duration_since(Instant::now());
@@ -288,8 +316,12 @@ mod tests {
 
     /// A node in touch with the others, its state, and its tables.
     fn node() -> (Arc<View>, State, NodeBindings<Answers>) {
+        node_of(SHOP)
+    }
+
+    fn node_of(document: &str) -> (Arc<View>, State, NodeBindings<Answers>) {
         let view = Arc::new(View::new(NodeId::new(1)));
-        let state = founded(SHOP);
+        let state = founded(document);
         view.applied(&state, state.applied());
         view.freshness.confirm(boot_now(), LogIndex::new(0), LogIndex::new(0));
         let outcome = Outcome::Bound { backend: A, how: BindingChange::Existing };
@@ -306,6 +338,25 @@ mod tests {
         let bound =
             bindings.bind(BindRequest { service: WEB, key: KEY, choice: A, replaces: None, learned: false }).await;
         assert_eq!(bound.map(|bound| (bound.backend, bound.how)), Ok((B, BoundHow::Existing)));
+    }
+
+    #[tokio::test]
+    async fn keys_that_nobody_was_given_leave_room_for_those_that_are() {
+        let table = r#"{"key":{"learned_cookie":"SID"},"entries_max":2}"#;
+        let (view, mut state, bindings) = node_of(&SHOP.replace(r#"{"key":{"header":"x-user"}}"#, table));
+        let bind_to_a = async |key, learned| {
+            let request = BindRequest { service: WEB, key, choice: A, replaces: None, learned };
+            bindings.bind(request).await.map(|bound| bound.backend)
+        };
+        assert_eq!(bind_to_a(KEY, false).await, Ok(A));
+        show(&view, &mut state, bind(KEY, A));
+        // The log would still take it, and is not asked.
+        assert_eq!(bind_to_a(OTHER, false).await, Err(BindError::TableFull));
+        assert_eq!((bind_to_a(OTHER, true).await, bind_to_a(KEY, false).await), (Ok(A), Ok(A)));
+        show(&view, &mut state, bind(OTHER, A));
+        let third = KeyHash::from_u128(3);
+        assert_eq!(bind_to_a(third, true).await, Err(BindError::TableFull));
+        assert_eq!(bind_to_a(OTHER, false).await, Ok(A), "it has its room");
     }
 
     #[tokio::test]

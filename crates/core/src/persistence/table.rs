@@ -145,11 +145,18 @@ pub(super) struct Table {
     pub(super) shards: Box<[ArcSwap<Slots>]>,
     idle_ms: AtomicU64,
     absolute_ms: AtomicU64,
+    entries_max: AtomicU64,
+    len: AtomicU64,
 }
 
 impl Table {
     pub(super) fn get(&self, key: KeyHash) -> Option<Record> {
         self.shards[shard_of(key.as_u128())].load().get(key.as_u128())
+    }
+
+    /// Bindings that are there, ended ones included, and how many may be.
+    pub(super) fn room(&self) -> (u64, u64) {
+        (self.len.load(Ordering::Relaxed), self.entries_max.load(Ordering::Relaxed))
     }
 
     /// Lifetimes, for readers.
@@ -218,6 +225,8 @@ impl TableWriter {
                 shards: (0..SHARDS).map(|_| ArcSwap::from_pointee(Slots::none())).collect(),
                 idle_ms: AtomicU64::new(config.idle_ms),
                 absolute_ms: AtomicU64::new(config.absolute_ms),
+                entries_max: AtomicU64::new(config.entries_max),
+                len: AtomicU64::new(0),
             }),
             lens: vec![0; SHARDS].into_boxed_slice(),
             len: 0,
@@ -242,6 +251,7 @@ impl TableWriter {
         self.config = config;
         self.table.idle_ms.store(config.idle_ms, Ordering::Relaxed);
         self.table.absolute_ms.store(config.absolute_ms, Ordering::Relaxed);
+        self.table.entries_max.store(config.entries_max, Ordering::Relaxed);
     }
 
     /// Writes a binding.
@@ -380,6 +390,7 @@ impl TableWriter {
                 *self.by_backend.entry(new.backend).or_insert(0) += 1;
             }
         }
+        self.table.len.store(self.len, Ordering::Relaxed);
     }
 
     fn hash_of(&self, key: KeyHash, record: Record) -> u128 {

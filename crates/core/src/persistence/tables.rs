@@ -69,6 +69,16 @@ impl Tables {
         })
     }
 
+    /// Whether the log would refuse `key` for want of room, as far as this replica knows: it is not there, and `numerator` of
+    /// `denominator` parts of what the table may hold are.
+    pub fn is_full(&self, service: ServiceId, key: KeyHash, (numerator, denominator): (u64, u64)) -> bool {
+        let list = self.list.load();
+        let Ok(at) = list.binary_search_by_key(&service, |(id, _)| *id) else { return false };
+        let table = &list[at].1;
+        let (len, max) = table.room();
+        len >= (u128::from(max) * u128::from(numerator) / u128::from(denominator)) as u64 && table.get(key).is_none()
+    }
+
     pub(super) fn publish(&self, list: Vec<(ServiceId, Arc<Table>)>) {
         self.list.store(Arc::new(list));
     }
