@@ -335,17 +335,16 @@ impl Backend {
 }
 
 /// Whether nothing waits to be read: an idle connection with something to read was closed, or is
-/// out of step. Costs a system call only when the runtime thinks that there is something.
+/// out of step. Costs a system call only when the runtime thinks that there is something. To poll
+/// would say that there is nothing once the task has used up its budget.
 fn is_quiet(stream: &TcpStream) -> bool {
-    let mut cx = Context::from_waker(Waker::noop());
-    match stream.poll_read_ready(&mut cx) {
-        Poll::Pending => true,
-        Poll::Ready(_) => matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock),
-    }
+    matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::Interest;
+
     use super::*;
 
     #[test]
@@ -386,5 +385,29 @@ mod tests {
         drop(first);
         assert!(matches!(third.poll(), Poll::Ready(Some(_))));
         assert_eq!(permits.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn dead_connections_are_told_however_many_they_are() {
+        let backend = Backend::new(BackendId::new(1), 0, Arc::default(), Arc::default());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        backend.configure(address, 0, 60_000);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let local = tokio::task::LocalSet::new();
+        // More than a task's budget, which only what is spawned has.
+        let taken = local.spawn_local(async move {
+            for _ in 0..200 {
+                let Available::Permit(permit) = backend.take_new() else { panic!("no limit") };
+                let stream = TcpStream::connect(address).await.expect("it listens");
+                drop(listener.accept().expect("connected"));
+                stream.ready(Interest::READABLE).await.expect("closed by its peer");
+                let link = Link::new(stream, address, permit, &backend);
+                backend.idle.borrow_mut().push((link, 0));
+            }
+            tokio::task::yield_now().await;
+            matches!(backend.take(), Available::Permit(_))
+        });
+        assert!(local.block_on(&runtime, taken).expect("no panic"));
     }
 }
