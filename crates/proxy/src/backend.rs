@@ -26,19 +26,20 @@ use tokio::net::TcpStream;
 use crate::stats::BackendCounters;
 
 /// A backend's permits, shared by the workers of a node.
+///
+/// All are counted, also while there is no limit, so that one that comes finds out what is open. Whoever waits in
+/// line waits because the limit is reached.
 #[derive(Debug, Default)]
 pub struct Permits {
-    line: Mutex<Line>,
-    /// Length of the line; read without the lock when a connection becomes idle.
+    line: Mutex<VecDeque<Arc<Waiter>>>,
+    /// `connections_max` by the newest plan that a worker took in; zero means no limit.
+    limit: AtomicU32,
+    /// Permits in use. With a limit they are taken under the lock.
+    open: AtomicU32,
+    /// Length of the line; read without the lock when a connection becomes idle or is closed.
     waiting: AtomicU32,
-    /// Idle connections of all workers.
+    /// Idle connections of all workers, counted while there is a limit.
     idle: AtomicU32,
-}
-
-#[derive(Debug, Default)]
-struct Line {
-    open: u32,
-    waiters: VecDeque<Arc<Waiter>>,
 }
 
 #[derive(Debug)]
@@ -55,44 +56,69 @@ const GRANTED: u8 = 1;
 const LOOK: u8 = 2;
 
 impl Permits {
-    fn lock(&self) -> MutexGuard<'_, Line> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Waiter>>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A permit, unless `limit` are in use or somebody waits already. Zero means no limit.
-    fn take(self: &Arc<Self>, limit: u32) -> Option<Permit> {
-        if limit == 0 {
-            return Some(Permit(None));
+    fn set_limit(&self, limit: u32) {
+        if self.limit.swap(limit, Ordering::SeqCst) != limit {
+            self.grant(&mut self.lock());
         }
-        let mut line = self.lock();
-        if line.open >= limit || !line.waiters.is_empty() {
-            return None;
+    }
+
+    fn has_room(&self) -> bool {
+        let limit = self.limit.load(Ordering::SeqCst);
+        limit == 0 || self.open.load(Ordering::SeqCst) < limit
+    }
+
+    /// More are open than a limit that was lowered allows.
+    fn is_exceeded(&self) -> bool {
+        let limit = self.limit.load(Ordering::SeqCst);
+        limit > 0 && self.open.load(Ordering::SeqCst) > limit
+    }
+
+    /// A permit, unless all are in use or somebody waits already.
+    fn take(self: &Arc<Self>) -> Option<Permit> {
+        if self.limit.load(Ordering::SeqCst) > 0 {
+            let line = self.lock();
+            if !self.has_room() || !line.is_empty() {
+                return None;
+            }
+            self.open.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.open.fetch_add(1, Ordering::SeqCst);
         }
-        line.open += 1;
-        Some(Permit(Some(self.clone())))
+        Some(Permit(self.clone()))
     }
 
     fn release(&self) {
-        let mut line = self.lock();
-        match line.waiters.pop_front() {
-            // The permit goes to the next in line; the number in use stays.
-            Some(next) => {
-                self.waiting.fetch_sub(1, Ordering::SeqCst);
-                next.state.store(GRANTED, Ordering::Release);
-                next.waker.wake_by_ref();
-            }
-            None => line.open -= 1,
+        self.open.fetch_sub(1, Ordering::SeqCst);
+        // Whoever joins the line tells first that it waits and looks for room then.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.grant(&mut self.lock());
+        }
+    }
+
+    /// Gives the permits that are free to the first in line.
+    fn grant(&self, line: &mut VecDeque<Arc<Waiter>>) {
+        while self.has_room()
+            && let Some(next) = line.pop_front()
+        {
+            self.open.fetch_add(1, Ordering::SeqCst);
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            next.state.store(GRANTED, Ordering::Release);
+            next.waker.wake_by_ref();
         }
     }
 
     /// A connection of `worker` became idle while somebody waits. True if it should be closed for them.
     fn give_up_idle(&self, worker: usize) -> bool {
         let mut line = self.lock();
-        match line.waiters.front() {
+        match line.front() {
             Some(next) if next.worker == worker => {
                 next.state.store(LOOK, Ordering::Release);
                 next.waker.wake_by_ref();
-                line.waiters.pop_front();
+                line.pop_front();
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
                 false
             }
@@ -104,13 +130,11 @@ impl Permits {
 
 /// The right to have one connection open. Given back when dropped.
 #[derive(Debug)]
-pub struct Permit(Option<Arc<Permits>>);
+pub struct Permit(Arc<Permits>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(permits) = &self.0 {
-            permits.release();
-        }
+        self.0.release();
     }
 }
 
@@ -129,7 +153,7 @@ impl Queued {
             WAITING => Poll::Pending,
             state => {
                 self.waiter = None;
-                Poll::Ready((state == GRANTED).then(|| Permit(Some(self.permits.clone()))))
+                Poll::Ready((state == GRANTED).then(|| Permit(self.permits.clone())))
             }
         }
     }
@@ -139,9 +163,9 @@ impl Drop for Queued {
     fn drop(&mut self) {
         let Some(waiter) = self.waiter.take() else { return };
         let mut line = self.permits.lock();
-        let before = line.waiters.len();
-        line.waiters.retain(|w| !Arc::ptr_eq(w, &waiter));
-        if line.waiters.len() < before {
+        let before = line.len();
+        line.retain(|w| !Arc::ptr_eq(w, &waiter));
+        if line.len() < before {
             self.permits.waiting.fetch_sub(1, Ordering::SeqCst);
             return;
         }
@@ -222,14 +246,18 @@ impl Backend {
         }
     }
 
-    /// Takes in what the plan says now. Idle connections to a former address are closed.
+    /// Takes in what the plan says now. Idle connections to a former address, and beyond the limit, are closed.
     pub fn configure(&self, address: SocketAddr, limit: u32, idle_timeout_ms: u64) {
         let moved = self.address.replace(address) != address;
-        let limited = (self.limit.replace(limit) == 0) != (limit == 0);
+        let limited = (self.limit.get() == 0) != (limit == 0);
         self.idle_timeout_ms.set(idle_timeout_ms);
+        // While they are counted as they were.
         if moved || limited {
             self.close_idle(|_, _| true);
         }
+        self.limit.set(limit);
+        self.permits.set_limit(limit);
+        while self.permits.is_exceeded() && self.close_one_idle() {}
     }
 
     /// Where it listens.
@@ -242,8 +270,7 @@ impl Backend {
         if self.limit.get() == 0 || !self.idle.borrow().is_empty() {
             return true;
         }
-        let line = self.permits.lock();
-        line.open < self.limit.get() && line.waiters.is_empty()
+        self.permits.has_room() && self.permits.waiting.load(Ordering::SeqCst) == 0
     }
 
     /// An idle connection that is still open, or the right to make one.
@@ -256,7 +283,7 @@ impl Backend {
                 return Available::Link(link);
             }
         }
-        match self.permits.take(self.limit.get()) {
+        match self.permits.take() {
             Some(permit) => Available::Permit(permit),
             None => Available::Full,
         }
@@ -264,7 +291,7 @@ impl Backend {
 
     /// The right to make a new connection, past the idle ones.
     pub fn take_new(&self) -> Available {
-        match self.permits.take(self.limit.get()) {
+        match self.permits.take() {
             Some(permit) => Available::Permit(permit),
             None => self.take(),
         }
@@ -275,13 +302,9 @@ impl Backend {
     pub fn queue(&self, cx: &Context<'_>) -> (Queued, bool) {
         let waiter = Arc::new(Waiter { worker: self.worker, state: AtomicU8::new(WAITING), waker: cx.waker().clone() });
         let mut line = self.permits.lock();
-        if line.open < self.limit.get() && line.waiters.is_empty() {
-            line.open += 1;
-            waiter.state.store(GRANTED, Ordering::Release);
-        } else {
-            self.permits.waiting.fetch_add(1, Ordering::SeqCst);
-            line.waiters.push_back(waiter.clone());
-        }
+        self.permits.waiting.fetch_add(1, Ordering::SeqCst);
+        line.push_back(waiter.clone());
+        self.permits.grant(&mut line);
         drop(line);
         let elsewhere = self.permits.idle.load(Ordering::SeqCst) > 0;
         (Queued { permits: self.permits.clone(), waiter: Some(waiter) }, elsewhere)
@@ -289,12 +312,14 @@ impl Backend {
 
     /// Keeps a connection for the next request.
     pub fn put(&self, link: Link, now_ms: u64) {
-        if link.address != self.address.get() || self.idle_timeout_ms.get() == 0 {
+        let is_limited = self.limit.get() > 0;
+        let is_too_many = is_limited && self.permits.is_exceeded();
+        if link.address != self.address.get() || self.idle_timeout_ms.get() == 0 || is_too_many {
             return;
         }
         self.idle.borrow_mut().push((link, now_ms));
         self.idle_changed(1);
-        if self.limit.get() > 0 && self.permits.waiting.load(Ordering::SeqCst) > 0 {
+        if is_limited && self.permits.waiting.load(Ordering::SeqCst) > 0 {
             self.yield_idle();
         }
     }
@@ -302,10 +327,17 @@ impl Backend {
     /// Somebody waits for a permit: closes an idle connection, if there is one, for a waiter elsewhere.
     pub fn yield_idle(&self) {
         if !self.idle.borrow().is_empty() && self.permits.give_up_idle(self.worker) {
-            let link = self.idle.borrow_mut().pop();
-            self.idle_changed(-1);
-            drop(link);
+            self.close_one_idle();
         }
+    }
+
+    /// Whether there was one.
+    fn close_one_idle(&self) -> bool {
+        let link = self.idle.borrow_mut().pop();
+        if link.is_some() {
+            self.idle_changed(-1);
+        }
+        link.is_some()
     }
 
     /// Closes idle connections that the backend closed or that were not used for too long.
@@ -385,6 +417,33 @@ mod tests {
         drop(first);
         assert!(matches!(third.poll(), Poll::Ready(Some(_))));
         assert_eq!(permits.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_new_limit_counts_what_is_open_and_lets_in_who_waits() {
+        let permits = Arc::new(Permits::default());
+        let backend = Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default());
+        let limit = |limit| backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), limit, 1000);
+        let take = || match backend.take() {
+            Available::Permit(permit) => permit,
+            other => panic!("{other:?}"),
+        };
+        limit(0);
+        let mut held = vec![take(), take(), take()];
+        limit(2);
+        let cx = Context::from_waker(Waker::noop());
+        let mut line: Vec<_> = (0..4).map(|_| backend.queue(&cx).0).collect();
+        held.pop();
+        assert!(line[0].poll().is_pending(), "two are open");
+        held.pop();
+        let Poll::Ready(Some(first)) = line[0].poll() else { panic!("its turn") };
+        limit(3);
+        let Poll::Ready(Some(second)) = line[1].poll() else { panic!("its turn") };
+        assert!(line[2].poll().is_pending());
+        limit(0);
+        assert!(line[2..].iter_mut().all(|place| matches!(place.poll(), Poll::Ready(Some(_)))));
+        drop((first, second, held));
+        assert_eq!((permits.open.load(Ordering::SeqCst), permits.waiting.load(Ordering::SeqCst)), (0, 0));
     }
 
     #[test]

@@ -530,6 +530,52 @@ fn waiting_lines_reach_across_workers() {
     }
 }
 
+/// Publishes the site's one backend with another limit.
+fn limit(site: &Site, of: &Backend, connections_max: u32) {
+    let limited = ballast_core::plan::BackendPlan { connections_max, ..backend(1, of.address) };
+    site.world.publish(plan(vec![farm(vec![service(vec![limited])])]));
+    site.proxy.plan_changed();
+}
+
+/// Answers when the test opens the gate, once for each request.
+fn gated() -> (std::sync::mpsc::Sender<()>, Backend) {
+    let (open, gate) = gate();
+    let backend = Backend::start(move |conn| {
+        while conn.request().is_some() {
+            wait_at(&gate);
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    (open, backend)
+}
+
+#[test]
+fn a_raised_limit_lets_in_who_waits() {
+    let (open, backend) = gated();
+    let site = Site::of(&[&backend], |_, service| service.backends[0].connections_max = 1);
+    let mut clients: Vec<_> = (0..3).map(|_| site.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 2).then_some(()));
+    limit(&site, &backend, 3);
+    eventually("all three", || (backend.requests().len() == 3).then_some(()));
+    (0..3).for_each(|_| open.send(()).unwrap());
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().text(), "ok"));
+}
+
+#[test]
+fn a_limit_counts_connections_from_before_it() {
+    let (open, backend) = gated();
+    let site = Site::of(&[&backend], |_, _| {});
+    let mut clients: Vec<_> = (0..3).map(|_| site.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    eventually("all three", || (backend.requests().len() == 3).then_some(()));
+    limit(&site, &backend, 1);
+    (0..3).for_each(|_| open.send(()).unwrap());
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().text(), "ok"));
+    let open_now = || site.proxy.stats().backends[&BackendId::new(1)].connections;
+    eventually("one connection", || (open_now() == 1).then_some(()));
+}
+
 fn backend_plan_limited(of: &Backend) -> ballast_core::plan::BackendPlan {
     let mut plan = backend(1, of.address);
     plan.connections_max = 1;
