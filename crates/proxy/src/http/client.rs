@@ -130,8 +130,18 @@ pub fn refuse(held: Held, stream: TcpStream, why: Ending) {
     // dropped for a moment, so that it gets to see the answer.
     if stream.try_write(&out).is_ok() {
         let _ = SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
-        let mut scrap = [0u8; 512];
-        while matches!(stream.try_read(&mut scrap), Ok(1..)) {}
+        drop_what_came(|scrap| stream.try_read(scrap));
+    }
+}
+
+/// Reads until nothing is there. Whoever sends as fast as it is read does not keep the worker.
+fn drop_what_came(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) {
+    let mut scrap = [0u8; 512];
+    let mut left = LINGER_BYTES_MAX;
+    while let Ok(count @ 1..) = read(&mut scrap)
+        && count < left
+    {
+        left -= count;
     }
 }
 
@@ -334,6 +344,19 @@ mod tests {
 
     fn size_of_future<F: std::future::Future>(_: impl FnOnce(Held, TcpStream, SocketAddr) -> F) -> usize {
         size_of::<F>()
+    }
+
+    #[test]
+    fn who_is_refused_and_goes_on_sending_is_read_from_only_so_long() {
+        let mut taken = 0;
+        drop_what_came(|scrap| {
+            taken += scrap.len();
+            Ok(scrap.len())
+        });
+        assert_eq!(taken, LINGER_BYTES_MAX);
+        let mut pieces = [10, 20, 0].into_iter();
+        drop_what_came(|_| pieces.next().ok_or_else(|| io::ErrorKind::WouldBlock.into()));
+        assert_eq!(pieces.next(), None);
     }
 
     /// What an idle connection takes besides its socket: the whole task is allocated once, at its largest.
