@@ -25,6 +25,8 @@ pub enum Fault {
     AmbiguousFieldName,
     /// More fields than allowed.
     FieldsTooMany,
+    /// `Connection` names more fields than anyone has.
+    ConnectionNamesTooMany,
     /// A head longer than allowed.
     HeadTooLarge,
     /// A request target longer than allowed.
@@ -79,6 +81,7 @@ impl Fault {
             Self::FieldName => "field_name",
             Self::AmbiguousFieldName => "ambiguous_field_name",
             Self::FieldsTooMany => "fields_too_many",
+            Self::ConnectionNamesTooMany => "connection_names_too_many",
             Self::HeadTooLarge => "head_too_large",
             Self::TargetTooLong => "target_too_long",
             Self::StartLine => "start_line",
@@ -118,6 +121,7 @@ impl Fault {
             | Self::SpaceBeforeColon
             | Self::FieldName
             | Self::AmbiguousFieldName
+            | Self::ConnectionNamesTooMany
             | Self::StartLine
             | Self::Method
             | Self::Target

@@ -147,6 +147,15 @@ pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|b| *b == b',').map(trim).filter(|element| !element.is_empty())
 }
 
+/// Most fields that `Connection` may name: each field of a head is compared with all of them. Arbitrary; browsers and
+/// proxies name two or three.
+pub const CONNECTION_NAMES_MAX: usize = 32;
+
+/// Whether an element of `Connection` is about the connection itself and names no field.
+pub fn is_connection_option(token: &[u8]) -> bool {
+    [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|option| token.eq_ignore_ascii_case(option))
+}
+
 /// A plain decimal number: digits only, at most 19 of them, so that it always fits.
 pub fn decimal(bytes: &[u8]) -> Option<u64> {
     if bytes.is_empty() || bytes.len() > 19 || !bytes.iter().all(u8::is_ascii_digit) {

@@ -6,8 +6,10 @@
 //!
 //! Not here: parsing.
 
+use smallvec::SmallVec;
+
 use super::{
-    field::{self, Field, Known},
+    field::{self, CONNECTION_NAMES_MAX, Field, Known},
     forwarded::{self, Hop},
     request::{Framing, RequestHead},
     response::ResponseHead,
@@ -44,10 +46,11 @@ pub fn write_request(
     let authority = request.authority.of(head);
     out.extend_from_slice(if authority.is_empty() { context.default_host } else { authority });
     out.extend_from_slice(b"\r\n");
+    let named = named_by_connection(head, fields, request.connection_names_fields);
     for field in fields {
         match field.known {
             Known::Other | Known::Cookie | Known::SetCookie | Known::Date => {
-                copy_unless_named(out, head, field, fields, request.connection_names_fields);
+                copy_unless_named(out, head, field, &named);
             }
             Known::Trailer if request.framing == Framing::Chunked => copy(out, head, field),
             // An HTTP/1.0 client expects nothing, and ours would be the only expectation sent.
@@ -132,6 +135,7 @@ pub fn write_response(
     out.push(b' ');
     out.extend_from_slice(response.reason.of(head));
     out.extend_from_slice(b"\r\n");
+    let named = named_by_connection(head, fields, response.connection_names_fields);
     for field in fields {
         match field.known {
             Known::Trailer if context.framing == Framing::Chunked => copy(out, head, field),
@@ -156,7 +160,7 @@ pub fn write_response(
             | Known::Forwarded
             | Known::XRealIp
             | Known::XRequestId
-            | Known::Spoof => copy_unless_named(out, head, field, fields, response.connection_names_fields),
+            | Known::Spoof => copy_unless_named(out, head, field, &named),
         }
     }
     out.extend_from_slice(VIA);
@@ -203,17 +207,25 @@ fn copy(out: &mut Vec<u8>, head: &[u8], field: &Field) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn copy_unless_named(out: &mut Vec<u8>, head: &[u8], field: &Field, fields: &[Field], any_named: bool) {
-    if any_named && is_named_by_connection(head, field, fields) {
-        return;
+/// The fields that `Connection` names. Parsing has bounded how many they are.
+type Named<'a> = SmallVec<[&'a [u8]; CONNECTION_NAMES_MAX]>;
+
+fn named_by_connection<'a>(head: &'a [u8], fields: &[Field], any_named: bool) -> Named<'a> {
+    if !any_named {
+        return Named::new();
     }
-    copy(out, head, field);
+    let connections = fields.iter().filter(|f| f.known == Known::Connection);
+    connections
+        .flat_map(|f| field::list(f.value.of(head)))
+        .filter(|token| !field::is_connection_option(token))
+        .collect()
 }
 
-fn is_named_by_connection(head: &[u8], field: &Field, fields: &[Field]) -> bool {
+fn copy_unless_named(out: &mut Vec<u8>, head: &[u8], field: &Field, named: &Named<'_>) {
     let name = field.name.of(head);
-    let connections = fields.iter().filter(|f| f.known == Known::Connection);
-    connections.flat_map(|f| field::list(f.value.of(head))).any(|token| token.eq_ignore_ascii_case(name))
+    if !named.iter().any(|token| token.eq_ignore_ascii_case(name)) {
+        copy(out, head, field);
+    }
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ pub fn parse(head: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Resul
             Known::TransferEncoding => seen.transfer_encoding(value)?,
             // To drop it would be a repair; whoever sends it hopes that two programs read it differently.
             Known::FramingLookalike => return Err(Fault::AmbiguousFieldName),
-            Known::Connection => seen.connection(value),
+            Known::Connection => seen.connection(value)?,
             Known::Upgrade => seen.upgrade = Some(if seen.upgrade.is_some() { Piece::default() } else { field.value }),
             // RFC 9110 section 10.1.1: an expectation in an HTTP/1.0 request is ignored.
             Known::Expect if !request.http10 => {
@@ -172,7 +172,7 @@ struct Seen {
     close: bool,
     keep_alive: bool,
     wants_upgrade: bool,
-    names_fields: bool,
+    names: usize,
     upgrade: Option<Piece>,
 }
 
@@ -202,15 +202,16 @@ impl Seen {
         Ok(())
     }
 
-    fn connection(&mut self, value: &[u8]) {
+    fn connection(&mut self, value: &[u8]) -> Result<(), Fault> {
         for token in field::list(value) {
             match token.len() {
                 5 if token.eq_ignore_ascii_case(b"close") => self.close = true,
                 10 if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
                 7 if token.eq_ignore_ascii_case(b"upgrade") => self.wants_upgrade = true,
-                _ => self.names_fields = true,
+                _ => self.names += 1,
             }
         }
+        if self.names > field::CONNECTION_NAMES_MAX { Err(Fault::ConnectionNamesTooMany) } else { Ok(()) }
     }
 
     fn settle(self, head: &[u8], request: &mut RequestHead) -> Result<(), Fault> {
@@ -236,7 +237,7 @@ impl Seen {
             None => return Err(Fault::Host),
         }
         request.keep_alive = !self.close && (!request.http10 || self.keep_alive);
-        request.connection_names_fields = self.names_fields;
+        request.connection_names_fields = self.names > 0;
         request.upgrade = self.upgrade.filter(|u| self.wants_upgrade && !u.is_empty() && !request.http10);
         Ok(())
     }

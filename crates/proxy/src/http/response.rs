@@ -48,7 +48,7 @@ pub fn parse(head: &[u8], method: Method, fields_max: usize, fields: &mut Vec<Fi
         has_date: false,
         upgrade: None,
     };
-    let (mut length, mut chunked, mut close, mut keep_alive) = (None, false, false, false);
+    let (mut length, mut chunked, mut close, mut keep_alive, mut names) = (None, false, false, false, 0);
     for field in fields.iter() {
         let value = field.value.of(head);
         match field.known {
@@ -71,8 +71,11 @@ pub fn parse(head: &[u8], method: Method, fields_max: usize, fields: &mut Vec<Fi
                         5 if token.eq_ignore_ascii_case(b"close") => close = true,
                         10 if token.eq_ignore_ascii_case(b"keep-alive") => keep_alive = true,
                         7 if token.eq_ignore_ascii_case(b"upgrade") => {}
-                        _ => response.connection_names_fields = true,
+                        _ => names += 1,
                     }
+                }
+                if names > field::CONNECTION_NAMES_MAX {
+                    return Err(Fault::ConnectionNamesTooMany);
                 }
             }
             Known::Date => response.has_date = true,
@@ -80,6 +83,7 @@ pub fn parse(head: &[u8], method: Method, fields_max: usize, fields: &mut Vec<Fi
             _ => {}
         }
     }
+    response.connection_names_fields = names > 0;
     response.keep_alive = !close && (!http10 || keep_alive);
     let no_body = method == Method::Head || status < 200 || status == 204 || status == 304;
     response.framing = match (length, chunked) {

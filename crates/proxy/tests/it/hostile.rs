@@ -185,6 +185,12 @@ fn refused_requests_never_reach_a_backend() {
         ("endless head", format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", long(40_000)), 431, "head_too_large"),
         ("many fields", format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(100)), 431, "fields_too_many"),
         (
+            "many connection names",
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "Connection: x, close, y, z\r\n".repeat(11)),
+            400,
+            "connection_names_too_many",
+        ),
+        (
             "chunk size sign",
             "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n".into(),
             400,
@@ -374,6 +380,11 @@ fn bad_responses_become_502_with_their_reason() {
         ("version", "HTTP/3.0 200 OK\r\nContent-Length: 0\r\n\r\n".into(), "response:start_line"),
         ("large head", format!("HTTP/1.1 200 OK\r\nA: {long}\r\n\r\n"), "response:head_too_large"),
         ("many fields", format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(101)), "response:fields_too_many"),
+        (
+            "many connection names",
+            format!("HTTP/1.1 200 OK\r\nConnection: {}\r\n\r\n", "x,".repeat(33)),
+            "response:connection_names_too_many",
+        ),
         ("chunk size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".into(), "response:chunk_size"),
         ("closed at once", String::new(), "backend_closed"),
         ("closed in head", "HTTP/1.1 200 OK\r\nA: ".into(), "backend_closed"),
