@@ -583,6 +583,26 @@ fn backend_plan_limited(of: &Backend) -> ballast_core::plan::BackendPlan {
 }
 
 #[test]
+fn a_backend_is_good_once_its_whole_response_is_there() {
+    for (response, said) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Answer::Good),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", Answer::Bad),
+        ("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno", Answer::Bad),
+        // Clients can have these of any backend.
+        ("HTTP/1.1 501 No\r\nContent-Length: 2\r\n\r\nno", Answer::Good),
+        ("HTTP/1.1 505 No\r\nContent-Length: 2\r\n\r\nno", Answer::Good),
+    ] {
+        let backend = Backend::answering(response);
+        let site = Site::of(&[&backend], |_, _| {});
+        let mut client = site.client();
+        client.send(GET);
+        client.head();
+        site.line(0);
+        assert_eq!(*site.world.observed.lock().unwrap(), [(BackendId::new(1), said)], "{response}");
+    }
+}
+
+#[test]
 fn backups_serve_when_nobody_else_can() {
     let (first, backup) = (Backend::named("first"), Backend::named("backup"));
     let site = Site::of(&[&first, &backup], |_, service| service.backends[1].backup = true);

@@ -8,9 +8,9 @@
 use std::rc::Rc;
 
 use ballast_clock::boot_now;
-use ballast_core::{balance::HashKey, config::Persistence, ids::BackendId};
+use ballast_core::{balance::HashKey, config::Persistence, health::Answer, ids::BackendId};
 
-use super::{After, job::Job, sending::Sent, trail::Trail};
+use super::{After, job::Job, reply::is_failure, sending::Sent, trail::Trail};
 use crate::{
     backend::{Backend, Link},
     buf::Buf,
@@ -89,14 +89,23 @@ impl Attempt<'_> {
             self.trail.binding = chooser.learn(key, self.backend.id, table).await;
         }
         self.trail.status = reply.status;
-        self.count_status(client, reply.status);
+        self.count_status(reply.status);
+        let fails = is_failure(reply.status);
+        if fails {
+            self.observed(client, Answer::Bad);
+        }
         if reply.upgrades {
+            self.observed(client, Answer::Good);
             return Ok((self.tunnel(client, link, input, reply.flow).await, After::Close, false));
         }
         let ending = self.relay(client, link, input, &mut sent, &mut reply).await;
         self.trail.bytes_out = reply.flow.written;
         client.listener().counters.bytes_out_total.add(reply.flow.written);
         client.worker().pool.discard(&mut reply.flow.pending);
+        // Only now: one that breaks off every body would be found good as often as bad.
+        if ending == Ending::Done && !fails {
+            self.observed(client, Answer::Good);
+        }
         Ok(match ending {
             Ending::Done if sent == Sent::All => {
                 let rest = if client.buf.is_empty() { After::Close } else { After::Linger };

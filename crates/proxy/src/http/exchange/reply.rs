@@ -129,8 +129,8 @@ impl Attempt<'_> {
         Ok(Reply { flow, status: response.status, keep, reusable, learns, upgrades, paced })
     }
 
-    /// Counts the response, also for the backend's passive health.
-    pub(super) fn count_status(&self, client: &Client, status: u16) {
+    /// Counts the response.
+    pub(super) fn count_status(&self, status: u16) {
         let counters = &self.service.state.counters;
         match status / 100 {
             1 => counters.responses_1xx_total.up(),
@@ -142,9 +142,17 @@ impl Attempt<'_> {
         if status >= 500 {
             self.backend.counters.errors_total.up();
         }
-        let answer = if status < 500 { Answer::Good } else { Answer::Bad };
+    }
+
+    /// Tells the backend's passive health of its answer.
+    pub(super) fn observed(&self, client: &Client, answer: Answer) {
         client.worker().shared.ports.passive.observed(self.backend.id, answer);
     }
+}
+
+/// Whether a status is the backend's failure. A client that asks for what no server does gets 501 and 505 from a sound one.
+pub(super) fn is_failure(status: u16) -> bool {
+    status >= 500 && !matches!(status, 501 | 505)
 }
 
 /// Whether the body is a stream of Server-Sent Events.
