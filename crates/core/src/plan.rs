@@ -45,6 +45,8 @@ pub struct Plan {
     pub cookie_keys: Arc<[CookieKey]>,
     /// Secret of the table key hash, the same on all nodes ([`crate::persistence::KeyHash`]).
     pub table_secret: Secret<16>,
+    /// The highest number that any backend was given so far, also one that is gone. A higher one is newer than this plan.
+    pub newest_backend: BackendId,
     /// Farms in document order.
     pub farms: Vec<Arc<FarmPlan>>,
     /// This node takes no new work (`ballastctl node drain`, or shutting down).

@@ -125,6 +125,7 @@ fn plan(listen: SocketAddr, backend: SocketAddr, table: bool) -> Plan {
         node_name: "alone".into(),
         cookie_keys: Arc::new([]),
         table_secret: [1; 16].into(),
+        newest_backend: BackendId::new(1),
         farms: vec![Arc::new(FarmPlan {
             id: farm,
             name: "bare".into(),

@@ -36,6 +36,8 @@ pub struct Live {
 pub struct Farm {
     /// What the plan says.
     pub plan: Arc<FarmPlan>,
+    /// That plan's generation.
+    pub generation: u64,
     /// Its services, in order.
     pub services: Vec<Rc<Service>>,
     /// Bounds on heads, in the form that parsing wants.
@@ -123,6 +125,7 @@ impl Live {
                     },
                     head_bytes_max: bytes(farm.limits.header_bytes_max).clamp(1024, 1 << 20),
                     plan: farm.clone(),
+                    generation: plan.generation,
                 }),
             );
         }
@@ -132,6 +135,16 @@ impl Live {
     /// The farm with this id, if the plan has it.
     pub fn farm(&self, id: FarmId) -> Option<&Rc<Farm>> {
         self.farms.get(&id)
+    }
+
+    /// A farm of another plan and a service of it as this one has them, if it has them.
+    pub fn renewed(&self, farm: &Farm, service: &Service) -> Option<(Rc<Farm>, Rc<Service>)> {
+        if farm.generation == self.plan.generation {
+            return None;
+        }
+        let farm = self.farm(farm.plan.id)?;
+        let service = farm.services.iter().find(|s| s.plan.id == service.plan.id)?;
+        Some((farm.clone(), service.clone()))
     }
 
     /// All services of all farms.

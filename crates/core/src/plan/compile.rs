@@ -28,6 +28,7 @@ pub fn compile(state: &State, node: NodeId, generation: u64) -> Plan {
         node_name: member.map_or_else(|| "".into(), |member| member.info.name.as_str().into()),
         cookie_keys: cluster.map_or_else(|| [].into(), |cluster| cluster.cookie_keys.as_slice().into()),
         table_secret: cluster.map_or([0; 16], |cluster| cluster.table_secret).into(),
+        newest_backend: state.newest_backend(),
         farms,
         draining: member.is_some_and(|member| member.admin == NodeAdmin::Drain),
         findings: state.findings_of(node).collect(),
@@ -191,6 +192,7 @@ f1 shop
         assert_eq!(outline(&plan), expected);
         assert_eq!((plan.generation, plan.revision, plan.index), (7, s.state.revision(), s.state.applied()));
         assert_eq!((plan.cookie_keys.len(), *plan.table_secret), (1, [9; 16]));
+        assert_eq!(plan.newest_backend, BackendId::new(3));
         assert_eq!(plan, compile(&s.state, FIRST, 7));
     }
 

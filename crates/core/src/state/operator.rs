@@ -61,6 +61,11 @@ impl State {
         self.parts.registry.backend_name(id)
     }
 
+    /// The highest number that a backend was given so far. Zero means none.
+    pub fn newest_backend(&self) -> BackendId {
+        self.parts.registry.newest_backend()
+    }
+
     /// Id of a backend (`farm/service/backend`) that is or was configured.
     pub fn backend_id(&self, name: &str) -> Option<BackendId> {
         self.parts.registry.backend(name)

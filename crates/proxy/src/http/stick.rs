@@ -6,7 +6,10 @@
 //!
 //! Not here: what a key or a cookie is ([`super::key`], [`super::cookie`]).
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    rc::Rc,
+    sync::{Arc, PoisonError},
+};
 
 use ballast_core::{
     balance::{HashKey, NoPick, Pick},
@@ -59,10 +62,10 @@ pub struct Chooser<'a> {
     pub worker: &'a Worker,
     /// Ends waits.
     pub timer: &'a Timer,
-    /// The farm.
-    pub farm: &'a Farm,
-    /// The service.
-    pub service: &'a Service,
+    /// The farm, by the newest plan that was looked at.
+    pub farm: Rc<Farm>,
+    /// The service, by the same plan.
+    pub service: Rc<Service>,
     /// What the request says.
     pub affinity: Affinity,
     /// What the service balances by, if by a hash.
@@ -101,11 +104,20 @@ impl Chooser<'_> {
     ///
     /// # Errors
     /// Why the request cannot be served.
-    pub async fn choose(&self) -> Result<Choice, Ending> {
-        match (self.affinity, &self.service.plan.persistence) {
+    pub async fn choose(&mut self) -> Result<Choice, Ending> {
+        self.refresh();
+        let service = self.service.clone();
+        match (self.affinity, &service.plan.persistence) {
             (Affinity::Cookie(named), _) => self.by_cookie(named),
             (Affinity::Key(key), Some(Persistence::Table(table))) => self.by_table(key, table).await,
             (Affinity::None | Affinity::Key(_), _) => self.balanced("balanced", "none"),
+        }
+    }
+
+    /// Takes over what a newer plan says: while a request waits a backend may come, go or change.
+    fn refresh(&mut self) {
+        if let Some((farm, service)) = self.worker.live().renewed(&self.farm, &self.service) {
+            (self.farm, self.service) = (farm, service);
         }
     }
 
@@ -137,6 +149,8 @@ impl Chooser<'_> {
             return Ok(Choice { set_cookie: true, binding: "new", ..self.balanced("balanced", "new")? });
         };
         let cause = match self.service.position(named.backend) {
+            // Another node has given it out by a plan that is still on its way here.
+            None if named.backend > self.worker.live().plan.newest_backend => return self.unbound(&[], "local"),
             None => RehomeCause::BackendRemoved,
             Some(_) if self.refused(named.backend) => RehomeCause::ConnectFailed,
             Some(at) => match self.service.must_leave(at, &*self.worker.shared.ports.passive) {
@@ -159,11 +173,14 @@ impl Chooser<'_> {
         Ok(Choice { set_cookie: true, cause: cause_name(cause), ..choice })
     }
 
-    async fn by_table(&self, key: KeyHash, table: &TablePersistence) -> Result<Choice, Ending> {
-        let bindings = &self.worker.shared.ports.bindings;
-        let counters = &self.service.state.counters;
+    async fn by_table(&mut self, key: KeyHash, table: &TablePersistence) -> Result<Choice, Ending> {
+        let worker = self.worker;
+        let bindings = &worker.shared.ports.bindings;
+        let state = self.service.state.clone();
+        let counters = &state.counters;
         let mut refused: smallvec::SmallVec<[BackendId; 4]> = smallvec::SmallVec::new();
         for _ in 0..ROUNDS_MAX {
+            self.refresh();
             let replaces = match bindings.lookup(self.service.plan.id, key) {
                 Lookup::Hit { backend, renew } => match self.must_move(backend) {
                     None => {
@@ -201,7 +218,10 @@ impl Chooser<'_> {
             {
                 return self.served_by(backend, "new", "", &refused);
             }
-            match self.timer.limit(self.wait_ms(), bindings.bind(request)).await {
+            let bound = self.timer.limit(self.wait_ms(), bindings.bind(request)).await;
+            // The log may name a backend that came meanwhile.
+            self.refresh();
+            match bound {
                 Ok(Ok(bound)) => {
                     let (binding, cause) = self.count(&bound);
                     if self.must_move(bound.backend).is_none() {

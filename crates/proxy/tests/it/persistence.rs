@@ -8,7 +8,7 @@ use ballast_core::{
         Commit, CookiePersistence, Isolated, Persistence, SourcePrefix, Span, TableKey, TablePersistence, WhenFull,
     },
     ids::BackendId,
-    plan::{AdminState, CookieKey, ServicePlan, Verdict},
+    plan::{AdminState, CookieKey, Plan, ServicePlan, Verdict},
     state::RehomeCause,
 };
 
@@ -321,6 +321,46 @@ fn a_cookie_of_the_application_is_learned_before_the_client_sees_it() {
 
 fn cookie_of(response: &Response) -> Option<String> {
     Some(response.header("set-cookie")?.split(';').next().unwrap().to_owned())
+}
+
+/// Another node has had the plan for a moment, and bound the client to the new backend.
+#[test]
+fn a_backend_that_comes_while_the_log_is_asked_serves_its_client() {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = Site::of(&[&b1], |_, service| service.persistence = Some(Persistence::Table(by_user())));
+    let mut app = service(vec![backend(1, b1.address), backend(2, b2.address)]);
+    app.persistence = Some(Persistence::Table(by_user()));
+    *site.world.on_bind.lock().unwrap() = Some(Box::new(move |world, request| {
+        world.table.lock().unwrap().insert((request.service, request.key), BackendId::new(2));
+        world.publish(plan(vec![farm(vec![app])]));
+    }));
+    assert_eq!(site.get(&user("u1")).text(), "b2");
+    assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+    let line = site.line(0);
+    assert_eq!((line["binding"].as_str(), line["backend"].as_str()), (Some("existing"), Some("b2")));
+}
+
+#[test]
+fn a_cookie_that_is_newer_than_the_plan_is_left_alone() {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = Site::of(&[&b1], |_, _| {});
+    let publish = |backends, newest| {
+        let mut app = service(backends);
+        app.persistence = Some(Persistence::Cookie(CookiePersistence::default()));
+        let plan = plan(vec![farm(vec![app])]);
+        site.world.publish(Plan { newest_backend: BackendId::new(newest), ..plan });
+    };
+    publish(vec![backend(2, b2.address)], 2);
+    let cookie = cookie_of(&site.get("GET / HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
+    let again = || site.get(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"));
+    // As on a node that has not heard of the second backend.
+    publish(vec![backend(1, b1.address)], 1);
+    let meanwhile = again();
+    assert_eq!((meanwhile.text(), cookie_of(&meanwhile)), ("b1", None));
+    let line = site.line(1);
+    assert_eq!((line["binding"].as_str(), line["reason"].as_str()), (Some("unbound"), Some("local")));
+    publish(vec![backend(1, b1.address), backend(2, b2.address)], 2);
+    assert_eq!(again().text(), "b2");
 }
 
 #[test]

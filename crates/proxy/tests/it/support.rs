@@ -32,6 +32,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 // ------------------------------------------------------------------------------------- fakes
 
+/// What a test does while the log is asked.
+pub type OnBind = Box<dyn FnOnce(&World, &BindRequest) + Send>;
+
 #[derive(Default)]
 pub struct World {
     plan: Mutex<Option<Arc<Plan>>>,
@@ -44,6 +47,7 @@ pub struct World {
     pub stale: AtomicBool,
     /// The table is behind: it shows no bindings, but the log has them.
     pub behind: AtomicBool,
+    pub on_bind: Mutex<Option<OnBind>>,
     pub bind_fails: Mutex<Option<BindError>>,
     pub confirm_fails: AtomicBool,
     pub renew: AtomicBool,
@@ -97,6 +101,10 @@ impl Bindings for View {
             // At least one turn of the runtime, as through a real log.
             tokio::task::yield_now().await;
             world.binds.lock().unwrap().push(request.clone());
+            let hook = world.on_bind.lock().unwrap().take();
+            if let Some(hook) = hook {
+                hook(&world, &request);
+            }
             if let Some(error) = world.bind_fails.lock().unwrap().clone() {
                 return Err(error);
             }
@@ -234,6 +242,7 @@ pub fn plan(farms: Vec<FarmPlan>) -> Plan {
         node_name: "n1".into(),
         cookie_keys: vec![CookieKey { id: 1, secret: [1; 32], signs_from_s: 0 }].into(),
         table_secret: [7; 16].into(),
+        newest_backend: BackendId::new(2),
         farms: farms.into_iter().map(Arc::new).collect(),
         draining: false,
         findings: BTreeMap::new(),

@@ -80,8 +80,8 @@ impl Attempt<'_> {
             let chooser = Chooser {
                 worker: client.worker(),
                 timer: &client.timer,
-                farm: self.farm,
-                service: self.service,
+                farm: self.farm.clone(),
+                service: self.service.clone(),
                 affinity: Affinity::None,
                 hash: HashKey::default(),
                 tried: &[],

@@ -32,10 +32,11 @@ pub(super) async fn attempts(
     job: &mut Job,
     trail: &mut Trail,
 ) -> (Ending, After) {
+    let (mut farm, mut service) = (farm.clone(), service.clone());
     let mut tried: SmallVec<[Tried; 4]> = SmallVec::new();
     let mut fresh = false;
     loop {
-        let chooser = Chooser {
+        let mut chooser = Chooser {
             worker: client.worker(),
             timer: &client.timer,
             farm,
@@ -44,43 +45,48 @@ pub(super) async fn attempts(
             hash: job.hash,
             tried: &tried,
         };
-        let choice = match chooser.choose().await {
+        let choice = chooser.choose().await;
+        Chooser { farm, service, .. } = chooser;
+        let choice = match choice {
             Ok(choice) => choice,
-            Err(ending) => return fail(client, farm, service, job, trail, ending).await,
+            Err(ending) => return fail(client, &farm, &service, job, trail, ending).await,
         };
         let backend = service.backends[choice.at].clone();
-        (trail.at, trail.reason, trail.cause) = (Some(choice.at), choice.reason, choice.cause);
+        (trail.service, trail.at) = (Some(service.clone()), Some(choice.at));
+        (trail.reason, trail.cause) = (choice.reason, choice.cause);
         // A second attempt finds what the first one bound.
         if trail.binding == "none" || choice.binding != "hit" {
             trail.binding = choice.binding;
         }
         trail.chosen_ns = boot_now().get();
-        let link = match acquire(client, farm, service, &backend, fresh).await {
+        let link = match acquire(client, &farm, &service, &backend, fresh).await {
             Ok(link) => link,
             Err(missed @ (NoLink::Refused | NoLink::Unreached | NoLink::Unasked)) => {
                 client.worker().shared.ports.passive.observed(backend.id, missed.answer());
                 backend.counters.connect_failures_total.up();
-                if !retry(service, trail) {
-                    return fail(client, farm, service, job, trail, Ending::ConnectFailed).await;
+                if !retry(&service, trail) {
+                    return fail(client, &farm, &service, job, trail, Ending::ConnectFailed).await;
                 }
                 if choice.may_move {
                     tried.push(Tried { backend: backend.id, refused: matches!(missed, NoLink::Refused) });
                 }
                 continue;
             }
-            Err(NoLink::Ended(ending)) => return fail(client, farm, service, job, trail, ending).await,
+            Err(NoLink::Ended(ending)) => return fail(client, &farm, &service, job, trail, ending).await,
         };
         trail.connected_ns = boot_now().get();
         // The last look before a backend is touched: the VIP may have been lost while waiting.
         if !client.listener().may_serve() {
             backend.put(link, client.timer.now_ms());
-            return fail(client, farm, service, job, trail, Ending::VipNotHeld).await;
+            return fail(client, &farm, &service, job, trail, Ending::VipNotHeld).await;
         }
         backend.in_flight.set(backend.in_flight.get() + 1);
         backend.counters.in_flight.up();
         backend.counters.requests_total.up();
         let set_cookie = choice.set_cookie.then_some(backend.id);
-        let attempt = Attempt { farm, service, backend: &backend, job, trail }.run(client, link, set_cookie).await;
+        let attempt = Attempt { farm: &farm, service: &service, backend: &backend, job, trail }
+            .run(client, link, set_cookie)
+            .await;
         backend.counters.in_flight.down();
         backend.in_flight.set(backend.in_flight.get() - 1);
         match attempt {
@@ -90,7 +96,7 @@ pub(super) async fn attempts(
                     client.worker().shared.ports.passive.observed(backend.id, ending.backend_answer());
                 }
                 if trail.status == 0 {
-                    return fail(client, farm, service, job, trail, ending).await;
+                    return fail(client, &farm, &service, job, trail, ending).await;
                 }
                 return (ending, after);
             }
