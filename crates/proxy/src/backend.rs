@@ -310,6 +310,14 @@ impl Backend {
         (Queued { permits: self.permits.clone(), waiter: Some(waiter) }, elsewhere)
     }
 
+    /// Wakes the requests of this worker that wait in line, so that they look at a new plan.
+    pub fn wake_waiting(&self) {
+        if self.permits.waiting.load(Ordering::SeqCst) > 0 {
+            let line = self.permits.lock();
+            line.iter().filter(|waiter| waiter.worker == self.worker).for_each(|waiter| waiter.waker.wake_by_ref());
+        }
+    }
+
     /// Keeps a connection for the next request.
     pub fn put(&self, link: Link, now_ms: u64) {
         let is_limited = self.limit.get() > 0;

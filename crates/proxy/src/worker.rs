@@ -396,6 +396,7 @@ impl Worker {
         );
         let services_named: Vec<_> =
             live.services().map(|s| (s.plan.id, s.backends.iter().map(|b| b.id).collect::<Vec<_>>())).collect();
+        backends.values().for_each(|backend| backend.wake_waiting());
         services.retain(|id, _| services_named.iter().any(|(named, _)| named == id));
         backends.retain(|id, _| services_named.iter().any(|(_, ids)| ids.contains(id)));
         *self.live.borrow_mut() = Rc::new(live);

@@ -127,6 +127,50 @@ fn a_binding_moves_with_its_cause_when_its_backend_does_not_serve() {
 }
 
 #[test]
+fn who_waits_for_a_backend_that_is_left_goes_to_another() {
+    for name in ["down", "maintenance", "removed"] {
+        let (open, gate) = gate();
+        let b1 = Backend::start(move |conn| {
+            while conn.request().is_some() {
+                wait_at(&gate);
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nb1");
+            }
+        });
+        let b2 = Backend::named("b2");
+        let limited = |app: &mut ServicePlan| {
+            app.queue_timeout_ms = 3_600_000;
+            app.backends[0].connections_max = 1;
+        };
+        let site = Site::of(&[&b1, &b2], |_, app| {
+            app.persistence = Some(Persistence::Table(by_user()));
+            limited(app);
+        });
+        // Whose key it is does not matter: every new one is bound to the first backend.
+        *site.world.bound_to.lock().unwrap() = Some(BackendId::new(1));
+        let (mut held, mut waits) = (site.client(), site.client());
+        held.send(user("u1"));
+        eventually("the first request", || (b1.requests().len() == 1).then_some(()));
+        waits.send(user("u2"));
+        eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 1).then_some(()));
+        *site.world.bound_to.lock().unwrap() = None;
+        change(&site, &b1, &b2, |app| {
+            limited(app);
+            match name {
+                "down" => app.backends[0].verdict = Verdict::Down,
+                "maintenance" => app.backends[0].admin = AdminState::Maintenance,
+                _ => drop(app.backends.remove(0)),
+            }
+        });
+        site.proxy.plan_changed();
+        assert_eq!(waits.response().text(), "b2", "{name}");
+        let line = site.line(0);
+        assert_eq!((line["binding"].as_str(), line["retries"].as_u64()), (Some("rehomed"), Some(0)), "{name}");
+        open.send(()).unwrap();
+        assert_eq!(held.response().text(), "b1", "{name}");
+    }
+}
+
+#[test]
 fn a_drained_backend_keeps_its_own_and_takes_no_new() {
     let (b1, b2, site) = two(by_user());
     let first = site.get(&user("u1")).text().to_owned();

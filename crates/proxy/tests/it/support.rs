@@ -47,6 +47,8 @@ pub struct World {
     pub stale: AtomicBool,
     /// The table is behind: it shows no bindings, but the log has them.
     pub behind: AtomicBool,
+    /// Where free keys are bound to, whatever is asked for.
+    pub bound_to: Mutex<Option<BackendId>>,
     pub on_bind: Mutex<Option<OnBind>>,
     pub bind_fails: Mutex<Option<BindError>>,
     pub confirm_fails: AtomicBool,
@@ -111,7 +113,7 @@ impl Bindings for View {
             let mut table = world.table.lock().unwrap();
             let entry = table.get(&(request.service, request.key)).copied();
             let (backend, how) = match (entry, request.replaces) {
-                (None, _) => (request.choice, BoundHow::Created),
+                (None, _) => (world.bound_to.lock().unwrap().unwrap_or(request.choice), BoundHow::Created),
                 (Some(known), Some((seen, cause))) if known == seen => (request.choice, BoundHow::Rehomed(cause)),
                 (Some(known), _) => (known, BoundHow::Existing),
             };

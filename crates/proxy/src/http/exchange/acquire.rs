@@ -23,6 +23,8 @@ pub(super) enum NoLink {
     Unreached,
     /// This node had no descriptor or port for it, say.
     Unasked,
+    /// While a request waited in line its backend left, or may serve it no more: another is to be chosen.
+    Left,
     /// Nobody tried.
     Ended(Ending),
 }
@@ -33,7 +35,7 @@ impl NoLink {
         match self {
             Self::Refused => Answer::Bad,
             Self::Unreached => Answer::Nothing,
-            Self::Unasked | Self::Ended(_) => Answer::Unasked,
+            Self::Unasked | Self::Left | Self::Ended(_) => Answer::Unasked,
         }
     }
 }
@@ -45,16 +47,17 @@ impl From<Ending> for NoLink {
 }
 
 /// A connection to `backend`: an idle one (unless `fresh`), or a new one, after a wait in line if it is at its limit.
+/// `queue_until` is when that wait ends, once it has begun.
 pub(super) async fn acquire(
     client: &Client,
     farm: &Farm,
     service: &Service,
     backend: &Rc<Backend>,
     fresh: bool,
+    queue_until: &mut Option<u64>,
 ) -> Result<Link, NoLink> {
     let mut available = if fresh { backend.take_new() } else { backend.take() };
     let queue_ms = service.plan.queue_timeout_ms;
-    let queue_until = client.timer.after(queue_ms);
     loop {
         let permit = match available {
             Available::Link(link) => return Ok(link),
@@ -66,11 +69,12 @@ pub(super) async fn acquire(
                 if elsewhere {
                     client.worker().ask_for_idle(backend.id);
                 }
-                client.timer.arm_at(queue_until);
+                client.timer.arm_at(*queue_until.get_or_insert_with(|| client.timer.after(queue_ms)));
                 // Whoever gave up must not hold a place: dropping `place` leaves the line.
                 let granted = client
                     .unless_gone(poll_fn(|_| match place.poll() {
-                        Poll::Pending if client.timer.is_over() => Poll::Ready(Err(Ending::QueueTimeout)),
+                        Poll::Pending if client.timer.is_over() => Poll::Ready(Err(Ending::QueueTimeout.into())),
+                        Poll::Pending if is_left(client, farm, service, backend) => Poll::Ready(Err(NoLink::Left)),
                         poll => poll.map(Ok),
                     }))
                     .await;
@@ -102,4 +106,13 @@ pub(super) async fn acquire(
             Err(Elapsed) => Err(NoLink::Unreached),
         };
     }
+}
+
+/// Whether a newer plan than the one that `backend` was chosen by has no use for it.
+fn is_left(client: &Client, farm: &Farm, service: &Service, backend: &Backend) -> bool {
+    let worker = client.worker();
+    worker.live().renewed(farm, service).is_some_and(|(_, service)| {
+        let at = service.position(backend.id);
+        at.is_none_or(|at| service.must_leave(at, &*worker.shared.ports.passive).is_some())
+    })
 }

@@ -35,6 +35,7 @@ pub(super) async fn attempts(
     let (mut farm, mut service) = (farm.clone(), service.clone());
     let mut tried: SmallVec<[Tried; 4]> = SmallVec::new();
     let mut fresh = false;
+    let mut queue_until = None;
     loop {
         let mut chooser = Chooser {
             worker: client.worker(),
@@ -59,7 +60,7 @@ pub(super) async fn attempts(
             trail.binding = choice.binding;
         }
         trail.chosen_ns = boot_now().get();
-        let link = match acquire(client, &farm, &service, &backend, fresh).await {
+        let link = match acquire(client, &farm, &service, &backend, fresh, &mut queue_until).await {
             Ok(link) => link,
             Err(missed @ (NoLink::Refused | NoLink::Unreached | NoLink::Unasked)) => {
                 client.worker().shared.ports.passive.observed(backend.id, missed.answer());
@@ -67,11 +68,13 @@ pub(super) async fn attempts(
                 if !retry(&service, trail) {
                     return fail(client, &farm, &service, job, trail, Ending::ConnectFailed).await;
                 }
+                queue_until = None;
                 if choice.may_move {
                     tried.push(Tried { backend: backend.id, refused: matches!(missed, NoLink::Refused) });
                 }
                 continue;
             }
+            Err(NoLink::Left) => continue,
             Err(NoLink::Ended(ending)) => return fail(client, &farm, &service, job, trail, ending).await,
         };
         trail.connected_ns = boot_now().get();
