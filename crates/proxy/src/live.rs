@@ -62,6 +62,8 @@ pub struct ServiceState {
     pub counters: Arc<ServiceCounters>,
     /// How long requests took on this worker.
     pub durations: Arc<DurationCounters>,
+    /// The log refused the newest binding that it was asked for, because the table is full.
+    pub table_full: Cell<bool>,
     balancer: RefCell<Balancer>,
     /// Retries that may be made, in hundredths.
     budget: Cell<u32>,
@@ -76,7 +78,8 @@ const BUDGET_MAX: u32 = 1000;
 impl ServiceState {
     /// Full budget. Workers take different seeds, so that they do not all begin with the same backend.
     pub fn new(counters: Arc<ServiceCounters>, durations: Arc<DurationCounters>, seed: u64) -> Self {
-        Self { counters, durations, balancer: RefCell::new(Balancer::new(seed)), budget: Cell::new(BUDGET_MAX) }
+        let (balancer, budget) = (RefCell::new(Balancer::new(seed)), Cell::new(BUDGET_MAX));
+        Self { counters, durations, table_full: Cell::new(false), balancer, budget }
     }
 
     /// A request came: earns a part of a retry.

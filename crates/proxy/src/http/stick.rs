@@ -23,7 +23,7 @@ use ballast_planted::Bug;
 
 use super::{cookie::Named, ending::Ending};
 use crate::{
-    live::{Farm, Service},
+    live::{Farm, Service, ServiceState},
     ticks::Timer,
     worker::{Shared, Worker},
 };
@@ -211,9 +211,9 @@ impl Chooser<'_> {
             let choice = self.balanced_without(&refused, "table", "new")?;
             let backend = self.service.plan.backends[choice.at].id;
             let request = BindRequest { service: self.service.plan.id, key, choice: backend, replaces, learned: false };
-            if commits_behind(table)
+            if self.commits_behind(table)
                 && replaces.is_none()
-                && let Some(backend) = bind_behind(&self.worker.shared, request.clone())
+                && let Some(backend) = bind_behind(&worker.shared, &state, request.clone())
                 && self.must_move(backend).is_none()
             {
                 return self.served_by(backend, "new", "", &refused);
@@ -223,6 +223,7 @@ impl Chooser<'_> {
             self.refresh();
             match bound {
                 Ok(Ok(bound)) => {
+                    state.table_full.set(false);
                     let (binding, cause) = self.count(&bound);
                     if self.must_move(bound.backend).is_none() {
                         return self.served_by(bound.backend, binding, cause, &refused);
@@ -332,6 +333,14 @@ impl Chooser<'_> {
         self.farm.plan.timeouts.response_header.as_millis()
     }
 
+    /// Whether a request may go on before its binding is in the log. Not where the log is known to refuse it and the client
+    /// is not to be served then.
+    fn commits_behind(&self, table: &TablePersistence) -> bool {
+        let refuses = self.worker.shared.ports.passive.isolated()
+            || table.when_full == WhenFull::Refuse && self.service.state.table_full.get();
+        table.commit == Commit::AfterForward && !refuses || ballast_planted::is(Bug::BindingForwardedBeforeCommit)
+    }
+
     /// Binds a key that the response teaches to the backend that taught it, before the response's head leaves.
     /// Returns what became of it.
     pub async fn learn(&self, key: KeyHash, backend: BackendId, table: &TablePersistence) -> &'static str {
@@ -347,7 +356,9 @@ impl Chooser<'_> {
         }
         let request =
             BindRequest { service: self.service.plan.id, key, choice: backend, replaces: None, learned: true };
-        if commits_behind(table) && bind_behind(&self.worker.shared, request.clone()).is_some() {
+        if self.commits_behind(table)
+            && bind_behind(&self.worker.shared, &self.service.state, request.clone()).is_some()
+        {
             return "new";
         }
         match self.timer.limit(self.wait_ms(), bindings.bind(request)).await {
@@ -360,14 +371,9 @@ impl Chooser<'_> {
     }
 }
 
-/// Whether a request may go on before its binding is in the log.
-fn commits_behind(table: &TablePersistence) -> bool {
-    table.commit == Commit::AfterForward || ballast_planted::is(Bug::BindingForwardedBeforeCommit)
-}
-
 /// Binds without waiting. Returns the backend to use meanwhile: the one chosen by the first request of this
-/// key on this node. `None` when too many are on their way; then the caller waits.
-fn bind_behind(shared: &Arc<Shared>, request: BindRequest) -> Option<BackendId> {
+/// key on this node. `None` when too many are on their way; then the caller waits. One that fails leaves its client unbound.
+fn bind_behind(shared: &Arc<Shared>, state: &Rc<ServiceState>, request: BindRequest) -> Option<BackendId> {
     let id: (ServiceId, KeyHash) = (request.service, request.key);
     let mut on_their_way = shared.on_their_way.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(backend) = on_their_way.get(&id) {
@@ -378,9 +384,11 @@ fn bind_behind(shared: &Arc<Shared>, request: BindRequest) -> Option<BackendId> 
     }
     on_their_way.insert(id, request.choice);
     drop(on_their_way);
-    let (choice, shared) = (request.choice, shared.clone());
+    let (choice, shared, state) = (request.choice, shared.clone(), state.clone());
     tokio::task::spawn_local(async move {
         if let Err(error) = shared.ports.bindings.bind(request).await {
+            state.counters.unbound_total.up();
+            state.table_full.set(error == BindError::TableFull);
             tracing::debug!(%error, "a binding made after forwarding was lost");
         }
         shared.on_their_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);

@@ -332,6 +332,29 @@ fn bindings_may_follow_the_request() {
     assert_eq!(site.world.binds.lock().unwrap().len(), 1);
 }
 
+#[test]
+fn bindings_that_follow_are_asked_for_first_where_the_log_is_known_to_refuse_them() {
+    let follows = TablePersistence { commit: Commit::AfterForward, when_full: WhenFull::Refuse, ..by_user() };
+    let (_b1, _b2, site) = two(follows.clone());
+    *site.world.bind_fails.lock().unwrap() = Some(BindError::TableFull);
+    assert_eq!(site.get(&user("u1")).status, 200);
+    eventually("the refusal", || (site.proxy.stats().services[&SERVICE].unbound_total == 1).then_some(()));
+    let refused = site.get(&user("u2"));
+    assert_eq!((refused.status, refused.header("x-ballast-reason")), (503, Some("table_full")));
+    *site.world.bind_fails.lock().unwrap() = None;
+    assert_eq!(site.get(&user("u3")).status, 200);
+
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = Site::of(&[&b1, &b2], |farm, service| {
+        service.persistence = Some(Persistence::Table(follows));
+        farm.isolated = Isolated::Refuse;
+    });
+    site.world.isolated.store(true, Ordering::SeqCst);
+    *site.world.bind_fails.lock().unwrap() = Some(no_quorum());
+    let refused = site.get(&user("u1"));
+    assert_eq!((refused.status, refused.header("x-ballast-reason")), (503, Some("isolated")));
+}
+
 /// Sets a cookie `SID` on `/login`, else answers with its name.
 fn login_backend(name: &'static str) -> Backend {
     Backend::start(move |conn| {
