@@ -588,6 +588,7 @@ fn a_backend_is_good_once_its_whole_response_is_there() {
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Answer::Good),
         ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", Answer::Bad),
         ("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno", Answer::Bad),
+        ("HTTP/1.1 500 No\r\nContent-Length: 9\r\n\r\nno", Answer::Bad),
         // Clients can have these of any backend.
         ("HTTP/1.1 501 No\r\nContent-Length: 2\r\n\r\nno", Answer::Good),
         ("HTTP/1.1 505 No\r\nContent-Length: 2\r\n\r\nno", Answer::Good),

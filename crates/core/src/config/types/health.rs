@@ -29,7 +29,8 @@ pub struct Health {
     pub port: Option<u16>,
     /// How the nodes' findings become one verdict.
     pub policy: VerdictPolicy,
-    /// Failed requests in a row that count as a failed check; passive checks are off when absent.
+    /// Failed requests in a row that count as a failed check: no connection, no whole response, or a status from 500 on but for
+    /// 501 and 505. Passive checks are off when absent.
     #[schemars(range(min = 1, max = 1000))]
     pub passive_failures: Option<u32>,
 }

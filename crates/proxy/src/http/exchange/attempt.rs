@@ -90,10 +90,6 @@ impl Attempt<'_> {
         }
         self.trail.status = reply.status;
         self.count_status(reply.status);
-        let fails = is_failure(reply.status);
-        if fails {
-            self.observed(client, Answer::Bad);
-        }
         if reply.upgrades {
             self.observed(client, Answer::Good);
             return Ok((self.tunnel(client, link, input, reply.flow).await, After::Close, false));
@@ -102,9 +98,12 @@ impl Attempt<'_> {
         self.trail.bytes_out = reply.flow.written;
         client.listener().counters.bytes_out_total.add(reply.flow.written);
         client.worker().pool.discard(&mut reply.flow.pending);
-        // Only now: one that breaks off every body would be found good as often as bad.
-        if ending == Ending::Done && !fails {
-            self.observed(client, Answer::Good);
+        // Only now: one that breaks off every body would be found good as often as bad. What broke off is told with its ending.
+        match ending {
+            ending if ending.blames_backend() => {}
+            _ if is_failure(reply.status) => self.observed(client, Answer::Bad),
+            Ending::Done => self.observed(client, Answer::Good),
+            _ => {}
         }
         Ok(match ending {
             Ending::Done if sent == Sent::All => {
