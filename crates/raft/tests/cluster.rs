@@ -11,7 +11,7 @@ use ballast_core::{
     cluster::{Propose, ProposeError, ReadIndex},
     ids::{LogIndex, NodeId},
     session::{Call, Reply, Write},
-    state::{Author, Command, Outcome},
+    state::{Author, Command, NodeAdmin, Outcome},
 };
 use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
 use ballast_raft::{LogBounds, MemberFailure, PeerNode, Role};
@@ -295,6 +295,30 @@ async fn leadership_moves_on_request_and_on_shutdown() -> Test {
     cluster.stop(heir).await;
     let last = cluster.leader(&[heir]).await;
     assert_eq!(propose(&cluster.handle(last), token(2)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
+/// With it gone, the two that live could decide nothing any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_leader_takes_no_vote_away_that_it_needs_because_one_died_before_it_led() -> Test {
+    let mut cluster = Cluster::of(3).await;
+    let old = cluster.leader(&[]).await;
+    let [new, dead] = cluster.ids().into_iter().filter(|id| *id != old).collect::<Vec<_>>()[..] else {
+        return Err("two others".into());
+    };
+    cluster.stop(dead).await;
+    assert!(cluster.handle(old).transfer_leader(new).await);
+    let handle = cluster.handle(new);
+    see(&handle, |status| status.role == Role::Leader).await;
+    let demote = Command::SetNode { node: old, admin: NodeAdmin::Demoted, author: Author::default() };
+    assert!(!matches!(propose(&handle, demote).await?.outcome, Outcome::Refused(_)));
+    // Several looks at the membership, long before the silence of the dead one counts.
+    for n in 0..20 {
+        assert_eq!(propose(&handle, token(n)).await?.outcome, Outcome::Done);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(handle.status().voters.len(), 3);
     cluster.end().await;
     Ok(())
 }

@@ -9,12 +9,12 @@ use ballast_core::{
     state::{Command, NodeAdmin, State},
 };
 use ballast_proto::admin::v1::{
-    CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, Fitness,
-    GetNodeStatusRequest, GetNodeStatusResponse, HeldVip, ListNodesRequest, ListNodesResponse, Node,
-    NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest, RotateCookieKeyRequest,
-    RotateCookieKeyResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
-    TransferLeaderResponse, Vip, cluster_service_client::ClusterServiceClient, cluster_service_server::ClusterService,
-    status_response::Health,
+    self as proto, CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest,
+    EnableNodeRequest, Fitness, GetNodeStatusRequest, GetNodeStatusResponse, HeldVip, ListNodesRequest,
+    ListNodesResponse, Node, NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest,
+    RotateCookieKeyRequest, RotateCookieKeyResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    TransferLeaderRequest, TransferLeaderResponse, Vip, cluster_service_client::ClusterServiceClient,
+    cluster_service_server::ClusterService, status_response::Health,
 };
 use ballast_telemetry::trace;
 use futures_util::future::join_all;
@@ -312,24 +312,14 @@ impl Shared {
     }
 
     /// Refuses to take the vote of a node without which the voters that are left have no majority that answers: nothing
-    /// could be decided any more. A learner that answers takes its vote, and counts.
+    /// could be decided any more. A learner that answers and has the log takes its vote, and counts.
     async fn check_majority_without(&self, id: NodeId, name: &str) -> Result<(), ApiError> {
         let local = self.parts.operations.status();
         if !local.voters.contains(&id) {
             return Ok(());
         }
-        let members = self.read(view::nodes).into_iter().filter(|member| member.id != id.get());
-        let asked = members.map(|member| async move { (self.answers(&member).await, member) });
-        let members = join_all(asked).await;
-        let votes = |member: &Node| local.voters.iter().any(|voter| voter.get() == member.id);
-        let (voters, learners): (Vec<_>, Vec<_>) = members.into_iter().partition(|(_, member)| votes(member));
-        let heir = usize::from(learners.iter().any(|(answers, _)| *answers));
-        let answering = voters.iter().filter(|(answers, _)| *answers).count() + heir;
-        if voters.is_empty() || answering * 2 > voters.len() + heir {
-            return Ok(());
-        }
-        let silent: Vec<_> =
-            voters.iter().filter(|(answers, _)| !answers).map(|(_, node)| node.name.as_str()).collect();
+        let nodes = self.ask_nodes(None, NODE_TIMEOUT).await;
+        let Err(silent) = majority_without(id, &local.voters, &nodes) else { return Ok(()) };
         let silent = silent.join(" and ");
         let message = format!("without {name} no majority of the voters answers: {silent} does not");
         Err(error::status(ErrorCode::Precondition, message, name).remedy(format!(
@@ -367,7 +357,6 @@ impl Shared {
     /// leader and a VIP both.
     async fn most_suitable(&self, local: &LocalStatus) -> Result<NodeId, ApiError> {
         let nodes = self.ask_nodes(None, NODE_TIMEOUT).await;
-        let id_of = |status: &NodeStatus| NodeId::new(status.node.as_ref().map_or(0, |node| node.id));
         let candidates = nodes.iter().filter(|status| {
             status.reachable && !status.draining && id_of(status) != local.node && local.voters.contains(&id_of(status))
         });
@@ -470,6 +459,33 @@ fn chain(status: &Status) -> String {
     text
 }
 
+/// Whether the voters without `id`, and a learner that can take its vote, have a majority that answers.
+///
+/// # Errors
+/// The names of the voters that do not answer.
+fn majority_without<'a>(id: NodeId, voters: &BTreeSet<NodeId>, nodes: &'a [NodeStatus]) -> Result<(), Vec<&'a str>> {
+    let others = nodes.iter().filter(|status| id_of(status) != id);
+    let (voters, learners): (Vec<_>, Vec<_>) = others.partition(|status| voters.contains(&id_of(status)));
+    let may_vote = |status: &&NodeStatus| {
+        let demoted = status.node.as_ref().is_some_and(|node| node.admin() == proto::NodeAdmin::Demoted);
+        status.reachable && status.lag <= LAG_NORMAL && !demoted
+    };
+    let heir = usize::from(learners.iter().any(may_vote));
+    let answering = voters.iter().filter(|status| status.reachable).count() + heir;
+    if voters.is_empty() || answering * 2 > voters.len() + heir {
+        return Ok(());
+    }
+    Err(voters.into_iter().filter(|status| !status.reachable).map(name_of).collect())
+}
+
+fn id_of(status: &NodeStatus) -> NodeId {
+    NodeId::new(status.node.as_ref().map_or(0, |node| node.id))
+}
+
+fn name_of(status: &NodeStatus) -> &str {
+    status.node.as_ref().map_or("", |node| &node.name)
+}
+
 fn describe(state: &State, local: &LocalStatus, hash: Option<(LogIndex, String)>) -> NodeStatus {
     let (state_hash_index, state_hash) = hash.map_or((0, String::new()), |(index, hash)| (index.get(), hash));
     let vip_name = |id| state.vips().find(|(known, _)| *known == id).map(|(_, vip)| vip.name.clone());
@@ -559,7 +575,6 @@ struct Wanted {
 /// The cluster in one word, and what wants attention.
 fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], wanted: Wanted) -> (Health, Vec<String>) {
     let mut problems = Vec::new();
-    let name = |status: &NodeStatus| status.node.as_ref().map_or_else(String::new, |node| node.name.clone());
     if local.leader.is_none() {
         problems.push(
             "no leader is known: nothing can be changed; held VIPs are given up when their leases end".to_owned(),
@@ -575,25 +590,24 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], wanted: Wanted
     }
     for status in nodes {
         if !status.reachable {
-            problems.push(format!("node {} does not answer: {}", name(status), status.error));
+            problems.push(format!("node {} does not answer: {}", name_of(status), status.error));
             continue;
         }
         // What an operator wants of a node is told with the node.
-        let drained =
-            status.node.as_ref().is_some_and(|node| node.admin() == ballast_proto::admin::v1::NodeAdmin::Drain);
+        let drained = status.node.as_ref().is_some_and(|node| node.admin() == proto::NodeAdmin::Drain);
         for reason in status.not_ready.iter().filter(|_| !drained) {
-            problems.push(format!("node {} is not ready: {reason}", name(status)));
+            problems.push(format!("node {} is not ready: {reason}", name_of(status)));
         }
         for standing in &status.standings {
             let held = status.vips.iter().any(|held| held.vip == standing.vip);
             if held && standing.fitness() == Fitness::Reluctant {
-                let (vip, node) = (&standing.vip, name(status));
+                let (vip, node) = (&standing.vip, name_of(status));
                 problems
                     .push(format!("VIP {vip} is at node {node} for want of a fit one: {}", standing.fitness_detail));
             }
         }
         if status.lag > LAG_NORMAL {
-            problems.push(format!("node {} is {} entries behind", name(status), status.lag));
+            problems.push(format!("node {} is {} entries behind", name_of(status), status.lag));
         }
     }
     // All nodes of a link hear the same; it is told once.
@@ -637,4 +651,31 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], wanted: Wanted
         false => Health::Degraded,
     };
     (health, problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vote_may_go_if_those_that_are_left_and_a_learner_with_the_log_can_decide() {
+        let node = |id: u64, reachable, lag, admin: proto::NodeAdmin| {
+            let node = Node { id, name: format!("node-{id}"), admin: admin.into(), ..Node::default() };
+            NodeStatus { node: Some(node), reachable, lag, ..NodeStatus::default() }
+        };
+        let here = |id| node(id, true, 0, proto::NodeAdmin::Ready);
+        let gone = |id| node(id, false, 0, proto::NodeAdmin::Ready);
+        let three = BTreeSet::from([1, 2, 3].map(NodeId::new));
+        let without_three = |nodes: &[NodeStatus]| {
+            let silent = majority_without(NodeId::new(3), &three, nodes);
+            silent.map_err(|silent| silent.join(" "))
+        };
+        assert_eq!(without_three(&[here(1), here(2), here(3)]), Ok(()));
+        assert_eq!(without_three(&[here(1), gone(2), here(3)]), Err("node-2".to_owned()));
+        assert_eq!(without_three(&[here(1), gone(2), here(3), here(4)]), Ok(()));
+        let behind = node(4, true, LAG_NORMAL + 1, proto::NodeAdmin::Ready);
+        for learner in [gone(4), behind, node(4, true, 0, proto::NodeAdmin::Demoted)] {
+            assert_eq!(without_three(&[here(1), gone(2), here(3), learner]), Err("node-2".to_owned()));
+        }
+    }
 }

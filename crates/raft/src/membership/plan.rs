@@ -28,6 +28,8 @@ pub(crate) struct NodeFacts {
     /// How long the leader has not heard from it; zero for the leader. A node that it has not heard from yet was silent
     /// for as long as it leads; a learner, for ever.
     pub(crate) silent_for: Duration,
+    /// It answered this leader at least once, or is the leader.
+    pub(crate) heard: bool,
     /// It has nearly all of the leader's log.
     pub(crate) caught_up: bool,
 }
@@ -143,7 +145,9 @@ fn change_voters(facts: &Facts) -> Option<Change> {
 
 /// Whether a majority of `voters` answers. Without one nothing could be decided any more, and no change undone.
 fn can_decide(facts: &Facts, voters: &BTreeSet<NodeId>) -> bool {
-    let answers = |voter: &&NodeId| facts.nodes.get(voter).is_some_and(|node| node.silent_for <= COUNTED_ON_WITHIN);
+    // A new leader has not missed anybody for long yet: whoever died before it led would seem to answer.
+    let answers = |node: &NodeFacts| node.heard && node.silent_for <= COUNTED_ON_WITHIN;
+    let answers = |voter: &&NodeId| facts.nodes.get(voter).is_some_and(answers);
     voters.iter().filter(answers).count() * 2 > voters.len()
 }
 
@@ -218,8 +222,13 @@ fn least_wanted(facts: &Facts) -> Option<NodeId> {
 mod tests {
     use super::*;
 
-    const HERE: NodeFacts =
-        NodeFacts { role: NodeRole::Full, admin: NodeAdmin::Ready, silent_for: Duration::ZERO, caught_up: true };
+    const HERE: NodeFacts = NodeFacts {
+        role: NodeRole::Full,
+        admin: NodeAdmin::Ready,
+        silent_for: Duration::ZERO,
+        heard: true,
+        caught_up: true,
+    };
     const GONE: NodeFacts = NodeFacts { silent_for: Duration::from_secs(3600), ..HERE };
     const BEHIND: NodeFacts = NodeFacts { caught_up: false, ..HERE };
     const WITNESS: NodeFacts = NodeFacts { role: NodeRole::Witness, ..HERE };
@@ -264,7 +273,7 @@ mod tests {
         assert_eq!(why(&[(1, HERE), (2, HERE), (3, HERE)], &[1, 2, 3], &[]), None);
         assert_eq!(why(&[(1, HERE), (2, HERE)], &[1], &[2]), None, "two would be no better than one");
         assert_eq!(why(&[(1, HERE), (2, DEMOTED)], &[1], &[2]), None);
-        let never = NodeFacts { silent_for: Duration::MAX, ..HERE };
+        let never = NodeFacts { silent_for: Duration::MAX, heard: false, ..HERE };
         let quiet = NodeFacts { silent_for: Duration::from_secs(11), ..HERE };
         assert_eq!(
             why(&[(1, HERE), (2, BEHIND), (3, quiet), (4, never)], &[1], &[2, 3, 4]).as_deref(),
@@ -290,6 +299,19 @@ mod tests {
         let with_learner = [(1, HERE), (2, GONE), (3, DEMOTED), (4, HERE)];
         check(&facts(&with_learner, &[1, 2, 3], &[4]), voters(&[1, 2, 4], Reason::Demoted(NodeId::new(3))));
         check(&facts(&[(1, HERE)], &[1, 2], &[]), voters(&[1], Reason::Removed(NodeId::new(2))));
+    }
+
+    #[test]
+    fn a_voter_that_a_new_leader_never_heard_is_not_counted_on() {
+        let unheard = NodeFacts { heard: false, ..HERE };
+        check(&facts(&[(1, HERE), (2, unheard), (3, DEMOTED)], &[1, 2, 3], &[]), None);
+        check(&facts(&[(1, HERE), (2, unheard)], &[1, 2, 3], &[]), None);
+        let mut fewer = facts(&[(1, HERE), (2, unheard), (3, HERE)], &[1, 2, 3], &[]);
+        fewer.voters_wanted = 1;
+        check(&fewer, None);
+        // Once it is silent for longer than the others, it is the one that goes.
+        fewer.nodes.insert(NodeId::new(2), NodeFacts { heard: false, ..GONE });
+        check(&fewer, voters(&[1, 3], Reason::TooMany(NodeId::new(2))));
     }
 
     #[test]

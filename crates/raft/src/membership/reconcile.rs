@@ -25,7 +25,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 const TELL_AFTER: Duration = Duration::from_secs(10);
 
 /// Since when the leader has not heard from each node. A new leader has heard from nobody, so its
-/// own beginning counts as the last word of all.
+/// own beginning counts as the last word of all: it replaces none of them sooner for that.
 #[derive(Debug, Default)]
 pub(crate) struct Reachability {
     /// Term, and when this node began to lead it.
@@ -119,11 +119,13 @@ fn gather(replica: &Replica, metrics: &Metrics, reachability: &mut Reachability)
     let facts = |node: &Node| {
         let id = node.id.get();
         let me = id == metrics.id;
+        let heard = metrics.heartbeat.as_ref().and_then(|all| *all.get(&id)?).is_some();
         let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)?.as_ref().map(|id| id.index));
         let facts = NodeFacts {
             role: node.info.role,
             admin: node.admin,
             silent_for: if me { Duration::ZERO } else { silent.get(&id).copied().unwrap_or(Duration::MAX) },
+            heard: me || heard,
             caught_up: me || matched.is_some_and(|matched| matched + CAUGHT_UP_WITHIN >= last),
         };
         (node.id, facts)
