@@ -240,6 +240,31 @@ impl LogStore {
         Ok(bytes.map(wire::vote_from_bytes).transpose()?)
     }
 
+    /// Has the log begin where it says that it does. A crash may have left one whose first entries are gone while nothing
+    /// says that they were purged. `snapshot` is the last entry that the newest snapshot stands for.
+    ///
+    /// # Errors
+    /// When entries are missing that no snapshot stands for.
+    pub(crate) async fn mend_start(&self, snapshot: Option<LogId>, folder: &Path) -> Result<(), OpenError> {
+        let damaged = |detail: String| OpenError::Damaged { path: folder.to_owned(), detail };
+        let stored = self.inner.log.read(0..u64::MAX, 0).map_err(|error| damaged(error.to_string()))?;
+        let Some((first, _)) = stored.first() else { return Ok(()) };
+        let expected = self.purged().map_err(|error| damaged(error.to_string()))?.map_or(0, |id| id.index + 1);
+        if *first <= expected {
+            return Ok(());
+        }
+        let Some(snapshot) = snapshot.filter(|id| id.index + 1 >= *first) else {
+            return Err(damaged(format!("records {expected} to {} are missing", first - 1)));
+        };
+        tracing::warn!(
+            first,
+            expected,
+            snapshot = snapshot.index,
+            "the log begins late; the snapshot has what is missing"
+        );
+        self.clone().purge(snapshot).await.map_err(|error| damaged(error.to_string()))
+    }
+
     pub(crate) fn index_leaving(&self, bytes_max: u64) -> Option<u64> {
         self.inner.log.index_leaving(bytes_max)
     }
@@ -514,6 +539,7 @@ mod tests {
         machine::{Machine, Observer, Replica},
         peers::AddressBook,
         proposer::Flight,
+        types::CommittedLeaderId,
     };
 
     #[test]
@@ -542,6 +568,28 @@ mod tests {
         assert_eq!(before(&[5], 5), 0, "what was before is not in the log, but in the state");
         assert_eq!(before(&[5, 20], 40), 40);
         assert_eq!(before(&[], 40), 40);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_that_begins_late_goes_on_from_a_snapshot_or_not_at_all() {
+        let temp = TempDir::new().expect("a temporary folder");
+        let ground = Ground::open(temp.path(), LogOptions { write_buffer_bytes: 1 << 20 }).expect("opens");
+        let id = |index| LogId { leader_id: CommittedLeaderId::new(1), index };
+        let entry = |index| wire::entry(&LogEntry { log_id: id(index), payload: Payload::Blank }).encode_to_vec();
+        ground.log.append(&mut (20..31).map(|index| (index, entry(index))), Box::new(|_| ())).expect("appends");
+        let log = LogStore::open(ground.log, temp.path()).expect("opens");
+
+        for snapshot in [None, Some(id(18))] {
+            let refused = log.mend_start(snapshot, temp.path()).await.expect_err("nobody has the entries before 20");
+            assert!(refused.to_string().contains("records 0 to 19 are missing"), "{refused}");
+            assert!(refused.to_string().contains("join it again"), "{refused}");
+        }
+        log.mend_start(Some(id(25)), temp.path()).await.expect("it has all that is missing");
+        assert_eq!(log.purged().expect("reads"), Some(id(25)));
+        assert_eq!(log.end().index, LogIndex::new(30));
+        log.mend_start(None, temp.path()).await.expect("as it says");
+        let left = log.read(0..u64::MAX, usize::MAX).expect("reads");
+        assert_eq!(left.first().map(|entry| entry.log_id.index), Some(26));
     }
 
     struct Nobody;

@@ -189,6 +189,11 @@ impl Machine {
         Ok(machine)
     }
 
+    /// The last entry in the state; after opening, in the newest snapshot.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.applied
+    }
+
     fn adopt(&mut self, meta: &SnapshotMeta, state: State) {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();

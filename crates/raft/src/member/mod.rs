@@ -95,6 +95,7 @@ impl Member {
         let clocks = Arc::new(Clocks::new(options.node, options.wall_clock, Arc::clone(&replica.log_clock)));
         let peers = Arc::new(Peers::new(options.node, connect, addresses, clocks));
         let machine = Machine::open(Arc::clone(&replica))?;
+        log.mend_start(machine.applied(), &ground::log_folder(&options.data_dir)).await?;
         log.on_disk().snapshot(*replica.applied().borrow());
         let opened = open_memberships(&log, &machine).await?;
         let pristine = log.vote().map_err(|error| StartError::Recover(error.to_string()))?.is_none();

@@ -26,7 +26,10 @@ use std::{
     fs,
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use ballast_planted::Bug;
@@ -94,6 +97,8 @@ pub struct Log {
     db: Arc<DB>,
     path: PathBuf,
     sizes: Mutex<Sizes>,
+    /// The last entry of which it is on disk that it was purged.
+    purged_on_disk: Arc<AtomicU64>,
 }
 
 impl Log {
@@ -125,7 +130,7 @@ impl Log {
         let db = Arc::new(db);
         let flusher = Flusher::spawn(Arc::clone(&db), mark, path.clone())
             .map_err(|source| OpenError::Folder { path: path.clone(), source })?;
-        let log = Self { flusher, db, path, sizes: Mutex::default() };
+        let log = Self { flusher, db, path, sizes: Mutex::default(), purged_on_disk: Arc::default() };
         log.check_all()?;
         Ok(log)
     }
@@ -179,9 +184,17 @@ impl Log {
         batch.delete_range_cf(&self.entries(), 0u64.to_be_bytes(), end);
         self.write(batch)?;
         self.sizes.lock().purge_to(index);
-        // Whole table files below the purge go at once; the tombstone above is what counts, so a
-        // failure here costs space until the next purge and nothing else.
-        if let Err(error) = self.db.delete_file_in_range_cf(&self.entries(), 0u64.to_be_bytes(), index.to_be_bytes()) {
+        let before = self.purged_on_disk.load(Ordering::Acquire);
+        let on_disk = Arc::clone(&self.purged_on_disk);
+        self.flusher.after_sync(Box::new(move |synced| {
+            if synced.is_ok() {
+                on_disk.fetch_max(index, Ordering::AcqRel);
+            }
+        }));
+        // Whole table files go at once, and for good whatever becomes of this batch. So only those go that lie below an
+        // earlier purge, whose record is on disk: a crash would leave a log that begins later than it says. The tombstone
+        // above is what counts, and a failure here costs space until the next purge and nothing else.
+        if let Err(error) = self.db.delete_file_in_range_cf(&self.entries(), 0u64.to_be_bytes(), before.to_be_bytes()) {
             tracing::debug!(%error, "table files below the purge stay for now");
         }
         Ok(())

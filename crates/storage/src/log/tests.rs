@@ -111,6 +111,42 @@ fn truncation_and_purge_leave_no_hole_and_survive_reopening() {
 }
 
 #[test]
+fn a_purge_takes_no_file_away_before_its_record_is_durable() {
+    let temp = TempDir::new().expect("temp");
+    let tables = |path: &Path| {
+        let items = fs::read_dir(path.join("rocksdb")).expect("list").map(|item| item.expect("item").path());
+        items.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).count()
+    };
+    let log = open(temp.path()).expect("open");
+    let bytes = |index: u64| index.to_le_bytes().repeat(1024);
+    for part in 0..4 {
+        log.append((part * 100 + 1..part * 100 + 101).map(|index| (index, bytes(index))), Box::new(|_| ()))
+            .expect("append");
+        let (from, to) = ((part * 100 + 1).to_be_bytes(), (part * 100 + 100).to_be_bytes());
+        // A table file of its own, below the first level, where files can be taken away.
+        log.db.flush_cf(log.entries()).expect("flush");
+        log.db.compact_range_cf(log.entries(), Some(from), Some(to));
+    }
+    append(&log, 401..402);
+    let before = tables(temp.path());
+    log.purge_to(250, b"purged at 250").expect("purge");
+
+    let crashed = open(crashed_copy(temp.path()).path()).expect("reopen");
+    match crashed.get(Slot::Purged).expect("get") {
+        None => assert_eq!(indexes(&crashed), (1..402).collect::<Vec<_>>()),
+        Some(purged) => {
+            assert_eq!(purged.as_ref(), b"purged at 250");
+            assert_eq!(indexes(&crashed), (251..402).collect::<Vec<_>>());
+        }
+    }
+    // What the first purge left, the second takes, as the first is on disk.
+    append(&log, 402..403);
+    log.purge_to(260, b"purged at 260").expect("purge");
+    assert!(tables(temp.path()) < before, "{before} table files stay");
+    assert_eq!(indexes(&log), (261..403).collect::<Vec<_>>());
+}
+
+#[test]
 fn many_appends_share_few_syncs_and_callbacks_keep_their_order() {
     let temp = TempDir::new().expect("temp");
     let log = open(temp.path()).expect("open");
