@@ -31,7 +31,7 @@ enum Write {
 #[derive(Clone, Debug, Default)]
 struct Image {
     entries: BTreeMap<u64, Bytes>,
-    slots: [Option<Bytes>; 4],
+    slots: [Option<Bytes>; 5],
 }
 
 const fn place(slot: Slot) -> usize {
@@ -40,6 +40,7 @@ const fn place(slot: Slot) -> usize {
         Slot::Committed => 1,
         Slot::Purged => 2,
         Slot::Identity => 3,
+        Slot::Condemned => 4,
     }
 }
 

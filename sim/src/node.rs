@@ -6,7 +6,7 @@ use ballast_core::{
     cluster::BoxFuture,
     ids::{Boot, NodeId},
 };
-use ballast_raft::{Blocking, Ground, Member, MemberFailure, MemberOptions};
+use ballast_raft::{Blocking, Ground, Member, MemberFailure, MemberOptions, StartError};
 use ballast_storage::snapshot::SnapshotFolder;
 use parking_lot::Mutex;
 use tokio::time::sleep;
@@ -66,6 +66,11 @@ pub async fn live(site: Arc<Site>, number: usize) -> turmoil::Result {
         Member::start_on(ground, options, Arc::new(SimConnect::new(number, Arc::clone(&site.seen))), watcher).await;
     let member = match member {
         Ok(member) => member,
+        // It lost power between writing that down and ending.
+        Err(StartError::Condemned(why)) if why == MemberFailure::Removed.to_string() => {
+            site.lock().seats[number].condition = Condition::Failed(MemberFailure::Removed);
+            return pending().await;
+        }
         Err(error) => {
             let mut why = error.to_string();
             let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);

@@ -235,6 +235,17 @@ impl LogStore {
         self.put_durably(Slot::Identity, identity).await
     }
 
+    /// Why this node must not go on, if that was found.
+    pub(crate) fn condemned(&self) -> io::Result<Option<String>> {
+        let found = self.inner.log.get(Slot::Condemned).map_err(io::Error::other)?;
+        Ok(found.map(|why| String::from_utf8_lossy(&why).into_owned()))
+    }
+
+    /// Keeps why this node must not go on, so that it does not take part again when it is started again.
+    pub(crate) async fn condemn(&self, why: &str) -> io::Result<()> {
+        self.put_durably(Slot::Condemned, why.as_bytes()).await
+    }
+
     pub(crate) fn vote(&self) -> io::Result<Option<Vote>> {
         let bytes = self.inner.log.get(Slot::Vote).map_err(io::Error::other)?;
         Ok(bytes.map(wire::vote_from_bytes).transpose()?)

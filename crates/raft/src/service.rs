@@ -109,6 +109,9 @@ impl Service {
             }
             None => return Err(Status::unauthenticated("the connection was not proved to come from any node")),
         }
+        if self.shared.is_condemned() {
+            return Err(condemned());
+        }
         if self.replica.was_removed(from) {
             return Err(removal::refusal(from));
         }
@@ -200,6 +203,10 @@ fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable("consensus does not run on this node any more")
 }
 
+fn condemned() -> Status {
+    Status::unavailable("this node must not go on, and ends")
+}
+
 #[tonic::async_trait]
 impl Consensus for Service {
     type AppendStream = Replies<pb::AppendReply>;
@@ -210,6 +217,8 @@ impl Consensus for Service {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let from = self.check(&request)?;
+        let shared = Arc::clone(&self.shared);
+        let until = move |_: &_| std::future::ready(!shared.is_condemned());
         let requests = stream::unfold(request.into_inner(), move |mut inbound| async move {
             let message = match inbound.message().await {
                 Ok(message) => message?,
@@ -226,7 +235,7 @@ impl Consensus for Service {
                 }
             }
         });
-        let results = self.raft.stream_append(requests);
+        let results = self.raft.stream_append(requests.take_while(until));
         let shared = Arc::clone(&self.shared);
         let replies = results.map(move |result| match result {
             Ok(result) => {

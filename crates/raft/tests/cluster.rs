@@ -393,6 +393,13 @@ async fn an_old_copy_of_a_data_directory_is_recognised_and_its_node_does_not_go_
     // It got nothing from the leader, and the others go on.
     assert!(cluster.handle(follower).status().last_log < cluster.handle(leader).status().last_log);
     assert_eq!(propose(&cluster.handle(leader), token(77)).await?.outcome, Outcome::Done);
+
+    // Whoever starts it again, with no leader there that knows better, hears the same.
+    cluster.stop(follower).await;
+    assert_eq!(cluster.refusal(follower).await.to_string(), failure.to_string());
+    // Elsewhere, with nothing of it there, it was never there.
+    std::fs::remove_dir_all(&folder)?;
+    cluster.start(follower).await;
     cluster.end().await;
     Ok(())
 }

@@ -29,6 +29,9 @@ pub enum StartError {
         /// Whose it should be.
         expected: String,
     },
+    /// The others found in an earlier life that this node must not go on.
+    #[error("{0}")]
+    Condemned(String),
     /// The timing is not consistent.
     #[error("the timing of elections is not possible: {0}")]
     Timing(String),

@@ -7,7 +7,10 @@ mod shared;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -80,6 +83,9 @@ impl Member {
         let config = options.timing.config(&options.cluster).map_err(|error| StartError::Timing(error.to_string()))?;
         let log = LogStore::open(log, &ground::log_folder(&options.data_dir))?;
         claim(&log, &options).await?;
+        if let Some(why) = log.condemned().map_err(|error| StartError::Recover(error.to_string()))? {
+            return Err(StartError::Condemned(why));
+        }
 
         let origin = Origin { node: options.node, boot: options.boot };
         let addresses = Arc::new(AddressBook::new(options.seeds));
@@ -124,6 +130,7 @@ impl Member {
             leader_rounds: Arc::default(),
             leader: leader.subscribe(),
             status: status.subscribe(),
+            is_condemned: AtomicBool::new(false),
             condemned: watch::Sender::new(None),
             last_index: log.last_index(),
             on_disk: log.on_disk(),

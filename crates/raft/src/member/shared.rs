@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use ballast_core::{
 };
 use ballast_telemetry::trace;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tracing::{Span, field::Empty};
 
 use super::MemberFailure;
@@ -33,6 +33,9 @@ use crate::{
     types::Raft,
     words,
 };
+
+/// A disk that takes longer is faulty, and a node that must not go on ends all the same.
+const CONDEMN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When something last happened, without a lock.
 #[derive(Debug)]
@@ -100,7 +103,9 @@ pub(crate) struct Shared {
     pub(crate) leader_rounds: Arc<LeaderRounds>,
     pub(crate) leader: watch::Receiver<Option<NodeId>>,
     pub(super) status: watch::Receiver<Status>,
-    /// Why this node must not go on, if others found that.
+    /// Others found that this node must not go on.
+    pub(super) is_condemned: AtomicBool,
+    /// Why, once that is on disk.
     pub(super) condemned: watch::Sender<Option<MemberFailure>>,
     pub(super) last_index: Arc<AtomicU64>,
     pub(super) on_disk: Arc<OnDisk>,
@@ -152,16 +157,41 @@ impl Shared {
         why_no_quorum(status, self.quorum_patience)
     }
 
-    pub(crate) fn diverged(&self, index: LogIndex) {
-        self.condemned.send_replace(Some(MemberFailure::Diverged(index)));
+    pub(crate) fn diverged(self: &Arc<Self>, index: LogIndex) {
+        self.condemn(MemberFailure::Diverged(index));
     }
 
-    pub(crate) fn reverted(&self, last: LogIndex, acknowledged: LogIndex) {
-        self.condemned.send_replace(Some(MemberFailure::Reverted { last, acknowledged }));
+    pub(crate) fn reverted(self: &Arc<Self>, last: LogIndex, acknowledged: LogIndex) {
+        self.condemn(MemberFailure::Reverted { last, acknowledged });
     }
 
-    pub(crate) fn removed(&self) {
-        self.condemned.send_replace(Some(MemberFailure::Removed));
+    pub(crate) fn removed(self: &Arc<Self>) {
+        self.condemn(MemberFailure::Removed);
+    }
+
+    /// Refuses the part in consensus at once, and reports the failure once it is on disk: whoever starts this node again
+    /// must hear the same.
+    fn condemn(self: &Arc<Self>, failure: MemberFailure) {
+        if self.is_condemned.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::clone(self);
+        self.tasks.spawn("word of this node's end", async move {
+            let log = shared.log.lock().clone();
+            if let Some(log) = log {
+                match timeout(CONDEMN_TIMEOUT, log.condemn(&failure.to_string())).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "cannot keep that this node must not go on"),
+                    Err(_) => tracing::error!("the disk does not confirm in time that this node must not go on"),
+                }
+            }
+            shared.condemned.send_replace(Some(failure));
+        });
+    }
+
+    /// Whether others found that this node must not go on.
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.is_condemned.load(Ordering::Acquire)
     }
 
     pub(crate) fn last_log(&self) -> LogIndex {

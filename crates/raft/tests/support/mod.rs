@@ -21,7 +21,8 @@ use ballast_core::{
     time::LogTime,
 };
 use ballast_raft::{
-    Connect, Connection, Handle, LogBounds, Member, MemberFailure, MemberOptions, Observer, PeerNode, Status,
+    Connect, Connection, Handle, LogBounds, Member, MemberFailure, MemberOptions, Observer, PeerNode, StartError,
+    Status,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -266,16 +267,27 @@ impl Cluster {
         self.start_on(node, listener).await;
     }
 
-    async fn start_on(&mut self, node: NodeId, listener: TcpListener) {
+    /// Starts a node with its data, which refuses. Returns why.
+    pub async fn refusal(&mut self, node: NodeId) -> StartError {
+        let (options, connect) = self.options(node);
+        let started = Member::start(options, connect, Arc::new(Recorder::default())).await;
+        started.err().expect("it must not start")
+    }
+
+    fn options(&mut self, node: NodeId) -> (MemberOptions, Arc<FaultyConnect>) {
         self.boots += 1;
         let mut options = MemberOptions::new("test", node, Boot(self.boots), self.data_dir(node));
         options.bounds = self.bounds;
         options.wall_clock = self.wall_clocks.get(&node).copied().unwrap_or(options.wall_clock);
         options.log.write_buffer_bytes = 4 << 20;
         options.seeds = self.nodes.iter().map(|(id, node)| (*id, node.address.to_string())).collect();
+        (options, Arc::new(FaultyConnect { from: node, faults: self.faults.clone() }))
+    }
+
+    async fn start_on(&mut self, node: NodeId, listener: TcpListener) {
+        let (options, connect) = self.options(node);
         let recorder = Arc::new(Recorder::default());
-        let connect = FaultyConnect { from: node, faults: self.faults.clone() };
-        let member = Member::start(options, Arc::new(connect), recorder.clone()).await.expect("starts");
+        let member = Member::start(options, connect, recorder.clone()).await.expect("starts");
         let address = listener.local_addr().expect("bound");
         let routes = member.service();
         let runs = watch::Sender::new(());

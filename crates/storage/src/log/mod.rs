@@ -60,6 +60,8 @@ pub enum Slot {
     Purged,
     /// Whose log this is.
     Identity,
+    /// Why its node must not go on, for people.
+    Condemned,
 }
 
 impl Slot {
@@ -69,6 +71,7 @@ impl Slot {
             Self::Committed => b"committed",
             Self::Purged => b"purged",
             Self::Identity => b"identity",
+            Self::Condemned => b"condemned",
         }
     }
 }
