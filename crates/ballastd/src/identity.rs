@@ -241,15 +241,7 @@ impl Identity {
     /// # Errors
     /// When the log was opened before and is not there any more.
     pub fn check_log(&self) -> Result<()> {
-        let log = self.folder.join("log");
-        let there = fs::read_dir(&log).is_ok_and(|mut entries| entries.next().is_some());
-        ensure!(
-            there || !self.folder.join("begun").exists(),
-            "the log in {} is gone; this node must not go on without what it promised. Remove it with `ballastctl node remove`, \
-             empty its data directory and join it again",
-            log.display()
-        );
-        Ok(())
+        check_log(&self.folder)
     }
 
     /// Notes that there is a log from now on.
@@ -291,6 +283,18 @@ pub fn check_cluster_key(folder: &Path, key: &ClusterKey, state: &State) -> Resu
             cluster.id
         )
     })
+}
+
+/// A file system that was made anew for the log is not empty either; only the database's own file tells.
+fn check_log(folder: &Path) -> Result<()> {
+    let log = folder.join("log");
+    ensure!(
+        log.join("rocksdb/CURRENT").exists() || !folder.join("begun").exists(),
+        "the log in {} is gone; this node must not go on without what it promised. Remove it with `ballastctl node remove`, \
+         empty its data directory and join it again",
+        log.display()
+    );
+    Ok(())
 }
 
 fn read_genesis(bytes: &[u8]) -> Result<Genesis> {
@@ -357,4 +361,24 @@ pub fn lock(folder: &Path) -> Result<File> {
         bail!("another ballastd uses data_dir {}; each node needs its own", folder.display());
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_gone_if_its_database_is_whatever_else_is_in_its_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let check = || check_log(folder.path()).map_err(|error| error.to_string());
+        let database = folder.path().join("log/rocksdb");
+        fs::create_dir_all(folder.path().join("log/lost+found")).expect("made");
+        assert_eq!(check(), Ok(()), "it was never opened");
+        fs::write(folder.path().join("begun"), "").expect("written");
+        let gone = check().expect_err("it is gone");
+        assert!(gone.contains("is gone") && gone.contains("join it again"), "{gone}");
+        fs::create_dir(&database).expect("made");
+        fs::write(database.join("CURRENT"), "").expect("written");
+        assert_eq!(check(), Ok(()));
+    }
 }

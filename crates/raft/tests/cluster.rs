@@ -14,7 +14,7 @@ use ballast_core::{
     state::{Author, Command, NodeAdmin, Outcome},
 };
 use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
-use ballast_raft::{LogBounds, MemberFailure, PeerNode, Role};
+use ballast_raft::{LogBounds, MemberFailure, PeerNode, Role, StartError};
 use bytes::Bytes;
 use support::{Cluster, PATIENCE, propose, see, token};
 use tonic::{Code, Request};
@@ -263,6 +263,17 @@ async fn a_new_node_is_filled_by_a_snapshot_when_the_log_is_gone() -> Test {
     cluster.start_at(second, address).await;
     cluster.converge().await;
     assert_eq!(cluster.handle(second).with_state(|state| state.join_tokens().len()), 702);
+
+    // Not so that of its log: it would have forgotten what it voted for.
+    cluster.stop(second).await;
+    let log = cluster.data_dir(second).join("log");
+    std::fs::remove_dir_all(&log)?;
+    std::fs::create_dir_all(log.join("lost+found"))?;
+    for _ in 0..2 {
+        let refused = cluster.refusal(second).await;
+        let StartError::Log(why) = refused else { return Err(refused.into()) };
+        assert!(why.to_string().contains("made anew") && why.to_string().contains("join it again"), "{why}");
+    }
     cluster.end().await;
     Ok(())
 }
@@ -347,7 +358,7 @@ async fn the_data_of_another_node_or_cluster_is_refused() -> Test {
     use std::sync::Arc;
 
     use ballast_core::ids::Boot;
-    use ballast_raft::{Member, MemberOptions, StartError, TlsConnect};
+    use ballast_raft::{Member, MemberOptions, TlsConnect};
     let mut cluster = Cluster::of_one().await;
     let first = NodeId::new(1);
     cluster.stop(first).await;

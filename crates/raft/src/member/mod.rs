@@ -15,6 +15,7 @@ use std::{
 };
 
 use ballast_core::{ids::NodeId, state::Origin};
+use ballast_storage::OpenError;
 use openraft::{
     StorageHelper,
     errors::{InitializeError, RaftError},
@@ -82,7 +83,7 @@ impl Member {
         let Ground { log, snapshots, blocking } = ground;
         let config = options.timing.config(&options.cluster).map_err(|error| StartError::Timing(error.to_string()))?;
         let log = LogStore::open(log, &ground::log_folder(&options.data_dir))?;
-        claim(&log, &options).await?;
+        claim(&log, &options, snapshots.newest().is_some()).await?;
         if let Some(why) = log.condemned().map_err(|error| StartError::Recover(error.to_string()))? {
             return Err(StartError::Condemned(why));
         }
@@ -242,12 +243,19 @@ async fn open_memberships(log: &LogStore, machine: &Machine) -> Result<Opened, S
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-async fn claim(log: &LogStore, options: &MemberOptions) -> Result<(), StartError> {
+/// Notes whose log this is, and refuses one that is another's, or that forgot whose it is: with it is gone what this node
+/// voted for and acknowledged.
+async fn claim(log: &LogStore, options: &MemberOptions, has_snapshot: bool) -> Result<(), StartError> {
     let expected = format!("node {} of cluster {}", options.node, options.cluster);
     let found = log.identity().map_err(|error| StartError::Recover(error.to_string()))?;
     match found.map(|found| String::from_utf8_lossy(&found).into_owned()) {
         Some(found) if found == expected => Ok(()),
         Some(found) => Err(StartError::OtherOwner { path: options.data_dir.clone(), found, expected }),
+        None if has_snapshot => {
+            let path = ground::log_folder(&options.data_dir);
+            let detail = "it was made anew, but this node took part before and has a snapshot".to_owned();
+            Err(StartError::Log(OpenError::Damaged { path, detail }))
+        }
         None => log.set_identity(expected.as_bytes()).await.map_err(|error| StartError::Recover(error.to_string())),
     }
 }
