@@ -399,9 +399,11 @@ fn family_options(options: &LogOptions) -> Options {
 
 fn open_error(path: &Path, existed: bool, error: &rocksdb::Error) -> OpenError {
     let (path, detail) = (path.to_owned(), error.to_string());
+    // Of another process, and of this one. Any path may have "lock" in it.
+    let locked = ["IO error: While lock file", "IO error: lock hold by current process"];
     match error.kind() {
         ErrorKind::Corruption => OpenError::Damaged { path, detail },
-        ErrorKind::IOError if detail.contains("lock") => OpenError::InUse { path, detail },
+        ErrorKind::IOError if locked.iter().any(|words| detail.starts_with(words)) => OpenError::InUse { path, detail },
         // A file that others name is gone, or its name was damaged where it is written down.
         ErrorKind::IOError if existed && detail.contains("No such file") => OpenError::Damaged { path, detail },
         _ => OpenError::Other { path, detail },

@@ -295,6 +295,19 @@ fn a_second_process_is_told_that_the_log_is_in_use() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_used_is_not_in_use_whatever_its_name() {
+    let temp = TempDir::new().expect("temp");
+    let folder = temp.path().join("blockstore");
+    drop(open(&folder).expect("open"));
+    // A folder where a file of the database was.
+    let current = folder.join("rocksdb/CURRENT");
+    fs::remove_file(&current).expect("remove");
+    fs::create_dir(&current).expect("mkdir");
+    let error = open(&folder).expect_err("it cannot be read");
+    assert!(error.to_string().contains("blockstore") && !matches!(error, OpenError::InUse { .. }), "{error}");
+}
+
+#[test]
 fn a_newer_format_is_refused_by_name() {
     let temp = TempDir::new().expect("temp");
     let log = open(temp.path()).expect("open");
