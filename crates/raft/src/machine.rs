@@ -19,7 +19,7 @@ use ballast_clock::boot_now;
 use ballast_core::{
     ids::{LogIndex, NodeId},
     session::Garbage,
-    state::{Command, Entry, FrameOutcomes, Origin, State, StateSnapshot, codec},
+    state::{Command, DecodeError, Entry, FrameOutcomes, Origin, State, StateSnapshot, codec},
 };
 use ballast_planted::Bug;
 use ballast_storage::{
@@ -462,7 +462,10 @@ fn describe(file: &SnapshotFile) -> Result<SnapshotMeta, SnapshotError> {
 fn load(file: &SnapshotFile) -> Result<State, SnapshotError> {
     let damaged = |detail: String| SnapshotError::Damaged { path: file.path().to_owned(), detail };
     let mut reader = io::BufReader::with_capacity(1 << 18, file.reader()?);
-    let state = State::read(&mut reader).map_err(|error| damaged(error.to_string()))?;
+    let state = State::read(&mut reader).map_err(|error| match error {
+        DecodeError::Version { .. } => SnapshotError::Newer { path: file.path().to_owned(), detail: error.to_string() },
+        other => damaged(other.to_string()),
+    })?;
     // The hash of the whole file is compared at its end.
     let rest = io::copy(&mut reader.by_ref().take(1), &mut io::sink()).map_err(|error| damaged(error.to_string()))?;
     if rest > 0 {
@@ -585,6 +588,24 @@ mod tests {
         let entries: Vec<io::Result<EntryResponder<Types>>> = commands.into_iter().enumerate().map(entry).collect();
         machine.apply(stream::iter(entries)).await.expect("can be read");
         watching
+    }
+
+    #[test]
+    fn a_snapshot_of_a_newer_version_is_not_damaged() {
+        let temp = TempDir::new().expect("a temporary folder");
+        let folder = SnapshotFolder::open(temp.path()).expect("opens");
+        let mut bytes = Vec::new();
+        State::default().snapshot().write(&mut bytes).expect("written");
+        let mut refusal = |format: u32| {
+            // After the word that all snapshots begin with.
+            bytes[8..12].copy_from_slice(&format.to_le_bytes());
+            let mut writer = folder.write(7, b"meta").expect("begun");
+            io::Write::write_all(&mut writer, &bytes).expect("written");
+            load(&folder.finish(writer).expect("finished")).expect_err("nobody knows this format").to_string()
+        };
+        let newer = refusal(200);
+        assert!(newer.contains("version 200") && newer.contains("upgrade this node"), "{newer}");
+        assert!(!newer.contains("damaged") && !newer.contains("node remove"), "{newer}");
     }
 
     #[tokio::test]

@@ -165,6 +165,14 @@ pub enum SnapshotError {
         /// Version this build writes.
         known: u32,
     },
+    /// What it holds was written by a newer version.
+    #[error("snapshot {path} is of a newer version of ballastd: {detail}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// What of it is newer, and what to do.
+        detail: String,
+    },
 }
 
 impl SnapshotError {
@@ -173,7 +181,7 @@ impl SnapshotError {
         let kind = match &self {
             Self::Io { source, .. } => source.kind(),
             Self::Damaged { .. } => io::ErrorKind::InvalidData,
-            Self::Version { .. } => io::ErrorKind::Unsupported,
+            Self::Version { .. } | Self::Newer { .. } => io::ErrorKind::Unsupported,
         };
         io::Error::new(kind, self)
     }
