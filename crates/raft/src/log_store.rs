@@ -255,12 +255,19 @@ impl LogStore {
     /// says that they were purged. `snapshot` is the last entry that the newest snapshot stands for.
     ///
     /// # Errors
-    /// When entries are missing that no snapshot stands for.
+    /// When entries are missing, or were purged, that no snapshot stands for.
     pub(crate) async fn mend_start(&self, snapshot: Option<LogId>, folder: &Path) -> Result<(), OpenError> {
         let damaged = |detail: String| OpenError::Damaged { path: folder.to_owned(), detail };
+        let expected = self.purged().map_err(|error| damaged(error.to_string()))?.map_or(0, |id| id.index + 1);
+        let covered = snapshot.map_or(0, |id| id.index + 1);
+        if covered < expected {
+            return Err(damaged(format!(
+                "records up to {} were purged, but the snapshot that had them is gone",
+                expected - 1
+            )));
+        }
         let stored = self.inner.log.read(0..u64::MAX, 0).map_err(|error| damaged(error.to_string()))?;
         let Some((first, _)) = stored.first() else { return Ok(()) };
-        let expected = self.purged().map_err(|error| damaged(error.to_string()))?.map_or(0, |id| id.index + 1);
         if *first <= expected {
             return Ok(());
         }
@@ -598,7 +605,9 @@ mod tests {
         log.mend_start(Some(id(25)), temp.path()).await.expect("it has all that is missing");
         assert_eq!(log.purged().expect("reads"), Some(id(25)));
         assert_eq!(log.end().index, LogIndex::new(30));
-        log.mend_start(None, temp.path()).await.expect("as it says");
+        log.mend_start(Some(id(25)), temp.path()).await.expect("as it says");
+        let refused = log.mend_start(Some(id(24)), temp.path()).await.expect_err("nobody has entry 25");
+        assert!(refused.to_string().contains("records up to 25 were purged"), "{refused}");
         let left = log.read(0..u64::MAX, usize::MAX).expect("reads");
         assert_eq!(left.first().map(|entry| entry.log_id.index), Some(26));
     }
