@@ -102,7 +102,8 @@ impl Attempt<'_> {
         match ending {
             ending if ending.blames_backend() => {}
             _ if is_failure(reply.status) => self.observed(client, Answer::Bad),
-            Ending::Done => self.observed(client, Answer::Good),
+            // A stream of events is ended by its client, if ever.
+            ending if ending == Ending::Done || !reply.paced => self.observed(client, Answer::Good),
             _ => {}
         }
         Ok(match ending {
