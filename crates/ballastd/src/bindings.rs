@@ -43,12 +43,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Nobody waits for a renewal; after this it is given up.
 const RENEW_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The part of a table that any key may have.
-const WHOLE: (u64, u64) = (1, 1);
-/// The part of a table of keys that backends give to clients that keys may have which no backend was seen to give: anybody can
-/// make such up, and whoever logs in is to find room. Half, so that the clients of a site that has just got such a table, or
-/// has lost it, are bound as well.
-const UNTAUGHT: (u64, u64) = (1, 2);
+/// How many hundredths of a table whose keys backends give to clients are kept for these: keys that no backend was seen to give
+/// are anybody's to make up, and whoever logs in is to find room all the same. Arbitrary: with the defaults, 120,000 logins.
+const KEPT_FOR_TAUGHT: u64 = 12;
 
 /// The tables of this node.
 pub struct NodeBindings<C> {
@@ -126,8 +123,8 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
             return Box::pin(async { Err(BindError::Propose(ProposeError::NoQuorum { detail })) });
         }
         let (view, cluster) = (Arc::clone(&self.view), self.cluster.clone());
-        let share = if learned || !self.is_taught(service) { WHOLE } else { UNTAUGHT };
-        let is_full = move |view: &View| view.tables().is_some_and(|tables| tables.is_full(service, key, share));
+        let kept = if learned || !self.is_taught(service) { 0 } else { KEPT_FOR_TAUGHT };
+        let is_full = move |view: &View| view.tables().is_some_and(|tables| tables.is_full(service, key, kept));
         Box::pin(async move {
             let give_up = Instant::now() + BIND_DEADLINE;
             if is_full(&view) {
@@ -141,7 +138,8 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
                 }
             }
             let mut applied = cluster.propose(Command::Bind { service, key, choice, replaces }, BIND_DEADLINE).await?;
-            if learned && applied.outcome == Outcome::Refused(Refusal::NotEligible) {
+            let refused = applied.outcome == Outcome::Refused(Refusal::NotEligible);
+            if learned && refused && keeps_its_own(&view, service, choice) {
                 // It takes nobody new, and this is nobody new. Only now, because a release before this one cannot read it.
                 let left = give_up.saturating_duration_since(Instant::now());
                 applied = cluster.propose(Command::Learn { service, key, teacher: choice }, left).await?;
@@ -193,6 +191,17 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
             ask(&view, &cluster).await
         })
     }
+}
+
+/// Whether a backend serves the clients that it has and takes no others, as far as this node knows.
+fn keeps_its_own(view: &View, service: ServiceId, backend: BackendId) -> bool {
+    let plan = view.plan();
+    let services = plan.farms.iter().flat_map(|farm| &farm.services).filter(|known| known.id == service);
+    let mut backends = services.flat_map(|known| &known.backends).filter(|known| known.id == backend);
+    backends.any(|known| {
+        let eligibility = known.eligibility();
+        eligibility.must_leave(false).is_none() && !eligibility.is_meant_to_serve()
+    })
 }
 
 /// Asks a majority whether the state here is current, until it answers or an attempt fails in which this process ran
@@ -342,21 +351,26 @@ mod tests {
 
     #[tokio::test]
     async fn keys_that_nobody_was_given_leave_room_for_those_that_are() {
-        let table = r#"{"key":{"learned_cookie":"SID"},"entries_max":2}"#;
+        let table = r#"{"key":{"learned_cookie":"SID"},"entries_max":100}"#;
         let (view, mut state, bindings) = node_of(&SHOP.replace(r#"{"key":{"header":"x-user"}}"#, table));
         let bind_to_a = async |key, learned| {
+            let key = KeyHash::from_u128(key);
             let request = BindRequest { service: WEB, key, choice: A, replaces: None, learned };
             bindings.bind(request).await.map(|bound| bound.backend)
         };
-        assert_eq!(bind_to_a(KEY, false).await, Ok(A));
-        show(&view, &mut state, bind(KEY, A));
+        // Whoever they are of.
+        for key in 0..88 {
+            assert_eq!(bind_to_a(key, false).await, Ok(A), "{key}");
+            show(&view, &mut state, bind(KeyHash::from_u128(key), A));
+        }
         // The log would still take it, and is not asked.
-        assert_eq!(bind_to_a(OTHER, false).await, Err(BindError::TableFull));
-        assert_eq!((bind_to_a(OTHER, true).await, bind_to_a(KEY, false).await), (Ok(A), Ok(A)));
-        show(&view, &mut state, bind(OTHER, A));
-        let third = KeyHash::from_u128(3);
-        assert_eq!(bind_to_a(third, true).await, Err(BindError::TableFull));
-        assert_eq!(bind_to_a(OTHER, false).await, Ok(A), "it has its room");
+        assert_eq!(bind_to_a(88, false).await, Err(BindError::TableFull));
+        for key in 88..100 {
+            assert_eq!(bind_to_a(key, true).await, Ok(A), "{key}");
+            show(&view, &mut state, bind(KeyHash::from_u128(key), A));
+        }
+        assert_eq!(bind_to_a(100, true).await, Err(BindError::TableFull));
+        assert_eq!((bind_to_a(0, false).await, bind_to_a(99, false).await), (Ok(A), Ok(A)), "they have their room");
     }
 
     #[tokio::test]

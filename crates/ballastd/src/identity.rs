@@ -287,9 +287,12 @@ pub fn check_cluster_key(folder: &Path, key: &ClusterKey, state: &State) -> Resu
 
 /// A file system that was made anew for the log is not empty either; only the database's own file tells.
 fn check_log(folder: &Path) -> Result<()> {
-    let log = folder.join("log");
+    let (log, database) = (folder.join("log"), folder.join("log/rocksdb/CURRENT"));
+    let there = database
+        .try_exists()
+        .with_context(|| format!("cannot look at {}; check its owner and its disk", database.display()));
     ensure!(
-        log.join("rocksdb/CURRENT").exists() || !folder.join("begun").exists(),
+        !folder.join("begun").exists() || there?,
         "the log in {} is gone; this node must not go on without what it promised. Remove it with `ballastctl node remove`, \
          empty its data directory and join it again",
         log.display()

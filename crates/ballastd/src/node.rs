@@ -38,7 +38,7 @@ use ballast_proxy::{
     AccessLog, Ports, Proxy, ProxyOptions,
     prober::{self, Findings},
 };
-use ballast_raft::{Handle, Member, MemberFailure, MemberOptions, Role, Status, TlsConnect};
+use ballast_raft::{Handle, Member, MemberOptions, Role, Status, TlsConnect};
 use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, LogMarks};
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -541,7 +541,7 @@ impl Publisher {
     /// Runs until `ending`.
     ///
     /// # Errors
-    /// When the cluster removed this node: it must not go on under an id that is nobody's.
+    /// When a part of the node has ended.
     async fn run(mut self, ending: CancellationToken) -> Result<()> {
         let mut plans = self.node.view.plan_changes();
         let mut applied = self.node.view.applied_changes();
@@ -554,7 +554,7 @@ impl Publisher {
             let listed = self.node.raft.with_state(|state| state.node(me).is_some());
             let needed = is_needed(&status.borrow(), me);
             if removal.is_over(listed, needed, boot_now()) {
-                bail!(MemberFailure::Removed);
+                self.node.raft.removed();
             }
             if !self.leases.alive() {
                 bail!("the lease thread ended; this is a bug, start the node again and report it with its log");

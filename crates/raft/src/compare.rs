@@ -1,8 +1,8 @@
 //! Finding a node whose state is not what the others have.
 //!
 //! Every node keeps the hash of its state at the same log indexes. The others tell theirs to the
-//! leader, which compares. If most nodes that told agree and one does not, that one is wrong and
-//! stops; if there is no majority either way, it is an alarm and people must look.
+//! leader, which compares. If most nodes agree and one does not, that one is wrong and stops; if there is
+//! no majority either way, it is an alarm and people must look.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -48,14 +48,14 @@ impl HashRing {
 pub(crate) enum Finding {
     /// All that told agree, or only one told.
     Equal,
-    /// These nodes differ from most of the others.
+    /// These nodes differ from most of all.
     Wrong(Vec<NodeId>),
     /// They differ, and no hash has a majority.
     Unclear,
 }
 
-/// Judges what nodes told about one index.
-pub(crate) fn judge(told: &BTreeMap<NodeId, Hash>) -> Finding {
+/// Judges what nodes told about one index. `nodes` is how many there are: the first of five that told are no majority.
+pub(crate) fn judge(told: &BTreeMap<NodeId, Hash>, nodes: usize) -> Finding {
     let mut counts: BTreeMap<Hash, usize> = BTreeMap::new();
     for hash in told.values() {
         *counts.entry(*hash).or_default() += 1;
@@ -63,7 +63,7 @@ pub(crate) fn judge(told: &BTreeMap<NodeId, Hash>) -> Finding {
     if counts.len() <= 1 {
         return Finding::Equal;
     }
-    match counts.iter().find(|(_, count)| **count * 2 > told.len()) {
+    match counts.iter().find(|(_, count)| **count * 2 > told.len().max(nodes)) {
         Some((right, _)) => {
             Finding::Wrong(told.iter().filter(|(_, hash)| *hash != right).map(|(node, _)| *node).collect())
         }
@@ -78,12 +78,17 @@ pub(crate) struct Ledger(BTreeMap<LogIndex, BTreeMap<NodeId, Hash>>);
 impl Ledger {
     /// Adds what `node` told, forgets the oldest, and says at which index (if any) the comparison
     /// of its hashes found a difference.
-    pub(crate) fn add(&mut self, node: NodeId, hashes: &[(LogIndex, Hash)]) -> Option<(LogIndex, Finding)> {
+    pub(crate) fn add(
+        &mut self,
+        node: NodeId,
+        hashes: &[(LogIndex, Hash)],
+        nodes: usize,
+    ) -> Option<(LogIndex, Finding)> {
         let mut found = None;
         for (index, hash) in hashes {
             let told = self.0.entry(*index).or_default();
             told.insert(node, *hash);
-            let finding = judge(told);
+            let finding = judge(told, nodes);
             if finding != Finding::Equal && found.is_none() {
                 found = Some((*index, finding));
             }
@@ -106,13 +111,15 @@ mod tests {
     #[test]
     fn the_minority_is_wrong_and_a_tie_is_unclear() {
         let node = NodeId::new;
-        assert_eq!(judge(&told(&[])), Finding::Equal);
-        assert_eq!(judge(&told(&[7])), Finding::Equal);
-        assert_eq!(judge(&told(&[7, 7, 7])), Finding::Equal);
-        assert_eq!(judge(&told(&[7, 8, 7])), Finding::Wrong(vec![node(2)]));
-        assert_eq!(judge(&told(&[7, 8])), Finding::Unclear);
-        assert_eq!(judge(&told(&[7, 8, 9])), Finding::Unclear);
-        assert_eq!(judge(&told(&[7, 8, 8, 8, 9])), Finding::Wrong(vec![node(1), node(5)]));
+        assert_eq!(judge(&told(&[]), 3), Finding::Equal);
+        assert_eq!(judge(&told(&[7]), 3), Finding::Equal);
+        assert_eq!(judge(&told(&[7, 7, 7]), 3), Finding::Equal);
+        assert_eq!(judge(&told(&[7, 8, 7]), 3), Finding::Wrong(vec![node(2)]));
+        assert_eq!(judge(&told(&[7, 8]), 3), Finding::Unclear);
+        assert_eq!(judge(&told(&[7, 8, 9]), 3), Finding::Unclear);
+        assert_eq!(judge(&told(&[7, 8, 8, 8, 9]), 5), Finding::Wrong(vec![node(1), node(5)]));
+        // Two that are wrong alike may tell before the others do.
+        assert_eq!(judge(&told(&[7, 8, 8]), 5), Finding::Unclear);
     }
 
     #[test]
@@ -129,12 +136,12 @@ mod tests {
     fn the_ledger_finds_the_first_difference_and_stays_small() {
         let mut ledger = Ledger::default();
         let at = |index: u64, byte: u8| (LogIndex::new(index), [byte; 32]);
-        assert_eq!(ledger.add(NodeId::new(1), &[at(32, 1), at(64, 2)]), None);
-        assert_eq!(ledger.add(NodeId::new(2), &[at(32, 1), at(64, 2)]), None);
-        let found = ledger.add(NodeId::new(3), &[at(32, 1), at(64, 9)]);
+        assert_eq!(ledger.add(NodeId::new(1), &[at(32, 1), at(64, 2)], 3), None);
+        assert_eq!(ledger.add(NodeId::new(2), &[at(32, 1), at(64, 2)], 3), None);
+        let found = ledger.add(NodeId::new(3), &[at(32, 1), at(64, 9)], 3);
         assert_eq!(found, Some((LogIndex::new(64), Finding::Wrong(vec![NodeId::new(3)]))));
         for index in 0..1000 {
-            ledger.add(NodeId::new(1), &[at(index, 0)]);
+            ledger.add(NodeId::new(1), &[at(index, 0)], 3);
         }
         assert!(ledger.0.len() <= KEPT);
     }

@@ -407,12 +407,13 @@ impl Leader for Service {
             .into_iter()
             .filter_map(|told| Some((LogIndex::new(told.index), <[u8; 32]>::try_from(&told.hash[..]).ok()?)))
             .collect();
+        let nodes = self.replica.look(|state| state.nodes().count());
         let mut ledger = self.ledger.lock();
         let me = self.replica.node();
         let own: BTreeMap<_, _> = self.replica.hashes.lock().all().into_iter().collect();
         let own: Vec<_> = told.iter().filter_map(|(index, _)| Some((*index, *own.get(index)?))).collect();
-        let first = ledger.add(me, &own);
-        let found = ledger.add(from, &told).or(first);
+        let first = ledger.add(me, &own, nodes);
+        let found = ledger.add(from, &told, nodes).or(first);
         drop(ledger);
         let voters_micros = self.shared.voters_time().map(WallTime::as_micros);
         let equal = pb::CompareStateReply { diverged_at: None, voters_micros };

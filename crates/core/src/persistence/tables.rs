@@ -69,14 +69,14 @@ impl Tables {
         })
     }
 
-    /// Whether the log would refuse `key` for want of room, as far as this replica knows: it is not there, and `numerator` of
-    /// `denominator` parts of what the table may hold are.
-    pub fn is_full(&self, service: ServiceId, key: KeyHash, (numerator, denominator): (u64, u64)) -> bool {
+    /// Whether there is no room for `key`, as far as this replica knows: it is not there, and what is leaves no more of what the
+    /// table may hold than `kept` hundredths, which are for others. A table has room for one at least.
+    pub fn is_full(&self, service: ServiceId, key: KeyHash, kept: u64) -> bool {
         let list = self.list.load();
         let Ok(at) = list.binary_search_by_key(&service, |(id, _)| *id) else { return false };
         let table = &list[at].1;
         let (len, max) = table.room();
-        len >= (u128::from(max) * u128::from(numerator) / u128::from(denominator)) as u64 && table.get(key).is_none()
+        len >= max - max / 100 * kept.min(99) && table.get(key).is_none()
     }
 
     pub(super) fn publish(&self, list: Vec<(ServiceId, Arc<Table>)>) {

@@ -191,6 +191,14 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// The cluster removed this node, as its own state says. The member keeps that, and fails
+    /// ([`Member::failed`](super::Member::failed)).
+    pub fn removed(&self) {
+        self.shared.removed();
+    }
+}
+
 impl Propose for Handle {
     fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
         Box::pin(self.shared.propose(command, deadline))

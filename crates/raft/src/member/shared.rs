@@ -175,6 +175,8 @@ impl Shared {
         if self.is_condemned.swap(true, Ordering::AcqRel) {
             return;
         }
+        // Its own vote would count for it, too.
+        self.raft.runtime_config().elect(false);
         let shared = Arc::clone(self);
         self.tasks.spawn("word of this node's end", async move {
             let log = shared.log.lock().clone();

@@ -70,7 +70,7 @@ pub struct TablePersistence {
     /// A binding older than this is forgotten even if used; never when absent.
     #[serde(default)]
     pub absolute_timeout: Option<Span>,
-    /// Most bindings of this service. Of a `learned_cookie`'s, keys that no backend was seen to give take up to half.
+    /// Most bindings of this service. Of a `learned_cookie`'s, 12 in 100 are kept for keys that a backend was seen to give.
     #[serde(default = "default_entries_max")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub entries_max: u64,
