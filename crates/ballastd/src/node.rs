@@ -134,6 +134,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
                 cpu_pinning: false,
                 access_log: access_log(&bootstrap.log.access)?,
                 bind_vips: interfaces::bind_vips(&bootstrap.vip),
+                ..ProxyOptions::default()
             };
             Some(Arc::new(Proxy::start(options, ports).context("cannot start the data plane")?))
         }

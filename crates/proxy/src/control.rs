@@ -36,7 +36,7 @@ use crate::{
 /// How soon a bind that failed is tried again: a VIP's former owner lets go within milliseconds.
 const RETRY: Duration = Duration::from_millis(20);
 /// Connections waiting to be accepted; the kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// What control is told.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ pub enum Notice {
     Vip(VipId, bool),
     /// Answer when everything before has been carried out.
     Settle(SyncSender<()>),
-    /// Close all listeners and let connections end, within this.
-    Drain(Duration),
+    /// Close all listeners and let connections end, within this. Dropping the other tells that all workers have begun.
+    Drain(Duration, Arc<()>),
     /// End.
     Stop,
 }
@@ -152,11 +152,12 @@ impl Control {
                     // Whoever asked may have given up.
                     let _ = done.send(());
                 }
-                Ok(Notice::Drain(max)) => {
+                Ok(Notice::Drain(max, begun)) => {
                     self.draining = true;
                     // First, so that the listeners' connections have the time that a drain leaves them.
                     self.tell_all(|| Order::Drain(max));
                     self.reconcile();
+                    self.tell_all(|| Order::Mark(begun.clone()));
                 }
                 Err(RecvTimeoutError::Timeout) => self.reconcile(),
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,

@@ -5,7 +5,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::Ordering,
         mpsc::{self, Sender},
     },
@@ -54,11 +54,20 @@ pub struct ProxyOptions {
     pub access_log: AccessLog,
     /// When the listeners of VIPs are bound.
     pub bind_vips: BindVips,
+    /// How long a connection without a request stays open during a drain, so that a request that is on its way is answered
+    /// and its client told to leave, instead of meeting a reset. Clients that reuse connections do so within a second.
+    pub idle_grace: Duration,
 }
 
 impl Default for ProxyOptions {
     fn default() -> Self {
-        Self { workers: 0, cpu_pinning: false, access_log: AccessLog::Off, bind_vips: BindVips::default() }
+        Self {
+            workers: 0,
+            cpu_pinning: false,
+            access_log: AccessLog::Off,
+            bind_vips: BindVips::default(),
+            idle_grace: Duration::from_secs(1),
+        }
     }
 }
 
@@ -102,7 +111,7 @@ impl Proxy {
         };
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
         let counters = (0..workers).map(|_| Arc::new(WorkerCounters::default())).collect();
-        let shared = Arc::new(Shared::new(ports, counters, senders));
+        let shared = Arc::new(Shared::new(ports, counters, senders, options.idle_grace));
         let published = Published::default();
         let (notices, inbox) = mpsc::channel();
         let mut proxy = Self { shared, published, notices, threads: Vec::new(), log };
@@ -164,16 +173,19 @@ impl Proxy {
     /// The drain goes on when the future is dropped; only the wait ends.
     pub async fn drain(&self, deadline: Duration) -> usize {
         self.shared.draining.store(true, Ordering::Release);
-        self.tell(Notice::Drain(deadline));
+        let begun = Arc::new(());
+        let begins = Arc::downgrade(&begun);
+        self.tell(Notice::Drain(deadline, begun));
         // Nothing is left when time is up, or what is left is what the caller is told.
-        let _ = tokio::time::timeout(deadline, self.emptied()).await;
+        let _ = tokio::time::timeout(deadline, self.emptied(&begins)).await;
         let left = self.held();
-        let _ = tokio::time::timeout(FAREWELL, self.emptied()).await;
+        let _ = tokio::time::timeout(FAREWELL, self.emptied(&begins)).await;
         left
     }
 
-    /// Waits until no client is connected, nor in the kernel's queue for a VIP that was handed over.
-    async fn emptied(&self) {
+    /// Waits until no client is connected, nor in the kernel's queue of what workers have not closed yet or for a VIP that was
+    /// handed over.
+    async fn emptied(&self, begins: &Weak<()>) {
         let plan = self.shared.ports.view.plan();
         let vips = plan.farms.iter().flat_map(|farm| &farm.listeners).filter_map(|listener| match &listener.bind {
             Bind::Vip { id, .. } => Some(*id),
@@ -183,7 +195,8 @@ impl Proxy {
         loop {
             let released = self.shared.released.notified();
             let now = boot_now();
-            if self.held() == 0 && !gates.iter().any(|gate| gate.is_leaving() && gate.may_accept(now)) {
+            let queued = || gates.iter().any(|gate| gate.is_leaving() && gate.may_accept(now));
+            if begins.strong_count() == 0 && self.held() == 0 && !queued() {
                 return;
             }
             // The queue says nothing when nobody comes any more.

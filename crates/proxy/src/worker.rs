@@ -36,15 +36,12 @@ use crate::{
     backend::{Backend, Permits},
     buf::BufPool,
     clock::Wall,
+    control::BACKLOG,
     http::{self, ending::Ending, field::Field, record::TimeText},
     live::{Farm, Kept, Live, ServiceState},
     stats::{ListenerCounters, WorkerCounters},
     ticks::{TICK, Ticks},
 };
-
-/// How long a connection without a request stays open during a drain, so that a request that is on its way is answered and
-/// its client told to leave, instead of meeting a reset. Clients that reuse connections do so within less.
-pub const IDLE_GRACE_MS: u64 = 1000;
 
 /// Work that a worker is told to do.
 #[derive(Debug)]
@@ -60,6 +57,8 @@ pub enum Order {
     /// Close connections after what they are doing, idle ones after a moment, and cut off what is not done within its farm's
     /// `timeouts.drain`, or within this.
     Drain(Duration),
+    /// Nothing: dropping it tells that what was ordered before is done.
+    Mark(#[expect(dead_code, reason = "it is held until then")] Arc<()>),
     /// End now.
     Stop,
 }
@@ -132,6 +131,8 @@ pub struct Shared {
     pub held: AtomicUsize,
     /// No new work is taken.
     pub draining: AtomicBool,
+    /// How long a connection without a request stays open during a drain.
+    pub idle_grace_ms: u64,
     permits: Mutex<HashMap<BackendId, Arc<Permits>>>,
     sources: Mutex<HashMap<(u64, IpAddr), u32>>,
     /// Bindings of `commit: after-forward` that are on their way to the log.
@@ -140,8 +141,14 @@ pub struct Shared {
 
 impl Shared {
     /// Nothing held yet.
-    pub fn new(ports: Ports, counters: Vec<Arc<WorkerCounters>>, orders: Vec<mpsc::UnboundedSender<Order>>) -> Self {
+    pub fn new(
+        ports: Ports,
+        counters: Vec<Arc<WorkerCounters>>,
+        orders: Vec<mpsc::UnboundedSender<Order>>,
+        idle_grace: Duration,
+    ) -> Self {
         Self {
+            idle_grace_ms: u64::try_from(idle_grace.as_millis()).unwrap_or(u64::MAX),
             ports,
             counters,
             orders,
@@ -315,6 +322,7 @@ impl Worker {
                     self.drain_began_ms.set(boot_now().get() / 1_000_000);
                     self.drain_max_ms.set(u64::try_from(max.as_millis()).unwrap_or(u64::MAX));
                 }
+                Order::Mark(_) => {}
                 Order::Stop => break,
             }
         }
@@ -347,7 +355,7 @@ impl Worker {
 
     /// Wakes connections whose time to end has come.
     fn go_on_draining(&self, now_ms: u64) {
-        let closes_idle = now_ms >= self.drain_began_ms.get() + IDLE_GRACE_MS;
+        let closes_idle = now_ms >= self.drain_began_ms.get() + self.shared.idle_grace_ms;
         let live = self.live();
         let farms = live.plan.farms.iter().map(|farm| Some(farm.timeouts.drain.as_millis()));
         let over = farms.chain([None]).filter(|max_ms| self.is_drain_over(*max_ms)).count();
@@ -453,14 +461,21 @@ impl Worker {
             return;
         }
         // Whom the kernel has taken is served.
-        if let Some(socket) = closing.0.get(self.index) {
-            while let Ok((stream, peer)) = socket.accept() {
-                let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-                // One that failed meanwhile.
-                let Ok(stream) = stream else { continue };
-                self.admit(&listener, stream, peer);
+        let Some(socket) = closing.0.get(self.index) else { return };
+        for _ in 0..BACKLOG {
+            match socket.accept() {
+                Ok((stream, peer)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    // One that failed meanwhile.
+                    let Ok(stream) = stream else { continue };
+                    self.admit(&listener, stream, peer);
+                }
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => break,
             }
         }
+        // Who came since is told to go elsewhere at once.
+        let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Both);
     }
 
     async fn accept(self: Rc<Self>, current: Rc<RefCell<Rc<Listener>>>, socket: TcpListener) {
@@ -587,7 +602,7 @@ impl Held {
 
     /// Whether a connection without a request, and since when it is, in milliseconds, is to end.
     pub fn ends_idle(&self, since_ms: u64) -> bool {
-        let long = || self.worker.ticks.now_ms() >= since_ms.saturating_add(IDLE_GRACE_MS);
+        let long = || self.worker.ticks.now_ms() >= since_ms.saturating_add(self.worker.shared.idle_grace_ms);
         self.listener.closed.get() || self.worker.closing_idle.get() && long()
     }
 }

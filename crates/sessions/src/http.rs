@@ -22,7 +22,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -44,7 +44,7 @@ use crate::{
     passwords::Busy,
     policy::{Access, Policy},
     trust::Trust,
-    worker::Held,
+    worker::{Held, IDLE_GRACE_MS},
 };
 use line::{Line, Stall};
 use refused::Refused;
@@ -87,6 +87,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
     let limits = worker.policy().limits;
     let card = worker.node.clients.add(guest.peer.clone(), held.local(), worker.node.now_ms());
     card.served_by(waker.clone());
+    let idle = worker.deadlines.add(waker.clone());
     let stall = Stall::new(worker.deadlines.add(waker), limits.write_timeout);
     let idle_max = if limits.idle_timeout.is_zero() { IDLE_MAX } else { limits.idle_timeout.min(IDLE_MAX) };
     let line = Line::new(stream, stall.clone(), worker.counters.clone());
@@ -105,11 +106,17 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
                 Box::pin(async move { site.serve(request).await })
             }),
         );
-    let mut leaving = false;
+    let (mut leaving, mut watched) = (false, false);
     let ended = poll_fn(|cx| {
         let mut polled = connection.poll_without_shutdown(cx);
         // After what has arrived was taken, so that a request that is here is not idleness.
-        if polled.is_pending() && !leaving && (site.held.is_ending() || site.card.is_ended()) {
+        let idle_since_ms = site.card.active_ms.load(Ordering::Relaxed);
+        if polled.is_pending() && !leaving && site.held.is_ending() && !watched {
+            watched = true;
+            idle.arm(Duration::from_millis(IDLE_GRACE_MS));
+        }
+        let ends = site.is_busy.get() && site.held.is_ending() || site.held.ends_idle(idle_since_ms);
+        if polled.is_pending() && !leaving && (ends || site.card.is_ended()) {
             leaving = true;
             Pin::new(&mut connection).graceful_shutdown();
             polled = connection.poll_without_shutdown(cx);
@@ -214,6 +221,7 @@ impl Site {
         let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         worker.counters.http.answered(&parts.method, response.status(), us);
         self.is_busy.set(false);
+        self.card.active_ms.store(worker.deadlines.now_ms(), Ordering::Relaxed);
         Ok(response.map(|body| Full::new(self.weighed(body, &policy))))
     }
 

@@ -42,8 +42,9 @@ use crate::{
     wire::{Out, Resp},
 };
 
-/// How long an idle connection stays open once a drain has begun, so that a command that is on its way is answered.
-const IDLE_GRACE_MS: u64 = 1000;
+/// How long an idle connection stays open during a drain, or on a VIP that was handed over, so that a command that is on its way
+/// is answered.
+pub const IDLE_GRACE_MS: u64 = 1000;
 /// How long a TLS handshake may take. Arbitrary: some round trips on a bad line.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
@@ -559,7 +560,13 @@ impl Held {
 
     /// Whether the connection should end with what it is doing.
     pub fn is_ending(&self) -> bool {
-        self.listener.is_ending() || self.worker.closing_idle.get()
+        self.listener.is_ending() || self.worker.draining.get()
+    }
+
+    /// Whether it should end although it does nothing, since when that may be, in milliseconds.
+    pub fn ends_idle(&self, since_ms: u64) -> bool {
+        let long = || self.worker.deadlines.now_ms() >= since_ms.saturating_add(IDLE_GRACE_MS);
+        self.listener.closed.get() || self.is_ending() && long()
     }
 }
 

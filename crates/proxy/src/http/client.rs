@@ -33,7 +33,7 @@ use crate::{
     buf::Buf,
     live::Farm,
     ticks::{Elapsed, Timer},
-    worker::{Held, IDLE_GRACE_MS, Listener, Worker},
+    worker::{Held, Listener, Worker},
 };
 
 /// How long a connection that is closed early is read from, so that the client sees the answer and
@@ -172,7 +172,7 @@ impl Client {
         }
         let idle_since_ms = self.timer.now_ms();
         let wait = if begun || self.requests == 0 { timeouts.client_header } else { timeouts.client_idle };
-        let grace = if begun || !self.worker().draining.get() { u64::MAX } else { IDLE_GRACE_MS };
+        let grace = if begun || !self.worker().draining.get() { u64::MAX } else { self.worker().shared.idle_grace_ms };
         self.timer.arm(wait.as_millis().min(grace));
         loop {
             if !self.buf.is_empty() {
@@ -278,13 +278,16 @@ impl Client {
     /// no system call is made: the runtime is told of a reset by the event it waits for anyway.
     ///
     /// # Errors
-    /// [`Ending::ClientClosed`].
+    /// [`Ending::ClientClosed`], or why everything is to be cut off.
     pub async fn unless_gone<F: Future>(&self, future: F) -> Result<F::Output, Ending> {
         let mut future = pin!(future);
         let mut reset = pin!(self.stream.ready(Interest::ERROR));
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
+            }
+            if let Some(cut) = self.held.cut() {
+                return Poll::Ready(Err(cut));
             }
             reset.as_mut().poll(cx).map(|_| Err(Ending::ClientClosed))
         })

@@ -290,15 +290,14 @@ impl Site {
     }
 
     pub fn bound(world: Arc<World>, workers: usize, bind_vips: BindVips) -> Self {
+        Self::start(world, ProxyOptions { workers, bind_vips, ..ProxyOptions::default() })
+    }
+
+    pub fn start(world: Arc<World>, options: ProxyOptions) -> Self {
         let view = Arc::new(View(world.clone()));
         let ports = Ports { view: view.clone(), bindings: view.clone(), ownership: view.clone(), passive: view };
         let log = Log::default();
-        let options = ProxyOptions {
-            workers,
-            access_log: AccessLog::To(Box::new(log.clone())),
-            bind_vips,
-            ..ProxyOptions::default()
-        };
+        let options = ProxyOptions { access_log: AccessLog::To(Box::new(log.clone())), ..options };
         let proxy = Proxy::start(options, ports).unwrap();
         Self { world, proxy, log }
     }

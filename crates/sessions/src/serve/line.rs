@@ -97,7 +97,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         // A connection that has grown is looked at once more, to take its room back if it stays idle; one with a
         // certificate again and again, to see whether that is still good.
         let roomy = self.room > READ_MIN || self.out.capacity() > WRITE_IDLE;
-        let looks = (roomy || self.connection.may_lapse()) && left.is_none_or(|left| left > SOON);
+        // So is one that should leave, to see whether it still does nothing.
+        let leaves = !amid && self.held.is_ending();
+        let looks = (roomy || leaves || self.connection.may_lapse()) && left.is_none_or(|left| left > SOON);
         self.deadline.arm(if looks { SOON } else { left.unwrap_or_default() });
         let mut too_late = false;
         if self.buf.capacity() - self.buf.len() < READ_MIN.min(self.room) {
@@ -111,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 Poll::Ready(Ok(arrived)) => return Poll::Ready(Ok(arrived)),
                 Poll::Pending => {}
             }
-            if card.is_ended() || !amid && held.is_ending() {
+            if card.is_ended() || !amid && held.ends_idle(card.active_ms.load(Ordering::Relaxed)) {
                 return Poll::Ready(Err(Ending::Told));
             }
             if card.has_mail() || !Rc::ptr_eq(policy, &*held.worker.current_policy()) {

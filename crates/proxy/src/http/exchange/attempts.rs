@@ -104,6 +104,7 @@ pub(super) async fn attempts(
                 return (ending, after);
             }
             Attempted::Again => {
+                queue_until = None;
                 fresh = true;
                 trail.retries += 1;
                 service.state.counters.retries_total.up();
