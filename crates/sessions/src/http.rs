@@ -115,7 +115,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, gue
             watched = true;
             idle.arm(Duration::from_millis(IDLE_GRACE_MS));
         }
-        let ends = site.is_busy.get() && site.held.is_ending() || site.held.ends_idle(idle_since_ms);
+        let ends = site.is_busy.get() && site.held.is_ending() || site.held.ends_between(false, idle_since_ms);
         if polled.is_pending() && !leaving && (ends || site.card.is_ended()) {
             leaving = true;
             Pin::new(&mut connection).graceful_shutdown();

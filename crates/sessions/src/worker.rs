@@ -563,10 +563,12 @@ impl Held {
         self.listener.is_ending() || self.worker.draining.get()
     }
 
-    /// Whether it should end although it does nothing, since when that may be, in milliseconds.
-    pub fn ends_idle(&self, since_ms: u64) -> bool {
+    /// Whether it should end between two requests: one that was served (`is_served`) at once on a VIP that was handed over, and in
+    /// a drain after a moment, however busy it is; one that was not has its moment from `since_ms`, when it came.
+    pub fn ends_between(&self, is_served: bool, since_ms: u64) -> bool {
         let long = || self.worker.deadlines.now_ms() >= since_ms.saturating_add(IDLE_GRACE_MS);
-        self.listener.closed.get() || self.is_ending() && long()
+        let leaves = self.listener.is_ending() || self.worker.closing_idle.get();
+        self.listener.closed.get() || leaves && (is_served || long())
     }
 }
 

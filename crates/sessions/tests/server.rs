@@ -163,6 +163,23 @@ fn a_drain_answers_what_is_asked_and_closes_what_is_idle() {
 }
 
 #[test]
+fn a_drain_does_not_wait_for_a_client_that_is_never_idle() {
+    let ballast = Ballast::start("{}");
+    let mut client = ballast.client();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    std::thread::scope(|scope| {
+        let drain = scope.spawn(|| runtime.block_on(ballast.server.drain(std::time::Duration::from_secs(3600))));
+        // Each command is answered or not begun; the client asks again at once.
+        loop {
+            if !client.try_send(b"INCR a\r\n") || client.answer().is_none() {
+                break;
+            }
+        }
+        assert_eq!(drain.join().unwrap(), 0);
+    });
+}
+
+#[test]
 fn settings_are_followed_while_connections_are_open() {
     let ballast = Ballast::start(
         r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw")).as_str(),

@@ -97,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         // A connection that has grown is looked at once more, to take its room back if it stays idle; one with a
         // certificate again and again, to see whether that is still good.
         let roomy = self.room > READ_MIN || self.out.capacity() > WRITE_IDLE;
-        // So is one that should leave, to see whether it still does nothing.
+        // So is one that should leave and was not served yet.
         let leaves = !amid && self.held.is_ending();
         let looks = (roomy || leaves || self.connection.may_lapse()) && left.is_none_or(|left| left > SOON);
         self.deadline.arm(if looks { SOON } else { left.unwrap_or_default() });
@@ -105,6 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         if self.buf.capacity() - self.buf.len() < READ_MIN.min(self.room) {
             self.buf.reserve(self.room.max(self.buf.len().min(READ_MAX)));
         }
+        let (is_served, came_ms) = (self.taken > 0, self.card.active_ms.load(Ordering::Relaxed));
         let Self { stream, buf, deadline, card, held, policy, .. } = self;
         let mut read = pin!(stream.read_buf(buf));
         let arrived = poll_fn(|cx| {
@@ -113,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 Poll::Ready(Ok(arrived)) => return Poll::Ready(Ok(arrived)),
                 Poll::Pending => {}
             }
-            if card.is_ended() || !amid && held.ends_idle(card.active_ms.load(Ordering::Relaxed)) {
+            if card.is_ended() || !amid && held.ends_between(is_served, came_ms) {
                 return Poll::Ready(Err(Ending::Told));
             }
             if card.has_mail() || !Rc::ptr_eq(policy, &*held.worker.current_policy()) {
