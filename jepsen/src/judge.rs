@@ -385,7 +385,9 @@ fn everywhere(run: &Run, judgement: Judgement) -> Judgement {
     let shop: Vec<calm::Answer> = run.seen.served.iter().map(|one| (one.through, one.completed)).collect();
     let store: Vec<calm::Answer> = run.stores.iter().map(|one| (one.store, one.at)).collect();
     let judgement = calm::everywhere(judgement, calms, nodes, "shop", &shop);
-    calm::everywhere(judgement, calms, nodes, "store", &store)
+    let judgement = calm::everywhere(judgement, calms, nodes, "store", &store);
+    let failed = [&run.seen.failed[..], &run.till.failed].concat();
+    calm::in_vain(judgement, calms, &failed, &troubles(&run.faults.faults, &run.slow))
 }
 
 /// While only a node was concerned that was sent a snapshot, nobody else is to notice.

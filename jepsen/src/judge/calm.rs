@@ -1,8 +1,16 @@
-//! Whether each node served when a calm had lasted for as long as service may take to come back.
+//! Whether each node served when a calm had lasted for as long as service may take to come back, and refused nobody then.
 
-use ballast_jepsen::{time::RunTime, verdict::Judgement};
+use ballast_jepsen::{
+    says_why::{Got, Vain},
+    time::{RunTime, Span},
+    verdict::Judgement,
+};
 
-use super::{BACK_WITHIN, TAIL, name};
+use super::{
+    BACK_WITHIN, TAIL,
+    failover::{is_within, says_of_backends},
+    name,
+};
 use crate::{nemesis::Calm, site::VIP_NAME};
 
 /// Who answered when: the position of a node, and of the VIP behind the last one.
@@ -41,6 +49,30 @@ pub(super) fn everywhere(
     judgement.count(&format!("calms seen through at the {what} of a node or the VIP"), looked)
 }
 
+/// Looks for requests that were in vain within a calm, when service had come back. `troubled` has when checks may have found
+/// backends down that nobody broke: then a proxy may say so; and a client that was kept from running is not held against anybody
+/// whose answer it did not get.
+pub(super) fn in_vain(mut judgement: Judgement, calms: &[Calm], failed: &[Vain], troubled: &[Span]) -> Judgement {
+    let expected = |calm: &Calm, vain: &Vain| {
+        let served = Span::new(calm.from.after(BACK_WITHIN), calm.until.max(calm.from.after(BACK_WITHIN)));
+        let whole = served.contains(vain.span.from) && served.contains(vain.span.until);
+        // Whoever is without files or a place may be the VIP's owner.
+        whole && calm.without.iter().all(|node| vain.via != name(*node) && vain.via != VIP_NAME)
+    };
+    let excused = |vain: &Vain| {
+        let answered = matches!(vain.got, Got::Answer { .. });
+        (says_of_backends(vain) || !answered) && is_within(vain, troubled)
+    };
+    let in_vain = failed.iter().filter(|vain| calms.iter().any(|calm| expected(calm, vain)) && !excused(vain));
+    for Vain { id, via, span, got } in in_vain {
+        judgement.violated(format!(
+            "{id} through {via} was in vain at {}, when all had been well for {BACK_WITHIN:?}: {got:?}",
+            span.from
+        ));
+    }
+    judgement
+}
+
 #[cfg(test)]
 mod tests {
     use ballast_jepsen::verdict::{Promise, Ruling};
@@ -62,5 +94,39 @@ mod tests {
         assert_eq!(ruled(calm(&[1]), &[all[0], all[2]]), Ruling::Held);
         assert_eq!(ruled(Calm { until: at(5_500), ..calm(&[]) }, &all[..1]), Ruling::Held, "it was too short");
         assert_eq!(ruled(calm(&[]), &[]), Ruling::Undecided, "nobody asked");
+    }
+
+    #[test]
+    fn a_request_in_vain_while_all_is_well_is_found() {
+        let at = RunTime::from_millis;
+        let calm =
+            |without: &[usize]| Calm { from: at(0), until: at(7_000), without: without.iter().copied().collect() };
+        let answer = |reason: &str| Got::Answer { status: 503, reason: Some(reason.to_owned()) };
+        let vain = |via: &str, from, until, got| Vain {
+            id: "7".to_owned(),
+            via: via.to_owned(),
+            span: Span::new(at(from), at(until)),
+            got,
+        };
+        let ruled = |calm: Calm, vain: Vain, troubled: &[Span]| {
+            let judgement = Judgement::new(Promise::ComesBack).looked_at("calms", 1);
+            in_vain(judgement, &[calm], &[vain], troubled).ruling
+        };
+        let refused = |via: &str, reason: &str| vain(via, 5_500, 5_600, answer(reason));
+        for (via, reason) in [("node-1", "no_backend"), (VIP_NAME, "queue_full"), ("node-2", "isolated")] {
+            assert_eq!(ruled(calm(&[]), refused(via, reason), &[]), Ruling::Violated, "{via} {reason}");
+        }
+        // Before service must be back, or not over when the next fault came.
+        for (from, until) in [(4_900, 5_100), (6_900, 7_100)] {
+            assert_eq!(ruled(calm(&[]), vain("node-1", from, until, answer("isolated")), &[]), Ruling::Held);
+        }
+        assert_eq!(ruled(calm(&[0]), refused("node-1", "isolated"), &[]), Ruling::Held);
+        assert_eq!(ruled(calm(&[0]), refused("node-2", "isolated"), &[]), Ruling::Violated);
+        let troubled = [Span::new(at(5_550), at(5_560))];
+        assert_eq!(ruled(calm(&[]), refused("node-1", "no_backend"), &troubled), Ruling::Held);
+        assert_eq!(ruled(calm(&[]), refused("node-1", "isolated"), &troubled), Ruling::Violated);
+        let nothing = vain("node-1", 5_500, 5_600, Got::Nothing { error: "TimedOut".to_owned() });
+        assert_eq!(ruled(calm(&[]), nothing.clone(), &troubled), Ruling::Held);
+        assert_eq!(ruled(calm(&[]), nothing, &[]), Ruling::Violated);
     }
 }

@@ -75,9 +75,11 @@ fn loses_alone(fault: &Happened, owner: Option<String>, faults: &[Happened]) -> 
     dies && lasts && owner.is_some_and(|owner| fault.victims.contains(&owner)) && is_alone(fault, near, faults)
 }
 
-/// When the VIP was moved while all else was well, and what a move has to do with it.
+/// When the VIP was moved while all else was well, and what a move has to do with it. Nodes that end as they are told to, one after
+/// the other, give it away as well.
 fn moves_alone(faults: &[Happened]) -> impl Iterator<Item = Span> {
-    let moves = faults.iter().filter(|fault| fault.kind == Kind::MoveVip && fault.came_about);
+    let moves = |kind| matches!(kind, Kind::MoveVip | Kind::RollingRestart | Kind::RollingUpgrade);
+    let moves = faults.iter().filter(move |fault| moves(fault.kind) && fault.came_about);
     moves.filter_map(move |fault| {
         let span = Span::new(fault.from, fault.until.after(2 * REPLACED_WITHIN));
         let near = Span::new(fault.from.before(2 * REPLACED_WITHIN), span.until);
@@ -99,13 +101,20 @@ fn lost_by_moves<'a>(
 ) -> impl Iterator<Item = (Span, &'a Vain)> {
     moves.iter().flat_map(move |span| {
         let within = |vain: &&Vain| span.from <= vain.span.from && vain.span.until <= span.until;
-        let of_backends = |vain: &Vain| {
-            matches!(&vain.got, Got::Answer { reason: Some(reason), .. } if OF_BACKENDS.contains(&reason.as_str()))
-                && troubled.iter().any(|troubled| troubled.touches(vain.span))
-        };
         let over_vip = failed.iter().filter(|vain| vain.via == VIP_NAME);
-        over_vip.filter(within).filter(move |vain| !of_backends(vain)).map(|vain| (*span, vain))
+        let excused = move |vain: &&Vain| says_of_backends(vain) && is_within(vain, troubled);
+        over_vip.filter(within).filter(move |vain| !excused(vain)).map(|vain| (*span, vain))
     })
+}
+
+/// Whether the answer says that no backend served the request.
+pub(super) fn says_of_backends(vain: &Vain) -> bool {
+    matches!(&vain.got, Got::Answer { reason: Some(reason), .. } if OF_BACKENDS.contains(&reason.as_str()))
+}
+
+/// Whether a request was under way in one of these times.
+pub(super) fn is_within(vain: &Vain, times: &[Span]) -> bool {
+    times.iter().any(|time| time.touches(vain.span))
 }
 
 /// Whether nothing else that nodes suffer from, or that moves the VIP, was going on near it.
@@ -165,6 +174,14 @@ mod tests {
 
     fn moved() -> Happened {
         fault(Kind::MoveVip, 10_000, 11_000)
+    }
+
+    #[test]
+    fn nodes_that_end_one_after_the_other_lose_no_request_over_the_vip() {
+        for kind in [Kind::RollingRestart, Kind::RollingUpgrade] {
+            assert_eq!(lost(&[fault(kind, 10_000, 16_000)], &[], vain(VIP_NAME, 13_100, 13_200)), 1, "{kind}");
+            assert_eq!(lost(&[fault(kind, 10_000, 16_000)], &[], vain("node-1", 13_100, 13_200)), 0, "{kind}");
+        }
     }
 
     #[test]
