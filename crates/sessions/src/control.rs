@@ -24,13 +24,11 @@ use socket2::{Domain, Protocol, SockRef, Type};
 
 use crate::{
     node::Node,
-    worker::{Identity, Listen, Order, Socket},
+    worker::{BACKLOG, Closing, Identity, Listen, Order, Socket},
 };
 
 /// How soon a bind that failed is tried again.
 const RETRY: Duration = Duration::from_millis(20);
-/// Connections waiting to be accepted; the kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// A listener that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,8 +104,8 @@ pub enum Notice {
     Listen(Vec<Wanted>),
     /// Answer when everything before has been carried out.
     Settle(SyncSender<()>),
-    /// Close all listeners and let connections end.
-    Drain,
+    /// Close all listeners and let connections end. What is given is dropped once all workers have begun.
+    Drain(Arc<()>),
     /// End.
     Stop,
 }
@@ -138,8 +136,8 @@ pub struct Control {
 struct Bound {
     id: u64,
     name: Arc<str>,
-    /// Kept to shut the listeners down at once, whoever else has a duplicate.
-    kept: Vec<TcpListener>,
+    /// Another handle of each worker's socket, for the end.
+    kept: Vec<Socket>,
     path: Option<PathBuf>,
 }
 
@@ -175,11 +173,12 @@ impl Control {
                     // Whoever asked may have given up.
                     let _ = done.send(());
                 }
-                Ok(Notice::Drain) => {
+                Ok(Notice::Drain(begun)) => {
                     self.draining = true;
                     // First, so that the listeners' connections have the time that a drain leaves them.
                     self.tell_all(|| Order::Drain);
                     self.reconcile();
+                    self.tell_all(|| Order::Mark(begun.clone()));
                 }
                 Err(RecvTimeoutError::Timeout) => self.reconcile(),
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -210,7 +209,7 @@ impl Control {
         let gone: Vec<Wanted> = self.sockets.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         for key in gone {
             if let Some(Ok(bound)) = self.sockets.remove(&key) {
-                self.close(&bound);
+                self.close(bound);
             }
         }
         for key in wanted {
@@ -238,28 +237,28 @@ impl Control {
 
     fn open(&mut self, wanted: &Wanted) -> io::Result<Bound> {
         let workers = self.node.orders.len();
-        let (gate, name, sockets, kept, path) = match &wanted.place {
+        let (gate, name, sockets, path) = match &wanted.place {
             Place::Unix(path) => {
                 let first = listen_unix(path)?;
                 let more = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
                 let name: Arc<str> = path.to_string_lossy().into();
                 let sockets = std::iter::once(first).chain(more).map(Socket::Unix).collect::<Vec<_>>();
-                (None, name, sockets, Vec::new(), Some(path.clone()))
+                (None, name, sockets, Some(path.clone()))
             }
             Place::Address(address) | Place::Vip(_, address) => {
                 let ahead = matches!(wanted.place, Place::Vip(..));
                 let first = listen_first(*address, ahead)?;
                 let real = first.local_addr()?;
                 let more = (1..workers).map(|_| listen_tcp(real, ahead, true)).collect::<io::Result<Vec<_>>>()?;
-                let sockets = std::iter::once(first).chain(more).collect::<Vec<_>>();
-                let kept = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+                let sockets = std::iter::once(first).chain(more).map(Socket::Tcp).collect::<Vec<_>>();
                 let gate = match &wanted.place {
                     Place::Vip(vip, _) => Some(self.node.ports.ownership.gate(*vip)),
                     _ => None,
                 };
-                (gate, real.to_string().into(), sockets.into_iter().map(Socket::Tcp).collect(), kept, None)
+                (gate, real.to_string().into(), sockets, None)
             }
         };
+        let kept = sockets.iter().map(Socket::try_clone).collect::<io::Result<Vec<_>>>()?;
         let id = self.next_id;
         self.next_id += 1;
         let identity = Identity { name: name.clone(), gate, tls: wanted.tls, protocol: wanted.protocol };
@@ -270,15 +269,16 @@ impl Control {
         Ok(Bound { id, name, kept, path })
     }
 
-    fn close(&self, bound: &Bound) {
-        self.tell_all(|| Order::Unlisten(bound.id));
-        for listener in &bound.kept {
-            // On a listening socket this ends the listening at once, in all duplicates.
-            let _ = SockRef::from(listener).shutdown(std::net::Shutdown::Both);
-        }
+    fn close(&self, bound: Bound) {
         if let Some(path) = &bound.path {
             // Somebody else may have removed it.
             let _ = std::fs::remove_file(path);
+        }
+        let closing = Arc::new(Closing(bound.kept));
+        self.tell_all(|| Order::Unlisten(bound.id, closing.clone()));
+        if !self.draining {
+            // So that somebody else can bind before the workers have let go.
+            closing.now();
         }
     }
 }

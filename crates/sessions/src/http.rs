@@ -209,7 +209,7 @@ impl Site {
             }
         };
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.held.worker.is_draining() || self.held.is_ending() {
+        if self.held.is_ending() {
             // So that the client need not find out with its next request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc, PoisonError,
+        Arc, PoisonError, Weak,
         atomic::Ordering,
         mpsc::{self, Sender},
     },
@@ -95,14 +95,16 @@ impl Server {
     /// # Cancel safety
     /// The drain goes on when the future is dropped; only the wait ends.
     pub async fn drain(&self, deadline: Duration) -> usize {
-        self.tell(Notice::Drain);
+        let begun = Arc::new(());
+        let begins = Arc::downgrade(&begun);
+        self.tell(Notice::Drain(begun));
         // What is left when time is up is what the caller is told.
-        let _ = tokio::time::timeout(deadline, self.emptied()).await;
+        let _ = tokio::time::timeout(deadline, self.emptied(&begins)).await;
         self.held()
     }
 
     /// Waits until no client is connected, nor in the kernel's queue for a VIP that was handed over.
-    async fn emptied(&self) {
+    async fn emptied(&self, begins: &Weak<()>) {
         let vips = self.listeners().into_iter().filter_map(|listener| match listener.wanted.place {
             Place::Vip(vip, _) => Some(self.node.ports.ownership.gate(vip)),
             Place::Address(_) | Place::Unix(_) => None,
@@ -111,7 +113,8 @@ impl Server {
         loop {
             let released = self.node.released.notified();
             let now = boot_now();
-            if self.held() == 0 && !gates.iter().any(|gate| gate.is_leaving() && gate.may_accept(now)) {
+            let queued = || gates.iter().any(|gate| gate.is_leaving() && gate.may_accept(now));
+            if begins.strong_count() == 0 && self.held() == 0 && !queued() {
                 return;
             }
             // The queue says nothing when nobody comes any more.

@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, Ref, RefCell},
     collections::HashMap,
+    net::SocketAddr,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -18,6 +19,7 @@ use ballast_core::{
     session::{Reply, Write},
     state::{Command, Outcome},
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -45,6 +47,8 @@ use crate::{
 /// How long an idle connection stays open during a drain, or on a VIP that was handed over, so that a command that is on its way
 /// is answered.
 pub const IDLE_GRACE_MS: u64 = 1000;
+/// Connections that wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
+pub const BACKLOG: i32 = 4096;
 /// How long a TLS handshake may take. Arbitrary: some round trips on a bad line.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
@@ -54,9 +58,11 @@ pub enum Order {
     /// Accept on a socket.
     Listen(Box<Listen>),
     /// Stop accepting on a listener and close its connections after what they are doing; during a drain, when that does.
-    Unlisten(u64),
+    Unlisten(u64, Arc<Closing>),
     /// Close connections after what they are doing, idle ones after a moment.
     Drain,
+    /// Nothing: dropping it tells that what was ordered before is done.
+    Mark(#[expect(dead_code, reason = "it is held until then")] Arc<()>),
     /// End now.
     Stop,
 }
@@ -79,6 +85,45 @@ pub enum Socket {
     Tcp(std::net::TcpListener),
     /// A Unix socket.
     Unix(std::os::unix::net::UnixListener),
+}
+
+impl Socket {
+    /// Another handle of the same socket.
+    ///
+    /// # Errors
+    /// When descriptors are short.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
+            Self::Unix(socket) => socket.try_clone().map(Self::Unix),
+        }
+    }
+
+    /// Ends the listening at once, in all handles. What the kernel has taken and nobody has accepted is reset.
+    fn shut_down(&self) {
+        let socket = match self {
+            Self::Tcp(socket) => SockRef::from(socket),
+            Self::Unix(socket) => SockRef::from(socket),
+        };
+        let _ = socket.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// The sockets of a listener that comes to its end, one of each worker. Listening ends with this, in all handles.
+#[derive(Debug)]
+pub struct Closing(pub Vec<Socket>);
+
+impl Closing {
+    /// Ends the listening at once.
+    pub fn now(&self) {
+        self.0.iter().for_each(Socket::shut_down);
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.now();
+    }
 }
 
 /// What a listener is.
@@ -142,6 +187,7 @@ struct Accepting {
 
 /// One worker.
 pub struct Worker {
+    index: usize,
     /// What all workers share.
     pub node: Arc<Node>,
     /// Its counts.
@@ -178,6 +224,7 @@ impl Worker {
             Box::pin(async move { ticked.await.map(|_| ()).map_err(Unavailable::of_tick) })
         }));
         Rc::new(Self {
+            index,
             deadlines: Deadlines::new(node.now_ms()),
             cuts: Sparse::default(),
             refusals: Sparse::default(),
@@ -195,13 +242,14 @@ impl Worker {
     }
 
     /// Carries out orders until told to stop.
-    pub async fn run(self: Rc<Self>, index: usize, mut orders: mpsc::UnboundedReceiver<Order>) {
+    pub async fn run(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
         let ticking = tokio::task::spawn_local(self.clone().tick());
-        let telling = (index == 0).then(|| tokio::task::spawn_local(self.clone().tell()));
+        let telling = (self.index == 0).then(|| tokio::task::spawn_local(self.clone().tell()));
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Listen(listen) => self.listen(*listen),
-                Order::Unlisten(id) => self.unlisten(id),
+                Order::Unlisten(id, closing) => self.unlisten(id, &closing),
+                Order::Mark(_) => {}
                 Order::Drain => {
                     self.draining.set(true);
                     self.drain_began_ms.set(self.node.now_ms());
@@ -245,11 +293,6 @@ impl Worker {
         self.counters.counters.delivered_total.add(self.node.subscribers.tell() as u64);
         let clients = &self.node.clients;
         clients.budget.keep_to(Budget::max(&self.policy.borrow()), clients);
-    }
-
-    /// Whether connections are being brought to their end, because the node is leaving.
-    pub fn is_draining(&self) -> bool {
-        self.draining.get()
     }
 
     /// The settings in force, as last taken in.
@@ -301,14 +344,43 @@ impl Worker {
         }
     }
 
-    fn unlisten(&self, id: u64) {
-        if let Some(accepting) = self.listeners.borrow_mut().remove(&id) {
-            accepting.task.abort();
-            if !self.draining.get() {
-                accepting.current.borrow().closed.set(true);
-                self.deadlines.wake_all();
+    fn unlisten(self: &Rc<Self>, id: u64, closing: &Closing) {
+        let Some(accepting) = self.listeners.borrow_mut().remove(&id) else { return };
+        accepting.task.abort();
+        let listener = accepting.current.borrow().clone();
+        if !self.draining.get() {
+            listener.closed.set(true);
+            self.deadlines.wake_all();
+            return;
+        }
+        // Whom the kernel has taken is served.
+        let Some(socket) = closing.0.get(self.index) else { return };
+        for _ in 0..BACKLOG {
+            match self.take(&listener, socket) {
+                Ok(()) => {}
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => break,
             }
         }
+        // Who came since is told to go elsewhere at once.
+        socket.shut_down();
+    }
+
+    /// Accepts one connection that the kernel has taken.
+    fn take(self: &Rc<Self>, listener: &Rc<Listener>, socket: &Socket) -> std::io::Result<()> {
+        match socket {
+            Socket::Tcp(socket) => {
+                let (stream, peer) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                self.admit_tcp(listener, TcpStream::from_std(stream)?, peer);
+            }
+            Socket::Unix(socket) => {
+                let (stream, _) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                self.admit_unix(listener, UnixStream::from_std(stream)?);
+            }
+        }
+        Ok(())
     }
 
     /// Ends the connections of listeners whose VIP was lost since the last look, or was handed over so long ago that the fence
@@ -333,20 +405,7 @@ impl Worker {
             let accepted = socket.accept().await;
             let listener = current.borrow().clone();
             match accepted {
-                Ok((stream, peer)) => {
-                    let trust = Trust::new(Some(peer.ip()));
-                    if let Some(held) = self.admit(&listener) {
-                        let peer = peer.to_string();
-                        let arrival = Arrival { held, peer, trust };
-                        if listener.identity.tls {
-                            tokio::task::spawn_local(serve_tls(stream, arrival));
-                        } else {
-                            tokio::task::spawn_local(arrival.serve(stream, None));
-                        }
-                    } else {
-                        refuse(&stream, listener.identity.protocol);
-                    }
-                }
+                Ok((stream, peer)) => self.admit_tcp(&listener, stream, peer),
                 Err(error) => self.cannot_accept(&listener, &error).await,
             }
         }
@@ -357,17 +416,31 @@ impl Worker {
             let accepted = socket.accept().await;
             let listener = current.borrow().clone();
             match accepted {
-                Ok((stream, _)) => {
-                    if let Some(held) = self.admit(&listener) {
-                        let peer = format!("{}:0", listener.identity.name);
-                        tokio::task::spawn_local(Arrival { held, peer, trust: Trust::new(None) }.serve(stream, None));
-                    } else {
-                        refuse(&stream, listener.identity.protocol);
-                    }
-                }
+                Ok((stream, _)) => self.admit_unix(&listener, stream),
                 Err(error) => self.cannot_accept(&listener, &error).await,
             }
         }
+    }
+
+    fn admit_tcp(self: &Rc<Self>, listener: &Rc<Listener>, stream: TcpStream, peer: SocketAddr) {
+        let trust = Trust::new(Some(peer.ip()));
+        let Some(held) = self.admit(listener) else {
+            return refuse(&stream, listener.identity.protocol);
+        };
+        let arrival = Arrival { held, peer: peer.to_string(), trust };
+        if listener.identity.tls {
+            tokio::task::spawn_local(serve_tls(stream, arrival));
+        } else {
+            tokio::task::spawn_local(arrival.serve(stream, None));
+        }
+    }
+
+    fn admit_unix(self: &Rc<Self>, listener: &Rc<Listener>, stream: UnixStream) {
+        let Some(held) = self.admit(listener) else {
+            return refuse(&stream, listener.identity.protocol);
+        };
+        let peer = format!("{}:0", listener.identity.name);
+        tokio::task::spawn_local(Arrival { held, peer, trust: Trust::new(None) }.serve(stream, None));
     }
 
     async fn cannot_accept(&self, listener: &Listener, error: &std::io::Error) {
@@ -605,7 +678,7 @@ pub fn run_on_this_thread(
         // As above.
         let _ = ready.send(Ok(()));
         drop(ready);
-        worker.run(index, orders).await;
+        worker.run(orders).await;
     });
     // Connections that are left end with their tasks.
     drop(local);

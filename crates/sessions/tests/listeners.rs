@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -113,10 +114,6 @@ fn whoever_waits_on_a_vip_that_was_handed_over_is_told_while_its_end_gets_throug
 fn a_drain_serves_whom_the_kernel_took_before_a_vip_was_handed_over() {
     let ballast = Ballast::start_at("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None);
     let gate = &ballast.cluster.gate;
-    let drain = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(ballast.server.drain(Duration::from_secs(60)))
-    };
     let served = AtomicBool::new(false);
     gate.hand_over(boot_now(), BootNanos::new(u64::MAX));
     std::thread::scope(|scope| {
@@ -127,7 +124,7 @@ fn a_drain_serves_whom_the_kernel_took_before_a_vip_was_handed_over() {
                 std::thread::yield_now();
             }
         });
-        let draining = scope.spawn(drain);
+        let draining = scope.spawn(|| drain(&ballast));
         let mut late = ballast.client();
         assert_eq!(late.say("PING"), "+PONG\r\n");
         assert!(!draining.is_finished(), "whoever is in the queue is waited for");
@@ -135,6 +132,44 @@ fn a_drain_serves_whom_the_kernel_took_before_a_vip_was_handed_over() {
         assert_eq!(late.answer(), None);
         assert_eq!(draining.join().unwrap(), 0);
     });
+}
+
+#[test]
+fn a_drain_serves_whom_the_kernel_took_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sessions.sock");
+    let unix = Place::Unix(path.clone());
+    for place in [Place::Address(LOCAL), unix.clone()] {
+        let ballast = Ballast::start_with("{}", at(place.clone(), false), None, 1);
+        let client = || if place == unix { Client::unix(&path) } else { ballast.client() };
+        let (mut busy, (says_busy, is_busy), (go_on, goes_on)) = (client(), mpsc::channel(), mpsc::channel());
+        *ballast.cluster.before_next.lock().unwrap() = Some(Box::new(move || {
+            says_busy.send(()).unwrap();
+            goes_on.recv().unwrap();
+        }));
+        busy.send(b"SET a 1\r\n");
+        is_busy.recv().unwrap();
+        // The only worker does one thing at a time, so these wait in the kernel's queue.
+        let mut late = [client(), client()];
+        late.iter_mut().for_each(|late| late.send(b"GET a\r\n"));
+        std::thread::scope(|scope| {
+            let draining = scope.spawn(|| drain(&ballast));
+            while !ballast.server.listeners().is_empty() {
+                std::thread::yield_now();
+            }
+            go_on.send(()).unwrap();
+            assert_eq!(busy.answer().as_deref(), Some(&b"+OK\r\n"[..]), "{place}");
+            for late in &mut late {
+                assert_eq!(late.answer().as_deref(), Some(&b"$1\r\n1\r\n"[..]), "{place}");
+            }
+            assert_eq!(draining.join().unwrap(), 0);
+        });
+    }
+}
+
+fn drain(ballast: &Ballast) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(ballast.server.drain(Duration::from_secs(60)))
 }
 
 struct Pki {

@@ -53,6 +53,8 @@ pub struct Cluster {
     pub patient: AtomicBool,
     /// Comes before the next proposal.
     pub overtaken_by: Mutex<Option<Command>>,
+    /// Comes before the next proposal, on the thread of the worker that makes it.
+    pub before_next: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// As much as an entry of the real log may hold.
@@ -76,6 +78,7 @@ impl Cluster {
             slow: AtomicBool::new(false),
             patient: AtomicBool::new(false),
             overtaken_by: Mutex::default(),
+            before_next: Mutex::default(),
         };
         cluster.apply(Command::InitCluster(Box::new(InitCluster {
             cluster_id: "c1".to_owned(),
@@ -146,6 +149,10 @@ impl Propose for AsPropose {
             if bytes > ENTRY_MAX {
                 return Box::pin(async move { Err(ProposeError::TooLarge { bytes, bytes_max: ENTRY_MAX }) });
             }
+        }
+        let before = self.0.before_next.lock().unwrap().take();
+        if let Some(before) = before {
+            before();
         }
         if let Some(other) = self.0.overtaken_by.lock().unwrap().take() {
             self.0.apply(other);
