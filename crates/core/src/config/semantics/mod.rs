@@ -32,6 +32,7 @@ pub(super) fn check(document: &Document, report: &mut Report<'_>) {
     for (index, farm) in document.farms.iter().enumerate() {
         check_farm(farm, checks, &root.key("farms").index(index));
     }
+    persistence::cookies_of_farms_apart(&document.farms, checks, &root.key("farms"));
     if let Some(sessions) = &document.sessions {
         sessions::check(sessions, &document.vips, &owners, &places, checks);
     }

@@ -2,7 +2,8 @@
 
 use super::{At, Checks, matching::host_covers, words};
 use crate::config::{
-    CookiePersistence, Persistence, SameSite, Service, Span, TableKey, TablePersistence, structure::shorten,
+    CookiePersistence, Farm, Listener, Persistence, SameSite, Service, Span, TableKey, TablePersistence,
+    structure::shorten,
 };
 
 /// Hop-by-hop fields (RFC 9110, section 7.6.1) and framing: they belong to a connection or a
@@ -137,25 +138,65 @@ fn key(key: &TableKey, checks: &mut Checks<'_, '_>, at: &At<'_>) {
 
 /// Two services must not set one cookie for the same site: each would undo the other's.
 pub(super) fn cookies_apart(services: &[Service], checks: &mut Checks<'_, '_>, list: &At<'_>) {
-    let mut seen: Vec<(&CookiePersistence, &Service)> = Vec::new();
+    let mut seen = Vec::new();
     for (index, service) in services.iter().enumerate() {
-        let Some(Persistence::Cookie(cookie)) = &service.persistence else { continue };
-        let clash = seen.iter().find(|(other, earlier)| {
-            other.name == cookie.name && other.path == cookie.path && hosts_meet(earlier, service)
-        });
-        if let Some((_, earlier)) = clash {
-            let item = list.index(index);
-            checks.wrong(
-                &item.key("persistence").key("cookie").key("name"),
-                format!(
-                    "the service `{}` sets the cookie `{}` with the same path on the same host",
-                    earlier.name, cookie.name
-                ),
-                "give each service's cookie its own name, or its own path",
-            );
+        let Some(cookie) = own_cookie(service) else { continue };
+        if let Some((earlier, _)) = seen.iter().find(|earlier| undoes(**earlier, (service, cookie))) {
+            taken(cookie, format!("the service `{}`", earlier.name), checks, &list.index(index));
         }
-        seen.push((cookie, service));
+        seen.push((service, cookie));
     }
+}
+
+/// Most pairs of services of different farms that are compared. Arbitrary; all pairs of a long document could take too long.
+const PAIRS_MAX: usize = 100_000;
+
+/// The same for services of different farms, which browsers do not tell apart by their ports (RFC 6265, section 8.5).
+pub(super) fn cookies_of_farms_apart(farms: &[Farm], checks: &mut Checks<'_, '_>, list: &At<'_>) {
+    let mut pairs = 0..PAIRS_MAX;
+    for (index, farm) in farms.iter().enumerate() {
+        for earlier in farms.iter().take(index).filter(|earlier| at_one_address(earlier, farm)) {
+            for (position, service) in farm.services.iter().enumerate() {
+                let Some(cookie) = own_cookie(service) else { continue };
+                let others = earlier.services.iter().filter_map(|other| Some((other, own_cookie(other)?)));
+                let clash = others.zip(pairs.by_ref()).find(|(other, _)| undoes(*other, (service, cookie)));
+                if let Some(((other, _), _)) = clash {
+                    let whose = format!("the service `{}` of the farm `{}`", other.name, earlier.name);
+                    taken(cookie, whose, checks, &list.index(index).key("services").index(position));
+                }
+            }
+        }
+    }
+}
+
+fn own_cookie(service: &Service) -> Option<&CookiePersistence> {
+    match &service.persistence {
+        Some(Persistence::Cookie(cookie)) => Some(cookie),
+        Some(Persistence::Table(_)) | None => None,
+    }
+}
+
+/// Whether a browser could take one service's cookie for the other's.
+fn undoes((a, ours): (&Service, &CookiePersistence), (b, theirs): (&Service, &CookiePersistence)) -> bool {
+    ours.name == theirs.name && ours.path == theirs.path && hosts_meet(a, b)
+}
+
+fn taken(cookie: &CookiePersistence, whose: String, checks: &mut Checks<'_, '_>, item: &At<'_>) {
+    checks.wrong(
+        &item.key("persistence").key("cookie").key("name"),
+        format!("{whose} sets the cookie `{}` with the same path on the same host", cookie.name),
+        "give each service's cookie its own name, or its own path",
+    );
+}
+
+/// Whether clients of both farms could come by one address, and so by one name.
+fn at_one_address(a: &Farm, b: &Farm) -> bool {
+    let meet = |a: &Listener, b: &Listener| match ((&a.vip, a.address), (&b.vip, b.address)) {
+        ((Some(a), _), (Some(b), _)) => a == b,
+        ((None, Some(a)), (None, Some(b))) => a == b || a.is_unspecified() || b.is_unspecified(),
+        _ => false,
+    };
+    a.listeners.iter().any(|a| b.listeners.iter().any(|b| meet(a, b)))
 }
 
 /// Whether a browser could send a cookie of one service's host to the other's.

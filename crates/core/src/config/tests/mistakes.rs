@@ -406,6 +406,37 @@ farms:
 }
 
 #[test]
+fn two_farms_at_one_address_do_not_share_a_cookie() {
+    let text = |place: &str, persistence: &str| {
+        format!(
+            "\
+version: 1
+vips: [{{ name: v, addresses: [10.0.0.9] }}, {{ name: w, addresses: [10.0.0.10] }}]
+farms:
+- name: f
+  listeners: [{{ name: l, vip: v, port: 80 }}]
+  fallback: {{}}
+  services: [{{ name: s, persistence: {{ cookie: {{}} }} }}]
+- name: g
+  listeners: [{{ name: l, {place}, port: 81 }}]
+  fallback: {{}}
+  services: [{{ name: s, persistence: {{ cookie: {persistence} }} }}]
+"
+        )
+    };
+    check(
+        &text("vip: v", "{}"),
+        &[
+            "11:48: farms[g].services[s].persistence.cookie.name: the service `s` of the farm `f` sets the cookie `BALLAST` with the same path on the same host; give each service's cookie its own name, or its own path",
+        ],
+    );
+    check(&text("vip: v", "{ name: G }"), &[]);
+    check(&text("vip: v", "{ path: /g }"), &[]);
+    check(&text("vip: w", "{}"), &[]);
+    check(&text("address: 10.0.0.1", "{}"), &[]);
+}
+
+#[test]
 fn a_backend_is_not_a_listener() {
     let text = with_service("retries_max: 1").replace("0.0.0.0, port: 80", "10.0.0.1, port: 80");
     check(
