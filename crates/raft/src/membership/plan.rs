@@ -81,12 +81,13 @@ pub(crate) enum Reason {
     Promoted(NodeId),
 }
 
-/// Silent for longer than this, a node is the first to lose its vote when one must. Ten heartbeats and more.
+/// Silent for longer than this, a node is the first to lose its vote when one must, and is not counted on when another loses
+/// his: that can wait. Ten heartbeats and more.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Silent for longer than this, a node is not made a voter, nor counted on by a change of voters. Heartbeats of a machine
-/// that has too much to do are late one after the other.
-const COUNTED_ON_WITHIN: Duration = Duration::from_secs(10);
+/// Silent for longer than this, a node is not made a voter. Heartbeats of a machine that has too much to do are late one after
+/// the other.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The next step, or none if all is as it should be (or cannot be made better now).
 pub(crate) fn next_change(facts: &Facts) -> Option<Change> {
@@ -146,7 +147,7 @@ fn change_voters(facts: &Facts) -> Option<Change> {
 /// Whether a majority of `voters` answers. Without one nothing could be decided any more, and no change undone.
 fn can_decide(facts: &Facts, voters: &BTreeSet<NodeId>) -> bool {
     // A new leader has not missed anybody for long yet: whoever died before it led would seem to answer.
-    let answers = |node: &NodeFacts| node.heard && node.silent_for <= COUNTED_ON_WITHIN;
+    let answers = |node: &NodeFacts| node.heard && node.silent_for <= REACHABLE_WITHIN;
     let answers = |voter: &&NodeId| facts.nodes.get(voter).is_some_and(answers);
     voters.iter().filter(answers).count() * 2 > voters.len()
 }
@@ -158,7 +159,7 @@ fn candidates(facts: &Facts) -> Vec<NodeId> {
         .learners
         .iter()
         .filter_map(|id| Some((*id, facts.nodes.get(id)?)))
-        .filter(|(_, node)| node.admin != NodeAdmin::Demoted && node.caught_up && node.silent_for <= COUNTED_ON_WITHIN)
+        .filter(|(_, node)| node.admin != NodeAdmin::Demoted && node.caught_up && node.silent_for <= TAKEN_WITHIN)
         .map(|(id, node)| (node.admin != NodeAdmin::Promoted, node.role != NodeRole::Witness, id))
         .collect();
     found.sort_unstable();
@@ -181,7 +182,7 @@ pub(crate) fn wanting(facts: &Facts) -> Option<String> {
         }
         Some(match node.silent_for {
             Duration::MAX => format!("node {id} has not answered this leader yet"),
-            silent if silent > COUNTED_ON_WITHIN => format!("node {id} has not answered for {silent:.1?}"),
+            silent if silent > TAKEN_WITHIN => format!("node {id} has not answered for {silent:.1?}"),
             _ => format!("node {id} has not got the log yet"),
         })
     });
@@ -295,6 +296,9 @@ mod tests {
         );
         check(&facts(&[(1, HERE), (2, GONE), (3, DEMOTED)], &[1, 2, 3], &[]), None);
         check(&facts(&[(1, HERE), (2, GONE)], &[1, 2, 3], &[]), None);
+        // It may have died just now.
+        let quiet = NodeFacts { silent_for: Duration::from_secs(3), ..HERE };
+        check(&facts(&[(1, HERE), (2, quiet), (3, DEMOTED)], &[1, 2, 3], &[]), None);
         check(&facts(&[(1, HERE), (3, HERE)], &[1, 2, 3], &[]), voters(&[1, 3], Reason::Removed(NodeId::new(2))));
         let with_learner = [(1, HERE), (2, GONE), (3, DEMOTED), (4, HERE)];
         check(&facts(&with_learner, &[1, 2, 3], &[4]), voters(&[1, 2, 4], Reason::Demoted(NodeId::new(3))));
