@@ -387,7 +387,10 @@ fn everywhere(run: &Run, judgement: Judgement) -> Judgement {
     let judgement = calm::everywhere(judgement, calms, nodes, "shop", &shop);
     let judgement = calm::everywhere(judgement, calms, nodes, "store", &store);
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
-    calm::in_vain(judgement, calms, &failed, &troubles(&run.faults.faults, &run.slow))
+    let judgement = calm::in_vain(judgement, calms, &failed, &troubles(&run.faults.faults, &run.slow));
+    let judgement =
+        judgement.looked_at("requests on kept connections", run.seen.kept.requests + run.till.kept.requests);
+    calm::cut(judgement, calms, &[&run.seen.kept.ended[..], &run.till.kept.ended].concat())
 }
 
 /// While only a node was concerned that was sent a snapshot, nobody else is to notice.

@@ -10,6 +10,7 @@ pub mod baskets;
 pub mod durability;
 pub mod epochs;
 pub mod history;
+pub mod kept;
 pub mod leaks;
 pub mod linear;
 pub mod models;

@@ -66,6 +66,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("slow.jsonl"), &run.slow)?;
     lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
     lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
+    lines(&folder.join("kept.jsonl"), &[&run.seen.kept.ended[..], &run.till.kept.ended].concat())?;
     lines(&folder.join("alone.jsonl"), &run.alone)?;
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;

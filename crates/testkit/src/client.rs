@@ -1,19 +1,61 @@
 //! A small blocking HTTP/1.1 client that remembers cookies and tells exactly what went wrong.
+//!
+//! A kept connection may be gone when the next request comes, and a server may close one cleanly at any time between two
+//! requests: the client opens another then, as browsers do. It tells that it did and how the old one had ended, because one
+//! that was reset, or that took a request with it, is not what a server may do without need.
 
 use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use socket2::SockRef;
 
 /// An HTTP client with one connection and a cookie jar.
 pub struct Client {
     address: SocketAddr,
     host: String,
     timeout: Duration,
-    connection: Option<BufReader<TcpStream>>,
+    connection: Option<Kept>,
     cookies: BTreeMap<String, String>,
+    asked_on: AskedOn,
+}
+
+/// A connection on which a request was answered, and when that was over.
+struct Kept {
+    connection: BufReader<TcpStream>,
+    since: Instant,
+}
+
+/// What a request went on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedOn {
+    /// A connection that was opened for it, because none was kept.
+    New,
+    /// The kept one, whatever became of it.
+    Kept,
+    /// The kept one had ended, or ended before any byte of an answer came; then one that was opened for it.
+    Another {
+        /// What had become of the kept one.
+        end: End,
+        /// How long before the request the last answer on it had been read.
+        idle: Duration,
+    },
+}
+
+/// How a kept connection had ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It had been closed before the request was sent.
+    Closed,
+    /// It was closed after the request had been sent, or while it was: nobody knows what became of that.
+    ClosedAfter,
+    /// It had been reset before the request was sent.
+    Reset,
+    /// It was reset after the request had been sent, or while it was: nobody knows what became of that.
+    ResetAfter,
 }
 
 /// An answer.
@@ -48,6 +90,7 @@ impl Client {
             timeout: Duration::from_secs(10),
             connection: None,
             cookies: BTreeMap::new(),
+            asked_on: AskedOn::New,
         }
     }
 
@@ -76,6 +119,11 @@ impl Client {
         self.connection = None;
     }
 
+    /// What the last request went on.
+    pub fn asked_on(&self) -> AskedOn {
+        self.asked_on
+    }
+
     /// Value of a cookie.
     pub fn cookie(&self, name: &str) -> Option<&str> {
         self.cookies.get(name).map(String::as_str)
@@ -94,32 +142,47 @@ impl Client {
         self.request("GET", path, &[], b"")
     }
 
-    /// Sends a request, on the open connection if there is one. A kept connection that the server
-    /// closed in the meantime is replaced once, if no byte of the answer had arrived.
+    /// Sends a request, on the open connection if there is one. A kept connection that ended in the meantime is replaced once,
+    /// if no byte of the answer had arrived; [`Client::asked_on`] tells.
     ///
     /// # Errors
     /// As [`Client::get`].
     pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Response> {
-        let reused = self.connection.is_some();
-        match self.attempt(method, path, headers, body) {
-            Err(Failed { error, answered: false }) if reused && is_stale(&error) => {
-                self.attempt(method, path, headers, body).map_err(|failed| failed.error)
-            }
-            result => result.map_err(|failed| failed.error),
+        self.asked_on = AskedOn::New;
+        if let Some(Kept { connection, since }) = self.connection.take() {
+            let idle = since.elapsed();
+            let ended = match end_of(connection.get_ref()) {
+                Some(end) => end,
+                None => match self.attempt(connection, method, path, headers, body) {
+                    Err(Failed { error, answered: false }) if let Some(end) = end_by(&error) => end,
+                    result => {
+                        self.asked_on = AskedOn::Kept;
+                        return result.map_err(|failed| failed.error);
+                    }
+                },
+            };
+            self.asked_on = AskedOn::Another { end: ended, idle };
         }
+        let connection = self.connect()?;
+        self.attempt(connection, method, path, headers, body).map_err(|failed| failed.error)
     }
 
-    fn attempt(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response, Failed> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let stream = TcpStream::connect_timeout(&self.address, self.timeout)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(self.timeout))?;
-                stream.set_write_timeout(Some(self.timeout))?;
-                BufReader::new(stream)
-            }
-        };
+    fn connect(&self) -> io::Result<BufReader<TcpStream>> {
+        let stream = TcpStream::connect_timeout(&self.address, self.timeout)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(self.timeout))?;
+        stream.set_write_timeout(Some(self.timeout))?;
+        Ok(BufReader::new(stream))
+    }
+
+    fn attempt(
+        &mut self,
+        mut connection: BufReader<TcpStream>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response, Failed> {
         let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.host);
         if !self.cookies.is_empty() {
             let pairs: Vec<_> = self.cookies.iter().map(|(n, v)| format!("{n}={v}")).collect();
@@ -150,7 +213,7 @@ impl Client {
         }
         let close = response.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
         if !close {
-            self.connection = Some(connection);
+            self.connection = Some(Kept { connection, since: Instant::now() });
         }
         Ok(response)
     }
@@ -181,10 +244,30 @@ pub fn wait_served(server: SocketAddr) -> anyhow::Result<Response> {
     })
 }
 
-/// Whether an error means that a kept connection was already gone.
-fn is_stale(error: &io::Error) -> bool {
+/// How a connection has ended on which nothing is under way; `None` while it has not.
+fn end_of(stream: &TcpStream) -> Option<End> {
+    let socket = SockRef::from(stream);
+    socket.set_nonblocking(true).ok()?;
+    let peeked = stream.peek(&mut [0]);
+    let back = socket.set_nonblocking(false);
+    match (peeked, back) {
+        (Ok(0), _) => Some(End::Closed),
+        (Err(error), _) if error.kind() != io::ErrorKind::WouldBlock => Some(End::Reset),
+        // Bytes that nobody asked for are taken for the answer, as they would be if they came a moment later.
+        (Ok(_) | Err(_), Ok(())) => None,
+        (Ok(_) | Err(_), Err(_)) => Some(End::Reset),
+    }
+}
+
+/// How a connection ended by this error, on which a request had been sent, or a part of it. What was closed before it was reset, as
+/// a server's kernel does that gets a request for a connection that is no more, is told as closed: the error is `EPIPE` then.
+fn end_by(error: &io::Error) -> Option<End> {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionReset | ConnectionAborted)
+    match error.kind() {
+        UnexpectedEof | BrokenPipe => Some(End::ClosedAfter),
+        ConnectionReset | ConnectionAborted => Some(End::ResetAfter),
+        _ => None,
+    }
 }
 
 fn read_response(connection: &mut BufReader<TcpStream>, head_only: bool) -> io::Result<Response> {
@@ -241,4 +324,87 @@ fn read_line(connection: &mut BufReader<TcpStream>) -> io::Result<String> {
         line.pop();
     }
     String::from_utf8(line).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "head is not text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, os::fd::AsRawFd};
+
+    use super::*;
+
+    /// What a server does with a kept connection on which it gave an answer.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Does {
+        Stays,
+        Closes,
+        Resets,
+        ClosesAfterTheRequest,
+        ResetsAfterTheRequest,
+    }
+
+    /// Lets a client ask twice, and says what the second request went on.
+    fn second(does: Does) -> AskedOn {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let mut client = Client::new(listener.local_addr().expect("it is bound"));
+        let (ended, has_ended) = std::sync::mpsc::channel();
+        let server = std::thread::spawn(move || {
+            let mut first = BufReader::new(listener.accept().expect("a client").0);
+            answer(&mut first);
+            let resets = matches!(does, Does::Resets | Does::ResetsAfterTheRequest);
+            if matches!(does, Does::ClosesAfterTheRequest | Does::ResetsAfterTheRequest) {
+                ended.send(()).expect("somebody waits");
+                read_head(&mut first);
+            }
+            if resets {
+                SockRef::from(first.get_ref()).set_linger(Some(Duration::ZERO)).expect("a socket");
+            }
+            if does == Does::Stays {
+                ended.send(()).expect("somebody waits");
+            } else {
+                drop(first);
+                let _ = ended.send(());
+                first = BufReader::new(listener.accept().expect("the client again").0);
+            }
+            answer(&mut first);
+        });
+        assert_eq!(client.get("/").expect("an answer").status, 200);
+        assert_eq!(client.asked_on(), AskedOn::New);
+        has_ended.recv().expect("the server says so");
+        if matches!(does, Does::Closes | Does::Resets) {
+            wait_readable(&client.connection.as_ref().expect("it was kept").connection);
+        }
+        assert_eq!(client.get("/").expect("an answer").status, 200);
+        server.join().expect("it did not panic");
+        client.asked_on()
+    }
+
+    /// Waits until a read would not wait, without reading: that would take the error with it.
+    fn wait_readable(connection: &BufReader<TcpStream>) {
+        let mut asked = libc::pollfd { fd: connection.get_ref().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: poll(2) reads and writes the one record that it is told of, which outlives the call.
+        assert_eq!(unsafe { libc::poll(&raw mut asked, 1, -1) }, 1);
+    }
+
+    fn read_head(connection: &mut BufReader<TcpStream>) {
+        while !read_line(connection).expect("a head").is_empty() {}
+    }
+
+    fn answer(connection: &mut BufReader<TcpStream>) {
+        read_head(connection);
+        connection.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("the client is there");
+    }
+
+    #[test]
+    fn what_became_of_a_kept_connection_is_told() {
+        let ends = |does| match second(does) {
+            AskedOn::Another { end, .. } => Some(end),
+            AskedOn::Kept => None,
+            AskedOn::New => panic!("a connection was kept"),
+        };
+        assert_eq!(ends(Does::Stays), None);
+        assert_eq!(ends(Does::Closes), Some(End::Closed));
+        assert_eq!(ends(Does::Resets), Some(End::Reset));
+        assert_eq!(ends(Does::ClosesAfterTheRequest), Some(End::ClosedAfter));
+        assert_eq!(ends(Does::ResetsAfterTheRequest), Some(End::ResetAfter));
+    }
 }

@@ -1,6 +1,7 @@
 //! Whether each node served when a calm had lasted for as long as service may take to come back, and refused nobody then.
 
 use ballast_jepsen::{
+    kept::Ended,
     says_why::{Got, Vain},
     time::{RunTime, Span},
     verdict::Judgement,
@@ -53,17 +54,11 @@ pub(super) fn everywhere(
 /// backends down that nobody broke: then a proxy may say so; and a client that was kept from running is not held against anybody
 /// whose answer it did not get.
 pub(super) fn in_vain(mut judgement: Judgement, calms: &[Calm], failed: &[Vain], troubled: &[Span]) -> Judgement {
-    let expected = |calm: &Calm, vain: &Vain| {
-        let served = Span::new(calm.from.after(BACK_WITHIN), calm.until.max(calm.from.after(BACK_WITHIN)));
-        let whole = served.contains(vain.span.from) && served.contains(vain.span.until);
-        // Whoever is without files or a place may be the VIP's owner.
-        whole && calm.without.iter().all(|node| vain.via != name(*node) && vain.via != VIP_NAME)
-    };
     let excused = |vain: &Vain| {
         let answered = matches!(vain.got, Got::Answer { .. });
         (says_of_backends(vain) || !answered) && is_within(vain, troubled)
     };
-    let in_vain = failed.iter().filter(|vain| calms.iter().any(|calm| expected(calm, vain)) && !excused(vain));
+    let in_vain = failed.iter().filter(|vain| is_well(calms, &vain.via, vain.span) && !excused(vain));
     for Vain { id, via, span, got } in in_vain {
         judgement.violated(format!(
             "{id} through {via} was in vain at {}, when all had been well for {BACK_WITHIN:?}: {got:?}",
@@ -71,6 +66,30 @@ pub(super) fn in_vain(mut judgement: Judgement, calms: &[Calm], failed: &[Vain],
         ));
     }
     judgement
+}
+
+/// Looks for kept connections that were reset within a calm, or that took a request with them. One that is closed between two
+/// requests is none of them. No excuse comes from backends or clients that were slow: a proxy answers for its connections by itself.
+pub(super) fn cut(mut judgement: Judgement, calms: &[Calm], ended: &[Ended]) -> Judgement {
+    let cut = || ended.iter().filter(|one| !one.end.is_clean());
+    for Ended { id, via, span, end } in cut().filter(|one| is_well(calms, &one.via, one.span)) {
+        judgement.violated(format!(
+            "a kept connection through {via} ended by {end:?} for {id} at {}, when all had been well for {BACK_WITHIN:?}",
+            span.from
+        ));
+    }
+    let cut = cut().count();
+    judgement.count("of them closed first", ended.len() - cut).count("of them cut, at any time", cut)
+}
+
+/// Whether all was well throughout a time with whom a client talked to: it is within the end of a calm.
+fn is_well(calms: &[Calm], via: &str, span: Span) -> bool {
+    calms.iter().any(|calm| {
+        let served = Span::new(calm.from.after(BACK_WITHIN), calm.until.max(calm.from.after(BACK_WITHIN)));
+        let whole = served.contains(span.from) && served.contains(span.until);
+        // Whoever is without files or a place may be the VIP's owner.
+        whole && calm.without.iter().all(|node| via != name(*node) && via != VIP_NAME)
+    })
 }
 
 #[cfg(test)]
@@ -128,5 +147,26 @@ mod tests {
         let nothing = vain("node-1", 5_500, 5_600, Got::Nothing { error: "TimedOut".to_owned() });
         assert_eq!(ruled(calm(&[]), nothing.clone(), &troubled), Ruling::Held);
         assert_eq!(ruled(calm(&[]), nothing, &[]), Ruling::Violated);
+    }
+
+    #[test]
+    fn a_kept_connection_that_is_cut_while_all_is_well_is_found() {
+        use ballast_jepsen::kept::End;
+        let at = RunTime::from_millis;
+        let ruled = |end: End, via: &str, (from, until)| {
+            let calm = Calm { from: at(0), until: at(7_000), without: [0].into() };
+            let ended = Ended { id: "7".to_owned(), via: via.to_owned(), span: Span::new(at(from), at(until)), end };
+            cut(Judgement::new(Promise::ComesBack).looked_at("requests", 1), &[calm], &[ended]).ruling
+        };
+        for end in [End::Reset, End::ResetAfter, End::ClosedAfter] {
+            assert_eq!(ruled(end, "node-2", (5_100, 5_200)), Ruling::Violated, "{end:?}");
+            // It may have been cut before service must be back, or when the next fault came.
+            assert_eq!(ruled(end, "node-2", (4_900, 5_200)), Ruling::Held, "{end:?}");
+            assert_eq!(ruled(end, "node-2", (6_900, 7_100)), Ruling::Held, "{end:?}");
+            for without in ["node-1", VIP_NAME] {
+                assert_eq!(ruled(end, without, (5_100, 5_200)), Ruling::Held, "{end:?}");
+            }
+        }
+        assert_eq!(ruled(End::Closed, "node-2", (5_100, 5_200)), Ruling::Held);
     }
 }

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::{
+    kept::Kept,
     says_why::{Got, Vain},
     time::{RunTime, Span},
 };
@@ -20,7 +21,7 @@ use ballast_testkit::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Clients;
+use super::{Clients, note_kept};
 use crate::{
     clock::Clock,
     plan::Random,
@@ -56,6 +57,8 @@ pub struct Seen {
     pub served: Vec<Served>,
     /// Those that were not.
     pub failed: Vec<Vain>,
+    /// What became of the connections that visitors kept.
+    pub kept: Kept,
     /// Ends of the requests that went over the VIP and were answered.
     pub over_vip: Vec<RunTime>,
 }
@@ -89,7 +92,9 @@ pub fn start(lab: &Lab, shops: &[SocketAddr], clock: Clock, seed: u64, record: &
             let invoked = clock.now();
             let answer = client.get(&path);
             let completed = clock.now();
+            let via = if through == vip { VIP_NAME.to_owned() } else { format!("node-{}", through + 1) };
             let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
+            note_kept(&mut seen.kept, &client, &id, &via, Span::new(invoked, completed));
             let got = match answer {
                 Ok(answer) if answer.status == 200 => {
                     if let (Some(backend), Some(visitor)) = (answer.header("x-backend"), client.cookie(COOKIE)) {
@@ -104,7 +109,6 @@ pub fn start(lab: &Lab, shops: &[SocketAddr], clock: Clock, seed: u64, record: &
                 }
                 answer => got(&answer),
             };
-            let via = if through == vip { VIP_NAME.to_owned() } else { format!("node-{}", through + 1) };
             seen.failed.push(Vain { id, via, span: Span::new(invoked, completed), got });
         }
     })

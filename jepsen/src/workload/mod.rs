@@ -22,7 +22,12 @@ use std::{
 };
 
 use anyhow::Result;
+use ballast_jepsen::{
+    kept::{End, Ended, Kept},
+    time::Span,
+};
 use ballast_testkit::{
+    client::{self, AskedOn, Client},
     lab::{Host, Lab},
     resp::{Answer, Connection},
 };
@@ -86,6 +91,27 @@ impl Drop for Clients {
             let _ = thread.join();
         }
     }
+}
+
+/// Notes what became of the connection that a client had kept until a request.
+fn note_kept(kept: &mut Kept, client: &Client, id: &str, via: &str, span: Span) {
+    let (end, idle) = match client.asked_on() {
+        AskedOn::New => return,
+        AskedOn::Kept => {
+            kept.requests += 1;
+            return;
+        }
+        AskedOn::Another { end, idle } => (end, idle),
+    };
+    kept.requests += 1;
+    let end = match end {
+        client::End::Closed => End::Closed,
+        client::End::ClosedAfter => End::ClosedAfter,
+        client::End::Reset => End::Reset,
+        client::End::ResetAfter => End::ResetAfter,
+    };
+    let span = Span::new(span.from.before(idle), span.until);
+    kept.ended.push(Ended { id: id.to_owned(), via: via.to_owned(), span, end });
 }
 
 /// What became of a command.

@@ -10,10 +10,10 @@ use std::{
 };
 
 use anyhow::Result;
-use ballast_jepsen::{baskets::Told, says_why::Vain, time::Span, transfers::Transfer};
+use ballast_jepsen::{baskets::Told, kept::Kept, says_why::Vain, time::Span, transfers::Transfer};
 use ballast_testkit::{client::Client, lab::Lab};
 
-use super::{Clients, PATIENCE, bindings::got};
+use super::{Clients, PATIENCE, bindings::got, note_kept};
 use crate::{
     clock::Clock,
     plan::Random,
@@ -37,6 +37,8 @@ pub struct Seen {
     pub broken: usize,
     /// What was not answered with success.
     pub failed: Vec<Vain>,
+    /// What became of the connections that they kept.
+    pub kept: Kept,
 }
 
 /// Shared by them.
@@ -95,6 +97,7 @@ fn buy(client: &mut Client, id: &str, bought: bool, clock: Clock, record: &Recor
     let answer = client.get(&proxied::path(path, id));
     let span = Span::new(from, clock.now());
     let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
+    note_kept(&mut seen.kept, client, id, VIP_NAME, span);
     match &answer {
         Ok(answer) if answer.status == 200 => {
             let text = answer.text();
@@ -117,6 +120,7 @@ fn send(client: &mut Client, id: &str, body: &[u8], clock: Clock, record: &Recor
     let answer = client.request("POST", &proxied::path("/echo", id), &[], body);
     let span = Span::new(from, clock.now());
     let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
+    note_kept(&mut seen.kept, client, id, VIP_NAME, span);
     match &answer {
         Ok(answer) if answer.status == 200 => {
             seen.transfers.push(Transfer::compare(id.to_owned(), body, &answer.body, span));
