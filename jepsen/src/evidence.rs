@@ -62,7 +62,9 @@ impl Told {
         let Options { kinds, whom, .. } = &self.options;
         // A run restarts or upgrades, by whether there is anything to go to.
         let rolling = |kind: &Kind| matches!(kind, Kind::RollingUpgrade | Kind::RollingRestart);
-        let all = Kind::all().filter(|kind| !rolling(kind)).all(|kind| kinds.contains(&kind));
+        // Which runs of old did not know.
+        let newer = |kind: &Kind| matches!(kind, Kind::Terminate);
+        let all = Kind::all().filter(|kind| !rolling(kind) && !newer(kind)).all(|kind| kinds.contains(&kind));
         let names = || kinds.iter().map(Kind::to_string).collect::<Vec<_>>().join(", ");
         let whom = whom.map(|whom| match whom {
             Whom::Leader => String::from("of the leader"),

@@ -19,7 +19,7 @@ fn jepsen(arguments: &[&str]) -> Option<(Option<i32>, String)> {
     Some((output.status.code(), said))
 }
 
-const FAULTS: &str = "kill,restart,pause,freeze,slow-disk,split,delay,corrupt,slow-link,move-vip,transfer-leader,snapshot,backend-fails,backend-drain,backend-maintenance";
+const FAULTS: &str = "kill,terminate,restart,pause,freeze,slow-disk,split,delay,corrupt,slow-link,move-vip,transfer-leader,snapshot,backend-fails,backend-drain,backend-maintenance";
 
 #[test]
 fn no_promise_is_broken_in_a_minute_of_faults() {

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::{
     client::{Client, Response},
     lab::{Host, Lab},
+    leaving::Leaving,
     ports, wait,
 };
 
@@ -375,12 +376,13 @@ impl Cluster {
     /// # Errors
     /// When it does not end in time.
     pub fn terminate(&mut self, position: usize) -> Result<Option<i32>> {
+        self.dismiss(position).map_or(Ok(None), Leaving::wait)
+    }
+
+    /// Sends SIGTERM to a node and lets go of its process, if it has one: the node counts as dead from now on.
+    pub fn dismiss(&mut self, position: usize) -> Option<Leaving> {
         let node = &mut self.nodes[position];
-        let Some(mut process) = node.process.take() else { return Ok(None) };
-        send_signal(&process, libc::SIGTERM);
-        let status = wait::until(&format!("{} to end", node.name), || Ok(process.try_wait()?));
-        let _ = process.kill();
-        Ok(status?.code())
+        Some(Leaving::tell(&node.name, node.process.take()?))
     }
 
     /// Waits for a node's process to end by itself. Returns its exit code.
@@ -753,7 +755,7 @@ fn tail(path: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-fn send_signal(process: &Child, signal: i32) {
+pub(crate) fn send_signal(process: &Child, signal: i32) {
     let Ok(pid) = libc::pid_t::try_from(process.id()) else { return };
     // SAFETY: kill(2) takes no pointers; the child is not reaped yet, so the pid is still ours.
     unsafe { libc::kill(pid, signal) };

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod interrupt;
 pub mod kernel;
 pub mod lab;
+pub mod leaving;
 pub mod machine;
 pub mod newcomers;
 pub mod observer;

@@ -19,10 +19,18 @@ pub static CALLED_OFF: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// Says `what` was waited for, and the last word of `probe`'s error if it returned one.
-pub fn until<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    within(PATIENCE, what, probe)
+}
+
+/// As [`until`], for so long at most; with zero it looks once.
+///
+/// # Errors
+/// As [`until`].
+pub fn within<T>(patience: Duration, what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let started = Instant::now();
     let mut last = String::new();
-    while started.elapsed() < PATIENCE {
+    loop {
         if CALLED_OFF.load(Ordering::Relaxed) {
             bail!("interrupted while waiting for {what}");
         }
@@ -31,8 +39,10 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Res
             Ok(None) => {}
             Err(error) => last = format!("{error:#}"),
         }
+        if started.elapsed() >= patience {
+            bail!("gave up waiting for {what} after {patience:?}; last error: {last:?}");
+        }
         // Between two looks at another process; nothing depends on its length.
         thread::sleep(Duration::from_millis(20));
     }
-    bail!("gave up waiting for {what} after {PATIENCE:?}; last error: {last:?}")
 }

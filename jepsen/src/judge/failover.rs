@@ -75,10 +75,10 @@ fn loses_alone(fault: &Happened, owner: Option<String>, faults: &[Happened]) -> 
     dies && lasts && owner.is_some_and(|owner| fault.victims.contains(&owner)) && is_alone(fault, near, faults)
 }
 
-/// When the VIP was moved while all else was well, and what a move has to do with it. Nodes that end as they are told to, one after
-/// the other, give it away as well.
+/// When the VIP was moved while all else was well, and what a move has to do with it. A node that ends as it is told to gives it
+/// away as well, whether it is the only one or others do after it.
 fn moves_alone(faults: &[Happened]) -> impl Iterator<Item = Span> {
-    let moves = |kind| matches!(kind, Kind::MoveVip | Kind::RollingRestart | Kind::RollingUpgrade);
+    let moves = |kind: Kind| kind == Kind::MoveVip || kind.ends_in_order();
     let moves = faults.iter().filter(move |fault| moves(fault.kind) && fault.came_about);
     moves.filter_map(move |fault| {
         let span = Span::new(fault.from, fault.until.after(2 * REPLACED_WITHIN));
@@ -177,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_end_one_after_the_other_lose_no_request_over_the_vip() {
-        for kind in [Kind::RollingRestart, Kind::RollingUpgrade] {
+    fn nodes_that_end_as_they_are_told_to_lose_no_request_over_the_vip() {
+        for kind in [Kind::RollingRestart, Kind::RollingUpgrade, Kind::Terminate] {
             assert_eq!(lost(&[fault(kind, 10_000, 16_000)], &[], vain(VIP_NAME, 13_100, 13_200)), 1, "{kind}");
             assert_eq!(lost(&[fault(kind, 10_000, 16_000)], &[], vain("node-1", 13_100, 13_200)), 0, "{kind}");
         }

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use ballast_jepsen::verdict::Promise;
 use ballast_testkit::{
+    interrupt,
     lab::{Short, Tampering, VIP, VIP6},
     wait,
 };
@@ -23,6 +24,9 @@ use crate::{
 
 /// Names the folder with the programs that an upgrade goes to.
 pub const UPGRADE_DIR: &str = "BALLAST_UPGRADE_DIR";
+
+/// How long a node may take to end that something else befalls as well, so that it is not in the way of what is to be undone.
+const PATIENCE_BESIDE: Duration = Duration::from_secs(5);
 
 /// What a node says that finds its data damaged, whatever is wrong with them exactly.
 const REFUSAL: &str = "must not answer";
@@ -155,6 +159,34 @@ impl Nemesis {
         Ok(())
     }
 
+    /// Waits for the end of a daemon that was told to. One that something else befalls may take longer than anybody waits, and may
+    /// not end well.
+    pub(super) fn see_off(&mut self, site: &Site, node: usize) {
+        let Some(leaving) = self.leaving.remove(&node) else { return };
+        let name = site.cluster.node(node).name().to_owned();
+        let beside = self.newcomer.is_some() || self.running.iter().any(Option::is_some);
+        let ended = leaving.within(if beside { PATIENCE_BESIDE } else { wait::PATIENCE });
+        let excused = self.rotten.contains(&node) || beside && (ended.is_err() || self.may_end.contains(&node));
+        match ended {
+            Ok(Some(0)) => {}
+            ended if excused => {
+                self.record
+                    .complaints
+                    .push(format!("terminate: {name} was told to end, beside other faults: {ended:?}"));
+            }
+            ended => self.did_not_end_well(&name, &ended),
+        }
+    }
+
+    fn did_not_end_well(&mut self, name: &str, ended: &Result<Option<i32>>) {
+        if interrupt::came() {
+            // Nobody waited.
+            return;
+        }
+        let what = format!("{name} was told to end and did not end well: {ended:?}");
+        self.record.broken.push((Promise::SaysWhy, what));
+    }
+
     /// Drains and starts all nodes again, one after the other, as an upgrade does; one goes to the programs in
     /// `BALLAST_UPGRADE_DIR` and, the next time, back.
     pub(super) fn upgrade(&mut self, site: &mut Site, kind: Kind) -> Result<()> {
@@ -167,12 +199,9 @@ impl Nemesis {
         for node in 0..site.nodes() {
             self.replace_rotten(site)?;
             let name = site.cluster.node(node).name().to_owned();
-            match site.cluster.terminate(node) {
-                Ok(Some(0)) => {}
-                other => {
-                    let what = format!("{name} was told to end and did not end well: {other:?}");
-                    self.record.broken.push((Promise::SaysWhy, what));
-                }
+            let ended = site.cluster.terminate(node);
+            if !matches!(ended, Ok(Some(0))) {
+                self.did_not_end_well(&name, &ended);
             }
             site.cluster.spawn(node)?;
             // Its peers are to have it back before the next one goes.

@@ -133,10 +133,12 @@ impl Nemesis {
             Act::Wait => {}
             Act::Kill => {
                 self.away.insert(node);
+                self.leaving.remove(&node);
                 site.cluster.kill(node);
             }
             Act::Empty => {
                 self.away.insert(node);
+                self.leaving.remove(&node);
                 site.cluster.kill(node);
                 self.rotten.remove(&node);
                 let data = site.cluster.node(node).data();

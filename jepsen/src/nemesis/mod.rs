@@ -6,7 +6,7 @@ mod membership;
 mod transfer;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     thread::{self, JoinHandle},
     time::Duration,
@@ -18,6 +18,7 @@ use ballast_testkit::{
     cluster::Operator,
     interrupt,
     lab::{Direction, Host},
+    leaving::Leaving,
     wait,
 };
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,7 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
         still: BTreeSet::new(),
         may_end: BTreeSet::new(),
         senders: BTreeSet::new(),
+        leaving: BTreeMap::new(),
         newcomer: None,
         running: Vec::new(),
         commands: Vec::new(),
@@ -167,6 +169,8 @@ struct Nemesis {
     may_end: BTreeSet<usize>,
     /// Nodes that were stopped or killed for sending the snapshot that is being cut.
     senders: BTreeSet<usize>,
+    /// Daemons that were told to end.
+    leaving: BTreeMap<usize, Leaving>,
     /// The node that is being replaced, if one is.
     newcomer: Option<membership::Newcomer>,
     /// Faults of this round that were begun and have not ended.
@@ -294,6 +298,12 @@ impl Nemesis {
         }
         match planned.kind {
             Kind::Kill => site.cluster.kill(node),
+            Kind::Terminate => {
+                // What ended by itself is found when it is to be started.
+                let leaving = if site.cluster.has_ended(node) { None } else { site.cluster.dismiss(node) };
+                came_about = leaving.is_some();
+                self.leaving.extend(leaving.map(|leaving| (node, leaving)));
+            }
             Kind::Restart => {
                 site.cluster.kill(node);
                 self.start(site, node)?;
@@ -410,6 +420,10 @@ impl Nemesis {
         let lab = site.lab.clone();
         match planned.kind {
             Kind::Kill => self.start(site, node)?,
+            Kind::Terminate => {
+                self.see_off(site, node);
+                self.start(site, node)?;
+            }
             Kind::KillAll => {
                 for node in 0..site.nodes() {
                     self.start(site, node)?;
@@ -487,6 +501,7 @@ impl Nemesis {
             self.record.broken.push((Promise::SaysWhy, what));
         }
         self.may_end.remove(&node);
+        self.leaving.remove(&node);
         site.cluster.kill(node);
         site.cluster.spawn(node)
     }

@@ -96,6 +96,8 @@ pub enum Kind {
     SnapshotCut,
     /// All nodes are drained and started again, one after the other.
     RollingRestart,
+    /// A daemon is told to end, which it does in good order, and is started again at the end.
+    Terminate,
 }
 
 /// What can be undone together.
@@ -118,7 +120,7 @@ pub enum Family {
 }
 
 /// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
-const TABLE: [(Kind, &str, Family); 44] = [
+const TABLE: [(Kind, &str, Family); 45] = [
     (Kind::Kill, "kill", Family::Process),
     (Kind::Restart, "restart", Family::Process),
     (Kind::CrashLoop, "crash-loop", Family::Process),
@@ -163,6 +165,7 @@ const TABLE: [(Kind, &str, Family); 44] = [
     (Kind::Membership, "membership", Family::Operator),
     (Kind::SnapshotCut, "snapshot-cut", Family::Alone),
     (Kind::RollingRestart, "rolling-restart", Family::Alone),
+    (Kind::Terminate, "terminate", Family::Process),
 ];
 
 impl Kind {
@@ -189,6 +192,11 @@ impl Kind {
             self,
             KillAll | BlackOut | Split | Ring | Bridge | Loss | LossEverywhere | RollingUpgrade | RollingRestart
         )
+    }
+
+    /// Whether nodes are told to end, drain and hand over what they have: clients over the VIP are to notice nothing.
+    pub fn ends_in_order(self) -> bool {
+        matches!(self, Self::RollingRestart | Self::RollingUpgrade | Self::Terminate)
     }
 
     /// Whether a daemon may end by itself of it: its disk fails, it is refused memory or descriptors, or it is put out of the

@@ -84,6 +84,8 @@ const LOSES_AN_OWNER: &[Kind] = &[Kind::Kill, Kind::Freeze, Kind::Pause, Kind::I
 const SPLITS: &[Kind] = &[Kind::Split];
 /// By which the VIP goes to another node as planned.
 const MOVES: &[Kind] = &[Kind::MoveVip];
+/// By which a node goes as planned, with what it owns and whether it leads.
+const STOPS: &[Kind] = &[Kind::Terminate];
 
 /// The one fault of a round in which nothing else is to happen, if that is such a round and a fault for it is wanted.
 fn one_fault(
@@ -101,6 +103,8 @@ fn one_fault(
         // Longer than what it takes until a minority knows that it is one, and until a store has refused something again.
         4 | 14 => (SPLITS, Whom::Node(random.below(nodes as u64) as usize), 4500),
         7 => (MOVES, Whom::Owner, 300),
+        // Longer than what it takes to end. Whoever owns as well as whoever leads has something to hand over.
+        9 | 17 => (STOPS, if round % 20 == 9 { Whom::Leader } else { Whom::Owner }, 2500),
         _ => return None,
     };
     let wanted: Vec<Kind> = wanted.iter().copied().filter(|kind| kinds.contains(kind)).collect();
@@ -263,11 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn a_minority_is_split_off_alone_and_the_vip_moved_in_every_ten_minutes() {
+    fn a_minority_is_split_off_and_the_vip_moved_and_nodes_end_alone_in_every_ten_minutes() {
         for seed in 0..200 {
             let split = |one: &Planned| one.kind == Kind::Split && one.until_ms - one.from_ms >= 4500;
             assert!(alone(seed, split) >= 2, "seed {seed}");
             assert!(alone(seed, |one| one.kind == Kind::MoveVip) >= 1, "seed {seed}");
+            for whom in [Whom::Owner, Whom::Leader] {
+                assert!(alone(seed, |one| one.kind == Kind::Terminate && one.whom == whom) >= 1, "seed {seed}");
+            }
         }
     }
 
