@@ -221,7 +221,15 @@ mod tests {
 
     fn fault(kind: Kind, from: u64, until: u64) -> Happened {
         let [from, until] = [from, until].map(RunTime::from_millis);
-        Happened { kind, victims: vec!["node-1".to_owned()], from, until, whole_until: None, came_about: true }
+        Happened {
+            kind,
+            victims: vec!["node-1".to_owned()],
+            from,
+            until,
+            whole_until: None,
+            came_about: true,
+            acknowledged: None,
+        }
     }
 
     fn took(millis: &[u64]) -> Recovery {

@@ -2,11 +2,13 @@
 
 mod calm;
 mod disturbed;
+mod drained;
 mod failover;
 mod minorities;
 mod owners;
 mod revisions;
 mod silent;
+mod visitors;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +37,7 @@ use crate::{
     run::Run,
     site::VIP_NAME,
     watch::Sample,
-    workload::{DENIED, bindings::Served, locks},
+    workload::{DENIED, locks},
 };
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
@@ -150,6 +152,8 @@ fn configuration(run: &Run) -> Judgement {
     // Only these clients change the document.
     let judgement = Judgement::new(Promise::Configuration);
     let judgement = hold(judgement, &ConfigModel { versions: Versions::Own }, &run.config);
+    let troubled = troubles(&run.faults.faults, &run.slow);
+    let judgement = drained::judge(judgement, &run.faults.faults, &run.seen.served, &troubled);
     to_the_end(run, revisions::served(run, judgement), "answer", last(&run.config))
 }
 
@@ -183,23 +187,15 @@ fn durability(run: &Run) -> Judgement {
 fn stickiness(run: &Run) -> Judgement {
     // A line is missing if a node died before it wrote it: nobody knows whether that answer went through a binding.
     let lines: BTreeMap<&str, &says_why::Line> = run.proxied.iter().map(|line| (line.id.as_str(), line)).collect();
-    let observed = |served: &Served| Observation {
-        farm: FARM.to_owned(),
-        client: served.visitor.clone(),
-        backend: served.backend.clone(),
-        via: if served.through == run.options.nodes { VIP_NAME.to_owned() } else { name(served.through) },
-        bound: lines.get(served.id.as_str()).is_some_and(|line| line.binding != "unbound"),
-        span: Span::new(served.invoked, served.completed),
-    };
-    let observations: Vec<Observation> = run.seen.served.iter().map(observed).collect();
+    let answers = visitors::observations(&run.seen.served, &lines, run.options.nodes);
     let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
     let ours = causes.len();
     // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
     let troubled = troubles(&run.faults.faults, &run.slow);
-    causes.extend(run.seen.served.iter().zip(&observations).filter_map(|(served, seen)| {
+    causes.extend(answers.iter().filter_map(|(served, seen)| {
         let line = lines.get(served.id.as_str())?;
-        let troubled = troubled.iter().any(|span| span.from <= seen.span.until && seen.span.from <= span.until);
-        (line.binding == "rehomed" && line.binding_cause == "backend_down" && troubled).then(|| Cause {
+        let troubled = troubled.iter().any(|span| span.touches(seen.span));
+        (troubled && visitors::may_be_rehomed(served, seen, line)).then(|| Cause {
             reason: Reason::Down,
             farm: FARM.to_owned(),
             client: Some(seen.client.clone()),
@@ -207,9 +203,11 @@ fn stickiness(run: &Run) -> Judgement {
             span: seen.span,
         })
     }));
+    let observations: Vec<Observation> = answers.into_iter().map(|(_, seen)| seen).collect();
+    let logins = run.seen.served.iter().filter(|served| served.before.is_some()).count();
     let bound = observations.iter().filter(|observation| observation.bound).count();
     let judgement = stickiness::check_stickiness(&observations, &causes).judgement();
-    let judgement = judgement.looked_at("through bindings", bound);
+    let judgement = judgement.looked_at("through bindings", bound).count("by which the cookie changed", logins);
     let last = run.seen.served.iter().map(|served| served.completed).max();
     to_the_end(run, judgement.count("moved by a verdict on a slow backend", causes.len() - ours), "answer", last)
 }
@@ -500,7 +498,15 @@ mod tests {
     fn a_bad_line_of_one_node_is_no_reason_to_move() {
         let troubled = |kind| {
             let Span { from, until } = span(100, 200);
-            let fault = Happened { kind, victims: vec![name(0)], from, until, whole_until: None, came_about: true };
+            let fault = Happened {
+                kind,
+                victims: vec![name(0)],
+                from,
+                until,
+                whole_until: None,
+                came_about: true,
+                acknowledged: None,
+            };
             troubles(&[fault], &[]).iter().any(|span| span.contains(from))
         };
         let reasons: Vec<Kind> = Kind::all().filter(|kind| troubled(*kind)).collect();

@@ -330,14 +330,14 @@ fn answer(
     shared.requests.fetch_add(1, Ordering::Relaxed);
     let mut set_cookie = String::new();
     let session = match session {
-        Some(session) => session,
-        None if path.starts_with("/login") => {
+        // Whoever logs in gets another id than the one that it came with, which somebody may have given it.
+        _ if path.starts_with("/login") => {
             let number = shared.next_session.fetch_add(1, Ordering::Relaxed);
             let session = format!("{}-{}-{number}", shared.name, std::process::id());
             set_cookie = format!("Set-Cookie: SHOPID={session}; Path=/; HttpOnly\r\n");
             session
         }
-        None => String::new(),
+        session => session.unwrap_or_default(),
     };
     let Ok(basket) = shared.basket(&session, path.starts_with("/buy")) else {
         return reader.get_mut().write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
@@ -396,5 +396,24 @@ fn read_chunked(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
         if size == 0 {
             return Ok(body);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+
+    #[test]
+    fn each_login_gives_another_id() {
+        let backend = Backend::start("web1").expect("a port");
+        let mut client = Client::new(backend.address());
+        let mut id_after = |path: &str| {
+            assert_eq!(client.get(path).expect("an answer").status, 200);
+            client.cookie("SHOPID").map(str::to_owned)
+        };
+        let ids = ["/basket", "/login", "/basket", "/login"].map(&mut id_after);
+        assert!(ids[0].is_none() && ids[1].is_some() && ids[1] == ids[2]);
+        assert!(ids[3].is_some() && ids[3] != ids[1]);
     }
 }

@@ -70,8 +70,15 @@ mod tests {
     fn damaged_files_excuse_nobody_while_their_node_serves() {
         let at = RunTime::from_millis;
         let Span { from, until } = span(1_000, 2_000);
-        let fault =
-            Happened { kind: Kind::BitRot, victims: vec![name(0)], from, until, whole_until: None, came_about: true };
+        let fault = Happened {
+            kind: Kind::BitRot,
+            victims: vec![name(0)],
+            from,
+            until,
+            whole_until: None,
+            came_about: true,
+            acknowledged: None,
+        };
         let calm = |from, until| Calm { from: at(from), until: at(until), without: BTreeSet::new() };
         let calms = vec![calm(2_000, 8_000), calm(12_000, 18_000), calm(22_000, 28_000), calm(32_000, 38_000)];
         let ends = |emptied| {
@@ -90,8 +97,15 @@ mod tests {
         let owners = [(span(0, 10_000), "node-1".to_owned()), (span(10_300, 60_000), "node-2".to_owned())];
         let excused = |kind, victim: &str, (from, until)| {
             let Span { from, until } = span(from, until);
-            let fault =
-                Happened { kind, victims: vec![victim.to_owned()], from, until, whole_until: None, came_about: true };
+            let fault = Happened {
+                kind,
+                victims: vec![victim.to_owned()],
+                from,
+                until,
+                whole_until: None,
+                came_about: true,
+                acknowledged: None,
+            };
             let record = Record { faults: vec![fault], ..Record::default() };
             let disturbed = by_faults(&record, &owners);
             assert!(disturbed.iter().all(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(victim))));

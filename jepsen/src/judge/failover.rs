@@ -137,7 +137,15 @@ mod tests {
 
     fn fault(kind: Kind, from: u64, until: u64) -> Happened {
         let victims = vec![String::from("node-1")];
-        Happened { kind, victims, from: at(from), until: at(until), whole_until: None, came_about: true }
+        Happened {
+            kind,
+            victims,
+            from: at(from),
+            until: at(until),
+            whole_until: None,
+            came_about: true,
+            acknowledged: None,
+        }
     }
 
     fn is_lost(fault: Happened, owner: &str, others: &[Happened]) -> bool {

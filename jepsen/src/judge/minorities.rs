@@ -60,7 +60,7 @@ mod tests {
     fn fault(kind: Kind, from: u64, until: u64) -> Happened {
         let [from, until, undone] = [from, until, until + 300].map(RunTime::from_millis);
         let victims = vec![String::from("node-1")];
-        Happened { kind, victims, from, until: undone, whole_until: Some(until), came_about: true }
+        Happened { kind, victims, from, until: undone, whole_until: Some(until), came_about: true, acknowledged: None }
     }
 
     fn windows(faults: &[Happened]) -> Vec<Span> {

@@ -178,8 +178,15 @@ impl Nemesis {
         }
         let victims = vec![site.cluster.node(newcomer.node).name().to_owned()];
         let (from, until) = (newcomer.from, self.clock.now());
-        let happened =
-            Happened { kind: Kind::Membership, victims, from, until, whole_until: Some(until), came_about: true };
+        let happened = Happened {
+            kind: Kind::Membership,
+            victims,
+            from,
+            until,
+            whole_until: Some(until),
+            came_about: true,
+            acknowledged: None,
+        };
         self.record.faults.push(happened);
     }
 }

@@ -57,6 +57,9 @@ pub struct Happened {
     /// Whether it came about: there was what it takes, and an operator's order was not refused.
     #[serde(default = "yes")]
     pub came_about: bool,
+    /// When the operator was told that it is done who brought it about; absent if none did, and in records of old.
+    #[serde(default)]
+    pub acknowledged: Option<RunTime>,
 }
 
 fn yes() -> bool {
@@ -181,8 +184,15 @@ struct Nemesis {
     record: Record,
 }
 
-/// An order that was carried out or refused: when the fault began that it brings about, if it does, and the complaint.
-type Told = (Option<RunTime>, Option<String>);
+/// An order that was carried out or refused.
+struct Told {
+    /// When the fault began that it brings about, if it does.
+    brings_about: Option<RunTime>,
+    /// When the operator was told so.
+    at: RunTime,
+    /// What there is to complain of, if it was not carried out.
+    complaint: Option<String>,
+}
 
 /// What an order is for.
 #[derive(Clone, Copy)]
@@ -228,6 +238,7 @@ impl Nemesis {
                             until: self.clock.now(),
                             whole_until: None,
                             came_about: true,
+                            acknowledged: None,
                         });
                     }
                     self.running[number] = Some(begun?);
@@ -274,7 +285,9 @@ impl Nemesis {
     fn happened(&mut self, fault: Running, whole_until: Option<RunTime>) {
         let Running { planned, victims, from, came_about, .. } = fault;
         let until = self.clock.now();
-        self.record.faults.push(Happened { kind: planned.kind, victims, from, until, whole_until, came_about });
+        let kind = planned.kind;
+        let acknowledged = None;
+        self.record.faults.push(Happened { kind, victims, from, until, whole_until, came_about, acknowledged });
     }
 
     fn begin(&mut self, site: &mut Site, watch: &Watch, planned: &Planned) -> Result<Running> {
@@ -521,7 +534,8 @@ impl Nemesis {
             Order::Undo(from) => (None, self.commands.iter().position(|(brings_about, _)| *brings_about == Some(from))),
         };
         let before = before.map(|at| self.commands.swap_remove(at).1);
-        let (operator, words) = (self.operator.clone(), arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>());
+        let (operator, clock) = (self.operator.clone(), self.clock);
+        let words = arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>();
         let command = thread::spawn(move || {
             let mut arguments: Vec<&str> = vec!["--timeout", "4s"];
             arguments.extend(words.iter().map(String::as_str));
@@ -531,7 +545,7 @@ impl Nemesis {
                 Ok(said) => Some(format!("{}: exit {}: {}", words.join(" "), said.code, said.err.trim())),
                 Err(error) => Some(format!("{}: {error:#}", words.join(" "))),
             };
-            told.push((brings_about, complaint));
+            told.push(Told { brings_about, at: clock.now(), complaint });
             told
         });
         self.commands.push((brings_about, command));
@@ -540,9 +554,11 @@ impl Nemesis {
     /// Waits for the operators. What one of them was refused did not come about.
     fn collect(&mut self) {
         let told = self.commands.drain(..).flat_map(|(_, command)| command.join().unwrap_or_default());
-        for (brings_about, complaint) in told {
-            let faults = self.record.faults.iter_mut().filter(|fault| Some(fault.from) == brings_about);
-            faults.for_each(|fault| fault.came_about &= complaint.is_none());
+        for Told { brings_about, at, complaint } in told {
+            for fault in self.record.faults.iter_mut().filter(|fault| Some(fault.from) == brings_about) {
+                fault.came_about &= complaint.is_none();
+                fault.acknowledged = complaint.is_none().then_some(at);
+            }
             self.record.complaints.extend(complaint);
         }
     }

@@ -87,6 +87,9 @@ const MOVES: &[Kind] = &[Kind::MoveVip];
 /// By which a node goes as planned, with what it owns and whether it leads.
 const STOPS: &[Kind] = &[Kind::Terminate];
 
+/// By which a backend is to get no new visitors.
+const DRAINS: &[Kind] = &[Kind::BackendDrain];
+
 /// The one fault of a round in which nothing else is to happen, if that is such a round and a fault for it is wanted.
 fn one_fault(
     round: usize,
@@ -105,6 +108,8 @@ fn one_fault(
         7 => (MOVES, Whom::Owner, 300),
         // Longer than what it takes to end. Whoever owns as well as whoever leads has something to hand over.
         9 | 17 => (STOPS, if round % 20 == 9 { Whom::Leader } else { Whom::Owner }, 2500),
+        // So that some come after all nodes have heard of it.
+        10 => (DRAINS, Whom::Owner, 3500),
         _ => return None,
     };
     let wanted: Vec<Kind> = wanted.iter().copied().filter(|kind| kinds.contains(kind)).collect();
@@ -267,11 +272,15 @@ mod tests {
     }
 
     #[test]
-    fn a_minority_is_split_off_and_the_vip_moved_and_nodes_end_alone_in_every_ten_minutes() {
+    fn what_is_judged_alone_comes_alone_in_every_ten_minutes() {
         for seed in 0..200 {
             let split = |one: &Planned| one.kind == Kind::Split && one.until_ms - one.from_ms >= 4500;
             assert!(alone(seed, split) >= 2, "seed {seed}");
             assert!(alone(seed, |one| one.kind == Kind::MoveVip) >= 1, "seed {seed}");
+            assert!(
+                alone(seed, |one| one.kind == Kind::BackendDrain && one.until_ms - one.from_ms >= 3500) >= 1,
+                "seed {seed}"
+            );
             for whom in [Whom::Owner, Whom::Leader] {
                 assert!(alone(seed, |one| one.kind == Kind::Terminate && one.whom == whom) >= 1, "seed {seed}");
             }

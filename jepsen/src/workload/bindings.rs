@@ -30,16 +30,22 @@ use crate::{
 };
 
 const CLIENTS: usize = 6;
-/// After so many requests a visitor forgets its cookie and comes as a new one.
-const VISIT: u64 = 400;
+/// After so many requests a visitor forgets its cookie and comes as a new one. Some stay for long, and see many faults; some do not,
+/// so that there are new ones at any time.
+const VISITS: [u64; 2] = [400, 60];
+/// One in so many requests is another login, by which the application changes the visitor's cookie.
+const LOGINS: u64 = 100;
 
 /// One request that a backend answered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Served {
     /// By which the access log knows it.
     pub id: String,
-    /// The visitor: its cookie.
+    /// The visitor: the cookie that it had afterwards.
     pub visitor: String,
+    /// The cookie that it came with, if it was given another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
     /// The backend that answered.
     pub backend: String,
     /// The position of the store that it went to; the last one is the VIP.
@@ -80,13 +86,15 @@ pub fn start(lab: &Lab, shops: &[SocketAddr], clock: Clock, seed: u64, record: &
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(10 + random.below(10)));
             asked += 1;
-            if asked % VISIT == 0 {
+            if asked % VISITS[number % VISITS.len()] == 0 {
                 client = fresh();
             }
             // Every second one over the VIP.
             let through = if random.below(2) == 0 { vip } else { random.below(vip as u64) as usize };
             client.go_to(shops[through]);
-            let path = if client.cookie(COOKIE).is_some() { "/basket" } else { "/login" };
+            let came_with = client.cookie(COOKIE).map(str::to_owned);
+            let logs_in = random.below(LOGINS) == 0 || came_with.is_none();
+            let path = if logs_in { "/login" } else { "/basket" };
             let id = format!("{number}-{asked}");
             let path = proxied::path(path, &id);
             let invoked = clock.now();
@@ -99,7 +107,8 @@ pub fn start(lab: &Lab, shops: &[SocketAddr], clock: Clock, seed: u64, record: &
                 Ok(answer) if answer.status == 200 => {
                     if let (Some(backend), Some(visitor)) = (answer.header("x-backend"), client.cookie(COOKIE)) {
                         let (backend, visitor) = (backend.to_owned(), visitor.to_owned());
-                        seen.served.push(Served { id, visitor, backend, through, invoked, completed });
+                        let before = came_with.filter(|came_with| *came_with != visitor);
+                        seen.served.push(Served { id, visitor, before, backend, through, invoked, completed });
                         if through == vip {
                             seen.over_vip.push(completed);
                         }
