@@ -5,7 +5,7 @@
 //!
 //! - no write that was begun there is acknowledged there,
 //! - none of them answers for the VIP,
-//! - each goes on to answer its client, by the backend that it had sent it to before.
+//! - each goes on to answer its client, by the backend that it had sent it to before the cut.
 //!
 //! The last is what a farm promises whose policy is `last-known`; one that says `isolated: refuse` promises less.
 //!
@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Span;
+use crate::time::{RunTime, Span};
 use crate::verdict::{Judgement, Promise};
 
 /// What one node said to the client that talks to no other.
@@ -48,6 +48,8 @@ pub enum What {
 pub struct Minority {
     /// Its nodes.
     pub nodes: BTreeSet<String>,
+    /// When it was cut off.
+    pub cut: RunTime,
     /// From when on all leases must be over until somebody may hear them again.
     pub window: Span,
 }
@@ -60,17 +62,20 @@ pub fn judge(minorities: &[Minority], said: &[Said], held: &[(Span, String)], ex
     }
     let mut judgement = Judgement::new(Promise::WithoutQuorum);
     let (mut answers, mut refused, mut passed_over) = (0, 0, 0);
-    for Minority { nodes, window } in minorities {
+    for Minority { nodes, cut, window } in minorities {
         for (span, node) in held.iter().filter(|(span, node)| nodes.contains(node) && span.touches(*window)) {
             judgement.violated(format!("{node} had no quorum from {} on and answered for a VIP: {span}", window.from));
         }
         for node in nodes {
             let of_node = said.iter().filter(|one| one.node == *node);
-            let before = of_node.clone().filter(|one| one.span.until < window.from);
+            // What it did between the cut and the window may be wrong already.
+            let before = of_node.clone().filter(|one| one.span.until < *cut);
             let had = before.filter_map(|one| served(one).map(|backend| (one.span.until, backend))).max();
             for Said { span, what, .. } in of_node.filter(|one| window.contains(one.span.from)) {
                 let is_over = span.until <= window.until;
-                let is_excused = excused.iter().any(|excused| excused.touches(*span));
+                // Who was sent elsewhere for a reason stays there when that is over.
+                let since = had.map_or(*span, |(at, _)| Span::new(at, span.until));
+                let is_excused = excused.iter().any(|excused| excused.touches(since));
                 match (what, had) {
                     (What::Stored, _) if is_over => {
                         judgement.violated(format!("{node} had no quorum and acknowledged a write: {span}"));
@@ -113,7 +118,6 @@ fn served(said: &Said) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::RunTime;
     use crate::verdict::Ruling::{self, Held, Undecided, Violated};
 
     fn span(from: u64, until: u64) -> Span {
@@ -128,9 +132,10 @@ mod tests {
         What::Served(backend.to_owned())
     }
 
-    /// Of node-1, which is alone from 10 s to 12 s and had its client at `a` before.
+    /// Of node-1, which is cut off at 8 s, alone from 10 s to 12 s for certain, and had its client at `a` before.
     fn ruled(more: &[Said], held: &[(Span, &str)], excused: &[Span]) -> Ruling {
-        let minority = Minority { nodes: BTreeSet::from([String::from("node-1")]), window: span(10_000, 12_000) };
+        let nodes = BTreeSet::from([String::from("node-1")]);
+        let minority = Minority { nodes, cut: RunTime::from_millis(8000), window: span(10_000, 12_000) };
         let usual = [said(5000, 5010, by("b")), said(7000, 7010, by("a")), said(10_100, 10_110, by("a"))];
         let all: Vec<Said> =
             usual.into_iter().chain([said(10_200, 10_300, What::NotStored)]).chain(more.iter().cloned()).collect();
@@ -173,8 +178,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_was_sent_elsewhere_as_soon_as_the_node_was_cut_off_is_found() {
+        let nodes = BTreeSet::from([String::from("node-1")]);
+        let minority = [Minority { nodes, cut: RunTime::from_millis(8000), window: span(10_000, 12_000) }];
+        let moved = [said(7000, 7010, by("a")), said(8500, 8510, by("b")), said(10_100, 10_110, by("b"))];
+        let ruled = |excused: &[Span]| judge(&minority, &moved, &[], excused).expect("a minority").ruling;
+        assert_eq!(ruled(&[]), Violated);
+        // Its backend was away when it was sent elsewhere, so that nothing can be told.
+        assert_eq!(ruled(&[span(8400, 8450)]), Undecided);
+        assert_eq!(ruled(&[span(6000, 6900)]), Violated);
+    }
+
+    #[test]
     fn where_nobody_was_asked_nothing_is_held_and_where_no_minority_was_nothing_is_judged() {
-        let minority = Minority { nodes: BTreeSet::from([String::from("node-3")]), window: span(0, 1) };
+        let nodes = BTreeSet::from([String::from("node-3")]);
+        let minority = Minority { nodes, cut: RunTime::START, window: span(0, 1) };
         assert_eq!(judge(&[minority], &[], &[], &[]).map(|judgement| judgement.ruling), Some(Undecided));
         assert_eq!(judge(&[], &[said(1, 2, What::Stored)], &[], &[]), None);
     }

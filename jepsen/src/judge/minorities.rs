@@ -46,7 +46,7 @@ fn minorities(faults: &[Happened]) -> Vec<Minority> {
         let near = Span::new(fault.from.before(OVER), until);
         let nodes: BTreeSet<String> = fault.victims.iter().cloned().collect();
         let window = Span::new(fault.from.after(OVER), until);
-        failover::is_alone(fault, near, faults).then_some(Minority { nodes, window })
+        failover::is_alone(fault, near, faults).then_some(Minority { nodes, cut: fault.from, window })
     };
     splits.filter_map(minority).collect()
 }
