@@ -24,7 +24,7 @@ use ballast_jepsen::{
     linear::{self, Limits, Verdict},
     models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
     recovery::{self, Fault, Recovery},
-    says_why::{self, Disturbance, Vain},
+    says_why::{self, Answered, Disturbance, Vain},
     stickiness::{self, Cause, Observation, Reason},
     time::{RunTime, Span},
     transfers,
@@ -239,7 +239,8 @@ fn explanations(run: &Run) -> Judgement {
         disturbed.push(Disturbance { span: Span::new(run.span.1.before(BACK_WITHIN), RunTime::NEVER), whom: None });
     }
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
-    let mut judgement = says_why::judge(&failed, &run.proxied, &disturbed);
+    let judgement = says_why::judge(&failed, &run.proxied, &disturbed);
+    let mut judgement = says_why::unlogged(judgement, &answered(run), &run.proxied, &disturbed);
     // The document of a run lets everybody in. A node that says otherwise says what is not so.
     let notes = run.registers.operations().iter().map(|operation| (operation.completed, operation.note.as_str()));
     let notes = notes.chain(run.additions.operations().iter().map(|one| (one.completed, one.note.as_str())));
@@ -251,6 +252,21 @@ fn explanations(run: &Run) -> Judgement {
         ));
     }
     judgement
+}
+
+/// What backends answered, but the last of it: nobody waits for all of the last lines.
+fn answered(run: &Run) -> Vec<Answered> {
+    let visitors = run.seen.served.iter().map(|served| Answered {
+        id: served.id.clone(),
+        via: via(served.through, run.options.nodes),
+        span: Span::new(served.invoked, served.completed),
+    });
+    let senders = run.till.transfers.iter().map(|transfer| Answered {
+        id: transfer.id.clone(),
+        via: VIP_NAME.to_owned(),
+        span: transfer.span,
+    });
+    visitors.chain(senders).filter(|one| one.span.until < run.span.1.before(BACK_WITHIN)).collect()
 }
 
 /// Nothing is held of which nothing was seen any more.
@@ -449,6 +465,11 @@ fn leaks(run: &Run) -> Judgement {
         (Resource::Threads, Tolerance { absolute: 8, per_mille: 0 }),
     ]);
     heard(run, leaks::judge_leaks(&series, Duration::from_secs(30), &tolerances))
+}
+
+/// Through whom a visitor went: a node, or the VIP behind the last one.
+fn via(through: usize, nodes: usize) -> String {
+    if through == nodes { VIP_NAME.to_owned() } else { name(through) }
 }
 
 /// A node by its position.

@@ -3,6 +3,7 @@
 //! A proxy's own answer carries a code, and so does the line of the access log of each request that came to a proxy. A request
 //! that was not answered at all must have left a line that says how it ended, unless something happened meanwhile that keeps a
 //! that node from writing (it was killed, it was cut off with the bytes under way). Nor may one that nothing befell be away.
+//! A request that was answered well has its line, too: a log that keeps silent about those tells nobody what became of a client.
 //!
 //! Not here: whether it was right to refuse, which other checkers judge.
 
@@ -50,6 +51,17 @@ pub struct Vain {
     pub span: Span,
     /// What came.
     pub got: Got,
+}
+
+/// A request that a backend answered.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// By which the access log knows it.
+    pub id: String,
+    /// Where it was sent, as [`Vain::via`] has it.
+    pub via: String,
+    /// From when it was sent until the answer was there.
+    pub span: Span,
 }
 
 /// A line of an access log.
@@ -122,6 +134,13 @@ pub struct Disturbance {
     pub whom: Option<BTreeSet<String>>,
 }
 
+impl Disturbance {
+    /// Whether it came upon a request through `via` by then.
+    fn befell(&self, via: &str, span: Span) -> bool {
+        self.span.touches(span) && self.whom.as_ref().is_none_or(|whom| whom.contains(via))
+    }
+}
+
 /// Holds what was in vain against the access logs. Only who was disturbed may leave it unexplained, or be away.
 pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgement {
     let mut of: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
@@ -133,12 +152,7 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
     for Vain { id, via, span, got } in vain {
         let lines = of.get(id.as_str()).map_or(&[][..], Vec::as_slice);
         let has = |ended: &str| lines.iter().any(|line| line.ended == ended);
-        let befell = |until: RunTime| {
-            disturbed.iter().any(|one| {
-                let then = one.span.from <= until && span.from <= one.span.until;
-                then && one.whom.as_ref().is_none_or(|whom| whom.contains(via))
-            })
-        };
+        let befell = |until: RunTime| disturbed.iter().any(|one| one.befell(via, Span::new(span.from, until)));
         let excused = befell(span.until);
         let unwritten = lines.is_empty() && befell(span.until.after(UNWRITTEN));
         let told: Vec<String> = lines.iter().map(|line| format!("{} by {}", line.ended, line.node)).collect();
@@ -172,6 +186,28 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
         .count("refused by a backend", backends)
         .count("lost with what befell a node", lost)
         .count("never connected", unreached)
+}
+
+/// Adds to a judgement what was answered by a backend, and is in no access log. Only with who was disturbed may a line be lost.
+/// Where there are no lines at all nothing was read, which the judgement says already.
+pub fn unlogged(
+    mut judgement: Judgement,
+    answered: &[Answered],
+    lines: &[Line],
+    disturbed: &[Disturbance],
+) -> Judgement {
+    let logged: BTreeSet<&str> = lines.iter().map(|line| line.id.as_str()).collect();
+    let mut lost = 0;
+    let missing = answered.iter().filter(|one| !logged.is_empty() && !logged.contains(one.id.as_str()));
+    for Answered { id, via, span } in missing {
+        let until = span.until.after(UNWRITTEN);
+        if disturbed.iter().any(|one| one.befell(via, Span::new(span.from, until))) {
+            lost += 1;
+        } else {
+            judgement.violated(format!("{span}: {id} via {via} was answered, and no log has a line of it"));
+        }
+    }
+    judgement.count("answers looked for in logs", answered.len()).count("of them lost with what befell a node", lost)
 }
 
 #[cfg(test)]
@@ -284,5 +320,26 @@ mod tests {
     fn without_lines_nothing_is_shown() {
         assert_eq!(judge(&[], &[], &[]).ruling, Ruling::Undecided);
         assert_eq!(judge(&[], &[line("1", "done")], &[]).ruling, Ruling::Held);
+    }
+
+    #[test]
+    fn an_answer_without_a_line_is_found() {
+        let ruled = |via: &str, (from, until), lines: &[Line]| {
+            let answered = Answered { id: "7".to_owned(), via: via.to_owned(), span: span(from, until) };
+            let whom = Some(["node-1".to_owned()].into());
+            let disturbed = [Disturbance { span: span(1000, 2000), whom }];
+            let judgement = Judgement::new(Promise::SaysWhy).looked_at("lines", lines.len());
+            unlogged(judgement, &[answered], lines, &disturbed).ruling
+        };
+        let (other, its) = (line("other", "done"), line("7", "done"));
+        assert_eq!(ruled("node-1", (100, 200), &[other.clone(), its]), Ruling::Held);
+        let other = [other];
+        assert_eq!(ruled("node-1", (100, 200), &other), Ruling::Violated);
+        // Its line had not been handed over yet when the node was lost.
+        assert_eq!(ruled("node-1", (400, 500), &other), Ruling::Held);
+        assert_eq!(ruled("node-1", (400, 499), &other), Ruling::Violated);
+        assert_eq!(ruled("node-1", (2000, 2100), &other), Ruling::Held);
+        assert_eq!(ruled("node-2", (1000, 1100), &other), Ruling::Violated);
+        assert_eq!(ruled("node-1", (100, 200), &[]), Ruling::Undecided, "nothing was read");
     }
 }

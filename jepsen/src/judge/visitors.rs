@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use ballast_jepsen::{says_why::Line, stickiness::Observation, time::Span};
 
-use super::{FARM, name};
-use crate::{site::VIP_NAME, workload::bindings::Served};
+use super::{FARM, via};
+use crate::workload::bindings::Served;
 
 /// What was observed, and in which answer. `lines` are those of the access logs, by request.
 pub(super) fn observations<'a>(
@@ -22,7 +22,7 @@ pub(super) fn observations<'a>(
                 farm: FARM.to_owned(),
                 client: client.clone(),
                 backend: served.backend.clone(),
-                via: if served.through == nodes { VIP_NAME.to_owned() } else { name(served.through) },
+                via: via(served.through, nodes),
                 bound,
                 span: Span::new(served.invoked, served.completed),
             };
