@@ -30,7 +30,7 @@ pub fn judge(judgement: Judgement, told: &[Told]) -> Judgement {
     let mut buyers: BTreeMap<&str, Vec<&Told>> = BTreeMap::new();
     told.iter().for_each(|told| buyers.entry(&told.session).or_default().push(told));
     let bought = told.iter().filter(|told| told.bought).count();
-    let mut judgement = judgement.count("items bought", bought).count("baskets", buyers.len());
+    let mut judgement = judgement.looked_at("items bought", bought).count("baskets", buyers.len());
     for (session, mut answers) in buyers {
         answers.sort_by_key(|told| told.span);
         let mut least = 0;
@@ -75,6 +75,12 @@ mod tests {
         assert_eq!(ruled(&[told(0, "a", true, 1), told(2, "a", true, 1)]), Ruling::Violated);
         // Whatever the order in which it was written down.
         assert_eq!(ruled(&[told(4, "a", false, 1), told(0, "a", true, 2)]), Ruling::Violated);
+    }
+
+    #[test]
+    fn baskets_that_nothing_was_put_into_show_nothing() {
+        assert_eq!(ruled(&[told(0, "a", false, 0)]), Ruling::Undecided);
+        assert_eq!(ruled(&[]), Ruling::Undecided);
     }
 
     #[test]

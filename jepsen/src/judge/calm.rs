@@ -47,7 +47,7 @@ pub(super) fn everywhere(
             }
         }
     }
-    judgement.count(&format!("calms seen through at the {what} of a node or the VIP"), looked)
+    judgement.looked_at(&format!("calms seen through at the {what} of a node or the VIP"), looked)
 }
 
 /// Looks for requests that were in vain within a calm, when service had come back. `troubled` has when checks may have found
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(ruled(calm(&[]), &[(0, at(5_100)), (1, at(4_900)), (2, at(5_500))]), Ruling::Violated);
         assert_eq!(ruled(calm(&[]), &all[..2]), Ruling::Violated, "the VIP");
         assert_eq!(ruled(calm(&[1]), &[all[0], all[2]]), Ruling::Held);
-        assert_eq!(ruled(Calm { until: at(5_500), ..calm(&[]) }, &all[..1]), Ruling::Held, "it was too short");
+        assert_eq!(ruled(Calm { until: at(5_500), ..calm(&[]) }, &all[..1]), Ruling::Undecided, "it was too short");
         assert_eq!(ruled(calm(&[]), &[]), Ruling::Undecided, "nobody asked");
     }
 

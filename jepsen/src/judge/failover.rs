@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ballast_jepsen::{
+    kept::Ended,
     says_why::{Got, Vain},
     time::{RunTime, Span},
     verdict::{Judgement, Promise},
@@ -58,12 +59,29 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
             vain.id, span.from, vain.got
         ));
     }
+    for span in moved.iter().filter(|span| asked_during(**span, &run.seen.over_vip, &failed) == 0) {
+        judgement.undecided(format!("nobody asked over the VIP while it was moved at {}", span.from));
+    }
+    let kept = run.seen.kept.ended.iter().chain(&run.till.kept.ended);
     Some(
         judgement
             .count("owners lost alone", lost.len())
             .count("longest without one, in ms", longest.as_millis() as usize)
-            .count("moves alone", moved.len()),
+            .count("moves alone", moved.len())
+            .count("kept connections cut meanwhile", cut_by_moves(&moved, kept)),
     )
+}
+
+/// How many requests over the VIP were over within a move, whatever came of them. `answered` has when those were that went well.
+fn asked_during(span: Span, answered: &[RunTime], failed: &[Vain]) -> usize {
+    let in_vain = failed.iter().filter(|vain| vain.via == VIP_NAME).map(|vain| vain.span.until);
+    answered.iter().copied().chain(in_vain).filter(|at| span.contains(*at)).count()
+}
+
+/// How many kept connections over the VIP were found reset within a move, or took a request with them. Clients sent it again.
+fn cut_by_moves<'a>(moves: &[Span], ended: impl Iterator<Item = &'a Ended>) -> usize {
+    let cut = ended.filter(|one| one.via == VIP_NAME && !one.end.is_clean());
+    cut.filter(|one| moves.iter().any(|span| span.contains(one.span.until))).count()
 }
 
 /// Whether a fault took the owner's right while all else was well. One that was over before a lease ended took nothing.
@@ -219,5 +237,24 @@ mod tests {
         assert_eq!(lost(&[moved()], &[], answer("no_backend")), 1);
         assert_eq!(lost(&[moved()], &[slow], answer("isolated")), 1);
         assert_eq!(lost(&[moved()], &[slow], vain(VIP_NAME, 10_100, 10_200)), 1);
+    }
+
+    #[test]
+    fn who_asked_and_what_was_cut_counts_over_the_vip_and_within_a_move() {
+        use ballast_jepsen::kept::End;
+        let span = Span::new(at(10_000), at(12_000));
+        assert_eq!(asked_during(span, &[at(9_999), at(12_001)], &[vain("node-1", 10_100, 10_200)]), 0);
+        assert_eq!(asked_during(span, &[at(10_500)], &[vain(VIP_NAME, 9_900, 10_200)]), 2);
+        let ended = |via: &str, until, end| {
+            let span = Span::new(at(9_000), at(until));
+            Ended { id: String::from("7"), via: via.to_owned(), span, end }
+        };
+        let all = [
+            ended(VIP_NAME, 11_000, End::ResetAfter),
+            ended(VIP_NAME, 11_000, End::Closed),
+            ended(VIP_NAME, 12_500, End::ResetAfter),
+            ended("node-1", 11_000, End::ResetAfter),
+        ];
+        assert_eq!(cut_by_moves(&[span], all.iter()), 1);
     }
 }

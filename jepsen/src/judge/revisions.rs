@@ -19,10 +19,13 @@ use crate::{nemesis::Calm, run::Run, watch::Sample};
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Once a calm has lasted for as long as service may take to come back, each node serves the newest revision.
-pub(super) fn served(run: &Run, mut judgement: Judgement) -> Judgement {
-    let (looked, wrong) = behind(&run.faults.calms, &run.samples, &written(&run.config));
+pub(super) fn served(run: &Run, judgement: Judgement) -> Judgement {
+    rule(judgement, behind(&run.faults.calms, &run.samples, &written(&run.config)))
+}
+
+fn rule(mut judgement: Judgement, (looked, wrong): (usize, Vec<String>)) -> Judgement {
     wrong.into_iter().for_each(|wrong| judgement.violated(wrong));
-    judgement.count("revisions that nodes said they serve", looked)
+    judgement.looked_at("revisions that nodes said they serve", looked)
 }
 
 /// When which revision was told to be in force.
@@ -66,6 +69,8 @@ fn behind(calms: &[Calm], samples: &[Sample], written: &[(RunTime, u64)]) -> (us
 mod tests {
     use std::collections::BTreeSet;
 
+    use ballast_jepsen::verdict::{Promise, Ruling};
+
     use super::*;
 
     fn at(millis: u64) -> RunTime {
@@ -97,5 +102,13 @@ mod tests {
         assert_eq!(found(&[(14_000, 6), (17_000, 6)], &written, &[]), (0, 0));
         assert_eq!(found(&[(15_500, 6)], &written, &[0]), (0, 0));
         assert_eq!(found(&[(15_500, 6)], &[(15_400, 7)], &[]), (0, 0));
+    }
+
+    #[test]
+    fn where_no_node_was_looked_at_nothing_is_held() {
+        let ruled = |found| rule(Judgement::new(Promise::Configuration), found).ruling;
+        let wrong = vec![String::from("an old one")];
+        let rulings = [ruled((1, vec![])), ruled((0, vec![])), ruled((1, wrong))];
+        assert_eq!(rulings, [Ruling::Held, Ruling::Undecided, Ruling::Violated]);
     }
 }
