@@ -189,27 +189,29 @@ fn stickiness(run: &Run) -> Judgement {
     let lines: BTreeMap<&str, &says_why::Line> = run.proxied.iter().map(|line| (line.id.as_str(), line)).collect();
     let answers = visitors::observations(&run.seen.served, &lines, run.options.nodes);
     let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
-    let ours = causes.len();
     // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
     let troubled = troubles(&run.faults.faults, &run.slow);
-    causes.extend(answers.iter().filter_map(|(served, seen)| {
-        let line = lines.get(served.id.as_str())?;
-        let troubled = troubled.iter().any(|span| span.touches(seen.span));
-        (troubled && visitors::may_be_rehomed(served, seen, line)).then(|| Cause {
-            reason: Reason::Down,
-            farm: FARM.to_owned(),
-            client: Some(seen.client.clone()),
-            backend: None,
-            span: seen.span,
-        })
-    }));
+    let mut moved = 0;
+    for (served, seen) in answers.iter().filter(|(_, seen)| troubled.iter().any(|span| span.touches(seen.span))) {
+        let rehomed = lines.get(served.id.as_str()).map(|line| visitors::rehomed(served, seen, line));
+        moved += usize::from(rehomed == Some(visitors::Rehomed::Yes));
+        if matches!(rehomed, Some(visitors::Rehomed::Yes | visitors::Rehomed::NotTold)) {
+            causes.push(Cause {
+                reason: Reason::Down,
+                farm: FARM.to_owned(),
+                client: Some(seen.client.clone()),
+                backend: None,
+                span: seen.span,
+            });
+        }
+    }
     let observations: Vec<Observation> = answers.into_iter().map(|(_, seen)| seen).collect();
     let logins = run.seen.served.iter().filter(|served| served.before.is_some()).count();
     let bound = observations.iter().filter(|observation| observation.bound).count();
     let judgement = stickiness::check_stickiness(&observations, &causes).judgement();
-    let judgement = judgement.looked_at("through bindings", bound).count("by which the cookie changed", logins);
+    let judgement = judgement.looked_at("through bindings", bound).count("cookies changed by a login", logins);
     let last = run.seen.served.iter().map(|served| served.completed).max();
-    to_the_end(run, judgement.count("moved by a verdict on a slow backend", causes.len() - ours), "answer", last)
+    to_the_end(run, judgement.count("moved by a verdict on a slow backend", moved), "answer", last)
 }
 
 /// What a fault of a backend excuses.

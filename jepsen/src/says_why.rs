@@ -207,7 +207,7 @@ pub fn unlogged(
             judgement.violated(format!("{span}: {id} via {via} was answered, and no log has a line of it"));
         }
     }
-    judgement.count("answers looked for in logs", answered.len()).count("of them lost with what befell a node", lost)
+    judgement.count("answers looked for in logs", answered.len()).count("lines lost with what befell a node", lost)
 }
 
 #[cfg(test)]

@@ -79,7 +79,7 @@ pub(super) fn cut(mut judgement: Judgement, calms: &[Calm], ended: &[Ended]) -> 
         ));
     }
     let cut = cut().count();
-    judgement.count("of them closed first", ended.len() - cut).count("of them cut, at any time", cut)
+    judgement.count("kept connections closed first", ended.len() - cut).count("kept connections cut", cut)
 }
 
 /// Whether all was well throughout a time with whom a client talked to: it is within the end of a calm.

@@ -39,7 +39,7 @@ pub(super) fn judge(mut judgement: Judgement, faults: &[Happened], served: &[Ser
             }
         }
     }
-    judgement.count("drains of backends alone", drains).count("new visitors meanwhile", looked)
+    judgement.count("drains of backends alone", drains).count("new visitors beside drains", looked)
 }
 
 /// When a backend was drained alone, to everybody's knowledge, and which.

@@ -36,10 +36,24 @@ pub(super) fn observations<'a>(
     served.iter().flat_map(observed).collect()
 }
 
-/// Whether the log says that an answer was given by another backend because the visitor's was down, or cannot say: of a login it
-/// tells about the new cookie.
-pub(super) fn may_be_rehomed(served: &Served, seen: &Observation, line: &Line) -> bool {
-    served.visitor != seen.client || line.binding == "rehomed" && line.binding_cause == "backend_down"
+/// Whether an answer was given by another backend because the visitor's was down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rehomed {
+    /// The log says so.
+    Yes,
+    /// The log says that it was not.
+    No,
+    /// Of a login the log tells about the new cookie, and not about the one that it came with.
+    NotTold,
+}
+
+/// What the log's line of an answer says of the cookie that it was observed of.
+pub(super) fn rehomed(served: &Served, seen: &Observation, line: &Line) -> Rehomed {
+    if served.visitor != seen.client {
+        return Rehomed::NotTold;
+    }
+    let moved = line.binding == "rehomed" && line.binding_cause == "backend_down";
+    if moved { Rehomed::Yes } else { Rehomed::No }
 }
 
 #[cfg(test)]
@@ -54,13 +68,14 @@ mod tests {
         Served { id, visitor, before: before.map(str::to_owned), backend, through: 0, invoked, completed }
     }
 
+    fn line(served: &Served, binding: &str, cause: &str) -> Line {
+        let [node, ended, binding, binding_cause] = ["node-1", "done", binding, cause].map(str::to_owned);
+        Line { id: served.id.clone(), node, ended, binding, binding_cause, status: 200 }
+    }
+
     /// How many strays there are among answers that all went through bindings.
     fn strays(served: &[Served]) -> usize {
-        let line = |served: &Served| {
-            let [node, ended, binding] = ["node-1", "done", "hit"].map(str::to_owned);
-            Line { id: served.id.clone(), node, ended, binding, binding_cause: String::new(), status: 200 }
-        };
-        let lines: Vec<Line> = served.iter().map(line).collect();
+        let lines: Vec<Line> = served.iter().map(|served| line(served, "hit", "")).collect();
         let lines = lines.iter().map(|line| (line.id.as_str(), line)).collect();
         let observations: Vec<Observation> =
             observations(served, &lines, 3).into_iter().map(|(_, seen)| seen).collect();
@@ -77,5 +92,18 @@ mod tests {
     #[test]
     fn a_login_goes_to_the_backend_of_the_cookie_that_it_comes_with() {
         assert_eq!(strays(&[served(0, None, "a", "web1"), served(2, Some("a"), "b", "web2")]), 1);
+    }
+
+    #[test]
+    fn the_log_tells_nothing_of_the_cookie_that_a_login_comes_with() {
+        let told = |before, binding: &str| {
+            let answer = [served(2, before, "b", "web2")];
+            let line = line(&answer[0], binding, "backend_down");
+            let seen = observations(&answer, &BTreeMap::from([("2", &line)]), 3);
+            seen.iter().map(|(served, seen)| rehomed(served, seen, &line)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(None, "rehomed"), [Rehomed::Yes]);
+        assert_eq!(told(None, "hit"), [Rehomed::No]);
+        assert_eq!(told(Some("a"), "new"), [Rehomed::NotTold, Rehomed::No]);
     }
 }
