@@ -26,6 +26,7 @@ mod reads;
 mod removal;
 mod service;
 mod status;
+mod streams;
 mod tasks;
 mod timing;
 mod types;

@@ -336,7 +336,11 @@ impl RaftLogReader<Types> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<LogEntry>, io::Error> {
-        self.read(start..end, REPLICATION_BYTES_MAX)
+        let entries = self.read(start..end, REPLICATION_BYTES_MAX)?;
+        // The entries of a stream that was given up may be purged before its last request is made. openraft would send
+        // what is left under the wrong predecessor; nothing, it takes for a heartbeat.
+        let whole = entries.first().is_none_or(|entry| entry.log_id.index == start);
+        Ok(if whole { entries } else { Vec::new() })
     }
 
     async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<LogEntry, io::Error>> + OptionalSend
@@ -610,6 +614,10 @@ mod tests {
         assert!(refused.to_string().contains("records up to 25 were purged"), "{refused}");
         let left = log.read(0..u64::MAX, usize::MAX).expect("reads");
         assert_eq!(left.first().map(|entry| entry.log_id.index), Some(26));
+        let mut reader = log;
+        let sent = reader.limited_get_log_entries(24, 31).await.expect("reads");
+        assert!(sent.is_empty(), "never entries after a gap: {sent:?}");
+        assert_eq!(reader.limited_get_log_entries(26, 31).await.expect("reads").len(), 5);
     }
 
     struct Nobody;

@@ -225,9 +225,14 @@ impl PeerClient {
         let counter = Arc::clone(&sent);
         let asked = Arc::new(Mutex::new(VecDeque::new()));
         let asking = (self.clone(), Arc::clone(&asked));
+        let open = self.peers.streams.open(self.target);
+        let needs_after = open.needs_after();
         let outbound = input.map(move |request| {
             let (peer, asked) = &asking;
             asked.lock().push_back(peer.asking(&request));
+            if !request.entries.is_empty() {
+                needs_after.sends(request.prev_log_id.map_or(0, |id| id.index));
+            }
             counter.fetch_add(1, Ordering::AcqRel);
             wire::append_request(&request)
         });
@@ -241,15 +246,26 @@ impl PeerClient {
         let results = stream::unfold(Some((replies, 0)), move |state| {
             let _both = &halves;
             let (sent, asked, peer) = (Arc::clone(&sent), Arc::clone(&asked), peer.clone());
+            let open = Arc::clone(&open);
             async move {
                 let (mut replies, answered) = state?;
                 loop {
                     let before = sent.load(Ordering::Acquire);
-                    // `message` is cancel-safe: what arrived stays in the decoder's buffer.
-                    return match timeout(APPEND_STALL, replies.message()).await {
+                    let reply = tokio::select! {
+                        () = open.given_up() => {
+                            let why = "it needs too much of the log; a snapshot is sent instead";
+                            return Some((Err(RPCError::Unreachable(Unreachable::from_string(why))), None));
+                        }
+                        // `message` is cancel-safe: what arrived stays in the decoder's buffer.
+                        reply = timeout(APPEND_STALL, replies.message()) => reply,
+                    };
+                    return match reply {
                         Ok(Ok(Some(reply))) => match wire::from_append_reply(&reply) {
                             Ok(result) => {
                                 let asked = asked.lock().pop_front().unwrap_or_default();
+                                if let Ok(Some(upto)) = &result {
+                                    open.acknowledged(upto.index);
+                                }
                                 match peer.weigh(asked, Answered::of(&result)) {
                                     Ok(()) => Some((Ok(result), Some((replies, answered + 1)))),
                                     Err(lost) => Some((Err(lost), None)),

@@ -27,7 +27,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use crate::{acked::Acknowledged, clocks::Clocks};
+use crate::{acked::Acknowledged, clocks::Clocks, streams::Streams};
 
 /// A byte stream to another node.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -135,12 +135,14 @@ pub(crate) struct Peers {
     addresses: Arc<AddressBook>,
     pub(crate) clocks: Arc<Clocks>,
     pub(crate) acknowledged: Acknowledged,
+    pub(crate) streams: Streams,
     channels: Mutex<HashMap<(NodeId, Traffic), Channel>>,
 }
 
 impl Peers {
     pub(crate) fn new(me: NodeId, connect: Arc<dyn Connect>, addresses: Arc<AddressBook>, clocks: Arc<Clocks>) -> Self {
-        Self { me, connect, addresses, clocks, acknowledged: Acknowledged::default(), channels: Mutex::default() }
+        let (acknowledged, streams) = (Acknowledged::default(), Streams::default());
+        Self { me, connect, addresses, clocks, acknowledged, streams, channels: Mutex::default() }
     }
 
     /// The channel to a node. Must be called on the runtime.

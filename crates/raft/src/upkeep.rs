@@ -4,13 +4,18 @@
 //! (its issue 2116), which stops the member for good; here a purge is bounded by what *is* applied,
 //! and tens of thousands of entries stay behind it. They also let a follower that was away catch
 //! up from the log instead of a snapshot, and then another one.
+//!
+//! What a node is being sent stays as well, up to twice as much. A node that is further behind and still takes
+//! entries is too slow for them: it gets a snapshot instead, so that no node can fill the leader's disk.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use crate::{
     log_store::LogStore,
+    peers::Peers,
+    streams::GivenUp,
     types::{Metrics, Raft},
 };
 
@@ -78,16 +83,38 @@ fn wants_snapshot(bounds: &LogBounds, at: Position) -> bool {
     due && at.committed.saturating_sub(at.applied) <= APPLY_LAG_MAX
 }
 
-/// Up to where to purge. `leaving` is the index after which `kept_bytes` lie, if the log is larger.
-fn wants_purge(bounds: &LogBounds, at: Position, leaving: Option<u64>) -> Option<u64> {
-    let by_count = at.applied.saturating_sub(bounds.kept_entries);
-    let upto = by_count.max(leaving.unwrap_or(0)).min(at.snapshot).min(at.applied.saturating_sub(APPLY_LAG_MAX));
+/// Up to where nobody needs the log of whom so many entries are kept. `leaving` is the index after which the bytes lie
+/// that are kept, if the log is larger.
+fn dispensable(kept_entries: u64, at: Position, leaving: Option<u64>) -> u64 {
+    let by_count = at.applied.saturating_sub(kept_entries);
+    by_count.max(leaving.unwrap_or(0)).min(at.snapshot).min(at.applied.saturating_sub(APPLY_LAG_MAX))
+}
+
+/// What to do about the log's beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purge {
+    No,
+    /// Purges up to an index. No stream needs anything before it.
+    To(u64),
+    /// The same, but gives those streams up first that need entries up to there.
+    GivingUp(u64),
+}
+
+/// `slowest` is the index after which the entries lie that some stream needs. `leaving` is the index after which
+/// `kept_bytes` lie, if the log is larger, and then that for twice as many.
+fn wants_purge(bounds: &LogBounds, at: Position, leaving: [Option<u64>; 2], slowest: Option<u64>) -> Purge {
+    let slowest = slowest.unwrap_or(u64::MAX);
+    let at_most = dispensable(bounds.kept_entries.saturating_mul(2), at, leaving[1]);
+    if slowest < at_most {
+        return Purge::GivingUp(at_most);
+    }
+    let upto = dispensable(bounds.kept_entries, at, leaving[0]).min(slowest);
     // In steps, so that a purge is rare beside the entries it removes.
-    (upto > at.purged + bounds.kept_entries / 20).then_some(upto)
+    if upto > at.purged + bounds.kept_entries / 20 { Purge::To(upto) } else { Purge::No }
 }
 
 /// Looks after the log until the member stops.
-pub(crate) async fn run(raft: Raft, log: LogStore, bounds: LogBounds) {
+pub(crate) async fn run(raft: Raft, log: LogStore, bounds: LogBounds, peers: Arc<Peers>) {
     use openraft::async_runtime::watch::WatchReceiver;
     let mut next_snapshot = Instant::now();
     loop {
@@ -100,10 +127,26 @@ pub(crate) async fn run(raft: Raft, log: LogStore, bounds: LogBounds) {
             }
             next_snapshot = Instant::now() + bounds.snapshot_pause;
         }
-        if let Some(upto) = wants_purge(&bounds, position, log.index_leaving(bounds.kept_bytes)) {
-            tracing::debug!(upto, "purging the log");
-            if raft.trigger().purge_log(upto).await.is_err() {
+        let leaving = [1, 2].map(|times| log.index_leaving(bounds.kept_bytes.saturating_mul(times)));
+        let purge = wants_purge(&bounds, position, leaving, peers.streams.slowest());
+        let (Purge::To(upto) | Purge::GivingUp(upto)) = purge else { continue };
+        tracing::debug!(upto, "purging the log");
+        if raft.trigger().purge_log(upto).await.is_err() {
+            return;
+        }
+        if purge == Purge::GivingUp(upto) {
+            // The purge is waiting for the streams once the core has done something after it; it would open a stream that
+            // was given up before again.
+            if raft.with_raft_state(|_| ()).await.is_err() {
                 return;
+            }
+            for GivenUp { node, acknowledged } in peers.streams.give_up(upto) {
+                let (behind, bytes) = (position.applied.saturating_sub(acknowledged), position.bytes);
+                tracing::warn!(
+                    %node, acknowledged, behind, bytes,
+                    "a node takes entries too slowly (its disk, or the link to it) and keeps the log here from being purged; \
+                     it gets a snapshot instead"
+                );
             }
         }
     }
@@ -141,11 +184,30 @@ mod tests {
 
     #[test]
     fn a_purge_never_passes_the_snapshot_or_what_is_applied() {
-        assert_eq!(wants_purge(&BOUNDS, REST, None), Some(4500));
-        assert_eq!(wants_purge(&BOUNDS, Position { snapshot: 4900, ..REST }, None), Some(4600));
-        assert_eq!(wants_purge(&BOUNDS, Position { snapshot: 5000, ..REST }, Some(4990)), Some(5000 - APPLY_LAG_MAX));
-        assert_eq!(wants_purge(&BOUNDS, Position { snapshot: 5000, ..REST }, Some(4650)), Some(4650));
-        assert_eq!(wants_purge(&BOUNDS, Position { purged: 4490, ..REST }, None), None);
-        assert_eq!(wants_purge(&BOUNDS, Position { snapshot: 0, purged: 0, ..REST }, Some(4990)), None);
+        let check = |at, leaving, purge| assert_eq!(wants_purge(&BOUNDS, at, [leaving, None], None), purge);
+        check(REST, None, Purge::To(4500));
+        check(Position { snapshot: 4900, ..REST }, None, Purge::To(4600));
+        check(Position { snapshot: 5000, ..REST }, Some(4990), Purge::To(5000 - APPLY_LAG_MAX));
+        check(Position { snapshot: 5000, ..REST }, Some(4650), Purge::To(4650));
+        check(Position { purged: 4490, ..REST }, None, Purge::No);
+        check(Position { snapshot: 0, purged: 0, ..REST }, Some(4990), Purge::No);
+    }
+
+    #[test]
+    fn a_slow_node_keeps_what_it_needs_up_to_twice_what_is_kept() {
+        let at = Position { snapshot: 5000, purged: 1000, ..REST };
+        let check = |at, leaving, slowest, purge| {
+            assert_eq!(wants_purge(&BOUNDS, at, leaving, Some(slowest)), purge, "slowest {slowest}");
+        };
+        check(at, [None; 2], 4990, Purge::To(4600));
+        check(at, [None; 2], 4300, Purge::To(4300));
+        check(at, [None; 2], 4200, Purge::To(4200));
+        check(at, [None; 2], 4199, Purge::GivingUp(4200));
+        check(at, [Some(4700), Some(4400)], 4399, Purge::GivingUp(4400));
+        check(at, [Some(4700), Some(4400)], 4400, Purge::To(4400));
+        check(at, [Some(4700), Some(4400)], 4720, Purge::To(4700));
+        // Without a snapshot there is nothing to give it instead.
+        check(Position { snapshot: 3000, ..at }, [None; 2], 3000, Purge::To(3000));
+        check(Position { snapshot: 3000, ..at }, [None; 2], 2999, Purge::GivingUp(3000));
     }
 }

@@ -278,6 +278,47 @@ async fn a_new_node_is_filled_by_a_snapshot_when_the_log_is_gone() -> Test {
     Ok(())
 }
 
+/// The node acknowledges all the time, only later and later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node_that_takes_entries_too_slowly_gets_a_snapshot_and_keeps_no_log_from_being_purged() -> Test {
+    let mut cluster = Cluster::of_one().await;
+    let first = NodeId::new(1);
+    let address = cluster.nodes[&first].address;
+    cluster.stop(first).await;
+    cluster.bounds =
+        LogBounds { snapshot_entries: 100, snapshot_pause: Duration::ZERO, kept_entries: 20, ..LogBounds::default() };
+    cluster.start_at(first, address).await;
+    let slow = cluster.join(2).await;
+    let third = cluster.join(3).await;
+    cluster.all_see(|status| status.voters.len() == 3 && status.voter_sets.len() == 1).await;
+    let leader = cluster.leader(&[]).await;
+    assert!(leader != slow && leader != third);
+    let installed = |cluster: &Cluster| cluster.nodes[&slow].recorder.installed.load(Ordering::Acquire);
+    let before = installed(&cluster);
+
+    // Some tens of entries a second, and each append is acknowledged well before the leader would take it for lost.
+    cluster.faults.slow_down(slow, 10_000);
+    let handle = cluster.handle(leader);
+    let mut number = 0;
+    let held = async {
+        loop {
+            // The node was told what it does not have: no log can fill it any more.
+            let acknowledged = cluster.handle(slow).status().last_log;
+            if handle.status().purged > acknowledged {
+                return Ok::<_, Box<dyn std::error::Error>>(());
+            }
+            propose(&handle, token(number)).await?;
+            number += 1;
+        }
+    };
+    tokio::time::timeout(PATIENCE, held).await??;
+    cluster.faults.heal();
+    cluster.converge().await;
+    assert!(installed(&cluster) > before);
+    cluster.end().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_proposals_at_once_become_few_entries() -> Test {
     let cluster = Cluster::of(3).await;

@@ -41,13 +41,15 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct Faults {
     cut_off: watch::Sender<BTreeSet<NodeId>>,
+    /// Bytes a second that a connection to a node takes, of nodes with a slow link.
+    slow: watch::Sender<BTreeMap<NodeId, usize>>,
     /// How often somebody tried to connect to each node.
     connects: Arc<Mutex<BTreeMap<NodeId, u64>>>,
 }
 
 impl Faults {
     fn new() -> Self {
-        Self { cut_off: watch::Sender::new(BTreeSet::new()), connects: Arc::default() }
+        Self { cut_off: watch::Sender::default(), slow: watch::Sender::default(), connects: Arc::default() }
     }
 
     pub fn cut_off(&self, node: NodeId) {
@@ -59,8 +61,14 @@ impl Faults {
         self.connects.lock().expect("nobody panics with it").get(&node).copied().unwrap_or(0)
     }
 
+    /// Each connection to the node takes so many bytes a second from now on.
+    pub fn slow_down(&self, node: NodeId, bytes_per_second: usize) {
+        self.slow.send_modify(|slow| _ = slow.insert(node, bytes_per_second));
+    }
+
     pub fn heal(&self) {
         self.cut_off.send_modify(BTreeSet::clear);
+        self.slow.send_modify(BTreeMap::clear);
     }
 
     fn separates(&self, a: NodeId, b: NodeId) -> bool {
@@ -84,7 +92,7 @@ impl Connect for FaultyConnect {
             }
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            let mut watcher = faults.cut_off.subscribe();
+            let (mut watcher, slow) = (faults.cut_off.subscribe(), faults.slow.subscribe());
             let cut = Box::pin(async move {
                 while !faults.separates(from, node) {
                     if watcher.changed().await.is_err() {
@@ -92,7 +100,8 @@ impl Connect for FaultyConnect {
                     }
                 }
             });
-            Ok(Box::new(Severable { stream, cut }) as Box<dyn Connection>)
+            let stream = Severable { stream, cut };
+            Ok(Box::new(Slow { stream, to: node, slow, pause: None }) as Box<dyn Connection>)
         })
     }
 }
@@ -136,6 +145,51 @@ impl AsyncWrite for Severable {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.check(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// How often a slow link takes something, and how often that is in a second.
+const SLOW_STEP: Duration = Duration::from_millis(20);
+const SLOW_STEPS: usize = 50;
+
+/// A stream over a link that may be slow in one direction, as long as that is wanted.
+struct Slow {
+    stream: Severable,
+    to: NodeId,
+    slow: watch::Receiver<BTreeMap<NodeId, usize>>,
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl AsyncRead for Slow {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Slow {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(context));
+            self.pause = None;
+        }
+        let rate = self.slow.borrow().get(&self.to).copied();
+        let Some(rate) = rate else { return Pin::new(&mut self.stream).poll_write(context, bytes) };
+        let step = (rate / SLOW_STEPS).max(1).min(bytes.len());
+        let written = Pin::new(&mut self.stream).poll_write(context, &bytes[..step]);
+        self.pause = Some(Box::pin(tokio::time::sleep(SLOW_STEP)));
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
