@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    error::Error,
     future::Future,
     sync::{
         Arc,
@@ -12,6 +13,7 @@ use std::{
 
 use ballast_core::ids::{LogIndex, NodeId};
 use ballast_proto::cluster::v1::{self as pb, consensus_client::ConsensusClient, snapshot_part::Part};
+use ballast_storage::{SnapshotError, snapshot::SnapshotFile};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use openraft::{
@@ -400,7 +402,7 @@ impl RaftNetworkV2<Types> for PeerClient {
     }
 }
 
-/// Sends a snapshot file. An error says why it could not be sent to its end.
+/// Sends a snapshot file, if it is what was written. An error says why it could not be sent to its end.
 async fn send_parts(
     threads: &dyn Blocking,
     vote: Vote,
@@ -410,6 +412,7 @@ async fn send_parts(
     let Image::Kept(file) = snapshot.snapshot else {
         return Err("a snapshot that is still being received cannot be sent".to_owned());
     };
+    verify(threads, &file).await?;
     let send = async |part| {
         let part = pb::SnapshotPart { part: Some(part) };
         match timeout(SNAPSHOT_STALL, parts.send(part)).await {
@@ -439,6 +442,29 @@ async fn send_parts(
         chunks += 1;
     }
     send(Part::Trailer(pb::SnapshotTrailer { chunks })).await
+}
+
+/// The receiver would find out as well, again and again, and take it for its own disk's fault. Whoever looks after the log
+/// has a new one written.
+async fn verify(threads: &dyn Blocking, file: &SnapshotFile) -> Result<(), String> {
+    let rotten = || format!("the snapshot {} does not verify; a new one is being written", file.path().display());
+    if file.is_rotten() {
+        return Err(rotten());
+    }
+    let checked = file.clone();
+    let verified = blocking(threads, move || checked.verify()).await.map_err(|error| error.to_string())?;
+    verified.map_err(|error| {
+        let why = match &error {
+            SnapshotError::Damaged { detail, .. } => detail.clone(),
+            other => other.source().map_or_else(|| other.to_string(), |source| format!("{other}: {source}")),
+        };
+        tracing::error!(
+            path = %file.path().display(), why,
+            "the newest snapshot is not what was written, and is not sent; a new one is written in its place. Check this \
+             node's disk"
+        );
+        rotten()
+    })
 }
 
 fn unreachable(status: &Status) -> RPCError<Types> {

@@ -21,6 +21,7 @@ use ballast_proto::cluster::v1::{
     leader_server::{Leader, LeaderServer},
     snapshot_part::Part,
 };
+use ballast_storage::SnapshotError;
 use futures_util::{Stream, StreamExt, stream};
 use openraft::raft::{AppendEntriesResponse, StreamAppendError};
 use parking_lot::Mutex;
@@ -124,7 +125,11 @@ impl Service {
         Ok(from)
     }
 
-    async fn receive(&self, parts: &mut Streaming<pb::SnapshotPart>) -> Result<(Vote, SnapshotMeta, Received), Status> {
+    async fn receive(
+        &self,
+        from: NodeId,
+        parts: &mut Streaming<pb::SnapshotPart>,
+    ) -> Result<(Vote, SnapshotMeta, Received), Status> {
         let Some(Part::Header(header)) = next_part(parts, SNAPSHOT_STALL).await? else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
@@ -154,11 +159,9 @@ impl Service {
                 _ => return Err(Status::data_loss("the snapshot ended before its end")),
             }
         }
-        let received = with_file(threads, move || {
-            let file = incoming.verify()?;
-            Ok::<_, ballast_storage::SnapshotError>(Received { unadopted: incoming, file })
-        })
-        .await?;
+        let verified = move || incoming.verify().map(|file| Received { unadopted: incoming, file });
+        let verified = blocking(threads, verified).await.map_err(|error| Status::internal(error.to_string()))?;
+        let received = verified.map_err(|error| unverified(from, &error))?;
         Ok((vote, meta, received))
     }
 }
@@ -176,15 +179,22 @@ async fn next_part(
 
 async fn with_file<T: Send + 'static>(
     threads: &dyn Blocking,
-    work: impl FnOnce() -> Result<T, ballast_storage::SnapshotError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, Status> {
     let done = blocking(threads, work).await.map_err(|error| Status::internal(error.to_string()))?;
     done.map_err(|error| broken(&error))
 }
 
-fn broken(error: &ballast_storage::SnapshotError) -> Status {
+fn broken(error: &SnapshotError) -> Status {
     tracing::warn!(%error, "cannot receive a snapshot");
     Status::internal(error.to_string())
+}
+
+/// Each chunk arrived as it was sent: what is wrong with the whole is so where it comes from.
+fn unverified(from: NodeId, error: &SnapshotError) -> Status {
+    let SnapshotError::Damaged { detail, .. } = error else { return broken(error) };
+    tracing::warn!(%from, detail, "the snapshot that a node sent does not verify; its log says more");
+    Status::data_loss(format!("the snapshot that node {from} sent does not verify: {detail}"))
 }
 
 /// Answers the questions of a stream one after another, until it ends or breaks.
@@ -288,7 +298,7 @@ impl Consensus for Service {
         request: Request<Streaming<pb::SnapshotPart>>,
     ) -> Result<Response<pb::SnapshotReply>, Status> {
         let from = self.check(&request)?;
-        let (vote, meta, received) = self.receive(&mut request.into_inner()).await?;
+        let (vote, meta, received) = self.receive(from, &mut request.into_inner()).await?;
         tracing::info!(%from, bytes = received.file.size(), "received a snapshot of the replicated state");
         let snapshot = openraft::Snapshot { meta, snapshot: Image::Received(received) };
         let response = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
@@ -461,6 +471,16 @@ mod tests {
         assert!(matches!(part, Some(Part::Trailer(_))));
         let status = next_part(&mut parts, Duration::from_millis(1)).await.expect_err("given up");
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_rotten_when_it_was_sent_is_its_senders_fault() {
+        let detail = "the section at byte 12 has a wrong checksum".to_owned();
+        let error = SnapshotError::Damaged { path: "/var/received-0.unfinished".into(), detail };
+        let status = unverified(NodeId::new(7), &error);
+        assert_eq!(status.code(), tonic::Code::DataLoss);
+        let words = "the snapshot that node 7 sent does not verify: the section at byte 12 has a wrong checksum";
+        assert_eq!(status.message(), words);
     }
 
     #[tokio::test]

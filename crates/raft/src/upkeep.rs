@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     log_store::LogStore,
+    machine::Replica,
     peers::Peers,
     streams::GivenUp,
     types::{Metrics, Raft},
@@ -114,13 +115,16 @@ fn wants_purge(bounds: &LogBounds, at: Position, leaving: [Option<u64>; 2], slow
 }
 
 /// Looks after the log until the member stops.
-pub(crate) async fn run(raft: Raft, log: LogStore, bounds: LogBounds, peers: Arc<Peers>) {
+pub(crate) async fn run(raft: Raft, log: LogStore, bounds: LogBounds, replica: Arc<Replica>, peers: Arc<Peers>) {
     use openraft::async_runtime::watch::WatchReceiver;
     let mut next_snapshot = Instant::now();
     loop {
         sleep(LOOK_EVERY).await;
         let position = Position::of(&raft.metrics().borrow_watched(), log.bytes());
-        if Instant::now() >= next_snapshot && wants_snapshot(&bounds, position) {
+        // Replaced even if nothing was applied since: it cannot be sent, and this node would not start from it. Until it is,
+        // it is asked for again, and openraft does not begin twice.
+        let rotten = replica.folder.newest().is_some_and(|file| file.is_rotten());
+        if rotten || Instant::now() >= next_snapshot && wants_snapshot(&bounds, position) {
             tracing::info!(applied = position.applied, bytes = position.bytes, "writing a snapshot");
             if raft.trigger().snapshot().await.is_err() {
                 return;

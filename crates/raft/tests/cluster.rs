@@ -278,6 +278,42 @@ async fn a_new_node_is_filled_by_a_snapshot_when_the_log_is_gone() -> Test {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_rotten_snapshot_is_not_sent_but_written_anew() -> Test {
+    let mut cluster = Cluster::of_one().await;
+    let first = NodeId::new(1);
+    let address = cluster.nodes[&first].address;
+    cluster.stop(first).await;
+    // Only written when asked for, and nothing is applied any more when it is.
+    cluster.bounds = LogBounds { snapshot_entries: u64::MAX, kept_entries: 20, ..LogBounds::default() };
+    cluster.start_at(first, address).await;
+    let handle = cluster.handle(first);
+    for n in 0..400 {
+        propose(&handle, token(n)).await?;
+    }
+    assert!(handle.trigger_snapshot().await);
+    see(&handle, |status| status.purged > LogIndex::new(100)).await;
+
+    let files: Vec<_> =
+        std::fs::read_dir(cluster.data_dir(first).join("snapshots"))?.collect::<Result<_, std::io::Error>>()?;
+    let [file] = files.as_slice() else { panic!("{files:?}") };
+    let mut bytes = std::fs::read(file.path())?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file.path(), bytes)?;
+
+    let second = cluster.join(2).await;
+    cluster.converge().await;
+    assert_eq!(cluster.nodes[&second].recorder.installed.load(Ordering::Acquire), 1);
+    assert_eq!(cluster.handle(second).with_state(|state| state.join_tokens().len()), 401);
+    // The node whose it is starts from the new one.
+    cluster.stop(first).await;
+    cluster.start_at(first, address).await;
+    cluster.converge().await;
+    cluster.end().await;
+    Ok(())
+}
+
 /// The node acknowledges all the time, only later and later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_node_that_takes_entries_too_slowly_gets_a_snapshot_and_keeps_no_log_from_being_purged() -> Test {

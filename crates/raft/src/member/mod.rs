@@ -300,7 +300,8 @@ fn spawn(
     });
     tasks.spawn("leader", duties::follow_leader(Arc::clone(shared), leader));
     tasks.spawn("status", duties::publish_status(Arc::clone(shared), status));
-    tasks.spawn("upkeep of the log", upkeep::run(raft, log, bounds, Arc::clone(&shared.peers)));
+    let (replica, peers) = (Arc::clone(&shared.replica), Arc::clone(&shared.peers));
+    tasks.spawn("upkeep of the log", upkeep::run(raft, log, bounds, replica, peers));
     tasks.spawn("membership", duties::keep_membership(Arc::clone(shared)));
     tasks.spawn("log time", duties::keep_time(Arc::clone(shared)));
     tasks.spawn("silent nodes", duties::lapse_findings(Arc::clone(shared)));

@@ -5,7 +5,10 @@ use std::{
     io::{self, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -20,6 +23,7 @@ pub struct SnapshotFile {
     file: Arc<File>,
     size: u64,
     meta: Bytes,
+    rotten: Arc<AtomicBool>,
 }
 
 impl SnapshotFile {
@@ -28,7 +32,8 @@ impl SnapshotFile {
         let failed = |source| SnapshotError::Io { doing: "open", path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
-        let mut opened = Self { path: path.to_owned(), file: Arc::new(file), size, meta: Bytes::new() };
+        let (path, rotten) = (path.to_owned(), Arc::default());
+        let mut opened = Self { path, file: Arc::new(file), size, meta: Bytes::new(), rotten };
         let mut sections = Sections::begin(&opened)?;
         let (kind, bytes) = sections.next()?;
         if kind != KIND_META {
@@ -78,11 +83,20 @@ impl SnapshotFile {
     /// Reads and checks the whole file.
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// [`SnapshotError`]. Then it [is rotten](Self::is_rotten).
     pub fn verify(&self) -> Result<(), SnapshotError> {
-        let mut sections = Sections::begin(self)?;
-        while sections.next()?.0 != KIND_END {}
-        Ok(())
+        let walk = || {
+            let mut sections = Sections::begin(self)?;
+            while sections.next()?.0 != KIND_END {}
+            Ok(())
+        };
+        walk().inspect_err(|_| self.rotten.store(true, Ordering::Release))
+    }
+
+    /// Whether [`SnapshotFile::verify`] failed, on this one or a clone: it is, or was, not what was written, or could not be
+    /// read. False says nothing of what was not verified.
+    pub fn is_rotten(&self) -> bool {
+        self.rotten.load(Ordering::Acquire)
     }
 
     fn damaged(&self, detail: impl Into<String>) -> SnapshotError {

@@ -101,6 +101,25 @@ fn reading_damaged_data_fails_before_its_end_is_told() {
 }
 
 #[test]
+fn a_rotten_file_is_known_where_it_is_kept_until_one_at_the_same_index_replaces_it() {
+    let temp = TempDir::new().expect("temp");
+    let folder = SnapshotFolder::open(temp.path()).expect("open");
+    let file = written(&folder, 3, &data(2000));
+    file.verify().expect("as written");
+    let mut bytes = fs::read(file.path()).expect("read");
+    bytes[1000] ^= 4;
+    fs::write(file.path(), bytes).expect("write");
+    assert!(!file.is_rotten(), "nobody has looked");
+    file.verify().expect_err("damaged");
+    assert!(folder.newest().is_some_and(|newest| newest.is_rotten()));
+    written(&folder, 3, &data(2000));
+    let newest = folder.newest().expect("kept");
+    newest.verify().expect("as written");
+    assert!(!newest.is_rotten() && file.is_rotten());
+    assert_eq!(read(&newest).expect("read"), data(2000));
+}
+
+#[test]
 fn another_format_is_refused_by_name() {
     let temp = TempDir::new().expect("temp");
     let folder = SnapshotFolder::open(temp.path()).expect("open");
