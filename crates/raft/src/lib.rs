@@ -25,6 +25,7 @@ mod proposer;
 mod reads;
 mod removal;
 mod service;
+mod slow_votes;
 mod status;
 mod streams;
 mod tasks;

@@ -13,6 +13,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use ballast_core::ids::{EntryId, LogIndex, NodeId, Term};
@@ -28,9 +29,14 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
+    slow_votes::SlowVotes,
+    timing::Timing,
     types::{LogEntry, LogId, Payload, Types, Vote},
     wire,
 };
@@ -60,6 +66,7 @@ struct Inner {
     last_index: Arc<AtomicU64>,
     on_disk: Arc<OnDisk>,
     vote: SavedVote,
+    slow_votes: Mutex<SlowVotes>,
     ends: Mutex<Ends>,
     marks: OnceLock<Marks>,
 }
@@ -152,6 +159,7 @@ impl LogStore {
                 last_index: Arc::new(AtomicU64::new(0)),
                 on_disk: Arc::default(),
                 vote: SavedVote::default(),
+                slow_votes: Mutex::new(SlowVotes::new(Timing::default().vote_patience())),
                 ends: Mutex::default(),
                 marks: OnceLock::new(),
             }),
@@ -177,6 +185,16 @@ impl LogStore {
     /// The vote saved last, kept up to date.
     pub(crate) fn saved_vote(&self) -> SavedVote {
         self.inner.vote.clone()
+    }
+
+    /// How long a candidate waits for a vote, if not as by default.
+    pub(crate) fn expect_votes_within(&self, patience: Duration) {
+        *self.inner.slow_votes.lock() = SlowVotes::new(patience);
+    }
+
+    /// How many votes were synced so slowly that an election may fail for it.
+    pub(crate) fn slow_votes(&self) -> u64 {
+        self.inner.slow_votes.lock().count()
     }
 
     /// Says which memberships were in the log, or before its start, when it was opened; oldest first. Before anything is
@@ -388,7 +406,23 @@ impl RaftLogStorage<Types> for LogStore {
         if ballast_planted::is(Bug::VoteNotSaved) {
             return Ok(());
         }
-        self.put_durably(Slot::Vote, &wire::vote(vote).encode_to_vec()).await
+        let began = Instant::now();
+        self.put_durably(Slot::Vote, &wire::vote(vote).encode_to_vec()).await?;
+        let took = began.elapsed();
+        // No candidate waits for one that is won already.
+        let told = if vote.committed { None } else { self.inner.slow_votes.lock().synced(Instant::now(), took) };
+        if let Some(patience) = told {
+            let (term, candidate) = (vote.leader_id.term, vote.leader_id.voted_for);
+            tracing::warn!(
+                term,
+                candidate,
+                ?took,
+                ?patience,
+                "a vote waited long for the sync of this node's disk; where those of a majority of the voters take longer \
+                 than a candidate's patience, no leader is elected. Look for what else uses the disk, or for a failing one"
+            );
+        }
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
@@ -561,7 +595,7 @@ mod tests {
         machine::{Machine, Observer, Replica},
         peers::AddressBook,
         proposer::Flight,
-        types::CommittedLeaderId,
+        types::{CommittedLeaderId, LeaderId},
     };
 
     #[test]
@@ -618,6 +652,23 @@ mod tests {
         let sent = reader.limited_get_log_entries(24, 31).await.expect("reads");
         assert!(sent.is_empty(), "never entries after a gap: {sent:?}");
         assert_eq!(reader.limited_get_log_entries(26, 31).await.expect("reads").len(), 5);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_vote_that_a_candidate_may_not_have_waited_for_is_counted() {
+        let temp = TempDir::new().expect("a temporary folder");
+        let ground = Ground::open(temp.path(), LogOptions { write_buffer_bytes: 1 << 20 }).expect("opens");
+        let mut log = LogStore::open(ground.log, temp.path()).expect("opens");
+        log.expect_votes_within(Duration::from_secs(3600));
+        let vote = |committed| Vote { leader_id: LeaderId { term: 3, voted_for: 2 }, committed };
+        log.save_vote(&vote(false)).await.expect("saved");
+        assert_eq!(log.slow_votes(), 0);
+        // No disk is quick enough for that.
+        log.expect_votes_within(Duration::ZERO);
+        log.save_vote(&vote(false)).await.expect("saved");
+        assert_eq!(log.slow_votes(), 1);
+        log.save_vote(&vote(true)).await.expect("saved");
+        assert_eq!(log.slow_votes(), 1, "nobody waits for it");
     }
 
     struct Nobody;

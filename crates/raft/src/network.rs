@@ -166,7 +166,10 @@ impl PeerClient {
                 Ok(response.into_inner())
             }
             Ok(Err(status)) => Err(unreachable(&status)),
-            Err(_) => Err(RPCError::Unreachable(Unreachable::from_string(format!("no answer within {limit:?}")))),
+            Err(_) => {
+                let why = format!("no answer within {limit:?}; the link, the node or its disk is too slow");
+                Err(RPCError::Unreachable(Unreachable::from_string(why)))
+            }
         }
     }
 
@@ -178,7 +181,8 @@ impl PeerClient {
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let request = self.request(wire::vote_request(request, pre_vote));
         let mut client = self.client(Traffic::Liveness);
-        let reply = self.ask(option.soft_ttl(), client.vote(request)).await?;
+        // All the time there is: most of it may be the voter's sync, and nothing comes of what is left.
+        let reply = self.ask(option.hard_ttl(), client.vote(request)).await?;
         wire::from_vote_reply(&reply).map_err(|error| garbled(&error))
     }
 

@@ -43,6 +43,12 @@ impl Timing {
         self.election_max * 5 / 4
     }
 
+    /// How long a candidate waits for a vote; openraft asks no longer. What a voter needs for it is a sync, and the next
+    /// attempt begins between this and twice this after the last. So elections bear no slower disks than that.
+    pub(crate) fn vote_patience(&self) -> Duration {
+        self.election_min
+    }
+
     pub(crate) fn config(&self, cluster: &str) -> Result<openraft::Config, openraft::ConfigError> {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let mut config = openraft::Config {

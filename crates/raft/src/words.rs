@@ -26,7 +26,8 @@ pub(crate) fn no_quorum(status: &Status, reached: impl Fn(NodeId) -> bool) -> St
             let voters = &status.voters;
             format!(
                 "node {node} knows no leader: an election is under way, or fewer than {} of the {} voters ({}) reach \
-                 each other; bring them back or mend the network between them",
+                 each other in time; bring them back, mend the network between them, or see in their logs whose disk is \
+                 too slow for votes",
                 voters.len() / 2 + 1,
                 voters.len(),
                 list(voters)
@@ -139,7 +140,8 @@ mod tests {
         assert_eq!(
             none,
             "node 1 knows no leader: an election is under way, or fewer than 2 of the 3 voters (1, 4 and 6) reach \
-             each other; bring them back or mend the network between them"
+             each other in time; bring them back, mend the network between them, or see in their logs whose disk is \
+             too slow for votes"
         );
         let unreachable = no_quorum(&status(Role::Follower, Some(4), &[1, 4, 6]), |_| true);
         assert_eq!(

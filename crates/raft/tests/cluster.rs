@@ -98,6 +98,23 @@ async fn the_loss_of_the_leader_costs_an_election_and_nothing_else() -> Test {
     Ok(())
 }
 
+/// The votes of both that are left are needed, and wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_election_bears_disks_that_take_a_tenth_of_a_second_for_a_sync() -> Test {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    cluster.faults.delay_syncs(Duration::from_millis(105));
+    cluster.faults.cut_off(leader);
+    let next = cluster.leader(&[leader]).await;
+    assert_eq!(propose(&cluster.handle(next), token(1)).await?.outcome, Outcome::Done);
+    let others = cluster.ids().into_iter().filter(|id| *id != leader);
+    assert!(others.map(|id| cluster.handle(id).slow_votes()).all(|slow| slow > 0));
+    cluster.faults.heal();
+    cluster.converge().await;
+    cluster.end().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_node_that_is_cut_off_and_comes_back_sends_again_and_nothing_is_applied_twice() -> Test {
     let cluster = Cluster::of(3).await;

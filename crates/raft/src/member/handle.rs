@@ -124,6 +124,11 @@ impl Handle {
         self.shared.log.lock().as_ref().map(LogStore::sync_stats).unwrap_or_default()
     }
 
+    /// How many votes this node's disk synced so slowly that an election may have failed for it.
+    pub fn slow_votes(&self) -> u64 {
+        self.shared.log.lock().as_ref().map_or(0, LogStore::slow_votes)
+    }
+
     /// Bytes of the log.
     pub fn log_bytes(&self) -> u64 {
         self.shared.log.lock().as_ref().map_or(0, LogStore::bytes)

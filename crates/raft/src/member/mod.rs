@@ -83,6 +83,7 @@ impl Member {
         let Ground { log, snapshots, blocking } = ground;
         let config = options.timing.config(&options.cluster).map_err(|error| StartError::Timing(error.to_string()))?;
         let log = LogStore::open(log, &ground::log_folder(&options.data_dir))?;
+        log.expect_votes_within(options.timing.vote_patience());
         claim(&log, &options, snapshots.newest().is_some()).await?;
         if let Some(why) = log.condemned().map_err(|error| StartError::Recover(error.to_string()))? {
             return Err(StartError::Condemned(why));

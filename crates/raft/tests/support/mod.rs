@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
+    ops::Range,
     path::PathBuf,
     pin::Pin,
     sync::{
@@ -21,9 +22,14 @@ use ballast_core::{
     time::LogTime,
 };
 use ballast_raft::{
-    Connect, Connection, Handle, LogBounds, Member, MemberFailure, MemberOptions, Observer, PeerNode, StartError,
-    Status,
+    Connect, Connection, Ground, Handle, LogBounds, Member, MemberFailure, MemberOptions, Observer, PeerNode,
+    StartError, Status,
 };
+use ballast_storage::{
+    LogError,
+    log::{DurableLog, Slot, SyncStats, Synced},
+};
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -43,13 +49,20 @@ pub struct Faults {
     cut_off: watch::Sender<BTreeSet<NodeId>>,
     /// Bytes a second that a connection to a node takes, of nodes with a slow link.
     slow: watch::Sender<BTreeMap<NodeId, usize>>,
+    /// How much longer the disk of each node takes for a sync, in milliseconds.
+    sync_delay: Arc<AtomicU64>,
     /// How often somebody tried to connect to each node.
     connects: Arc<Mutex<BTreeMap<NodeId, u64>>>,
 }
 
 impl Faults {
     fn new() -> Self {
-        Self { cut_off: watch::Sender::default(), slow: watch::Sender::default(), connects: Arc::default() }
+        Self {
+            cut_off: watch::Sender::default(),
+            slow: watch::Sender::default(),
+            sync_delay: Arc::default(),
+            connects: Arc::default(),
+        }
     }
 
     pub fn cut_off(&self, node: NodeId) {
@@ -66,9 +79,15 @@ impl Faults {
         self.slow.send_modify(|slow| _ = slow.insert(node, bytes_per_second));
     }
 
+    /// Each sync of each node takes so much longer from now on.
+    pub fn delay_syncs(&self, delay: Duration) {
+        self.sync_delay.store(u64::try_from(delay.as_millis()).expect("short"), Ordering::Release);
+    }
+
     pub fn heal(&self) {
         self.cut_off.send_modify(BTreeSet::clear);
         self.slow.send_modify(BTreeMap::clear);
+        self.delay_syncs(Duration::ZERO);
     }
 
     fn separates(&self, a: NodeId, b: NodeId) -> bool {
@@ -198,6 +217,70 @@ impl AsyncWrite for Slow {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A log on a disk that takes its time for a sync, as long as that is wanted.
+struct SlowDisk {
+    log: Box<dyn DurableLog>,
+    delay: Arc<AtomicU64>,
+}
+
+impl SlowDisk {
+    fn later(&self, synced: Synced) -> Synced {
+        let delay = Duration::from_millis(self.delay.load(Ordering::Acquire));
+        if delay.is_zero() {
+            return synced;
+        }
+        let runtime = tokio::runtime::Handle::current();
+        Box::new(move |done| {
+            drop(runtime.spawn(async move {
+                tokio::time::sleep(delay).await;
+                synced(done);
+            }));
+        })
+    }
+}
+
+impl DurableLog for SlowDisk {
+    fn append(&self, entries: &mut dyn Iterator<Item = (u64, Vec<u8>)>, synced: Synced) -> Result<(), LogError> {
+        self.log.append(entries, self.later(synced))
+    }
+
+    fn truncate_from(&self, index: u64) -> Result<(), LogError> {
+        self.log.truncate_from(index)
+    }
+
+    fn purge_to(&self, index: u64, purged: &[u8]) -> Result<(), LogError> {
+        self.log.purge_to(index, purged)
+    }
+
+    fn put(&self, slot: Slot, bytes: &[u8], synced: Option<Synced>) -> Result<(), LogError> {
+        self.log.put(slot, bytes, synced.map(|synced| self.later(synced)))
+    }
+
+    fn get(&self, slot: Slot) -> Result<Option<Bytes>, LogError> {
+        self.log.get(slot)
+    }
+
+    fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, LogError> {
+        self.log.read(range, bytes_max)
+    }
+
+    fn last(&self) -> Result<Option<(u64, Bytes)>, LogError> {
+        self.log.last()
+    }
+
+    fn index_leaving(&self, bytes_max: u64) -> Option<u64> {
+        self.log.index_leaving(bytes_max)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.log.bytes()
+    }
+
+    fn sync_stats(&self) -> SyncStats {
+        self.log.sync_stats()
     }
 }
 
@@ -341,7 +424,9 @@ impl Cluster {
     async fn start_on(&mut self, node: NodeId, listener: TcpListener) {
         let (options, connect) = self.options(node);
         let recorder = Arc::new(Recorder::default());
-        let member = Member::start(options, connect, recorder.clone()).await.expect("starts");
+        let mut ground = Ground::open(&options.data_dir, options.log).expect("opens");
+        ground.log = Box::new(SlowDisk { log: ground.log, delay: Arc::clone(&self.faults.sync_delay) });
+        let member = Member::start_on(ground, options, connect, recorder.clone()).await.expect("starts");
         let address = listener.local_addr().expect("bound");
         let routes = member.service();
         let runs = watch::Sender::new(());
