@@ -32,9 +32,12 @@ use crate::{
 /// About what it takes a node to ask the link for an address and to put it on its interface, when there are many.
 const IN_PLACE_NANOS: u64 = 5_000_000;
 
-/// For how many promises a node that is no candidate for a VIP any more keeps it for want of one that can take it: 4.5 s with
-/// the default lease. Those that the VIP moves to need a quarter of a second to put it in place; arbitrary beyond that.
+/// For how many promises a node that can serve a VIP and should not any more keeps it for want of one that can take it: 4.5 s
+/// with the default lease. Those that the VIP moves to need a quarter of a second to put it in place, and one that was just started
+/// as long as it takes to settle; arbitrary beyond that.
 const KEPT_PROMISES: u64 = 25;
+/// And for how long at most when the node is being ended: whoever ends it waits.
+const KEPT_DRAINING_MAX_NANOS: u64 = 10_000_000_000;
 
 /// What a candidate is told with every event.
 pub(super) struct Context<'a> {
@@ -55,6 +58,8 @@ pub(super) struct Context<'a> {
     pub applied: LogIndex,
     /// A majority answered this node lately.
     pub hears: bool,
+    /// Another node that the VIP may be at was heard lately, so that it may be there to take it in a moment.
+    pub is_followed: bool,
     pub rules: Rules,
 }
 
@@ -105,7 +110,7 @@ pub(super) struct Candidate {
     back_off_until: BootNanos,
     /// Since when this node may hold it, as far as it knows of itself.
     fit_since: Option<BootNanos>,
-    /// Since when it holds what it is no candidate for, because nobody took it.
+    /// Since when it holds what it should not hold any more, because nobody took it.
     kept_since: Option<BootNanos>,
     /// Only with [`Rule::ReleasedStaysReleased`] broken: what an owner remembers of its last lease.
     ghost: Option<(Epoch, Grants)>,
@@ -164,7 +169,8 @@ enum Leaving {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
     /// It cannot serve: offers it to everybody, in turn until one does not answer and then to all at once, then gives it to
-    /// whoever had rather not have it, and lets it go if nobody takes it.
+    /// whoever had rather not have it, and lets it go if nobody takes it. If it can serve and should not any more, it keeps it for a
+    /// while before it lets it go.
     Unfit(Unfitness),
     /// It had rather not: offers it to everybody in turn, and keeps it if no fit node takes it and no operator wants it
     /// elsewhere.
@@ -177,6 +183,11 @@ impl Why {
     /// Whether offers made for this reason go on for that one.
     fn goes_on_as(self, other: Self) -> bool {
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
+
+    /// Whether clients are served all the same, so that it can wait for who takes the VIP.
+    fn can_wait(self) -> bool {
+        matches!(self, Self::Unfit(Unfitness::NotCandidate | Unfitness::Draining))
     }
 }
 
@@ -874,7 +885,7 @@ impl Candidate {
 
     /// Offers the VIP to who should have it; leaves without a successor if it must and nobody takes it.
     fn leave(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        if should_leave(ctx) != Some(Why::Unfit(Unfitness::NotCandidate)) {
+        if !should_leave(ctx).is_some_and(Why::can_wait) {
             self.kept_since = None;
         }
         let urgent = should_leave(ctx).is_some_and(|why| matches!(why, Why::Unfit(_)) && !self.keeps(why));
@@ -946,13 +957,20 @@ impl Candidate {
     }
 
     /// Everybody was asked. Who cannot serve gives it to one that had rather not have it, or lets go; who can, keeps the VIP
-    /// and asks again later. Who can and only should not any more keeps it, too, while its new nodes put it in place.
+    /// and asks again later. Who can and only should not any more keeps it, too, while its new nodes put it in place, or one that
+    /// was just started settles; a node that ends does not wait for nodes that are not there.
     fn nobody_takes_it(&mut self, ctx: &Context<'_>, why: Why, second_best: Option<NodeId>, out: &mut Vec<Effect>) {
         let timing = ctx.view.timing;
         let after = match why {
-            Why::Unfit(Unfitness::NotCandidate) if second_best.is_none() => {
+            Why::Unfit(unfitness) if why.can_wait() && second_best.is_none() => {
                 let since = *self.kept_since.get_or_insert(ctx.now);
-                (ctx.now.since(since) < KEPT_PROMISES * timing.promise()).then(|| timing.retry())
+                let longest = KEPT_PROMISES * timing.promise();
+                let longest = match unfitness {
+                    Unfitness::Draining if ctx.is_followed => longest.min(KEPT_DRAINING_MAX_NANOS),
+                    Unfitness::Draining => 0,
+                    _ => longest,
+                };
+                (ctx.now.since(since) < longest).then(|| timing.retry())
             }
             Why::Unfit(_) => None,
             Why::Reluctant(_) | Why::Better => Some(5 * timing.promise()),
@@ -970,7 +988,7 @@ impl Candidate {
 
     /// Whether it keeps the VIP for want of a candidate, and asks again only when it is time.
     fn keeps(&self, why: Why) -> bool {
-        why == Why::Unfit(Unfitness::NotCandidate) && self.kept_since.is_some()
+        why.can_wait() && self.kept_since.is_some()
     }
 
     /// What breaking [`Rule::ReleasedStaysReleased`] means: a late grant of a released epoch counts.

@@ -45,6 +45,9 @@ const ROUNDS_MAX: usize = 64;
 /// A shorter right than the view says is asked for in so many rounds before it is tried again.
 const GIVES_IN_ROUNDS: u64 = 4;
 
+/// About what it takes a daemon to be back when it is started again: one that was heard before may be there in a moment.
+const BACK_NANOS: u64 = 2_000_000_000;
+
 /// Learners greet each other this often, in rounds: often enough that losing two greetings is no silence.
 const GREET_ROUNDS: u64 = 2;
 
@@ -532,8 +535,16 @@ impl LeaseNode {
             settled_at: self.settled_at,
             applied: facts.applied,
             hears: self.heard_age(now) <= view.timing.deaf_after(),
+            is_followed: self.is_followed(now, view, ranking, vip),
             rules: self.rules,
         }
+    }
+
+    /// Whether a node that the VIP may be at was heard lately. Only asked of a node that drains.
+    fn is_followed(&self, now: BootNanos, view: &LeaseView, ranking: &Ranking, vip: VipId) -> bool {
+        let may_take = |peer: NodeId| peer != self.node && ranking.order.contains(&peer);
+        let mut near = self.hearing.ages(now, silence(view).max(BACK_NANOS));
+        self.fitness_for(vip) == Fitness::Unfit(Unfitness::Draining) && near.any(|(peer, _)| may_take(peer))
     }
 
     /// Runs `f` on one VIP's candidate and takes its effects over.

@@ -354,6 +354,42 @@ fn an_owner_that_is_no_candidate_any_more_waits_for_those_that_are() {
     }
 }
 
+#[test]
+fn an_owner_that_drains_waits_for_a_node_that_was_just_started_and_not_for_one_that_is_gone() {
+    let draining = Fitness::Unfit(Unfitness::Draining);
+    let because = Unfitness::Draining;
+    for able in [true, false] {
+        let (mut world, owner) = calm();
+        let others = others(owner).map(NodeId::new);
+        others.iter().for_each(|node| world.fitness(*node, Fitness::Unfit(Unfitness::NoQuorum)));
+        pass(&mut world, LEASE);
+        let before = world.t;
+        world.fitness(owner, draining);
+        pass(&mut world, 10 * LEASE);
+        assert!(world.owner(1) == Some(owner) && world.reports.iter().all(|(t, ..)| *t <= before), "without a gap");
+        if able {
+            world.fitness(others[1], Fitness::Fit);
+            pass(&mut world, 2 * LEASE);
+            assert_eq!(gained(&world, before).2, GainCause::HandedOver { from: owner });
+            assert_eq!(lost(&world, before), (owner, LossCause::Left { to: Some(others[1]), because }));
+        } else {
+            pass(&mut world, 16 * LEASE);
+            assert_eq!(lost(&world, before), (owner, LossCause::Left { to: None, because }), "not for ever");
+        }
+    }
+    let profile = Profile { nodes: 6, voters: 3, vips: 1, joint: false, moving: false, lengths: false };
+    let mut world = World::calm(profile, Failback::Never);
+    world.adapt = |vip| vip.only = Some([1, 6].map(NodeId::new).into());
+    pass(&mut world, 4 * LEASE);
+    world.kill(NodeId::new(6));
+    pass(&mut world, 12 * LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(1)));
+    let before = world.t;
+    world.fitness(NodeId::new(1), draining);
+    pass(&mut world, LEASE);
+    assert_eq!(lost(&world, before), (NodeId::new(1), LossCause::Left { to: None, because }));
+}
+
 /// Node 1 owns the VIP and cannot serve any more, 3 to 6 are dead and come next in the ranking, 2 comes last. Returns how
 /// long it took until 2 owned the VIP.
 fn left_behind_four_that_are_dead(last: Fitness) -> u64 {
