@@ -5,7 +5,11 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{At, Checks, vips, words};
+use super::{
+    At, Checks,
+    places::{self, elsewhere},
+    vips, words,
+};
 use crate::config::{Document, Farm, Listener, Vip};
 
 /// Checks VIPs and listeners, and says whose the addresses are and what is where.
@@ -41,11 +45,11 @@ pub(super) struct Taken<'d> {
     pub(super) listener: &'d Listener,
 }
 
-pub(super) type Places<'d> = HashMap<SocketAddr, Vec<Taken<'d>>>;
+pub(super) type Places<'d> = places::Places<Taken<'d>>;
 
 fn listeners<'d>(document: &'d Document, owners: &HashMap<IpAddr, &str>, checks: &mut Checks<'_, '_>) -> Places<'d> {
     let vips: HashMap<&str, &Vip> = document.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
-    let mut places = Places::new();
+    let mut places = Places::default();
     let farms = At::Root.key("farms");
     for (index, farm) in document.farms.iter().enumerate() {
         let farm_at = farms.index(index);
@@ -56,17 +60,21 @@ fn listeners<'d>(document: &'d Document, owners: &HashMap<IpAddr, &str>, checks:
             labels(&listener.nodes, checks, &at.key("nodes"));
             for address in addresses(listener, &vips, owners, checks, &at) {
                 let place = SocketAddr::new(address, listener.port);
-                let there = places.entry(place).or_default();
-                if let Some(other) = there.iter().find(|other| may_meet(&other.listener.nodes, &listener.nodes)) {
-                    let problem =
-                        format!("{place} is taken by listener `{}` of farm `{}`", other.listener.name, other.farm);
+                let meets = |other: &Taken<'_>| may_meet(&other.listener.nodes, &listener.nodes);
+                if let Some((its, other)) = places.in_the_way(place).find(|(_, other)| meets(other)) {
+                    let problem = format!(
+                        "{place} is taken by listener `{}` of farm `{}`{}",
+                        other.listener.name,
+                        other.farm,
+                        elsewhere(place, its)
+                    );
                     checks.wrong(
                         &at.key("port"),
                         problem,
                         "choose another port or address, or make both services of one farm",
                     );
                 } else {
-                    there.push(Taken { farm: &farm.name, listener });
+                    places.put(place, Taken { farm: &farm.name, listener });
                 }
             }
         }
@@ -85,7 +93,10 @@ fn addresses(
     match (&listener.vip, listener.address) {
         (Some(name), None) => {
             let vip = named(name, vips, checks, &at.key("vip"));
-            vip.map(|vip| vip.addresses.iter().map(|address| address.ip()).collect()).unwrap_or_default()
+            // An unspecified one was refused where it stands, and would be in everybody's way.
+            let of_a_host = |address: &IpAddr| !address.is_unspecified();
+            let addresses = vip.into_iter().flat_map(|vip| &vip.addresses).map(|address| address.ip());
+            addresses.filter(of_a_host).collect()
         }
         (None, Some(address)) => {
             let key = at.key("address");
@@ -174,7 +185,7 @@ fn loops(farm: &Farm, places: &Places<'_>, checks: &mut Checks<'_, '_>, at: &At<
             if backend.address.port() == 0 {
                 checks.wrong(&at, "port 0 is no port", "write the port on which the backend listens, 1 to 65535");
             }
-            if let Some(taken) = places.get(&backend.address).and_then(|there| there.first()) {
+            if let Some(taken) = places.first(backend.address) {
                 let problem = format!(
                     "{} is listener `{}` of farm `{}`: requests would come back to Ballast",
                     backend.address, taken.listener.name, taken.farm

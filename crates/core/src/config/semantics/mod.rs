@@ -7,6 +7,7 @@
 mod listeners;
 mod matching;
 mod persistence;
+mod places;
 mod services;
 mod sessions;
 mod vips;

@@ -8,6 +8,7 @@ use std::{
 use super::{
     At, Checks, HOUR,
     listeners::{Places, named, usable},
+    places::{self, elsewhere},
 };
 use crate::{
     config::{ByteSize, SessionLimits, SessionUser, Sessions, Span, Vip, structure::shorten},
@@ -51,11 +52,16 @@ fn listening(
     checks: &mut Checks<'_, '_>,
     at: &At<'_>,
 ) {
-    let mut taken: HashMap<SocketAddr, String> = HashMap::new();
+    let mut taken = places::Places::<String>::default();
     let mut take = |place: SocketAddr, what: &str, checks: &mut Checks<'_, '_>, at: &At<'_>| {
-        let farm = places.get(&place).and_then(|there| there.first());
-        let other = farm.map(|taken| format!("listener `{}` of farm `{}`", taken.listener.name, taken.farm));
-        if let Some(other) = other.or_else(|| taken.insert(place, what.to_owned())) {
+        let farm = places.in_the_way(place).next().map(|(its, taken)| {
+            let (listener, farm) = (&taken.listener.name, taken.farm);
+            format!("listener `{listener}` of farm `{farm}`{}", elsewhere(place, its))
+        });
+        let own = || taken.in_the_way(place).next().map(|(its, what)| format!("{what}{}", elsewhere(place, its)));
+        let other = farm.or_else(own);
+        taken.put(place, what.to_owned());
+        if let Some(other) = other {
             checks.wrong(at, format!("{place} is taken by {other}"), "choose another port or address");
         }
     };

@@ -145,7 +145,6 @@ farms:
             "3:vips[a].addresses[1]: 0.0.0.0 cannot be the address of a VIP",
             "4:vips[b].addresses[0]: 10.0.0.1 is an address of the VIP `a` already",
             "10:farms[f].listeners[l2].port: 10.0.0.1:80 is taken by listener `l1` of farm `f`",
-            "10:farms[f].listeners[l2].port: 0.0.0.0:80 is taken by listener `l1` of farm `f`",
             "11:farms[f].listeners[l3].vip: there is no VIP `nowhere`",
             "12:farms[f].listeners[l4]: neither `vip` nor `address` is given",
             "13:farms[f].listeners[l5]: both `vip` and `address` are given",
@@ -153,6 +152,36 @@ farms:
             "17:farms[f].listeners[l8].name: the name `l8` is taken (line 16)",
             "17:farms[f].listeners[l8].port: 0.0.0.0:85 is taken by listener `l7` of farm `f`",
         ]
+    );
+}
+
+#[test]
+fn the_unspecified_address_is_every_address_of_its_family() {
+    let text = "\
+version: 1
+vips: [{ name: v, addresses: [10.0.0.1, \"2001:db8::1\"] }]
+farms:
+  - name: f
+    fallback: {}
+    listeners:
+      - { name: l1, vip: v, port: 80 }
+      - { name: l2, address: 0.0.0.0, port: 80 }
+      - { name: l3, address: \"::\", port: 81 }
+      - { name: l4, vip: v, port: 81 }
+      - { name: l5, address: 0.0.0.0, port: 82, nodes: { site: x } }
+      - { name: l6, address: 10.0.0.9, port: 82, nodes: { site: y } }
+sessions:
+  listen: [\"0.0.0.0:6379\", \"0.0.0.0:81\", \"[::]:82\"]
+  vips: [{ vip: v, port: 6379 }]
+";
+    check(
+        text,
+        &[
+            "8:45: farms[f].listeners[l2].port: 0.0.0.0:80 is taken by listener `l1` of farm `f` at 10.0.0.1:80; choose another port or address, or make both services of one farm",
+            "10:35: farms[f].listeners[l4].port: [2001:db8::1]:81 is taken by listener `l3` of farm `f` at [::]:81; choose another port or address, or make both services of one farm",
+            "14:28: sessions.listen[1]: 0.0.0.0:81 is taken by listener `l4` of farm `f` at 10.0.0.1:81; choose another port or address",
+            "15:26: sessions.vips[0].port: 10.0.0.1:6379 is taken by sessions.listen at 0.0.0.0:6379; choose another port or address",
+        ],
     );
 }
 
@@ -483,6 +512,7 @@ fn a_session_store_that_cannot_be_served() {
         &[
             "4:12: sessions.listen[0]: port 0 is no port; write a port, 1 to 65535; clients expect 6379",
             "4:27: sessions.listen[1]: 10.0.0.1 belongs to the VIP `v` and is served only by the node that owns it; write it under `vips`: { vip: v, port: 6379 }",
+            "4:44: sessions.listen[2]: 0.0.0.0:6379 is taken by sessions.listen at 10.0.0.1:6379; choose another port or address",
             "4:60: sessions.listen[3]: 0.0.0.0:6379 is taken by sessions.listen; choose another port or address",
         ],
     );
