@@ -718,6 +718,36 @@ fn a_closed_node_is_silent_on_its_other_interfaces_too() {
 }
 
 #[test]
+fn a_closed_node_is_silent_on_a_bridge_without_an_address_that_leads_out() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        second_interface(&lan);
+        // A bridge for guests, on what stands for a device: an end of a pair by itself leads to containers.
+        host.ip("address del 10.0.1.1/24 dev eth1");
+        host.ip("link add out0 link eth1 type macvlan mode passthru");
+        host.ip("link add brvm type bridge mcast_snooping 0 forward_delay 0");
+        host.ip("link set out0 master brvm");
+        host.ip("link set out0 up");
+        host.ip("link set brvm address 02:00:00:00:00:99");
+        host.ip("link set brvm up");
+        eventually("the bridge is up", || host.run(|| Interface::read("brvm").expect("there").up));
+        // What the machine has on no link its kernel says on the bridge alone, so that this is heard after what it says there
+        // of the VIP.
+        host.sysctl("ipv4/conf/eth0/arp_ignore", "1");
+        host.ip("address add 10.0.0.98/32 dev lo");
+        let silent = || !interfaces_that_answer(neighbour, &["10.0.0.98"]).contains(&Mac::new([2, 0, 0, 0, 0, 0x99]));
+        host.ip("address add 10.0.0.100/32 dev eth0");
+        eventually("unless told otherwise a kernel answers on it too", || !silent());
+        host.ip("address del 10.0.0.100/32 dev eth0");
+        let folder = empty();
+        let keeper = keep(host, &folder, level);
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        assert!(silent(), "{level:?}");
+    }
+}
+
+#[test]
 fn an_interface_that_answers_for_all_and_cannot_be_fenced_makes_a_node_unfit() {
     let Some(lan) = Lan::new(2) else { return };
     let host = &lan.hosts[0];

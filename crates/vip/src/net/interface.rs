@@ -59,6 +59,8 @@ pub struct Interface {
     pub no_arp: bool,
     /// What it belongs to, by its index: a bridge, a bond, a VRF.
     pub master: Option<u32>,
+    /// An end of a pair or a tap, which lead to containers and guests of this machine.
+    pub inward: bool,
     /// Ids of the XDP programs on it, which see packets before anything else does.
     pub xdp: Vec<u32>,
     /// Its addresses, in the kernel's order.
@@ -204,7 +206,7 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
     let flags = read_u32(message.payload, 8)?;
     let needed = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP) as u32;
     let (mut name, mut mac, mut xdp) = (None, None, Vec::new());
-    let (mut master, mut made, mut routed) = (None, false, false);
+    let (mut master, mut made, mut routed, mut inward) = (None, false, false, false);
     for (kind, payload) in message.attributes(LINK_FIXED_BYTES) {
         match kind {
             libc::IFLA_IFNAME => name = Some(String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned()),
@@ -214,6 +216,7 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
             libc::IFLA_LINKINFO => {
                 for (kind, payload) in attributes(payload) {
                     made |= kind == INFO_KIND;
+                    inward |= kind == INFO_KIND && (payload.starts_with(b"veth") || payload.starts_with(b"tun"));
                     // What belongs to a VRF receives its packets itself.
                     routed |= kind == INFO_SLAVE_KIND && payload.starts_with(b"vrf");
                 }
@@ -228,7 +231,7 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
         (false, false, true) => Standing::Virtual,
     };
     let (up, no_arp) = (flags & needed == needed, flags & libc::IFF_NOARP as u32 != 0);
-    Some(Interface { index, name: name?, mac, up, standing, no_arp, master, xdp, addresses: Vec::new() })
+    Some(Interface { index, name: name?, mac, up, standing, no_arp, master, inward, xdp, addresses: Vec::new() })
 }
 
 /// The ids in an `IFLA_XDP`. With programs of several modes there is one for each, and none for all.
@@ -320,6 +323,7 @@ mod tests {
             standing: Standing::Physical,
             no_arp: false,
             master: None,
+            inward: false,
             xdp: Vec::new(),
             addresses: vec![InterfaceAddress {
                 address: address.parse().expect("an address"),

@@ -223,15 +223,20 @@ fn tunnels(interfaces: &[Interface]) -> Vec<&str> {
 }
 
 /// Over which interfaces this machine can be reached beside those that VIPs are on: unless told otherwise a kernel answers
-/// on each for the addresses of all. Devices, and what has an address of its own. Ports of bridges and bonds hand on what
-/// is judged where it arrives, and ends of pairs without an address, or with a link-local one alone, lead to containers of this
-/// machine. What has no MAC cannot be fenced.
+/// on each for the addresses of all. Devices, what has an address of its own, and bridges and bonds that lead out of this
+/// machine, which need none to answer. Ports hand on what is judged where it arrives, and ends of pairs without an address, or
+/// with a link-local one alone, lead to containers of this machine, as do bridges of nothing else. What has no MAC cannot be
+/// fenced.
 fn beside(interfaces: &[Interface], vips: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
     let own = |held: &InterfaceAddress| !held.is_link_local() && !vips.contains(&held.address);
+    let ports = interfaces.iter().filter(|port| port.standing == Standing::Port && !port.inward);
+    let lead_out: BTreeSet<u32> = ports.filter_map(|port| port.master).collect();
     let reached = interfaces.iter().filter(|interface| match interface.standing {
         Standing::Loopback | Standing::Port => false,
         Standing::Physical => interface.mac.is_some(),
-        Standing::Virtual => interface.mac.is_some() && interface.addresses.iter().any(own),
+        Standing::Virtual => {
+            interface.mac.is_some() && (interface.addresses.iter().any(own) || lead_out.contains(&interface.index))
+        }
     });
     reached.map(|interface| interface.index).collect()
 }
@@ -267,11 +272,14 @@ mod tests {
             standing,
             no_arp: false,
             master: None,
+            inward: false,
             xdp: Vec::new(),
             addresses: (address.parse().into_iter())
                 .map(|address| InterfaceAddress { address, prefix: 24, secondary: false, origin: 0 })
                 .collect(),
         };
+        let port =
+            |index, master, inward| Interface { master: Some(master), inward, ..on(index, Standing::Port, true, "") };
         let interfaces = [
             on(1, Standing::Loopback, true, "127.0.0.1"),
             on(2, Standing::Physical, true, ""),
@@ -281,8 +289,14 @@ mod tests {
             on(6, Standing::Virtual, true, "10.0.0.100"),
             on(7, Standing::Virtual, false, "10.0.0.7"),
             on(8, Standing::Virtual, false, "fe80::8"),
+            // Bridges, of containers and one that goes out of the machine as well.
+            on(9, Standing::Virtual, true, ""),
+            port(10, 9, true),
+            on(11, Standing::Virtual, true, "fe80::11"),
+            port(12, 11, true),
+            port(13, 11, false),
         ];
         assert_eq!(tunnels(&interfaces), ["if7"]);
-        assert_eq!(beside(&interfaces, &["10.0.0.100".parse().expect("an address")].into()), [2, 4].into());
+        assert_eq!(beside(&interfaces, &["10.0.0.100".parse().expect("an address")].into()), [2, 4, 11].into());
     }
 }
