@@ -5,6 +5,7 @@ mod netns;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Read as _,
     net::IpAddr,
     process::Command,
     sync::Arc,
@@ -26,6 +27,7 @@ use ballast_vip::{
     netlink::{self, KeeperHandle, NetlinkDriver, NetlinkError, NetlinkOptions, Sole, VipFitness},
 };
 use netns::{Lan, Netns, eventually};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 const VIPS: [&str; 2] = ["10.0.0.100", "2001:db8::100"];
 /// Ten minutes.
@@ -715,6 +717,95 @@ fn a_closed_node_is_silent_on_its_other_interfaces_too() {
         assert_eq!(keeper.counters().breaches, 0, "{level:?}");
         assert!(says(&keeper, Fitness::Fit, ""));
     }
+}
+
+/// `vip0` in the place of the first host's `eth0`, which is below it, has its MAC and is fenced: like a VLAN on a device.
+fn interface_above(host: &Netns) {
+    host.ip("link add vip0 link eth0 type macvlan mode passthru");
+    host.sysctl("ipv6/conf/vip0/accept_dad", "0");
+    host.ip("address add 10.0.0.11/24 dev vip0");
+    host.ip("address add 2001:db8::11/64 dev vip0 nodad");
+    host.ip("link set vip0 up");
+    eventually("the interface is up", || host.run(|| Interface::read("vip0").expect("there").up));
+}
+
+#[test]
+fn a_stranger_is_heard_before_the_fence_of_the_interface_below() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, other] = [&lan.hosts[0], &lan.hosts[1]];
+    interface_above(host);
+    VIPS.iter()
+        .zip([32, 128])
+        .for_each(|(vip, length)| drop(other.ip(&format!("address add {vip}/{length} dev eth0"))));
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "vip0", FenceWish::Ebpf);
+    driver.view(&Arc::new(view()));
+    eventually("both are taken", || says(&keeper, Fitness::Unfit(Unfitness::AddressTaken), "answers for "));
+    assert!(!has_any(host));
+}
+
+/// A SYN for the first VIP, sent by the third host. Its header's checksum is right: bridges may look at that.
+fn syn() -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 3, 8, 0];
+    frame.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0x26, 0x69, 10, 0, 0, 3, 10, 0, 0, 100]);
+    frame.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    frame
+}
+
+/// Sees and sends frames of IPv4 on `eth0`.
+fn raw(host: &Netns) -> Socket {
+    let index = host.run(|| Interface::read("eth0").expect("there").index);
+    let protocol = (libc::ETH_P_IP as u16).to_be();
+    let socket = host.run(move || Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol)))));
+    let socket = socket.expect("root may");
+    socket.set_nonblocking(true).expect("set");
+    // SAFETY: a `sockaddr_ll` is plain numbers, fits into the storage, and its size is what is reported.
+    let address = unsafe {
+        SockAddr::try_init(|storage, length| {
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+            address.sll_protocol = protocol;
+            address.sll_ifindex = index.cast_signed();
+            storage.cast::<libc::sockaddr_ll>().write(address);
+            *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })
+    };
+    socket.bind(&address.expect("plain numbers").1).expect("bound");
+    socket
+}
+
+#[test]
+fn a_connection_that_begins_during_a_move_is_sent_on_from_above_another_interface() {
+    let Some(lan) = Lan::new(3) else { return };
+    let host = &lan.hosts[0];
+    interface_above(host);
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "vip0", FenceWish::Ebpf);
+    let mut view = view();
+    let successor = NodeId::new(2);
+    view.vips[0].macs.push((successor, Mac::new([2, 0, 0, 0, 0, 2])));
+    driver.view(&Arc::new(view));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    let (client, at_successor) = (raw(&lan.hosts[2]), raw(&lan.hosts[1]));
+    // What comes later than some tens of milliseconds after a move is not sent on, so there may have to be another one.
+    eventually("it comes to the successor", || {
+        gain(&mut driver);
+        // The fence itself sends nothing on for a time that is over.
+        let over = Finishing { successor: Some(successor), until: boot_now() };
+        assert_eq!(driver.released(VipId::new(1), Some(over)), Closing::Closed);
+        client.send(&syn()).expect("sent");
+        let (end, mut frame) = (boot_now().plus(100_000_000), [0; 64]);
+        while boot_now() < end {
+            driver.turn(boot_now());
+            let read = (&at_successor).read(&mut frame);
+            if read.is_ok() && frame[..6] == [2, 0, 0, 0, 0, 2] && frame[30..34] == [10, 0, 0, 100] {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    });
 }
 
 #[test]

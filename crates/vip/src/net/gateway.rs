@@ -343,6 +343,7 @@ mod tests {
             standing: super::super::Standing::Physical,
             no_arp: false,
             master: None,
+            over: None,
             inward: false,
             xdp: Vec::new(),
             addresses: vec![held("192.168.0.1", 24), held("10.0.0.5", 24), held("10.0.0.1", 24), held("fe80::2", 64)],

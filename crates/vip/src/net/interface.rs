@@ -21,9 +21,13 @@ pub(crate) const IFA_PROTO: u16 = 11;
 /// 3), nor by a routing daemon under its number for routes; `ip address show` prints it as `proto 0xb1`.
 pub(crate) const OUR_MARK: u8 = 0xb1;
 
-/// `IFLA_INFO_KIND` and `IFLA_INFO_SLAVE_KIND` of linux/if_link.h.
+/// `IFLA_INFO_KIND`, `IFLA_INFO_DATA` and `IFLA_INFO_SLAVE_KIND` of linux/if_link.h.
 const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
+
+/// `IFLA_VLAN_ID` of linux/if_link.h.
+const VLAN_ID: u16 = 1;
 
 /// `IFLA_XDP_PROG_ID` and those of the three modes behind it, of linux/if_link.h.
 const XDP_PROG_ID: u16 = 4;
@@ -59,12 +63,34 @@ pub struct Interface {
     pub no_arp: bool,
     /// What it belongs to, by its index: a bridge, a bond, a VRF.
     pub master: Option<u32>,
+    /// What it gets its frames from: of VLANs and macvlans.
+    pub over: Option<Over>,
     /// An end of a pair or a tap, which lead to containers and guests of this machine.
     pub inward: bool,
     /// Ids of the XDP programs on it, which see packets before anything else does.
     pub xdp: Vec<u32>,
     /// Its addresses, in the kernel's order.
     pub addresses: Vec<InterfaceAddress>,
+}
+
+/// What another interface of this namespace stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// Its index.
+    pub interface: u32,
+    /// The VLAN that the other's frames belong to there; zero when they have no tag.
+    pub vlan: u16,
+}
+
+/// Where frames for an interface come past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The index of the interface there.
+    pub interface: u32,
+    /// Its MAC.
+    pub mac: Option<Mac>,
+    /// The VLAN that the frames belong to there; zero when they have no tag.
+    pub vlan: u16,
 }
 
 /// An address on an interface.
@@ -133,6 +159,23 @@ impl Interface {
             Standing::Physical | Standing::Virtual if v4 && self.no_arp => Err(NetError::NoArp { name: name() }),
             Standing::Physical | Standing::Virtual => Ok(()),
         }
+    }
+
+    /// Where frames for it come past, itself first: a VLAN or macvlan gets them from what it stands on, whose fence is asked
+    /// before its own. Ends above whatever has two tags in its frames. `all` are those of the machine.
+    pub fn ways(&self, all: &[Self]) -> Vec<Way> {
+        let mut ways = vec![Way { interface: self.index, mac: self.mac, vlan: 0 }];
+        let (mut over, mut tag) = (self.over, 0);
+        while let Some(Over { interface, vlan }) = over
+            && (vlan == 0 || tag == 0)
+            && ways.len() < all.len()
+            && let Some(below) = all.iter().find(|other| other.index == interface)
+        {
+            tag = tag.max(vlan);
+            ways.push(Way { interface, mac: below.mac, vlan: tag });
+            over = below.over;
+        }
+        ways
     }
 
     /// Every interface in the calling thread's network namespace, by index.
@@ -207,16 +250,26 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
     let needed = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_LOWER_UP) as u32;
     let (mut name, mut mac, mut xdp) = (None, None, Vec::new());
     let (mut master, mut made, mut routed, mut inward) = (None, false, false, false);
+    let (mut link, mut elsewhere, mut stands, mut vlan) = (None, false, false, 0);
     for (kind, payload) in message.attributes(LINK_FIXED_BYTES) {
         match kind {
             libc::IFLA_IFNAME => name = Some(String::from_utf8_lossy(payload).trim_end_matches('\0').to_owned()),
             libc::IFLA_ADDRESS => mac = Mac::from_slice(payload),
             libc::IFLA_MASTER => master = read_u32(payload, 0),
             libc::IFLA_XDP => xdp = read_xdp(payload),
+            libc::IFLA_LINK => link = read_u32(payload, 0),
+            libc::IFLA_LINK_NETNSID => elsewhere = true,
             libc::IFLA_LINKINFO => {
+                let of_vlan = attributes(payload).any(|(kind, name)| kind == INFO_KIND && name.starts_with(b"vlan"));
                 for (kind, payload) in attributes(payload) {
                     made |= kind == INFO_KIND;
                     inward |= kind == INFO_KIND && (payload.starts_with(b"veth") || payload.starts_with(b"tun"));
+                    stands |= kind == INFO_KIND && (of_vlan || payload == b"macvlan\0" || payload == b"ipvlan\0");
+                    if kind == INFO_DATA && of_vlan {
+                        let mut ids = attributes(payload).filter(|(kind, _)| *kind == VLAN_ID);
+                        let id = ids.find_map(|(_, id)| id.try_into().ok());
+                        vlan = id.map_or(0, u16::from_ne_bytes);
+                    }
                     // What belongs to a VRF receives its packets itself.
                     routed |= kind == INFO_SLAVE_KIND && payload.starts_with(b"vrf");
                 }
@@ -231,7 +284,8 @@ pub(crate) fn read_link(message: &Message<'_>) -> Option<Interface> {
         (false, false, true) => Standing::Virtual,
     };
     let (up, no_arp) = (flags & needed == needed, flags & libc::IFF_NOARP as u32 != 0);
-    Some(Interface { index, name: name?, mac, up, standing, no_arp, master, inward, xdp, addresses: Vec::new() })
+    let over = link.filter(|_| stands && !elsewhere).map(|interface| Over { interface, vlan });
+    Some(Interface { index, name: name?, mac, up, standing, no_arp, master, over, inward, xdp, addresses: Vec::new() })
 }
 
 /// The ids in an `IFLA_XDP`. With programs of several modes there is one for each, and none for all.
@@ -323,6 +377,7 @@ mod tests {
             standing: Standing::Physical,
             no_arp: false,
             master: None,
+            over: None,
             inward: false,
             xdp: Vec::new(),
             addresses: vec![InterfaceAddress {
@@ -359,6 +414,45 @@ mod tests {
         // VIPs need Ethernet.
         check("127.0.0.0/8", None);
         check("10.0.0.0/33", None);
+    }
+
+    #[test]
+    fn frames_come_past_what_an_interface_stands_on() {
+        let on = |index: u8, over: Option<(u32, u16)>| Interface {
+            index: index.into(),
+            name: String::new(),
+            mac: Some(Mac::new([2, 0, 0, 0, 0, index])),
+            up: true,
+            standing: Standing::Virtual,
+            no_arp: false,
+            master: None,
+            over: over.map(|(interface, vlan)| Over { interface, vlan }),
+            inward: false,
+            xdp: Vec::new(),
+            addresses: Vec::new(),
+        };
+        let all = [
+            on(1, None),
+            on(2, Some((1, 0))),
+            on(3, Some((1, 10))),
+            on(4, Some((3, 0))),
+            on(5, Some((3, 20))),
+            on(6, Some((9, 30))),
+            // No kernel does that.
+            on(7, Some((7, 0))),
+        ];
+        let check = |index: usize, expected: &[(u32, u16)]| {
+            let ways = all[index - 1].ways(&all);
+            assert!(ways.iter().all(|way| way.mac == all[way.interface as usize - 1].mac));
+            assert_eq!(ways.iter().map(|way| (way.interface, way.vlan)).collect::<Vec<_>>(), expected, "{index}");
+        };
+        check(1, &[(1, 0)]);
+        check(2, &[(2, 0), (1, 0)]);
+        check(3, &[(3, 0), (1, 10)]);
+        check(4, &[(4, 0), (3, 0), (1, 10)]);
+        check(5, &[(5, 0), (3, 20)]);
+        check(6, &[(6, 0)]);
+        check(7, &[(7, 0); 7]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use super::{
-    Claim, Frame, NetError, claim,
+    Claim, Frame, NetError, Way, claim,
     frame::{ETHERTYPE_ARP, ETHERTYPE_IPV6, ICMPV6, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION},
 };
 
@@ -58,33 +58,42 @@ pub enum Hearing {
     BeforeFence,
 }
 
-/// Hears claims on one interface. Non-blocking.
+/// Hears claims. Non-blocking.
 pub struct Listener {
     sockets: Vec<Socket>,
     buffer: Box<[u8; SNAP_BYTES as usize]>,
 }
 
 impl Listener {
-    /// Hears from now on.
+    /// Hears from now on what comes on one interface.
     ///
     /// # Errors
     /// [`NetError::Kernel`]: without `CAP_NET_RAW`, or the interface is gone.
     pub fn open(index: u32, hearing: Hearing) -> Result<Self, NetError> {
+        Self::open_on(&[Way { interface: index, mac: None, vlan: 0 }], hearing)
+    }
+
+    /// Hears from now on what comes past in one of several places.
+    ///
+    /// # Errors
+    /// [`NetError::Kernel`]: without `CAP_NET_RAW`, or an interface is gone.
+    pub fn open_on(ways: &[Way], hearing: Hearing) -> Result<Self, NetError> {
         let protocols: &[u16] = match hearing {
             Hearing::BehindFence => &[ETHERTYPE_ARP, ETHERTYPE_IPV6],
             Hearing::BeforeFence => &[libc::ETH_P_ALL as u16],
         };
-        let open = |&protocol| {
+        let open = |(way, protocol): (&Way, u16)| {
             let socket = raw_socket()?;
             if hearing == Hearing::BeforeFence {
                 ignore_outgoing(&socket);
             }
             // The filter first: a socket hears from the moment it is bound.
-            socket.attach_filter(&filter(index))?;
-            socket.bind(&link_address(index, protocol)?)?;
+            socket.attach_filter(&filter(way))?;
+            socket.bind(&link_address(way.interface, protocol)?)?;
             Ok(socket)
         };
-        let sockets = protocols.iter().map(open).collect::<io::Result<Vec<_>>>();
+        let all = ways.iter().flat_map(|way| protocols.iter().map(move |protocol| (way, *protocol)));
+        let sockets = all.map(open).collect::<io::Result<Vec<_>>>();
         let sockets = sockets.map_err(NetError::kernel("listen for ARP and neighbour discovery"))?;
         Ok(Self { sockets, buffer: Box::new([0; SNAP_BYTES as usize]) })
     }
@@ -155,10 +164,28 @@ fn ignore_outgoing(socket: &Socket) {
     }
 }
 
+/// Instructions of a filter that refuse what does not belong to the VLAN, or to any if that is zero, by a
+/// jump over so many more behind them.
+pub(crate) fn of_vlan(vlan: u16, more: u8) -> [SockFilter; 5] {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+    let beside =
+        |what: libc::c_int| SockFilter::new(LOAD_WORD, 0, 0, libc::SKF_AD_OFF.wrapping_add(what).cast_unsigned());
+    [
+        beside(libc::SKF_AD_VLAN_TAG_PRESENT),
+        SockFilter::new(JUMP_EQUAL, if vlan == 0 { 3 } else { 3 + more }, 0, 0),
+        // A tag of VLAN 0 has a priority alone.
+        beside(libc::SKF_AD_VLAN_TAG),
+        SockFilter::new(AND, 0, 0, 0xfff),
+        SockFilter::new(JUMP_EQUAL, 0, more, vlan.into()),
+    ]
+}
+
 /// Lets pass, in the kernel, only ARP and neighbour solicitations and advertisements that arrived on
-/// this very interface: a packet socket of a physical interface is also shown frames of the VLANs on
-/// it, where the same addresses may mean other machines.
-fn filter(index: u32) -> [SockFilter; 16] {
+/// this very interface for this VLAN: a packet socket of a physical interface is also shown frames of the
+/// VLANs on it, where the same addresses may mean other machines.
+fn filter(way: &Way) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
     const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
@@ -168,11 +195,8 @@ fn filter(index: u32) -> [SockFilter; 16] {
     let load = |code, at: u32| SockFilter::new(code, 0, 0, at);
     let beside = |what: libc::c_int| load(LOAD_WORD, libc::SKF_AD_OFF.wrapping_add(what).cast_unsigned());
     let jump = |code, to_true, to_false, value: u32| SockFilter::new(code, to_true, to_false, value);
-    [
-        beside(libc::SKF_AD_IFINDEX),
-        jump(JUMP_EQUAL, 0, 13, index),
-        beside(libc::SKF_AD_VLAN_TAG_PRESENT),
-        jump(JUMP_EQUAL, 0, 11, 0),
+    let here = [beside(libc::SKF_AD_IFINDEX), jump(JUMP_EQUAL, 0, 16, way.interface)];
+    let claims = [
         // Those to this machine, to all and to groups; not to another machine, and not sent by us.
         beside(libc::SKF_AD_PKTTYPE),
         jump(JUMP_GREATER_EQUAL, 9, 0, u32::from(libc::PACKET_OTHERHOST)),
@@ -186,5 +210,6 @@ fn filter(index: u32) -> [SockFilter; 16] {
         jump(JUMP_EQUAL, 0, 1, u32::from(NEIGHBOUR_ADVERTISEMENT)),
         SockFilter::new(RETURN, 0, 0, SNAP_BYTES),
         SockFilter::new(RETURN, 0, 0, 0),
-    ]
+    ];
+    here.into_iter().chain(of_vlan(way.vlan, 11)).chain(claims).collect()
 }

@@ -1,7 +1,7 @@
 //! Asks the link whether anybody has one of some addresses, without touching anybody's cache.
 //!
 //! Blocks for at most its timeout; not for the lease thread. It listens before the fence, which
-//! would drop the answer of a host that has a VIP of ours.
+//! would drop the answer of a host that has a VIP of ours; on a VLAN or macvlan before that of the interface below, too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ pub fn probe(
 ) -> Result<BTreeMap<IpAddr, Mac>, NetError> {
     let own = interface.mac.ok_or_else(|| NetError::NotEthernet { name: interface.name.clone() })?;
     let sender = Sender::open()?;
-    let mut listener = Listener::open(interface.index, Hearing::BeforeFence)?;
+    let mut listener = Listener::open_on(&interface.ways(&Interface::all()?), Hearing::BeforeFence)?;
     let mut silent: BTreeSet<IpAddr> = addresses.iter().copied().collect();
     let mut answered = BTreeMap::new();
     let mut claims = Vec::new();

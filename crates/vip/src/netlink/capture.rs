@@ -6,7 +6,8 @@
 //! keeps what arrives meanwhile and sends it on to the new one, more than once: it does not know when
 //! the new one opens, and a SYN that comes twice does no harm (RFC 9293 section 3.10.7).
 //!
-//! A packet tap sees frames before the fence drops them. Hooking it in is cheap and happens on the
+//! A packet tap sees frames before the fence drops them. The fence of what a VLAN or macvlan stands on is asked before its own
+//! and drops what is for this machine by the MAC there; so the tap is at the lowest interface of that MAC. Hooking it in is cheap and happens on the
 //! lease thread; unhooking waits for the kernel's readers, so used taps are closed by another thread.
 //!
 //! Not here: established connections, which the fence itself hands on.
@@ -20,7 +21,7 @@ use ballast_core::{ids::VipId, time::BootNanos};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use super::segment::{self, FRAME_BYTES_MAX};
-use crate::net::Mac;
+use crate::net::{Interface, Mac, Way, of_vlan};
 
 /// When what was kept is sent on, in microseconds after the fence closed: often while the successor
 /// should open, then rarely in case a datagram was lost.
@@ -35,18 +36,24 @@ pub(super) struct Tap {
     socket: Socket,
     index: u32,
     mac: Mac,
+    /// The interface that it is hooked in at.
+    heard_at: u32,
 }
 
 impl Tap {
-    /// For the interface of this index and MAC, in the calling thread's network namespace.
+    /// For the interface, which has this MAC, among all in the calling thread's network namespace.
     ///
     /// # Errors
     /// Without `CAP_NET_RAW`.
-    pub fn open(index: u32, mac: Mac) -> io::Result<Self> {
+    pub fn open(interface: &Interface, mac: Mac, all: &[Interface]) -> io::Result<Self> {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
-        socket.attach_filter(&only_syns())?;
-        Ok(Self { socket, index, mac })
+        let ways = interface.ways(all);
+        let lowest = ways.iter().rfind(|way| way.mac == Some(mac));
+        let Way { interface: heard_at, vlan, .. } =
+            lowest.copied().unwrap_or(Way { interface: interface.index, mac: Some(mac), vlan: 0 });
+        socket.attach_filter(&only_syns(vlan))?;
+        Ok(Self { socket, index: interface.index, mac, heard_at })
     }
 
     /// Its interface.
@@ -82,7 +89,7 @@ impl Capture {
     /// # Errors
     /// The interface is gone.
     pub fn begin(tap: Tap) -> io::Result<Self> {
-        tap.socket.bind(&link_address(tap.index)?)?;
+        tap.socket.bind(&link_address(tap.heard_at)?)?;
         Ok(Self { tap, vips: Vec::new(), kept: Vec::new() })
     }
 
@@ -113,12 +120,12 @@ impl Capture {
                 handed.replays += 1;
                 replay = true;
             }
-            if replay {
+            if replay && let Ok(out) = link_address(self.tap.index) {
                 for kept in self.kept.iter_mut().filter(|kept| kept.vip == handed.vip) {
                     kept.frame[..6].copy_from_slice(&handed.to.bytes());
                     kept.frame[6..12].copy_from_slice(&self.tap.mac.bytes());
                     // A full queue loses one of several tries.
-                    let _ = self.tap.socket.send(&kept.frame[..kept.length]);
+                    let _ = self.tap.socket.send_to(&kept.frame[..kept.length], &out);
                 }
             }
         }
@@ -152,8 +159,8 @@ impl Capture {
     }
 }
 
-/// Lets pass, in the kernel, SYNs without ACK that arrived for this machine's MAC.
-fn only_syns() -> [SockFilter; 19] {
+/// Lets pass, in the kernel, SYNs without ACK that arrived for this machine's MAC and this VLAN.
+fn only_syns(vlan: u16) -> Vec<SockFilter> {
     const WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
     const BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
@@ -166,9 +173,8 @@ fn only_syns() -> [SockFilter; 19] {
     let load = |code, at: u32| SockFilter::new(code, 0, 0, at);
     let jump = |code, to_true, to_false, value| SockFilter::new(code, to_true, to_false, value);
     let packet_type = libc::SKF_AD_OFF.wrapping_add(libc::SKF_AD_PKTTYPE).cast_unsigned();
-    [
-        load(WORD, packet_type),
-        jump(EQUAL, 0, 16, u32::from(libc::PACKET_HOST)),
+    let host = [load(WORD, packet_type), jump(EQUAL, 0, 21, u32::from(libc::PACKET_HOST))];
+    let syns = [
         load(HALF, 12),
         jump(EQUAL, 0, 7, 0x0800),
         load(BYTE, 23),
@@ -188,7 +194,8 @@ fn only_syns() -> [SockFilter; 19] {
         jump(EQUAL, 0, 1, 0x02),
         load(RETURN, FRAME_BYTES_MAX as u32),
         load(RETURN, 0),
-    ]
+    ];
+    host.into_iter().chain(of_vlan(vlan, 16)).chain(syns).collect()
 }
 
 fn link_address(index: u32) -> io::Result<SockAddr> {

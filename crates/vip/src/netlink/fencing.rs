@@ -272,6 +272,7 @@ mod tests {
             standing,
             no_arp: false,
             master: None,
+            over: None,
             inward: false,
             xdp: Vec::new(),
             addresses: (address.parse().into_iter())

@@ -573,8 +573,8 @@ impl Keeper {
                     let _ = self.frames.send(interface.index, &probe_frame(*address, mac));
                 }
             }
-            if new && let Some(mac) = interface.mac {
-                Self::send_tap(&self.fresh, interface.index, mac);
+            if new {
+                Self::send_tap(&self.fresh, interface, interfaces);
             }
             if came_up {
                 // Whoever was cut off from us may have learnt another owner meanwhile.
@@ -612,14 +612,15 @@ impl Keeper {
     /// Makes a new tap after one was used.
     fn renew_tap(&self, index: u32) {
         if let Ok(interfaces) = Interface::all()
-            && let Some(mac) = interfaces.iter().find(|interface| interface.index == index).and_then(|found| found.mac)
+            && let Some(interface) = interfaces.iter().find(|interface| interface.index == index)
         {
-            Self::send_tap(&self.fresh, index, mac);
+            Self::send_tap(&self.fresh, interface, &interfaces);
         }
     }
 
-    fn send_tap(fresh: &Sender<Tap>, index: u32, mac: Mac) {
-        match Tap::open(index, mac) {
+    fn send_tap(fresh: &Sender<Tap>, interface: &Interface, all: &[Interface]) {
+        let Some(mac) = interface.mac else { return };
+        match Tap::open(interface, mac, all) {
             // The driver has ended if nobody takes it.
             Ok(tap) => drop(fresh.send(tap)),
             Err(error) => warn!(%error, "connections that begin during a planned move may have to be tried again"),

@@ -63,6 +63,7 @@ mod tests {
                     standing: Standing::Physical,
                     no_arp: false,
                     master: None,
+                    over: None,
                     inward: false,
                     xdp: Vec::new(),
                     addresses: vec![held],
