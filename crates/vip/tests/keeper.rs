@@ -634,6 +634,10 @@ fn a_record_that_cannot_be_written_keeps_a_node_from_no_vip_that_is_in_place() {
         says_of(2, &keeper, Fitness::Unfit(Unfitness::AddressMissing), missing)
             && says_of(1, &keeper, Fitness::Reluctant(Unfitness::AddressMissing), missing)
     });
+    // What somebody takes away is put back: it is on record.
+    host.ip("address del 10.0.0.100/32 dev eth0");
+    eventually("it is back", || has(host, "eth0", VIPS[0]));
+    eventually("the node is as before", || says(&keeper, Fitness::Reluctant(Unfitness::AddressMissing), missing));
     // What is wanted no more goes although something else cannot come.
     let mut one_less = two();
     one_less.vips[0].addresses.pop();

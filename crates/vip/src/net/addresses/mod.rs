@@ -201,7 +201,7 @@ pub enum AddressError {
     /// The kernel cannot be asked.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// It cannot be written down what is ours, so nothing was added.
+    /// It cannot be written down what is ours, so nothing was added that is not written down already.
     #[error(transparent)]
     Ours(#[from] OursError),
 }
@@ -266,9 +266,15 @@ impl Addresses {
         if unwritten.is_some() {
             ours.clone_from(self.ours.addresses());
         }
-        // What is only taken away needs no word of it, and may be urgent.
-        for step in steps.into_iter().filter(|step| unwritten.is_none() || !step.adds()) {
-            self.perform(step, &mut ours, &mut outcome);
+        for step in steps {
+            // What is only taken away needs no word of it, and may be urgent; what comes back is written down already.
+            let may = match &step {
+                Step::Add { address, .. } => unwritten.is_none() || self.ours.is_written(address),
+                Step::Remove { .. } | Step::Forget { .. } => true,
+            };
+            if may {
+                self.perform(step, &mut ours, &mut outcome);
+            }
         }
         let written = self.ours.set(ours);
         unwritten.map_or(written, Err)?;

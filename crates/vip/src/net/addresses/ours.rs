@@ -49,8 +49,8 @@ pub struct OursFile {
     path: PathBuf,
     boot: String,
     addresses: BTreeSet<VipAddress>,
-    /// Something was adopted that is not on disk yet.
-    adopted: bool,
+    /// Of these, what may not be on disk: it was adopted since, or the disk failed when it was to be taken out.
+    unwritten: BTreeSet<VipAddress>,
 }
 
 impl OursFile {
@@ -65,7 +65,7 @@ impl OursFile {
             Err(source) => return Err(OursError::Disk { doing: "read", path: path.to_owned(), source }),
         };
         let addresses = parse(&text, boot).map_err(|line| OursError::Format { path: path.to_owned(), line })?;
-        Ok(Self { path: path.to_owned(), boot: boot.to_owned(), addresses, adopted: false })
+        Ok(Self { path: path.to_owned(), boot: boot.to_owned(), addresses, unwritten: BTreeSet::new() })
     }
 
     /// What is ours.
@@ -73,12 +73,17 @@ impl OursFile {
         &self.addresses
     }
 
+    /// Whether an address is ours on the disk, too.
+    pub fn is_written(&self, address: &VipAddress) -> bool {
+        self.addresses.contains(address) && !self.unwritten.contains(address)
+    }
+
     /// Adds what was found on an interface and is ours, in memory: it is ours whatever the disk says. The next
     /// [`OursFile::set`] writes it down.
     pub fn adopt(&mut self, found: BTreeSet<VipAddress>) {
-        let before = self.addresses.len();
-        self.addresses.extend(found);
-        self.adopted |= self.addresses.len() != before;
+        let fresh: BTreeSet<_> = found.difference(&self.addresses).cloned().collect();
+        self.unwritten.extend(fresh.iter().cloned());
+        self.addresses.extend(fresh);
     }
 
     /// Replaces the whole, on disk first.
@@ -86,14 +91,13 @@ impl OursFile {
     /// # Errors
     /// [`OursError::Disk`]: memory is as before, the disk has the old or the new.
     pub fn set(&mut self, addresses: BTreeSet<VipAddress>) -> Result<(), OursError> {
-        if self.adopted || addresses != self.addresses {
-            self.write(&addresses).map_err(|source| OursError::Disk {
-                doing: "write",
-                path: self.path.clone(),
-                source,
-            })?;
+        if !self.unwritten.is_empty() || addresses != self.addresses {
+            if let Err(source) = self.write(&addresses) {
+                self.unwritten.extend(self.addresses.difference(&addresses).cloned());
+                return Err(OursError::Disk { doing: "write", path: self.path.clone(), source });
+            }
             self.addresses = addresses;
-            self.adopted = false;
+            self.unwritten.clear();
         }
         Ok(())
     }
