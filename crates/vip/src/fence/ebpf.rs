@@ -134,20 +134,20 @@ impl EbpfFence {
                 }
             }
         }
-        let usable = |interface: u32| match links.iter().find(|link| link.index == interface) {
-            None => Err(FenceError::NoInterface { interface }),
-            Some(link) if !link.ethernet => Err(FenceError::NotEthernet { interface: link.name.clone() }),
-            Some(_) => Ok(interface),
-        };
         self.interfaces.clear();
-        for interface in &interfaces {
-            // One that it is not attached to is found by the next look, for it is among those that it should be on.
-            let attached = usable(*interface).and_then(|usable| {
-                self.interfaces.insert(usable);
-                self.attach(usable)
-            });
-            if let Err(error) = attached {
-                refused.get_or_insert(error);
+        // One that has gone since it was named lets nothing pass.
+        for link in links.iter().filter(|link| interfaces.contains(&link.index)) {
+            if !link.ethernet {
+                refused.get_or_insert(FenceError::NotEthernet { interface: link.name.clone() });
+                continue;
+            }
+            match self.attach(link.index) {
+                Err(error) if error.is_gone() => {}
+                attached => {
+                    // One that it is not attached to is found by the next look, for it is among those that it should be on.
+                    self.interfaces.insert(link.index);
+                    attached.err().map(|error| refused.get_or_insert(error));
+                }
             }
         }
         let unfenced = self.attach_also(&links, also);
@@ -183,13 +183,12 @@ impl EbpfFence {
                 breaches.push(Breach { interface: *interface, what });
             }
         }
-        let interface = self.interfaces.first().copied().unwrap_or_default();
         for (address, vip) in &self.addresses {
             let slot = self.vips.get(address, 0).ok();
             if slot.is_none() || slot != self.slots.index(*vip).map(|index| index as u32) {
                 let what =
                     format!("{} is not in the map of guarded addresses", Ipv6Addr::from(*address).to_canonical());
-                breaches.push(Breach { interface, what });
+                breaches.push(Breach { interface: 0, what });
             }
         }
         breaches
@@ -235,7 +234,7 @@ impl EbpfFence {
         for link in links.iter().filter(|link| link.ethernet && also.contains(&link.index)) {
             match self.attach(link.index) {
                 Ok(()) => drop(self.interfaces.insert(link.index)),
-                Err(FenceError::Attach { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) if error.is_gone() => {}
                 Err(error) => unfenced.push(Unfenced { interface: link.index, why: super::chain(&error) }),
             }
         }

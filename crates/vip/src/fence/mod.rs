@@ -153,12 +153,6 @@ pub enum FenceError {
     /// The node's interfaces cannot be listed.
     #[error("listing the network interfaces")]
     Links(#[source] io::Error),
-    /// An interface is not there (any more).
-    #[error("interface {interface} does not exist; name another one for the VIP")]
-    NoInterface {
-        /// Its index.
-        interface: u32,
-    },
     /// Frames of the interface have no Ethernet header.
     #[error("interface {interface} is not Ethernet, and VIPs can only be fenced there; name another one for the VIP")]
     NotEthernet {
@@ -200,6 +194,13 @@ pub enum FenceError {
     /// What another level left cannot be taken away.
     #[error("removing what an earlier process left in nftables")]
     Leftovers(#[source] io::Error),
+}
+
+impl FenceError {
+    /// Whether the interface went away meanwhile, with which nothing passes any more.
+    fn is_gone(&self) -> bool {
+        matches!(self, Self::Attach { source, .. } if source.raw_os_error() == Some(libc::ENODEV))
+    }
 }
 
 enum Slow {
@@ -261,7 +262,8 @@ impl Fence {
     }
 
     /// Makes the kernel guard exactly these addresses; when it returns, it does. VIPs that are new start closed, and
-    /// so do all when this process guards for the first time. An address that joins a VIP shares its deadline.
+    /// so do all when this process guards for the first time. An address that joins a VIP shares its deadline. An interface
+    /// that is gone is left out: [`Fence::guards`] says so.
     ///
     /// # Errors
     /// When the kernel refuses some of it: the first reason. The rest is guarded all the same, as far as [`Fence::guards`]

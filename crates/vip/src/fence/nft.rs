@@ -96,7 +96,9 @@ impl NftFence {
         for guarded in wanted {
             let interface = guarded.interface;
             rules.addresses.insert(guarded.address);
-            match usable(&links, interface) {
+            // One that has gone since it was named lets nothing pass.
+            let Some(link) = links.iter().find(|link| link.index == interface) else { continue };
+            match usable(link) {
                 Ok(name) => drop(rules.interfaces.insert(interface, name)),
                 Err(error) => drop(refused.get_or_insert(error)),
             }
@@ -219,8 +221,7 @@ impl NftFence {
 }
 
 /// The name of an interface of VIPs, in rules.
-fn usable(links: &[Link], interface: u32) -> Result<String, FenceError> {
-    let link = links.iter().find(|link| link.index == interface).ok_or(FenceError::NoInterface { interface })?;
+fn usable(link: &Link) -> Result<String, FenceError> {
     if !link.ethernet {
         return Err(FenceError::NotEthernet { interface: link.name.clone() });
     }

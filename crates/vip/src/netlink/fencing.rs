@@ -141,12 +141,20 @@ impl Fencing {
         }
     }
 
-    /// What is wrong with the fence where there is anything to fence: an interface that is gone lets nothing pass.
+    /// What is wrong with the fence where there is anything to fence: an interface that is gone, by now, lets nothing pass.
     fn breaches(&mut self, interfaces: &[Interface]) -> Vec<Breach> {
         let mut breaches = self.fence.verify();
-        let there = |index: u32| interfaces.iter().any(|interface| interface.index == index);
-        breaches.retain(|breach| breach.interface == 0 || there(breach.interface));
+        if !breaches.is_empty() {
+            let now = Interface::all();
+            let there = |index: u32| now.as_deref().unwrap_or(interfaces).iter().any(|on| on.index == index);
+            breaches.retain(|breach| breach.interface == 0 || there(breach.interface));
+        }
         breaches
+    }
+
+    /// Whether the address is guarded on the interface, if nothing is wrong with the fence there.
+    pub fn guards(&self, interface: u32, address: IpAddr) -> bool {
+        self.fence.guards(interface, address)
     }
 
     /// Whether the address is guarded on its interface although the fence is not as it should be everywhere. An IPv4 address
@@ -260,7 +268,45 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Mac;
+    use crate::{fence::FenceWish, net::Mac};
+
+    /// Runs an `ip` command in the calling thread's network namespace.
+    fn ip(arguments: &str) {
+        let status = std::process::Command::new("ip").args(arguments.split(' ')).status();
+        assert!(status.expect("iproute2 is installed").success(), "ip {arguments}");
+    }
+
+    #[test]
+    fn an_interface_that_goes_during_a_look_is_no_trouble_of_the_others() {
+        for wish in [FenceWish::Ebpf, FenceWish::Nftables] {
+            let looks = std::thread::spawn(move || {
+                // SAFETY: takes flags only, and concerns the calling thread alone, which ends here.
+                if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                    println!("skipped: this user may not make network namespaces");
+                    return;
+                }
+                ip("link add left0 type veth peer name left1");
+                ip("link add gone0 type veth peer name gone1");
+                let interfaces = Interface::all().expect("reads");
+                let at = |vip, name: &str, address: &str| {
+                    let on = interfaces.iter().find(|on| on.name == name).expect("there");
+                    (VipId::new(vip), on.index, address.parse::<IpAddr>().expect("an address"))
+                };
+                let both = [at(1, "left0", "10.0.0.100"), at(2, "gone0", "10.0.1.100")];
+                let mut fencing = Fencing::new(Fence::open(wish).expect("opens").0);
+                let breaches = AtomicU64::new(0);
+                let mut keep = || fencing.keep(BootNanos::new(1), &both.into(), &interfaces, &breaches);
+                assert_eq!(keep(), Ok(()));
+                ip("link del gone0");
+                assert_eq!(keep(), Ok(()), "{wish:?}");
+                assert_eq!(keep(), Ok(()), "{wish:?}");
+                assert_eq!(breaches.into_inner(), 0, "{wish:?}");
+                assert_eq!(both.map(|(_, on, address)| fencing.guards(on, address)), [true, false], "{wish:?}");
+                assert!(fencing.broken_lately(BootNanos::new(1)).is_none());
+            });
+            looks.join().expect("as it should be");
+        }
+    }
 
     #[test]
     fn what_takes_packets_in_for_itself_is_fenced_beside_the_vips_interfaces() {

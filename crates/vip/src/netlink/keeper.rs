@@ -255,6 +255,7 @@ impl Keeper {
             let own = want.addresses.iter().filter(|at| !round.foreign(at.address));
             guarded.extend(own.map(|at| (want.vip, interface.index, at.address)));
         }
+        let in_place = guarded.clone();
         let wanted: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
         // Guarded wherever it still is, too: under its VIP, or closed for good when it is nobody's any more.
         let of: BTreeMap<IpAddr, VipId> = guarded.iter().map(|(vip, _, address)| (*address, *vip)).collect();
@@ -267,7 +268,12 @@ impl Keeper {
             }
         }
         match self.fence.keep(round.now, &guarded, round.interfaces, &self.shared.counts.breaches) {
-            Ok(()) => GuardedNow { wanted, stands: true, guarded: BTreeSet::new() },
+            // Not on an interface that has gone meanwhile: it may be another one by the time that an address is put there.
+            Ok(()) => {
+                let stand = in_place.iter().filter(|(_, interface, address)| self.fence.guards(*interface, *address));
+                let wanted = stand.map(|(_, _, address)| *address).collect();
+                GuardedNow { wanted, stands: true, guarded: BTreeSet::new() }
+            }
             Err(problem) => {
                 let all = round.wanted.iter().flat_map(|want| &want.addresses);
                 let still = all.filter(|at| self.fence.still_guards(at, round.interfaces)).cloned().collect();
