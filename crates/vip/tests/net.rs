@@ -12,8 +12,8 @@ use ballast_clock::boot_now;
 use ballast_core::{ids::VipId, time::BootNanos};
 use ballast_vip::net::{
     Addresses, Announcer, Change, Claim, Conflict, Conflicts, GatewayCheck, GatewayState, GatewayTiming, Gateways,
-    Hearing, Interface, LinkEvent, Listener, Mac, Outcome, Problem, Sender, VipAddress, Watch, announcement, probe,
-    question,
+    Hearing, Interface, LinkEvent, Listener, Mac, Outcome, Problem, Sender, VipAddress, Watch, Way, announcement,
+    probe, question,
 };
 use ballast_vip::netlink;
 use netns::{Lan, Netns, eventually};
@@ -367,6 +367,22 @@ fn frames_of_a_vlan_are_not_heard_on_the_interface_below() {
             !claims.is_empty()
         });
         assert_eq!(claims, [Claim { address: ip("10.0.0.101"), mac: mac(2), answer: false }], "{hearing:?}");
+    }
+    // Below a VLAN's interface only its own are meant.
+    for (vlan, expected) in [(5, "10.0.0.100"), (0, "10.0.0.101")] {
+        let mut listener = listens.run(move || {
+            let way = Way { interface: Interface::read("eth0").expect("there").index, mac: None, vlan };
+            Listener::open_on(&[way], Hearing::BeforeFence).expect("opens")
+        });
+        for frame in [frames.clone(), frames.clone()].concat() {
+            sends.run(move || send_bytes("eth0", &frame));
+        }
+        let mut claims = Vec::new();
+        eventually("both are heard", || {
+            listener.read(&mut claims).expect("reads");
+            claims.len() >= 2
+        });
+        assert!(claims.iter().all(|claim| claim.address == ip(expected)), "{vlan}: {claims:?}");
     }
 }
 
