@@ -400,6 +400,42 @@ fn a_vip_that_lost_an_address_is_renewed_while_the_link_is_asked_for_new_ones() 
 }
 
 #[test]
+fn a_vip_that_loses_an_address_while_the_link_is_asked_for_others_is_renewed() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.200"])));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    gain(&mut driver);
+    let renew = |driver: &mut NetlinkDriver| {
+        driver.renewed(VipId::new(1), Epoch::new(1), boot_now().plus(40_000_000));
+        driver.turn(boot_now());
+    };
+    let mut view = with(&["10.0.0.100", "10.0.0.200"]);
+    let addresses = vec!["10.0.0.101".parse().expect("an address")];
+    view.vips.push(LeaseVip { id: VipId::new(2), addresses, ..view.vips[0].clone() });
+    let wire = raw(neighbour, libc::ETH_P_ARP);
+    let mut asker = Asker::new(neighbour);
+    driver.view(&Arc::new(view.clone()));
+    let mut frame = [0; 64];
+    eventually("the link is asked", || (&wire).read(&mut frame).is_ok() && frame[38..42] == [10, 0, 0, 101]);
+    // And for a tenth of a second and more from now on, were it not for this.
+    view.vips[0].addresses.pop();
+    renew(&mut driver);
+    driver.view(&Arc::new(view));
+    let (mut lost, mut worst) = (0, 0);
+    eventually("the new one is in place", || {
+        renew(&mut driver);
+        lost = if asker.is_answered("10.0.0.100") { 0 } else { lost + 1 };
+        worst = worst.max(lost);
+        has(host, "eth0", "10.0.0.101")
+    });
+    assert!(worst <= 8, "{worst} questions in a row were not answered");
+    assert!(!answered(neighbour, "10.0.0.200"));
+}
+
+#[test]
 fn an_interface_may_come_after_its_node() {
     let Some(lan) = Lan::new(1) else { return };
     let host = &lan.hosts[0];
@@ -756,10 +792,10 @@ fn syn() -> Vec<u8> {
     frame
 }
 
-/// Sees and sends frames of IPv4 on `eth0`.
-fn raw(host: &Netns) -> Socket {
+/// Sees and sends frames of one kind on `eth0`.
+fn raw(host: &Netns, ethertype: i32) -> Socket {
     let index = host.run(|| Interface::read("eth0").expect("there").index);
-    let protocol = (libc::ETH_P_IP as u16).to_be();
+    let protocol = (ethertype as u16).to_be();
     let socket = host.run(move || Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol)))));
     let socket = socket.expect("root may");
     socket.set_nonblocking(true).expect("set");
@@ -791,7 +827,7 @@ fn a_connection_that_begins_during_a_move_is_sent_on_from_above_another_interfac
     view.vips[0].macs.push((successor, Mac::new([2, 0, 0, 0, 0, 2])));
     driver.view(&Arc::new(view));
     eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
-    let (client, at_successor) = (raw(&lan.hosts[2]), raw(&lan.hosts[1]));
+    let (client, at_successor) = (raw(&lan.hosts[2], libc::ETH_P_IP), raw(&lan.hosts[1], libc::ETH_P_IP));
     // What comes later than some tens of milliseconds after a move is not sent on, so there may have to be another one.
     eventually("it comes to the successor", || {
         gain(&mut driver);

@@ -40,4 +40,5 @@ pub use interface::{Interface, InterfaceAddress, Over, Standing, Way, is_network
 pub(crate) use packet::of_vlan;
 pub use packet::{Hearing, Listener, Sender};
 pub use probe::probe;
+pub(crate) use probe::probe_unless;
 pub use watch::{LinkEvent, Watch};

@@ -20,6 +20,9 @@ const TRIES: u32 = 3;
 /// Questions sent before answers are looked at.
 const AT_ONCE: usize = 32;
 
+/// How often it is asked whether to give up.
+const GIVE_UP_NANOS: u64 = 5_000_000;
+
 /// Who else on the link answers for which of `addresses` now; those that nobody answered for in time are missing.
 ///
 /// # Errors
@@ -29,6 +32,16 @@ pub fn probe(
     addresses: &[IpAddr],
     timeout: Duration,
 ) -> Result<BTreeMap<IpAddr, Mac>, NetError> {
+    probe_unless(interface, addresses, timeout, || false).map(Option::unwrap_or_default)
+}
+
+/// As [`probe`], and nothing if there was reason to `give_up`, which is asked each few milliseconds.
+pub(crate) fn probe_unless(
+    interface: &Interface,
+    addresses: &[IpAddr],
+    timeout: Duration,
+    give_up: impl Fn() -> bool,
+) -> Result<Option<BTreeMap<IpAddr, Mac>>, NetError> {
     let own = interface.mac.ok_or_else(|| NetError::NotEthernet { name: interface.name.clone() })?;
     let sender = Sender::open()?;
     let mut listener = Listener::open_on(&interface.ways(&Interface::all()?), Hearing::BeforeFence)?;
@@ -56,10 +69,13 @@ pub fn probe(
             if silent.is_empty() || left == 0 {
                 break;
             }
-            wait(listener.fds(), left).map_err(NetError::kernel("wait for an answer"))?;
+            if give_up() {
+                return Ok(None);
+            }
+            wait(listener.fds(), left.min(GIVE_UP_NANOS)).map_err(NetError::kernel("wait for an answer"))?;
         }
     }
-    Ok(answered)
+    Ok(Some(answered))
 }
 
 /// Sleeps until one of the descriptors can be read, or for this long.

@@ -187,6 +187,10 @@ impl Keeper {
             self.drop_lost(view);
             self.ask(&round, &guarded, view, &mut troubles);
         }
+        // What VIPs have lost since is dropped before anything waits for the link or the disk again.
+        if self.shared.is_overtaken(view) {
+            return self.look();
+        }
         let put = self.put(&round, &guarded, &mut troubles);
         if !guarded.stands {
             self.ask(&round, &guarded, view, &mut troubles);
@@ -323,7 +327,7 @@ impl Keeper {
                 }
             }
         }
-        let taken = self.probes.taken(round.now, &ask, member);
+        let taken = self.probes.taken(round.now, &ask, member, || self.shared.is_overtaken(view));
         for want in round.wanted {
             for at in &want.addresses {
                 if let Some(mac) = taken.get(&at.address) {

@@ -110,6 +110,14 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
+    /// Whether a VIP has lost an address that is in its place by a view that came after this one: its deadline is not moved until
+    /// the fence was told.
+    pub fn is_overtaken(&self, view: &LeaseView) -> bool {
+        let newest = self.view.load();
+        let newer = newest.as_deref().filter(|newest| !std::ptr::eq(*newest, view));
+        newer.is_some_and(|newer| !outdated(&self.places.load(), newer).is_empty())
+    }
+
     /// Lets the driver announce everything it holds once more.
     pub fn announce_again(&self) {
         self.announce.fetch_add(1, Ordering::Release);

@@ -11,7 +11,7 @@ use std::{
 
 use ballast_core::time::BootNanos;
 
-use crate::net::{Interface, Mac, probe};
+use crate::net::{Interface, Mac, probe_unless};
 
 /// How long an answer may take. A neighbour on the link needs a millisecond; one that is asleep is not waited for.
 const TIMEOUT: Duration = Duration::from_millis(150);
@@ -27,12 +27,13 @@ pub(super) struct Probes {
 
 impl Probes {
     /// Asks for those of `wanted` that are not known to be free, and returns who has which. Blocks for some hundred
-    /// milliseconds when there are new ones.
+    /// milliseconds when there are new ones, unless there is reason to `give_up`: the rest is asked for by the next call.
     pub fn taken(
         &mut self,
         now: BootNanos,
         wanted: &[(&Interface, IpAddr)],
         is_member: impl Fn(Mac) -> bool,
+        give_up: impl Fn() -> bool,
     ) -> BTreeMap<IpAddr, Mac> {
         let key = |(interface, address): &(&Interface, IpAddr)| (interface.name.clone(), *address);
         let keys: BTreeSet<_> = wanted.iter().map(key).collect();
@@ -50,7 +51,8 @@ impl Probes {
         }
         for (interface, addresses) in by_interface.into_values() {
             // A link that cannot be asked (it is down) is asked by the next round again.
-            let Ok(answers) = probe(interface, &addresses, TIMEOUT) else { continue };
+            let Ok(answers) = probe_unless(interface, &addresses, TIMEOUT, &give_up) else { continue };
+            let Some(answers) = answers else { break };
             for address in addresses {
                 let key = (interface.name.clone(), address);
                 match answers.get(&address) {
