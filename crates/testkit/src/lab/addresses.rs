@@ -22,7 +22,7 @@ pub enum Host {
     Node(usize),
     /// Where clients are.
     Client,
-    /// Who watches the VIPs from outside, with raw frames only; its addresses are answered by nobody.
+    /// Who watches the VIPs from outside, with raw frames only; no kernel answers for its addresses.
     Observer,
     /// Where backends are.
     Backends,

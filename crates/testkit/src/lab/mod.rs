@@ -15,6 +15,7 @@
 mod addresses;
 mod faults;
 mod freezer;
+mod guests;
 mod limits;
 mod line;
 mod namespace;
@@ -28,10 +29,9 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    thread,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -40,6 +40,7 @@ use tempfile::TempDir;
 pub use self::{
     addresses::{Host, VIP, VIP6},
     faults::{Direction, Tampering},
+    guests::{Guests, Places},
     limits::Short,
     line::{Between, Line, Rules},
     namespace::Door,
@@ -53,9 +54,7 @@ pub struct Lab {
     folder: TempDir,
     bridge: Namespace,
     nodes: Vec<Namespace>,
-    client: Namespace,
-    observer: Namespace,
-    backends: Namespace,
+    guests: Arc<Guests>,
     freezers: Vec<Freezer>,
     /// Delay lines, while there are any.
     relay: Mutex<Option<relay::Relay>>,
@@ -82,9 +81,7 @@ impl Lab {
             folder: tempfile::Builder::new().prefix("ballast-lab-").tempdir()?,
             bridge: add(Host::Bridge)?,
             nodes: (0..nodes).map(|node| add(Host::Node(node))).collect::<Result<_>>()?,
-            client: add(Host::Client)?,
-            observer: add(Host::Observer)?,
-            backends: add(Host::Backends)?,
+            guests: Arc::new(Guests::add(&prefix)?),
             relay: Mutex::default(),
             groups: Mutex::default(),
             freezers: (0..nodes).map(|node| Freezer::new(&format!("{prefix}{}", Host::Node(node)))).collect(),
@@ -127,14 +124,12 @@ impl Lab {
     /// # Panics
     /// When `work` does.
     pub fn within<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let namespace = self.namespace(host);
-        thread::scope(|scope| {
-            let body = scope.spawn(move || {
-                namespace.enter().with_context(|| format!("enter the network of {host}"))?;
-                Ok(work())
-            });
-            body.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        guests::within(self.namespace(host), host, work)
+    }
+
+    /// The hosts beside the nodes.
+    pub fn guests(&self) -> &Arc<Guests> {
+        &self.guests
     }
 
     /// A way into a host's network for a thread that stays there.
@@ -196,14 +191,12 @@ impl Lab {
         match host {
             Host::Bridge => &self.bridge,
             Host::Node(node) => &self.nodes[node],
-            Host::Client => &self.client,
-            Host::Observer => &self.observer,
-            Host::Backends => &self.backends,
+            Host::Client | Host::Observer | Host::Backends => self.guests.namespace(host).expect("each of them is one"),
         }
     }
 
     fn hosts(&self) -> impl Iterator<Item = Host> + use<> {
-        (0..self.nodes.len()).map(Host::Node).chain([Host::Client, Host::Observer, Host::Backends])
+        (0..self.nodes.len()).map(Host::Node).chain(Guests::HOSTS)
     }
 
     /// Lays a cable from each host to the bridge.

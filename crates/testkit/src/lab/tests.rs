@@ -1,4 +1,4 @@
-use std::{net::UdpSocket, process::Command, time::Duration};
+use std::{net::UdpSocket, process::Command, thread, time::Duration};
 
 use super::*;
 use crate::wait;

@@ -9,7 +9,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::lab::Host;
+use super::Station;
 
 /// Source addresses of neighbour solicitations.
 pub const NDP_SOURCES: u32 = 16;
@@ -25,7 +25,7 @@ const ACK: u8 = 0x10;
 pub struct Target {
     /// Its address.
     pub vip: Ipv4Addr,
-    /// Its address in IPv6.
+    /// Its address in IPv6; `::` where it has none, and nobody is asked.
     pub vip6: Ipv6Addr,
     /// A TCP port on which its owner listens.
     pub port: u16,
@@ -56,10 +56,10 @@ pub enum Answer {
 }
 
 /// The broadcast ARP request of a tick.
-pub fn arp_request(target: Target, tick: u32) -> [u8; ARP_BYTES] {
+pub fn arp_request(me: Station, target: Target, tick: u32) -> [u8; ARP_BYTES] {
     let mut frame = [0; ARP_BYTES];
     frame[..6].fill(0xff);
-    frame[6..12].copy_from_slice(&Host::Observer.mac());
+    frame[6..12].copy_from_slice(&me.mac);
     frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
     frame[22..24].copy_from_slice(&ARP_MARK);
     frame[24..28].copy_from_slice(&tick.to_be_bytes());
@@ -71,22 +71,22 @@ pub fn arp_request(target: Target, tick: u32) -> [u8; ARP_BYTES] {
 const ARP_MARK: [u8; 2] = [0x02, 0xba];
 
 /// The SYN of a tick to one node.
-pub fn syn(target: Target, tick: u32, node: usize) -> [u8; TCP_BYTES] {
+pub fn syn(me: Station, target: Target, tick: u32, node: [u8; 6]) -> [u8; TCP_BYTES] {
     // A port is used again after 50 s, long after a node has forgotten it.
-    tcp(target, Host::Node(node).mac(), 10_000 + (tick % 50_000) as u16, tick, SYN)
+    tcp(me, target, node, 10_000 + (tick % 50_000) as u16, tick, SYN)
 }
 
 /// The end of a connection that a node accepted.
-pub fn reset(target: Target, to: [u8; 6], port: u16, tick: u32) -> [u8; TCP_BYTES] {
-    tcp(target, to, port, tick.wrapping_add(1), RST)
+pub fn reset(me: Station, target: Target, to: [u8; 6], port: u16, tick: u32) -> [u8; TCP_BYTES] {
+    tcp(me, target, to, port, tick.wrapping_add(1), RST)
 }
 
-fn tcp(target: Target, to: [u8; 6], port: u16, sequence: u32, flags: u8) -> [u8; TCP_BYTES] {
+fn tcp(me: Station, target: Target, to: [u8; 6], port: u16, sequence: u32, flags: u8) -> [u8; TCP_BYTES] {
     let mut frame = [0; TCP_BYTES];
     frame[..6].copy_from_slice(&to);
-    frame[6..12].copy_from_slice(&Host::Observer.mac());
+    frame[6..12].copy_from_slice(&me.mac);
     frame[12..14].copy_from_slice(&[8, 0]);
-    let (source, destination) = (Host::Observer.ip().octets(), target.vip.octets());
+    let (source, destination) = (me.ip.octets(), target.vip.octets());
     let ip = &mut frame[14..34];
     ip[0] = 0x45;
     ip[2..4].copy_from_slice(&40u16.to_be_bytes());
@@ -107,7 +107,7 @@ fn tcp(target: Target, to: [u8; 6], port: u16, sequence: u32, flags: u8) -> [u8;
 }
 
 /// A neighbour solicitation under one of the source addresses.
-pub fn solicitation(target: Target, source: u32) -> [u8; NDP_BYTES] {
+pub fn solicitation(me: Station, target: Target, source: u32) -> [u8; NDP_BYTES] {
     let mut frame = [0; NDP_BYTES];
     let (from, wanted) = (source_address(source).octets(), target.vip6.octets());
     // The solicited-node group of the target (RFC 4291, 2.7.1).
@@ -115,7 +115,7 @@ pub fn solicitation(target: Target, source: u32) -> [u8; NDP_BYTES] {
     group[13..].copy_from_slice(&wanted[13..]);
     frame[..2].copy_from_slice(&[0x33, 0x33]);
     frame[2..6].copy_from_slice(&group[12..]);
-    frame[6..12].copy_from_slice(&Host::Observer.mac());
+    frame[6..12].copy_from_slice(&me.mac);
     frame[12..14].copy_from_slice(&[0x86, 0xdd]);
     frame[14] = 0x60;
     frame[18..22].copy_from_slice(&[0, 32, 58, 255]);
@@ -124,7 +124,7 @@ pub fn solicitation(target: Target, source: u32) -> [u8; NDP_BYTES] {
     frame[54] = 135;
     frame[62..78].copy_from_slice(&wanted);
     frame[78..80].copy_from_slice(&[1, 1]);
-    frame[80..86].copy_from_slice(&Host::Observer.mac());
+    frame[80..86].copy_from_slice(&me.mac);
     let sum = checksum(sum_of(&from) + sum_of(&group) + 58 + 32, &frame[54..86]);
     frame[56..58].copy_from_slice(&sum);
     frame
@@ -135,16 +135,32 @@ fn source_address(source: u32) -> Ipv6Addr {
 }
 
 /// Reads a frame. `None` unless it speaks for the VIP; then who sent it, and what it says.
-pub fn parse(target: Target, frame: &[u8]) -> Option<([u8; 6], Answer)> {
+pub fn parse(me: Station, target: Target, frame: &[u8]) -> Option<([u8; 6], Answer)> {
     let from = frame.get(6..12)?.try_into().ok()?;
     let body = frame.get(14..)?;
     let answer = match frame[12..14] {
         [8, 6] => parse_arp(target, body)?,
-        [8, 0] => parse_tcp(target, body)?,
+        [8, 0] => parse_tcp(me, target, body)?,
         [0x86, 0xdd] => parse_ndp(target, body)?,
         _ => return None,
     };
     Some((from, answer))
+}
+
+/// What there is to answer to a node that asks by ARP where the observer is; `None` if the frame does not.
+pub fn here(me: Station, frame: &[u8]) -> Option<[u8; ARP_BYTES]> {
+    let asked: &[u8; ARP_BYTES] = frame.get(..ARP_BYTES)?.try_into().ok()?;
+    if asked[12..22] != [8, 6, 0, 1, 8, 0, 6, 4, 0, 1] || asked[38..42] != me.ip.octets() {
+        return None;
+    }
+    let mut reply = *asked;
+    reply[..6].copy_from_slice(&asked[6..12]);
+    reply[6..12].copy_from_slice(&me.mac);
+    reply[21] = 2;
+    reply[22..28].copy_from_slice(&me.mac);
+    reply[28..32].copy_from_slice(&me.ip.octets());
+    reply[32..42].copy_from_slice(&asked[22..32]);
+    Some(reply)
 }
 
 /// The address that the sender of an ARP frame calls its own.
@@ -166,12 +182,12 @@ fn parse_arp(target: Target, body: &[u8]) -> Option<Answer> {
     }
 }
 
-fn parse_tcp(target: Target, body: &[u8]) -> Option<Answer> {
+fn parse_tcp(me: Station, target: Target, body: &[u8]) -> Option<Answer> {
     if body.len() < 40 || body[0] != 0x45 || body[9] != 6 || body[12..16] != target.vip.octets() {
         return None;
     }
     let tcp = &body[20..];
-    let to_us = body[16..20] == Host::Observer.ip().octets() && tcp[..2] == target.port.to_be_bytes();
+    let to_us = body[16..20] == me.ip.octets() && tcp[..2] == target.port.to_be_bytes();
     (to_us && tcp[13] & (SYN | ACK | RST) == SYN | ACK).then(|| Answer::Syn {
         tick: u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]).wrapping_sub(1),
         port: u16::from_be_bytes([tcp[2], tcp[3]]),
@@ -209,10 +225,11 @@ mod tests {
     const TARGET: Target =
         Target { vip: Ipv4Addr::new(10, 77, 0, 100), vip6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100), port: 8080 };
     const NODE: [u8; 6] = [2, 0, 0, 0, 1, 2];
+    const ME: Station = Station { mac: [2, 0, 0, 0, 1, 11], ip: Ipv4Addr::new(10, 77, 0, 11) };
 
     #[test]
     fn an_arp_reply_brings_its_tick_back() {
-        let request = arp_request(TARGET, 70_000);
+        let request = arp_request(ME, TARGET, 70_000);
         let mut reply = request;
         reply[..6].copy_from_slice(&request[22..28]);
         reply[6..12].copy_from_slice(&NODE);
@@ -221,70 +238,85 @@ mod tests {
         reply[28..32].copy_from_slice(&TARGET.vip.octets());
         reply[32..38].copy_from_slice(&request[22..28]);
         reply[38..42].copy_from_slice(&[0; 4]);
-        assert_eq!(parse(TARGET, &reply), Some((NODE, Answer::Arp { tick: 70_000 })));
-        assert_eq!(parse(TARGET, &request), None, "a request speaks for nobody");
+        assert_eq!(parse(ME, TARGET, &reply), Some((NODE, Answer::Arp { tick: 70_000 })));
+        assert_eq!(parse(ME, TARGET, &request), None, "a request speaks for nobody");
     }
 
     #[test]
     fn a_gratuitous_request_is_an_announcement() {
-        let mut frame = arp_request(TARGET, 0);
+        let mut frame = arp_request(ME, TARGET, 0);
         frame[6..12].copy_from_slice(&NODE);
         frame[22..28].copy_from_slice(&NODE);
         frame[28..32].copy_from_slice(&TARGET.vip.octets());
-        assert_eq!(parse(TARGET, &frame), Some((NODE, Answer::Announcement)));
+        assert_eq!(parse(ME, TARGET, &frame), Some((NODE, Answer::Announcement)));
     }
 
     #[test]
     fn an_accepted_connection_brings_its_tick_back() {
-        let probe = syn(TARGET, 123_456, 1);
+        let probe = syn(ME, TARGET, 123_456, NODE);
         assert_eq!(probe[..6], NODE);
         let mut answer = probe;
         answer[6..12].copy_from_slice(&NODE);
         answer[26..30].copy_from_slice(&TARGET.vip.octets());
-        answer[30..34].copy_from_slice(&Host::Observer.ip().octets());
+        answer[30..34].copy_from_slice(&ME.ip.octets());
         answer[34..36].copy_from_slice(&TARGET.port.to_be_bytes());
         answer[36..38].copy_from_slice(&probe[34..36]);
         answer[42..46].copy_from_slice(&123_457u32.to_be_bytes());
         answer[47] = SYN | ACK;
         let port = u16::from_be_bytes([probe[34], probe[35]]);
-        assert_eq!(parse(TARGET, &answer), Some((NODE, Answer::Syn { tick: 123_456, port })));
+        assert_eq!(parse(ME, TARGET, &answer), Some((NODE, Answer::Syn { tick: 123_456, port })));
         answer[47] = RST | ACK;
-        assert_eq!(parse(TARGET, &answer), None, "a refusal accepts nothing");
-        assert_eq!(reset(TARGET, NODE, port, 123_456)[38..42], 123_457u32.to_be_bytes());
+        assert_eq!(parse(ME, TARGET, &answer), None, "a refusal accepts nothing");
+        assert_eq!(reset(ME, TARGET, NODE, port, 123_456)[38..42], 123_457u32.to_be_bytes());
     }
 
     #[test]
     fn checksums_are_right() {
         // A sum over a packet with its right checksum in place is zero.
-        let frame = syn(TARGET, 9, 0);
+        let frame = syn(ME, TARGET, 9, NODE);
         assert_eq!(checksum(0, &frame[14..34]), [0, 0]);
         let pseudo = sum_of(&frame[26..34]) + 6 + 20;
         assert_eq!(checksum(pseudo, &frame[34..54]), [0, 0]);
-        let frame = solicitation(TARGET, 3);
+        let frame = solicitation(ME, TARGET, 3);
         assert_eq!(checksum(sum_of(&frame[22..54]) + 58 + 32, &frame[54..86]), [0, 0]);
     }
 
     #[test]
     fn an_advertisement_is_for_the_source_it_is_sent_to() {
-        let mut frame = solicitation(TARGET, 5);
+        let mut frame = solicitation(ME, TARGET, 5);
         frame[6..12].copy_from_slice(&NODE);
         frame.copy_within(22..38, 38);
         frame[54] = 136;
-        assert_eq!(parse(TARGET, &frame), Some((NODE, Answer::Ndp { source: 5 })));
+        assert_eq!(parse(ME, TARGET, &frame), Some((NODE, Answer::Ndp { source: 5 })));
         frame[38] = 0xff;
-        assert_eq!(parse(TARGET, &frame), Some((NODE, Answer::Announcement)));
+        assert_eq!(parse(ME, TARGET, &frame), Some((NODE, Answer::Announcement)));
+    }
+
+    #[test]
+    fn who_asks_for_the_observer_learns_where_it_is() {
+        let mut asked = arp_request(ME, TARGET, 7);
+        assert_eq!(here(ME, &asked), None, "it asks for the VIP");
+        asked[6..12].copy_from_slice(&NODE);
+        asked[22..28].copy_from_slice(&NODE);
+        asked[28..32].copy_from_slice(&[10, 77, 0, 2]);
+        asked[38..42].copy_from_slice(&ME.ip.octets());
+        let reply = here(ME, &asked).expect("an answer");
+        assert_eq!((&reply[..6], &reply[6..12], reply[21]), (&NODE[..], &ME.mac[..], 2));
+        assert_eq!((&reply[22..28], &reply[28..32]), (&ME.mac[..], &ME.ip.octets()[..]));
+        assert_eq!((&reply[32..38], &reply[38..42]), (&NODE[..], &[10, 77, 0, 2][..]));
+        assert_eq!(here(ME, &reply), None, "an answer asks nothing");
     }
 
     #[test]
     fn anything_else_says_nothing() {
-        assert_eq!(parse(TARGET, &[]), None);
+        assert_eq!((parse(ME, TARGET, &[]), here(ME, &[])), (None, None));
         for length in 0..90 {
             for kind in [[8, 6], [8, 0], [0x86, 0xdd], [1, 1]] {
                 let mut frame = vec![0; length];
                 if let Some(bytes) = frame.get_mut(12..14) {
                     bytes.copy_from_slice(&kind);
                 }
-                assert_eq!(parse(TARGET, &frame), None);
+                assert_eq!(parse(ME, TARGET, &frame), None);
             }
         }
     }

@@ -7,6 +7,7 @@
 
 mod frames;
 mod history;
+mod wire;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -18,15 +19,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use self::{
     frames::NDP_SOURCES,
     history::{LATE_NANOS, PROMPT_NANOS},
+    wire::Station,
 };
 pub use self::{
     frames::{Answer, Target},
     history::{History, Kind, Nodes, TICK_NANOS, Tick},
+    wire::{Macs, Wire},
 };
 use crate::{
     kernel,
@@ -47,20 +50,24 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Starts to watch, for at most `longest`.
+    /// Starts to watch the nodes of a lab, for at most `longest`.
     ///
     /// # Errors
     /// When the raw socket cannot be opened.
     pub fn start(lab: &Lab, target: Target, longest: Duration) -> Result<Self> {
-        let socket = lab
-            .within(Host::Observer, || PacketSocket::open(c"eth0"))?
-            .context("open a raw socket for the observer")?;
+        Self::start_on(Wire::of_lab(lab)?, target, longest)
+    }
+
+    /// Starts to watch nodes, for at most `longest`.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn start_on(wire: Wire, target: Target, longest: Duration) -> Result<Self> {
         let ticks = vec![Tick::default(); (longest.as_nanos() as u64 / TICK_NANOS) as usize];
         let stop = Arc::new(AtomicBool::new(false));
         let watch = Watch {
-            socket,
+            wire,
             target,
-            nodes: lab.nodes(),
             ticks,
             announcements: Vec::with_capacity(ANNOUNCEMENTS_MAX),
             stop: Arc::clone(&stop),
@@ -107,15 +114,12 @@ impl Asker {
     /// # Errors
     /// When the raw socket cannot be opened.
     pub fn new(lab: &Lab) -> Result<Self> {
-        let socket = lab
-            .within(Host::Observer, || PacketSocket::open(c"eth0"))?
-            .context("open a raw socket for the observer")?;
-        Ok(Self(socket))
+        Ok(Self(Wire::of_lab(lab)?.socket))
     }
 
     /// Asks everybody for an address; `tick` comes back with the answer.
     pub fn ask(&self, target: Target, tick: u32) {
-        self.0.send(&frames::arp_request(target, tick));
+        self.0.send(&frames::arp_request(Station::of_lab(), target, tick));
     }
 
     /// Waits for an answer, at most for so many nanoseconds.
@@ -129,7 +133,7 @@ impl Asker {
         while let Some((frame, _)) = self.0.receive(&mut buffer) {
             let Some(source) = frames::arp_source(frame) else { continue };
             let target = Target { vip: source, vip6: Ipv6Addr::UNSPECIFIED, port: 0 };
-            if let Some((from, answer)) = frames::parse(target, frame) {
+            if let Some((from, answer)) = frames::parse(Station::of_lab(), target, frame) {
                 take(source, from, answer);
             }
         }
@@ -137,9 +141,8 @@ impl Asker {
 }
 
 struct Watch {
-    socket: PacketSocket,
+    wire: Wire,
     target: Target,
-    nodes: usize,
     ticks: Vec<Tick>,
     announcements: Vec<u64>,
     stop: Arc<AtomicBool>,
@@ -155,7 +158,7 @@ impl Watch {
             let due = began + u64::from(number) * TICK_NANOS;
             let now = kernel::now_nanos();
             if now < due {
-                let mut waited = [libc::pollfd { fd: self.socket.fd(), events: libc::POLLIN, revents: 0 }];
+                let mut waited = [libc::pollfd { fd: self.wire.socket.fd(), events: libc::POLLIN, revents: 0 }];
                 kernel::wait(&mut waited, due - now);
                 self.receive_all(number);
                 continue;
@@ -179,27 +182,35 @@ impl Watch {
         let tick = &mut self.ticks[number as usize];
         tick.sent_at = kernel::now_nanos();
         tick.sent_wall = kernel::wall_nanos();
-        self.socket.send(&frames::arp_request(self.target, number));
-        for node in 0..self.nodes {
-            self.socket.send(&frames::syn(self.target, number, node));
+        let Wire { socket, me, nodes } = &self.wire;
+        socket.send(&frames::arp_request(*me, self.target, number));
+        for mac in (0..nodes.nodes()).filter_map(|node| nodes.of(node)) {
+            socket.send(&frames::syn(*me, self.target, number, mac));
         }
-        if number.is_multiple_of(NDP_EVERY) {
+        if number.is_multiple_of(NDP_EVERY) && !self.target.vip6.is_unspecified() {
             tick.solicited = true;
-            self.socket.send(&frames::solicitation(self.target, number / NDP_EVERY));
+            socket.send(&frames::solicitation(*me, self.target, number / NDP_EVERY));
         }
     }
 
     /// Takes in what has arrived before tick `next` is sent.
     fn receive_all(&mut self, next: u32) {
         let mut buffer = [0; 2048];
-        while let Some((frame, stamp)) = self.socket.receive(&mut buffer) {
-            let Some((from, answer)) = frames::parse(self.target, frame) else { continue };
-            let Some(node) = (0..self.nodes).find(|node| Host::Node(*node).mac() == from) else { continue };
+        let Wire { socket, me, nodes } = &self.wire;
+        while let Some((frame, stamp)) = socket.receive(&mut buffer) {
+            let Some((from, answer)) = frames::parse(*me, self.target, frame) else {
+                // Nodes that nobody has told where the observer is ask for it.
+                if let Some(reply) = frames::here(*me, frame) {
+                    socket.send(&reply);
+                }
+                continue;
+            };
+            let Some(node) = nodes.node(from) else { continue };
             let (number, kind) = match answer {
                 Answer::Arp { tick } => (Some(tick), Kind::Arp),
                 Answer::Ndp { source } => (last_solicitation(next, source), Kind::Ndp),
                 Answer::Syn { tick, port } => {
-                    self.socket.send(&frames::reset(self.target, from, port, tick));
+                    socket.send(&frames::reset(*me, self.target, from, port, tick));
                     (Some(tick), Kind::Syn)
                 }
                 Answer::Announcement => {
