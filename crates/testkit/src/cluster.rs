@@ -5,8 +5,8 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
-    sync::{Arc, mpsc},
+    process::{Command, Stdio},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -15,11 +15,16 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use crate::operator::{Operator, Said, Task};
 use crate::{
     client::{Client, Response},
+    container::Container,
     lab::{Host, Lab},
     leaving::Leaving,
-    ports, wait,
+    operator::{credentials, die_with_parent, finish},
+    ports,
+    running::Running,
+    wait,
 };
 
 /// Where the binaries are: `BALLAST_BIN_DIR`, else the folder (or its parent) of the running program.
@@ -56,41 +61,9 @@ pub struct Node {
     cluster: SocketAddr,
     admin: SocketAddr,
     metrics: SocketAddr,
-    process: Option<Child>,
-}
-
-/// A way to run `ballastctl` for a thread that does not have the cluster.
-#[derive(Clone, Debug)]
-pub struct Operator {
-    program: PathBuf,
-    sockets: Vec<PathBuf>,
-    environment: Vec<(String, String)>,
-}
-
-/// A verb of a node's `ballastd` that is still to be run.
-#[derive(Debug)]
-pub struct Task(Command);
-
-impl Task {
-    /// Runs it to its end, whatever that is.
-    ///
-    /// # Errors
-    /// When it cannot be started, or does not end.
-    pub fn run(mut self, arguments: &[&str]) -> Result<Said> {
-        self.0.args(arguments);
-        finish(self.0)
-    }
-}
-
-/// What a finished `ballastctl` said.
-#[derive(Clone, Debug)]
-pub struct Said {
-    /// Exit code.
-    pub code: i32,
-    /// Standard output.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
+    process: Option<Running>,
+    /// Where it runs, if that is none of ours.
+    container: Option<Arc<Container>>,
 }
 
 impl Cluster {
@@ -145,6 +118,27 @@ impl Cluster {
         // Voters come in odd numbers: a second one would only be one more whose loss is the quorum's.
         cluster.wait_voters(if count < 3 { 1 } else { 3 })?;
         Ok(cluster)
+    }
+
+    /// A cluster of containers that run already, administered with the `ca.pem`, `admin.pem` and `admin.key` of a folder.
+    ///
+    /// # Errors
+    /// When there is no `ballastctl`, or a folder cannot be made.
+    pub fn of_containers(containers: &[Arc<Container>], admin: &Path) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ballast-").tempdir()?;
+        let mut nodes = Vec::new();
+        for container in containers {
+            let name = container.service().to_owned();
+            let node_folder = folder.path().join(&name);
+            fs::create_dir(&node_folder)?;
+            let [cluster, admin, metrics] =
+                [7400, 7401, 7402].map(|port| SocketAddr::from((container.address(), port)));
+            let process = Some(Running::Container(Arc::clone(container)));
+            let container = Some(Arc::clone(container));
+            nodes.push(Node { name, folder: node_folder, cluster, admin, metrics, process, container });
+        }
+        let environment = credentials(admin).into();
+        Ok(Self { nodes, bin: bin_dir()?, folder, extra: String::new(), environment, lab: None })
     }
 
     /// Adds a node: the first makes the cluster, each other joins it. Returns its position.
@@ -235,7 +229,7 @@ impl Cluster {
             ],
             None => [ports::free_local()?, ports::free_local()?, ports::free_local()?],
         };
-        let node = Node { folder, cluster, admin, metrics, process: None, name };
+        let node = Node { folder, cluster, admin, metrics, process: None, container: None, name };
         fs::write(
             node.config(),
             format!(
@@ -302,14 +296,19 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&mut self, position: usize) -> Result<()> {
-        let node = &self.nodes[position];
+        let node = &mut self.nodes[position];
+        if let Some(container) = &node.container {
+            container.start()?;
+            node.process = Some(Running::Container(Arc::clone(container)));
+            return Ok(());
+        }
         let log = fs::OpenOptions::new().create(true).append(true).open(node.folder.join("ballastd.log"))?;
         let mut command = Command::new(self.bin.join("ballastd"));
         command.arg("run").arg("--config").arg(node.config()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         die_with_parent(&mut command);
         self.place(position, &mut command)?;
-        self.nodes[position].process = Some(command.spawn().context("start ballastd")?);
+        self.nodes[position].process = Some(Running::Process(command.spawn().context("start ballastd")?));
         Ok(())
     }
 
@@ -323,7 +322,7 @@ impl Cluster {
             let answer = self.ask(position, "/readyz")?;
             if answer.status == 200 { Ok(Some(())) } else { bail!("{} {}", answer.status, answer.text()) }
         })
-        .with_context(|| format!("log of {}:\n{}", node.name, tail(&node.folder.join("ballastd.log"), 30)))
+        .with_context(|| format!("log of {}:\n{}", node.name, tail(&node.log().unwrap_or_default(), 30)))
     }
 
     /// Whether a node says that it is ready now.
@@ -354,8 +353,7 @@ impl Cluster {
     /// Sends SIGKILL to a node and reaps it.
     pub fn kill(&mut self, position: usize) {
         if let Some(mut process) = self.nodes[position].process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
+            process.kill();
         }
     }
 
@@ -363,12 +361,14 @@ impl Cluster {
     pub fn kill_all(&mut self) {
         for node in &self.nodes {
             if let Some(process) = &node.process {
-                send_signal(process, libc::SIGKILL);
+                process.begin_to_kill();
             }
         }
-        for position in 0..self.nodes.len() {
-            self.kill(position);
-        }
+        thread::scope(|scope| {
+            for mut process in self.nodes.iter_mut().filter_map(|node| node.process.take()) {
+                scope.spawn(move || process.kill());
+            }
+        });
     }
 
     /// Sends SIGTERM to a node and waits for its end. Returns its exit code.
@@ -392,15 +392,15 @@ impl Cluster {
     pub fn wait_exit(&mut self, position: usize) -> Result<Option<i32>> {
         let node = &mut self.nodes[position];
         let Some(process) = &mut node.process else { return Ok(None) };
-        let status = wait::until(&format!("{} to end", node.name), || Ok(process.try_wait()?))?;
+        let status = wait::until(&format!("{} to end", node.name), || process.ended())?;
         node.process = None;
-        Ok(status.code())
+        Ok(status)
     }
 
     /// Whether a node's process was started and has ended by itself.
     pub fn has_ended(&mut self, position: usize) -> bool {
         let process = self.nodes[position].process.as_mut();
-        process.is_some_and(|process| matches!(process.try_wait(), Ok(Some(_))))
+        process.is_some_and(|process| matches!(process.ended(), Ok(Some(_))))
     }
 
     /// Starts nodes from another folder of programs from now on: another release.
@@ -416,14 +416,14 @@ impl Cluster {
     /// Stops a node's process in its tracks.
     pub fn pause(&self, position: usize) {
         if let Some(process) = &self.nodes[position].process {
-            send_signal(process, libc::SIGSTOP);
+            process.pause();
         }
     }
 
     /// Lets a paused node go on.
     pub fn resume(&self, position: usize) {
         if let Some(process) = &self.nodes[position].process {
-            send_signal(process, libc::SIGCONT);
+            process.resume();
         }
     }
 
@@ -432,7 +432,7 @@ impl Cluster {
         self.nodes[position].process.is_some()
     }
 
-    /// Runs `ballastctl` against a node's unix socket.
+    /// Runs `ballastctl` against a node's unix socket, or a container's admin address.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -444,7 +444,7 @@ impl Cluster {
     pub fn operator(&self) -> Operator {
         Operator {
             program: self.bin.join("ballastctl"),
-            sockets: self.nodes.iter().map(Node::socket).collect(),
+            servers: self.nodes.iter().map(Node::server).collect(),
             environment: self.environment.clone(),
         }
     }
@@ -458,9 +458,7 @@ impl Cluster {
         command
             .env_remove("BALLAST_CONTEXT")
             .env("BALLAST_SERVER", format!("https://{}", self.nodes[position].admin))
-            .env("BALLAST_CA", credentials.join("ca.pem"))
-            .env("BALLAST_CERT", credentials.join("admin.pem"))
-            .env("BALLAST_KEY", credentials.join("admin.key"))
+            .envs(self::credentials(credentials))
             .env("NO_COLOR", "1")
             .args(arguments);
         finish(command)
@@ -610,29 +608,12 @@ impl Cluster {
     }
 }
 
-impl Operator {
-    /// Runs `ballastctl` against a node's unix socket.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn ctl(&self, position: usize, arguments: &[&str]) -> Result<Said> {
-        let mut command = Command::new(&self.program);
-        command
-            .env_remove("BALLAST_CONTEXT")
-            .env("BALLAST_SERVER", format!("unix://{}", self.sockets[position].display()))
-            .env("NO_COLOR", "1")
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .args(arguments);
-        finish(command)
-    }
-}
-
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill_all();
         if std::thread::panicking() {
             for node in &self.nodes {
-                eprintln!("--- log of {}:\n{}", node.name, tail(&node.folder.join("ballastd.log"), 40));
+                eprintln!("--- log of {}:\n{}", node.name, tail(&node.log().unwrap_or_default(), 40));
             }
         }
     }
@@ -664,6 +645,14 @@ impl Node {
         self.data().join("admin.sock")
     }
 
+    /// Where it is administered.
+    fn server(&self) -> String {
+        match self.container {
+            Some(_) => format!("https://{}", self.admin),
+            None => format!("unix://{}", self.socket().display()),
+        }
+    }
+
     /// Address of `/livez`, `/readyz` and `/metrics`.
     pub fn metrics_address(&self) -> SocketAddr {
         self.metrics
@@ -684,7 +673,23 @@ impl Node {
     /// # Errors
     /// When there is no log.
     pub fn log(&self) -> Result<String> {
+        if let Some(container) = &self.container {
+            return Ok(container.logs()?.err);
+        }
         Ok(fs::read_to_string(self.folder.join("ballastd.log"))?)
+    }
+
+    /// The access log so far.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn access(&self) -> Result<String> {
+        if let Some(container) = &self.container {
+            return Ok(container.logs()?.out);
+        }
+        let file = self.folder.join("access.log");
+        let bytes = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Lines of the access log so far.
@@ -692,85 +697,20 @@ impl Node {
     /// # Errors
     /// When a line is not JSON.
     pub fn access_log(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.folder.join("access.log"))?;
+        let text = self.access()?;
         text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
     }
 
     /// Process id of the running daemon.
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Child::id)
-    }
-}
-
-impl Said {
-    /// Checks that it failed, did not panic, and that its error says all of `parts`.
-    ///
-    /// # Errors
-    /// Says which is missing, and what was said.
-    pub fn refused(&self, parts: &[&str]) -> Result<()> {
-        ensure!(self.code != 0, "was not refused: {}", self.out);
-        for part in parts {
-            ensure!(self.err.contains(part), "{part:?} is not in (exit {}):\n{}{}", self.code, self.out, self.err);
-        }
-        ensure!(!self.err.contains("panicked"), "{}", self.err);
-        Ok(())
-    }
-}
-
-impl From<&Output> for Said {
-    fn from(output: &Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        self.process.as_ref().and_then(Running::pid)
     }
 }
 
 /// How long a node that was told to stop may take before a test calls it stuck.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs a program to its end, which must come in time.
-fn finish(mut command: Command) -> Result<Said> {
-    die_with_parent(&mut command);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = child.with_context(|| format!("start {command:?}"))?;
-    let id = child.id();
-    let (ended, end) = mpsc::sync_channel(1);
-    let waiting = thread::spawn(move || drop(ended.send(child.wait_with_output())));
-    if let Ok(output) = end.recv_timeout(wait::PATIENCE) {
-        return Ok(Said::from(&output?));
-    }
-    if let Ok(id) = libc::pid_t::try_from(id) {
-        // SAFETY: kill(2) takes no pointers; the thread that would reap the child has not, so the pid is still ours.
-        unsafe { libc::kill(id, libc::SIGKILL) };
-    }
-    let _ = waiting.join();
-    bail!("{command:?} did not end within {:?}", wait::PATIENCE)
-}
-
-fn tail(path: &Path, lines: usize) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
+fn tail(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-pub(crate) fn send_signal(process: &Child, signal: i32) {
-    let Ok(pid) = libc::pid_t::try_from(process.id()) else { return };
-    // SAFETY: kill(2) takes no pointers; the child is not reaped yet, so the pid is still ours.
-    unsafe { libc::kill(pid, signal) };
-}
-
-/// Makes the kernel kill the child when the test that started it dies without unwinding. What is typed at a terminal does not
-/// reach it: who started it ends it.
-fn die_with_parent(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    command.process_group(0);
-    // SAFETY: prctl(PR_SET_PDEATHSIG) is async-signal-safe and touches only the child.
-    unsafe {
-        command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            Ok(())
-        });
-    }
 }

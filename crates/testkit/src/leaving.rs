@@ -4,27 +4,35 @@
 //!
 //! Not here: which daemon that is, and what it is started on again (`cluster`).
 
-use std::{
-    process::{Child, ExitStatus},
-    time::Duration,
-};
+use std::{process::Child, time::Duration};
 
 use anyhow::Result;
 
-use crate::{cluster::send_signal, wait};
+use crate::{
+    running::{Running, send_signal},
+    wait,
+};
 
-/// A process that was sent SIGTERM.
+/// A daemon that was sent SIGTERM.
 #[derive(Debug)]
 pub struct Leaving {
     name: String,
-    process: Child,
+    process: Running,
+    /// Who tells it and waits, if that is somebody else.
+    teller: Option<Child>,
 }
 
 impl Leaving {
     /// Tells it.
-    pub(crate) fn tell(name: &str, process: Child) -> Self {
-        send_signal(&process, libc::SIGTERM);
-        Self { name: name.to_owned(), process }
+    pub(crate) fn tell(name: &str, process: Running) -> Self {
+        let teller = match &process {
+            Running::Process(process) => {
+                send_signal(process, libc::SIGTERM);
+                None
+            }
+            Running::Container(container) => container.tell(),
+        };
+        Self { name: name.to_owned(), process, teller }
     }
 
     /// Waits for its end. Returns its exit code, if it was no signal that ended it.
@@ -40,15 +48,18 @@ impl Leaving {
     /// # Errors
     /// When it does not end in time.
     pub fn within(mut self, patience: Duration) -> Result<Option<i32>> {
-        let ended = || Ok(self.process.try_wait()?);
-        wait::within(patience, &format!("{} to end", self.name), ended).map(|status: ExitStatus| status.code())
+        wait::within(patience, &format!("{} to end", self.name), || self.process.ended())
     }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        if !matches!(self.process.ended(), Ok(Some(_))) {
+            self.process.kill();
+        }
+        if let Some(teller) = &mut self.teller {
+            let _ = teller.wait();
+        }
     }
 }
 
@@ -64,7 +75,7 @@ mod tests {
         let mut process = shell.spawn().expect("a shell");
         // It has set its trap when it says something.
         std::io::Read::read_exact(process.stdout.as_mut().expect("a pipe"), &mut [0]).expect("a line");
-        Leaving::tell("sh", process)
+        Leaving::tell("sh", Running::Process(process))
     }
 
     #[test]
@@ -76,7 +87,7 @@ mod tests {
     #[test]
     fn one_that_does_not_end_in_time_is_killed() {
         let leaving = told("trap '' TERM");
-        let process = format!("/proc/{}", leaving.process.id());
+        let process = format!("/proc/{}", leaving.process.pid().expect("an id"));
         assert!(leaving.within(Duration::ZERO).is_err());
         assert!(!std::path::Path::new(&process).exists());
     }
