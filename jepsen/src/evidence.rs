@@ -12,6 +12,7 @@ use ballast_jepsen::verdict::{Judgement, Promise, Report, Ruling};
 use serde::de::DeserializeOwned;
 
 use crate::{
+    environment::Environment,
     judge,
     nemesis::Record,
     plan::{Kind, Whom},
@@ -57,21 +58,23 @@ impl Told {
         planted.or_else(|| self.report.title.contains(judge::CALLED_OFF).then(|| format!("was {}", judge::CALLED_OFF)))
     }
 
-    /// What was asked of it beside a seed: faults, if they are not all, and whom they befell.
+    /// What was asked of it beside a seed: an environment that is not the usual one, faults, if they are not all, and whom they befell.
     fn asked(&self) -> String {
-        let Options { kinds, whom, .. } = &self.options;
+        let Options { environment, kinds, whom, .. } = &self.options;
         // A run restarts or upgrades, by whether there is anything to go to.
         let rolling = |kind: &Kind| matches!(kind, Kind::RollingUpgrade | Kind::RollingRestart);
         // Which runs of old did not know.
         let newer = |kind: &Kind| matches!(kind, Kind::Terminate);
-        let all = Kind::all().filter(|kind| !rolling(kind) && !newer(kind)).all(|kind| kinds.contains(&kind));
+        let mut of_old = Kind::all().filter(|kind| environment.can(*kind) && !rolling(kind) && !newer(kind));
+        let all = of_old.all(|kind| kinds.contains(&kind));
+        let place = (*environment == Environment::Compose).then(|| String::from("on docker-compose.yml"));
         let names = || kinds.iter().map(Kind::to_string).collect::<Vec<_>>().join(", ");
         let whom = whom.map(|whom| match whom {
             Whom::Leader => String::from("of the leader"),
             Whom::Owner => String::from("of the owner"),
             Whom::Node(node) => format!("of {}", judge::name(node)),
         });
-        let asked: Vec<String> = (!all).then(names).into_iter().chain(whom).collect();
+        let asked: Vec<String> = place.into_iter().chain((!all).then(names)).chain(whom).collect();
         asked.join(" ")
     }
 }
@@ -247,6 +250,7 @@ mod tests {
             options: Options {
                 seed: 5,
                 seconds: 120,
+                environment: Environment::default(),
                 nodes: 3,
                 kinds: vec![Kind::Kill, Kind::Pause],
                 whom: Some(Whom::Owner),

@@ -4,6 +4,7 @@ mod calm;
 mod disturbed;
 mod drained;
 mod failover;
+mod hands;
 mod minorities;
 mod owners;
 mod revisions;
@@ -76,7 +77,7 @@ pub fn judge(run: &Run) -> Report {
         (false, true) => format!("ended by the lab {after}"),
         (false, false) => format!("{} s", options.seconds),
     };
-    let title = format!("{} nodes, {length} of faults{planted}", options.nodes);
+    let title = format!("{}, {length} of faults{planted}", options.environment.describe(options.nodes));
     Report { title, seed: options.seed, judgements }
 }
 
@@ -236,6 +237,7 @@ fn troubles(faults: &[Happened], slow: &[Span]) -> Vec<Span> {
 
 fn explanations(run: &Run) -> Judgement {
     let mut disturbed = disturbed::by_faults(&run.faults, &owners::of(run));
+    disturbed.extend(hands::disturbances(run));
     if run.cut_short || run.faults.halted {
         // Nobody waited for the last lines.
         disturbed.push(Disturbance { span: Span::new(run.span.1.before(BACK_WITHIN), RunTime::NEVER), whom: None });
@@ -402,11 +404,13 @@ fn everywhere(run: &Run, judgement: Judgement) -> Judgement {
     let store: Vec<calm::Answer> = run.stores.iter().map(|one| (one.store, one.at)).collect();
     let judgement = calm::everywhere(judgement, calms, nodes, "shop", &shop);
     let judgement = calm::everywhere(judgement, calms, nodes, "store", &store);
-    let failed = [&run.seen.failed[..], &run.till.failed].concat();
+    let changes = hands::unexplained(run);
+    let failed = hands::without([&run.seen.failed[..], &run.till.failed].concat(), &changes);
     let judgement = calm::in_vain(judgement, calms, &failed, &troubles(&run.faults.faults, &run.slow));
     let judgement =
         judgement.looked_at("requests on kept connections", run.seen.kept.requests + run.till.kept.requests);
-    calm::cut(judgement, calms, &[&run.seen.kept.ended[..], &run.till.kept.ended].concat())
+    let ended = [&run.seen.kept.ended[..], &run.till.kept.ended].concat();
+    calm::cut(judgement, calms, &hands::without_kept(ended, &changes))
 }
 
 /// While only a node was concerned that was sent a snapshot, nobody else is to notice.
@@ -442,7 +446,7 @@ fn in_vain_beside<'a>(spared: &'a [Span], failed: &'a [Vain]) -> impl Iterator<I
 fn leaks(run: &Run) -> Judgement {
     type Counted = Vec<(RunTime, u64)>;
     let mut series: BTreeMap<(usize, u32), [Counted; 3]> = BTreeMap::new();
-    for sample in run.samples.iter().filter(|sample| sample.pid != 0) {
+    for sample in run.samples.iter().filter(|sample| sample.pid != 0 && sample.threads != 0) {
         let [descriptors, resident, threads] = series.entry((sample.node, sample.pid)).or_default();
         descriptors.push((sample.at, sample.descriptors));
         resident.push((sample.at, sample.resident));

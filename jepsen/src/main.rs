@@ -1,12 +1,14 @@
 //! `jepsen`: breaks a cluster in every way it knows, and judges what clients and the wire saw.
 //!
-//! The cluster runs on a network of namespaces and is seen by its public interfaces only: HTTP, RESP, `ballastctl`, ARP and
-//! connections on the wire, metrics. Faults come from a seed. What each run saw is kept in a folder with the verdicts.
+//! The cluster runs on a network of namespaces, or in the containers of docker-compose.yml, and is seen by its public interfaces
+//! only: HTTP, RESP, `ballastctl`, ARP and connections on the wire, metrics. Faults come from a seed. What each run saw is kept in
+//! a folder with the verdicts.
 //!
 //! Not here: the checkers (`ballast_jepsen`), the network and its faults (`ballast_testkit::lab`).
 
 mod clock;
 mod disk;
+mod environment;
 mod evidence;
 mod judge;
 mod nemesis;
@@ -35,6 +37,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 
 use crate::{
+    environment::Environment,
     nemesis::UPGRADE_DIR,
     plan::{Kind, Round, Whom},
     run::Options,
@@ -89,10 +92,13 @@ struct RunOptions {
     /// So many runs, with the seeds that follow.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
-    /// Nodes, all of which vote.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=7))]
-    nodes: u64,
-    /// Kinds of faults, say `kill,pause,one-way`; all when none is given.
+    /// What nodes run in.
+    #[arg(long, value_enum, default_value_t)]
+    environment: Environment,
+    /// Nodes that carry traffic; five in namespaces, and three of docker-compose.yml, when none is given.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(3..=7))]
+    nodes: Option<u64>,
+    /// Kinds of faults, say `kill,pause,one-way`; all that the environment can have when none is given.
     #[arg(long, env = "CHAOS_FAULTS", value_delimiter = ',')]
     faults: Vec<String>,
     /// All faults of nodes befall them; by lot when absent.
@@ -148,15 +154,17 @@ fn held(kept: bool) -> Ruling {
     if kept { Ruling::Held } else { Ruling::Violated }
 }
 
-fn kinds(names: &[String]) -> Result<Vec<Kind>> {
+fn kinds(environment: Environment, names: &[String]) -> Result<Vec<Kind>> {
     let named: Vec<&str> = names.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
     let can_upgrade = std::env::var_os(UPGRADE_DIR).is_some();
     if named.is_empty() {
-        return Ok(Kind::all().filter(|kind| can_upgrade || *kind != Kind::RollingUpgrade).collect());
+        let all = Kind::all().filter(|kind| environment.can(*kind));
+        return Ok(all.filter(|kind| can_upgrade || *kind != Kind::RollingUpgrade).collect());
     }
     let known = || Kind::all().map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
     let parse = |name: &&str| {
         let kind = Kind::parse(name).with_context(|| format!("no fault is called {name:?}; there are {}", known()))?;
+        environment.ensure_can(kind)?;
         anyhow::ensure!(
             can_upgrade || kind != Kind::RollingUpgrade,
             "{kind} goes to other programs, and {UPGRADE_DIR} names none; {} starts the same ones",
@@ -237,13 +245,17 @@ fn bug(planted: Option<&str>) -> &str {
 fn run(options: &RunOptions) -> Result<Ruling> {
     let by_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let first = options.seed.unwrap_or_else(by_clock);
+    let environment = options.environment;
+    environment.ensure_can_have(planted().as_deref())?;
+    let nodes = environment.nodes(options.nodes)? as usize;
     let (mut ruling, mut lost) = (Ruling::Held, Vec::new());
     for seed in (first..first + options.runs).take_while(|_| !interrupt::came()) {
         let one = Options {
             seed,
             seconds: options.seconds,
-            nodes: options.nodes as usize,
-            kinds: kinds(&options.faults)?,
+            environment,
+            nodes,
+            kinds: kinds(environment, &options.faults)?,
             whom: options.whom.map(|whom| match whom {
                 Target::Leader => Whom::Leader,
                 Target::Owner => Whom::Owner,
@@ -270,7 +282,8 @@ fn run(options: &RunOptions) -> Result<Ruling> {
 
 fn run_once(options: &Options, rounds: Vec<Round>, output: &Path) -> Result<Ruling> {
     let folder = store::folder(output, options.seed)?;
-    println!("Seed {}, {} s of faults on {} nodes; {}", options.seed, options.seconds, options.nodes, folder.display());
+    let what = options.environment.describe(options.nodes);
+    println!("Seed {}, {} s of faults on {what}; {}", options.seed, options.seconds, folder.display());
     let run = run::run(options, rounds, &folder)?;
     let report = judge::judge(&run);
     store::store(&folder, &run, &report)?;
@@ -292,9 +305,33 @@ mod tests {
     #[test]
     fn an_upgrade_goes_to_other_programs_or_is_none() {
         // This process is told of none.
-        assert!(!kinds(&[]).expect("all").contains(&Kind::RollingUpgrade));
-        assert!(kinds(&[String::from("rolling-restart")]).is_ok());
-        let refused = kinds(&[String::from("kill"), String::from("rolling-upgrade")]).expect_err("it is refused");
+        assert!(!kinds(Environment::Namespaces, &[]).expect("all").contains(&Kind::RollingUpgrade));
+        assert!(kinds(Environment::Namespaces, &[String::from("rolling-restart")]).is_ok());
+        let refused = kinds(Environment::Namespaces, &[String::from("kill"), String::from("rolling-upgrade")])
+            .expect_err("it is refused");
         assert!(refused.to_string().contains(UPGRADE_DIR), "{refused}");
+    }
+
+    #[test]
+    fn what_an_environment_cannot_do_is_left_out_or_refused() {
+        let of = |names: &[&str]| {
+            kinds(Environment::Compose, &names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        };
+        assert!(of(&[]).expect("those that it can").iter().all(|kind| Environment::Compose.can(*kind)));
+        assert_eq!(of(&["kill", "isolate"]).expect("both").len(), 2);
+        let refused = of(&["kill", "power-off"]).expect_err("it is refused").to_string();
+        assert!(refused.contains("power-off") && refused.contains("terminate"), "{refused}");
+    }
+
+    #[test]
+    fn a_run_is_in_namespaces_unless_it_is_said_otherwise() {
+        let environment = |words: &[&str]| {
+            let parsed = Arguments::try_parse_from(["jepsen", "run"].iter().chain(words)).expect("it is well formed");
+            let Command::Run(options) = parsed.command else { panic!("another command") };
+            options.environment
+        };
+        assert_eq!(environment(&[]), Environment::Namespaces);
+        assert_eq!(environment(&["--environment", "compose"]), Environment::Compose);
+        assert!(Arguments::try_parse_from(["jepsen", "run", "--environment", "cloud"]).is_err());
     }
 }

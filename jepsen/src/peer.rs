@@ -32,18 +32,18 @@ const NOTICED: Duration = Duration::from_millis(500);
 /// # Errors
 /// When there is no lab, or the cluster does not come up.
 pub fn ballast(seed: u64, rounds: u32) -> Result<Vec<Held>> {
-    let site = Site::start(3, "")?;
+    let site = Site::in_namespaces(3)?;
     let clock = Clock::start();
     let watch = Watch::start(&site, clock)?;
     let record = locks::Record::default();
-    let clients = locks::start(&site.lab, &site.stores(), clock, seed, LIFE_MARGIN, &record)?;
+    let clients = locks::start(&site.guests, &site.stores(), clock, seed, LIFE_MARGIN, &record)?;
     println!("Cuts begin");
     for _ in (0..rounds).take_while(|_| !interrupt::came()) {
         interrupt::pause(QUIET);
         let leader = wait::until("a leader", || Ok(watch.leader()))?;
-        cut(&site.lab, leader)?;
+        cut(site.lab()?, leader)?;
         interrupt::pause(NOTICED + LIFE);
-        site.lab.heal()?;
+        site.lab()?.heal()?;
     }
     interrupt::pause(QUIET);
     clients.finish()?;
@@ -63,7 +63,7 @@ pub fn redis(seed: u64, rounds: u32) -> Result<Vec<Held>> {
     let record = locks::Record::default();
     let mut primary = 0;
     follow(&lab, stores[1], Some(stores[0]))?;
-    let clients = locks::start(&lab, &stores, clock, seed, LIFE_MARGIN, &record)?;
+    let clients = locks::start(lab.guests(), &stores, clock, seed, LIFE_MARGIN, &record)?;
     for _ in (0..rounds).take_while(|_| !interrupt::came()) {
         let replica = 1 - primary;
         wait::until("a replica that is in step", || {

@@ -2,9 +2,9 @@
 //!
 //! A client puts the id of a request at the end of its path, which the log shows.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ballast_jepsen::says_why::Line;
 use ballast_testkit::{cluster::Cluster, wait};
 use serde::Deserialize;
@@ -47,10 +47,9 @@ pub fn read(cluster: &Cluster, answered: &[&str]) -> Result<Vec<Line>> {
 
 fn of(cluster: &Cluster, node: usize) -> Result<Vec<Line>> {
     let node = cluster.node(node);
-    let file = node.folder().join("access.log");
-    let text = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+    let text = node.access()?;
     // A node that was killed may have left half a line, and begins the next one on it.
-    let lines = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Logged>(line).ok());
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Logged>(line).ok());
     let of_clients = lines.filter_map(|Logged { path, ended, binding, binding_cause, status }| {
         let id = path?.split_once(MARK)?.1.to_owned();
         Some(Line { id, node: node.name().to_owned(), ended, binding, binding_cause, status })

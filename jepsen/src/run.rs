@@ -17,15 +17,12 @@ use ballast_jepsen::{
     verdict::Promise,
     without_quorum::Said,
 };
-use ballast_testkit::{
-    backend::Backend,
-    interrupt,
-    observer::{self, Observer},
-};
+use ballast_testkit::{backend::Backend, interrupt, observer};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Clock,
+    environment::Environment,
     judge::SLACK,
     nemesis,
     plan::{Kind, Round, Whom},
@@ -48,7 +45,10 @@ pub struct Options {
     pub seed: u64,
     /// For how long faults are begun, in seconds. What the last of them takes, and the recovery, come on top.
     pub seconds: u64,
-    /// Nodes; all of them vote.
+    /// Where it is run.
+    #[serde(default)]
+    pub environment: Environment,
+    /// Nodes that carry traffic.
     pub nodes: usize,
     /// Which faults.
     pub kinds: Vec<Kind>,
@@ -104,6 +104,8 @@ pub struct Run {
     pub slow: Vec<Span>,
     /// Who answered for the VIP.
     pub owners: observer::History,
+    /// Whether a planned move of the VIP ends connections: a node has the `nftables` fence.
+    pub moves_end_connections: bool,
     /// The clock of all of it.
     pub clock: Clock,
 }
@@ -120,12 +122,13 @@ pub const LIFE_MARGIN: Duration = Duration::from_millis((SLACK.as_millis() + loc
 /// When there can be no run: no namespaces, no cluster to begin with. What goes wrong afterwards is in the [`Run`].
 pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> {
     let last_ms = rounds.last().map_or(0, |round| round.calm_until_ms);
-    let mut site = Site::start(options.nodes, "")?;
+    let mut site = Site::start(options.environment, options.nodes)?;
+    let moves_end_connections = site.moves_end_connections()?;
     let clock = Clock::start();
     let watch = Watch::start(&site, clock)?;
     // Longer than anything that can happen in between: what goes on until it is done may take longer than the plan has for it.
     let longest = WARM_UP + 2 * Duration::from_millis(last_ms) + Duration::from_secs(900);
-    let observer = Observer::start(&site.lab, Site::target(), longest)?;
+    let observer = site.observe(longest)?;
 
     let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());
     let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
@@ -133,17 +136,17 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
     let (doors, shops, seed) = (site.stores(), site.shops(), options.seed);
     let answered = stores::Record::default();
     let clients = [
-        registers::start(&site.lab, &doors, clock, seed, &registers)?,
+        registers::start(&site.guests, &doors, clock, seed, &registers)?,
         config::start(&site, clock, seed, &changes)?,
-        members::start(&site.lab, &doors, clock, seed, &additions)?,
-        locks::start(&site.lab, &doors, clock, seed, LIFE_MARGIN, &held)?,
-        bindings::start(&site.lab, &shops, clock, seed, &seen)?,
-        checks::start(&site.lab, &backends, clock, &slow)?,
-        stores::start(&site.lab, &doors, clock, &answered)?,
+        members::start(&site.guests, &doors, clock, seed, &additions)?,
+        locks::start(&site.guests, &doors, clock, seed, LIFE_MARGIN, &held)?,
+        bindings::start(&site.guests, &shops, clock, seed, &seen)?,
+        checks::start(&site.guests, &backends, clock, &slow)?,
+        stores::start(&site.guests, &doors, clock, &answered)?,
     ];
     let (till, alone) = (till::Record::default(), alone::Record::default());
-    let buyers = till::start(&site.lab, shops[options.nodes], clock, seed, &till)?;
-    let of_nodes = alone::start(&site.lab, &site.open_pages(), &doors[..options.nodes], clock, &alone)?;
+    let buyers = till::start(&site.guests, shops[options.nodes], clock, seed, &till)?;
+    let of_nodes = alone::start(&site.guests, &site.open_pages(), &doors[..options.nodes], clock, &alone)?;
     interrupt::pause(WARM_UP);
 
     let began = clock.now();
@@ -161,7 +164,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         }
     }
     let nodes = &doors[..options.nodes];
-    let sets = recovered.and_then(|()| members::read(&site.lab, nodes));
+    let sets = recovered.and_then(|()| members::read(&site.guests, nodes));
     let (unwell, sets) = match sets {
         Ok(sets) => (None, sets),
         Err(error) => {
@@ -199,16 +202,24 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         stores: std::mem::take(&mut *lock(&answered)),
         slow: std::mem::take(&mut *lock(&slow)),
         owners: observer.finish(),
+        moves_end_connections,
         clock,
     };
-    for node in 0..site.nodes() {
-        let node = site.cluster.node(node);
-        let panics =
-            node.log()?.lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect::<Vec<_>>();
-        let said = |line| (Promise::SaysWhy, format!("{}: {line}", node.name()));
-        run.faults.broken.extend(panics.into_iter().map(said));
-        fs::write(folder.join(format!("{}.log", node.name())), node.log()?)?;
+    for member in 0..site.members() {
+        let name = site.cluster.node(member).name();
+        let log = site.cluster.node(member).log().unwrap_or_else(|error| {
+            run.faults.failed.push(format!("the log of {name}: {error:#}"));
+            String::new()
+        });
+        let panics = log.lines().filter(|line| line.contains("panicked at"));
+        run.faults.broken.extend(panics.map(|line| (Promise::SaysWhy, format!("{name}: {line}"))));
+        fs::write(folder.join(format!("{name}.log")), log)?;
     }
+    match site.restarted() {
+        Ok(restarted) => run.faults.broken.extend(restarted.into_iter().map(|what| (Promise::SaysWhy, what))),
+        Err(error) => run.faults.failed.push(format!("whether nodes ended by themselves: {error:#}")),
+    }
+    run.faults.failed.extend(site.take_failed());
     Ok(run)
 }
 

@@ -14,11 +14,11 @@ use std::{
 };
 
 use anyhow::Result;
-use ballast_testkit::{client::Client, cluster::Operator, lab::Host};
+use ballast_testkit::{client::Client, cluster::Operator};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::site::{METRICS_PORT, Site, VIP_NAME};
+use crate::site::{Site, VIP_NAME};
 use ballast_jepsen::time::RunTime;
 
 const EVERY: Duration = Duration::from_millis(250);
@@ -94,21 +94,23 @@ impl Watch {
     pub fn start(site: &Site, clock: Clock) -> Result<Self> {
         let (latest, all, stop) = (Arc::default(), Arc::<Mutex<Vec<Sample>>>::default(), Arc::<AtomicBool>::default());
         let mut threads = Vec::new();
-        for node in 0..site.nodes() {
-            let door = site.lab.door(Host::Node(node))?;
-            let lab = Arc::clone(&site.lab);
+        let nodes = site.nodes();
+        for node in 0..site.members() {
+            let ((door, address), processes) = (site.metrics(node)?, site.processes(node));
             let (latest, all, stop) =
                 (Arc::<Mutex<BTreeMap<usize, Sample>>>::clone(&latest), Arc::clone(&all), Arc::clone(&stop));
             threads.push(thread::spawn(move || {
                 if door.enter().is_err() {
                     return;
                 }
-                let address = SocketAddr::from(([127, 0, 0, 1], METRICS_PORT));
                 while !stop.load(Ordering::Relaxed) {
                     if let Some(sample) = look(node, address, clock) {
-                        let sample = with_process(sample, &lab.pids(Host::Node(node)));
+                        let sample = with_process(sample, &processes());
                         latest.lock().unwrap_or_else(PoisonError::into_inner).insert(node, sample.clone());
-                        all.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+                        // Of a witness nothing is judged but what befalls clients of the nodes.
+                        if node < nodes {
+                            all.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+                        }
                     }
                     thread::sleep(EVERY);
                 }
@@ -116,7 +118,7 @@ impl Watch {
         }
         let hashes = Arc::<Mutex<Vec<Hashed>>>::default();
         threads.push(thread::spawn({
-            let (operator, nodes) = (site.cluster.operator(), site.nodes());
+            let operator = site.cluster.operator();
             let (hashes, stop) = (Arc::clone(&hashes), Arc::clone(&stop));
             move || {
                 for asked in (0..nodes).cycle().take_while(|_| !stop.load(Ordering::Relaxed)) {
@@ -220,7 +222,11 @@ fn look(node: usize, address: SocketAddr, clock: Clock) -> Option<Sample> {
 /// Adds what the kernel says of the daemon, the one process of the node that is called that.
 fn with_process(mut sample: Sample, pids: &[u32]) -> Sample {
     let read = |pid: u32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let Some(pid) = pids.iter().copied().find(|pid| read(*pid, "comm").starts_with("ballastd")) else { return sample };
+    let Some(pid) = pids.iter().copied().find(|pid| read(*pid, "comm").starts_with("ballastd")) else {
+        // An engine may count processes otherwise than is seen here. Then it tells one start from another, and no more.
+        sample.pid = pids.first().copied().unwrap_or_default();
+        return sample;
+    };
     let status = read(pid, "status");
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;

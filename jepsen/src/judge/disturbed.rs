@@ -30,6 +30,11 @@ pub(super) fn by_faults(record: &Record, owners: &[(Span, String)]) -> Vec<Distu
     disturbed.chain(by_rot(record, owners)).collect()
 }
 
+/// What a change of the VIP's owner may have come upon.
+pub(super) fn around(change: RunTime) -> Span {
+    Span::new(change.before(UNDER_WAY), change.after(MOVED))
+}
+
 /// Damaged files may be found long afterwards, or never. Whether a node has ended over them is looked at after each calm, and then
 /// it is replaced: so it served until the look before. After the last calm nobody looks.
 fn by_rot(record: &Record, owners: &[(Span, String)]) -> impl Iterator<Item = Disturbance> {

@@ -9,7 +9,7 @@ use ballast_jepsen::{
     verdict::{Judgement, Promise},
 };
 
-use super::name;
+use super::{hands, name};
 use crate::{
     nemesis::{self, Happened},
     plan::{Family, Kind},
@@ -36,8 +36,9 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
     };
     let faults = &run.faults.faults;
     let lost: Vec<&Happened> = faults.iter().filter(|fault| loses_alone(fault, owner_at(fault.from), faults)).collect();
-    let moved: Vec<Span> = moves_alone(faults).collect();
-    if lost.is_empty() && moved.is_empty() {
+    let changes = hands::unexplained(run);
+    let moved: Vec<Span> = moves_alone(faults).filter(|span| !hands::touches(&changes, *span)).collect();
+    if lost.is_empty() && moved.is_empty() && changes.is_empty() {
         return None;
     }
     let mut judgement = Judgement::new(Promise::Failover);
@@ -53,7 +54,15 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
         }
     }
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
-    for (span, vain) in lost_by_moves(&moved, &failed, &super::troubles(&run.faults.faults, &run.slow)) {
+    if !changes.is_empty() {
+        let times = changes.len();
+        judgement.undecided(format!(
+            "{VIP_NAME} changed hands {times} times though nothing was done: a machine too busy for leases, or a fault of theirs"
+        ));
+    }
+    let troubled = super::troubles(&run.faults.faults, &run.slow);
+    let lost_by_moves = lost_by_moves(&moved, &failed, &troubled);
+    for (span, vain) in lost_by_moves.filter(|(_, vain)| !run.moves_end_connections || hands::found_nobody(vain)) {
         judgement.violated(format!(
             "{} was in vain over the VIP, which was moved at {}: {:?}",
             vain.id, span.from, vain.got

@@ -25,7 +25,7 @@ const TAKEN_AWAY_MS: f64 = 10.0;
 
 /// No two nodes answer for the VIP at once.
 pub(super) fn one(run: &Run) -> Judgement {
-    watched(&run.owners, run.clock, run.span, &taken_away(&run.faults.faults))
+    watched(&run.owners, run.clock, run.span, &taken_away(&run.faults.faults), run.options.environment.has_ipv6())
 }
 
 /// Whose fence was away when.
@@ -36,17 +36,25 @@ fn taken_away(faults: &[Happened]) -> Vec<(Span, String)> {
     faults.filter_map(away).collect()
 }
 
-/// The same, of what was seen in a span.
-fn watched(owners: &History, clock: Clock, span: (RunTime, RunTime), away: &[(Span, String)]) -> Judgement {
+/// The same, of what was seen in a span; in IPv6 too, where the VIP has an address in it.
+fn watched(
+    owners: &History,
+    clock: Clock,
+    span: (RunTime, RunTime),
+    away: &[(Span, String)],
+    in_ipv6: bool,
+) -> Judgement {
     let (from, until) = (clock.kernel(span.0), clock.kernel(span.1));
     let dual = owners.dual(None, from, until);
     let missed = owners.missed(from, until);
     let asked = ((until - from) as f64 / 1e6 * (1.0 - missed)) as usize;
     let mut judgement = Judgement::new(Promise::OneOwner)
         .looked_at("questions answered", owners.answered(None, from, until))
-        .looked_at("answers in IPv6", owners.answered(Some(observer::Kind::Ndp), from, until))
         .count("questions", asked)
         .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
+    if in_ipv6 {
+        judgement = judgement.looked_at("answers in IPv6", owners.answered(Some(observer::Kind::Ndp), from, until));
+    }
     let spans = owners.dual_spans(from, until).into_iter();
     let spans: Vec<(Span, Vec<String>)> = spans
         .map(|(from, until, who)| (Span::new(clock.of(from), clock.of(until)), who.into_iter().map(name).collect()))
@@ -100,6 +108,10 @@ mod tests {
 
     /// The same, with whose fence was away when.
     fn ruled_with(away: &[(Span, String)], change: impl Fn(u64, &mut Tick)) -> Ruling {
+        ruled_in(true, away, change)
+    }
+
+    fn ruled_in(in_ipv6: bool, away: &[(Span, String)], change: impl Fn(u64, &mut Tick)) -> Ruling {
         let clock = Clock::start();
         let tick = |number: u64| {
             let mut tick = Tick { solicited: number.is_multiple_of(8), ..Tick::default() };
@@ -112,7 +124,7 @@ mod tests {
             tick
         };
         let history = History::new((0..MILLIS).map(tick).collect(), Vec::new());
-        watched(&history, clock, (RunTime::START, RunTime::from_millis(MILLIS)), away).ruling
+        watched(&history, clock, (RunTime::START, RunTime::from_millis(MILLIS)), away, in_ipv6).ruling
     }
 
     #[test]
@@ -169,5 +181,6 @@ mod tests {
     #[test]
     fn no_answer_in_ipv6_at_all_is_undecided() {
         assert_eq!(ruled(|_, tick| tick.ndp = observer::Nodes::default()), Ruling::Undecided);
+        assert_eq!(ruled_in(false, &[], |_, tick| tick.ndp = observer::Nodes::default()), Ruling::Held, "it has none");
     }
 }

@@ -54,7 +54,7 @@ impl Nemesis {
             Kind::LittleCpu => Short::Processor { percent: 3 + random.below(30) },
             _ => Short::Memory { bytes: (4 + random.below(28)) << 20 },
         };
-        let is_short = site.lab.short(node, of)?;
+        let is_short = site.lab()?.short(node, of)?;
         if !is_short {
             self.record
                 .complaints
@@ -65,7 +65,7 @@ impl Nemesis {
 
     /// Ends that. A daemon that did not live through it is started again, as its supervisor would.
     pub(super) fn plenty(&mut self, site: &mut Site, node: usize) -> Result<()> {
-        site.lab.plenty(node)?;
+        site.lab()?.plenty(node)?;
         self.revive(site, node)
     }
 
@@ -91,7 +91,7 @@ impl Nemesis {
             (_, 0) => Tampering::Address(VIP.into()),
             (_, _) => Tampering::Address(VIP6.into()),
         };
-        let was_there = site.lab.tamper(node, how);
+        let was_there = site.lab().is_ok_and(|lab| lab.tamper(node, how));
         if !was_there {
             self.record.complaints.push(format!("tamper-fence: there was nothing to undo by {how:?}"));
         }
@@ -196,7 +196,7 @@ impl Nemesis {
             let next = if now == *other { self.programs.clone() } else { PathBuf::from(other) };
             site.cluster.use_programs(&next);
         }
-        for node in 0..site.nodes() {
+        for node in 0..site.members() {
             self.replace_rotten(site)?;
             let name = site.cluster.node(node).name().to_owned();
             let ended = site.cluster.terminate(node);
@@ -207,6 +207,10 @@ impl Nemesis {
             // Its peers are to have it back before the next one goes.
             settle(site, node);
             self.replace_rotten(site)?;
+            if interrupt::came() {
+                // Nobody waited.
+                break;
+            }
             if !site.cluster.is_ready(node) {
                 self.record.broken.push((Promise::ComesBack, format!("{name} does not serve after its upgrade")));
             }

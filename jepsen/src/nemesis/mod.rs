@@ -134,27 +134,27 @@ pub fn play(site: &mut Site, watch: &Watch, clock: Clock, rounds: &[Round]) -> R
 /// # Errors
 /// When that takes too long, which is a finding.
 pub fn recover(site: &mut Site) -> Result<()> {
-    for node in 0..site.nodes() {
+    for node in 0..site.members() {
         if !site.cluster.is_up(node) {
             site.cluster.spawn(node)?;
         }
     }
-    for node in 0..site.nodes() {
+    for node in 0..site.members() {
         site.cluster.wait_ready(node)?;
     }
     site.cluster.wait_owner(VIP_NAME)?;
     // A node that an operator had made a learner votes again.
-    let voters = site.nodes();
+    let (voters, members) = (site.voters(), site.members());
     wait::until("all nodes to vote", || {
         let status = site.cluster.ctl_json(0, &["cluster", "status"])?;
         let nodes = status["nodes"].as_array().context("nodes of the cluster")?;
-        for node in nodes.iter().filter(|node| node["voter"] != true) {
+        let votes = nodes.iter().filter(|node| node["voter"] == true).count();
+        for node in nodes.iter().filter(|node| node["voter"] != true && votes < voters) {
             let name = node["name"].as_str().unwrap_or_default();
             let _ = site.cluster.ctl(0, &["node", "promote", name]);
         }
         // Nobody is left over who was removed, or who failed to join.
-        let votes = nodes.iter().filter(|node| node["voter"] == true).count();
-        Ok((votes == voters && nodes.len() == voters).then_some(()))
+        Ok((votes == voters && nodes.len() == members).then_some(()))
     })
 }
 
@@ -230,7 +230,7 @@ impl Nemesis {
                     let begun = self.begin(site, watch, planned);
                     if begun.is_err() {
                         // Half done, to whomever.
-                        let victims = (0..site.nodes()).map(|node| format!("node-{}", node + 1)).collect();
+                        let victims = site.names();
                         self.record.faults.push(Happened {
                             kind: planned.kind,
                             victims,
@@ -298,12 +298,13 @@ impl Nemesis {
             Whom::Node(node) => node,
         };
         let other = (node + 1 + (planned.choice % (count as u64 - 1)) as usize) % count;
-        let name = |node: usize| format!("node-{}", node + 1);
+        let names = site.names();
+        let name = |node: usize| names[node].clone();
         let backend = (planned.choice % site.backends().len() as u64) as usize;
         let host = Host::Node(node);
         let all = || (0..count).map(Host::Node);
         let from = self.clock.now();
-        let lab = site.lab.clone();
+        let lab = || site.lab();
         let mut victims = vec![name(node)];
         let mut came_about = true;
         if planned.kind.may_end_a_daemon() {
@@ -331,23 +332,23 @@ impl Nemesis {
             }
             Kind::KillAll => {
                 site.cluster.kill_all();
-                victims = (0..count).map(name).collect();
+                victims = names.clone();
             }
             Kind::Pause => site.cluster.pause(node),
             Kind::Freeze => {
                 self.still.insert(node);
-                lab.freeze(node)?;
+                lab()?.freeze(node)?;
             }
             Kind::PowerOff => {
                 self.still.insert(node);
-                lab.power_off(node)?;
+                lab()?.power_off(node)?;
                 // Reaped.
                 site.cluster.kill(node);
             }
             Kind::BlackOut => {
                 for node in 0..count {
                     self.still.insert(node);
-                    lab.power_off(node)?;
+                    lab()?.power_off(node)?;
                 }
                 site.cluster.kill_all();
                 victims = (0..count).map(name).collect();
@@ -368,38 +369,38 @@ impl Nemesis {
             Kind::BitRot => self.rot(site, node, planned.choice)?,
             Kind::RollingUpgrade | Kind::RollingRestart => {
                 self.upgrade(site, planned.kind)?;
-                victims = (0..count).map(name).collect();
+                victims = names.clone();
             }
             Kind::SnapshotCut => {
                 let whom = self.cut_snapshot(site, watch, node, planned.choice)?;
                 victims = whom.into_iter().map(name).collect();
             }
-            Kind::Isolate => lab.isolate(host)?,
+            Kind::Isolate => site.isolate(node)?,
             Kind::OneWay => {
-                lab.cut(host, Host::Node(other), Direction::OneWay)?;
+                lab()?.cut(host, Host::Node(other), Direction::OneWay)?;
                 victims.push(name(other));
             }
             Kind::Split => {
                 // The chosen one is among the few.
                 let few: Vec<Host> = (0..count / 2).map(|k| Host::Node((node + k) % count)).collect();
                 let many: Vec<Host> = all().filter(|host| !few.contains(host)).collect();
-                lab.partition(&few, &many)?;
+                lab()?.partition(&few, &many)?;
                 victims = few.iter().map(|host| format!("{host}").replace("node", "node-")).collect();
             }
             Kind::Ring => {
-                lab.ring()?;
+                lab()?.ring()?;
                 victims = (0..count).map(name).collect();
             }
             Kind::Bridge => {
                 let others: Vec<Host> = all().filter(|other| *other != host).collect();
                 let (left, right) = others.split_at(others.len() / 2);
-                lab.partition(left, right)?;
+                lab()?.partition(left, right)?;
             }
-            Kind::LinkDown => lab.link_down(host)?,
-            Kind::Loss => lab.loss_between_nodes(5 + (planned.choice % 45) as u32)?,
-            Kind::LossEverywhere => lab.loss_everywhere(2 + (planned.choice % 18) as u32)?,
+            Kind::LinkDown => lab()?.link_down(host)?,
+            Kind::Loss => lab()?.loss_between_nodes(5 + (planned.choice % 45) as u32)?,
+            Kind::LossEverywhere => lab()?.loss_everywhere(2 + (planned.choice % 18) as u32)?,
             Kind::Delay | Kind::Jitter | Kind::Reorder | Kind::Duplicate | Kind::Corrupt | Kind::SlowLink => {
-                lab.impair(&[(host, lines::of(planned.kind, planned.choice))], planned.choice)?;
+                lab()?.impair(&[(host, lines::of(planned.kind, planned.choice))], planned.choice)?;
             }
             Kind::TransferLeader => {
                 self.tell(Order::Begin(from), other, &["cluster", "transfer-leader", "--to", &name(other)])
@@ -430,7 +431,7 @@ impl Nemesis {
         let Running { planned, victims, node, from, .. } = running;
         let node = *node;
         let other = (node + 1) % site.nodes();
-        let lab = site.lab.clone();
+        let lab = || site.lab();
         match planned.kind {
             Kind::Kill => self.start(site, node)?,
             Kind::Terminate => {
@@ -438,13 +439,13 @@ impl Nemesis {
                 self.start(site, node)?;
             }
             Kind::KillAll => {
-                for node in 0..site.nodes() {
+                for node in 0..site.members() {
                     self.start(site, node)?;
                 }
             }
             Kind::Pause => site.cluster.resume(node),
             Kind::Freeze => {
-                lab.thaw(node);
+                lab()?.thaw(node);
                 self.still.remove(&node);
             }
             Kind::PowerOff => self.power_on(site, node, planned.choice)?,
@@ -464,12 +465,13 @@ impl Nemesis {
                 site.cluster.kill(node);
                 self.start(site, node)?;
             }
-            Kind::Isolate | Kind::OneWay | Kind::Split | Kind::Ring | Kind::Bridge => lab.heal()?,
-            Kind::Loss | Kind::LossEverywhere => lab.heal()?,
+            Kind::Isolate => site.connect(node)?,
+            Kind::OneWay | Kind::Split | Kind::Ring | Kind::Bridge => lab()?.heal()?,
+            Kind::Loss | Kind::LossEverywhere => lab()?.heal()?,
             Kind::Delay | Kind::Jitter | Kind::Reorder | Kind::Duplicate | Kind::Corrupt | Kind::SlowLink => {
-                lab.mend()?
+                lab()?.mend()?
             }
-            Kind::LinkDown => lab.link_up(Host::Node(node))?,
+            Kind::LinkDown => lab()?.link_up(Host::Node(node))?,
             Kind::Demote => self.tell(Order::Undo(*from), other, &["node", "promote", &victims[0]]),
             Kind::BackendFails | Kind::BackendTruncates => {
                 let backend = site.backends().iter().find(|backend| backend.name() == victims[0]);
@@ -495,7 +497,7 @@ impl Nemesis {
     fn power_on(&mut self, site: &mut Site, node: usize, seed: u64) -> Result<()> {
         let folder = site.cluster.node(node).folder().to_owned();
         self.record.bytes_lost += disk::lose_unsynced(&folder, &mut Random(seed ^ node as u64))?;
-        site.lab.power_on(node)?;
+        site.lab()?.power_on(node)?;
         self.still.remove(&node);
         self.start(site, node)
     }
@@ -510,7 +512,7 @@ impl Nemesis {
             let log = site.cluster.node(node).log()?;
             let last: Vec<&str> = log.lines().rev().take(6).collect();
             let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-            let what = format!("node-{} had ended by itself:\n{last}", node + 1);
+            let what = format!("{} had ended by itself:\n{last}", site.cluster.node(node).name());
             self.record.broken.push((Promise::SaysWhy, what));
         }
         self.may_end.remove(&node);

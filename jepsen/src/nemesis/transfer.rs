@@ -75,8 +75,8 @@ impl Nemesis {
         let node = if chosen == sender { (sender + 1) % site.nodes() } else { chosen };
         self.senders.clear();
         let result = self.transfer(site, watch, (node, sender), &Transfer::of(choice), choice);
-        site.lab.mend()?;
-        site.lab.heal()?;
+        site.lab()?.mend()?;
+        site.lab()?.heal()?;
         for each in 0..site.nodes() {
             site.cluster.resume(each);
             self.start(site, each)?;
@@ -117,7 +117,7 @@ impl Nemesis {
             self.record.emptied.push((node, self.clock.now()));
         }
         let store = SocketAddr::from((Host::Node(sender).ip(), STORE_PORT));
-        site.lab.within(Host::Client, || fill(store, choice))?.context("make the state large")?;
+        site.guests.within(Host::Client, || fill(store, choice))?.context("make the state large")?;
         // By each of them: any may lead by then.
         for other in (0..site.nodes()).filter(|other| *other != node) {
             wait::until("a snapshot by which the log was purged", || {
@@ -130,7 +130,7 @@ impl Nemesis {
             site.cluster.join(node).map_err(not_back)?;
         }
         let inbound = Rules { bytes_per_second: Some(plan.bytes_per_second), ..Rules::default() };
-        site.lab.impair(&[(Host::Node(node), Line { inbound, outbound: Rules::default() })], choice)?;
+        site.lab()?.impair(&[(Host::Node(node), Line { inbound, outbound: Rules::default() })], choice)?;
         self.away.remove(&node);
         self.start(site, node)?;
         let (mut spared_since, mut before) = (self.clock.now(), Received::default());
@@ -147,7 +147,7 @@ impl Nemesis {
             }
         }
         self.record.spared.push(Span::new(spared_since, self.clock.now()));
-        site.lab.mend()
+        site.lab()?.mend()
     }
 
     /// Waits until a cut is due, after more has come than before the last one. Returns how much it is then; nothing if there is
@@ -193,9 +193,9 @@ impl Nemesis {
     fn cut(&mut self, site: &mut Site, watch: &Watch, node: usize, cut: Cut) -> Result<()> {
         match cut {
             Cut::Isolate(time) => {
-                site.lab.isolate(Host::Node(node))?;
+                site.lab()?.isolate(Host::Node(node))?;
                 interrupt::pause(time);
-                site.lab.heal()?;
+                site.lab()?.heal()?;
             }
             Cut::PauseReceiver(time) => {
                 site.cluster.pause(node);
@@ -291,7 +291,7 @@ fn fill(store: SocketAddr, seed: u64) -> Result<()> {
 
 fn remove_keys(site: &Site) -> Result<()> {
     let store = SocketAddr::from((Host::Node(site.cluster.wait_leader()?).ip(), STORE_PORT));
-    site.lab.within(Host::Client, || {
+    site.guests.within(Host::Client, || {
         let mut connection = Connection::open(store, PATIENCE)?;
         let keys: Vec<String> = (0..KEYS).map(key).collect();
         let words: Vec<&str> = std::iter::once("DEL").chain(keys.iter().map(String::as_str)).collect();

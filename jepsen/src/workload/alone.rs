@@ -17,7 +17,7 @@ use ballast_jepsen::{
 };
 use ballast_testkit::{
     client::Client,
-    lab::Lab,
+    lab::Guests,
     resp::{Answer, Connection},
 };
 
@@ -34,9 +34,15 @@ pub type Record = Arc<Mutex<Vec<Said>>>;
 ///
 /// # Errors
 /// When the client network cannot be entered.
-pub fn start(lab: &Lab, pages: &[SocketAddr], stores: &[SocketAddr], clock: Clock, record: &Record) -> Result<Clients> {
+pub fn start(
+    guests: &Guests,
+    pages: &[SocketAddr],
+    stores: &[SocketAddr],
+    clock: Clock,
+    record: &Record,
+) -> Result<Clients> {
     let (pages, stores, record) = (pages.to_vec(), stores.to_vec(), Arc::clone(record));
-    Clients::start(lab, 2 * pages.len(), move |number, stop| {
+    Clients::start(guests, 2 * pages.len(), move |number, stop| {
         let (node, asks_for_pages) = (number / 2, number.is_multiple_of(2));
         let (visitor, key) = (format!("alone-{node}"), format!("alone:{node}"));
         let (mut client, mut connection) = (Client::new(pages[node]).timeout(PATIENCE), None);

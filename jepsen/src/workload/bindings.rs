@@ -17,7 +17,7 @@ use ballast_jepsen::{
 };
 use ballast_testkit::{
     client::{Client, Response},
-    lab::Lab,
+    lab::Guests,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,9 +76,9 @@ pub type Record = Arc<Mutex<Seen>>;
 ///
 /// # Errors
 /// When the client network cannot be entered.
-pub fn start(lab: &Lab, shops: &[SocketAddr], clock: Clock, seed: u64, record: &Record) -> Result<Clients> {
+pub fn start(guests: &Guests, shops: &[SocketAddr], clock: Clock, seed: u64, record: &Record) -> Result<Clients> {
     let (shops, record) = (shops.to_vec(), Arc::clone(record));
-    Clients::start(lab, CLIENTS, move |number, stop| {
+    Clients::start(guests, CLIENTS, move |number, stop| {
         let mut random = Random(seed ^ number as u64 ^ 0xb14d);
         let vip = shops.len() - 1;
         let fresh = || Client::new(shops[vip]).timeout(Duration::from_secs(3));

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::time::{RunTime, Span};
-use ballast_testkit::{client::Client, lab::Lab};
+use ballast_testkit::{client::Client, lab::Guests};
 
 use super::Clients;
 use crate::clock::Clock;
@@ -28,9 +28,9 @@ pub type Slow = Arc<Mutex<Vec<Span>>>;
 ///
 /// # Errors
 /// When the client network cannot be entered.
-pub fn start(lab: &Lab, backends: &[SocketAddr], clock: Clock, slow: &Slow) -> Result<Clients> {
+pub fn start(guests: &Guests, backends: &[SocketAddr], clock: Clock, slow: &Slow) -> Result<Clients> {
     let (backends, slow) = (backends.to_vec(), Arc::clone(slow));
-    Clients::start(lab, backends.len(), move |number, stop| {
+    Clients::start(guests, backends.len(), move |number, stop| {
         let mut began: RunTime = clock.now();
         while !stop.load(Ordering::Relaxed) {
             let _ = Client::new(backends[number]).timeout(Duration::from_secs(1)).get("/healthz");

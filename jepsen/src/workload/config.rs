@@ -43,7 +43,7 @@ pub fn start(site: &Site, clock: Clock, seed: u64, recorder: &Arc<Changes>) -> R
     written.ok(clock.now(), ConfigOutput::Written { version });
     // A text for each value would hold the site; a mark is put in its place instead.
     let (document, folder) = (site.document(MARK), site.cluster.folder().to_owned());
-    Clients::start(&site.lab, CLIENTS, move |number, stop| {
+    Clients::start(&site.guests, CLIENTS, move |number, stop| {
         let mut log = recorder.client();
         let mut random = Random(seed ^ number as u64 ^ 0xc0f1);
         let file = folder.join(format!("operator-{number}.yaml"));

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::time::RunTime;
-use ballast_testkit::{lab::Lab, resp::Answer};
+use ballast_testkit::{lab::Guests, resp::Answer};
 use serde::{Deserialize, Serialize};
 
 use super::{Clients, Outcome, Visitor};
@@ -54,7 +54,7 @@ pub type Record = Arc<Mutex<Vec<Held>>>;
 /// # Errors
 /// When the client network cannot be entered.
 pub fn start(
-    lab: &Lab,
+    guests: &Guests,
     stores: &[SocketAddr],
     clock: Clock,
     seed: u64,
@@ -62,7 +62,7 @@ pub fn start(
     record: &Record,
 ) -> Result<Clients> {
     let (stores, record) = (stores.to_vec(), Arc::clone(record));
-    Clients::start(lab, CLIENTS, move |number, stop| {
+    Clients::start(guests, CLIENTS, move |number, stop| {
         let (mut visitor, mut random) = (Visitor::new(&stores, number), Random(seed ^ number as u64 ^ 0x10c4));
         let mut turn = 0u64;
         while !stop.load(Ordering::Relaxed) {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use ballast_jepsen::history::Recorder;
 use ballast_testkit::{
-    lab::{Host, Lab},
+    lab::{Guests, Host},
     resp::{Answer, Connection},
     wait,
 };
@@ -30,9 +30,15 @@ pub type Additions = Recorder<u64, ()>;
 ///
 /// # Errors
 /// When the client network cannot be entered.
-pub fn start(lab: &Lab, stores: &[SocketAddr], clock: Clock, seed: u64, recorder: &Arc<Additions>) -> Result<Clients> {
+pub fn start(
+    guests: &Guests,
+    stores: &[SocketAddr],
+    clock: Clock,
+    seed: u64,
+    recorder: &Arc<Additions>,
+) -> Result<Clients> {
     let (stores, recorder) = (stores.to_vec(), Arc::clone(recorder));
-    Clients::start(lab, CLIENTS, move |number, stop| {
+    Clients::start(guests, CLIENTS, move |number, stop| {
         let mut log = recorder.client();
         let (mut visitor, mut random) = (Visitor::new(&stores, number), Random(seed ^ number as u64 ^ 0x5e75));
         let (key, mut member) = (key(number), 0u64);
@@ -67,7 +73,7 @@ pub fn key(client: usize) -> String {
 ///
 /// # Errors
 /// When a node does not answer, which after a recovery is a finding.
-pub fn read(lab: &Lab, nodes: &[SocketAddr]) -> Result<BTreeMap<String, Vec<BTreeSet<u64>>>> {
+pub fn read(guests: &Guests, nodes: &[SocketAddr]) -> Result<BTreeMap<String, Vec<BTreeSet<u64>>>> {
     let mut sets = BTreeMap::new();
     for client in 0..CLIENTS {
         let key = key(client);
@@ -75,7 +81,7 @@ pub fn read(lab: &Lab, nodes: &[SocketAddr]) -> Result<BTreeMap<String, Vec<BTre
             .iter()
             .map(|address| {
                 let ask = || wait::until(&format!("{key} at {address}"), || members(*address, &key).map(Some));
-                lab.within(Host::Client, ask)?
+                guests.within(Host::Client, ask)?
             })
             .collect::<Result<Vec<_>>>()?;
         sets.insert(key, of_nodes);

@@ -28,7 +28,7 @@ use ballast_jepsen::{
 };
 use ballast_testkit::{
     client::{self, AskedOn, Client},
-    lab::{Host, Lab},
+    lab::{Guests, Host},
     resp::{Answer, Connection},
 };
 
@@ -50,18 +50,18 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Lets so many clients run in the lab's client network. Each is given its number, and a flag that tells it to stop.
+    /// Lets so many clients run in the clients' network. Each is given its number, and a flag that tells it to stop.
     ///
     /// # Errors
     /// When the network cannot be entered.
-    pub fn start<F>(lab: &Lab, count: usize, client: F) -> Result<Self>
+    pub fn start<F>(guests: &Guests, count: usize, client: F) -> Result<Self>
     where
         F: Fn(usize, &AtomicBool) + Clone + Send + 'static,
     {
         let stop = Arc::<AtomicBool>::default();
         let mut threads = Vec::new();
         for number in 0..count {
-            let (door, stop, client) = (lab.door(Host::Client)?, Arc::clone(&stop), client.clone());
+            let (door, stop, client) = (guests.door(Host::Client)?, Arc::clone(&stop), client.clone());
             threads.push(thread::spawn(move || {
                 door.enter().map_err(io::Error::other)?;
                 client(number, &stop);

@@ -18,7 +18,7 @@ use ballast_jepsen::{
     history::{ClientLog, Recorder},
     models::{SessionInput, SessionOutput},
 };
-use ballast_testkit::{lab::Lab, resp::Answer};
+use ballast_testkit::{lab::Guests, resp::Answer};
 
 use super::{Clients, Outcome, Visitor};
 use crate::{clock::Clock, plan::Random};
@@ -41,10 +41,16 @@ pub type Commands = Recorder<SessionInput, SessionOutput>;
 ///
 /// # Errors
 /// When the client network cannot be entered.
-pub fn start(lab: &Lab, stores: &[SocketAddr], clock: Clock, seed: u64, recorder: &Arc<Commands>) -> Result<Clients> {
+pub fn start(
+    guests: &Guests,
+    stores: &[SocketAddr],
+    clock: Clock,
+    seed: u64,
+    recorder: &Arc<Commands>,
+) -> Result<Clients> {
     let (stores, recorder) = (stores.to_vec(), Arc::clone(recorder));
     let used: Arc<Vec<AtomicU64>> = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
-    Clients::start(lab, CLIENTS + 1, move |number, stop| {
+    Clients::start(guests, CLIENTS + 1, move |number, stop| {
         let mut log = recorder.client();
         if number == CLIENTS {
             return follow_lives(&stores, clock, seed, &mut log, stop);

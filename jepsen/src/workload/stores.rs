@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::time::RunTime;
-use ballast_testkit::lab::Lab;
+use ballast_testkit::lab::Guests;
 use serde::{Deserialize, Serialize};
 
 use super::{Clients, Outcome, Visitor};
@@ -34,9 +34,9 @@ pub type Record = Arc<Mutex<Vec<Answered>>>;
 ///
 /// # Errors
 /// When the client network cannot be entered.
-pub fn start(lab: &Lab, stores: &[SocketAddr], clock: Clock, record: &Record) -> Result<Clients> {
+pub fn start(guests: &Guests, stores: &[SocketAddr], clock: Clock, record: &Record) -> Result<Clients> {
     let (stores, record) = (stores.to_vec(), Arc::clone(record));
-    Clients::start(lab, stores.len(), move |store, stop| {
+    Clients::start(guests, stores.len(), move |store, stop| {
         let mut visitor = Visitor::new(&stores[store..=store], 0);
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(EVERY);

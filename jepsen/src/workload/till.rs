@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::{baskets::Told, kept::Kept, says_why::Vain, time::Span, transfers::Transfer};
-use ballast_testkit::{client::Client, lab::Lab};
+use ballast_testkit::{client::Client, lab::Guests};
 
 use super::{Clients, PATIENCE, bindings::got, note_kept};
 use crate::{
@@ -48,10 +48,10 @@ pub type Record = Arc<Mutex<Seen>>;
 ///
 /// # Errors
 /// When the client network cannot be entered.
-pub fn start(lab: &Lab, shop: SocketAddr, clock: Clock, seed: u64, record: &Record) -> Result<[Clients; 2]> {
+pub fn start(guests: &Guests, shop: SocketAddr, clock: Clock, seed: u64, record: &Record) -> Result<[Clients; 2]> {
     let buyers = {
         let record = Arc::clone(record);
-        Clients::start(lab, BUYERS, move |number, stop| {
+        Clients::start(guests, BUYERS, move |number, stop| {
             let mut random = Random(seed ^ number as u64 ^ 0x7111);
             let (mut client, mut asked) = (fresh(shop), 0u64);
             while !stop.load(Ordering::Relaxed) {
@@ -65,7 +65,7 @@ pub fn start(lab: &Lab, shop: SocketAddr, clock: Clock, seed: u64, record: &Reco
         })?
     };
     let record = Arc::clone(record);
-    let senders = Clients::start(lab, SENDERS, move |number, stop| {
+    let senders = Clients::start(guests, SENDERS, move |number, stop| {
         let mut random = Random(seed ^ number as u64 ^ 0xb17e);
         let (mut client, mut asked) = (fresh(shop), 0u64);
         while !stop.load(Ordering::Relaxed) {
