@@ -83,6 +83,10 @@ chaos-long: build ## The same for CHAOS_MINUTES (120), in runs of ten, and docs/
 	rm -rf target/chaos/long
 	exec $(BIN)/jepsen run --seconds 600 --runs $$(( ($${CHAOS_MINUTES:-120} + 9) / 10 )) --output target/chaos/long --evidence docs/evidence.md
 
+.PHONY: chaos-compose
+chaos-compose: build ## CHAOS_SECONDS (600) of faults on the docker-compose cluster as it is shipped, from nothing to nothing
+	@deploy/compose-chaos.sh $(BIN) --seconds $${CHAOS_SECONDS:-600}
+
 .PHONY: chaos-selftest
 chaos-selftest: build ## Plants each bug in turn; fails unless the checker that is meant to finds it
 	$(CARGO) build $(PROFILE) -p ballastd --features planted --bin ballastd-planted
