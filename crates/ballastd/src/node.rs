@@ -263,7 +263,8 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
             leases.confirmed_cell(),
             ending.clone(),
         );
-        parts.spawn(named("health checks", never_fails(checks)));
+        let checks = async { checks.await.context("cannot start the thread of health checks") };
+        parts.spawn(named("health checks", checks));
     }
 
     let services = admin(&identity, &node, &raft, &ending)?;

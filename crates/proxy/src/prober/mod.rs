@@ -1,6 +1,6 @@
 //! Health checks: this node's own findings about every backend, told to the log when they change.
 //!
-//! One task for each backend that is checked. It waits for the next check, for requests that
+//! One task for each backend that is checked, all on one thread of their own ([`thread`]). It waits for the next check, for requests that
 //! failed in a row, or for its end; the arithmetic of rise, fall and damping is
 //! [`ballast_core::health`]'s. A finding is proposed until the log has it, and again when a plan shows
 //! that the log has it no more; what the cluster makes of the findings of its nodes comes back in the
@@ -10,9 +10,10 @@
 
 mod check;
 mod findings;
+mod thread;
 mod watch;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc};
 
 use ballast_core::{
     cluster::{ClusterView, Contact, Propose},
@@ -45,8 +46,22 @@ struct Running {
 }
 
 /// Checks all backends of the plan until `stop`, following each change of the plan that
-/// `generations` tells. Call it once, within a tokio runtime; dropping the future ends all checks.
+/// `generations` tells. Call it once; dropping the future ends all checks.
+///
+/// # Errors
+/// The thread could not be started.
 pub async fn run(
+    view: Arc<dyn ClusterView>,
+    generations: changes::Receiver<u64>,
+    cluster: Arc<dyn Propose>,
+    findings: Arc<Findings>,
+    contact: Arc<dyn Contact>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    thread::aside(check_all(view, generations, cluster, findings, contact, stop)).await
+}
+
+async fn check_all(
     view: Arc<dyn ClusterView>,
     mut generations: changes::Receiver<u64>,
     cluster: Arc<dyn Propose>,
