@@ -258,6 +258,11 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
     let mut check_duration = Family::histogram("ballast_healthcheck_duration_seconds", "Time that health checks took");
     let mut check_transitions =
         Family::counter("ballast_healthcheck_transitions", "Changes of this node's finding about a backend");
+    let check_late = Family::counter(
+        "ballast_healthcheck_late",
+        "Health checks that began more than half of their interval after they were due",
+    )
+    .with(&[], number(node.findings.late_total()));
     let mut retries = Family::counter("ballast_retries", "Attempts after the first");
     let mut queue = Family::gauge("ballast_queue_length", "Requests that wait for a backend at its limit");
     let mut up = Family::gauge("ballast_backend_up", "Whether the cluster's verdict lets the backend be used");
@@ -342,6 +347,7 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
         queue,
         check_duration,
         check_transitions,
+        check_late,
         up,
         state,
         weight,

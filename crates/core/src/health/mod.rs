@@ -10,6 +10,7 @@
 //! ([`crate::state`]), what a verdict does to traffic ([`crate::balance`]).
 
 mod http;
+mod lateness;
 mod machine;
 mod schedule;
 mod silence;
@@ -17,6 +18,7 @@ mod unanswered;
 mod verdict;
 
 pub use http::{Judgement, RESPONSE_BYTES_MAX, judge, request};
+pub use lateness::{Behind, Lateness, is_late};
 pub use machine::{Machine, Observation, Transition};
 pub use schedule::Schedule;
 pub use silence::{SILENCE_MAX, silent};

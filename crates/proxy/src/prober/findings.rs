@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,6 +19,7 @@ pub struct Findings {
     /// Sorted by backend.
     cells: ArcSwap<Vec<(BackendId, Arc<Cell>)>>,
     isolated: AtomicBool,
+    late: AtomicU64,
 }
 
 /// One backend's finding.
@@ -54,6 +55,16 @@ impl Findings {
     /// What was counted of each backend that is checked.
     pub fn stats(&self) -> Vec<(BackendId, CheckStats)> {
         self.cells.load().iter().map(|(backend, cell)| (*backend, *cell.counts())).collect()
+    }
+
+    /// Checks that began more than half of their interval after they were due.
+    pub fn late_total(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    /// Counts one of them.
+    pub(super) fn checked_late(&self) {
+        self.late.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn cell(&self, backend: BackendId) -> Option<Arc<Cell>> {

@@ -10,6 +10,7 @@
 
 mod check;
 mod findings;
+mod pace;
 mod thread;
 mod watch;
 
@@ -69,6 +70,7 @@ async fn check_all(
     contact: Arc<dyn Contact>,
     stop: CancellationToken,
 ) {
+    let pace = Arc::new(pace::Pace::new(Arc::clone(&findings)));
     let mut tasks = JoinSet::new();
     let mut running: BTreeMap<BackendId, Running> = BTreeMap::new();
     loop {
@@ -110,6 +112,7 @@ async fn check_all(
                 cell,
                 cluster: Arc::clone(&cluster),
                 contact: Arc::clone(&contact),
+                pace: Arc::clone(&pace),
             };
             let (logged, held) = changes::channel(logged(&id));
             running.insert(id, Running { watched, logged, task: tasks.spawn(watch.run(held)) });

@@ -17,7 +17,7 @@ use ballast_core::{
 use tokio::{sync::watch as changes, time::sleep};
 use tracing::{info, warn};
 
-use super::{check, findings::Cell};
+use super::{check, findings::Cell, pace::Pace};
 use ballast_clock::boot_now;
 
 /// How long one try to report may take.
@@ -35,6 +35,7 @@ pub(super) struct Watch {
     pub(super) cell: Arc<Cell>,
     pub(super) cluster: Arc<dyn Propose>,
     pub(super) contact: Arc<dyn Contact>,
+    pub(super) pace: Arc<Pace>,
 }
 
 /// What the log held about the backend at an index.
@@ -125,9 +126,15 @@ impl Watch {
         let mut could_ask = true;
         loop {
             let wait = Duration::from_nanos(schedule.due().since(boot_now()));
-            // All arms are cancel-safe: the due time stays, and a wake-up or a change that is not taken is kept.
+            let turn = async {
+                sleep(wait).await;
+                self.pace.turn().await
+            };
+            // All arms are cancel-safe: the due time stays, and a wake-up or a change that is not taken is kept. A place
+            // among the checks that wait is lost, which some requests that fail, or the cluster's verdict, do now and then.
             let [own, told] = tokio::select! {
-                () = sleep(wait) => {
+                _under_way = turn => {
+                    self.pace.begun(&self.health, schedule.due(), boot_now());
                     schedule.begun(boot_now());
                     let (heard_before, began) = (self.contact.heard(), boot_now());
                     let (observation, answer) = check::check(self.address, &self.health).await;
@@ -248,7 +255,8 @@ mod tests {
         let findings = Findings::default();
         findings.keep(&BTreeMap::from([(backend, None)]));
         let cell = findings.cell(backend).expect("kept");
-        Watch { node: NodeId::new(1), backend, address, health, cell, cluster, contact: Arc::new(Always) }
+        let pace = Arc::new(Pace::new(Arc::new(findings)));
+        Watch { node: NodeId::new(1), backend, address, health, cell, cluster, contact: Arc::new(Always), pace }
     }
 
     /// A log that takes everything but what comes first, with other entries between.
@@ -337,6 +345,36 @@ mod tests {
         }
         checking.abort();
         seen
+    }
+
+    #[tokio::test]
+    async fn a_check_that_waits_its_turn_holds_nothing_else_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
+        let health = Health {
+            rise: 1,
+            fall: 1,
+            interval: Span::from_millis(10),
+            timeout: Span::from_secs(20),
+            passive_failures: Some(1),
+            ..Health::default()
+        };
+        let (proposed, _proposals) = mpsc::unbounded_channel();
+        let log = Arc::new(Log { proposed, last: AtomicU64::new(0) });
+        let mut watch = watch_over(listener.local_addr().expect("bound"), health, log);
+        let pace = Arc::new(Pace::with_room(1, Arc::default()));
+        watch.pace = Arc::clone(&pace);
+        let cell = Arc::clone(&watch.cell);
+        let another = pace.turn().await;
+        let (_plan, held) = changes::channel(logged(0, None));
+        let (findings, mut told) = changes::channel(None);
+        let checking = tokio::spawn(async move { watch.check_on(findings, Falls::new(held)).await });
+        cell.failing.notify_one();
+        told.changed().await.expect("the watch goes on");
+        assert_eq!(told.borrow_and_update().as_ref().map(|(verdict, _)| *verdict), Some(Verdict::Down));
+        drop(another);
+        told.changed().await.expect("the watch goes on");
+        assert_eq!(told.borrow_and_update().as_ref().map(|(verdict, _)| *verdict), Some(Verdict::Up));
+        checking.abort();
     }
 
     #[tokio::test]
