@@ -20,7 +20,7 @@ use ballast_core::{
     cluster::{ClusterView, Contact, Propose},
     config::Health,
     ids::BackendId,
-    plan::Verdict,
+    plan::{Plan, Verdict},
 };
 use tokio::{
     sync::watch as changes,
@@ -30,20 +30,24 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use check::unconnected;
 pub use findings::{CheckStats, Findings};
+use pace::Pace;
 
-/// What a watch was started with; another one replaces it when this differs.
-#[derive(Clone, PartialEq)]
-struct Watched {
+/// A watch that runs. Another one replaces it when its backend is elsewhere or is checked otherwise.
+struct Running {
     address: SocketAddr,
     health: Health,
-}
-
-/// A watch that runs.
-struct Running {
-    watched: Watched,
     /// Tells it what the log holds of its finding.
     logged: changes::Sender<watch::Logged>,
+    awaited: Arc<watch::Awaited>,
     task: AbortHandle,
+}
+
+/// What a plan says of a backend that is checked.
+struct Wanted<'a> {
+    address: SocketAddr,
+    health: &'a Health,
+    /// The cluster's verdict.
+    agreed: Verdict,
 }
 
 /// Checks all backends of the plan until `stop`, following each change of the plan that
@@ -70,58 +74,81 @@ async fn check_all(
     contact: Arc<dyn Contact>,
     stop: CancellationToken,
 ) {
-    let pace = Arc::new(pace::Pace::new(Arc::clone(&findings)));
-    let mut tasks = JoinSet::new();
-    let mut running: BTreeMap<BackendId, Running> = BTreeMap::new();
+    let pace = Arc::new(Pace::new(Arc::clone(&findings)));
+    let mut prober = Prober { cluster, findings, contact, pace, tasks: JoinSet::new(), running: BTreeMap::new() };
     loop {
-        let plan = view.plan();
-        let mut wanted: BTreeMap<BackendId, Watched> = BTreeMap::new();
-        let mut agreed: BTreeMap<BackendId, Verdict> = BTreeMap::new();
-        for service in plan.farms.iter().flat_map(|farm| &farm.services) {
-            let Some(health) = &service.health else { continue };
-            for backend in &service.backends {
-                wanted.insert(backend.id, Watched { address: backend.address, health: health.clone() });
-                agreed.insert(backend.id, backend.verdict);
-            }
-        }
-        let logged = |id: &BackendId| watch::Logged {
-            index: plan.index,
-            verdict: plan.findings.get(id).copied(),
-            agreed: agreed.get(id).copied().unwrap_or(Verdict::Unknown),
-        };
-        running.retain(|id, watch| {
-            let keep = wanted.get(id) == Some(&watch.watched);
-            if keep {
-                watch.logged.send_replace(logged(id));
-            } else {
-                watch.task.abort();
-            }
-            keep
-        });
-        findings.keep(&wanted.iter().map(|(id, watched)| (*id, watched.health.passive_failures)).collect());
-        for (id, watched) in wanted {
-            if running.contains_key(&id) {
-                continue;
-            }
-            let Some(cell) = findings.cell(id) else { continue };
-            let watch = watch::Watch {
-                node: plan.node,
-                backend: id,
-                address: watched.address,
-                health: watched.health.clone(),
-                cell,
-                cluster: Arc::clone(&cluster),
-                contact: Arc::clone(&contact),
-                pace: Arc::clone(&pace),
-            };
-            let (logged, held) = changes::channel(logged(&id));
-            running.insert(id, Running { watched, logged, task: tasks.spawn(watch.run(held)) });
-        }
-        // Each arm is cancel-safe: a change not taken now is still marked, a task not reaped stays.
+        prober.follow(&view.plan());
+        // Each arm is cancel-safe: a change not taken now is still marked.
         tokio::select! {
             changed = generations.changed() => if changed.is_err() { return },
-            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// All watches.
+struct Prober {
+    cluster: Arc<dyn Propose>,
+    findings: Arc<Findings>,
+    contact: Arc<dyn Contact>,
+    pace: Arc<Pace>,
+    tasks: JoinSet<()>,
+    running: BTreeMap<BackendId, Running>,
+}
+
+impl Prober {
+    /// Watches what the plan wants checked, and tells the watches that go on what is news to them. Plans come with every
+    /// few verdicts and there may be thousands of backends: one that a plan says nothing new of costs a look.
+    fn follow(&mut self, plan: &Plan) {
+        let mut wanted: BTreeMap<BackendId, Wanted<'_>> = BTreeMap::new();
+        for service in plan.farms.iter().flat_map(|farm| &farm.services) {
+            let Some(health) = &service.health else { continue };
+            for backend in &service.backends {
+                let (address, agreed) = (backend.address, backend.verdict);
+                wanted.insert(backend.id, Wanted { address, health, agreed });
+            }
+        }
+        let before = self.running.len();
+        self.running.retain(|id, watch| {
+            let kept = wanted.get(id).filter(|now| now.address == watch.address && *now.health == watch.health);
+            match kept {
+                Some(now) => watch::tell(&watch.logged, &watch.awaited, logged(plan, *id, now.agreed)),
+                None => watch.task.abort(),
+            }
+            kept.is_some()
+        });
+        if self.running.len() != before || self.running.len() != wanted.len() {
+            self.findings.keep(&wanted.iter().map(|(id, now)| (*id, now.health.passive_failures)).collect());
+            for (id, now) in wanted {
+                self.start(plan, id, &now);
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    fn start(&mut self, plan: &Plan, id: BackendId, now: &Wanted<'_>) {
+        if self.running.contains_key(&id) {
+            return;
+        }
+        let Some(cell) = self.findings.cell(id) else { return };
+        let awaited = Arc::new(watch::Awaited::default());
+        let watch = watch::Watch {
+            node: plan.node,
+            backend: id,
+            address: now.address,
+            health: now.health.clone(),
+            cell,
+            cluster: Arc::clone(&self.cluster),
+            contact: Arc::clone(&self.contact),
+            pace: Arc::clone(&self.pace),
+            awaited: Arc::clone(&awaited),
+        };
+        let (logged, held) = changes::channel(logged(plan, id, now.agreed));
+        let task = self.tasks.spawn(watch.run(held));
+        self.running.insert(id, Running { address: now.address, health: now.health.clone(), logged, awaited, task });
+    }
+}
+
+fn logged(plan: &Plan, id: BackendId, agreed: Verdict) -> watch::Logged {
+    watch::Logged { index: plan.index, verdict: plan.findings.get(&id).copied(), agreed }
 }

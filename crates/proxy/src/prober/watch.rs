@@ -3,7 +3,14 @@
 //! A finding is reported when it changed, and again when the log is seen to hold none or another one: the findings of
 //! a node that was silent for a while lapse, and nobody but the node itself can bring them back.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ballast_core::{
     cluster::{Contact, Propose},
@@ -36,6 +43,7 @@ pub(super) struct Watch {
     pub(super) cluster: Arc<dyn Propose>,
     pub(super) contact: Arc<dyn Contact>,
     pub(super) pace: Arc<Pace>,
+    pub(super) awaited: Arc<Awaited>,
 }
 
 /// What the log held about the backend at an index.
@@ -46,6 +54,36 @@ pub(super) struct Logged {
     pub(super) verdict: Option<Verdict>,
     /// What the cluster made of the findings of all nodes.
     pub(super) agreed: Verdict,
+}
+
+/// Index of the report that a watch waits to see in a plan.
+#[derive(Debug)]
+pub(super) struct Awaited(AtomicU64);
+
+impl Default for Awaited {
+    /// None.
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl Awaited {
+    /// Follows the state of the watch: what it reported last, and what it has seen of that.
+    fn set(&self, reported: Option<Reported>) {
+        self.0.store(reported.map_or(u64::MAX, |reported| reported.index.get()), Ordering::Relaxed);
+    }
+}
+
+/// Tells a watch what a plan says of it. It wakes if that is news to it: another verdict, or whether the log has what it
+/// reported; the index of the plan alone is none.
+pub(super) fn tell(to: &changes::Sender<Logged>, awaited: &Awaited, logged: Logged) {
+    to.send_if_modified(|held| {
+        let same = (held.verdict, held.agreed) == (logged.verdict, logged.agreed);
+        *held = logged;
+        // Read with the lock that the watch takes to see `held` after it has set this: either it sees what is put here, or
+        // it is woken.
+        !same || logged.index.get() >= awaited.0.load(Ordering::Relaxed)
+    });
 }
 
 /// Watches the cluster's verdict for falls, which damp the way up.
@@ -181,7 +219,11 @@ impl Watch {
     ) {
         let mut reported = None;
         loop {
+            self.awaited.set(reported);
             let held = *logged.borrow_and_update();
+            if reported.is_some_and(|reported| is_logged(reported, held)) {
+                self.awaited.set(None);
+            }
             let finding = told.borrow_and_update().clone();
             let Some((verdict, detail)) = finding.filter(|(verdict, _)| must_report(*verdict, reported, held)) else {
                 // Cancel-safe: a change that is not taken now stays marked.
@@ -204,6 +246,11 @@ impl Watch {
             };
         }
     }
+}
+
+/// Whether the log is seen to hold what was reported.
+fn is_logged(reported: Reported, logged: Logged) -> bool {
+    logged.index >= reported.index && logged.verdict == Some(reported.verdict)
 }
 
 /// Whether the log has to be told a finding. What it held before the last report was applied says nothing of that one.
@@ -256,7 +303,17 @@ mod tests {
         findings.keep(&BTreeMap::from([(backend, None)]));
         let cell = findings.cell(backend).expect("kept");
         let pace = Arc::new(Pace::new(Arc::new(findings)));
-        Watch { node: NodeId::new(1), backend, address, health, cell, cluster, contact: Arc::new(Always), pace }
+        Watch {
+            node: NodeId::new(1),
+            backend,
+            address,
+            health,
+            cell,
+            cluster,
+            contact: Arc::new(Always),
+            pace,
+            awaited: Arc::default(),
+        }
     }
 
     /// A log that takes everything but what comes first, with other entries between.
@@ -280,6 +337,7 @@ mod tests {
         let (proposed, mut proposals) = mpsc::unbounded_channel();
         let log = Arc::new(Log { proposed, last: AtomicU64::new(0) });
         let watch = watch_over(SocketAddr::from(([127, 0, 0, 1], 9)), Health::default(), log);
+        let awaited = Arc::clone(&watch.awaited);
         let (found, told) = changes::channel(None);
         let (plan, held) = changes::channel(logged(0, None));
         let reporting = tokio::spawn(async move { watch.report(told, held).await });
@@ -293,10 +351,10 @@ mod tests {
         assert_eq!(next().await, up, "the first did not get through");
         // A plan from before the report, and one that has it; then it lapsed.
         for (index, verdict) in [(11, None), (20, Some(Verdict::Up))] {
-            plan.send_replace(logged(index, verdict));
+            tell(&plan, &awaited, logged(index, verdict));
             tokio::task::yield_now().await;
         }
-        plan.send_replace(logged(25, None));
+        tell(&plan, &awaited, logged(25, None));
         assert_eq!(next().await, up, "the log has it no more");
         let down = (Verdict::Down, "connect: refused".to_owned());
         found.send_replace(Some(down.clone()));
@@ -412,6 +470,28 @@ mod tests {
             machines.failing(3, Answer::Bad, at(9000), lost);
         }
         assert_eq!((machines.own.verdict(), machines.told.verdict()), (down, down), "unless they were answered");
+    }
+
+    #[test]
+    fn plans_that_say_nothing_new_wake_nobody() {
+        let (plan, mut held) = changes::channel(logged(1, None));
+        let awaited = Awaited::default();
+        let mut wakes = |index, verdict, agreed| {
+            tell(&plan, &awaited, Logged { agreed, ..logged(index, verdict) });
+            let wakes = held.has_changed().expect("it is held");
+            assert_eq!(held.borrow_and_update().index, LogIndex::new(index), "whoever looks sees the newest");
+            wakes
+        };
+        let (up, down, unknown) = (Verdict::Up, Verdict::Down, Verdict::Unknown);
+        assert!(!wakes(2, None, unknown));
+        assert!(wakes(3, None, down), "the cluster's verdict");
+        awaited.set(Some(Reported { index: LogIndex::new(5), verdict: up }));
+        assert!(!wakes(4, None, down), "from before the report");
+        assert!(wakes(5, None, down), "it should have the report");
+        awaited.set(None);
+        assert!(wakes(6, Some(up), down));
+        assert!(!wakes(7, Some(up), down));
+        assert!(wakes(8, None, down), "it lapsed");
     }
 
     #[test]
