@@ -73,7 +73,7 @@ const RECORDS_NANOS: u64 = 50_000_000;
 /// What the view is made from, beside records of changes of hands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sources {
-    plan_version: u64,
+    orders_version: u64,
     membership: Membership,
     fitness: OwnFitness,
     lengths: Lengths,
@@ -101,7 +101,7 @@ impl Told {
     ) -> Option<Arc<LeaseView>> {
         let keys = state.cluster().map(|cluster| cluster.lease_keys(state.log_time()));
         let catching_up = state.applied() < membership.before;
-        let from = Sources { plan_version: state.plan_version(), membership, fitness, lengths, catching_up, keys };
+        let from = Sources { orders_version: state.orders_version(), membership, fitness, lengths, catching_up, keys };
         let version = state.lease_version();
         if let Some((before, seen)) = &self.from
             && *before == from
@@ -112,7 +112,7 @@ impl Told {
         let view = lease_view(state, &from.membership, &from.fitness, lengths);
         self.from = Some((from, version));
         self.made_at = now;
-        // Plans are compiled for every verdict on a backend, say, which is nothing to the leases.
+        // Much of what plans are compiled for is nothing to the leases.
         let view = view.filter(|view| self.view.as_deref() != Some(view)).map(Arc::new)?;
         self.view = Some(Arc::clone(&view));
         Some(view)

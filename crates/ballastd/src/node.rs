@@ -67,7 +67,7 @@ use crate::{
     webhooks::{Secrets, keep_posting},
 };
 
-/// How often things that give no signal (age of the confirmed state) are looked at.
+/// How often things that give no signal (age of the confirmed state, verdicts that wait for others) are looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long one try to write the cluster's beginning, or this node's addresses, may take.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -577,6 +577,9 @@ impl Publisher {
             }
             self.findings.set_isolated(self.node.view.freshness.isolated(boot_now()));
 
+            if self.node.view.is_behind() {
+                self.node.raft.with_state(|state| self.node.view.keep_plan(state, boot_now()));
+            }
             let generation = self.node.view.generation();
             if generation != seen_generation {
                 seen_generation = generation;

@@ -1,14 +1,15 @@
 //! What this node shows of the agreed state to everything that runs beside the log.
 //!
 //! One observer sits where entries are applied. It compiles a new [`Plan`] when something changed
-//! that the data plane must know (not for bindings), keeps an estimate of log time, notes bindings
+//! that the data plane must know (not for bindings; for verdicts that follow one another closely
+//! once for many, as if a slow network had brought them), keeps an estimate of log time, notes bindings
 //! that moved, and wakes whoever waits for an index.
 //!
 //! Not here: how entries get there (`ballast-raft`), what the plan means (`ballast_core::plan`).
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -18,8 +19,8 @@ use ballast_core::{
     ids::{LogIndex, NodeId},
     persistence::Tables,
     plan::{self, Plan},
-    state::{BindingChange, Entry, FrameOutcomes, Outcome, State},
-    time::LogTime,
+    state::{BindingChange, Entry, FrameOutcomes, Outcome, Refusal, State},
+    time::{BootNanos, LogTime},
 };
 use ballast_raft::Observer;
 use parking_lot::Mutex;
@@ -32,13 +33,20 @@ use crate::{
     settling::{Settling, settle_nanos},
 };
 
+/// Verdicts on backends within so many nanoseconds come with one plan. A plan of ten thousand backends takes milliseconds to
+/// compile here, and as long for each worker to take in. What takes as long as a round of leases hurts nobody.
+const VERDICTS_NANOS: u64 = 50_000_000;
+
 /// This node's published view.
 pub struct View {
     node: NodeId,
     plan: ArcSwap<Plan>,
     generation: AtomicU64,
-    /// The state's plan version that `plan` was compiled from.
-    compiled: AtomicU64,
+    compiled: Mutex<Compiled>,
+    /// The state has verdicts that `plan` has not.
+    behind: AtomicBool,
+    /// A binding was refused, perhaps because of such a verdict.
+    refused: AtomicBool,
     plan_changed: watch::Sender<u64>,
     applied: watch::Sender<LogIndex>,
     applied_index: AtomicU64,
@@ -58,6 +66,15 @@ pub struct View {
     pub settling: Settling,
 }
 
+/// The state's versions that the plan in force was compiled from.
+#[derive(Debug, Default)]
+struct Compiled {
+    plan_version: u64,
+    orders_version: u64,
+    /// When one was last compiled for verdicts alone.
+    verdicts_at: Option<BootNanos>,
+}
+
 impl View {
     /// A view of a state in which nothing was applied yet.
     pub fn new(node: NodeId) -> Self {
@@ -66,7 +83,9 @@ impl View {
             node,
             plan: ArcSwap::from_pointee(plan),
             generation: AtomicU64::new(0),
-            compiled: AtomicU64::new(u64::MAX),
+            compiled: Mutex::default(),
+            behind: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             plan_changed: watch::Sender::new(0),
             applied: watch::Sender::new(LogIndex::default()),
             applied_index: AtomicU64::new(0),
@@ -130,9 +149,7 @@ impl View {
         if let Some(ahead) = self.reckoning.lock().applied(state.log_time(), boot_now()) {
             self.reckoned_ahead.store(ahead, Ordering::Release);
         }
-        if state.plan_version() != self.compiled.load(Ordering::Acquire) {
-            self.compile(state);
-        }
+        self.keep_plan(state, boot_now());
         self.settling.applied(index, boot_now(), self.settle());
         // Last, so that whoever waits for the index finds everything else in place.
         self.applied_index.store(index.get(), Ordering::Release);
@@ -151,10 +168,31 @@ impl View {
         }
     }
 
-    fn compile(&self, state: &State) {
+    /// Whether verdicts wait for others. [`View::keep_plan`] is to be called within [`VERDICTS_NANOS`] then.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Acquire)
+    }
+
+    /// Compiles a plan if the one in force is not right any more, and what changed cannot wait: a verdict may if there was
+    /// another a moment ago, and if nobody was refused for it. Whoever calls holds the state, which does not change meanwhile.
+    pub fn keep_plan(&self, state: &State, now: BootNanos) {
+        let mut compiled = self.compiled.lock();
+        let refused = self.refused.swap(false, Ordering::AcqRel);
+        let outdated = state.plan_version() != compiled.plan_version;
+        let verdicts = state.orders_version() == compiled.orders_version;
+        let lately = compiled.verdicts_at.is_some_and(|at| now.since(at) < VERDICTS_NANOS);
+        let waits = verdicts && lately && !refused;
+        self.behind.store(outdated && waits, Ordering::Release);
+        if !outdated || waits {
+            return;
+        }
         let generation = self.generation.load(Ordering::Acquire) + 1;
         self.plan.store(Arc::new(plan::compile(state, self.node, generation)));
-        self.compiled.store(state.plan_version(), Ordering::Release);
+        compiled.plan_version = state.plan_version();
+        compiled.orders_version = state.orders_version();
+        if verdicts {
+            compiled.verdicts_at = Some(now);
+        }
         self.generation.store(generation, Ordering::Release);
         self.plan_changed.send_replace(generation);
     }
@@ -176,6 +214,10 @@ impl Observer for View {
             };
             if done.outcomes.iter().any(moves) {
                 self.settling.moved(index);
+            }
+            // Whoever hears of it chooses anew, and needs the plan that says why.
+            if done.outcomes.contains(&Outcome::Refused(Refusal::NotEligible)) {
+                self.refused.store(true, Ordering::Release);
             }
         }
     }
@@ -211,13 +253,17 @@ mod tests {
     use ballast_core::{
         ids::BackendId,
         persistence::{BindingView, Provenance},
+        plan::Verdict,
         state::{Command, RehomeCause},
     };
 
     use super::*;
-    use crate::fixture::{START, founded, pass};
+    use crate::fixture::{START, configure, founded, pass};
 
     const NODE: NodeId = NodeId::new(1);
+    const CHECKED: &str = r#"{"version":1,"farms":[{"name":"f","listeners":[{"name":"l","address":"127.0.0.1","port":80}],
+        "services":[{"name":"s","health":{},"backends":[{"name":"a","address":"127.0.0.1:9001"},
+        {"name":"b","address":"127.0.0.1:9002"}]}]}]}"#;
     const SLOW: &str = r#"{"version":1,"cluster":{"freshness":"1s"}}"#;
     const SECOND: u64 = 1_000_000_000;
 
@@ -250,5 +296,58 @@ mod tests {
         assert!(view.log_time() >= START.plus_millis(61_000));
         let soon = before.plus(settle_nanos(SECOND) - 1);
         assert!(!view.settling.has_settled(&moved, view.log_time(), soon));
+    }
+
+    fn finding(backend: BackendId, verdict: Verdict) -> Command {
+        Command::ReportHealth { node: NODE, backend, verdict, detail: String::new() }
+    }
+
+    #[test]
+    fn verdicts_that_follow_one_another_closely_come_with_one_plan() {
+        let (view, mut state) = (View::new(NODE), founded(CHECKED));
+        let (a, b) = (state.backend_id("f/s/a").expect("configured"), state.backend_id("f/s/b").expect("configured"));
+        let shown =
+            |view: &View| view.plan().farms[0].services[0].backends.iter().map(|b| b.verdict).collect::<Vec<_>>();
+        let (up, down, unknown) = (Verdict::Up, Verdict::Down, Verdict::Unknown);
+        let at = |millis: u64| BootNanos::new(SECOND + millis * 1_000_000);
+        view.keep_plan(&state, at(0));
+        pass(&mut state, START, finding(a, up));
+        view.keep_plan(&state, at(1));
+        assert_eq!((shown(&view), view.is_behind()), (vec![up, unknown], false), "the first at once");
+        pass(&mut state, START, finding(b, up));
+        view.keep_plan(&state, at(50));
+        assert_eq!((shown(&view), view.is_behind()), (vec![up, unknown], true));
+        view.keep_plan(&state, at(51));
+        assert_eq!((shown(&view), view.is_behind()), (vec![up, up], false));
+
+        pass(&mut state, START, finding(a, down));
+        view.keep_plan(&state, at(52));
+        assert!(view.is_behind());
+        configure(&mut state, START, &CHECKED.replace("9002", "9003"));
+        view.keep_plan(&state, at(53));
+        assert_eq!((shown(&view), view.is_behind()), (vec![down, unknown], false), "documents wait for nothing");
+
+        pass(&mut state, START, finding(b, down));
+        let refused = Outcome::Refused(Refusal::NotEligible);
+        let (entry, mut outcomes) = pass(&mut state, START, Command::Tick);
+        outcomes[0].outcomes = vec![refused];
+        view.entry(state.applied(), &entry, &outcomes);
+        view.keep_plan(&state, at(54));
+        assert_eq!(shown(&view), [down, down], "whoever was refused sees why");
+    }
+
+    #[test]
+    fn five_thousand_verdicts_in_as_many_entries_are_a_hundred_plans() {
+        let (view, mut state) = (View::new(NODE), founded(CHECKED));
+        let a = state.backend_id("f/s/a").expect("configured");
+        view.keep_plan(&state, BootNanos::new(SECOND));
+        let before = view.generation();
+        for n in 0..5000_u64 {
+            // Further apart than flaps are held down for.
+            let log_time = START.plus_millis(n * 100_000);
+            pass(&mut state, log_time, finding(a, if n % 2 == 0 { Verdict::Up } else { Verdict::Down }));
+            view.keep_plan(&state, BootNanos::new(SECOND + n * 1_000_000));
+        }
+        assert_eq!(view.generation() - before, 100);
     }
 }

@@ -255,7 +255,7 @@ impl State {
         let what = format!("backend {name}: {} to {}", verdict_word(old), verdict_word(new));
         let said = Said::new(EventKind::VerdictChanged, Subject::Backend(backend), what).because(cause);
         self.record(at, &author, said);
-        self.plan_changed();
+        self.verdicts_changed();
     }
 }
 

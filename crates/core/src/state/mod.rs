@@ -89,8 +89,8 @@ struct Parts {
 
 /// The replicated state.
 ///
-/// `roster` is derived from the rest, `plan_version` and `lease_version` count changes within this process; none of
-/// them is written to a snapshot or part of the hash.
+/// `roster` is derived from the rest, `plan_version`, `orders_version` and `lease_version` count changes within this
+/// process; none of them is written to a snapshot or part of the hash.
 pub struct State {
     applied: LogIndex,
     log_time: LogTime,
@@ -99,6 +99,7 @@ pub struct State {
     sessions: Arc<Sessions>,
     roster: Roster,
     plan_version: u64,
+    orders_version: u64,
     lease_version: u64,
 }
 
@@ -125,6 +126,7 @@ impl State {
             sessions: Arc::default(),
             roster: Roster::default(),
             plan_version: 1,
+            orders_version: 1,
             lease_version: 1,
         }
     }
@@ -152,6 +154,7 @@ impl State {
             out.push(FrameOutcomes { origin: frame.origin, seq: frame.seq, index, outcomes });
         }
         self.release_held(at);
+        self.seat_by_verdicts();
         self.store.sweep(before, at.now);
         self.sessions.sweep();
     }
@@ -164,7 +167,7 @@ impl State {
     /// Takes over `other`, which a snapshot was read into. Handles that [`State::tables`] and [`State::sessions`] gave
     /// out show what is new, and [`State::plan_version`] and [`State::lease_version`] move on.
     pub fn replace(&mut self, other: Self) {
-        let Self { applied, log_time, parts, store, sessions, roster, plan_version: _, lease_version: _ } = other;
+        let Self { applied, log_time, parts, store, sessions, roster, .. } = other;
         self.applied = applied;
         self.log_time = log_time;
         self.parts = parts;
@@ -172,6 +175,7 @@ impl State {
         self.sessions.replace(&sessions);
         self.roster = roster;
         self.plan_version += 1;
+        self.orders_version += 1;
         self.lease_version += 1;
     }
 
@@ -217,8 +221,14 @@ impl State {
         self.plan_version
     }
 
-    /// Moves on when what the lease protocol was told earlier is no longer right: with the plan, and with each change of
-    /// hands that is recorded. Keys, which time alone changes, are not counted. Counts within this process.
+    /// Moves on with [`State::plan_version`], but not when all that changed are verdicts on backends, which come by the
+    /// thousand. Counts within this process.
+    pub fn orders_version(&self) -> u64 {
+        self.orders_version
+    }
+
+    /// Moves on when what the lease protocol was told earlier is no longer right: with [`State::orders_version`], and with each
+    /// change of hands that is recorded. Keys, which time alone changes, are not counted. Counts within this process.
     pub fn lease_version(&self) -> u64 {
         self.lease_version
     }
@@ -241,6 +251,9 @@ impl State {
     }
 
     fn carry_out(&mut self, at: At, command: &Command) -> Outcome {
+        if !matches!(command, Command::ReportHealth { .. }) {
+            self.seat_by_verdicts();
+        }
         match command {
             Command::InitCluster(init) => self.init_cluster(at, init),
             _ if self.parts.cluster.is_none() => members::not_initialised(),
@@ -290,11 +303,25 @@ impl State {
         }
     }
 
-    /// What plans are compiled from has changed.
+    /// What plans are compiled from has changed, and more than verdicts.
     fn plan_changed(&mut self) {
         self.rebuild_roster();
         self.plan_version += 1;
+        self.orders_version += 1;
         self.lease_version += 1;
+    }
+
+    /// A verdict on a backend has changed.
+    fn verdicts_changed(&mut self) {
+        self.roster.behind = true;
+        self.plan_version += 1;
+    }
+
+    fn seat_by_verdicts(&mut self) {
+        if self.roster.behind {
+            let document = self.parts.config.document();
+            self.roster.catch_up(document, &self.parts.operator, &self.parts.health);
+        }
     }
 
     fn rebuild_roster(&mut self) {

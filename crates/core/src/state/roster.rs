@@ -1,5 +1,8 @@
 //! Where every configured backend stands right now. Derived from the document, operator state and
 //! verdicts whenever one of them changed, so that a binding is decided by one look.
+//!
+//! Verdicts may change by the thousand in one entry, and a look at all backends for each would take as long as an election.
+//! So the roster is only marked as behind then, and derived anew before the next command that is decided by it.
 
 use std::sync::Arc;
 
@@ -38,6 +41,11 @@ pub(crate) struct Roster {
     pub(crate) numbers: Numbers,
     seats: Vec<Option<Seat>>,
     tables: Vec<ServiceId>,
+    /// Verdicts have changed since seats were given.
+    pub(super) behind: bool,
+    /// Times that all seats were given.
+    #[cfg(test)]
+    pub(super) seatings: usize,
 }
 
 impl Roster {
@@ -50,13 +58,33 @@ impl Roster {
         let Some(document) = document else { return Self::default() };
         let numbers =
             registry.clone().assign(document).expect("the document in force was numbered when it was applied");
-        let mut roster = Self { numbers: Numbers::default(), seats: Vec::new(), tables: Vec::new() };
+        let mut roster = Self { numbers, ..Self::default() };
+        roster.seat_all(document, operator, health);
+        roster
+    }
+
+    /// Gives seats by the verdicts as they are now, with the document and its numbers as they were.
+    pub(super) fn catch_up(&mut self, document: Option<&Document>, operator: &Operator, health: &Health) {
+        if let Some(document) = document {
+            self.seat_all(document, operator, health);
+        }
+        self.behind = false;
+    }
+
+    fn seat_all(&mut self, document: &Document, operator: &Operator, health: &Health) {
+        let numbers = std::mem::take(&mut self.numbers);
+        #[cfg(test)]
+        {
+            self.seatings += 1;
+        }
+        self.seats.clear();
+        self.tables.clear();
         for (f, farm) in numbers.farms.iter().enumerate() {
             for (s, (service, backends)) in farm.services.iter().enumerate() {
                 let config = &document.farms[f].services[s];
                 let table = matches!(config.persistence, Some(Persistence::Table(_)));
                 if table {
-                    roster.tables.push(*service);
+                    self.tables.push(*service);
                 }
                 let eligibilities = config.backends.iter().zip(backends).map(|(backend, id)| Eligibility {
                     admin: operator.admin(*id),
@@ -74,13 +102,12 @@ impl Roster {
                         table,
                         place: (f, s, b),
                     };
-                    roster.sit(*id, seat);
+                    self.sit(*id, seat);
                 }
             }
         }
-        roster.tables.sort_unstable();
-        roster.numbers = numbers;
-        roster
+        self.tables.sort_unstable();
+        self.numbers = numbers;
     }
 
     /// The backend, if it is configured.

@@ -185,6 +185,7 @@ impl State {
             sessions,
             roster: Roster::default(),
             plan_version: 1,
+            orders_version: 1,
             lease_version: 1,
         };
         let mut stored = [0; 32];

@@ -419,6 +419,43 @@ fn the_verdict_is_the_majoritys_and_follows_membership() {
     assert!(matches!(s.run(report(two.get(), A, Verdict::Down)), Outcome::Refused(Refusal::NotFound { .. })));
 }
 
+/// The outcomes of an entry of these commands.
+fn together(s: &mut Scenario, commands: Vec<Command>) -> Vec<Outcome> {
+    let entry = s.entry(commands);
+    let mut out = Vec::new();
+    s.state.apply(LogIndex::new(s.state.applied().get() + 1), &entry, &mut out);
+    out.remove(0).outcomes
+}
+
+#[test]
+fn bindings_between_findings_go_by_those_before_them() {
+    let mut s = Scenario::shop();
+    let (up, down, refused) = (Verdict::Up, Verdict::Down, Outcome::Refused(Refusal::NotEligible));
+    let commands = vec![report(1, A, down), bind(A), bind(B), report(1, B, down), report(1, A, up), bind(A)];
+    let came_to = together(&mut s, commands);
+    let (created, moved) = (bound(B, BindingChange::Created), rehomed(A, RehomeCause::BackendDown));
+    assert_eq!(came_to, [Outcome::Done, refused, created, Outcome::Done, Outcome::Done, moved]);
+    // The last of an entry counts as well, for whoever asks next.
+    together(&mut s, vec![report(1, B, up), report(1, A, down)]);
+    assert_eq!(s.run(bind(B)), rehomed(B, RehomeCause::BackendDown));
+}
+
+#[test]
+fn findings_of_one_entry_cost_one_look_at_all_backends() {
+    let names: Vec<_> = (0..1000).map(|n| format!("b{n}")).collect();
+    let mut s = Scenario::founded();
+    s.apply(document(&names.iter().map(String::as_str).collect::<Vec<_>>(), ""));
+    let versions = |s: &Scenario| (s.state.plan_version(), s.state.orders_version(), s.state.lease_version());
+    let (seatings, (plan, orders, lease)) = (s.state.roster.seatings, versions(&s));
+    let reports = (1..=1000).map(|id| report(1, BackendId::new(id), Verdict::Down));
+    together(&mut s, reports.collect());
+    assert_eq!(s.state.verdict(BackendId::new(1000)), Verdict::Down);
+    assert_eq!(s.state.roster.seatings - seatings, 1);
+    assert_eq!(versions(&s), (plan + 1000, orders, lease));
+    s.run(admin(A, AdminState::Drain));
+    assert_eq!(s.state.orders_version(), orders + 1);
+}
+
 #[test]
 fn the_findings_of_a_silent_node_lapse() {
     let mut s = Scenario::shop();
