@@ -35,9 +35,8 @@ impl<T> Places<T> {
     /// Who stands in the way of a listener at `place`, and where: those of the same place first.
     pub(super) fn in_the_way(&self, place: SocketAddr) -> impl Iterator<Item = (SocketAddr, &T)> {
         let others = self.of_port.get(&(place.port(), place.is_ipv4()));
-        let covers = move |other: &IpAddr| {
-            *other != place.ip() && (other.is_unspecified() || place.ip().is_unspecified())
-        };
+        let covers =
+            move |other: &IpAddr| *other != place.ip() && (other.is_unspecified() || place.ip().is_unspecified());
         let others = others.into_iter().flatten().copied().filter(covers);
         let places = std::iter::once(place.ip()).chain(others).map(move |ip| SocketAddr::new(ip, place.port()));
         places.flat_map(|place| self.at.get(&place).into_iter().flatten().map(move |who| (place, who)))
