@@ -2,7 +2,12 @@
 //!
 //! Not here: what is asked (`commands`), what an answer means for the exit code (`failure`).
 
-use std::{future::Future, io, path::Path, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use ballast_admin::pki::{self, Credentials};
 use ballast_proto::admin::v1::{
@@ -243,8 +248,7 @@ async fn connect(server: &Server, files: &Context) -> Result<Channel, Failure> {
         }
         Server::Https { host, port } => {
             let credentials = credentials(server, files)?;
-            let config = pki::user_client(&credentials)
-                .map_err(|error| Failure::because(Exit::Denied, "cannot use the client certificate", &error))?;
+            let config = pki::user_client(&credentials).map_err(|error| unusable(files, &error))?;
             let tls = TlsConnector::from(std::sync::Arc::new(config));
             let name = pki::server_name(credentials.cluster_id(), None);
             let address = Server::authority(host, *port);
@@ -290,8 +294,26 @@ fn credentials(server: &Server, files: &Context) -> Result<Credentials, Failure>
     let ca = read(&files.ca, "the cluster's CA", "--ca")?;
     let certificate = read(&files.cert, "the certificate", "--cert")?;
     let key = read(&files.key, "the certificate's key", "--cert-key")?;
-    Credentials::new(&certificate, &ca, &key)
-        .map_err(|error| Failure::because(Exit::Denied, "cannot use the client certificate", &error))
+    let credentials = Credentials::new(&certificate, &ca, &key).map_err(|error| unusable(files, &error))?;
+    // A node would end the handshake, and mostly too late for its reason to arrive.
+    let validity = pki::Validity::of_pem(&certificate).map_err(|error| unusable(files, &error))?;
+    if validity.not_after <= SystemTime::now() {
+        let cert = files.cert.as_deref().unwrap_or(Path::new("")).display();
+        let message = format!("the certificate {cert} has ended by the clock of this machine");
+        return Err(Failure::new(Exit::Denied, message)
+            .remedy("have a new one issued: ballastctl user issue NAME --role ROLE --out FOLDER")
+            .remedy("on a node itself root needs none: --server unix:///var/lib/ballast/admin.sock"));
+    }
+    Ok(credentials)
+}
+
+/// Certificate, key and CA that do not go together, or are no such thing.
+fn unusable(files: &Context, error: &dyn std::error::Error) -> Failure {
+    let named = |file: &Option<std::path::PathBuf>| file.as_deref().unwrap_or(Path::new("")).display().to_string();
+    let (ca, cert, key) = (named(&files.ca), named(&files.cert), named(&files.key));
+    let message = format!("cannot use the client certificate {cert} with the key {key} and the CA {ca}");
+    Failure::because(Exit::Denied, message, error)
+        .remedy("name those that were issued together with --ca, --cert and --cert-key, or use a context that does")
 }
 
 fn silent(server: &Server, waited: Duration) -> Failure {

@@ -642,8 +642,11 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], wanted: Wanted
         problems.push(found.told());
     }
     let voters = u32::try_from(local.voters.len()).unwrap_or(u32::MAX);
-    if voters < wanted.voters && nodes.len() > local.voters.len() {
-        problems.push(format!("{voters} nodes vote, {} are wanted", wanted.voters));
+    let spare = nodes.len() > local.voters.len();
+    // A cluster of one is as it was made. Of two, each can stop both.
+    if voters < wanted.voters && (spare || voters.is_multiple_of(2)) {
+        let remedy = if spare { "" } else { ": no majority is left when one is lost; join another node" };
+        problems.push(format!("{voters} nodes vote, {} are wanted{remedy}", wanted.voters));
     }
     let health = match problems.is_empty() {
         _ if alone || local.leader.is_none() => Health::NoQuorum,

@@ -132,6 +132,7 @@ pub struct HistoryArgs {
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
     /// Revision to go back to; the one before the one in force when left out
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub revision: Option<u64>,
     /// Refused when another revision than this is in force
     #[arg(long, value_name = "REVISION")]

@@ -11,7 +11,11 @@ mod local;
 mod objects;
 mod sessions;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    time::Duration,
+};
 
 use ballast_core::config::Span;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, parser::ValueSource};
@@ -289,9 +293,10 @@ impl Cli {
     pub fn parse_line<I, T>(line: I) -> Result<Self, clap::Error>
     where
         I: IntoIterator<Item = T>,
-        T: Into<std::ffi::OsString> + Clone,
+        T: Into<OsString> + Clone,
     {
-        let matches = Self::command().try_get_matches_from(line)?;
+        let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
+        let matches = command(&line, |name| std::env::var_os(name)).try_get_matches_from(line)?;
         let mut cli = Self::from_arg_matches(&matches)?;
         // A context that was typed is meant; a server from the environment is a habit.
         if source(&matches, "context") == Some(ValueSource::CommandLine)
@@ -301,6 +306,23 @@ impl Cli {
         }
         Ok(cli)
     }
+}
+
+/// The parser, which asks the environment only for what is set there and not typed: clap would refuse a wrong value from it
+/// even beside a right one on the line.
+fn command(line: &[OsString], environment: impl Fn(&OsStr) -> Option<OsString>) -> clap::Command {
+    let is_typed = |arg: &clap::Arg| {
+        let long = arg.get_long().map(|long| format!("--{long}"));
+        let is_it = |word: &str| {
+            let name = word.split('=').next().unwrap_or(word);
+            long.as_deref() == Some(name) || arg.get_short().is_some_and(|short| word.starts_with(&format!("-{short}")))
+        };
+        line.iter().skip(1).filter_map(|word| word.to_str()).take_while(|word| *word != "--").any(is_it)
+    };
+    Cli::command().mut_args(|arg| {
+        let is_empty = arg.get_env().and_then(&environment).is_some_and(|value| value.is_empty());
+        if is_empty || arg.get_env().is_some() && is_typed(&arg) { arg.env(None::<&'static str>) } else { arg }
+    })
 }
 
 /// Where the value of a global option came from, wherever on the line it stood.
@@ -331,6 +353,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_environment_is_asked_only_for_what_is_set_there_and_not_typed() {
+        let asked = |words: &str, value: &str| {
+            let line: Vec<OsString> = words.split_whitespace().map(Into::into).collect();
+            let command = command(&line, |_| Some(value.into()));
+            let server = command.get_arguments().find(|arg| arg.get_id() == "server").expect("there is one");
+            server.get_env().is_some()
+        };
+        assert!(asked("ballastctl vip list", "unix:///run/x.sock"));
+        assert!(!asked("ballastctl vip list", ""), "empty is unset");
+        assert!(!asked("ballastctl vip list --server https://a:1", "rubbish"));
+        assert!(!asked("ballastctl --server=https://a:1 vip list", "rubbish"));
+        assert!(asked("ballastctl get -- --server", "unix:///run/x.sock"));
+    }
+
+    #[test]
+    fn there_is_no_revision_0_to_go_back_to() {
+        let refused = parse("rollback 0").expect_err("refused").to_string();
+        assert!(refused.contains("0 is not in 1.."), "{refused}");
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub(super) async fn finish(
     let mut view = ApplyView::new(response, dry_run);
     place(&mut view);
     for warning in &view.warnings {
-        screen.warn(&warning.line(screen.error_style));
+        screen.note(&warning.line(screen.error_style));
     }
     if wait && !dry_run {
         let Seen { served, pending, unheld } = served_everywhere(client, view.revision).await;

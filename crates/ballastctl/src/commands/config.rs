@@ -44,7 +44,7 @@ pub(super) async fn diff(run: &mut Run<'_>, args: DiffArgs) -> Done {
         client.read(client.config().diff(client.request(request))).await.map_err(|failure| failure.locate(place))?;
     for mut warning in response.warnings.iter().map(MistakeView::from) {
         place(&mut warning);
-        run.screen.warn(&warning.line(run.screen.error_style));
+        run.screen.note(&warning.line(run.screen.error_style));
     }
     let view = DiffView::from(&response.diff.unwrap_or_default());
     run.screen.show(&view)?;

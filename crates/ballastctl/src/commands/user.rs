@@ -42,12 +42,17 @@ async fn issue(run: &mut Run<'_>, args: UserIssueArgs) -> Done {
     // Before anything is signed: a certificate without a place for its key would be in the list for nothing.
     fs::create_dir_all(&args.out)
         .map_err(|error| Failure::because(Exit::Error, format!("cannot create {}", args.out.display()), &error))?;
-    let response = client.write("", client.certificates().issue_user(client.request(request))).await?;
     let (ca, certificate, secret) = (
         args.out.join("ca.pem"),
         args.out.join(format!("{}.pem", args.name)),
         args.out.join(format!("{}.key", args.name)),
     );
+    // Nobody has another copy of it.
+    if let Some(there) = [&secret, &certificate].into_iter().find(|path| path.exists()) {
+        return Err(Failure::new(Exit::Error, format!("{} is there already and is not replaced", there.display()))
+            .remedy("name another folder with --out, or move it away"));
+    }
+    let response = client.write("", client.certificates().issue_user(client.request(request))).await?;
     keep(&secret, &key.to_pem())?;
     keep(&certificate, &response.certificate_pem)?;
     keep(&ca, &response.ca_certificate_pem)?;

@@ -1,5 +1,7 @@
 //! People and programs that have certificates.
 
+use std::time::SystemTime;
+
 use ballast_proto::admin::v1 as proto;
 use serde::Serialize;
 
@@ -17,7 +19,9 @@ pub struct UserView {
     pub fingerprint: String,
     /// When it ends.
     pub expire_time: Option<String>,
-    /// Whether nodes refuse it.
+    /// Whether it has ended, by the clock of whoever asked.
+    pub expired: bool,
+    /// Whether nodes refuse it although it has not ended.
     pub revoked: bool,
     /// Who issued it; absent for one that was only ever revoked.
     pub issue_change: Option<ChangeView>,
@@ -32,6 +36,10 @@ impl From<&proto::UserCertificate> for UserView {
             role: user.role.clone(),
             fingerprint: user.fingerprint.clone(),
             expire_time: super::time(user.expire_time.as_ref()),
+            expired: user
+                .expire_time
+                .and_then(|time| SystemTime::try_from(time).ok())
+                .is_some_and(|end| end <= SystemTime::now()),
             revoked: user.revoked.is_some(),
             issue_change: user.issued.as_ref().map(ChangeView::from),
             revoke_change: user.revoked.as_ref().map(ChangeView::from),
@@ -51,8 +59,11 @@ impl Row for UserView {
     }
 
     fn cells(&self, wide: bool) -> Vec<Cell> {
-        let state =
-            if self.revoked { Cell::painted(Paint::Bad, "revoked") } else { Cell::painted(Paint::Good, "accepted") };
+        let state = match (self.revoked, self.expired) {
+            (true, _) => Cell::painted(Paint::Bad, "revoked"),
+            (false, true) => Cell::painted(Paint::Bad, "expired"),
+            (false, false) => Cell::painted(Paint::Good, "accepted"),
+        };
         let name = if self.name.is_empty() { "(not known)" } else { &self.name };
         let digits = if wide { self.fingerprint.len() } else { 16 };
         let mut cells: Vec<Cell> = vec![
