@@ -16,11 +16,11 @@ use tracing::warn;
 
 use super::Findings;
 
-/// Checks under way at once. A check takes a tenth of a millisecond of the thread's time and a descriptor: so many that come
-/// at one moment are done within an eighth of a second, which the usual timeout of half a second bears. More would wait for
-/// the thread in their own time and fail for it. Fewer would wait for backends that do not answer: so many of them, a few
-/// racks, delay nobody.
-const UNDER_WAY_MAX: usize = 1024;
+/// Checks under way at once. A check takes a tenth of a millisecond or two of the thread's time and a descriptor: so many that
+/// come at one moment are done within a tenth of a second, or a few where the thread shares its core, which the usual timeout of
+/// half a second bears. More would wait for the thread in their own time and fail for it. Fewer would wait for backends that do
+/// not answer: so many of them, a few racks, delay nobody.
+const UNDER_WAY_MAX: usize = 512;
 
 /// The pace of all checks of this node.
 pub(super) struct Pace {
