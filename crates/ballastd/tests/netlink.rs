@@ -113,10 +113,12 @@ fn document(vip: &str, backend: &str) -> String {
 fn a_vip_outlives_its_owner_and_moves_without_a_failed_request() -> Result<()> {
     let Some(mut site) = Site::start(NETLINK)? else { return Ok(()) };
     let owner = site.wait_served()?;
-    // The addresses are everywhere, and one node answers.
+    // The addresses are everywhere as soon as a node has learnt of the VIP, and one node answers.
     for node in 0..3 {
-        let addresses = site.lab.run(Host::Node(node), &["ip", "address", "show", "dev", "eth0"])?;
-        ensure!(addresses.contains(VIP) && addresses.contains(VIP6), "node {node}:\n{addresses}");
+        wait::until(&format!("node {node} with both addresses"), || {
+            let addresses = site.lab.run(Host::Node(node), &["ip", "address", "show", "dev", "eth0"])?;
+            Ok((addresses.contains(VIP) && addresses.contains(VIP6)).then_some(()))
+        })?;
     }
     site.owner_holds_alone(owner)?;
 
