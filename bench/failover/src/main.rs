@@ -27,7 +27,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use ballast_testkit::{
-    kernel,
+    interrupt, kernel,
     machine::{self, Machine},
     observer,
 };
@@ -139,6 +139,7 @@ struct SoakOptions {
 }
 
 fn main() -> ExitCode {
+    interrupt::listen();
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Soak(options) => soak(&options),
@@ -153,9 +154,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ballast-failover: {error:#}");
-            ExitCode::FAILURE
+            interrupt::exit_code().unwrap_or(ExitCode::FAILURE)
         }
     }
+}
+
+/// Asked before each repetition, so that whoever calls a run off waits for one at most, and nothing is left behind.
+///
+/// # Errors
+/// When this process was called off.
+fn go_on() -> Result<()> {
+    ensure!(!interrupt::came(), "interrupted");
+    Ok(())
 }
 
 /// What is not empty; a variable that is set to nothing selects nothing in particular.
@@ -184,6 +194,7 @@ fn run(options: &Options) -> Result<()> {
     for round in 1..=options.reps {
         for fault in &faults {
             for (kind, site) in kinds.iter().zip(&mut sites) {
+                go_on()?;
                 let seen = match repeat(site, kind, *fault) {
                     Ok(None) => continue,
                     Ok(Some(one)) => {
@@ -193,6 +204,8 @@ fn run(options: &Options) -> Result<()> {
                         );
                         Some(one)
                     }
+                    // What was called off is not what a system did.
+                    Err(error) if interrupt::came() => return Err(error),
                     Err(error) => {
                         println!("{round:>3} {fault:16} {kind:20} NOT MEASURED: {error:#}");
                         unmeasured += 1;

@@ -75,6 +75,7 @@ pub fn run(fence: &str, lease_ms: u32, nodes: usize, vips: u8, kills: u32) -> Re
     let limit = f64::from(lease_ms) + 50.0;
     let mut worst = 0f64;
     for kill in 0..kills {
+        crate::go_on()?;
         let victim = kill as usize % nodes;
         let mut killed_at = 0;
         let seen = watch(&lab, &asker, vips, BEFORE + AFTER, || {

@@ -53,6 +53,7 @@ pub fn run(kind: &Kind, moves: u32, rate: u32) -> Result<()> {
     let mut moved: Vec<[Report; 2]> = Vec::new();
     let mut still: Vec<[Report; 2]> = Vec::new();
     for number in 1..=moves {
+        crate::go_on()?;
         site.system.wait_well()?;
         let owner = repetition::wait_owner(&site)?;
         still.push(loaded(&mut site, rate, |_| Ok(()))?);

@@ -57,6 +57,7 @@ pub fn run(kind: &Kind, plan: Plan) -> Result<()> {
     let mut random = Random(plan.seed);
     let (mut broken, mut doubtful_ms, mut slowest_ms, mut nobody_ms) = (Vec::new(), 0.0, 0.0f64, 0.0f64);
     for number in 1..=plan.faults {
+        crate::go_on()?;
         site.system.wait_well()?;
         let owner = repetition::wait_owner(&site)?;
         let fault = FAULTS[random.below(FAULTS.len() as u64) as usize];
