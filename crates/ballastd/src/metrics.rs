@@ -82,6 +82,11 @@ fn raft(node: &Node, families: &mut Vec<Family>) {
             .with(&[], number(node.raft.divergences())),
         Family::counter("ballast_raft_leader_changes", "Times that another node came to lead, as this node saw it")
             .with(&[], number(node.raft.leader_changes())),
+        Family::counter(
+            "ballast_raft_slow_votes",
+            "Votes that this node's disk made durable too slowly for an election",
+        )
+        .with(&[], number(node.raft.slow_votes())),
         Family::counter("ballast_storage_syncs", "Times that the log was made durable").with(&[], number(sync.syncs)),
         gauge("ballast_config_revision", "Revision that this node serves", number(node.view.plan().revision.get())),
     ]);
