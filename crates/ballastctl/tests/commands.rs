@@ -196,10 +196,10 @@ async fn wait_ends_when_every_node_that_answers_serves_the_revision() {
 async fn wait_in_vain_says_who_is_late() {
     let fake = Fake::start(State { serving: vec![1], ..with_revision(1) });
     let file = fake.file("shop.yaml", "version: 1 # two\n");
-    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "150ms"]).await;
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "2s"]).await;
     assert_eq!(said.code, 7, "{said:?}");
     assert!(
-        said.err.contains("revision 2 is in force, but not served everywhere within 150ms: node-1 (serves revision 1)"),
+        said.err.contains("revision 2 is in force, but not served everywhere within 2s: node-1 (serves revision 1)"),
         "{}",
         said.err
     );
@@ -210,7 +210,7 @@ async fn wait_in_vain_says_who_is_late() {
 async fn no_answer_to_a_change_leaves_its_outcome_open() {
     let fake = Fake::start(State { hang: true, ..with_revision(1) });
     let file = fake.file("shop.yaml", "version: 1 # two\n");
-    let said = ask(&fake, &["apply", "-f", &file, "--timeout", "100ms", "--request-id", "r-9"]).await;
+    let said = ask(&fake, &["apply", "-f", &file, "--timeout", "1s", "--request-id", "r-9"]).await;
     assert_eq!(said.code, 7, "{said:?}");
     assert!(said.err.contains("repeat it with --request-id r-9: then it happens once"), "{}", said.err);
     fake.stop().await;
@@ -274,7 +274,7 @@ async fn wait_tells_of_listeners_that_cannot_be_bound() {
     let listener_problems = vec![problem("shop", "web", "0.0.0.0:80"), problem("", "http-tls", "[::]:6380")];
     let fake = Fake::start(State { serving: vec![1, 2], listener_problems, ..with_revision(1) });
     let file = fake.file("shop.yaml", "version: 1 # changed\n");
-    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "300ms"]).await;
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "2s"]).await;
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.out.starts_with("revision 2 is committed and in force, but not served everywhere\n"), "{said:?}");
     assert!(said.err.contains("node-1: listener 0.0.0.0:80 of farm shop: address in use\n"), "{said:?}");
@@ -303,7 +303,7 @@ async fn wait_tells_of_vips_that_no_node_can_hold_and_why() {
     let vips = vec!["public", "dmz"];
     let fake = Fake::start(State { serving: vec![1, 2], vips, standings, ..with_revision(1) });
     let file = fake.file("shop.yaml", "version: 1 # changed\n");
-    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "300ms"]).await;
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "2s"]).await;
     assert_eq!(said.code, 1, "{said:?}");
     let head =
         "revision 2 is in force and served by every node that can be reached, but not all of its VIPs are held\n";
@@ -315,7 +315,7 @@ async fn wait_tells_of_vips_that_no_node_can_hold_and_why() {
     ] {
         assert!(said.err.contains(line), "{said:?}");
     }
-    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "300ms", "-o", "json"]).await;
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "2s", "-o", "json"]).await;
     let unheld = &said.json()["unheld_vips"][0];
     assert_eq!((&unheld["vip"], &unheld["can_be_held"]), (&Value::from("public"), &Value::from(false)));
     assert_eq!(unheld["nodes"][0]["reason"], "is unfit: there is no interface eth7");
@@ -340,10 +340,10 @@ async fn wait_leaves_it_open_when_a_node_could_hold_a_vip_and_has_not_taken_it()
     let standings = vec![standing("public", proto::Fitness::Fit, "")];
     let fake = Fake::start(State { serving: vec![2], vips: vec!["public"], standings, ..with_revision(1) });
     let file = fake.file("shop.yaml", "version: 1 # changed\n");
-    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "200ms"]).await;
+    let said = ask(&fake, &["apply", "-f", &file, "--wait", "--timeout", "2s"]).await;
     assert_eq!(said.code, 7, "{said:?}");
     assert!(
-        said.err.contains("not all of its VIPs were taken within 200ms\n  VIP public: node-1 may hold it: asks;"),
+        said.err.contains("not all of its VIPs were taken within 2s\n  VIP public: node-1 may hold it: asks;"),
         "{said:?}"
     );
     fake.stop().await;

@@ -22,10 +22,14 @@ use ballast_testkit::{
     cluster::Cluster,
     ports,
     shop::Shop,
+    wait,
 };
 
 const CLIENTS: usize = 12;
 const BACKENDS: usize = 4;
+
+/// As patient as a check may be: a backend that a busy machine keeps from answering has given no reason to move anybody.
+const CHECKS: &str = "health: { http: { path: /healthz }, interval: 500ms, timeout: 500ms, rise: 2, fall: 3 }";
 
 /// An answer that a client got from a backend.
 #[derive(Clone, Debug)]
@@ -68,7 +72,7 @@ fn a_client_is_never_sent_to_a_wrong_backend() -> Result<()> {
     let mut cluster = Cluster::start(3)?;
     let backends = (1..=BACKENDS).map(|n| Backend::start(&format!("web{n}"))).collect::<Result<Vec<_>, _>>()?;
     let servers = (0..3).map(|_| ports::free_local()).collect::<Result<Vec<_>>>()?;
-    let shop = Shop::new(&backends).listen_on_each(&servers).learned_cookie("SHOPID").checked();
+    let shop = Shop::new(&backends).listen_on_each(&servers).learned_cookie("SHOPID").site(CHECKS);
     cluster.apply(0, &shop.to_yaml())?;
     for server in &servers {
         client::wait_served(*server)?;
@@ -159,6 +163,15 @@ fn wander(
     }
 }
 
+/// Has a backend drained, enabled or the like, for certain: what is not carried out would hold for all that follows.
+fn order(cluster: &Cluster, verb: &str, path: &str) -> Result<()> {
+    wait::until(&format!("{path} to be told {verb}"), || {
+        let said = cluster.ctl_any(&["backend", verb, path])?;
+        ensure!(said.code == 0, "exit {}: {}", said.code, said.err);
+        Ok(Some(()))
+    })
+}
+
 /// Faults, one after the other, each undone before the next; at most one node is away at a time.
 fn disturb(
     cluster: &mut Cluster,
@@ -168,7 +181,7 @@ fn disturb(
     seed: &mut Seed,
     troubles: &mut Vec<Trouble>,
 ) -> Result<()> {
-    // Checks every 200 ms, three failures, and a majority: a verdict follows within two seconds.
+    // Checks every 500 ms, three failures, and a majority: a verdict follows within three seconds.
     let slack = Duration::from_secs(5);
     while began.elapsed() < length {
         let backend = &backends[usize::try_from(seed.next(BACKENDS as u64))?];
@@ -179,19 +192,19 @@ fn disturb(
         match seed.next(6) {
             0 => {
                 backend.set_mode(Mode::Failing);
-                thread::sleep(hold + Duration::from_secs(1));
+                thread::sleep(hold + Duration::from_secs(2));
                 backend.set_mode(Mode::Ok);
                 troubles.push(Trouble { backend: backend.name().to_owned(), from, until: began.elapsed() + slack });
             }
             1 => {
-                cluster.ctl_any(&["backend", "drain", &path])?;
+                order(cluster, "drain", &path)?;
                 thread::sleep(hold);
-                cluster.ctl_any(&["backend", "enable", &path])?;
+                order(cluster, "enable", &path)?;
             }
             2 => {
-                cluster.ctl_any(&["backend", "maintenance", &path])?;
+                order(cluster, "maintenance", &path)?;
                 thread::sleep(hold);
-                cluster.ctl_any(&["backend", "enable", &path])?;
+                order(cluster, "enable", &path)?;
                 troubles.push(Trouble { backend: backend.name().to_owned(), from, until: began.elapsed() + slack });
             }
             3 => {

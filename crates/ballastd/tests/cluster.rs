@@ -72,10 +72,10 @@ fn keeps_a_client_on_its_backend_through_every_node_and_explains_why() -> Result
     client::wait_served(vip)?;
 
     let mut client = Client::new(vip);
-    let first = client.get("/login")?.header("x-backend").unwrap_or_default().to_owned();
+    let first = client.wait_get("/login")?.header("x-backend").unwrap_or_default().to_owned();
     for _ in 0..20 {
         client.hang_up();
-        let again = client.get("/basket")?;
+        let again = client.wait_get("/basket")?;
         ensure!(again.header("x-backend") == Some(&first), "{first} -> {}", again.text());
     }
 
@@ -94,11 +94,13 @@ fn keeps_a_client_on_its_backend_through_every_node_and_explains_why() -> Result
 
     // Drained, the backend keeps its client; in maintenance, it does not.
     cluster.ctl_ok(next, &["backend", "drain", &format!("shop/site/{first}")])?;
-    ensure!(client.get("/basket")?.header("x-backend") == Some(&first), "a drain moved a bound client");
+    ensure!(client.wait_get("/basket")?.header("x-backend") == Some(&first), "a drain moved a bound client");
     cluster.ctl_ok(next, &["backend", "maintenance", &format!("shop/site/{first}")])?;
-    let moved = client.get("/basket")?;
-    ensure!(moved.status == 200 && moved.header("x-backend") != Some(&first), "{}", moved.text());
-    Ok(())
+    wait::until("the client to leave it", || {
+        let moved = client.get("/basket")?;
+        ensure!(moved.status == 200 && moved.header("x-backend") != Some(&first), "{} {}", moved.status, moved.text());
+        Ok(Some(()))
+    })
 }
 
 #[test]
@@ -113,7 +115,7 @@ fn survives_kill_of_all_nodes_at_once() -> Result<()> {
     let mut clients = Vec::new();
     for _ in 0..50 {
         let mut client = Client::new(vip);
-        let backend = client.get("/login")?.header("x-backend").unwrap_or_default().to_owned();
+        let backend = client.wait_get("/login")?.header("x-backend").unwrap_or_default().to_owned();
         client.hang_up();
         clients.push((client, backend));
     }

@@ -12,6 +12,7 @@ use ballast_testkit::{
     newcomers::{self, Newcomers},
     ports,
     shop::Shop,
+    wait,
 };
 
 /// Position of the node whose disk fails.
@@ -49,8 +50,10 @@ fn a_leader_on_a_full_disk_stops_and_nothing_answered_is_lost() -> Result<()> {
         cluster.enter(VICTIM)?;
         cluster.wait_voters(3)?;
         let servers = open_shop(&cluster, &backends)?;
-        cluster.ctl_ok(0, &["cluster", "transfer-leader", "--to", cluster.node(VICTIM).name()])?;
-        ensure!(cluster.wait_leader()? == VICTIM, "the leadership was not handed over");
+        wait::until("the leadership to be handed over", || {
+            cluster.ctl_ok(0, &["cluster", "transfer-leader", "--to", cluster.node(VICTIM).name()])?;
+            Ok((cluster.wait_leader()? == VICTIM).then_some(()))
+        })?;
 
         let load = Newcomers::start(&servers, 2);
         load.wait_more(200)?;

@@ -141,19 +141,23 @@ fn a_backend_that_came_back_gets_less_at_first() -> Result<()> {
     let come_back = || {
         backends[0].set_mode(Mode::Failing);
         wait_verdict(&cluster, "web1", "down")?;
+        // It stays away for as long as it takes to count, so that however slow the machine is it is much the younger then.
+        wait::until("the other to serve all", || Ok((!ask_as_many(server, 200)?.contains_key("web1")).then_some(())))?;
         backends[0].set_mode(Mode::Ok);
         wait_verdict(&cluster, "web1", "up")
     };
     come_back()?;
-    // Its share follows its age; the other's age is greater by the time that a fall and a rise take.
+    // Its share follows its age; the other's age is greater by the time that it was away.
     let slow_counts = ask_as_many(server, 200)?;
     let share = |counts: &BTreeMap<String, usize>| counts.get("web1").copied().unwrap_or(0);
     ensure!(share(&slow_counts) < 90, "with a slow start: {slow_counts:?}");
 
     cluster.apply(0, &shop.to_yaml())?;
-    let counts = ask_as_many(server, 200)?;
-    ensure!((95..=105).contains(&share(&counts)), "without a slow start: {counts:?}");
-    Ok(())
+    wait::until("equal shares", || {
+        let counts = ask_as_many(server, 200)?;
+        ensure!((95..=105).contains(&share(&counts)), "without a slow start: {counts:?}");
+        Ok(Some(()))
+    })
 }
 
 #[test]
@@ -164,10 +168,13 @@ fn a_backup_serves_only_while_no_other_backend_does() -> Result<()> {
     let shop = Shop::new(&backends).listen_on(server).checked().backend("spare", "backup: true");
     cluster.apply(0, &shop.to_yaml())?;
     client::wait_served(server)?;
+    // What the data plane goes by follows the verdict, which may wait a moment for others.
     let all_by = |name: &str| {
-        let counts = ask_as_many(server, 20)?;
-        ensure!(counts.get(name) == Some(&20), "{name} should serve all: {counts:?}");
-        Ok(())
+        wait::until(&format!("{name} to serve all"), || {
+            let counts = ask_as_many(server, 20)?;
+            ensure!(counts.get(name) == Some(&20), "{counts:?}");
+            Ok(Some(()))
+        })
     };
     all_by("web1")?;
     backends[0].set_mode(Mode::Failing);
@@ -273,7 +280,7 @@ fn a_drained_node_hands_its_vip_over_and_gets_one_again_once_enabled() -> Result
     cluster.apply(0, &Shop::new(&backends).on_vip(vip).learned_cookie("SHOPID").to_yaml())?;
     client::wait_served(vip)?;
     let mut client = Client::new(vip);
-    let first = client.get("/login")?.header("x-backend").unwrap_or_default().to_owned();
+    let first = client.wait_get("/login")?.header("x-backend").unwrap_or_default().to_owned();
 
     let owner = cluster.wait_owner("public")?;
     let names = [cluster.node(owner).name(), cluster.node(1 - owner).name()];
@@ -287,14 +294,14 @@ fn a_drained_node_hands_its_vip_over_and_gets_one_again_once_enabled() -> Result
         Ok(())
     };
     drain(names[0], 1 - owner)?;
-    ensure!(client.get("/basket")?.header("x-backend") == Some(&first), "the move sent the client elsewhere");
+    ensure!(client.wait_get("/basket")?.header("x-backend") == Some(&first), "the move sent the client elsewhere");
     let events = cluster.ctl_ok(0, &["events"])?;
     ensure!(events.contains("new memory"), "{events}");
 
     // It comes back without taking anything from the other, and is there when that one is drained.
     cluster.ctl_ok(0, &["node", "enable", names[0]])?;
     drain(names[1], owner)?;
-    ensure!(client.get("/basket")?.header("x-backend") == Some(&first), "the move sent the client elsewhere");
+    ensure!(client.wait_get("/basket")?.header("x-backend") == Some(&first), "the move sent the client elsewhere");
     cluster.ctl_ok(0, &["node", "enable", names[1]])?;
     Ok(())
 }

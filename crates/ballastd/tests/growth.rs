@@ -20,7 +20,9 @@ fn a_cluster_shrinks_to_one_node() -> Result<()> {
     // The second time, nothing can be decided without the vote of the one that leaves. Each leads when it is removed.
     for leaving in [2, 1] {
         let name = cluster.node(leaving).name().to_owned();
-        cluster.ctl_ok(0, &["cluster", "transfer-leader", "--to", &name])?;
+        wait::until(&format!("{name} to lead"), || {
+            cluster.ctl_ok(0, &["cluster", "transfer-leader", "--to", &name]).map(Some)
+        })?;
         cluster.ctl_ok(0, &["node", "remove", "--force", &name])?;
         ensure!(cluster.wait_exit(leaving)? == Some(1), "{name} went on after it was removed");
         wait::until(&format!("the cluster to decide something without {name}"), || {

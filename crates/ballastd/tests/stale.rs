@@ -23,9 +23,11 @@ fn ask(server: SocketAddr, visitor: &str) -> Result<String> {
 
 /// Moves a visitor to the other backend and sees it served there. Returns that backend.
 fn move_away(cluster: &Cluster, server: SocketAddr, visitor: &str) -> Result<String> {
-    let other = if ask(server, visitor)? == "web1" { "web2" } else { "web1" };
+    // A node that was just killed may have led: until another does, nobody new is served.
+    let before = wait::until("an answer", || ask(server, visitor).map(Some))?;
+    let other = if before == "web1" { "web2" } else { "web1" };
     cluster.ctl_ok(0, &["bindings", "move", "--farm", "shop", "--key", visitor, "--to", other])?;
-    let now = ask(server, visitor)?;
+    let now = wait::until("an answer", || ask(server, visitor).map(Some))?;
     ensure!(now == other, "moved to {other}, served by {now}");
     Ok(now)
 }
@@ -57,7 +59,7 @@ fn a_node_that_starts_or_wakes_never_serves_by_an_old_table() -> Result<()> {
         // The fault itself: longer than a node waits before it takes itself for isolated.
         thread::sleep(Duration::from_millis(2500));
         cluster.resume(LATE);
-        let first = ask(servers[LATE], &visitor)?;
+        let first = wait::until("the first answer", || ask(servers[LATE], &visitor).map(Some))?;
         ensure!(first == moved, "the node woke and sent {visitor} to {first} instead of {moved}");
     }
     Ok(())

@@ -106,9 +106,14 @@ fn a_node_of_another_cluster_at_a_known_address_is_a_stranger() -> Result<()> {
         Ok(ours.node(0).log()?.contains("refused a node's connection").then_some(()))
     })?;
     let status = ours.ctl_json(0, &["cluster", "status"])?;
-    ensure!(status["health"] == "ok" && status["nodes"].as_array().is_some_and(|n| n.len() == 1), "{status}");
-    let status = theirs.ctl_json(0, &["cluster", "status"])?;
-    ensure!(status["health"] == "degraded", "{status}");
+    ensure!(status["nodes"].as_array().is_some_and(|n| n.len() == 1), "{status}");
+    for (cluster, health) in [(&ours, "ok"), (&theirs, "degraded")] {
+        wait::until(&format!("the health to be {health}"), || {
+            let status = cluster.ctl_json(0, &["cluster", "status"])?;
+            ensure!(status["health"] == health, "{status}");
+            Ok(Some(()))
+        })?;
+    }
     Ok(())
 }
 

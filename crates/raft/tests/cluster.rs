@@ -4,7 +4,7 @@ mod support;
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ballast_core::{
@@ -152,12 +152,12 @@ async fn without_a_quorum_nothing_is_applied_and_the_errors_say_what_is_known() 
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     others.iter().for_each(|id| cluster.faults.cut_off(*id));
 
-    let soon = Duration::from_millis(300);
+    let soon = Duration::from_secs(1);
     let sent = cluster.handle(leader).propose(token(1), soon).await;
     assert!(matches!(sent, Err(ProposeError::OutcomeUnknown { .. })), "it was in the leader's log: {sent:?}");
     let handle = cluster.handle(others[0]);
-    wait_until_alone(&handle).await;
-    wait_until_alone(&cluster.handle(leader)).await;
+    wait_quorum(&handle, false).await;
+    wait_quorum(&cluster.handle(leader), false).await;
     let before = handle.with_state(|state| state.applied());
     let unsent = handle.propose(token(2), soon).await;
     assert!(matches!(unsent, Err(ProposeError::NoQuorum { .. })), "{unsent:?}");
@@ -178,19 +178,21 @@ async fn without_a_quorum_nothing_is_applied_and_the_errors_say_what_is_known() 
     assert!((3..=4).contains(&tokens), "two of the joins, token 3, and perhaps token 1: {tokens}");
     let again = propose(&handle, token(2)).await?;
     assert_eq!(again.outcome, Outcome::Done, "what was never sent was never applied");
-    assert!(cluster.ids().into_iter().all(|id| cluster.handle(id).has_quorum()));
+    for id in cluster.ids() {
+        wait_quorum(&cluster.handle(id), true).await;
+    }
     cluster.end().await;
     Ok(())
 }
 
-/// Waits until a node knows that it has lost the quorum.
-async fn wait_until_alone(handle: &ballast_raft::Handle) {
-    let alone = async {
-        while handle.has_quorum() {
+/// Waits until a node knows that it has a quorum, or has lost it.
+async fn wait_quorum(handle: &ballast_raft::Handle, has: bool) {
+    let known = async {
+        while handle.has_quorum() != has {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, alone).await.expect("noticed in time");
+    tokio::time::timeout(PATIENCE, known).await.expect("noticed in time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -222,7 +224,7 @@ async fn a_member_that_starts_says_what_its_log_holds_before_it_knows_what_is_co
     let leader = cluster.leader(&[]).await;
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     others.iter().for_each(|id| cluster.faults.cut_off(*id));
-    let sent = cluster.handle(leader).propose(token(1), Duration::from_millis(300)).await;
+    let sent = cluster.handle(leader).propose(token(1), Duration::from_secs(1)).await;
     assert!(matches!(sent, Err(ProposeError::OutcomeUnknown { .. })), "{sent:?}");
 
     let before = cluster.handle(leader);
@@ -268,8 +270,7 @@ async fn a_new_node_is_filled_by_a_snapshot_when_the_log_is_gone() -> Test {
 
     let second = cluster.join(2).await;
     cluster.converge().await;
-    let status = cluster.handle(second).status();
-    assert!(status.snapshot > LogIndex::new(200), "{status:?}");
+    see(&cluster.handle(second), |status| status.snapshot > LogIndex::new(200)).await;
     assert_eq!(cluster.nodes[&second].recorder.installed.load(Ordering::Acquire), 1);
     assert_eq!(cluster.handle(second).with_state(|state| state.join_tokens().len()), 701);
 
@@ -553,10 +554,19 @@ async fn a_node_that_refuses_at_once_is_not_called_without_a_pause() {
     for number in 0..3 {
         propose(&cluster.handle(leader), token(number)).await.expect("two of three are there");
     }
-    let before = cluster.faults.connects(dead);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let calls = cluster.faults.connects(dead) - before;
+    let (before, began) = (cluster.faults.connects(dead), Instant::now());
+    let called = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let calls = cluster.faults.connects(dead) - before;
+            if calls >= 5 {
+                return calls;
+            }
+        }
+    };
+    let calls = tokio::time::timeout(PATIENCE, called).await.expect("it is called again");
     // A heartbeat each 40 ms, entries each 50 ms, and room for a machine that is busy.
-    assert!((5..150).contains(&calls), "{calls} calls in a second");
+    let took = began.elapsed();
+    assert!(u128::from(calls) * 1000 < 150 * took.as_millis(), "{calls} calls in {took:?}");
     cluster.end().await;
 }

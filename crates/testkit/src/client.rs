@@ -142,6 +142,19 @@ impl Client {
         self.request("GET", path, &[], b"")
     }
 
+    /// Sends GETs until one is answered with 200: an owner of a VIP that a busy machine keeps from its lease gives it up, and
+    /// for a moment nobody answers.
+    ///
+    /// # Errors
+    /// When none is in time.
+    pub fn wait_get(&mut self, path: &str) -> anyhow::Result<Response> {
+        crate::wait::until(&format!("an answer to {path}"), || {
+            let answer = self.get(path)?;
+            anyhow::ensure!(answer.status == 200, "status {} {}", answer.status, answer.text().trim());
+            Ok(Some(answer))
+        })
+    }
+
     /// Sends a request, on the open connection if there is one. A kept connection that ended in the meantime is replaced once,
     /// if no byte of the answer had arrived; [`Client::asked_on`] tells.
     ///

@@ -478,6 +478,11 @@ impl Cluster {
     /// # Errors
     /// When it exits with anything but 0.
     pub fn ctl_ok(&self, position: usize, arguments: &[&str]) -> Result<String> {
+        Ok(self.ctl_well(position, arguments)?.out)
+    }
+
+    /// Runs `ballastctl`, which must succeed.
+    fn ctl_well(&self, position: usize, arguments: &[&str]) -> Result<Said> {
         let said = self.ctl(position, arguments)?;
         ensure!(
             said.code == 0,
@@ -487,7 +492,7 @@ impl Cluster {
             said.out,
             said.err
         );
-        Ok(said.out)
+        Ok(said)
     }
 
     /// Runs `ballastctl ... -o json`, which must succeed, and returns what it printed.
@@ -511,13 +516,27 @@ impl Cluster {
         Ok(file.display().to_string())
     }
 
-    /// Writes `document` to a file and applies it at a node, waiting until every node serves it.
+    /// Writes `document` to a file and applies it at a node, waiting until every node that runs serves it.
     ///
     /// # Errors
-    /// When it is refused.
+    /// When it is refused, or not served in time.
     pub fn apply(&self, position: usize, document: &str) -> Result<String> {
         let file = self.write(&format!("apply-{position}.yaml"), document)?;
-        self.ctl_ok(position, &["apply", "-f", &file, "--wait"])
+        // Twice that, for the change and for the wait, is less than any program may take.
+        let arguments = ["apply", "-f", &file, "--wait", "--timeout", "25s"];
+        // One that does not answer within half a second is not waited for, and may only be busy.
+        let leaves_out = |said: &Said| {
+            let mut up = self.nodes.iter().filter(|node| node.process.is_some());
+            up.any(|node| said.err.contains(&format!("{} cannot be reached", node.name)))
+        };
+        let said = self.ctl_well(position, &arguments)?;
+        if leaves_out(&said) {
+            // The same document again changes nothing.
+            wait::until("every node that runs to serve it", || {
+                Ok((!leaves_out(&self.ctl_well(position, &arguments)?)).then_some(()))
+            })?;
+        }
+        Ok(said.out)
     }
 
     /// Folder that lives as long as the cluster, for files of a test.
