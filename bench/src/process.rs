@@ -277,8 +277,11 @@ mod tests {
     #[test]
     fn a_child_that_ends_is_not_waited_for() {
         let mut child = Guarded::spawn(&mut Command::new("false")).unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = child.wait_listening(free).unwrap_err();
+        // It does not listen, and as long as it is there nobody else does.
+        let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        deaf.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = deaf.local_addr().unwrap().as_socket().unwrap();
+        let error = child.wait_listening(address).unwrap_err();
         assert!(error.to_string().contains("ended before"), "{error}");
     }
 

@@ -57,8 +57,8 @@ mod tests {
     fn seen(folder: &Path) -> (f64, f64, f64) {
         // Its own line names no configuration, so the parent's clock is the kernel's.
         let script = "import time, threading, ctypes
-wall = time.time()
 began = time.monotonic()
+wall = time.time()
 libc = ctypes.CDLL(None)
 class Time(ctypes.Structure):
     _fields_ = [('s', ctypes.c_long), ('n', ctypes.c_long)]

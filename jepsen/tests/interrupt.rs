@@ -6,9 +6,13 @@ use std::{
     os::unix::{fs::symlink, process::ExitStatusExt},
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use ballast_testkit::{cluster, lab::Lab, wait};
+
+/// Far longer than it takes to undo all and to judge what was seen, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A suite at work in a folder of its own.
 struct Suite {
@@ -42,7 +46,7 @@ impl Suite {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([signal, &pid]).status().expect("run kill");
         assert!(sent.success());
-        let status = wait::until("the suite to end", || Ok(self.child.try_wait()?)).expect("an end");
+        let status = wait::within(PATIENCE, "the suite to end", || Ok(self.child.try_wait()?)).expect("an end");
         assert_eq!(status.signal(), None, "it was killed by a signal instead of ending by itself");
         let ours = |name: &str| name.contains(&format!("ballast-lab-{pid}-"));
         for place in ["/run/netns", "/sys/fs/cgroup", "/sys/fs/cgroup/freezer", "/sys/fs/cgroup/unified"] {

@@ -578,7 +578,7 @@ mod tests {
             request
         });
         let client = network.client(2, Traffic::Entries);
-        let answers = client.open_append(entries, RPCOption::new(OPEN_TIMEOUT)).await.expect("opened");
+        let answers = client.open_append(entries, RPCOption::new(Duration::from_secs(60))).await.expect("opened");
         drop(answers);
         let let_go = timeout(Duration::from_secs(20), let_go).await;
         assert!(let_go.is_ok(), "the entries are still taken");

@@ -341,7 +341,8 @@ mod tests {
     fn of_many_that_want_a_port_at_once_one_gets_it_and_all_its_sockets() {
         const MANY: usize = 4;
         for _ in 0..50 {
-            let free = TcpListener::bind("127.0.0.1:0").expect("loopback has ports");
+            // At an address where nobody else takes it meanwhile.
+            let free = TcpListener::bind("127.83.7.1:0").expect("loopback has ports");
             let address = free.local_addr().expect("bound");
             drop(free);
             let together = Barrier::new(MANY);

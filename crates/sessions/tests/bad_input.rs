@@ -120,11 +120,12 @@ fn a_half_sent_command_is_not_waited_for_for_ever() {
 
 #[test]
 fn a_command_that_arrives_byte_by_byte_is_not_waited_for_either() {
-    let ballast = Ballast::start(r#"{"limits":{"write_timeout":"300ms"}}"#);
+    // So long that some bytes are sent meanwhile, however busy the machine is.
+    let ballast = Ballast::start(r#"{"limits":{"write_timeout":"2s"}}"#);
     let mut client = ballast.client();
     let (began, mut sent) = (std::time::Instant::now(), 0);
     while ballast.server.stats().totals.cut_total == 0 {
-        assert!(began.elapsed() < Duration::from_secs(20), "{sent} bytes were waited for");
+        assert!(began.elapsed() < Duration::from_secs(60), "{sent} bytes were waited for");
         sent += usize::from(client.try_send(b"P"));
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -134,7 +135,8 @@ fn a_command_that_arrives_byte_by_byte_is_not_waited_for_either() {
 #[test]
 fn strangers_do_not_stay_and_do_not_guess_for_long() {
     let users = r#"{"users":[{"name":"default","password_hash":"HASH"}]}"#.replace("HASH", &support::hash("pw"));
-    let options = ServerOptions { workers: 1, login_timeout: Duration::from_millis(300) };
+    // So long that whoever logs in at once is not late, however busy the machine is.
+    let options = ServerOptions { workers: 1, login_timeout: Duration::from_secs(3) };
     let wanted = vec![Wanted {
         place: Place::Address(LOCAL),
         tls: false,
@@ -143,11 +145,11 @@ fn strangers_do_not_stay_and_do_not_guess_for_long() {
     let ballast = Ballast::start_by(&users, wanted, None, options);
     let mut known = ballast.client();
     assert_eq!(known.say("AUTH pw"), "+OK\r\n");
-    let mut guest = ballast.client();
+    let (mut guest, mut silent) = (ballast.client(), ballast.client());
     assert_eq!(guest.say("PING"), "-NOAUTH Authentication required.\r\n");
-    assert_eq!(guest.rest(), b"-NOAUTH nobody logged in within 300ms\r\n");
+    assert_eq!(guest.rest(), b"-NOAUTH nobody logged in within 3s\r\n");
     assert_eq!(known.say("PING"), "+PONG\r\n");
-    assert_eq!(ballast.client().rest(), b"-NOAUTH nobody logged in within 300ms\r\n", "who says nothing at all");
+    assert_eq!(silent.rest(), b"-NOAUTH nobody logged in within 3s\r\n", "who says nothing at all");
     let ballast = Ballast::start(&users);
     let mut guesser = ballast.client();
     guesser.send(&encode(&[b"AUTH", b"guess"]).repeat(10));
@@ -163,7 +165,7 @@ fn a_connection_that_is_over_is_let_go_of_though_the_client_sends_on() {
     assert_eq!(client.say("QUIT"), "+OK\r\n");
     let began = std::time::Instant::now();
     while ballast.server.held() > 0 {
-        assert!(began.elapsed() < Duration::from_secs(10), "still held");
+        assert!(began.elapsed() < Duration::from_secs(60), "still held");
         client.try_send(b"x");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -171,7 +173,7 @@ fn a_connection_that_is_over_is_let_go_of_though_the_client_sends_on() {
 
 #[test]
 fn idle_connections_are_closed_if_that_is_wanted() {
-    let ballast = Ballast::start(r#"{"limits":{"idle_timeout":"1s"}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"idle_timeout":"3s"}}"#);
     let mut client = ballast.client();
     assert_eq!(client.say("PING"), "+PONG\r\n");
     assert_eq!(client.answer(), None);
@@ -179,7 +181,7 @@ fn idle_connections_are_closed_if_that_is_wanted() {
 
 #[test]
 fn a_client_that_does_not_read_is_cut_and_holds_up_nobody() {
-    let ballast = Ballast::start(r#"{"limits":{"write_timeout":"200ms"}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"write_timeout":"1s"}}"#);
     let mut other = ballast.client();
     let value = vec![b'v'; 1 << 20];
     assert_eq!(other.call(&[b"SET", b"big", &value]), b"+OK\r\n");
@@ -240,7 +242,7 @@ fn many_idle_connections_cost_nobody_anything() {
     let mut client = ballast.client();
     assert_eq!(client.say("SET a 1"), "+OK\r\n");
     assert!(idle.iter_mut().all(|client| client.say("GET a") == "$1\r\n1\r\n"));
-    let until = std::time::Instant::now() + Duration::from_secs(20);
+    let until = std::time::Instant::now() + Duration::from_secs(60);
     drop(idle);
     while ballast.server.held() > 1 {
         assert!(std::time::Instant::now() < until, "{} are held", ballast.server.held());

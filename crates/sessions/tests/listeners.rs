@@ -24,6 +24,8 @@ use rustls::{
 };
 use support::{Ballast, Client, LOCAL};
 
+const HOUR_NANOS: u64 = 3_600_000_000_000;
+
 /// An address of this machine that is not loopback; nothing is sent to find it.
 fn outside() -> Option<SocketAddr> {
     let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
@@ -86,14 +88,15 @@ fn a_vip_is_served_while_it_is_held() {
 
 #[test]
 fn whoever_waits_on_a_vip_that_was_handed_over_is_told_while_its_end_gets_through() {
-    let ballast = Ballast::start_at("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None);
+    // The only worker does one thing at a time: once it has answered the subscriber, it waits for what the other says next.
+    let ballast = Ballast::start_with("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None, 1);
     let gate = &ballast.cluster.gate;
     gate.hold(1, BootNanos::new(u64::MAX));
     let (mut idle, mut subscriber) = (ballast.client(), ballast.client());
     assert_eq!(idle.say("PING"), "+PONG\r\n");
     assert!(subscriber.say("SUBSCRIBE news").contains("subscribe"));
     // There is time enough to go on, and then less than saying goodbye takes.
-    gate.hand_over(boot_now(), boot_now().plus(3_600_000_000_000));
+    gate.hand_over(boot_now(), boot_now().plus(HOUR_NANOS));
     assert_eq!(idle.say("PING"), "+PONG\r\n");
     let told = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -114,21 +117,14 @@ fn whoever_waits_on_a_vip_that_was_handed_over_is_told_while_its_end_gets_throug
 fn a_drain_serves_whom_the_kernel_took_before_a_vip_was_handed_over() {
     let ballast = Ballast::start_at("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None);
     let gate = &ballast.cluster.gate;
-    let served = AtomicBool::new(false);
-    gate.hand_over(boot_now(), BootNanos::new(u64::MAX));
+    // As if it was handed over just now, until the late one is served.
+    gate.hand_over(boot_now().plus(HOUR_NANOS), BootNanos::new(u64::MAX));
     std::thread::scope(|scope| {
-        // It was handed over just now until the late one is served.
-        scope.spawn(|| {
-            while !served.load(Ordering::Relaxed) {
-                gate.hand_over(boot_now(), BootNanos::new(u64::MAX));
-                std::thread::yield_now();
-            }
-        });
         let draining = scope.spawn(|| drain(&ballast));
         let mut late = ballast.client();
         assert_eq!(late.say("PING"), "+PONG\r\n");
         assert!(!draining.is_finished(), "whoever is in the queue is waited for");
-        served.store(true, Ordering::Relaxed);
+        gate.hand_over(boot_now(), BootNanos::new(u64::MAX));
         assert_eq!(late.answer(), None);
         assert_eq!(draining.join().unwrap(), 0);
     });

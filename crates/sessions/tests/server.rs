@@ -147,7 +147,7 @@ fn a_drain_answers_what_is_asked_and_closes_what_is_idle() {
     assert_eq!(client.say("SET a 1"), "+OK\r\n");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let left = std::thread::scope(|scope| {
-        let drain = scope.spawn(|| runtime.block_on(ballast.server.drain(std::time::Duration::from_secs(10))));
+        let drain = scope.spawn(|| runtime.block_on(ballast.server.drain(std::time::Duration::from_secs(60))));
         // Within the grace a command that is on its way is answered.
         assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
         assert_eq!(client.answer(), None);
@@ -155,7 +155,7 @@ fn a_drain_answers_what_is_asked_and_closes_what_is_idle() {
     });
     assert_eq!(left, 0);
     // Each worker closes its own socket, the last of them a moment later.
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while std::net::TcpStream::connect(ballast.address).is_ok() {
         assert!(std::time::Instant::now() < until, "connections are still taken");
         std::thread::yield_now();
@@ -420,32 +420,34 @@ fn stale_reads_without_a_quorum_wait_once_and_not_each() {
     *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
     assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
     let began = Instant::now();
-    for _ in 0..20 {
+    // A hundred seconds if each waits.
+    for _ in 0..100 {
         assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
     }
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}: they wait for nothing", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}: they wait for nothing", began.elapsed());
     // Once there is a quorum again, reads are current again.
     *ballast.cluster.mood.lock().unwrap() = Mood::Healthy;
     let before = ballast.cluster.confirmations.load(Ordering::SeqCst);
     let confirmed = || ballast.cluster.confirmations.load(Ordering::SeqCst) - before;
+    let healed = Instant::now();
     while confirmed() < 5 {
-        assert!(began.elapsed() < Duration::from_secs(30), "reads stay stale");
+        assert!(healed.elapsed() < Duration::from_secs(60), "reads stay stale");
         assert_eq!(client.say("GET a"), "$1\r\n1\r\n");
     }
 }
 
 #[test]
 fn what_arrives_together_has_one_deadline() {
-    let ballast = Ballast::start(r#"{"limits":{"deadline":"1s"}}"#);
+    let ballast = Ballast::start(r#"{"limits":{"deadline":"2s"}}"#);
     let mut client = ballast.client();
     assert_eq!(client.say("SET a 1"), "+OK\r\n");
     ballast.cluster.patient.store(true, Ordering::SeqCst);
     *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
     let began = Instant::now();
-    // Twenty runs, and twenty seconds if each waits for itself.
+    // Twenty runs, and forty seconds if each waits for itself.
     client.send(&b"GET a\r\nSET a 2\r\nGET a\r\nPING\r\nMULTI\r\nSET a 3\r\nEXEC\r\n".repeat(20));
     let answers: Vec<_> = (0..140).map(|_| String::from_utf8(client.answer().unwrap()).unwrap()).collect();
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     for (at, start) in
         ["-CLUSTERDOWN", "-CLUSTERDOWN", "-CLUSTERDOWN", "+PONG", "+OK", "+QUEUED", "-CLUSTERDOWN"].iter().enumerate()
     {

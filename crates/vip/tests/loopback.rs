@@ -15,8 +15,9 @@ use ballast_core::{
 use ballast_vip::{Closing, Driver as _, ListenerChange, LoopbackDriver};
 use support::{Cluster, VIP, entry};
 
-/// Three times the default, so that a busy machine without real-time scheduling starves no renewal.
-const LEASE: Duration = Duration::from_millis(600);
+/// Ten times the default, so that a busy machine without real-time scheduling, or one that stands still for a moment,
+/// starves no renewal.
+const LEASE: Duration = Duration::from_secs(2);
 
 fn millis(nanos: u64) -> f64 {
     nanos as f64 / 1e6

@@ -93,7 +93,7 @@ fn describe(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use ballast_core::config::Span;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
 
@@ -126,9 +126,10 @@ mod tests {
 
     #[tokio::test]
     async fn says_why_it_could_not_connect() {
-        let gone = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
-        let address = gone.local_addr().expect("it is bound");
-        drop(gone);
+        // It does not listen, and as long as it is there nobody else does.
+        let deaf = TcpSocket::new_v4().expect("a socket");
+        deaf.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("loopback has ports");
+        let address = deaf.local_addr().expect("it is bound");
         let found = check(address, &Health { http: None, ..http() }).await;
         assert_eq!(found, (Observation { ok: false, detail: "connect: refused".to_owned() }, Answer::Bad));
     }

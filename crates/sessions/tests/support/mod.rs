@@ -293,7 +293,7 @@ pub trait Stream: std::io::Read + std::io::Write + Send {}
 impl<T: std::io::Read + std::io::Write + Send> Stream for T {}
 
 /// Longer than anything takes that is not a failure.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Client {
     pub fn tcp(address: SocketAddr) -> Self {

@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::frames::{Path, Question, answers, ask};
 
 /// Nothing here takes longer unless it is broken.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says why a test is skipped. A failure if `BALLAST_REQUIRE_NETNS` is 1.
 pub fn skip(why: &str) {
@@ -86,6 +86,10 @@ impl Node {
         self.sh(&format!("ip link add {here} type veth peer name {there} netns {path}"));
         self.sh(&format!("ip link set {here} up"));
         other.sh(&format!("ip link set {there} up"));
+        // Until the kernel has seen to it, an end may drop what is sent.
+        for (node, end) in [(self, here), (other, there)] {
+            eventually("the cable carries", || node.sh(&format!("ip -o link show {end}")).contains("state UP"));
+        }
     }
 
     pub fn index(&self, interface: &str) -> u32 {

@@ -13,7 +13,7 @@ use std::{
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A namespace with only a loopback interface, up.
 pub struct Netns {
@@ -117,10 +117,17 @@ impl Lan {
             host.ip("link set eth0 up");
         }
         let lan = Self { switch, hosts: namespaces };
-        for host in &lan.hosts {
+        for (at, host) in lan.hosts.iter().enumerate() {
             eventually("the link is up", || host.run(|| ballast_vip::net::Interface::read("eth0").expect("there").up));
+            lan.wait_port(&format!("p{}", at + 1));
         }
         Some(lan)
+    }
+
+    /// Waits until the bridge passes on what comes to the port, which it may learn of later than the host.
+    pub fn wait_port(&self, port: &str) {
+        let shown = || self.switch.ip(&format!("-d link show {port}"));
+        eventually("the port forwards", || shown().contains("state forwarding"));
     }
 }
 

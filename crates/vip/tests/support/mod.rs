@@ -6,6 +6,7 @@ use std::{
     os::fd::RawFd,
     sync::{
         Arc, Mutex,
+        atomic::{AtomicU8, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::{Duration, Instant},
@@ -128,8 +129,12 @@ pub struct Cluster {
 impl Cluster {
     /// Three voters, all candidates, one VIP.
     pub fn start(lease: Duration) -> Self {
+        /// Addresses that no other cluster has, so that nobody takes the port of a node that is down.
+        static NETWORK: AtomicU8 = AtomicU8::new(0);
+        let network = NETWORK.fetch_add(1, Ordering::Relaxed);
         let ids = [1, 2, 3].map(NodeId::new);
-        let sockets = ids.map(|_| UdpSocket::bind("127.0.0.1:0").expect("loopback has ports"));
+        let bind = |id: NodeId| UdpSocket::bind(format!("127.83.{network}.{}:0", id.get()));
+        let sockets = ids.map(|id| bind(id).expect("loopback has ports"));
         let addresses = sockets.each_ref().map(|socket| socket.local_addr().expect("bound"));
         let member = |(id, address): (&NodeId, &SocketAddr)| LeaseMember {
             id: *id,
