@@ -15,7 +15,7 @@ use ballast_core::{
 };
 use ballast_raft::LogBounds;
 use ballast_vip::net::is_network;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::{
     programs::{CheckSettings, HookSettings},
@@ -69,11 +69,13 @@ pub struct Bootstrap {
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// Node-to-node traffic: gRPC over mutual TLS (TCP) and lease datagrams (UDP, same port).
+    #[serde(deserialize_with = "address")]
     pub cluster: SocketAddr,
     /// The admin API: gRPC over mutual TLS.
+    #[serde(deserialize_with = "address")]
     pub admin: SocketAddr,
     /// `/livez`, `/readyz`, `/metrics` in the clear; off when absent. Loopback, unless `metrics_open` is set.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "address_if_any")]
     pub metrics: Option<SocketAddr>,
     /// Whether `metrics` may be an address that others reach, without asking who they are.
     #[serde(default)]
@@ -87,9 +89,9 @@ pub struct Listen {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Advertise {
-    /// `host:port` for node-to-node traffic.
+    /// `address:port` for node-to-node traffic. Names are not looked up.
     pub cluster: Option<String>,
-    /// `host:port` of the admin API.
+    /// `address:port` of the admin API.
     pub admin: Option<String>,
 }
 
@@ -106,13 +108,66 @@ pub struct Proxy {
 #[serde(deny_unknown_fields, default)]
 pub struct Sessions {
     /// Addresses that this node alone listens on, without TLS.
+    #[serde(deserialize_with = "addresses")]
     pub listen: Vec<SocketAddr>,
     /// The same for HTTP.
+    #[serde(deserialize_with = "addresses")]
     pub http_listen: Vec<SocketAddr>,
     /// A Unix socket, for applications on this node.
     pub socket: Option<PathBuf>,
+    /// Permissions of that socket, in octal as for `chmod`: whoever may write to it may connect. When absent, those that the
+    /// daemon's umask leaves; with `ballastd.service` its own user only.
+    pub socket_mode: Option<SocketMode>,
     /// Worker threads; 0 takes one for each core.
     pub workers: usize,
+}
+
+/// Permissions of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketMode(pub u32);
+
+impl TryFrom<String> for SocketMode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let digits = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| digits && *mode <= 0o777);
+        mode.map(Self).ok_or_else(|| {
+            format!(
+                "{text:?} are no permissions; write three octal digits, for example \"660\", or \"666\" for everybody"
+            )
+        })
+    }
+}
+
+/// What stands where an address and a port should.
+struct NotAnAddress<'a>(&'a str);
+
+impl std::fmt::Display for NotAnAddress<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:?} is not an IP address and a port; write one, for example 10.0.0.1:7400 or [fd00::1]:7400 (names are not looked up)",
+            self.0
+        )
+    }
+}
+
+fn parse_address<E: serde::de::Error>(text: &str) -> Result<SocketAddr, E> {
+    text.parse().map_err(|_| E::custom(NotAnAddress(text)))
+}
+
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    parse_address(&String::deserialize(from)?)
+}
+
+fn address_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    Option::<String>::deserialize(from)?.as_deref().map(parse_address).transpose()
+}
+
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    Vec::<String>::deserialize(from)?.iter().map(|text| parse_address(text)).collect()
 }
 
 /// The replicated log on this node's disk.
@@ -331,7 +386,7 @@ impl Bootstrap {
             if let Some(advertised) = advertised
                 && advertised.parse::<SocketAddr>().is_err()
             {
-                return Err(format!("advertise.{key}: {advertised:?} is not `address:port`"));
+                return Err(format!("advertise.{key}: {}", NotAnAddress(advertised)));
             }
         }
         self.raft.check()?;
@@ -464,6 +519,27 @@ admin = "10.0.0.1:7401"
         let bootstrap = Bootstrap::parse(GOOD, |_| None).unwrap();
         assert_eq!(bootstrap.node_info(|_| None).cluster_address, "10.0.0.1:7400");
         assert_eq!(bootstrap.socket(), PathBuf::from("/var/lib/ballast/admin.sock"));
+    }
+
+    #[test]
+    fn what_is_no_address_is_named_with_its_key_and_a_remedy() {
+        let remedy = "is not an IP address and a port; write one, for example 10.0.0.1:7400";
+        check(&GOOD.replace("10.0.0.1:7400", "node-1:7400"), &format!("\"node-1:7400\" {remedy}"));
+        check(&GOOD.replace("10.0.0.1:7400", "node-1:7400"), "cluster = ");
+        check(&format!("{GOOD}metrics = \"9100\"\n"), &format!("\"9100\" {remedy}"));
+        check(&format!("{GOOD}[advertise]\nadmin = \"lb:1\"\n"), &format!("advertise.admin: \"lb:1\" {remedy}"));
+        check(&format!("{GOOD}[sessions]\nlisten = [\"6379\"]\n"), &format!("\"6379\" {remedy}"));
+    }
+
+    #[test]
+    fn permissions_of_a_socket_are_three_octal_digits() {
+        let of = |mode: &str| format!("{GOOD}[sessions]\nsocket_mode = {mode}\n");
+        let sessions = Bootstrap::parse(&of("\"0660\""), |_| None).unwrap().sessions;
+        assert_eq!(sessions.socket_mode, Some(SocketMode(0o660)));
+        for bad in ["\"66\"", "\"888\"", "\"1777\"", "\"rw\"", "\"+66\""] {
+            check(&of(bad), "are no permissions; write three octal digits");
+        }
+        check(&of("660"), "socket_mode = 660");
     }
 
     #[test]

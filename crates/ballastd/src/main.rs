@@ -3,6 +3,7 @@
 //! `init` makes a cluster, `join` enters one, `run` runs the node that either of them left in the
 //! data directory.
 
+mod access_log;
 mod bindings;
 mod bootstrap;
 mod descriptors;
@@ -38,6 +39,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use access_log::Reopen;
 use bootstrap::{Bootstrap, LogFormat};
 
 #[global_allocator]
@@ -158,7 +160,11 @@ fn execute(verb: Verb) -> Result<()> {
         }
         Verb::Run(common) => {
             let bootstrap = Bootstrap::read(&common.config)?;
-            let filter = std::env::var("BALLAST_LOG").unwrap_or_else(|_| bootstrap.log.level.clone());
+            // What is empty is not set.
+            let filter = match std::env::var("BALLAST_LOG").ok().filter(|filter| !filter.trim().is_empty()) {
+                Some(filter) => log::Filter { said_by: "BALLAST_LOG", text: filter },
+                None => log::Filter { said_by: "log.level in ballastd.toml", text: bootstrap.log.level.clone() },
+            };
             let format = match bootstrap.log.format {
                 LogFormat::Text => Format::Text,
                 LogFormat::Json => Format::Json,
@@ -171,7 +177,9 @@ fn execute(verb: Verb) -> Result<()> {
                 }
                 let stop = CancellationToken::new();
                 stop_on_signals(&stop)?;
-                node::run(bootstrap, stop).await
+                let reopen = Reopen::default();
+                reopen_on_signal(&reopen)?;
+                node::run(bootstrap, stop, reopen).await
             });
             // Whatever still runs holds nothing that is not on disk.
             runtime.shutdown_background();
@@ -195,5 +203,18 @@ fn stop_on_signals(stop: &CancellationToken) -> Result<()> {
             }
         });
     }
+    Ok(())
+}
+
+/// SIGHUP has the access log opened anew, and never ends the process.
+fn reopen_on_signal(reopen: &Reopen) -> Result<()> {
+    let mut signals = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let reopen = reopen.clone();
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            tracing::info!("told to open the access log anew (SIGHUP); a changed ballastd.toml needs a restart");
+            reopen.ask();
+        }
+    });
     Ok(())
 }

@@ -56,15 +56,21 @@ fn seconds(durations: &Durations) -> Distribution {
 fn raft(node: &Node, families: &mut Vec<Family>) {
     let status = node.raft.status();
     let gauge = |name, help, value| Family::gauge(name, help).with(&[], value);
-    let leads = if status.role == Role::Leader { 1.0 } else { 0.0 };
+    // A leader that a majority does not answer is one by name only, and so is whom a node follows that hears nothing.
+    let has_quorum = node.raft.has_quorum();
+    let when = |so: bool| if so && has_quorum { 1.0 } else { 0.0 };
     let sync = node.raft.sync_stats();
     families.extend([
         gauge("ballast_raft_term", "Raft term", number(status.term)),
-        gauge("ballast_raft_is_leader", "Whether this node leads", leads),
+        gauge(
+            "ballast_raft_is_leader",
+            "Whether this node leads, and a majority of the voters answers it",
+            when(status.role == Role::Leader),
+        ),
         gauge(
             "ballast_raft_has_leader",
-            "Whether this node knows a leader",
-            if status.leader.is_some() { 1.0 } else { 0.0 },
+            "Whether this node knows a leader that a majority of the voters answers",
+            when(status.leader.is_some()),
         ),
         gauge("ballast_raft_last_log_index", "Last entry in this node's log", number(status.last_log.get())),
         gauge("ballast_raft_commit_index", "Last entry known to be committed", number(status.committed.get())),

@@ -9,8 +9,7 @@
 //! supervisor, one that limps is believed.
 
 use std::{
-    fs::OpenOptions,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -35,7 +34,7 @@ use ballast_core::{
     time::BootNanos,
 };
 use ballast_proxy::{
-    AccessLog, Ports, Proxy, ProxyOptions,
+    Ports, Proxy, ProxyOptions,
     prober::{self, Findings},
 };
 use ballast_raft::{Handle, Member, MemberOptions, Role, Status, TlsConnect};
@@ -49,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    access_log::{self, Reopen},
     bindings::{self, NodeBindings},
     bootstrap::Bootstrap,
     endpoints,
@@ -86,7 +86,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// What failed, and what to do.
-pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
+pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) -> Result<()> {
     let identity = Identity::load(&bootstrap)?;
     let sole = interfaces::claim(&bootstrap.vip, bootstrap.role)?;
     let secrets = Secrets::read(&bootstrap.webhooks)?;
@@ -132,7 +132,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken) -> Result<()> {
             let options = ProxyOptions {
                 workers: bootstrap.proxy.workers,
                 cpu_pinning: false,
-                access_log: access_log(&bootstrap.log.access)?,
+                access_log: access_log::open(&bootstrap.log.access, reopen)?,
                 bind_vips: interfaces::bind_vips(&bootstrap.vip),
                 ..ProxyOptions::default()
             };
@@ -349,21 +349,6 @@ async fn never_fails(part: impl Future<Output = ()>) -> Result<()> {
 fn describe_vip(state: &State, vip: VipId) -> Option<Described> {
     let (_, vip) = state.vips().find(|(id, _)| *id == vip)?;
     Some(Described { name: vip.name.clone(), addresses: vip.addresses.iter().map(|address| address.ip()).collect() })
-}
-
-/// Where access log lines go, by `log.access` of `ballastd.toml`.
-fn access_log(target: &str) -> Result<AccessLog> {
-    Ok(match target {
-        "" => AccessLog::Off,
-        "-" => AccessLog::To(Box::new(std::io::stdout())),
-        path => {
-            let file =
-                OpenOptions::new().create(true).append(true).open(Path::new(path)).with_context(|| {
-                    format!("cannot write the access log {path}; correct log.access in ballastd.toml")
-                })?;
-            AccessLog::To(Box::new(file))
-        }
-    })
 }
 
 /// Makes the cluster: one voter, and the first entry.

@@ -129,7 +129,7 @@ impl Node {
         let sessions = self.sessions.iter().flat_map(NodeSessions::failed);
         failed.extend(sessions.filter_map(|(wanted, _)| match wanted.place {
             Place::Vip(_, address) => Some(address.ip()),
-            Place::Address(_) | Place::Unix(_) => None,
+            Place::Address(_) | Place::Unix { .. } => None,
         }));
         let vips: Vec<(VipId, Vec<IpAddr>)> = self.raft.with_state(|state| {
             state.vips().map(|(id, vip)| (id, vip.addresses.iter().map(|address| address.ip()).collect())).collect()

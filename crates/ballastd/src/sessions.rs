@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use rustls::{ServerConfig, pki_types::CertificateDer};
 
 use crate::{
-    bootstrap::{Sessions as Settings, VipDriver},
+    bootstrap::{Sessions as Settings, SocketMode, VipDriver},
     view::View,
 };
 
@@ -86,7 +86,10 @@ impl NodeSessions {
         let at = |address: &SocketAddr, protocol| plain(Place::Address(*address), protocol);
         let addresses = settings.listen.iter().map(|address| at(address, SessionProtocol::Resp));
         let over_http = settings.http_listen.iter().map(|address| at(address, SessionProtocol::Http));
-        let socket = settings.socket.iter().map(|path| plain(Place::Unix(path.clone()), SessionProtocol::Resp));
+        let socket = settings.socket.iter().map(|path| {
+            let mode = settings.socket_mode.map(|SocketMode(mode)| mode);
+            plain(Place::Unix { path: path.clone(), mode }, SessionProtocol::Resp)
+        });
         Ok(Self {
             server,
             keys,
@@ -112,7 +115,7 @@ impl NodeSessions {
             let now = boot_now();
             wanted.retain(|wanted| match wanted.place {
                 Place::Vip(vip, _) => self.gates.gate(vip).may_accept(now),
-                Place::Address(_) | Place::Unix(_) => true,
+                Place::Address(_) | Place::Unix { .. } => true,
             });
         }
         let mut listening = self.listening.lock();

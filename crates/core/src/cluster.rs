@@ -30,7 +30,9 @@ pub struct Applied {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ProposeError {
     /// Certainly not applied: no leader could be reached before the deadline.
-    #[error("no quorum: {detail}; nothing was changed, try again when `ballastctl cluster status` shows a leader")]
+    #[error(
+        "no quorum: {detail}; nothing was changed, try again when `ballastctl cluster status` shows no `no quorum`"
+    )]
     NoQuorum {
         /// What this node knows (who it cannot reach).
         detail: String,

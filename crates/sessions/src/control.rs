@@ -8,9 +8,14 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, io,
+    fmt,
+    fs::Permissions,
+    io,
     net::{IpAddr, SocketAddr, TcpListener},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -85,14 +90,19 @@ pub enum Place {
     /// An address of a VIP. Bound whether the VIP is held or not; what is accepted while it is not is closed.
     Vip(VipId, SocketAddr),
     /// A Unix socket. A socket of that name that nobody listens on is replaced.
-    Unix(PathBuf),
+    Unix {
+        /// Its name.
+        path: PathBuf,
+        /// Its permissions, if they are not to be what the umask leaves.
+        mode: Option<u32>,
+    },
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) | Self::Vip(_, address) => address.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
+            Self::Unix { path, .. } => path.display().fmt(f),
         }
     }
 }
@@ -238,8 +248,8 @@ impl Control {
     fn open(&mut self, wanted: &Wanted) -> io::Result<Bound> {
         let workers = self.node.orders.len();
         let (gate, name, sockets, path) = match &wanted.place {
-            Place::Unix(path) => {
-                let first = listen_unix(path)?;
+            Place::Unix { path, mode } => {
+                let first = listen_unix(path, *mode)?;
                 let more = (1..workers).map(|_| first.try_clone()).collect::<io::Result<Vec<_>>>()?;
                 let name: Arc<str> = path.to_string_lossy().into();
                 let sockets = std::iter::once(first).chain(more).map(Socket::Unix).collect::<Vec<_>>();
@@ -318,7 +328,7 @@ fn listen_tcp(address: SocketAddr, ahead: bool, spread: bool) -> io::Result<TcpL
     Ok(socket.into())
 }
 
-fn listen_unix(path: &Path) -> io::Result<UnixListener> {
+fn listen_unix(path: &Path, mode: Option<u32>) -> io::Result<UnixListener> {
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() => {
             // Left by a process that was killed.
@@ -327,6 +337,9 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
         }
         bound => bound?,
     };
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

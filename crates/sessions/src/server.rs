@@ -107,7 +107,7 @@ impl Server {
     async fn emptied(&self, begins: &Weak<()>) {
         let vips = self.listeners().into_iter().filter_map(|listener| match listener.wanted.place {
             Place::Vip(vip, _) => Some(self.node.ports.ownership.gate(vip)),
-            Place::Address(_) | Place::Unix(_) => None,
+            Place::Address(_) | Place::Unix { .. } => None,
         });
         let gates: Vec<_> = vips.collect();
         loop {

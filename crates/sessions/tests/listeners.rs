@@ -5,6 +5,7 @@ mod support;
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -64,9 +65,10 @@ fn a_unix_socket_serves_and_is_replaced_if_nobody_listens_on_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sessions.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let ballast = Ballast::start_at("{}", at(Place::Unix(path.clone()), false), None);
+    let ballast = Ballast::start_at("{}", at(Place::Unix { path: path.clone(), mode: Some(0o620) }, false), None);
     let mut client = Client::unix(&path);
     assert_eq!(client.say("SET a 1"), "+OK\r\n");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620, "whatever the umask is");
     assert_eq!(Client::unix(&path).say("GET a"), "$1\r\n1\r\n");
     drop(ballast);
     assert!(!path.exists());
@@ -134,7 +136,7 @@ fn a_drain_serves_whom_the_kernel_took_before_a_vip_was_handed_over() {
 fn a_drain_serves_whom_the_kernel_took_before_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sessions.sock");
-    let unix = Place::Unix(path.clone());
+    let unix = Place::Unix { path: path.clone(), mode: Some(0o620) };
     for place in [Place::Address(LOCAL), unix.clone()] {
         let ballast = Ballast::start_with("{}", at(place.clone(), false), None, 1);
         let client = || if place == unix { Client::unix(&path) } else { ballast.client() };

@@ -4,7 +4,7 @@ use std::env;
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -16,13 +16,36 @@ pub enum Format {
     Json,
 }
 
+/// What is logged, and who says so.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Where it was set, for whoever has to correct it.
+    pub said_by: &'static str,
+    /// A filter in the syntax of `tracing`'s `EnvFilter`, for example `info,ballast_raft=debug`.
+    pub text: String,
+}
+
+impl Filter {
+    /// A word by itself is a level here. `EnvFilter` takes any other for the name of a target, whose lines are then the only
+    /// ones: with `warning` nothing at all is logged.
+    fn parse(&self) -> Result<EnvFilter, InitError> {
+        let alone = |directive: &&str| !directive.is_empty() && !directive.contains(['=', '[']);
+        let mut words = self.text.split(',').map(str::trim).filter(alone);
+        if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+            return Err(InitError::Level { said_by: self.said_by, word: word.to_owned() });
+        }
+        let understood = EnvFilter::try_new(&self.text);
+        understood.map_err(|source| InitError::Filter { said_by: self.said_by, filter: self.text.clone(), source })
+    }
+}
+
 /// How to log.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Form of the lines.
     pub format: Format,
-    /// Filter in the syntax of `tracing`'s `EnvFilter`, for example `info,ballast_raft=debug`.
-    pub filter: String,
+    /// Which lines.
+    pub filter: Filter,
     /// This node's name; the `service.instance.id` of traces.
     pub node: String,
 }
@@ -32,14 +55,24 @@ pub struct Options {
 pub enum InitError {
     /// The filter is not in `EnvFilter`'s syntax.
     #[error(
-        "log filter {filter:?} is not understood; write a level or `target=level` pairs, as in `info,ballast_raft=debug`"
+        "{said_by}: {filter:?} is not understood; write a level or `target=level` pairs, as in `info,ballast_raft=debug`"
     )]
     Filter {
+        /// Where it was set.
+        said_by: &'static str,
         /// What was given.
         filter: String,
         /// What is wrong with it.
         #[source]
         source: tracing_subscriber::filter::ParseError,
+    },
+    /// A word is neither a level nor a pair.
+    #[error("{said_by}: {word:?} is no level; use off, error, warn, info, debug or trace, or `target=level`")]
+    Level {
+        /// Where it was set.
+        said_by: &'static str,
+        /// The word.
+        word: String,
     },
     /// The OTLP exporter could not be made.
     #[error("traces cannot be exported as the OTEL_* environment variables ask")]
@@ -70,8 +103,7 @@ impl Drop for Guard {
 /// # Errors
 /// See [`InitError`].
 pub fn init(options: &Options) -> Result<Guard, InitError> {
-    let filter = EnvFilter::try_new(&options.filter)
-        .map_err(|source| InitError::Filter { filter: options.filter.clone(), source })?;
+    let filter = options.filter.parse()?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match options.format {
         Format::Text => lines.with_ansi(false).boxed(),
@@ -103,4 +135,29 @@ fn provider(node: &str) -> Result<SdkTracerProvider, opentelemetry_otlp::Exporte
         .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_by_name() {
+        let parse = |text: &str| Filter { said_by: "log.level", text: text.to_owned() }.parse();
+        for good in [
+            "info",
+            "WARN",
+            "off",
+            "info,openraft=error",
+            "ballast_raft=debug",
+            "info,ballast_raft[{index=1}]=trace",
+            "",
+        ] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in ["warning", "loud", "info,ballast_raft", "ballast_raft=loud"] {
+            let said = parse(bad).expect_err(bad).to_string();
+            assert!(said.starts_with("log.level: ") && said.contains("target=level"), "{said}");
+        }
+    }
 }

@@ -99,6 +99,12 @@ impl View for StatusView {
             _ => Paint::Warn,
         };
         let leader = match &self.leader_name {
+            Some(name) if self.health == "no_quorum" => {
+                let lost = format!(
+                    "{name} has lost its majority: nothing can be changed until a majority of the voters answers"
+                );
+                style.paint(Paint::Bad, &lost)
+            }
             Some(name) => format!("{name}, term {}", self.term),
             None => style.paint(Paint::Bad, "none: nothing can be changed until a majority of the voters answers"),
         };

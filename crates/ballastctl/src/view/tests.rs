@@ -182,6 +182,13 @@ fn status_without_a_leader_says_what_that_means() {
 }
 
 #[test]
+fn status_of_a_leader_without_a_majority_says_what_that_means() {
+    let health = proto::status_response::Health::NoQuorum.into();
+    let text = StatusView::from(&proto::StatusResponse { health, ..status() }).text(PLAIN);
+    assert!(text.contains("leader    node-2 has lost its majority: nothing can be changed"), "{text}");
+}
+
+#[test]
 fn status_keeps_its_promises_to_scripts() {
     let json = serde_json::to_value(StatusView::from(&status())).expect("JSON");
     let wanted = json!({
