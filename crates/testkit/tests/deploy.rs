@@ -157,9 +157,20 @@ fn mistakes_in_expressions_are_found() {
     check("vector(1)", "it names no series");
 }
 
+/// What the headings of a page say.
+fn headings(path: &str) -> BTreeSet<String> {
+    let headings = read(path)
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches(['#', ' ']).to_owned())
+        .collect();
+    headings
+}
+
 #[test]
 fn alerts_speak_of_series_that_there_are_and_say_what_to_do() {
     let (rules, series) = (yaml("deploy/prometheus/rules.yml"), series());
+    let told = headings("docs/operations.md");
     let mut names = BTreeSet::new();
     for group in rules["groups"].as_array().expect("groups") {
         assert!(group["name"].is_string());
@@ -167,6 +178,7 @@ fn alerts_speak_of_series_that_there_are_and_say_what_to_do() {
             let text = |key: &str| rule[key].as_str().unwrap_or_else(|| panic!("{rule} has no {key}"));
             let name = text("alert");
             assert!(names.insert(name.to_owned()), "{name} is there twice");
+            assert!(told.contains(name), "{name} has no heading in docs/operations.md");
             assert_eq!(mistakes(text("expr"), &series), Vec::<String>::new(), "{name}");
             assert!(matches!(rule["labels"]["severity"].as_str(), Some("critical" | "warning")), "{name}");
             for part in ["summary", "description"] {
@@ -178,6 +190,8 @@ fn alerts_speak_of_series_that_there_are_and_say_what_to_do() {
         }
     }
     assert!(names.len() >= 15, "{names:?}");
+    let gone: Vec<_> = told.iter().filter(|one| one.starts_with("Ballast") && !names.contains(*one)).collect();
+    assert!(gone.is_empty(), "docs/operations.md tells of alerts that there are not: {gone:?}");
 }
 
 #[test]
