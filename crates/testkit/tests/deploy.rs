@@ -159,12 +159,9 @@ fn mistakes_in_expressions_are_found() {
 
 /// What the headings of a page say.
 fn headings(path: &str) -> BTreeSet<String> {
-    let headings = read(path)
-        .lines()
-        .filter(|line| line.starts_with('#'))
-        .map(|line| line.trim_start_matches(['#', ' ']).to_owned())
-        .collect();
-    headings
+    let page = read(path);
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| line.trim_start_matches(['#', ' ']).to_owned()).collect()
 }
 
 #[test]
@@ -508,4 +505,137 @@ fn the_unit_is_told_ready_and_fed_and_gives_only_what_vips_need() {
     for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])) {
         assert!(line.split_once('=').is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_alphanumeric())), "{line}");
     }
+}
+
+#[test]
+fn the_package_names_files_that_there_are_and_restarts_no_node() {
+    let manifest = read("crates/ballastd/Cargo.toml");
+    let (_, package) = manifest.split_once("[package.metadata.deb]").expect("a package");
+    let assets: Vec<_> =
+        package.lines().filter_map(|line| line.strip_prefix("    [\"../../")?.split('"').next()).collect();
+    assert!(assets.len() > 15, "{assets:?}");
+    for asset in assets.iter().filter(|asset| !asset.starts_with("target/")) {
+        let found = match asset.split_once('*') {
+            Some((folder, _)) => root().join(folder).is_dir(),
+            None => root().join(asset).is_file(),
+        };
+        assert!(found, "{asset} is not there");
+    }
+    // cargo-deb stops or restarts the unit otherwise, as the other options are.
+    assert!(package.contains("restart-after-upgrade = false") && package.contains("stop-on-upgrade = false"));
+    // The packaged access log is where the unit lets the node write, and where it is rotated.
+    assert!(read("deploy/debian/ballastd.toml").contains("access = \"/var/log/ballast/access.log\""));
+    assert!(read("deploy/ballastd.service").contains("\nLogsDirectory=ballast\n"));
+    assert!(read("deploy/debian/logrotate").contains("\n/var/log/ballast/*.log {\n"));
+}
+
+/// The part of a source file that is not its tests.
+fn source(path: &str) -> String {
+    let text = read(path);
+    text.split("#[cfg(test)]\nmod tests {").next().expect("a part").to_owned()
+}
+
+/// The body of a function of a source file.
+fn body(path: &str, function: &str) -> String {
+    let text = source(path);
+    let (_, rest) = text.split_once(&format!("fn {function}(")).unwrap_or_else(|| panic!("{path} has no {function}"));
+    let end = ["\n    }\n", "\n}\n"].iter().filter_map(|end| rest.find(end)).min().expect("an end");
+    rest[..end].to_owned()
+}
+
+/// Texts between quotation marks that are codes.
+fn codes(text: &str) -> BTreeSet<&str> {
+    let is_code = |word: &&str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    text.split('"').skip(1).step_by(2).filter(is_code).collect()
+}
+
+/// What stands between backticks in the first cell of a page's rows.
+fn rows(path: &str) -> BTreeSet<String> {
+    let page = read(path);
+    let cells = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_on_the_nodes_file_and_the_packaged_one_have_every_key() {
+    let (page, packaged) = (read("docs/reference/ballastd.md"), read("deploy/debian/ballastd.toml"));
+    let mut keys = BTreeSet::new();
+    for file in ["bootstrap.rs", "programs/settings.rs", "webhooks/secrets.rs"] {
+        let text = source(&format!("crates/ballastd/src/{file}"));
+        let fields = text.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "));
+        keys.extend(fields.map(|(key, _)| key.to_owned()).filter(|key| !key.contains(' ')));
+    }
+    assert!(keys.len() > 30, "{keys:?}");
+    for key in &keys {
+        let told = [format!("| `{key}` |"), format!("`[{key}]`"), format!("`[{key}.")];
+        assert!(told.iter().any(|told| page.contains(told)), "docs/reference/ballastd.md does not have {key}");
+        let shown = [format!("{key} = "), format!("[{key}]"), format!("[{key}."), format!(".{key}]")];
+        assert!(shown.iter().any(|shown| packaged.contains(shown)), "deploy/debian/ballastd.toml does not have {key}");
+    }
+    // Variables are replaced in comments as well, and one that is not set is an error.
+    assert!(!packaged.contains("${"));
+}
+
+#[test]
+fn the_page_on_the_nodes_file_has_the_environment() {
+    let told = rows("docs/reference/ballastd.md");
+    let mut asked = BTreeSet::new();
+    for file in ["ballastd/src/main.rs", "ballastd/src/supervisor.rs", "telemetry/src/log.rs"] {
+        let text = source(&format!("crates/{file}"));
+        let words = text.split('"').skip(1).step_by(2);
+        // What Cargo sets is read when the program is built.
+        let words = words.filter(|word| !word.starts_with("CARGO_"));
+        let names = words.filter(|word| word.len() > 3 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'));
+        asked.extend(names.map(str::to_owned));
+    }
+    assert!(asked.len() >= 9, "{asked:?}");
+    let missing: Vec<_> = asked.difference(&told).collect();
+    assert!(missing.is_empty(), "docs/reference/ballastd.md does not have {missing:?}");
+}
+
+#[test]
+fn the_page_on_the_access_log_has_every_field_and_every_code() {
+    let told = rows("docs/reference/access-log.md");
+    let record = source("crates/proxy/src/http/record.rs");
+    let parts: Vec<_> = record.split("\\\"").collect();
+    let fields: BTreeSet<_> = parts.windows(2).filter(|pair| pair[1].starts_with(':')).map(|pair| pair[0]).collect();
+    assert!(fields.len() > 25, "{fields:?}");
+    let (endings, faults) =
+        (body("crates/proxy/src/http/ending.rs", "code"), body("crates/proxy/src/http/fault.rs", "code"));
+    let causes = body("crates/proxy/src/http/stick.rs", "cause_name");
+    let (endings, faults, causes) = (codes(&endings), codes(&faults), codes(&causes));
+    assert!(endings.len() > 25 && faults.len() > 25 && causes.len() >= 5, "{endings:?}, {faults:?}, {causes:?}");
+    for code in fields.iter().chain(&endings).chain(&faults).chain(&causes) {
+        let with_a_fault = format!("{code}:FAULT");
+        assert!(
+            told.contains(*code) || told.contains(&with_a_fault),
+            "docs/reference/access-log.md does not have {code}"
+        );
+    }
+}
+
+/// Codes of errors in the sources below a folder, without those of tests.
+fn error_codes(folder: &Path, found: &mut BTreeSet<String>) {
+    for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if path.ends_with("tests") || path.ends_with("tests.rs") {
+            continue;
+        }
+        if path.is_dir() {
+            error_codes(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("UTF-8");
+            let text = text.split("#[cfg(test)]\nmod tests {").next().expect("a part");
+            let codes = text.split("\"BALLAST-").skip(1).filter_map(|rest| rest.split('"').next());
+            found.extend(codes.map(|code| format!("BALLAST-{code}")));
+        }
+    }
+}
+
+#[test]
+fn the_page_on_errors_has_every_code_and_no_other() {
+    let mut codes = BTreeSet::new();
+    error_codes(&root().join("crates"), &mut codes);
+    assert!(codes.len() > 20, "{codes:?}");
+    let told = rows("docs/reference/errors.md");
+    assert_eq!(told, codes);
 }
