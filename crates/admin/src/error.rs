@@ -74,7 +74,7 @@ impl ErrorCode {
             Self::RevisionConflict => (
                 "BALLAST-A003",
                 Code::Aborted,
-                "fetch what is in force with `ballastctl get`, make the change again and apply it with the new revision",
+                "fetch what is in force with `ballastctl export`, make the change again and apply it with the new revision",
             ),
             Self::EtagConflict => {
                 ("BALLAST-A004", Code::Aborted, "read it again and decide whether the change is still wanted")

@@ -519,6 +519,29 @@ async fn contexts_are_kept_and_chosen() {
     assert_eq!(shell.run(&["export", "--context", "here"]).await.code, 0);
     assert_eq!(shell.run(&["context", "remove", "there"]).await.code, 0);
     assert_eq!(shell.run(&["context", "use", "there"]).await.code, 5);
+
+    // What `user issue` wrote is named after the user; beside the administrator's that one is meant.
+    let add = ["context", "add", "eve", "--server", "https://n:1", "--dir", &dir];
+    for file in ["eve.pem", "eve.key"] {
+        std::fs::write(folder.path().join(file), "").expect("written");
+    }
+    let key_of_eve = |list: Value| list[0]["key"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(shell.run(&add).await.code, 0);
+    assert!(key_of_eve(shell.run(&["context", "list", "-o", "json"]).await.json()).ends_with("/admin.key"));
+    std::fs::remove_file(folder.path().join("admin.pem")).expect("removed");
+    assert_eq!(shell.run(&add).await.code, 0);
+    assert!(key_of_eve(shell.run(&["context", "list", "-o", "json"]).await.json()).ends_with("/eve.key"));
+    for file in ["bob.pem", "bob.key"] {
+        std::fs::write(folder.path().join(file), "").expect("written");
+    }
+    let said = shell.run(&add).await;
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("several: bob, eve") && said.err.contains("--key"), "{said:?}");
+    for file in ["bob.key", "eve.key"] {
+        std::fs::remove_file(folder.path().join(file)).expect("removed");
+    }
+    let said = shell.run(&add).await;
+    assert!(said.code == 5 && said.err.contains("no certificate with its key"), "{said:?}");
     fake.stop().await;
 }
 

@@ -219,7 +219,7 @@ fn vips(node: &Node, families: &mut Vec<Family>) {
         ),
         (
             "ballast_vip_renew_seconds",
-            "Time from asking for leases to the answers of a majority in the last minute, in the same way",
+            "Time from asking for leases to the answers of a majority in the last minute: the most, and what all but one in a thousand stayed below",
             jitter.renew,
         ),
     ] {

@@ -1,6 +1,6 @@
 //! What a document can ask for, in clusters of real processes: each feature as an operator meets it.
 
-use std::{collections::BTreeMap, net::SocketAddr, thread};
+use std::{collections::BTreeMap, fs, net::SocketAddr, thread};
 
 use anyhow::{Context, Result, ensure};
 use ballast_testkit::{
@@ -323,4 +323,30 @@ fn a_demoted_node_votes_no_more_until_it_is_promoted() -> Result<()> {
         let now = voters(&cluster)?;
         Ok((now.len() == 3 && now.contains(&demoted)).then_some(()))
     })
+}
+
+#[test]
+fn a_renamed_access_log_is_opened_anew_by_sighup_which_ends_nobody() -> Result<()> {
+    let mut cluster = Cluster::start(1)?;
+    let backend = Backend::start("web1")?;
+    let server = ports::free_local()?;
+    let shop = Shop::new([&backend]).listen_on(server);
+    cluster.apply(0, &shop.to_yaml())?;
+    client::wait_served(server)?;
+    let (now, before) = (cluster.node(0).folder().join("access.log"), cluster.node(0).folder().join("access.log.1"));
+    let lines_of = |path: &str| -> Result<usize> {
+        let answer = Client::new(server).get(path)?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+        Ok(cluster.node(0).access().unwrap_or_default().matches(path).count())
+    };
+    wait::until("a line of the first request", || Ok((lines_of("/before")? > 0).then_some(())))?;
+    fs::rename(&now, &before)?;
+    let pid = cluster.node(0).pid().context("it runs")?;
+    // SAFETY: the process is a child of this one that was not waited for.
+    ensure!(unsafe { libc::kill(i32::try_from(pid)?, libc::SIGHUP) } == 0, "the signal was not sent");
+    wait::until("a line in the new file", || Ok((lines_of("/after")? > 0).then_some(())))?;
+    let old = fs::read_to_string(&before)?;
+    ensure!(old.contains("/before") && old.ends_with('\n'), "{old}");
+    ensure!(cluster.node(0).pid() == Some(pid) && !cluster.has_ended(0), "it was ended");
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ballast_testkit::{
     backend::Backend,
     cluster::{Cluster, Said},
@@ -69,6 +69,15 @@ fn a_leader_whose_followers_are_frozen_says_so() -> Result<()> {
     let others: Vec<_> = (0..3).filter(|position| *position != leader).collect();
     others.iter().for_each(|position| cluster.pause(*position));
     let said = apply_in_vain(&cluster, leader, &file)?;
+    // Alerts go by this: it was elected, and leads nobody.
+    wait::until("the leader to tell monitoring that it leads nobody", || {
+        let metrics = cluster.metrics(leader)?;
+        let value = |name| metrics.get(name).copied().with_context(|| format!("no {name}"));
+        Ok((value("ballast_raft_is_leader")? == 0.0 && value("ballast_raft_has_leader")? == 0.0).then_some(()))
+    })?;
+    let status = cluster.ctl_ok(leader, &["cluster", "status"])?;
+    let told = status.contains("has lost its majority") || status.contains("leader    none");
+    ensure!(status.contains("health    no quorum") && told, "{status}");
     others.iter().for_each(|position| cluster.resume(*position));
     what_was_said_is_true(&cluster, leader, &file, &said)
 }

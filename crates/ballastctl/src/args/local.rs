@@ -39,7 +39,7 @@ pub enum ContextCommand {
 pub struct ContextAddArgs {
     /// Its name
     pub name: String,
-    /// Folder with ca.pem, admin.pem and admin.key, as `ballastd init` writes it
+    /// Folder with ca.pem and one certificate with its key, as `ballastd init` and `user issue` write them
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Key of the client certificate

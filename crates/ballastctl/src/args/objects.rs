@@ -303,7 +303,7 @@ pub struct JoinTokenArgs {
 pub enum ClusterCommand {
     /// Show leader, nodes, VIPs and what is wrong; works without a quorum
     Status,
-    /// Make a snapshot on one node now
+    /// Make a snapshot on one node now: the log gets shorter; it is no backup, `export` makes one
     Snapshot {
         /// Name or id of the node; the one that is asked by default
         #[arg(long, value_name = "NODE")]

@@ -1,6 +1,9 @@
 //! Clusters that this user administers.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
@@ -95,11 +98,18 @@ fn add(run: &mut Run<'_>, mut stored: Contexts, args: ContextAddArgs) -> Result<
         (None, Some(dir)) => absolute(&dir.join(name)).map(Some),
         (None, None) => Ok(None),
     };
+    // Only where it is needed: whoever names both files may keep what they like in the folder.
+    let name = match &args.dir {
+        Some(dir) if run.global.cert.is_none() || (args.certificate_key.is_none() && run.global.cert_key.is_none()) => {
+            name_of_pair(dir)?
+        }
+        _ => String::new(),
+    };
     let context = Context {
         servers: run.global.server.iter().cloned().map(ServerText).collect(),
         ca: in_dir(&run.global.ca, "ca.pem")?,
-        cert: in_dir(&run.global.cert, "admin.pem")?,
-        key: in_dir(&args.certificate_key.clone().or_else(|| run.global.cert_key.clone()), "admin.key")?,
+        cert: in_dir(&run.global.cert, &format!("{name}.pem"))?,
+        key: in_dir(&args.certificate_key.clone().or_else(|| run.global.cert_key.clone()), &format!("{name}.key"))?,
     };
     let wants_certificate = run.global.server.iter().any(|server| matches!(server, Server::Https { .. }));
     if wants_certificate && [&context.ca, &context.cert, &context.key].iter().any(|file| file.is_none()) {
@@ -107,7 +117,7 @@ fn add(run: &mut Run<'_>, mut stored: Contexts, args: ContextAddArgs) -> Result<
             Exit::Usage,
             "an https server wants the cluster's CA and a client certificate with its key",
         )
-        .remedy("add --dir DIR, the folder that `ballastd init` wrote ca.pem, admin.pem and admin.key to")
+        .remedy("add --dir DIR, the folder that `ballastd init` or `ballastctl user issue` wrote ca.pem, certificate and key to")
         .remedy("or --ca FILE --cert FILE --key FILE"));
     }
     let first = stored.contexts.is_empty();
@@ -119,6 +129,35 @@ fn add(run: &mut Run<'_>, mut stored: Contexts, args: ContextAddArgs) -> Result<
     let used = if first { " and in use" } else { "; use it with `ballastctl context use`" };
     run.screen.note(&format!("{} is added{used}", args.name));
     Ok(())
+}
+
+/// Whose certificate is in a folder beside its key: the administrator's, or the only one.
+fn name_of_pair(dir: &Path) -> Result<String, Failure> {
+    let unreadable =
+        |error: io::Error| Failure::because(Exit::NotFound, format!("cannot read {}", dir.display()), &error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        if path.extension().is_some_and(|ending| ending == "pem") && path.with_extension("key").exists() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    match &names[..] {
+        [only] => Ok(only.clone()),
+        several if several.iter().any(|name| name == "admin") => Ok("admin".to_owned()),
+        [] => Err(Failure::new(
+            Exit::NotFound,
+            format!("{} has no certificate with its key (NAME.pem and NAME.key)", dir.display()),
+        )
+        .remedy("name the files: --ca FILE --cert FILE --key FILE")),
+        several => Err(Failure::new(
+            Exit::Usage,
+            format!("{} has the certificates of several: {}", dir.display(), several.join(", ")),
+        )
+        .remedy(format!("name one: --cert {0}/{1}.pem --key {0}/{1}.key", dir.display(), several[0]))),
+    }
 }
 
 /// The path from the root, so that the context works from any folder.
