@@ -32,15 +32,19 @@ use super::{
 use crate::{
     buf::Buf,
     live::Farm,
-    ticks::{Elapsed, Timer},
+    ticks::{Elapsed, TICK, Timer},
     worker::{Held, Listener, Worker},
 };
 
-/// How long a connection that is closed early is read from, so that the client sees the answer and
-/// not a reset caused by bytes nobody read (RFC 9112 section 9.6).
-const LINGER_MS: u64 = 1000;
-/// And how much.
-const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// A connection that is closed early is read from, so that the client sees the answer and not a reset caused by
+/// bytes nobody read (RFC 9112 section 9.6): for so long after the last byte, as nginx does.
+const LINGER_SILENCE_MS: u64 = 5000;
+/// For so long in all, as nginx does.
+const LINGER_MS: u64 = 30_000;
+/// And so much: arbitrary, and more than most uploads that are refused.
+const LINGER_BYTES_MAX: usize = 64 << 20;
+/// How much is read of who is refused before a word was heard. Arbitrary, and harmless: it is read in one go.
+const REFUSED_BYTES_MAX: usize = 256 * 1024;
 /// A read adds at least this to a head's buffer when it has to grow.
 const GROWTH: usize = 4096;
 
@@ -137,7 +141,7 @@ pub fn refuse(held: Held, stream: TcpStream, why: Ending) {
 /// Reads until nothing is there. Whoever sends as fast as it is read does not keep the worker.
 fn drop_what_came(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) {
     let mut scrap = [0u8; 512];
-    let mut left = LINGER_BYTES_MAX;
+    let mut left = REFUSED_BYTES_MAX;
     while let Ok(count @ 1..) = read(&mut scrap)
         && count < left
     {
@@ -316,22 +320,29 @@ impl Client {
         if shut.is_err() {
             return;
         }
-        let (stream, scrap) = (&mut self.stream, &mut self.buf);
-        let mut left = LINGER_BYTES_MAX;
-        let drained = poll_fn(|cx| {
+        let Self { stream, buf: scrap, timer, held, .. } = self;
+        let mut patience = Patience::new(timer.now_ms());
+        // Whether it ends by the client, by a bound or by time makes no difference.
+        poll_fn(|cx| {
             loop {
                 worker.pool.lend_small(scrap);
                 let read = scrap.poll_fill(cx, stream, usize::MAX);
                 worker.pool.discard(scrap);
                 match read {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(count)) if count > 0 && count < left => left -= count,
+                    Poll::Ready(Ok(count @ 1..)) if patience.took(count, timer.now_ms()) => {}
                     Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => break,
                 }
             }
-        });
-        // Whether it ended by the client, by the bound or by time makes no difference.
-        let _ = self.timer.limit(LINGER_MS, drained).await;
+            let ends_ms = patience.ends_ms(worker.draining.get().then_some(worker.shared.idle_grace_ms));
+            if held.cut().is_some() || timer.now_ms() >= ends_ms {
+                return Poll::Ready(());
+            }
+            timer.arm_at(ends_ms);
+            Poll::Pending
+        })
+        .await;
+        self.timer.disarm();
     }
 
     /// Breaks the connection off, so that an incomplete response cannot be taken for a complete one.
@@ -341,9 +352,49 @@ impl Client {
     }
 }
 
+/// How long, and for how much, a client that is lingered for is read from.
+struct Patience {
+    began_ms: u64,
+    heard_ms: u64,
+    left: usize,
+}
+
+impl Patience {
+    fn new(now_ms: u64) -> Self {
+        Self { began_ms: now_ms, heard_ms: now_ms, left: LINGER_BYTES_MAX }
+    }
+
+    /// So many bytes came. False when no more are to be taken.
+    fn took(&mut self, count: usize, now_ms: u64) -> bool {
+        self.heard_ms = now_ms;
+        self.left = self.left.saturating_sub(count);
+        self.left > 0 && now_ms < self.began_ms.saturating_add(LINGER_MS)
+    }
+
+    /// When it ends if nothing more comes. A drain waits only so long, `grace_ms`, for who says nothing. The clock may be a
+    /// tick behind.
+    fn ends_ms(&self, grace_ms: Option<u64>) -> u64 {
+        let silence_ms = LINGER_SILENCE_MS.min(grace_ms.unwrap_or(u64::MAX)) + TICK.as_millis() as u64;
+        self.heard_ms.saturating_add(silence_ms).min(self.began_ms.saturating_add(LINGER_MS))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_lingered_for_while_it_sends_and_for_no_longer_than_so_long_and_so_much() {
+        let mut patience = Patience::new(1000);
+        assert_eq!(patience.ends_ms(None), 6100);
+        assert_eq!(patience.ends_ms(Some(1000)), 2100, "a drain");
+        assert!(patience.took(5 << 20, 5000));
+        assert_eq!((patience.ends_ms(None), patience.ends_ms(Some(1000))), (10_100, 6100));
+        assert!(patience.took(1, 29_000));
+        assert_eq!(patience.ends_ms(None), 31_000);
+        assert!(!patience.took(1, 31_000));
+        assert!(!Patience::new(0).took(LINGER_BYTES_MAX, 0));
+    }
 
     fn size_of_future<F: std::future::Future>(_: impl FnOnce(Held, TcpStream, SocketAddr) -> F) -> usize {
         size_of::<F>()
@@ -356,7 +407,7 @@ mod tests {
             taken += scrap.len();
             Ok(scrap.len())
         });
-        assert_eq!(taken, LINGER_BYTES_MAX);
+        assert_eq!(taken, REFUSED_BYTES_MAX);
         let mut pieces = [10, 20, 0].into_iter();
         drop_what_came(|_| pieces.next().ok_or_else(|| io::ErrorKind::WouldBlock.into()));
         assert_eq!(pieces.next(), None);

@@ -748,3 +748,25 @@ fn the_access_log_says_what_happened_and_no_secrets() {
 fn backend_saw_id(backend: &Backend, id: &str) -> bool {
     backend.requests()[0].contains(&format!("X-Request-Id: {id}\r\n"))
 }
+
+/// More than the kernel takes on both sides of a connection.
+const LARGE: usize = 24 << 20;
+
+#[test]
+fn an_early_answer_reaches_who_is_still_sending() {
+    let refuses = Backend::start(|conn| {
+        let _ = conn.request_head();
+        conn.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno");
+        let _ = conn.client.rest();
+    });
+    for (body_bytes_max, status) in [(1 << 20, 413), (0, 401)] {
+        let site = Site::of(&[&refuses], |farm, _| farm.limits.body_bytes_max = ByteSize::from_bytes(body_bytes_max));
+        let mut client = site.client();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n"));
+        // As a client that looks for an answer only when it has said all.
+        client.send(vec![b'x'; LARGE]);
+        let response = client.response();
+        assert_eq!((response.status, response.header("connection")), (status, Some("close")));
+        client.closed();
+    }
+}
