@@ -54,7 +54,8 @@ fn a_body_must_not_trickle() {
     });
     let response = client.response();
     assert_eq!((response.status, response.header("x-ballast-reason")), (408, Some("client_body_timeout")));
-    drop(client);
+    // The writer has the same socket.
+    client.stream.shutdown(std::net::Shutdown::Both).unwrap();
     trickle.join().unwrap();
 }
 
