@@ -246,6 +246,10 @@ impl ClusterView for View {
     fn node(&self) -> NodeId {
         self.node
     }
+
+    fn log_time(&self) -> LogTime {
+        Self::log_time(self)
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::{
     persistence::KeyHash,
     plan::{Plan, Verdict},
     state::{Command, Outcome, RehomeCause},
+    time::LogTime,
 };
 
 /// A boxed future that may move between threads.
@@ -194,6 +195,9 @@ pub trait ClusterView: Send + Sync + 'static {
 
     /// This node.
     fn node(&self) -> NodeId;
+
+    /// Log time now, as far as this node can tell. Costs a look at the clock.
+    fn log_time(&self) -> LogTime;
 }
 
 /// Which VIPs this node may serve right now.

@@ -23,6 +23,7 @@ use ballast_core::{
     lease::VipGate,
     persistence::KeyHash,
     plan::{AdminState, BackendPlan, Bind, FarmPlan, ListenerPlan, Plan, ServicePlan, Verdict},
+    time::LogTime,
 };
 use ballast_proxy::{AccessLog, Ports, Proxy, ProxyOptions};
 
@@ -40,6 +41,9 @@ impl ClusterView for Alone {
     }
     fn node(&self) -> NodeId {
         self.plan.node
+    }
+    fn log_time(&self) -> LogTime {
+        LogTime::default()
     }
 }
 

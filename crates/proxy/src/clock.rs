@@ -5,7 +5,7 @@
 //! Not here: the clock of leases and durations (`ballast-clock`), deadlines ([`crate::ticks`]).
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,31 +18,23 @@ pub fn wall_now() -> Duration {
 #[derive(Debug)]
 pub struct Wall {
     inner: RefCell<(u64, [u8; 29])>,
-    millis: Cell<u64>,
 }
 
 impl Wall {
     /// Reads the clock.
     pub fn new() -> Self {
-        let wall = Self { inner: RefCell::new((u64::MAX, [0; 29])), millis: Cell::new(0) };
+        let wall = Self { inner: RefCell::new((u64::MAX, [0; 29])) };
         wall.refresh();
         wall
     }
 
     /// Reads the clock again.
     pub fn refresh(&self) {
-        let now = wall_now();
-        self.millis.set(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-        let now = now.as_secs();
+        let now = wall_now().as_secs();
         let mut inner = self.inner.borrow_mut();
         if inner.0 != now {
             *inner = (now, imf_fixdate(now));
         }
-    }
-
-    /// Milliseconds since the Unix epoch, as of the last tick.
-    pub fn millis(&self) -> u64 {
-        self.millis.get()
     }
 
     /// Seconds since the Unix epoch.

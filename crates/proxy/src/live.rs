@@ -17,6 +17,7 @@ use ballast_core::{
     ids::{BackendId, FarmId, ServiceId},
     plan::{self, BackendPlan, Eligibility, FarmPlan, Plan, ServicePlan, Verdict},
     state::RehomeCause,
+    time::LogTime,
 };
 
 use crate::{
@@ -199,8 +200,15 @@ impl Service {
     }
 
     /// Picks a backend for a client that is not bound, none of `tried`. `key` is what the service balances by,
-    /// if it balances by a hash. When all are at their limit, the one to wait for.
-    pub fn pick(&self, key: HashKey, tried: &[BackendId], now_ms: u64, passive: &dyn PassiveHealth) -> Pick {
+    /// if it balances by a hash. `now` is asked for slow start only. When all are at their limit, the one to wait for.
+    pub fn pick(
+        &self,
+        key: HashKey,
+        tried: &[BackendId],
+        now: impl FnOnce() -> LogTime,
+        passive: &dyn PassiveHealth,
+    ) -> Pick {
+        let now_ms = if self.plan.slow_start_ms > 0 { now().as_millis() } else { 0 };
         let ask = Ask { key, exclude: tried, now_ms };
         let mut balancer = self.state.balancer.borrow_mut();
         let picked = balancer.pick(&self.plan, &Seen { service: self, passive, limits: true }, &ask);

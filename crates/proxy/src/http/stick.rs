@@ -133,7 +133,8 @@ impl Chooser<'_> {
     ) -> Result<Choice, Ending> {
         let mut avoid: smallvec::SmallVec<[BackendId; 8]> = self.tried.iter().map(|tried| tried.backend).collect();
         avoid.extend_from_slice(refused);
-        match self.service.pick(self.hash, &avoid, self.worker.wall.millis(), &*self.worker.shared.ports.passive) {
+        let ports = &self.worker.shared.ports;
+        match self.service.pick(self.hash, &avoid, || ports.view.log_time(), &*ports.passive) {
             Pick::Backend(at) => {
                 let backup = reason == "balanced" && self.service.plan.backends[at].backup;
                 let reason = if backup { "backup" } else { reason };

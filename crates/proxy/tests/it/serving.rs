@@ -2,12 +2,12 @@
 
 use std::{
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use ballast_core::{
-    config::{ByteSize, Fallback, RequestMatch},
+    config::{Balance, ByteSize, Fallback, RequestMatch},
     health::Answer,
     ids::{BackendId, ServiceId},
     plan::{AdminState, Verdict},
@@ -769,4 +769,20 @@ fn an_early_answer_reaches_who_is_still_sending() {
         assert_eq!((response.status, response.header("connection")), (status, Some("close")));
         client.closed();
     }
+}
+
+#[test]
+fn a_backend_that_came_back_warms_up_by_log_time() {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = Site::of(&[&b1, &b2], |_, service| {
+        service.balance = Balance::WeightedRoundRobin;
+        service.slow_start_ms = 60_000;
+        service.backends[1].verdict_since_ms = 1_000_000;
+    });
+    let share = || (0..20).filter(|_| site.get(GET).text() == "b2").count();
+    // Log time is years behind this machine's clock.
+    site.world.log_time_ms.store(1_000_000, Ordering::SeqCst);
+    assert!(share() <= 1);
+    site.world.log_time_ms.store(1_060_000, Ordering::SeqCst);
+    assert!(share() >= 9);
 }

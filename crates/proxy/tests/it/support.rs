@@ -24,6 +24,7 @@ use ballast_core::{
     lease::VipGate,
     persistence::KeyHash,
     plan::{AdminState, BackendPlan, Bind, CookieKey, FarmPlan, ListenerPlan, Plan, ServicePlan, Verdict},
+    time::LogTime,
 };
 use ballast_proxy::{AccessLog, BindVips, Ports, Proxy, ProxyOptions};
 
@@ -56,6 +57,7 @@ pub struct World {
     pub gates: Mutex<HashMap<VipId, Arc<VipGate>>>,
     pub observed: Mutex<Vec<(BackendId, Answer)>>,
     pub isolated: AtomicBool,
+    pub log_time_ms: AtomicU64,
 }
 
 impl World {
@@ -81,6 +83,9 @@ impl ClusterView for View {
     }
     fn node(&self) -> NodeId {
         NodeId::new(1)
+    }
+    fn log_time(&self) -> LogTime {
+        LogTime::from_millis(self.0.log_time_ms.load(Ordering::SeqCst))
     }
 }
 
