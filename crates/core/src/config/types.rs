@@ -96,7 +96,8 @@ pub struct Farm {
     /// Time limits of each phase of a request.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// Networks whose `X-Forwarded-*` and `Forwarded` are believed and extended. All others are overwritten.
+    /// Networks whose `X-Forwarded-*` and `Forwarded` are believed and extended. All others are overwritten. `X-Real-IP` is
+    /// always written anew, with the client that they say.
     #[serde(default)]
     pub trusted_proxies: TrustedProxies,
     /// What to do with replicated bindings while this node has no quorum.

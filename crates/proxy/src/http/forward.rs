@@ -243,6 +243,7 @@ mod tests {
         let hop = Hop {
             peer: [192, 0, 2, 1].into(),
             trusted: false,
+            real_client: "192.0.2.1".parse().unwrap(),
             port: 80,
             authority: request.authority.of(head.as_bytes()),
         };

@@ -2,7 +2,8 @@
 //!
 //! Backends believe them, so a client must not be able to write them: they are overwritten, unless
 //! the connection comes from a trusted proxy, whose own values are kept and extended (RFC 7239
-//! section 4; the `X-` fields are its predecessors).
+//! section 4; the `X-` fields are its predecessors). `X-Real-IP` has room for one address and is
+//! always the one that Ballast goes by.
 //!
 //! Not here: all other fields ([`super::forward`]).
 
@@ -22,6 +23,8 @@ pub struct Hop<'a> {
     pub peer: IpAddr,
     /// Its fields are believed.
     pub trusted: bool,
+    /// The client, behind whatever trusted proxies there are.
+    pub real_client: IpAddr,
     /// The listener's port.
     pub port: u16,
     /// The request's authority; empty if there is none.
@@ -72,11 +75,9 @@ pub fn write(out: &mut Vec<u8>, head: &[u8], fields: &[Field], hop: &Hop<'_>) {
         Some(port) => out.extend_from_slice(port.of(head)),
         None => write_number(out, u64::from(hop.port)),
     }
+    // Most proxies pass it on as it came, so that what a trusted one says here may be a stranger's word.
     out.extend_from_slice(b"\r\nX-Real-IP: ");
-    match told.real_ip {
-        Some(address) => out.extend_from_slice(address.of(head)),
-        None => write_address(out, hop.peer),
-    }
+    write_address(out, hop.real_client);
     out.extend_from_slice(b"\r\nForwarded: ");
     for piece in fields.iter().filter(|f| hop.trusted && f.known == Known::Forwarded && !f.value.is_empty()) {
         out.extend_from_slice(piece.value.of(head));
@@ -91,7 +92,6 @@ struct Told {
     proto: Option<Piece>,
     host: Option<Piece>,
     port: Option<Piece>,
-    real_ip: Option<Piece>,
 }
 
 impl Told {
@@ -102,7 +102,6 @@ impl Told {
                 Known::XForwardedProto => told.proto = told.proto.or(Some(field.value)),
                 Known::XForwardedHost => told.host = told.host.or(Some(field.value)),
                 Known::XForwardedPort => told.port = told.port.or(Some(field.value)),
-                Known::XRealIp => told.real_ip = told.real_ip.or(Some(field.value)),
                 _ => {}
             }
         }
@@ -182,7 +181,9 @@ mod tests {
         let head = format!("{head}\r\n");
         let mut fields = Vec::new();
         field::parse_fields(head.as_bytes(), 0, 32, &mut fields).unwrap();
-        let hop = Hop { peer: peer.parse().unwrap(), trusted, port: 8080, authority: authority.as_bytes() };
+        let peer = peer.parse().unwrap();
+        let real_client = if trusted { "5.5.5.5".parse().unwrap() } else { peer };
+        let hop = Hop { peer, trusted, real_client, port: 8080, authority: authority.as_bytes() };
         let mut out = Vec::new();
         write(&mut out, head.as_bytes(), &fields, &hop);
         String::from_utf8(out).unwrap()
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(
             written(CLAIMS, "10.0.0.1", true, "inner"),
             "X-Forwarded-For: 6.6.6.6, 10.0.0.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\n\
-             X-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6, for=10.0.0.1;host=inner;proto=http\r\n"
+             X-Real-IP: 5.5.5.5\r\nForwarded: for=6.6.6.6, for=10.0.0.1;host=inner;proto=http\r\n"
         );
     }
 

@@ -341,10 +341,11 @@ fn a_trusted_proxy_is_believed_and_extended() {
     let site = Site::of(&[&backend], |farm, _| {
         farm.trusted_proxies.0.push("127.0.0.0/8".to_owned().try_into().unwrap());
     });
-    site.get("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\nX-Forwarded-Proto: https\r\nX-Request-Id: abc\r\nForwarded: for=192.0.2.9\r\n\r\n");
+    site.get("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\nX-Real-IP: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Request-Id: abc\r\nForwarded: for=192.0.2.9\r\n\r\n");
     let request = &backend.requests()[0];
     for line in [
         "X-Forwarded-For: 192.0.2.9, 127.0.0.1\r\n",
+        "X-Real-IP: 192.0.2.9\r\n",
         "X-Forwarded-Proto: https\r\n",
         "X-Request-Id: abc\r\n",
         "Forwarded: for=192.0.2.9, for=127.0.0.1;host=a;proto=http\r\n",

@@ -112,7 +112,8 @@ fn prepare_with(
         worker.pool.lend_small(&mut out);
     }
     let default_host = if request.authority.is_empty() { listener.identity.address.to_string() } else { String::new() };
-    let hop = Hop { peer, trusted, port: listener.identity.address.port(), authority: request.authority.of(head) };
+    let port = listener.identity.address.port();
+    let hop = Hop { peer, trusted, real_client, port, authority: request.authority.of(head) };
     let context = RequestContext { hop, default_host: default_host.as_bytes(), request_id: &trail.request_id, upgrade };
     forward::write_request(out.vec(), head, &request, fields, &context);
     let mut job = Job {
