@@ -9,10 +9,11 @@
 
 use std::{
     io::Write,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use ballast_core::config::TrustedProxies;
+use smallvec::SmallVec;
 
 use super::field::{self, Field, Known, Piece};
 
@@ -32,24 +33,65 @@ pub struct Hop<'a> {
 }
 
 /// The client behind trusted proxies: the last address in `X-Forwarded-For` that is not one of
-/// theirs, or the peer. What an untrusted peer says is ignored.
+/// theirs, or the peer. `Forwarded` is read where there is no `X-Forwarded-For`. What an untrusted peer says is ignored.
 pub fn real_client(peer: IpAddr, trusted: &TrustedProxies, head: &[u8], fields: &[Field]) -> IpAddr {
-    let mut client = peer.to_canonical();
+    let peer = peer.to_canonical();
     if !trusted.contains(peer) {
-        return client;
+        return peer;
     }
-    for field in fields.iter().rev().filter(|f| f.known == Known::XForwardedFor) {
-        for element in field.value.of(head).rsplit(|b| *b == b',').map(field::trim) {
-            match std::str::from_utf8(element).ok().and_then(|text| text.parse::<IpAddr>().ok()) {
-                Some(address) => client = address.to_canonical(),
-                None => return client,
-            }
-            if !trusted.contains(client) {
-                return client;
-            }
+    let told = |known| fields.iter().rev().filter(move |f| f.known == known && !f.value.is_empty());
+    if told(Known::XForwardedFor).next().is_some() {
+        let elements = told(Known::XForwardedFor).flat_map(|f| f.value.of(head).rsplit(|b| *b == b','));
+        return last_stranger(peer, trusted, elements.map(|element| address_of(field::trim(element))));
+    }
+    let elements = told(Known::Forwarded).flat_map(|f| {
+        let elements: SmallVec<[&[u8]; 8]> = split_unquoted(f.value.of(head), b',').collect();
+        elements.into_iter().rev()
+    });
+    last_stranger(peer, trusted, elements.map(forwarded_for))
+}
+
+/// The first of `hops`, which go from the peer outwards, that is not trusted; the last one before what is no address.
+fn last_stranger(peer: IpAddr, trusted: &TrustedProxies, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+    let mut client = peer;
+    for hop in hops {
+        let Some(address) = hop else { break };
+        client = address;
+        if !trusted.contains(client) {
+            break;
         }
     }
     client
+}
+
+/// An address, with or without a port; IPv6 with or without brackets. Several proxies write more than the address.
+fn address_of(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    let address = text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip())).or_else(bracketed);
+    address.map(|address| address.to_canonical())
+}
+
+/// The address in the `for` of an element of `Forwarded` (RFC 7239 section 4). What is quoted there, an address, needs no
+/// escapes, so that one with a backslash is none.
+fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+    split_unquoted(element, b';').find_map(|pair| {
+        let pair = field::trim(pair);
+        let at = memchr::memchr(b'=', pair)?;
+        let value = pair[..at].eq_ignore_ascii_case(b"for").then_some(&pair[at + 1..])?;
+        address_of(value.strip_prefix(b"\"").map_or(Some(value), |v| v.strip_suffix(b"\""))?)
+    })
+}
+
+/// The parts of `text` between separators that are not within quotes.
+fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |b| {
+        let separates = *b == separator && !quoted;
+        quoted ^= *b == b'"' && !escaped;
+        escaped = quoted && *b == b'\\' && !escaped;
+        separates
+    })
 }
 
 /// Appends `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `X-Real-IP` and `Forwarded`.
@@ -232,5 +274,38 @@ mod tests {
         assert_eq!(client("X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 10.0.0.3", "10.0.0.1"), "1.1.1.1");
         assert_eq!(client("X-Forwarded-For: nonsense", "10.0.0.1"), "10.0.0.1");
         assert_eq!(client("A: b", "10.0.0.1"), "10.0.0.1");
+        for (element, address) in [
+            ("1.2.3.4:5678", "1.2.3.4"),
+            ("[2001:db8::7]:443", "2001:db8::7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("2001:db8::7", "2001:db8::7"),
+            ("::ffff:1.2.3.4", "1.2.3.4"),
+            ("[1.2.3.4]", "10.0.0.1"),
+            ("1.2.3.4:", "10.0.0.1"),
+        ] {
+            assert_eq!(client(&format!("X-Forwarded-For: {element}"), "10.0.0.1"), address, "{element}");
+            assert_eq!(client(&format!("Forwarded: for=\"{element}\""), "10.0.0.1"), address, "{element}");
+        }
+        assert_eq!(client("X-Forwarded-For: 1.1.1.1:1, 10.0.0.2:80", "10.0.0.1"), "1.1.1.1");
+    }
+
+    #[test]
+    fn forwarded_tells_the_client_where_there_is_no_x_forwarded_for() {
+        let trusted = TrustedProxies(vec![Network::try_from("10.0.0.0/8".to_owned()).unwrap()]);
+        let client = |head: &str| {
+            let head = format!("{head}\r\n\r\n");
+            let mut fields = Vec::new();
+            field::parse_fields(head.as_bytes(), 0, 32, &mut fields).unwrap();
+            real_client("10.0.0.1".parse().unwrap(), &trusted, head.as_bytes(), &fields).to_string()
+        };
+        assert_eq!(client("Forwarded: for=1.1.1.1;proto=https"), "1.1.1.1");
+        assert_eq!(client("Forwarded: for=1.1.1.1, proto=http; For=2.2.2.2, for=10.0.0.2;by=10.0.0.1"), "2.2.2.2");
+        assert_eq!(client("Forwarded: for=1.1.1.1\r\nForwarded: for=10.0.0.3"), "1.1.1.1");
+        assert_eq!(client("Forwarded: host=\"a,for=6.6.6.6\";for=\"[2001:db8::1]:80\""), "2001:db8::1");
+        assert_eq!(client("Forwarded: host=\"\\\",for=6.6.6.6\";for=1.1.1.1"), "1.1.1.1");
+        assert_eq!(client("X-Forwarded-For: 1.1.1.1\r\nForwarded: for=6.6.6.6"), "1.1.1.1");
+        for unknown in ["for=unknown", "for=_hidden", "proto=https", "for=\"1.1.1.1", "for=1.1.1.1, for=unknown", ""] {
+            assert_eq!(client(&format!("Forwarded: {unknown}")), "10.0.0.1", "{unknown}");
+        }
     }
 }
