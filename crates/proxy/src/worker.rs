@@ -8,7 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,6 +19,7 @@ use std::{
 
 use ballast_clock::boot_now;
 use ballast_core::{
+    config::TrustedProxies,
     ids::{BackendId, FarmId, ServiceId},
     lease::{LAST_WORDS, VipGate},
     persistence::KeyHash,
@@ -508,7 +509,8 @@ impl Worker {
             http::refuse(held, stream, http::ending::Ending::LimitConnections);
             return;
         }
-        let Some(held) = held.count_source(peer.ip().to_canonical(), limits.connections_per_source_max) else {
+        let source = source_of(peer.ip(), &farm.plan.trusted_proxies);
+        let Some(held) = held.count_source(source, limits.connections_per_source_max) else {
             listener.counters.refused_total.up();
             http::refuse(Held::new(self.clone(), listener.clone()), stream, http::ending::Ending::LimitSource);
             return;
@@ -552,6 +554,16 @@ fn is_about_one_connection(error: &std::io::Error) -> bool {
     )
 }
 
+/// Whose connection it is, for the limit on one source: of an IPv6 address the network that one client has (RFC 6177 section 2).
+/// Those behind a trusted proxy are many.
+fn source_of(peer: IpAddr, trusted: &TrustedProxies) -> Option<IpAddr> {
+    match peer.to_canonical() {
+        peer if trusted.contains(peer) => None,
+        IpAddr::V6(v6) => Some(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into()),
+        v4 => Some(v4),
+    }
+}
+
 /// A client connection that counts. What it counted is taken back when it is dropped.
 pub struct Held {
     /// Who serves it.
@@ -570,11 +582,9 @@ impl Held {
         Self { worker, listener, source: None }
     }
 
-    /// Counts the connection for its source; `None` if that has `max` already. Zero means no limit.
-    fn count_source(mut self, source: IpAddr, max: u32) -> Option<Self> {
-        if max == 0 {
-            return Some(self);
-        }
+    /// Counts the connection for its source, if it has one; `None` if that has `max` already. Zero means no limit.
+    fn count_source(mut self, source: Option<IpAddr>, max: u32) -> Option<Self> {
+        let Some(source) = source.filter(|_| max > 0) else { return Some(self) };
         let mut sources = self.worker.shared.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let count = sources.entry((self.listener.id, source)).or_default();
         if *count >= max {
@@ -654,4 +664,26 @@ pub fn run_on_this_thread(
     });
     // Connections that are left end with their tasks.
     drop(local);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_address_or_the_network_of_one_client_and_no_trusted_proxy() {
+        let trusted = TrustedProxies(vec!["10.0.0.0/8".to_owned().try_into().expect("a network")]);
+        for (peer, source) in [
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("::ffff:192.0.2.7", Some("192.0.2.7")),
+            ("2001:db8:1:2:3:4:5:6", Some("2001:db8:1:2::")),
+            ("2001:db8:1:2::7", Some("2001:db8:1:2::")),
+            ("2001:db8:1:3::7", Some("2001:db8:1:3::")),
+            ("10.1.2.3", None),
+            ("::ffff:10.1.2.3", None),
+        ] {
+            let peer = peer.parse().expect("an address");
+            assert_eq!(source_of(peer, &trusted).map(|s| s.to_string()).as_deref(), source, "{peer}");
+        }
+    }
 }

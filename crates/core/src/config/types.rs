@@ -286,7 +286,8 @@ pub struct Limits {
     /// Client connections open at once.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections_max: u32,
-    /// Client connections open at once from one address. Zero means no limit.
+    /// Client connections open at once from one address; of IPv6 from one /64. Those from `trusted_proxies` are not counted,
+    /// because they are many clients'. Zero means no limit.
     pub connections_per_source_max: u32,
     /// Requests on one client connection before it is closed. Zero means no limit.
     pub requests_per_connection_max: u32,

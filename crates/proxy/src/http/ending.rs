@@ -28,7 +28,7 @@
 //! | `isolated` | 503 | no quorum, and the farm's policy is `refuse` |
 //! | `table_full` | 503 | the binding table is full, and its policy is `refuse` |
 //! | `limit_connections` | 503 | the listener has `connections_max` connections |
-//! | `limit_source` | 429 | the client's address has `connections_per_source_max` connections |
+//! | `limit_source` | 429 | the client's address (of IPv6 its /64) has `connections_per_source_max` connections |
 //! | `answered` | 200 | `OPTIONS` or `TRACE` that came to the end of its `Max-Forwards` |
 //! | `tunnel_closed` | 101 | an upgraded connection was closed by one of its ends |
 //! | `tunnel_idle` | 101 | an upgraded connection was idle for `tunnel_idle` |

@@ -786,3 +786,17 @@ fn a_backend_that_came_back_warms_up_by_log_time() {
     site.world.log_time_ms.store(1_060_000, Ordering::SeqCst);
     assert!(share() >= 9);
 }
+
+#[test]
+fn those_behind_a_trusted_proxy_are_not_one_address() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |farm, _| {
+        farm.limits.connections_per_source_max = 1;
+        farm.trusted_proxies.0.push("127.0.0.0/8".to_owned().try_into().unwrap());
+    });
+    let mut clients: Vec<_> = (0..3).map(|_| site.client()).collect();
+    for client in &mut clients {
+        client.send(GET);
+        assert_eq!(client.response().status, 200);
+    }
+}
