@@ -12,6 +12,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,6 +22,7 @@ use std::{
 };
 
 use ballast_core::ids::BackendId;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::stats::BackendCounters;
@@ -213,6 +215,15 @@ pub enum Available {
     Full,
 }
 
+/// How an idle connection is found to be open still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// By what the runtime was told when it last waited. For a request that may be sent again.
+    AtRuntime,
+    /// By a system call, for a request that may not.
+    AtKernel,
+}
+
 /// A backend as one worker sees it. Outlives plans: connections and counts stay.
 #[derive(Debug)]
 pub struct Backend {
@@ -274,11 +285,15 @@ impl Backend {
     }
 
     /// An idle connection that is still open, or the right to make one.
-    pub fn take(&self) -> Available {
+    pub fn take(&self, look: Look) -> Available {
         loop {
             let Some((mut link, _)) = self.idle.borrow_mut().pop() else { break };
             self.idle_changed(-1);
-            if is_quiet(&link.stream) {
+            let is_open = match look {
+                Look::AtRuntime => is_quiet(&link.stream),
+                Look::AtKernel => is_silent(&link.stream),
+            };
+            if is_open {
                 link.reused = true;
                 return Available::Link(link);
             }
@@ -290,10 +305,10 @@ impl Backend {
     }
 
     /// The right to make a new connection, past the idle ones.
-    pub fn take_new(&self) -> Available {
+    pub fn take_new(&self, look: Look) -> Available {
         match self.permits.take() {
             Some(permit) => Available::Permit(permit),
-            None => self.take(),
+            None => self.take(look),
         }
     }
 
@@ -381,6 +396,12 @@ fn is_quiet(stream: &TcpStream) -> bool {
     matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
 }
 
+/// As [`is_quiet`], and asks the kernel, which may know what the runtime was not told yet.
+fn is_silent(stream: &TcpStream) -> bool {
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    matches!(peeked, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::Interest;
@@ -396,8 +417,8 @@ mod tests {
             backend
         };
         let (a, b) = (backend(0), backend(1));
-        let Available::Permit(first) = a.take() else { panic!("the first is free") };
-        assert!(matches!(b.take(), Available::Full));
+        let Available::Permit(first) = a.take(Look::AtRuntime) else { panic!("the first is free") };
+        assert!(matches!(b.take(Look::AtRuntime), Available::Full));
         let cx = Context::from_waker(Waker::noop());
         let (mut second, _) = b.queue(&cx);
         let (mut third, _) = a.queue(&cx);
@@ -405,11 +426,11 @@ mod tests {
         drop(first);
         assert!(third.poll().is_pending());
         let Poll::Ready(Some(second)) = second.poll() else { panic!("its turn") };
-        assert!(matches!(a.take(), Available::Full), "nobody jumps the line");
+        assert!(matches!(a.take(Look::AtRuntime), Available::Full), "nobody jumps the line");
         drop(second);
         // Granted but never picked up: goes back.
         drop(third);
-        assert!(matches!(a.take(), Available::Permit(_)));
+        assert!(matches!(a.take(Look::AtRuntime), Available::Permit(_)));
     }
 
     #[test]
@@ -417,7 +438,7 @@ mod tests {
         let permits = Arc::new(Permits::default());
         let backend = Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default());
         backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), 1, 1000);
-        let Available::Permit(first) = backend.take() else { panic!("the first is free") };
+        let Available::Permit(first) = backend.take(Look::AtRuntime) else { panic!("the first is free") };
         let cx = Context::from_waker(Waker::noop());
         let (second, _) = backend.queue(&cx);
         let (mut third, _) = backend.queue(&cx);
@@ -432,7 +453,7 @@ mod tests {
         let permits = Arc::new(Permits::default());
         let backend = Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default());
         let limit = |limit| backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), limit, 1000);
-        let take = || match backend.take() {
+        let take = || match backend.take(Look::AtRuntime) {
             Available::Permit(permit) => permit,
             other => panic!("{other:?}"),
         };
@@ -465,7 +486,7 @@ mod tests {
         // More than a task's budget, which only what is spawned has.
         let taken = local.spawn_local(async move {
             for _ in 0..200 {
-                let Available::Permit(permit) = backend.take_new() else { panic!("no limit") };
+                let Available::Permit(permit) = backend.take_new(Look::AtRuntime) else { panic!("no limit") };
                 let stream = TcpStream::connect(address).await.expect("it listens");
                 drop(listener.accept().expect("connected"));
                 stream.ready(Interest::READABLE).await.expect("closed by its peer");
@@ -473,8 +494,41 @@ mod tests {
                 backend.idle.borrow_mut().push((link, 0));
             }
             tokio::task::yield_now().await;
-            matches!(backend.take(), Available::Permit(_))
+            matches!(backend.take(Look::AtRuntime), Available::Permit(_))
         });
         assert!(local.block_on(&runtime, taken).expect("no panic"));
+    }
+
+    #[test]
+    fn what_the_runtime_was_not_told_is_seen_by_who_asks_the_kernel() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _entered = runtime.enter();
+        let backend = Backend::new(BackendId::new(1), 0, Arc::default(), Arc::default());
+        backend.configure(address, 0, 60_000);
+        let idle = || {
+            let stream = std::net::TcpStream::connect(address).expect("it listens");
+            let (peer, _) = listener.accept().expect("connected");
+            let Available::Permit(permit) = backend.take_new(Look::AtRuntime) else { panic!("no limit") };
+            (stream, peer, permit)
+        };
+        let keep = |stream: std::net::TcpStream, permit| {
+            stream.set_nonblocking(true).expect("a socket");
+            let stream = TcpStream::from_std(stream).expect("a runtime");
+            backend.put(Link::new(stream, address, permit, &backend), 0);
+        };
+        let (stream, _peer, permit) = idle();
+        keep(stream, permit);
+        assert!(matches!(backend.take(Look::AtKernel), Available::Link(_)));
+        for said in [&b""[..], b"x"] {
+            let (stream, mut peer, permit) = idle();
+            io::Write::write_all(&mut peer, said).expect("connected");
+            drop(peer);
+            // Waits until it is there, without the runtime.
+            assert_eq!(stream.peek(&mut [0]).expect("connected"), said.len());
+            keep(stream, permit);
+            assert!(matches!(backend.take(Look::AtKernel), Available::Permit(_)), "{said:?}");
+        }
     }
 }

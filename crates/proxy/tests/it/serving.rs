@@ -462,6 +462,8 @@ fn a_request_that_may_have_been_carried_out_is_not_repeated() {
     let response = client.response();
     assert_eq!((response.status, response.header("x-ballast-reason")), (502, Some("backend_closed")));
     assert_eq!(backend.requests().iter().filter(|r| r.starts_with("POST")).count(), 1);
+    // It may have closed the connection because it was idle.
+    assert_eq!(*site.world.observed.lock().unwrap(), [(BackendId::new(1), Answer::Good)]);
 }
 
 #[test]

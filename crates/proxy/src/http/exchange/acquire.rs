@@ -8,7 +8,7 @@ use ballast_core::health::Answer;
 use tokio::net::TcpStream;
 
 use crate::{
-    backend::{Available, Backend, Link},
+    backend::{Available, Backend, Link, Look},
     http::{client::Client, ending::Ending},
     live::{Farm, Service},
     prober::unconnected,
@@ -47,16 +47,17 @@ impl From<Ending> for NoLink {
 }
 
 /// A connection to `backend`: an idle one (unless `fresh`), or a new one, after a wait in line if it is at its limit.
-/// `queue_until` is when that wait ends, once it has begun.
+/// `look` is taken at an idle one. `queue_until` is when that wait ends, once it has begun.
 pub(super) async fn acquire(
     client: &Client,
     farm: &Farm,
     service: &Service,
     backend: &Rc<Backend>,
     fresh: bool,
+    look: Look,
     queue_until: &mut Option<u64>,
 ) -> Result<Link, NoLink> {
-    let mut available = if fresh { backend.take_new() } else { backend.take() };
+    let mut available = if fresh { backend.take_new(look) } else { backend.take(look) };
     let queue_ms = service.plan.queue_timeout_ms;
     loop {
         let permit = match available {
@@ -83,7 +84,7 @@ pub(super) async fn acquire(
                 match granted?? {
                     Some(permit) => permit,
                     None => {
-                        available = backend.take();
+                        available = backend.take(look);
                         continue;
                     }
                 }

@@ -39,6 +39,9 @@ pub(super) enum Attempted {
     Over(Ending, After),
     /// Nothing was lost: it may be sent again on a new connection.
     Again,
+    /// The connection closed as idle ones do, and the request may have been carried out: it is not sent again. Says nothing
+    /// of the backend.
+    Stale,
 }
 
 impl Attempt<'_> {

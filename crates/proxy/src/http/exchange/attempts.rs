@@ -16,6 +16,7 @@ use super::{
     trail::Trail,
 };
 use crate::{
+    backend::Look,
     http::{
         client::Client,
         ending::Ending,
@@ -60,7 +61,8 @@ pub(super) async fn attempts(
             trail.binding = choice.binding;
         }
         trail.chosen_ns = boot_now().get();
-        let link = match acquire(client, &farm, &service, &backend, fresh, &mut queue_until).await {
+        let look = if job.is_repeatable() { Look::AtRuntime } else { Look::AtKernel };
+        let link = match acquire(client, &farm, &service, &backend, fresh, look, &mut queue_until).await {
             Ok(link) => link,
             Err(missed @ (NoLink::Refused | NoLink::Unreached | NoLink::Unasked)) => {
                 client.worker().shared.ports.passive.observed(backend.id, missed.answer());
@@ -102,6 +104,10 @@ pub(super) async fn attempts(
                     return fail(client, &farm, &service, job, trail, ending).await;
                 }
                 return (ending, after);
+            }
+            Attempted::Stale => {
+                backend.counters.response_failures_total.up();
+                return fail(client, &farm, &service, job, trail, Ending::BackendClosed).await;
             }
             Attempted::Again => {
                 queue_until = None;

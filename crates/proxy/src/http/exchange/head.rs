@@ -59,10 +59,9 @@ impl Attempt<'_> {
                 Waited::Head(length) => length,
                 Waited::Closed(received) => {
                     let unsent = self.job.out.rewound_len() == self.job.out.len();
-                    let safe =
-                        replayable && link.reused && received == 0 && (unsent || self.job.method.is_idempotent());
-                    if safe && interim == 0 {
-                        return Err(Attempted::Again);
+                    if link.reused && received == 0 && interim == 0 {
+                        let safe = replayable && (unsent || self.job.method.is_idempotent());
+                        return Err(if safe { Attempted::Again } else { Attempted::Stale });
                     }
                     return Err(Attempted::Over(Ending::BackendClosed, After::Linger));
                 }

@@ -46,6 +46,13 @@ pub(super) struct Job {
     pub(super) flow: Flow,
 }
 
+impl Job {
+    /// Whether it may be sent again when it had left and no answer came (RFC 9110 section 9.2.2).
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.flow.is_read() && self.method.is_idempotent()
+    }
+}
+
 /// What becomes of a request that was understood.
 pub(super) enum Prepared {
     /// It goes to a backend of this service.
