@@ -802,3 +802,26 @@ fn those_behind_a_trusted_proxy_are_not_one_address() {
         assert_eq!(client.response().status, 200);
     }
 }
+
+#[test]
+fn head_gets_no_body_and_who_is_told_that_there_is_no_route_may_go_on() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |_, service| {
+        service.matches = Some(RequestMatch { hosts: vec!["a".into()], path_prefix: None, path: None });
+    });
+    let mut client = site.client();
+    for _ in 0..2 {
+        client.send("HEAD / HTTP/1.1\r\nHost: other\r\n\r\n");
+        let head = client.response_to("HEAD");
+        assert_eq!((head.status, head.header("content-length")), (503, Some("30")));
+        client.send("GET / HTTP/1.1\r\nHost: other\r\n\r\n");
+        assert_eq!(client.response().text(), "Service Unavailable: no_route\n");
+    }
+    client.send("POST / HTTP/1.1\r\nHost: other\r\nContent-Length: 2\r\n\r\nhi");
+    assert_eq!(client.response().header("connection"), Some("close"));
+    client.closed();
+    let mut wrong = site.client();
+    wrong.send("HEAD / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n");
+    assert_eq!(wrong.response_to("HEAD").status, 400);
+    wrong.closed();
+}

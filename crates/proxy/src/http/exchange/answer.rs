@@ -36,7 +36,7 @@ pub(super) async fn fail(
         && !matches!(ending, Ending::Request(_) | Ending::VipNotHeld | Ending::DrainTimeout);
     let keep = whole && !matches!(ending, Ending::ClientBodyTimeout);
     let request = Asked { head_only: job.method == Method::Head, http10: job.http10, keep };
-    let after = answer(client, farm, Some((service, request)), trail, ending).await;
+    let after = answer(client, farm, Some(service), request, trail, ending).await;
     match trail.status / 100 {
         2 => service.state.counters.responses_2xx_total.up(),
         3 => service.state.counters.responses_3xx_total.up(),
@@ -54,25 +54,34 @@ pub(super) struct Asked {
     pub(super) keep: bool,
 }
 
+impl Asked {
+    /// What is known of whatever is in the buffer, which need not be a request; the connection ends with its answer.
+    pub(super) fn unread(client: &Client) -> Self {
+        // RFC 9110 section 9.3.2: no body in answer to HEAD, whatever is wrong with it.
+        Self { head_only: client.buf.bytes().starts_with(b"HEAD "), http10: false, keep: false }
+    }
+}
+
 /// Answers by `ending`: with the service's or farm's fallback where nobody was left to serve.
 pub(super) async fn answer(
     client: &mut Client,
     farm: &Rc<Farm>,
-    asked: Option<(&Rc<Service>, Asked)>,
+    service: Option<&Rc<Service>>,
+    asked: Asked,
     trail: &mut Trail,
     ending: Ending,
 ) -> After {
     let fallback = ending
         .falls_back()
-        .then(|| asked.and_then(|(s, _)| s.plan.fallback.as_ref()).or(farm.plan.fallback.as_ref()))
+        .then(|| service.and_then(|s| s.plan.fallback.as_ref()).or(farm.plan.fallback.as_ref()))
         .flatten();
-    let asked_by = asked.map(|(_, asked)| asked);
-    let close = asked_by.is_none_or(|asked| !asked.keep || asked.http10);
+    let Asked { head_only, http10, keep } = asked;
+    let close = !keep || http10;
     let date = client.worker().wall.date();
     let mut body = SmallVec::<[u8; 128]>::new();
     let (status, content_type) = match fallback {
         Some(fallback) => {
-            if let Some((service, _)) = asked {
+            if let Some(service) = service {
                 service.state.counters.fallback_total.up();
             }
             body.extend_from_slice(fallback.body.as_bytes());
@@ -95,7 +104,6 @@ pub(super) async fn answer(
     };
     let mut out = Buf::default();
     client.worker().pool.lend_small(&mut out);
-    let head_only = asked_by.is_some_and(|asked| asked.head_only);
     ending::write_answer(
         out.vec(),
         &Answer { status, content_type, body: &body, ending, close, head_only, date: &date },

@@ -9,7 +9,7 @@ use ballast_core::{
     config::{Balance, Persistence},
 };
 
-use super::trail::Trail;
+use super::{answer::Asked, trail::Trail};
 use crate::{
     buf::{Buf, SMALL},
     http::{
@@ -59,6 +59,8 @@ pub(super) enum Prepared {
     Forward(Rc<Service>, Job),
     /// It is answered here.
     Answer { body: Vec<u8>, keep: bool },
+    /// No service takes it.
+    Unrouted(Asked),
 }
 
 /// Parses, routes and rewrites the head, and takes it off the buffer.
@@ -100,7 +102,7 @@ fn prepare_with(
     if request.max_forwards == Some(0) {
         return Ok(own_answer(client, head_len, &request));
     }
-    let service = farm.route(host, path).ok_or(Ending::NoRoute)?.clone();
+    let Some(service) = farm.route(host, path).cloned() else { return Ok(unrouted(client, head_len, &request)) };
     trail.service = Some(service.clone());
     let body_max = farm.plan.limits.body_bytes_max.as_bytes();
     if matches!(request.framing, Framing::Length(length) if body_max > 0 && length > body_max) {
@@ -172,9 +174,19 @@ fn own_answer(client: &mut Client, head_len: usize, request: &RequestHead) -> Pr
     if request.method == Method::Trace {
         body.extend_from_slice(&head[..memchr::memchr(b'\n', head).map_or(0, |lf| lf + 1)]);
     }
-    let keep = request.keep_alive && matches!(request.framing, Framing::None | Framing::Length(0));
     client.buf.consume(head_len);
-    Prepared::Answer { body, keep }
+    Prepared::Answer { body, keep: is_kept(request) }
+}
+
+fn unrouted(client: &mut Client, head_len: usize, request: &RequestHead) -> Prepared {
+    client.buf.consume(head_len);
+    let keep = is_kept(request) && !client.must_end();
+    Prepared::Unrouted(Asked { head_only: request.method == Method::Head, http10: request.http10, keep })
+}
+
+/// Whether the connection can go on after a request whose body nobody reads.
+fn is_kept(request: &RequestHead) -> bool {
+    request.keep_alive && matches!(request.framing, Framing::None | Framing::Length(0))
 }
 
 fn affinity(

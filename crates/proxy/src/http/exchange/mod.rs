@@ -30,7 +30,7 @@ use ballast_clock::boot_now;
 
 use super::{client::Client, ending::Ending};
 use crate::live::Farm;
-use answer::{answer, answer_final};
+use answer::{Asked, answer, answer_final};
 use attempts::attempts;
 use job::{Prepared, prepare};
 use trail::Trail;
@@ -52,6 +52,7 @@ pub enum After {
 pub async fn run(client: &mut Client, farm: Rc<Farm>, head_len: usize) -> After {
     client.requests = client.requests.saturating_add(1);
     let mut trail = Trail::new(client, boot_now().get());
+    let unread = Asked::unread(client);
     let (service, mut job) = match prepare(client, &farm, head_len, &mut trail) {
         Ok(Prepared::Forward(service, job)) => (service, job),
         Ok(Prepared::Answer { body, keep }) => {
@@ -59,11 +60,16 @@ pub async fn run(client: &mut Client, farm: Rc<Farm>, head_len: usize) -> After 
             trail.finish(client, &farm, Ending::Answered);
             return after;
         }
+        Ok(Prepared::Unrouted(asked)) => {
+            let after = answer(client, &farm, None, asked, &mut trail, Ending::NoRoute).await;
+            trail.finish(client, &farm, Ending::NoRoute);
+            return after;
+        }
         Err(ending) => {
             if matches!(ending, Ending::Request(_)) {
                 client.listener().counters.rejected_total.up();
             }
-            let after = answer(client, &farm, None, &mut trail, ending).await;
+            let after = answer(client, &farm, None, unread, &mut trail, ending).await;
             trail.finish(client, &farm, ending);
             return after;
         }
@@ -84,7 +90,7 @@ pub async fn run(client: &mut Client, farm: Rc<Farm>, head_len: usize) -> After 
 pub async fn reject(client: &mut Client, farm: &Rc<Farm>, ending: Ending) -> After {
     client.listener().counters.rejected_total.up();
     let mut trail = Trail::new(client, boot_now().get());
-    let after = answer(client, farm, None, &mut trail, ending).await;
+    let after = answer(client, farm, None, Asked::unread(client), &mut trail, ending).await;
     trail.finish(client, farm, ending);
     after
 }
