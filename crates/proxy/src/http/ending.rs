@@ -8,7 +8,7 @@
 //! | `done` | backend's | the whole response was delivered |
 //! | `request:<fault>` | 4xx/5xx by fault | the request was malformed or exceeded a bound |
 //! | `client_head_timeout` | 408 | the head did not arrive within `client_header` |
-//! | `client_body_timeout` | 408 | the body stalled for `client_body`, or was slower than `body_rate_min` |
+//! | `client_body_timeout` | 408; backend's, then reset | the body stalled for `client_body`, or was slower than `body_rate_min` |
 //! | `client_closed` | none | the client went away before the response was complete |
 //! | `client_stalled` | none | the client took nothing for `between_bytes` |
 //! | `no_route` | 503 | no service of the farm takes the request |

@@ -1,6 +1,6 @@
 //! Every wait has an end, with a name.
 
-use ballast_core::config::Span;
+use ballast_core::{config::Span, health::Answer};
 
 use crate::support::*;
 
@@ -215,4 +215,49 @@ fn a_connection_must_be_made() {
     short(&mut shop.timeouts.connect);
     let site = Site::new(shop);
     check(&site, GET, 503, "connect_failed");
+}
+
+/// A backend that begins to answer and then waits for the end of the request.
+fn hasty() -> Backend {
+    Backend::start(|conn| {
+        let _ = conn.request_head();
+        conn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
+        let _ = conn.client.rest();
+    })
+}
+
+#[test]
+fn who_stops_uploading_is_to_blame_also_when_the_response_has_begun() {
+    #[derive(Clone, Copy, Debug)]
+    enum Stops {
+        Silent,
+        Finished,
+        Reset,
+    }
+    for (stops, reason) in
+        [(Stops::Silent, "client_body_timeout"), (Stops::Finished, "client_closed"), (Stops::Reset, "client_closed")]
+    {
+        let b1 = hasty();
+        let site = Site::of(&[&b1], |farm, _| {
+            // No more than what is waited for runs out.
+            match stops {
+                Stops::Silent => short(&mut farm.timeouts.client_body),
+                Stops::Finished | Stops::Reset => farm.timeouts.between_bytes = Span::from_millis(500),
+            }
+        });
+        let mut client = site.client();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n");
+        assert!(client.head().starts_with("HTTP/1.1 200"));
+        match stops {
+            Stops::Silent => assert!(client.rest().is_err()),
+            Stops::Finished => {
+                client.finish();
+                assert!(client.rest().is_err());
+            }
+            Stops::Reset => client.reset(),
+        }
+        assert_eq!(site.line(0)["ended"], reason, "{stops:?}");
+        let observed = site.world.observed.lock().unwrap();
+        assert!(observed.iter().all(|(_, answer)| *answer == Answer::Good), "{stops:?} {observed:?}");
+    }
 }

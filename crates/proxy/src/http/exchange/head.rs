@@ -87,8 +87,8 @@ impl Attempt<'_> {
         let mut reading = Reading { scan: HeadScan::default(), head_max: self.farm.head_bytes_max, pool: &worker.pool };
         // Ready with nothing once there is no more to send: most requests get there in the first poll.
         let sending = poll_fn(|cx| {
-            if let Err(ending) = poll_send(cx, client, &mut link.stream, job, sent) {
-                return Poll::Ready(Some(Waited::Failed(ending)));
+            if let Err(unsent) = poll_send(cx, client, &mut link.stream, job, sent) {
+                return Poll::Ready(Some(Waited::Failed(unsent.ending())));
             }
             if *sent != Sent::Going {
                 return Poll::Ready(None);

@@ -8,8 +8,9 @@ use ballast_core::config::Timeouts;
 
 use super::{
     attempt::Attempt,
+    job::Job,
     reply::Reply,
-    sending::{Sent, enough_until, poll_send},
+    sending::{Sent, Unsent, enough_until, poll_send},
 };
 use crate::{
     backend::Link,
@@ -37,10 +38,17 @@ impl Attempt<'_> {
         let job = &mut *self.job;
         let flow = &mut reply.flow;
         let mut pace = Pace::new(&client.timer, timeouts, reply.paced);
+        let mut unsent = None;
         let ending = poll_fn(|cx| {
-            // The response matters more now: a request that cannot be sent further ends with it.
-            if *sent == Sent::Going && poll_send(cx, client, &mut link.stream, job, sent).is_err() {
+            if *sent == Sent::Going
+                && let Err(why) = poll_send(cx, client, &mut link.stream, job, sent)
+            {
+                if why == Unsent::Gone {
+                    return Poll::Ready(why.ending());
+                }
+                // The response matters more now: a request that cannot be sent further ends with it.
                 *sent = Sent::Broken;
+                unsent = Some(why.ending());
             }
             match flow.poll(cx, &mut link.stream, input, &mut client.stream, &worker.pool) {
                 Poll::Ready(Ok(())) => Poll::Ready(Ending::Done),
@@ -48,14 +56,42 @@ impl Attempt<'_> {
                 Poll::Ready(Err(FlowError::Target)) => Poll::Ready(Ending::ClientClosed),
                 Poll::Ready(Err(FlowError::Fault(fault))) => Poll::Ready(Ending::ResponseBroken(fault)),
                 Poll::Pending => {
-                    let over = client.held.cut().or_else(|| pace.check(&client.timer, flow));
+                    let over = client.held.cut().or_else(|| pace.check(&client.timer, flow, Upload::of(job, *sent)));
                     over.map_or(Poll::Pending, Poll::Ready)
                 }
             }
         })
         .await;
         client.timer.disarm();
-        ending
+        match (ending, unsent) {
+            // It waited for the rest of the request.
+            (Ending::Truncated | Ending::BackendStalled, Some(why)) => why,
+            (ending, _) => ending,
+        }
+    }
+}
+
+/// Where the rest of a request stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Upload {
+    /// Bytes received and sent on.
+    moved: (u64, u64),
+    /// Who is to move it on; `None` once nothing more is sent.
+    awaits: Option<Side>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Client,
+    Backend,
+}
+
+impl Upload {
+    fn of(job: &Job, sent: Sent) -> Self {
+        let waits_for_backend = !job.out.is_empty() || job.flow.waits_for_target();
+        let side = if waits_for_backend { Side::Backend } else { Side::Client };
+        let sent_on = job.flow.written + (job.out.rewound_len() - job.out.len()) as u64;
+        Self { moved: (job.flow.received, sent_on), awaits: (sent == Sent::Going).then_some(side) }
     }
 }
 
@@ -63,14 +99,16 @@ impl Attempt<'_> {
 struct Pace {
     /// Longest silence of the backend, and longest time in which the client takes nothing.
     between_ms: u64,
+    /// Longest silence of a client that has not sent all of its request.
+    body_ms: u64,
     /// Bytes per second that the backend must reach; zero if it need not.
     rate_min: u64,
     /// When the backend began, moved on by the time in which it waited for the client.
     began_ms: u64,
-    /// Since when the client is waited for, if it is.
+    /// Since when the client is waited for, or the request is still sent, if so.
     held_since: Option<u64>,
-    /// Bytes received and written when the deadline was set; `None` before the first one.
-    moved: Option<(u64, u64)>,
+    /// Bytes received and written, and the request's, when the deadline was set; `None` before the first one.
+    moved: Option<(u64, u64, Upload)>,
 }
 
 impl Pace {
@@ -78,6 +116,7 @@ impl Pace {
     fn new(timer: &Timer, timeouts: &Timeouts, paced: bool) -> Self {
         Self {
             between_ms: timeouts.between_bytes.as_millis(),
+            body_ms: timeouts.client_body.as_millis(),
             rate_min: if paced { u64::from(timeouts.response_rate_min) } else { 0 },
             began_ms: timer.now_ms(),
             held_since: None,
@@ -85,15 +124,16 @@ impl Pace {
         }
     }
 
-    /// Sets the deadline after progress; says what ran out when it has passed.
-    fn check(&mut self, timer: &Timer, flow: &Flow) -> Option<Ending> {
-        let moved = Some((flow.received, flow.written));
+    /// Sets the deadline after progress either way; says what ran out when it has passed.
+    fn check(&mut self, timer: &Timer, flow: &Flow, upload: Upload) -> Option<Ending> {
+        let moved = Some((flow.received, flow.written, upload));
         if self.moved != moved {
             self.moved = moved;
             let stall = timer.after(self.between_ms);
-            timer.arm_at(if flow.waits_for_target() {
+            timer.arm_at(if flow.waits_for_target() || upload.awaits.is_some() {
                 self.held_since.get_or_insert(timer.now_ms());
-                stall
+                let waits_for_request = !flow.waits_for_target() && upload.awaits == Some(Side::Client);
+                if waits_for_request { timer.after(self.body_ms) } else { stall }
             } else {
                 self.began_ms += self.held_since.take().map_or(0, |since| timer.now_ms() - since);
                 let enough = enough_until(timer, self.began_ms, self.between_ms, flow.received, self.rate_min);
@@ -108,6 +148,8 @@ impl Pace {
             None
         } else if flow.waits_for_target() {
             Some(Ending::ClientStalled)
+        } else if upload.awaits == Some(Side::Client) {
+            Some(Ending::ClientBodyTimeout)
         } else {
             Some(Ending::BackendStalled)
         }
@@ -124,7 +166,8 @@ mod tests {
     use crate::{http::request::Framing, ticks::Ticks};
 
     fn timeouts(rate_min: u32) -> Timeouts {
-        Timeouts { between_bytes: Span::from_secs(10), response_rate_min: rate_min, ..Timeouts::default() }
+        let (between_bytes, client_body) = (Span::from_secs(10), Span::from_secs(20));
+        Timeouts { between_bytes, client_body, response_rate_min: rate_min, ..Timeouts::default() }
     }
 
     struct Bench {
@@ -132,6 +175,7 @@ mod tests {
         timer: Timer,
         pace: Pace,
         flow: Flow,
+        upload: Upload,
     }
 
     impl Bench {
@@ -139,7 +183,8 @@ mod tests {
             let ticks = Ticks::new(1000);
             let timer = ticks.timer(Waker::noop().clone());
             let pace = Pace::new(&timer, &timeouts(rate_min), paced);
-            Self { ticks, timer, pace, flow: Flow::new(Framing::Length(1 << 40), Framing::Length(1 << 40), 0) }
+            let flow = Flow::new(Framing::Length(1 << 40), Framing::Length(1 << 40), 0);
+            Self { ticks, timer, pace, flow, upload: Upload { moved: (0, 0), awaits: None } }
         }
 
         /// `secs` later, after so many more bytes were received and written.
@@ -147,7 +192,7 @@ mod tests {
             self.ticks.advance(self.ticks.now_ms() + secs * 1000);
             self.flow.received += received;
             self.flow.written += written;
-            self.pace.check(&self.timer, &self.flow)
+            self.pace.check(&self.timer, &self.flow, self.upload)
         }
     }
 
@@ -187,5 +232,43 @@ mod tests {
         // The backend's own ten seconds of grace begin to count only now.
         assert_eq!(bench.after(9, 1, 1), None);
         assert_eq!(bench.after(2, 0, 0), Some(Ending::BackendStalled));
+    }
+
+    #[test]
+    fn a_request_that_is_still_sent_is_no_silence() {
+        for awaits in [Side::Client, Side::Backend] {
+            let mut bench = Bench::new(100, true);
+            bench.upload.awaits = Some(awaits);
+            assert_eq!(bench.after(0, 0, 0), None);
+            for _ in 0..20 {
+                bench.upload.moved.0 += 1;
+                assert_eq!(bench.after(9, 0, 0), None);
+                bench.upload.moved.1 += 1;
+                assert_eq!(bench.after(9, 0, 0), None);
+            }
+            // Nor does the backend have had its time to answer.
+            bench.upload.awaits = None;
+            assert_eq!(bench.after(0, 0, 0), None);
+            assert_eq!(bench.after(9, 0, 0), None);
+            assert_eq!(bench.after(2, 0, 0), Some(Ending::BackendStalled));
+        }
+    }
+
+    #[test]
+    fn who_holds_a_request_up_is_to_blame() {
+        for (awaits, secs, ending) in
+            [(Side::Client, 20, Ending::ClientBodyTimeout), (Side::Backend, 10, Ending::BackendStalled)]
+        {
+            let mut bench = Bench::new(0, true);
+            bench.upload.awaits = Some(awaits);
+            assert_eq!(bench.after(0, 1, 1), None);
+            assert_eq!(bench.after(secs - 1, 0, 0), None);
+            assert_eq!(bench.after(2, 0, 0), Some(ending));
+        }
+        let mut bench = Bench::new(0, true);
+        bench.upload.awaits = Some(Side::Client);
+        bench.flow.pending.vec().push(b'x');
+        assert_eq!(bench.after(0, 1, 0), None);
+        assert_eq!(bench.after(11, 0, 0), Some(Ending::ClientStalled), "it does not read either");
     }
 }

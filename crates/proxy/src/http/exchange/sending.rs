@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::job::Job;
 use crate::{
-    http::{client::Client, ending::Ending, flow::FlowError},
+    http::{client::Client, ending::Ending, fault::Fault, flow::FlowError},
     ticks::Timer,
 };
 
@@ -24,6 +24,26 @@ pub(super) enum Sent {
     Broken,
 }
 
+/// Why a request cannot be sent to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// The client broke the connection off.
+    Gone,
+    /// The client ended its direction too early; it may still read.
+    Cut,
+    /// The body is malformed or too large.
+    Fault(Fault),
+}
+
+impl Unsent {
+    pub(super) fn ending(self) -> Ending {
+        match self {
+            Self::Gone | Self::Cut => Ending::ClientClosed,
+            Self::Fault(fault) => Ending::Request(fault),
+        }
+    }
+}
+
 /// Sends the request on as far as it goes.
 pub(super) fn poll_send(
     cx: &mut Context<'_>,
@@ -31,7 +51,7 @@ pub(super) fn poll_send(
     to: &mut TcpStream,
     job: &mut Job,
     sent: &mut Sent,
-) -> Result<(), Ending> {
+) -> Result<(), Unsent> {
     if *sent != Sent::Going {
         return Ok(());
     }
@@ -57,8 +77,9 @@ pub(super) fn poll_send(
             *sent = Sent::Broken;
             Ok(())
         }
-        Poll::Ready(Err(FlowError::Truncated | FlowError::Source)) => Err(Ending::ClientClosed),
-        Poll::Ready(Err(FlowError::Fault(fault))) => Err(Ending::Request(fault)),
+        Poll::Ready(Err(FlowError::Source)) => Err(Unsent::Gone),
+        Poll::Ready(Err(FlowError::Truncated)) => Err(Unsent::Cut),
+        Poll::Ready(Err(FlowError::Fault(fault))) => Err(Unsent::Fault(fault)),
     }
 }
 
