@@ -389,6 +389,13 @@ impl Backend {
     }
 }
 
+impl Drop for Backend {
+    /// It left the plan, and what it kept is counted no more.
+    fn drop(&mut self) {
+        self.close_idle(|_, _| true);
+    }
+}
+
 /// Whether nothing waits to be read: an idle connection with something to read was closed, or is
 /// out of step. Costs a system call only when the runtime thinks that there is something. To poll
 /// would say that there is nothing once the task has used up its budget.
@@ -530,5 +537,25 @@ mod tests {
             keep(stream, permit);
             assert!(matches!(backend.take(Look::AtKernel), Available::Permit(_)), "{said:?}");
         }
+    }
+
+    #[test]
+    fn what_a_backend_kept_is_counted_no_more_when_it_leaves() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _entered = runtime.enter();
+        let (permits, counters) = (Arc::new(Permits::default()), Arc::new(BackendCounters::default()));
+        let backend = Backend::new(BackendId::new(1), 0, permits.clone(), counters.clone());
+        backend.configure(address, 2, 60_000);
+        let stream = std::net::TcpStream::connect(address).expect("it listens");
+        stream.set_nonblocking(true).expect("a socket");
+        let Available::Permit(permit) = backend.take(Look::AtRuntime) else { panic!("nothing is open") };
+        backend.put(Link::new(TcpStream::from_std(stream).expect("a runtime"), address, permit, &backend), 0);
+        let counts =
+            || [u64::from(permits.idle.load(Ordering::SeqCst)), counters.idle.get(), counters.connections.get()];
+        assert_eq!(counts(), [1, 1, 1]);
+        drop(backend);
+        assert_eq!(counts(), [0, 0, 0]);
     }
 }

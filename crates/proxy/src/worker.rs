@@ -165,6 +165,12 @@ impl Shared {
     fn permits(&self, id: BackendId) -> Arc<Permits> {
         self.permits.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
     }
+
+    /// Forgets the permits that no worker's backend and no connection has a part in.
+    fn forget_permits(&self) {
+        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        permits.retain(|_, permits| Arc::strong_count(permits) > 1);
+    }
 }
 
 /// A listener, as a worker knows it.
@@ -409,6 +415,8 @@ impl Worker {
         services.retain(|id, _| services_named.iter().any(|(named, _)| named == id));
         backends.retain(|id, _| services_named.iter().any(|(_, ids)| ids.contains(id)));
         *self.live.borrow_mut() = Rc::new(live);
+        drop((backends, services));
+        self.shared.forget_permits();
     }
 
     fn listen(self: &Rc<Self>, listen: Listen) {
