@@ -340,6 +340,7 @@ fn a_request_that_is_on_its_way_when_a_drain_begins_is_answered() {
     kept.send(GET);
     let answered = kept.response();
     assert_eq!((answered.text(), answered.header("connection")), ("ok", Some("close")));
+    kept.closed();
     // Told before the drain that the connection is kept, and free after the idle ones are gone.
     idle.closed();
     open.send(()).unwrap();
@@ -347,6 +348,7 @@ fn a_request_that_is_on_its_way_when_a_drain_begins_is_answered() {
     long.send(GET);
     let answered = long.response();
     assert_eq!((answered.text(), answered.header("connection")), ("ok", Some("close")));
+    long.closed();
     assert_eq!(draining.join().unwrap(), 0);
 }
 

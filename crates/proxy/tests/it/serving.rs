@@ -825,3 +825,22 @@ fn head_gets_no_body_and_who_is_told_that_there_is_no_route_may_go_on() {
     assert_eq!(wrong.response_to("HEAD").status, 400);
     wrong.closed();
 }
+
+#[test]
+fn a_response_that_ends_a_connection_is_not_lost_to_the_next_request() {
+    let body = pattern(100_000);
+    let bytes =
+        [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes(), body.clone()].concat();
+    let b1 = Backend::answering(bytes);
+    let site = Site::of(&[&b1], |farm, _| farm.limits.requests_per_connection_max = 1);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    // So small that most of the response waits in the proxy's kernel.
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&site.address().into()).unwrap();
+    let mut client = Client::of(socket.into());
+    client.send(GET);
+    site.line(0);
+    client.send(GET);
+    assert!(client.response().body == body);
+    client.closed();
+}

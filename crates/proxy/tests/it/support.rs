@@ -397,7 +397,10 @@ impl Response {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::of(TcpStream::connect(address).unwrap())
+    }
+
+    pub fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -489,12 +492,14 @@ impl Client {
         Ok(std::mem::take(&mut self.buffer))
     }
 
-    /// Asserts that the connection was closed with nothing more to read.
+    /// Asserts that the connection was closed with nothing more to read, and closes this end, as clients do.
     pub fn closed(&mut self) {
         match self.rest() {
             Ok(rest) => assert_eq!(String::from_utf8_lossy(&rest), ""),
             Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset, "{e}"),
         }
+        // It may be gone already.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 

@@ -111,7 +111,9 @@ impl Attempt<'_> {
         }
         Ok(match ending {
             Ending::Done if sent == Sent::All => {
-                let rest = if client.buf.is_empty() { After::Close } else { After::Linger };
+                // A client that would have kept the connection may be sending its next request already.
+                let more = !client.buf.is_empty() || self.job.keep_alive;
+                let rest = if more { After::Linger } else { After::Close };
                 (Ending::Done, if reply.keep { After::Keep } else { rest }, reply.reusable)
             }
             Ending::Done => (Ending::Done, After::Linger, false),
