@@ -469,3 +469,27 @@ fn a_signed_cookie_names_the_backend() {
     let line = site.line(10);
     assert_eq!((line["binding"].as_str(), line["binding_cause"].as_str()), (Some("rehomed"), Some("backend_removed")));
 }
+
+#[test]
+fn of_two_cookies_the_one_whose_backend_serves_counts() {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = Site::of(&[&b1, &b2], |_, _| {});
+    let publish = |ids: &[(u32, SocketAddr)]| {
+        let mut app = service(ids.iter().map(|(id, address)| backend(*id, *address)).collect());
+        app.persistence = Some(Persistence::Cookie(CookiePersistence::default()));
+        site.world.publish(plan(vec![farm(vec![app])]));
+    };
+    let cookies = [(1, b1.address), (2, b2.address)].map(|one| {
+        publish(&[one]);
+        cookie_of(&site.get("GET / HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap()
+    });
+    let b3 = Backend::named("b3");
+    // Without b1, and with another that balancing would choose half of the time.
+    publish(&[(2, b2.address), (3, b3.address)]);
+    for both in [[&cookies[0], &cookies[1]], [&cookies[1], &cookies[0]]] {
+        for _ in 0..4 {
+            let response = site.get(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}; {}\r\n\r\n", both[0], both[1]));
+            assert_eq!((response.text(), cookie_of(&response)), ("b2", None));
+        }
+    }
+}

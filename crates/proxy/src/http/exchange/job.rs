@@ -14,7 +14,7 @@ use crate::{
     buf::{Buf, SMALL},
     http::{
         client::Client,
-        cookie,
+        cookie::{self, Named},
         ending::Ending,
         fault::Fault,
         field::{Field, Known},
@@ -26,6 +26,7 @@ use crate::{
         stick::Affinity,
     },
     live::{Farm, Live, Service},
+    worker::Worker,
 };
 
 /// Longest request id that is taken over from a trusted proxy.
@@ -131,7 +132,7 @@ fn prepare_with(
         keep_alive: request.keep_alive,
         expects_continue: request.expects_continue,
         upgrade: upgrade.is_some(),
-        affinity: affinity(&live, &service, worker.wall.secs(), real_client, head, &request, fields),
+        affinity: affinity(&worker, &live, &service, real_client, head, &request, fields),
         hash: hash_key(&live.plan.table_secret, service.plan.balance, real_client, request.target(head)),
         out,
         flow: Flow::new(request.framing, request.framing, body_max),
@@ -189,10 +190,13 @@ fn is_kept(request: &RequestHead) -> bool {
     request.keep_alive && matches!(request.framing, Framing::None | Framing::Length(0))
 }
 
+/// Cookies of one request that are looked at. A browser sends several when paths or domains differ.
+const COOKIES_MAX: usize = 8;
+
 fn affinity(
+    worker: &Worker,
     live: &Live,
     service: &Service,
-    now: u64,
     client: IpAddr,
     head: &[u8],
     request: &RequestHead,
@@ -202,8 +206,18 @@ fn affinity(
         None => Affinity::None,
         Some(Persistence::Cookie(config)) => {
             let ttl = config.ttl.map(|ttl| ttl.as_millis().div_ceil(1000));
+            let now = worker.wall.secs();
             let verify = |value| cookie::verify(value, &live.plan.cookie_keys, service.plan.id, ttl, now);
-            Affinity::Cookie(cookie::values(head, fields, config.name.as_bytes()).find_map(verify))
+            let values = cookie::values(head, fields, config.name.as_bytes()).take(COOKIES_MAX);
+            let mut named = values.filter_map(verify).peekable();
+            let first = named.peek().copied();
+            // One that says where the client is does not lose against one that says where it was.
+            let passive = &*worker.shared.ports.passive;
+            let stays = |named: &Named| match service.position(named.backend) {
+                Some(at) => service.must_leave(at, passive).is_none(),
+                None => named.backend > live.plan.newest_backend,
+            };
+            Affinity::Cookie(named.find(stays).or(first))
         }
         Some(Persistence::Table(table)) => {
             let key =
