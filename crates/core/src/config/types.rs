@@ -161,7 +161,8 @@ pub struct Service {
     /// Answer when no backend is left; the farm's when absent.
     #[serde(default)]
     pub fallback: Option<Fallback>,
-    /// Attempts after the first, where that is safe (connect failures; idempotent and unsent).
+    /// Attempts after the first, where that is safe (connect failures; idempotent and unsent). When all backends were
+    /// tried, the next follows after a second, or `timeouts.connect` if that is less.
     #[serde(default = "default_retries_max")]
     #[schemars(range(max = 10))]
     pub retries_max: u32,

@@ -844,3 +844,29 @@ fn a_response_that_ends_a_connection_is_not_lost_to_the_next_request() {
     assert!(client.response().body == body);
     client.closed();
 }
+
+#[test]
+fn the_last_backend_is_asked_again_after_a_moment() {
+    let back = Backend::nowhere();
+    let site = Site::of(&[&back], |_, service| service.retries_max = 8);
+    let mut client = site.client();
+    client.send(GET);
+    eventually("a first attempt", || (!site.world.observed.lock().unwrap().is_empty()).then_some(()));
+    let _back = back.appears("back");
+    assert_eq!(client.response().text(), "back");
+    assert!(site.line(0)["retries"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_retry_is_counted_when_an_attempt_follows() {
+    let dead = Backend::nowhere();
+    let site = Site::of(&[&dead], |farm, service| {
+        short(&mut farm.timeouts.connect);
+        service.retries_max = 1;
+    });
+    assert_eq!(site.get(GET).status, 503);
+    assert_eq!(site.line(0)["retries"], 1);
+    let stats = site.proxy.stats();
+    assert_eq!(stats.backends[&BackendId::new(1)].connect_failures_total, 2);
+    assert_eq!(stats.services[&SERVICE].retries_total, 1);
+}

@@ -511,7 +511,6 @@ pub struct Backend {
     shared: Arc<BackendShared>,
     accepting: Option<JoinHandle<()>>,
     /// Bound and not listening: holds the port of [`Backend::nowhere`].
-    #[expect(dead_code, reason = "held for its port")]
     reserved: Option<socket2::Socket>,
 }
 
@@ -583,7 +582,10 @@ impl Backend {
     }
 
     pub fn start_on(address: SocketAddr, script: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        Self::listening(TcpListener::bind(address).unwrap(), script)
+    }
+
+    fn listening(listener: TcpListener, script: impl Fn(&mut Conn) + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(BackendShared::default());
         let (held, script) = (shared.clone(), Arc::new(script));
@@ -610,11 +612,7 @@ impl Backend {
 
     /// Answers every request with 200 and its name.
     pub fn named(name: &'static str) -> Self {
-        Self::start(move |conn| {
-            while conn.request().is_some() {
-                conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()));
-            }
-        })
+        Self::start(answering_with(name))
     }
 
     /// Answers the first request of each connection with `bytes` and closes.
@@ -635,6 +633,13 @@ impl Backend {
         reserved.bind(&any.into()).unwrap();
         let address = reserved.local_addr().unwrap().as_socket().unwrap();
         Self { address, shared: Arc::default(), accepting: None, reserved: Some(reserved) }
+    }
+
+    /// One that was nowhere begins to listen, and answers as [`Backend::named`].
+    pub fn appears(mut self, name: &'static str) -> Self {
+        let socket = self.reserved.take().expect("it was nowhere");
+        socket.listen(16).unwrap();
+        Self::listening(socket.into(), answering_with(name))
     }
 
     pub fn requests(&self) -> Vec<String> {
@@ -663,6 +668,14 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+fn answering_with(name: &'static str) -> impl Fn(&mut Conn) {
+    move |conn| {
+        while conn.request().is_some() {
+            conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len()));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Not here: what happens on a connection ([`super::attempt`]).
 
-use std::rc::Rc;
+use std::{future::pending, rc::Rc};
 
 use ballast_clock::boot_now;
 use smallvec::SmallVec;
@@ -36,6 +36,7 @@ pub(super) async fn attempts(
     let (mut farm, mut service) = (farm.clone(), service.clone());
     let mut tried: SmallVec<[Tried; 4]> = SmallVec::new();
     let mut fresh = false;
+    let mut retrying = false;
     let mut queue_until = None;
     loop {
         let mut chooser = Chooser {
@@ -51,8 +52,20 @@ pub(super) async fn attempts(
         Chooser { farm, service, .. } = chooser;
         let choice = match choice {
             Ok(choice) => choice,
+            // All were tried, and one more attempt is allowed: one of them may be back in a moment.
+            Err(Ending::ConnectFailed) if retrying && !tried.is_empty() => {
+                if let Err(ending) = pause(client, &farm).await {
+                    return fail(client, &farm, &service, job, trail, ending).await;
+                }
+                tried.clear();
+                continue;
+            }
             Err(ending) => return fail(client, &farm, &service, job, trail, ending).await,
         };
+        if std::mem::take(&mut retrying) {
+            trail.retries += 1;
+            service.state.counters.retries_total.up();
+        }
         let backend = service.backends[choice.at].clone();
         (trail.service, trail.at) = (Some(service.clone()), Some(choice.at));
         (trail.reason, trail.cause) = (choice.reason, choice.cause);
@@ -67,12 +80,14 @@ pub(super) async fn attempts(
             Err(missed @ (NoLink::Refused | NoLink::Unreached | NoLink::Unasked)) => {
                 client.worker().shared.ports.passive.observed(backend.id, missed.answer());
                 backend.counters.connect_failures_total.up();
-                if !retry(&service, trail) {
+                if !may_retry(&service, trail) {
                     return fail(client, &farm, &service, job, trail, Ending::ConnectFailed).await;
                 }
-                queue_until = None;
+                (retrying, queue_until) = (true, None);
                 if choice.may_move {
                     tried.push(Tried { backend: backend.id, refused: matches!(missed, NoLink::Refused) });
+                } else if let Err(ending) = pause(client, &farm).await {
+                    return fail(client, &farm, &service, job, trail, ending).await;
                 }
                 continue;
             }
@@ -119,16 +134,25 @@ pub(super) async fn attempts(
     }
 }
 
-/// Whether one more attempt may be made after a failure to connect.
-fn retry(service: &Service, trail: &mut Trail) -> bool {
+/// Longest wait before the same backend is asked again. HAProxy waits as long.
+const PAUSE_MS: u64 = 1000;
+
+/// Lets some time pass before a backend that was not reached is asked again.
+async fn pause(client: &Client, farm: &Farm) -> Result<(), Ending> {
+    let pause_ms = farm.plan.timeouts.connect.as_millis().min(PAUSE_MS);
+    // Over when time is up, which is what is waited for.
+    let _ = client.unless_gone(client.timer.limit(pause_ms, pending::<()>())).await?;
+    Ok(())
+}
+
+/// Whether one more attempt may be made after a failure to connect. Spends it.
+fn may_retry(service: &Service, trail: &Trail) -> bool {
     if trail.retries >= service.plan.retries_max {
         return false;
     }
-    if !service.state.spend() {
+    let may = service.state.spend();
+    if !may {
         service.state.counters.retries_refused_total.up();
-        return false;
     }
-    trail.retries += 1;
-    service.state.counters.retries_total.up();
-    true
+    may
 }

@@ -9,7 +9,8 @@
 //! connection that had been idle closed without a byte of response and the method is idempotent
 //! (RFC 9110 section 9.2.2), each time only while the whole request is still at hand. A reused
 //! connection that closed costs one extra attempt at most, because the next one is new; attempts
-//! after failures to connect are also bounded by a budget of a fifth of the requests.
+//! after failures to connect are also bounded by a budget of a fifth of the requests. When all backends that
+//! there are were tried, the request waits for up to a second before it asks one of them again.
 //!
 //! Not here: which backend ([`super::stick`]), the connection between requests ([`super::client`]).
 
