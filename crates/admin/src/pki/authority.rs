@@ -10,12 +10,11 @@ use rcgen::{
 
 use super::{
     CaPin, ClusterKey, PkiError, UserName, UserRole,
-    credentials::{Credentials, parse_certificate},
+    credentials::{Credentials, Validity, parse_certificate},
     identity::cluster_of_ca,
 };
 
-/// How long a node's certificate is good for. A node renews after two thirds of it, so only one
-/// that was off for months must be enrolled again.
+/// How long a node's certificate is good for from when it is made. A node renews its own after two thirds of it.
 pub const CERTIFICATE_LIFE_NODE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long a person's certificate is good for when nothing else is asked.
@@ -24,7 +23,7 @@ pub const CERTIFICATE_LIFE_USER: Duration = Duration::from_secs(365 * 24 * 3600)
 /// Twenty years: the CA is the cluster's identity and lasts as long as the cluster.
 const CERTIFICATE_LIFE_CA: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
-/// Certificates begin a day before they are made, so that a machine whose clock is somewhat
+/// The CA's certificate and people's begin a day before they are made, so that a machine whose clock is somewhat
 /// behind can use them at once.
 const BACKDATE: Duration = Duration::from_secs(24 * 3600);
 
@@ -41,6 +40,7 @@ pub struct Authority {
     cluster_id: String,
     certificate_pem: String,
     pin: CaPin,
+    validity: Validity,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -57,7 +57,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        set_window(&mut params, now, CERTIFICATE_LIFE_CA);
+        set_window(&mut params, Validity { not_before: now - BACKDATE, not_after: now + CERTIFICATE_LIFE_CA });
         let certificate = params.self_signed(&key).map_err(make)?;
         Self::from_pem(&certificate.pem(), &key.serialize_pem())
     }
@@ -77,10 +77,10 @@ impl Authority {
                 detail: "it does not belong to the CA's certificate".to_owned(),
             });
         }
-        let cluster_id = cluster_of_ca(&der)?;
+        let (cluster_id, validity) = (cluster_of_ca(&der)?, Validity::of(&der)?);
         let issuer = Issuer::from_ca_cert_der(&der, key)
             .map_err(|e| PkiError::Unreadable { what: "the CA's certificate", detail: e.to_string() })?;
-        Ok(Self { cluster_id, certificate_pem: certificate_pem.to_owned(), pin, issuer })
+        Ok(Self { cluster_id, certificate_pem: certificate_pem.to_owned(), pin, validity, issuer })
     }
 
     /// Opens a CA whose key is sealed, as the replicated state has it.
@@ -117,7 +117,10 @@ impl Authority {
         self.pin
     }
 
-    /// Signs a node's certificate.
+    /// Signs a node's certificate. It begins with the CA's and never ends after it.
+    ///
+    /// Whoever makes one for itself may have a clock that is wrong by any amount, and the others judge it by theirs: with a
+    /// beginning of its own they would refuse it until their clocks are there.
     ///
     /// # Errors
     /// [`PkiError::Make`] when the cryptographic library refuses, which is not expected.
@@ -132,7 +135,9 @@ impl Authority {
                 .collect::<Result<_, rcgen::Error>>()
                 .map_err(|source| PkiError::Make { what: "the names in a node's certificate", source })?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params, request, now, CERTIFICATE_LIFE_NODE)
+        let Validity { not_before, not_after } = self.validity;
+        let not_after = now.checked_add(CERTIFICATE_LIFE_NODE).map_or(not_after, |end| end.min(not_after));
+        self.sign(params, request, Validity { not_before, not_after })
     }
 
     /// Signs the certificate of a person or program.
@@ -150,7 +155,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(name.as_str(), role.as_str(), &self.cluster_id);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params, request, now, life)
+        self.sign(params, request, Validity { not_before: now - BACKDATE, not_after: now + life })
     }
 
     /// Signs a certificate for a key of this machine, as `init` does for the first one.
@@ -179,19 +184,13 @@ impl Authority {
         Credentials::new(&leaf, &self.certificate_pem, &key.to_pem())
     }
 
-    fn sign(
-        &self,
-        mut params: CertificateParams,
-        request: &Request,
-        now: SystemTime,
-        life: Duration,
-    ) -> Result<String, PkiError> {
+    fn sign(&self, mut params: CertificateParams, request: &Request, validity: Validity) -> Result<String, PkiError> {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         // Random, because rcgen derives it from the key otherwise and a renewal may keep the key.
         params.serial_number = Some(SerialNumber::from_slice(uuid::Uuid::new_v4().as_bytes()));
-        set_window(&mut params, now, life);
+        set_window(&mut params, validity);
         let certificate = params
             .signed_by(request, &self.issuer)
             .map_err(|source| PkiError::Make { what: "a certificate", source })?;
@@ -290,12 +289,12 @@ fn subject(name: &str, unit: &str, organization: &str) -> DistinguishedName {
     subject
 }
 
-fn set_window(params: &mut CertificateParams, now: SystemTime, life: Duration) {
+fn set_window(params: &mut CertificateParams, validity: Validity) {
     // The `time` crate's instant, made through rcgen so that it need not be a dependency of ours.
     let moment = |at: SystemTime| {
         rcgen::date_time_ymd(1970, 1, 1)
             + Duration::from_secs(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
     };
-    params.not_before = moment(now - BACKDATE);
-    params.not_after = moment(now + life);
+    params.not_before = moment(validity.not_before);
+    params.not_after = moment(validity.not_after);
 }

@@ -19,18 +19,18 @@ mod authority;
 mod credentials;
 mod files;
 mod identity;
+mod renewal;
 mod seal;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
 mod token;
 
-use std::time::{Duration, SystemTime};
-
 pub use authority::{Authority, CERTIFICATE_LIFE_NODE, CERTIFICATE_LIFE_USER, Key, Request, new_cluster_id};
 pub use credentials::{Credentials, Validity};
 pub use files::write_private;
 pub use identity::{CaPin, Identity, IdentityError, UserName, UserRole, fingerprint_of, identity_of};
+pub use renewal::Renewal;
 pub use seal::{ClusterKey, SealError, random_secret};
 pub use tls::{admin_server, joining_client, node_client, node_server, server_name, session_server, user_client};
 pub use token::{JoinToken, TokenError, TokenSecret};
@@ -87,11 +87,4 @@ pub enum PkiError {
         #[source]
         source: std::io::Error,
     },
-}
-
-/// When a certificate should be renewed: after two thirds of its life, so that a node that cannot
-/// reach the cluster for a while still has the last third to try in.
-pub fn renew_at(validity: Validity) -> SystemTime {
-    let life = validity.not_after.duration_since(validity.not_before).unwrap_or(Duration::ZERO);
-    validity.not_before + life / 3 * 2
 }
