@@ -24,6 +24,7 @@ mod past_leases;
 mod programs;
 mod reader;
 mod reckoning;
+mod refusals;
 mod sessions;
 mod settling;
 mod sockets;

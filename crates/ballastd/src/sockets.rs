@@ -21,6 +21,7 @@ use ballast_core::ids::NodeId;
 use ballast_raft::PeerNode;
 use ballast_telemetry::trace::TraceLayer;
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -36,7 +37,7 @@ use tonic::{
 };
 use tracing::{debug, info};
 
-use crate::bootstrap::Bootstrap;
+use crate::{bootstrap::Bootstrap, refusals::Refusals};
 
 /// A handshake takes two round trips; this leaves room for lost packets.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -177,6 +178,7 @@ async fn accept(
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let places = Arc::new(Places::new(CONNECTIONS_MAX));
+    let refusals = Arc::new(Mutex::new(Refusals::default()));
     loop {
         // Never closed, so a turn is always had in the end.
         let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else { return };
@@ -193,13 +195,19 @@ async fn accept(
             () = stop.cancelled() => return,
         };
         let (acceptor, cluster_id, ready, stop) = (acceptor.clone(), cluster_id.clone(), ready.clone(), stop.clone());
-        let places = Arc::clone(&places);
+        let (places, refusals) = (Arc::clone(&places), Arc::clone(&refusals));
         tokio::spawn(async move {
             let _turn = turn;
             let handshake = async {
                 match timeout(HANDSHAKE_TIMEOUT, handshake(stream, &acceptor, &cluster_id, &places)).await {
                     Ok(Ok(connection)) => drop(ready.send(connection).await),
-                    Ok(Err(error)) => info!(%remote, error = format!("{error:#}"), "refused a node's connection"),
+                    Ok(Err(error)) => {
+                        let error = format!("{error:#}");
+                        let now = std::time::Instant::now();
+                        if let Some(untold) = refusals.lock().refused(now, remote.ip(), &error) {
+                            info!(%remote, error, untold, "refused a node's connection");
+                        }
+                    }
                     Err(_) => debug!(%remote, "a node's handshake took too long"),
                 }
             };
