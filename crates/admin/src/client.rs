@@ -9,10 +9,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::{
-    net::{TcpStream, UnixStream},
-    sync::watch,
-};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
@@ -98,14 +95,13 @@ fn endpoint() -> Endpoint {
 /// Channels to the other nodes, kept open between calls.
 pub struct Peers {
     cluster_id: String,
-    tls: watch::Receiver<Arc<ClientConfig>>,
+    tls: Arc<ClientConfig>,
     channels: Mutex<HashMap<NodeId, (String, Channel)>>,
 }
 
 impl Peers {
-    /// Speaks to the nodes of a cluster with the node's own credentials; a renewed certificate is
-    /// used by the connections made after it arrives in `tls`.
-    pub fn new(cluster_id: impl Into<String>, tls: watch::Receiver<Arc<ClientConfig>>) -> Self {
+    /// Speaks to the nodes of a cluster with the node's own credentials.
+    pub fn new(cluster_id: impl Into<String>, tls: Arc<ClientConfig>) -> Self {
         Self { cluster_id: cluster_id.into(), tls, channels: Mutex::new(HashMap::new()) }
     }
 
@@ -119,7 +115,7 @@ impl Peers {
         }
         let (tls, name, dialled) = (self.tls.clone(), server_name(&self.cluster_id, Some(node)), address.to_owned());
         let channel = endpoint().connect_with_connector_lazy(service_fn(move |_: Uri| {
-            let (config, name, address) = (tls.borrow().clone(), name.clone(), dialled.clone());
+            let (config, name, address) = (tls.clone(), name.clone(), dialled.clone());
             async move { open_tls(&address, config, name).await.map(TokioIo::new) }
         }));
         channels.insert(node, (address.to_owned(), channel.clone()));

@@ -18,6 +18,7 @@ use std::{
     fs::{self, File, OpenOptions},
     os::{fd::AsRawFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -30,7 +31,7 @@ use ballast_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::bootstrap::Bootstrap;
+use crate::{bootstrap::Bootstrap, certificate::Certificate};
 
 /// Format of `node.json`; a later one is refused.
 const FORMAT: u32 = 1;
@@ -45,7 +46,7 @@ pub struct Identity {
     /// The cluster.
     pub cluster_id: String,
     /// Its key and certificate.
-    pub credentials: Credentials,
+    pub certificate: Arc<Certificate>,
     /// The key that opens secrets in the log.
     pub cluster_key: ClusterKey,
     /// The beginning of the cluster, while it is not in the log yet.
@@ -208,7 +209,8 @@ impl Identity {
             file.name,
             bootstrap.name
         );
-        let credentials = Credentials::load(&folder.join("node.pem"))?;
+        let pem = folder.join("node.pem");
+        let credentials = Credentials::load(&pem)?;
         ensure!(
             credentials.cluster_id() == file.cluster_id,
             "node.pem belongs to cluster {}, node.json to {}; restore the file that was changed",
@@ -224,10 +226,11 @@ impl Identity {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).context("cannot read genesis.json"),
         };
+        let certificate = Certificate::new(file.node_id, pem, credentials, cluster_key.clone())?;
         Ok(Self {
             node: file.node_id,
             cluster_id: file.cluster_id,
-            credentials,
+            certificate: Arc::new(certificate),
             cluster_key,
             genesis,
             folder,

@@ -6,6 +6,7 @@
 mod access_log;
 mod bindings;
 mod bootstrap;
+mod certificate;
 mod descriptors;
 mod endpoints;
 #[cfg(test)]

@@ -109,7 +109,7 @@ fn raft(node: &Node, families: &mut Vec<Family>) {
             number(revision.as_millis()) / 1e3,
         ));
     }
-    if let Ok(ends) = node.certificate_not_after.duration_since(UNIX_EPOCH) {
+    if let Ok(ends) = node.certificate.not_after().duration_since(UNIX_EPOCH) {
         let labels = [("certificate", "node")];
         let family = Family::gauge(
             "ballast_tls_certificate_not_after_timestamp_seconds",

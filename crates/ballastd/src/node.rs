@@ -40,7 +40,7 @@ use ballast_proxy::{
 use ballast_raft::{Handle, Member, MemberOptions, Role, Status, TlsConnect};
 use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, LogMarks};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -51,6 +51,7 @@ use crate::{
     access_log::{self, Reopen},
     bindings::{self, NodeBindings},
     bootstrap::Bootstrap,
+    certificate::{Facts, keep_renewed},
     endpoints,
     identity::{self, Genesis, Identity},
     interfaces::{self, Drivers},
@@ -98,7 +99,9 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
     options.bounds = bootstrap.raft.bounds();
     let cluster_id = identity.cluster_id.clone();
     let peer_name = Arc::new(move |node| pki::server_name(&cluster_id, Some(node)));
-    let connect = Arc::new(TlsConnect::new(&pki::node_client(&identity.credentials)?, peer_name));
+    let certificate = Arc::clone(&identity.certificate);
+    let tls = certificate.client(pki::node_client)?;
+    let connect = Arc::new(TlsConnect::new(&tls, peer_name));
     identity.check_log()?;
     info!(node = %identity.node, "opening the log; what it holds since the last snapshot is carried out again, which takes a while if that is much");
     let member = Member::start(options, connect, Arc::clone(&view) as _).await?;
@@ -106,11 +109,17 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
     let raft = member.handle();
     info!(node = %identity.node, cluster = identity.cluster_id, applied = %view.applied_index(), "the log is open");
 
+    // At once: with one that ended while the node was off it would only be refused.
+    if certificate.is_due(SystemTime::now(), std::time::Instant::now()) {
+        let facts = raft.with_state(|state| Facts::of(state, identity.node));
+        certificate.renew(facts, SystemTime::now(), std::time::Instant::now());
+    }
+
     let mut parts = JoinSet::new();
     let ending = CancellationToken::new();
     // Other nodes are heard for as long as consensus runs here, also while leadership is handed over.
     let deaf = CancellationToken::new();
-    let tls = Arc::new(pki::node_server(&identity.credentials)?);
+    let tls = certificate.server(pki::node_server)?;
     let (routes, id) = (member.service(), identity.cluster_id.clone());
     parts.spawn(named("node-to-node traffic", serve_cluster(sockets.cluster, tls, id, routes, deaf.clone())));
 
@@ -144,7 +153,8 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
         NodeRole::Witness => None,
         NodeRole::Full => {
             let (settings, driver) = (&bootstrap.sessions, bootstrap.vip.driver);
-            Some(NodeSessions::start(settings, driver, &view, &raft, &gates, &identity.credentials)?)
+            let id = &identity.cluster_id;
+            Some(NodeSessions::start(settings, driver, &view, &raft, &gates, &certificate, id)?)
         }
     };
 
@@ -166,7 +176,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
         deliveries: Arc::default(),
         draining: AtomicBool::new(false),
         started: SystemTime::now(),
-        certificate_not_after: identity.credentials.validity()?.not_after,
+        certificate: Arc::clone(&certificate),
     });
 
     let (transitions, recorded) = mpsc::unbounded_channel();
@@ -268,13 +278,12 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
     }
 
     let services = admin(&identity, &node, &raft, &ending)?;
-    let (_admin_tls, admin_tls) = watch::channel(Arc::new(pki::admin_server(&identity.credentials)?));
     let over_tls = serve_tls(
         services.routes.clone(),
         services.access.clone(),
         sockets.admin,
         identity.cluster_id.clone(),
-        admin_tls,
+        certificate.server(pki::admin_server)?,
         ending.clone(),
     );
     parts.spawn(named("admin API", async { over_tls.await.map_err(Into::into) }));
@@ -288,6 +297,8 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
     parts.spawn(named("leadership away from VIPs", never_fails(keeping)));
     let introduction = introduce(bootstrap.clone(), identity.node, raft.clone(), ending.clone());
     parts.spawn(named("introduction", never_fails(introduction)));
+    let renewing = keep_renewed(Arc::clone(&certificate), raft.clone(), ending.clone());
+    parts.spawn(named("renewal of this node's certificate", never_fails(renewing)));
     let (folder, key) = (bootstrap.data_dir.clone(), identity.cluster_key.clone());
     parts.spawn(named("check of cluster.key", check_cluster_key(folder, key, raft.clone(), ending.clone())));
 
@@ -432,8 +443,7 @@ async fn check_cluster_key(folder: PathBuf, key: ClusterKey, raft: Handle, endin
 
 /// The admin services of this node.
 fn admin(identity: &Identity, node: &Arc<Node>, raft: &Handle, ending: &CancellationToken) -> Result<Services> {
-    // Kept open by the receiver inside of `Peers`; a renewed certificate would be sent here.
-    let (_tls, tls) = watch::channel(Arc::new(pki::node_client(&identity.credentials)?));
+    let tls = node.certificate.client(pki::node_client)?;
     Ok(Services::new(Parts {
         propose: Arc::new(raft.clone()),
         read_index: Arc::new(raft.clone()),

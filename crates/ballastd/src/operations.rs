@@ -32,6 +32,7 @@ use tokio::{
 };
 
 use crate::{
+    certificate::Certificate,
     interfaces,
     leases::TransitionCounts,
     programs::{Runs, VipCheck},
@@ -81,8 +82,8 @@ pub struct Node {
     pub draining: AtomicBool,
     /// When the process started.
     pub started: SystemTime,
-    /// When the node's certificate ends.
-    pub certificate_not_after: SystemTime,
+    /// The node's certificate.
+    pub certificate: Arc<Certificate>,
 }
 
 /// A node that was not confirmed for so long is not ready, and holds no VIP. Longer than an election, because losing the
@@ -169,6 +170,7 @@ impl Node {
             }
             Some(_) => {}
         }
+        reasons.extend(self.certificate.problem(SystemTime::now()));
         if status.leader.is_none() {
             reasons.push("no leader is known".to_owned());
         }
@@ -321,7 +323,7 @@ impl Operations for Node {
             not_ready: self.not_ready(),
             draining,
             started: self.started,
-            certificate_not_after: self.certificate_not_after,
+            certificate_not_after: self.certificate.not_after(),
             connections: self.proxy.as_ref().map_or(0, |proxy| proxy.held() as u64),
             lease_wake_late: jitter.wake_late.usual_max,
             lease_renew: jitter.renew.usual_max,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use ballast_admin::pki::{self, Credentials, Identity, fingerprint_of, identity_of};
+use ballast_admin::pki::{self, Identity, fingerprint_of, identity_of};
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
@@ -29,6 +29,7 @@ use rustls::{ServerConfig, pki_types::CertificateDer};
 
 use crate::{
     bootstrap::{Sessions as Settings, SocketMode, VipDriver},
+    certificate::Certificate,
     view::View,
 };
 
@@ -65,7 +66,8 @@ impl NodeSessions {
         view: &Arc<View>,
         raft: &Handle,
         gates: &Arc<Gates>,
-        credentials: &Credentials,
+        certificate: &Certificate,
+        cluster_id: &str,
     ) -> Result<Self> {
         let keys = raft.with_state(|state| Arc::clone(state.sessions()));
         let ports = Ports {
@@ -75,8 +77,8 @@ impl NodeSessions {
             ownership: Arc::clone(gates) as Arc<dyn Ownership>,
             clock: Arc::new(Clock { view: Arc::clone(view), raft: raft.clone() }),
             certificates: Some(Arc::new(NodeCertificates {
-                config: Arc::new(pki::session_server(credentials)?),
-                cluster_id: credentials.cluster_id().to_owned(),
+                config: certificate.server(pki::session_server)?,
+                cluster_id: cluster_id.to_owned(),
                 raft: raft.clone(),
             })),
         };

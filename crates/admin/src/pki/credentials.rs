@@ -193,6 +193,13 @@ impl Validity {
     }
 }
 
+/// The day in UTC, as `2027-11-21`.
+pub fn day_of(time: SystemTime) -> String {
+    let mut text = prost_types::Timestamp::from(time).to_string();
+    text.truncate(text.find('T').unwrap_or(text.len()));
+    text
+}
+
 pub(super) fn parse_certificate(pem: &str, what: &'static str) -> Result<CertificateDer<'static>, PkiError> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| PkiError::Unreadable { what, detail: e.to_string() })
 }

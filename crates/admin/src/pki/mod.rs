@@ -27,12 +27,14 @@ mod tls;
 mod token;
 
 pub use authority::{Authority, CERTIFICATE_LIFE_NODE, CERTIFICATE_LIFE_USER, Key, Request, new_cluster_id};
-pub use credentials::{Credentials, Validity};
+pub use credentials::{Credentials, Validity, day_of};
 pub use files::write_private;
 pub use identity::{CaPin, Identity, IdentityError, UserName, UserRole, fingerprint_of, identity_of};
 pub use renewal::Renewal;
 pub use seal::{ClusterKey, SealError, random_secret};
-pub use tls::{admin_server, joining_client, node_client, node_server, server_name, session_server, user_client};
+pub use tls::{
+    Shown, admin_server, joining_client, node_client, node_server, server_name, session_server, user_client,
+};
 pub use token::{JoinToken, TokenError, TokenSecret};
 
 /// What went wrong with a key or certificate.

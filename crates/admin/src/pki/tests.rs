@@ -387,6 +387,44 @@ fn a_nodes_certificate_begins_and_ends_within_the_cas() {
 }
 
 #[test]
+fn a_renewed_certificate_is_shown_by_configurations_that_are_in_use() {
+    let cluster = Cluster::new();
+    let id = cluster.authority.cluster_id();
+    let long_ago = SystemTime::now() - CERTIFICATE_LIFE_NODE - DAY;
+    let (old, other) = (cluster.node_at(7, long_ago), cluster.node(1));
+    let shown = Shown::new(&old).unwrap();
+    let server = shown.server(node_server(&old).unwrap());
+    let client = shown.client(node_client(&old).unwrap());
+    let as_server = || {
+        let name = cluster.name(Some(NodeId::new(7)));
+        check(node_client(&other).unwrap(), ServerConfig::clone(&server), name, id)
+    };
+    let as_client = || {
+        let name = cluster.name(Some(NodeId::new(1)));
+        check(ClientConfig::clone(&client), node_server(&other).unwrap(), name, id)
+    };
+    refused(as_server(), "client:");
+    refused(as_client(), "server:");
+    // One whose key is another's is not taken, and changes nothing.
+    let (fresh, stray) = (cluster.node(7), cluster.node(7));
+    let torn = Credentials::new(fresh.certificate_pem(), fresh.ca_pem(), stray.key_pem()).unwrap();
+    assert!(matches!(shown.replace(&torn), Err(PkiError::Tls(_))));
+    refused(as_server(), "client:");
+    shown.replace(&fresh).unwrap();
+    assert_eq!(as_server(), Ok(Some(other.identity().clone())));
+    assert_eq!(as_client(), Ok(Some(Identity::Node(NodeId::new(7)))));
+}
+
+#[test]
+fn a_day_is_told_in_utc() {
+    let at = |seconds| day_of(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    assert_eq!(
+        (at(0).as_str(), at(1_826_841_599).as_str(), at(1_826_841_600).as_str()),
+        ("1970-01-01", "2027-11-21", "2027-11-22")
+    );
+}
+
+#[test]
 fn serial_numbers_differ_for_one_key() {
     let cluster = Cluster::new();
     let key = Key::generate().unwrap();

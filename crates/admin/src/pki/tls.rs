@@ -19,18 +19,21 @@ use std::{
 };
 
 use ballast_core::ids::NodeId;
+use parking_lot::RwLock;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme, SupportedProtocolVersion,
+    client::ResolvesClientCert,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
     server::{
-        WebPkiClientVerifier,
+        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::CertifiedKey,
     time_provider::TimeProvider,
     version::{TLS12, TLS13},
 };
@@ -95,6 +98,68 @@ pub fn user_client(credentials: &Credentials) -> Result<ClientConfig, PkiError> 
     client(credentials)
 }
 
+/// What a node shows in its handshakes, both as server and as client. A renewed certificate is shown from the next handshake
+/// on; connections that are there go on.
+pub struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl Shown {
+    /// Shows these credentials.
+    ///
+    /// # Errors
+    /// When rustls does not take them: the key is not the certificate's.
+    pub fn new(credentials: &Credentials) -> Result<Arc<Self>, PkiError> {
+        Ok(Arc::new(Self(RwLock::new(certified(credentials)?))))
+    }
+
+    /// Shows these from now on.
+    ///
+    /// # Errors
+    /// As [`Shown::new`]. What was shown before is shown on.
+    pub fn replace(&self, credentials: &Credentials) -> Result<(), PkiError> {
+        let renewed = certified(credentials)?;
+        *self.0.write() = renewed;
+        Ok(())
+    }
+
+    /// The same server, which shows what is shown here.
+    pub fn server(self: &Arc<Self>, mut config: ServerConfig) -> Arc<ServerConfig> {
+        config.cert_resolver = Arc::clone(self) as _;
+        Arc::new(config)
+    }
+
+    /// The same client, which shows what is shown here.
+    pub fn client(self: &Arc<Self>, mut config: ClientConfig) -> Arc<ClientConfig> {
+        config.client_auth_cert_resolver = Arc::clone(self) as _;
+        Arc::new(config)
+    }
+
+    fn shown(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.read())
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.shown())
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.shown())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 /// Client side of enrolment: the other side must be a node of the cluster whose CA has the pin.
 ///
 /// # Errors
@@ -144,6 +209,10 @@ fn client(credentials: &Credentials) -> Result<ClientConfig, PkiError> {
 fn finish_client(config: &mut ClientConfig) {
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::disabled();
+}
+
+fn certified(credentials: &Credentials) -> Result<Arc<CertifiedKey>, PkiError> {
+    Ok(Arc::new(CertifiedKey::from_der(credentials.chain(), credentials.key(), &provider())?))
 }
 
 fn roots(credentials: &Credentials) -> Result<RootCertStore, PkiError> {

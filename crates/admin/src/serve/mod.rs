@@ -21,7 +21,6 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::watch,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -74,8 +73,7 @@ pub struct ServeError {
 
 /// Serves the admin API over TLS until `stop`, then lets calls that are under way finish.
 ///
-/// `tls` comes from [`crate::pki::admin_server`]; a renewed certificate is used by the connections
-/// made after it arrives.
+/// `tls` comes from [`crate::pki::admin_server`].
 ///
 /// # Errors
 /// [`ServeError`] when HTTP/2 itself cannot be served; a connection that fails is not an error.
@@ -84,7 +82,7 @@ pub async fn serve_tls(
     access: AccessLayer,
     listener: TcpListener,
     cluster_id: String,
-    tls: watch::Receiver<Arc<ServerConfig>>,
+    tls: Arc<ServerConfig>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_or_else(|_| "TCP".to_owned(), |address| address.to_string());
@@ -95,7 +93,7 @@ pub async fn serve_tls(
             let (stream, remote) = listener.accept().await?;
             Ok(async move {
                 stream.set_nodelay(true)?;
-                let acceptor = TlsAcceptor::from(tls.borrow().clone());
+                let acceptor = TlsAcceptor::from(tls);
                 let stream = acceptor.accept(stream).await?;
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = match certificate {

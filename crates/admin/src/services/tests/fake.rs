@@ -61,6 +61,8 @@ pub struct Fake {
     pub listener_problems: Mutex<Vec<ListenerProblem>>,
     /// How late this node's lease thread says that it is.
     pub lease_wake_late: Mutex<Duration>,
+    /// When the node's certificate ends.
+    pub certificate_not_after: Mutex<SystemTime>,
     /// What its lease thread works from.
     pub leases: Mutex<Option<LeasePicture>>,
     /// How fit this node says it is, as a whole and for single VIPs.
@@ -101,6 +103,7 @@ impl Fake {
             overtaken_by: Mutex::new(None),
             listener_problems: Mutex::new(Vec::new()),
             lease_wake_late: Mutex::default(),
+            certificate_not_after: Mutex::new(SystemTime::now() + pki::CERTIFICATE_LIFE_NODE),
             leases: Mutex::default(),
             fitness: Mutex::default(),
             warnings: Mutex::default(),
@@ -149,7 +152,7 @@ impl Fake {
             state: self.clone(),
             operations: self.clone(),
             reader: Arc::new(Reader),
-            peers: Arc::new(Peers::new(self.authority.cluster_id(), watch::Sender::new(client).subscribe())),
+            peers: Arc::new(Peers::new(self.authority.cluster_id(), client)),
             cluster_key: self.cluster_key.clone(),
             stop: self.stop.clone(),
         }
@@ -270,7 +273,7 @@ impl Operations for Fake {
             not_ready: Vec::new(),
             draining: false,
             started: SystemTime::UNIX_EPOCH,
-            certificate_not_after: SystemTime::UNIX_EPOCH,
+            certificate_not_after: *self.certificate_not_after.lock(),
             connections: 0,
             lease_wake_late: *self.lease_wake_late.lock(),
             lease_renew: Duration::from_millis(1),

@@ -13,7 +13,6 @@ use ballast_proto::admin::v1::{
 };
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::watch,
     task::JoinHandle,
 };
 use tonic::{Code, transport::Channel};
@@ -40,7 +39,7 @@ impl Served {
         let address = listener.local_addr().expect("an address").to_string();
         fake.apply(Command::UpdateNode { node: NodeId::new(1), info: fake::info("node-1", &address) });
         let services = fake.services();
-        let tls = watch::Sender::new(Arc::new(pki::admin_server(&fake.credentials).expect("TLS"))).subscribe();
+        let tls = Arc::new(pki::admin_server(&fake.credentials).expect("TLS"));
         let cluster_id = fake.authority.cluster_id().to_owned();
         let task =
             tokio::spawn(serve_tls(services.routes, services.access, listener, cluster_id, tls, fake.stop.clone()));
