@@ -1,6 +1,9 @@
 //! The cluster: its nodes, and how they are.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
 
 use ballast_core::{
     config::Span,
@@ -26,7 +29,7 @@ use crate::{
     access::{Caller, ON_BEHALF_OF},
     error::{self, ApiError, ErrorCode},
     node::{LocalStatus, OperationError},
-    pki::{JoinToken, TokenSecret, random_secret},
+    pki::{self, JoinToken, TokenSecret, random_secret},
     view,
 };
 
@@ -41,6 +44,10 @@ const TOKEN_LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A lag below this is normal while entries are being written.
 const LAG_NORMAL: u64 = 10_000;
+
+/// A node's certificate that lasts no longer is told of: three months after it should have been renewed, and early enough to
+/// mend what is in the way.
+const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What is to be changed of a node.
 struct Change {
@@ -76,7 +83,7 @@ impl ClusterService for Shared {
         let local = self.parts.operations.status();
         let vips = with_holders(vips, &nodes);
         let wanted = Wanted { voters: u32::from(voters_wanted), lease };
-        let (health, problems) = judge(&local, &nodes, &vips, wanted);
+        let (health, problems) = judge(&local, &nodes, &vips, wanted, SystemTime::now());
         Ok(Response::new(StatusResponse {
             header: Some(header),
             health: health.into(),
@@ -573,7 +580,13 @@ struct Wanted {
 }
 
 /// The cluster in one word, and what wants attention.
-fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], wanted: Wanted) -> (Health, Vec<String>) {
+fn judge(
+    local: &LocalStatus,
+    nodes: &[NodeStatus],
+    vips: &[Vip],
+    wanted: Wanted,
+    now: SystemTime,
+) -> (Health, Vec<String>) {
     let mut problems = Vec::new();
     if local.leader.is_none() {
         problems.push(
@@ -608,6 +621,15 @@ fn judge(local: &LocalStatus, nodes: &[NodeStatus], vips: &[Vip], wanted: Wanted
         }
         if status.lag > LAG_NORMAL {
             problems.push(format!("node {} is {} entries behind", name_of(status), status.lag));
+        }
+        // One that has ended makes its node not ready, which is told above.
+        let ends = status.certificate_not_after.and_then(|ends| SystemTime::try_from(ends).ok());
+        if let Some(ends) = ends.filter(|ends| *ends > now && *ends < now + CERTIFICATE_ENDS_SOON) {
+            problems.push(format!(
+                "the certificate of node {} ends on {} and was not renewed; its log says why",
+                name_of(status),
+                pki::day_of(ends)
+            ));
         }
     }
     // All nodes of a link hear the same; it is told once.

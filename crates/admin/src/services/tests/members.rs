@@ -1,4 +1,7 @@
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime},
+};
 
 use ballast_core::{
     ids::{NodeId, VipId},
@@ -280,6 +283,22 @@ async fn a_vote_is_not_taken_away_when_the_rest_could_decide_nothing() {
     refused(shared.demote_node(from("a", demote)).await, Code::FailedPrecondition, "BALLAST-A007");
     let gone = RemoveNodeRequest { node: "node-2".to_owned(), ..RemoveNodeRequest::default() };
     shared.remove_node(from("a", gone)).await.expect("node-1 goes on alone");
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_within_a_month_is_told_by_the_status() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let now = SystemTime::now();
+    for (ends, told) in [(now + 31 * DAY, false), (now + 29 * DAY, true), (now - DAY, false)] {
+        *fake.certificate_not_after.lock() = ends;
+        let status = shared.status(from("a", StatusRequest::default())).await.expect("a status").into_inner();
+        let health = if told { Health::Degraded } else { Health::Ok };
+        assert_eq!((status.health(), status.problems.len()), (health, usize::from(told)), "{:?}", status.problems);
+        let words = format!("the certificate of node node-1 ends on {} and was not renewed", crate::pki::day_of(ends));
+        assert!(!told || status.problems[0].starts_with(&words), "{:?}", status.problems);
+    }
 }
 
 #[tokio::test]
