@@ -5,8 +5,10 @@ mod netns;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     io::Read as _,
     net::IpAddr,
+    os::fd::AsRawFd as _,
     process::Command,
     sync::Arc,
     time::Duration,
@@ -450,6 +452,102 @@ fn a_vip_that_loses_an_address_while_the_link_is_asked_for_others_is_renewed() {
         assert!(!answered(neighbour, "10.0.0.200"));
         Some(worst)
     });
+}
+
+/// A disk that hangs: while this is there whoever opens the file that the keeper's record is written to waits, for three
+/// quarters of a minute at most, which is when the kernel breaks a lease of a file.
+struct HungDisk(File);
+
+impl HungDisk {
+    fn new(folder: &tempfile::TempDir) -> Self {
+        let path = folder.path().join("vip-addresses.new");
+        drop(File::create(&path).expect("made"));
+        let file = File::open(&path).expect("readable");
+        // SAFETY: takes numbers only. Whoever breaks the lease sends a signal, of which this is one that does nothing.
+        assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) }, 0);
+        // SAFETY: takes numbers only. A program that another test starts may have the file open for a moment.
+        eventually("it hangs", || unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) == 0 });
+        Self(file)
+    }
+
+    /// Waits until somebody waits for the disk.
+    fn is_waited_for(&self) {
+        // SAFETY: takes numbers only.
+        let lease = || unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_GETLEASE) };
+        eventually("the disk is waited for", || lease() == libc::F_UNLCK);
+    }
+}
+
+const F_SETSIG: libc::c_int = 10; // linux/fcntl.h
+
+/// VIP 1, which is held, has `10.0.0.100` alone from now on, and is renewed for long.
+fn keeps_only_the_first(driver: &mut NetlinkDriver) {
+    driver.view(&Arc::new(with(&["10.0.0.100"])));
+    driver.turn(boot_now());
+    driver.renewed(VipId::new(1), Epoch::new(1), boot_now().plus(LONG_NANOS));
+    driver.turn(boot_now());
+}
+
+#[test]
+fn an_address_that_a_vip_gained_and_lost_while_the_disk_hung_stays_closed() {
+    for (level, was_held) in LEVELS.into_iter().flat_map(|level| [(level, true), (level, false)]) {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        let folder = empty();
+        let (mut driver, keeper) = start(host, &folder, "eth0", level);
+        driver.view(&Arc::new(with(&["10.0.0.100"])));
+        eventually("the address is in place", || says(&keeper, Fitness::Fit, ""));
+        if was_held {
+            gain(&mut driver);
+        }
+        let disk = HungDisk::new(&folder);
+        driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.101"])));
+        disk.is_waited_for();
+        driver.turn(boot_now());
+        if was_held {
+            keeps_only_the_first(&mut driver);
+        } else {
+            driver.view(&Arc::new(with(&["10.0.0.100"])));
+            gain(&mut driver);
+        }
+        // As the keeper will when the disk is back.
+        host.ip("address add 10.0.0.101/32 dev eth0");
+        assert!(answered(neighbour, "10.0.0.100"), "{level:?}, held: {was_held}");
+        assert!(!answered(neighbour, "10.0.0.101"), "{level:?}, held: {was_held}");
+        host.ip("address del 10.0.0.101/32 dev eth0");
+        drop(disk);
+        seen_with(host, &mut driver, with(&["10.0.0.100"]), "10.0.0.102");
+        assert!(!has(host, "eth0", "10.0.0.101"));
+        assert!(answered(neighbour, "10.0.0.100"), "{level:?}, held: {was_held}");
+    }
+}
+
+#[test]
+fn an_address_that_a_vip_took_over_and_lost_while_the_disk_hung_stays_closed() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(2) else { return };
+        let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+        let folder = empty();
+        let (mut driver, keeper) = start(host, &folder, "eth0", level);
+        seen_with(host, &mut driver, with(&["10.0.0.100"]), "10.0.0.101");
+        eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+        gain(&mut driver);
+        let disk = HungDisk::new(&folder);
+        driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.101", "10.0.0.102"])));
+        disk.is_waited_for();
+        keeps_only_the_first(&mut driver);
+        assert!(has(host, "eth0", "10.0.0.101"));
+        assert!(answered(neighbour, "10.0.0.100") && !answered(neighbour, "10.0.0.101"), "{level:?}");
+        drop(disk);
+        eventually("it is gone", || !has(host, "eth0", "10.0.0.101"));
+        // One that it keeps is opened when it is in its place.
+        driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.103"])));
+        eventually("the new one is answered for", || {
+            driver.turn(boot_now());
+            answered(neighbour, "10.0.0.103")
+        });
+        assert!(answered(neighbour, "10.0.0.100") && !answered(neighbour, "10.0.0.101"), "{level:?}");
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use ballast_core::{
 use super::{
     NetlinkError,
     capture::{Capture, Tap},
-    places::{Place, Places, Shared, mac_of, outdated},
+    places::{Opens, Place, Places, Shared, mac_of},
 };
 use crate::{
     Closing, Driver, Finishing,
@@ -41,10 +41,11 @@ pub struct NetlinkDriver {
     due: Vec<Announcement>,
     view: Option<Arc<LeaseView>>,
     places: Arc<Places>,
+    opens: Arc<Opens>,
     held: BTreeMap<VipId, BootNanos>,
     /// What was handed over, until clients must have finished here.
     finishing: BTreeMap<VipId, BootNanos>,
-    /// Of the places, those that have an address too many; their deadlines stay as they are.
+    /// VIPs whose deadlines would open an address too many; they stay as they are.
     outdated: BTreeSet<VipId>,
     announced: u64,
     captures: Vec<Capture>,
@@ -71,6 +72,7 @@ impl NetlinkDriver {
             due: Vec::with_capacity(ADDRESSES_EXPECTED),
             view: None,
             places: shared.places.load_full(),
+            opens: shared.opens.load_full(),
             held: BTreeMap::new(),
             finishing: BTreeMap::new(),
             outdated: BTreeSet::new(),
@@ -91,18 +93,15 @@ impl NetlinkDriver {
         self.shared.to_keeper.wake();
     }
 
-    fn find_outdated(&mut self) {
-        self.outdated = self.view.as_ref().map(|view| outdated(&self.places, view)).unwrap_or_default();
-    }
-
     /// Opens what is held where it has come to now: an interface may have come back with another index.
     fn take_places(&mut self) {
-        let places = self.shared.places.load_full();
-        if Arc::ptr_eq(&places, &self.places) {
+        let (places, opens) = (self.shared.places.load_full(), self.shared.opens.load_full());
+        if Arc::ptr_eq(&places, &self.places) && Arc::ptr_eq(&opens, &self.opens) {
             return;
         }
         let before = std::mem::replace(&mut self.places, places);
-        self.find_outdated();
+        self.opens = opens;
+        self.outdated = self.shared.outdated();
         let now = boot_now();
         for (vip, until) in self.held.iter().filter(|(vip, _)| !self.outdated.contains(vip)) {
             self.deadlines.set(*vip, *until);
@@ -178,8 +177,8 @@ impl NetlinkDriver {
 impl Driver for NetlinkDriver {
     fn view(&mut self, view: &Arc<LeaseView>) {
         self.view = Some(Arc::clone(view));
-        self.find_outdated();
-        self.shared.view.store(Some(Arc::clone(view)));
+        self.shared.take_view(view);
+        self.outdated = self.shared.outdated();
         self.shared.to_keeper.wake();
     }
 

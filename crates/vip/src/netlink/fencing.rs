@@ -25,7 +25,7 @@ use crate::{
 const BREACH_NANOS: u64 = 1_000_000_000;
 
 /// What is to be guarded: of which VIP, on which interface.
-type ToGuard = BTreeSet<(VipId, u32, IpAddr)>;
+pub(super) type ToGuard = BTreeSet<(VipId, u32, IpAddr)>;
 
 pub(super) struct Fencing {
     fence: Fence,

@@ -2,7 +2,8 @@
 //!
 //! In rounds: one a quarter of a second, and at once when links, addresses, filters or the agreed state
 //! change. A round reads what there is, guards before it adds and removes before it unguards, reads the
-//! fence back, and publishes where VIPs are and which of them this node is fit to hold.
+//! fence back, lets VIPs' deadlines open what has come to its place, and publishes where VIPs are and which of them this
+//! node is fit to hold.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +28,9 @@ use tracing::{error, info, warn};
 use super::{
     NetlinkError, NetlinkOptions, Report, VipFitness,
     capture::{Capture, Tap},
-    fencing::{Fencing, chain},
+    fencing::{Fencing, ToGuard, chain},
     link::{GATEWAY, Link},
-    places::{self, Place, Places, Shared},
+    places::{Opens, Place, Places, Shared, open_only},
     probes::Probes,
     round::{Round, Troubles, Wanted},
     sole::Sole,
@@ -81,6 +82,8 @@ pub(super) struct Keeper {
 /// What the fence guards of what should be on the interfaces.
 struct GuardedNow {
     wanted: BTreeSet<IpAddr>,
+    /// What the fence was asked to guard, and under which VIP.
+    asked: ToGuard,
     /// The fence is as it should be.
     stands: bool,
     /// Of what is wanted, while it is not: what it guards all the same. The rest is taken away, for this node's kernel
@@ -184,7 +187,7 @@ impl Keeper {
         let guarded = self.guard(&round, &mut troubles);
         // While the fence does not stand what must go goes first, and what may come is put there by the next round.
         if guarded.stands {
-            self.drop_lost(view);
+            self.drop_lost(&guarded);
             self.ask(&round, &guarded, view, &mut troubles);
         }
         // What VIPs have lost since is dropped before anything waits for the link or the disk again.
@@ -196,6 +199,7 @@ impl Keeper {
             self.ask(&round, &guarded, view, &mut troubles);
         }
         let places = self.judge(&round, &put, &mut troubles);
+        let places = self.open(&round, &guarded, places, &mut troubles);
         let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
         let warning = self.fence.warning(&interfaces);
         vips.values_mut().for_each(|known| known.warning.clone_from(&warning));
@@ -205,6 +209,9 @@ impl Keeper {
             }
         }
         self.publish(places, vips);
+        if !guarded.stands {
+            self.drop_taken_off(&wanted);
+        }
         true
     }
 
@@ -247,9 +254,10 @@ impl Keeper {
         }
     }
 
-    /// Guards what should be on the interfaces before it is, and what is there for as long as it is.
+    /// Guards what should be on the interfaces before it is, and what is there for as long as it is. What its VIP's deadline
+    /// may not open yet is nobody's, and closed.
     fn guard(&mut self, round: &Round<'_>, troubles: &mut Troubles) -> GuardedNow {
-        let mut guarded: BTreeSet<(VipId, u32, IpAddr)> = BTreeSet::new();
+        let mut in_place = ToGuard::new();
         for want in round.wanted {
             // Only Ethernet can be fenced; elsewhere the VIP is not put, nor where no neighbour would hear of it.
             let Some(interface) = round.interface(&want.interface) else { continue };
@@ -257,31 +265,32 @@ impl Keeper {
                 continue;
             }
             let own = want.addresses.iter().filter(|at| !round.foreign(at.address));
-            guarded.extend(own.map(|at| (want.vip, interface.index, at.address)));
+            in_place.extend(own.map(|at| (want.vip, interface.index, at.address)));
         }
-        let in_place = guarded.clone();
-        let wanted: BTreeSet<IpAddr> = guarded.iter().map(|(_, _, address)| *address).collect();
+        let wanted: BTreeSet<IpAddr> = in_place.iter().map(|(_, _, address)| *address).collect();
+        let mut guarded: ToGuard = in_place.iter().map(|(_, on, address)| (NOBODY, *on, *address)).collect();
         // Guarded wherever it still is, too: under its VIP, or closed for good when it is nobody's any more.
-        let of: BTreeMap<IpAddr, VipId> = guarded.iter().map(|(vip, _, address)| (*address, *vip)).collect();
         for left in &round.ours {
-            let vip = of.get(&left.address).copied().unwrap_or(NOBODY);
             for interface in round.interfaces.iter().filter(|at| at.name == left.interface || at.has(left.address)) {
                 if interface.mac.is_some() {
-                    guarded.insert((vip, interface.index, left.address));
+                    guarded.insert((NOBODY, interface.index, left.address));
                 }
             }
         }
-        match self.fence.keep(round.now, &guarded, round.interfaces, &self.shared.counts.breaches) {
+        let opens = self.shared.opens.load();
+        let open = in_place.iter().filter(|(vip, _, address)| opens.contains(&(*vip, *address)));
+        let asked = under(&guarded, &open.map(|(vip, _, address)| (*address, *vip)).collect());
+        match self.fence.keep(round.now, &asked, round.interfaces, &self.shared.counts.breaches) {
             // Not on an interface that has gone meanwhile: it may be another one by the time that an address is put there.
             Ok(()) => {
                 let stand = in_place.iter().filter(|(_, interface, address)| self.fence.guards(*interface, *address));
                 let wanted = stand.map(|(_, _, address)| *address).collect();
-                GuardedNow { wanted, stands: true, guarded: BTreeSet::new() }
+                GuardedNow { wanted, asked, stands: true, guarded: BTreeSet::new() }
             }
             Err(problem) => {
                 let all = round.wanted.iter().flat_map(|want| &want.addresses);
                 let still = all.filter(|at| self.fence.still_guards(at, round.interfaces)).cloned().collect();
-                let guarded = GuardedNow { wanted, stands: false, guarded: still };
+                let guarded = GuardedNow { wanted, asked, stands: false, guarded: still };
                 for want in round.wanted {
                     // Where it cannot be fenced for want of an interface, that is what is wrong.
                     let suits =
@@ -305,11 +314,43 @@ impl Keeper {
 
     /// Takes the addresses that VIPs have lost out of their places, so that the deadlines of the rest can be moved on while
     /// this round asks the link for new ones: the fence does not guard the lost ones under those VIPs any more.
-    fn drop_lost(&self, view: &LeaseView) {
-        if let Some(places) = places::without_lost(&self.shared.places.load(), view) {
-            self.shared.places.store(Arc::new(places));
-            self.shared.to_driver.wake();
+    fn drop_lost(&self, guarded: &GuardedNow) {
+        let mut opens = Opens::clone(&self.shared.opens.load());
+        let asked: Opens = guarded.asked.iter().map(|(vip, _, address)| (*vip, *address)).collect();
+        opens.retain(|of| asked.contains(of));
+        self.publish_places(open_only(Places::clone(&self.shared.places.load()), &opens));
+        self.shared.open_no_more(opens);
+    }
+
+    /// Likewise where the fence could not be told, of those that are off their interface by now.
+    fn drop_taken_off(&self, wanted: &[Wanted]) {
+        let is_wanted = |vip, address| {
+            wanted.iter().any(|want| want.vip == vip && want.addresses.iter().any(|at| at.address == address))
+        };
+        let mut opens = Opens::clone(&self.shared.opens.load());
+        opens.retain(|(vip, address)| {
+            is_wanted(*vip, *address) || self.addresses.ours().iter().any(|at| at.address == *address)
+        });
+        self.shared.open_no_more(opens);
+    }
+
+    /// Lets the VIPs' deadlines open what is in its place, unless a VIP has lost it since the round began. Returns the places
+    /// without that.
+    fn open(&mut self, round: &Round<'_>, guarded: &GuardedNow, places: Places, troubles: &mut Troubles) -> Places {
+        let opens = self.shared.opens.load_full();
+        let there = places.iter().flat_map(|(vip, place)| place.addresses.iter().map(|address| (*vip, *address)));
+        let fresh: Opens = there.filter(|of| !opens.contains(of)).collect();
+        let may = if fresh.is_empty() { fresh } else { self.shared.may_open(fresh) };
+        if !may.is_empty() {
+            let asked = under(&guarded.asked, &may.iter().map(|(vip, address)| (*address, *vip)).collect());
+            // What stands in the way now is told, and mended, by the next look as well.
+            if let Err(problem) = self.fence.keep(round.now, &asked, round.interfaces, &self.shared.counts.breaches) {
+                for (vip, _) in &may {
+                    troubles.add(*vip, Fitness::Reluctant(Unfitness::FenceBreached), problem.clone());
+                }
+            }
         }
+        open_only(places, &self.shared.opens.load())
     }
 
     /// Asks the link who has the addresses: a stranger's is not put on the interface.
@@ -448,14 +489,18 @@ impl Keeper {
                 self.said.insert(*vip, problem.clone());
             }
         }
-        if **self.shared.places.load() != places {
-            self.shared.places.store(Arc::new(places));
-            self.shared.to_driver.wake();
-        }
+        self.publish_places(places);
         let report = Report { vips };
         if **self.shared.report.load() != report {
             self.shared.report.store(Arc::new(report));
             (self.changed)();
+        }
+    }
+
+    fn publish_places(&self, places: Places) {
+        if **self.shared.places.load() != places {
+            self.shared.places.store(Arc::new(places));
+            self.shared.to_driver.wake();
         }
     }
 
@@ -711,5 +756,10 @@ impl Keeper {
     }
 }
 
-/// Stands for addresses that are no VIP's any more: its deadline is never moved.
+/// The same to guard, with these addresses under these VIPs.
+fn under(guarded: &ToGuard, vips: &BTreeMap<IpAddr, VipId>) -> ToGuard {
+    guarded.iter().map(|(vip, on, address)| (*vips.get(address).unwrap_or(vip), *on, *address)).collect()
+}
+
+/// Stands for addresses that are no VIP's any more, or not yet: its deadline is never moved.
 const NOBODY: VipId = VipId::new(u32::MAX);

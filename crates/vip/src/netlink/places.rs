@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    },
     time::Duration,
 };
 
@@ -33,25 +36,23 @@ pub(super) struct Place {
 /// By VIP: those that are guarded and on their interface.
 pub(super) type Places = BTreeMap<VipId, Place>;
 
-/// VIPs whose place still has an address that the agreed state gives them no more: the keeper has not come to it yet, and
-/// whoever moves their deadline on would open that address, too.
-pub(super) fn outdated(places: &Places, view: &LeaseView) -> BTreeSet<VipId> {
+/// By VIP, the addresses that its deadline may open: the fence guards them under that VIP, or may do so any moment. Each that is
+/// in its VIP's place is among them.
+pub(super) type Opens = BTreeSet<(VipId, IpAddr)>;
+
+/// VIPs whose deadline may open an address that the agreed state gives them no more: the keeper has not come to it yet.
+fn outdated(opens: &Opens, view: &LeaseView) -> BTreeSet<VipId> {
     let has = gives(view);
-    let more = |(vip, place): &(&VipId, &Place)| place.addresses.iter().any(|address| !has(**vip, *address));
-    places.iter().filter(more).map(|(vip, _)| *vip).collect()
+    opens.iter().filter(|(vip, address)| !has(*vip, *address)).map(|(vip, _)| *vip).collect()
 }
 
-/// The places with those addresses alone that the agreed state gives to their VIPs; nothing if that is all of them.
-pub(super) fn without_lost(places: &Places, view: &LeaseView) -> Option<Places> {
-    if outdated(places, view).is_empty() {
-        return None;
-    }
-    let (has, mut places) = (gives(view), places.clone());
+/// The places with those addresses alone that their VIPs' deadlines may open.
+pub(super) fn open_only(mut places: Places, opens: &Opens) -> Places {
     places.retain(|vip, place| {
-        place.addresses.retain(|address| has(*vip, *address));
+        place.addresses.retain(|address| opens.contains(&(*vip, *address)));
         !place.addresses.is_empty()
     });
-    Some(places)
+    places
 }
 
 /// Whether the agreed state gives an address to a VIP.
@@ -62,7 +63,7 @@ fn gives(view: &LeaseView) -> impl Fn(VipId, IpAddr) -> bool + '_ {
 
 /// What keeper and driver share.
 pub(super) struct Shared {
-    /// From the driver: the agreed state.
+    /// From the driver: the agreed state. Stored by [`Shared::take_view`].
     pub view: ArcSwapOption<LeaseView>,
     /// From the driver: what this node holds.
     pub held: Published<Vec<VipId>>,
@@ -70,6 +71,8 @@ pub(super) struct Shared {
     pub finishing: Published<BTreeMap<VipId, BootNanos>>,
     /// From the keeper: where VIPs are.
     pub places: Published<Places>,
+    /// From the keeper: what their deadlines may open. More is stored by [`Shared::may_open`], less once the fence was told.
+    pub opens: Published<Opens>,
     /// From the keeper, for the daemon.
     pub report: Published<Report>,
     /// Counted up by the keeper when everything held should be announced again.
@@ -90,6 +93,7 @@ impl Shared {
             held: Published::default(),
             finishing: Published::default(),
             places: Published::default(),
+            opens: Published::default(),
             report: Published::default(),
             announce: AtomicU64::new(0),
             claimed: Published::default(),
@@ -110,12 +114,62 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Whether a VIP has lost an address that is in its place by a view that came after this one: its deadline is not moved until
-    /// the fence was told.
+    /// Whether a VIP has lost an address that its deadline may open by a view that came after this one: that deadline is not moved
+    /// until the fence was told.
     pub fn is_overtaken(&self, view: &LeaseView) -> bool {
         let newest = self.view.load();
         let newer = newest.as_deref().filter(|newest| !std::ptr::eq(*newest, view));
-        newer.is_some_and(|newer| !outdated(&self.places.load(), newer).is_empty())
+        newer.is_some_and(|newer| !outdated(&self.opens.load(), newer).is_empty())
+    }
+
+    /// For the driver, before it moves any deadline by this view. See [`Shared::may_open`].
+    pub fn take_view(&self, view: &Arc<LeaseView>) {
+        self.view.store(Some(Arc::clone(view)));
+        fence(Ordering::SeqCst);
+    }
+
+    /// VIPs whose deadline must stay as it is, by the view that was taken last.
+    pub fn outdated(&self) -> BTreeSet<VipId> {
+        self.view.load().as_deref().map(|view| outdated(&self.opens.load(), view)).unwrap_or_default()
+    }
+
+    /// For the keeper: which of these addresses, each on its interface and guarded as nobody's by now, the fence may guard under
+    /// these VIPs.
+    ///
+    /// The keeper's view may be old: it asks the link and waits for the disk between reading it and having the address in
+    /// place. The VIP may have lost the address meanwhile, another node may own it, and this one goes on renewing the rest of
+    /// the VIP, whose deadline opens all that is guarded under it. So the keeper first says what it is about to open and looks
+    /// at the newest view then, and the driver stores a view first and looks at what may be opened then. Whichever comes
+    /// second sees the other, as both have a fence between the two steps:
+    /// - The keeper sees that the VIP has lost the address: it stays nobody's, however the VIP is renewed.
+    /// - The driver sees that the address may be opened, and the view gives it to the VIP no more: the deadline stays as
+    ///   it is until the address is taken out of [`Shared::opens`], which is after the fence guards it no more. Until when it
+    ///   stands was granted while the VIP had the address, so whoever promised it promises it to nobody else before.
+    ///   It may be mapped as late as it likes. A VIP that is gained in that state is not opened.
+    ///
+    /// A view between the two that was neither seen is no harm: the one that the keeper saw came later, and by that one the
+    /// driver opens nothing that was not granted. With nftables it is the same, as what a renewal opens is looked up when
+    /// it is sent.
+    pub fn may_open(&self, fresh: Opens) -> Opens {
+        let before = self.opens.load_full();
+        self.opens.store(Arc::new(before.union(&fresh).copied().collect()));
+        fence(Ordering::SeqCst);
+        let newest = self.view.load();
+        let has = newest.as_deref().map(gives);
+        let given = |(vip, address): &(VipId, IpAddr)| has.as_ref().is_some_and(|has| has(*vip, *address));
+        let (may, lost): (Opens, Opens) = fresh.into_iter().partition(given);
+        if !lost.is_empty() {
+            self.open_no_more(before.union(&may).copied().collect());
+        }
+        may
+    }
+
+    /// Only these may be opened from now on: the fence guards no others under these VIPs.
+    pub fn open_no_more(&self, opens: Opens) {
+        if **self.opens.load() != opens {
+            self.opens.store(Arc::new(opens));
+            self.to_driver.wake();
+        }
     }
 
     /// Lets the driver announce everything it holds once more.
@@ -174,16 +228,11 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_place_with_an_address_that_the_vip_has_lost_is_outdated() {
-        let place = |addresses: &[&str]| Place {
-            interface: 2,
-            mac: Mac::new([2, 0, 0, 0, 0, 1]),
+    /// The agreed state with these addresses of VIPs.
+    fn view(vips: &[(u32, &[&str])]) -> Arc<LeaseView> {
+        let vip = |(id, addresses): &(u32, &[&str])| LeaseVip {
             addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
-        };
-        let vip = |id, addresses: &[&str]| LeaseVip {
-            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
-            id: VipId::new(id),
+            id: VipId::new(*id),
             name: String::new(),
             prefer: Vec::new(),
             failback: Failback::Never,
@@ -199,27 +248,75 @@ mod tests {
             recorded_epoch: Epoch::default(),
         };
         let timing = Timing::takeover_within(200_000_000);
-        let view = LeaseView {
+        Arc::new(LeaseView {
             cluster: String::new(),
             keys: LeaseKeys::only([0; 32]),
             membership: EntryId::default(),
             voters: VoterSets::default(),
             nodes: Vec::new(),
-            vips: vec![vip(1, &["10.0.0.1/24", "10.0.0.2"]), vip(2, &["10.0.0.4"])],
+            vips: vips.iter().map(vip).collect(),
             timing,
             longest: timing,
             catching_up: false,
             granted: timing,
             fitness: Fitness::Fit,
-        };
+        })
+    }
+
+    fn opens(of: &[(u32, &str)]) -> Opens {
+        of.iter().map(|(vip, address)| (VipId::new(*vip), address.parse().expect("an address"))).collect()
+    }
+
+    #[test]
+    fn a_deadline_that_would_open_an_address_that_its_vip_has_lost_is_outdated() {
+        let view = view(&[(1, &["10.0.0.1/24", "10.0.0.2"]), (2, &["10.0.0.4"])]);
+        assert!(outdated(&opens(&[(1, "10.0.0.1"), (2, "10.0.0.4")]), &view).is_empty(), "less is no harm");
+        let late = [(1, "10.0.0.1"), (1, "10.0.0.2"), (2, "10.0.0.3"), (2, "10.0.0.4"), (3, "10.0.0.5")];
+        assert_eq!(outdated(&opens(&late), &view), [2, 3].map(VipId::new).into());
+    }
+
+    #[test]
+    fn a_place_has_only_what_may_be_opened() {
         let places = |places: &[(u32, &[&str])]| -> Places {
+            let place = |addresses: &[&str]| Place {
+                interface: 2,
+                mac: Mac::new([2, 0, 0, 0, 0, 1]),
+                addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+            };
             places.iter().map(|(vip, addresses)| (VipId::new(*vip), place(addresses))).collect()
         };
-        assert!(outdated(&places(&[(1, &["10.0.0.1"]), (2, &["10.0.0.4"])]), &view).is_empty(), "less is no harm");
-        let late = places(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["10.0.0.3", "10.0.0.4"]), (3, &["10.0.0.5"])]);
-        assert_eq!(outdated(&late, &view), [2, 3].map(VipId::new).into());
-        let left = places(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["10.0.0.4"])]);
-        assert_eq!(without_lost(&late, &view), Some(left.clone()));
-        assert_eq!(without_lost(&left, &view), None);
+        let all = places(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["10.0.0.3"])]);
+        let left = open_only(all, &opens(&[(1, "10.0.0.2"), (2, "10.0.0.2")]));
+        assert_eq!(left, places(&[(1, &["10.0.0.2"])]));
+    }
+
+    #[test]
+    fn an_address_that_was_lost_before_it_is_opened_is_not_opened() {
+        let shared = Shared::new().expect("descriptors");
+        let (one, new) = (opens(&[(1, "10.0.0.1")]), opens(&[(1, "10.0.0.2"), (2, "10.0.0.3")]));
+        assert_eq!(shared.may_open(new.clone()), Opens::new(), "nothing is agreed yet");
+        shared.take_view(&view(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["10.0.0.3"])]));
+        assert_eq!(shared.may_open(one.clone()), one);
+        assert!(shared.to_driver.woken());
+        shared.take_view(&view(&[(1, &["10.0.0.1"]), (2, &["10.0.0.3"])]));
+        assert_eq!(shared.may_open(new), opens(&[(2, "10.0.0.3")]));
+        assert!(shared.outdated().is_empty(), "what it has left is renewed");
+        assert!(shared.to_driver.woken(), "which may have looked meanwhile");
+        assert_eq!(**shared.opens.load(), opens(&[(1, "10.0.0.1"), (2, "10.0.0.3")]));
+    }
+
+    #[test]
+    fn a_vip_is_not_renewed_that_loses_an_address_while_it_is_opened() {
+        let shared = Shared::new().expect("descriptors");
+        let had = view(&[(1, &["10.0.0.1", "10.0.0.2"]), (2, &["10.0.0.3"])]);
+        shared.take_view(&had);
+        let new = opens(&[(1, "10.0.0.2"), (2, "10.0.0.3")]);
+        assert_eq!(shared.may_open(new.clone()), new);
+        assert!(shared.outdated().is_empty() && !shared.is_overtaken(&had));
+        shared.take_view(&view(&[(1, &["10.0.0.1"]), (2, &["10.0.0.3"])]));
+        assert_eq!(shared.outdated(), [VipId::new(1)].into());
+        assert!(shared.is_overtaken(&had), "the keeper comes to it");
+        shared.open_no_more(opens(&[(2, "10.0.0.3")]));
+        assert!(shared.to_driver.woken() && shared.outdated().is_empty());
     }
 }
