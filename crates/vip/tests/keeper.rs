@@ -551,6 +551,30 @@ fn an_address_that_a_vip_took_over_and_lost_while_the_disk_hung_stays_closed() {
 }
 
 #[test]
+fn an_address_that_is_wanted_no_more_goes_while_the_disk_hangs() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::None);
+    driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.101", "10.0.0.102"])));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    let disk = HungDisk::new(&folder);
+    driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.102/24", "10.0.0.103"])));
+    disk.is_waited_for();
+    assert!(!has(host, "eth0", "10.0.0.101"), "it is gone");
+    assert!(has(host, "eth0", "10.0.0.102"), "it is only to come back in another way");
+    assert!(!has(host, "eth0", "10.0.0.103"), "it is not on record");
+    drop(disk);
+    eventually("the others are in place", || ["102", "103"].iter().all(|n| has(host, "eth0", &format!("10.0.0.{n}"))));
+    assert!(!has(host, "eth0", "10.0.0.101"));
+    eventually("the record names what is there", || {
+        let record = std::fs::read_to_string(Addresses::path(folder.path())).expect("there");
+        let lines: Vec<&str> = record.lines().skip(1).collect();
+        lines == ["eth0 10.0.0.100/32", "eth0 10.0.0.102/24", "eth0 10.0.0.103/32"]
+    });
+}
+
+#[test]
 fn an_interface_may_come_after_its_node() {
     let Some(lan) = Lan::new(1) else { return };
     let host = &lan.hosts[0];

@@ -256,28 +256,29 @@ impl Addresses {
         let wanted: BTreeSet<VipAddress> = wanted.iter().cloned().collect();
         let Plan { steps, problems } = plan(&there, self.ours.addresses(), &wanted, system::ipv6_disabled);
         let mut outcome = Outcome { changes: Vec::new(), problems };
-        // Everything that is about to be added is written down in one go, before the first.
+        let added: BTreeSet<VipAddress> = steps.iter().filter_map(Step::added).cloned().collect();
+        // What goes for good may be urgent: it is not kept waiting for the disk, which may hang. The record names it until then,
+        // as one that is gone already.
+        let moves = |address: &VipAddress| added.iter().any(|added| added.address == address.address);
+        let (later, at_once): (Vec<_>, Vec<_>) = steps.into_iter().partition(|step| step.taken().is_none_or(moves));
         let mut ours = self.ours.addresses().clone();
-        ours.extend(steps.iter().filter_map(|step| match step {
-            Step::Add { address, .. } => Some(address.clone()),
-            Step::Remove { .. } | Step::Forget { .. } => None,
-        }));
-        let unwritten = self.ours.set(ours.clone()).err().filter(|_| steps.iter().any(Step::adds));
-        if unwritten.is_some() {
-            ours.clone_from(self.ours.addresses());
+        for step in at_once {
+            self.perform(step, &mut ours, &mut outcome);
         }
-        for step in steps {
-            // What is only taken away needs no word of it, and may be urgent; what comes back is written down already.
-            let may = match &step {
-                Step::Add { address, .. } => unwritten.is_none() || self.ours.is_written(address),
-                Step::Remove { .. } | Step::Forget { .. } => true,
-            };
+        // Everything that is about to be added is written down in one go, before the first.
+        let unwritten = self.ours.set(ours.union(&added).cloned().collect()).err();
+        for step in later {
+            // What comes back is written down already.
+            let may = step.added().is_none_or(|address| unwritten.is_none() || self.ours.is_written(address));
             if may {
+                ours.extend(step.added().cloned());
                 self.perform(step, &mut ours, &mut outcome);
             }
         }
-        let written = self.ours.set(ours);
-        unwritten.map_or(written, Err)?;
+        match unwritten {
+            Some(error) => Err(error)?,
+            None => self.ours.set(ours)?,
+        }
         Ok(outcome)
     }
 

@@ -19,8 +19,20 @@ pub(super) enum Step {
 }
 
 impl Step {
-    pub fn adds(&self) -> bool {
-        matches!(self, Self::Add { .. })
+    /// What it puts on an interface.
+    pub fn added(&self) -> Option<&VipAddress> {
+        match self {
+            Self::Add { address, .. } => Some(address),
+            Self::Remove { .. } | Self::Forget { .. } => None,
+        }
+    }
+
+    /// What is not where it was after it.
+    pub fn taken(&self) -> Option<&VipAddress> {
+        match self {
+            Self::Remove { address, .. } | Self::Forget { address } => Some(address),
+            Self::Add { .. } => None,
+        }
     }
 }
 
