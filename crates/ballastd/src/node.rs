@@ -583,6 +583,7 @@ impl Publisher {
                     proxy.plan_changed();
                 }
             }
+            self.past.note();
             // Not while the log is still carried out again: events would be told twice, and who is content with what this
             // node has would find keys that have ended long ago.
             if let Some(sessions) = &self.node.sessions

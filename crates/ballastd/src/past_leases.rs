@@ -5,10 +5,10 @@
 //! for a while later: voters that do not know of it yet refuse it. What is not on disk is not granted, as a loss of power
 //! would take it, and the node would start with too short a silence.
 //!
-//! Not here: what is made of that ([`crate::leases`], `ballast_core::lease`).
+//! Not here: when what was learnt is noted (the publisher, `node`); what is made of that ([`crate::leases`], `ballast_core::lease`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -18,6 +18,7 @@ use ballast_core::{
     state::State,
     time::BootNanos,
 };
+use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
 /// For how long a lease that was replaced is granted, in nanoseconds, to owners that apply the change later.
@@ -40,13 +41,19 @@ const FORGOTTEN: Revision = Revision::new(0);
 /// given under it may not have ended.
 ///
 /// How recently is judged by `CLOCK_BOOTTIME` since this node first saw the replacement, not by log time, which leaps. A
-/// process that starts reads from a file when earlier ones saw it, as long as the kernel is the same; what is not in it counts anew.
+/// process that starts reads from a file when earlier ones saw it: by the same clock, or before the kernel that runs now. What
+/// is not in it counts anew.
 #[derive(Debug, Default)]
 pub struct Leases {
     all: BTreeMap<Revision, Lease>,
-    /// When earlier lives saw that a revision was replaced.
-    seen: BTreeMap<Revision, BootNanos>,
+    earlier: Earlier,
     file: Option<Memory>,
+    /// When revisions were replaced, also those that count no more: as long as the state keeps them, whoever starts asks.
+    replaced: BTreeMap<Revision, BootNanos>,
+    /// There is something in it that is not noted in the file.
+    news: bool,
+    /// Notes it.
+    writing: Option<JoinHandle<()>>,
     /// The lease of the newest revision that was seen to be on disk.
     on_disk: Option<u64>,
     /// What is asked for, once something is.
@@ -90,18 +97,25 @@ impl Leases {
     }
 
     fn from_memory(memory: Memory) -> Self {
-        Self { seen: memory.read(), file: Some(memory), ..Self::default() }
+        Self { earlier: memory.read(), file: Some(memory), ..Self::default() }
     }
 
-    fn keep(&mut self) {
-        self.seen = self.all.iter().filter_map(|(revision, lease)| Some((*revision, lease.replaced?))).collect();
-        self.seen.remove(&FORGOTTEN);
-        if let Some(Err(error)) = self.file.as_ref().map(|file| file.write(&self.seen)) {
-            warn!(%error, "when leases were replaced could not be noted; after the next start they count for as long again");
+    /// Notes on a thread that may wait for the disk what was learnt, if there is news. While an earlier note is being written
+    /// nothing is: the next call after that notes what is newest then.
+    pub fn note(&mut self) {
+        if self.writing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.writing = self.take_news().map(|note| spawn_blocking(move || note.write()));
         }
     }
 
-    /// Takes the revisions into account that came since the last time.
+    fn take_news(&mut self) -> Option<Note> {
+        if !std::mem::take(&mut self.news) {
+            return None;
+        }
+        Some(Note { memory: self.file.clone()?, replaced: self.replaced.clone() })
+    }
+
+    /// Takes the revisions into account that came since the last time. Reads and writes no file; [`Leases::note`] does.
     pub fn learn(&mut self, state: &State, now: BootNanos) {
         let learnt = state.applied();
         if self.all.is_empty() && forgot_lately(state) {
@@ -117,17 +131,18 @@ impl Leases {
                 self.all.insert(record.revision, Lease { millis, learnt, replaced: None });
             }
         }
-        let mut news = false;
         for (revision, lease) in self.all.range_mut(..state.revision()) {
             if lease.replaced.is_none() {
+                let known = self.earlier.replaced(*revision, state);
                 // An earlier life that had seen it later than now would be one of another kernel.
-                lease.replaced = Some(self.seen.get(revision).map_or(now, |seen| (*seen).min(now)));
-                news |= !self.seen.contains_key(revision);
+                let at = known.map_or(now, |known| known.min(now));
+                lease.replaced = Some(at);
+                self.replaced.insert(*revision, at);
+                self.news |= known.is_none();
             }
         }
-        if news {
-            self.keep();
-        }
+        let oldest = state.revisions().last().map(|oldest| oldest.revision);
+        self.replaced.retain(|revision, _| Some(*revision) >= oldest);
     }
 
     /// What to ask for and what to grant now, under a document that says `configured`, when the log is on disk up to `synced`.
@@ -172,44 +187,124 @@ fn forgot_lately(state: &State) -> bool {
     })
 }
 
-/// The file that remembers when revisions were replaced. It is believed by processes of the same kernel only, whose clock it
-/// has, so it need not reach the disk.
-#[derive(Debug)]
-struct Memory {
-    path: PathBuf,
-    kernel: String,
+/// Whether a revision that is kept was replaced so long ago that its lease cannot count, by log time, which may have leapt by as
+/// much again.
+fn replaced_long_ago(state: &State, revision: Revision) -> bool {
+    let next = state.revisions().filter(|record| record.revision > revision).min_by_key(|record| record.revision);
+    next.is_some_and(|next| state.log_time().millis_since(next.at) > 2 * REPLACED_COUNTS / 1_000_000)
 }
 
+/// What earlier lives noted.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Earlier {
+    /// Nothing that can be understood, or by a clock that is not known.
+    #[default]
+    Unknown,
+    /// When they saw that revisions were replaced, by the clock of this process.
+    OfThisClock(BTreeMap<Revision, BootNanos>),
+    /// Which they had seen replaced while another kernel ran.
+    OfAnotherKernel(BTreeSet<Revision>),
+}
+
+impl Earlier {
+    /// When a revision was replaced at the latest, if that was noted.
+    ///
+    /// What was noted while another kernel ran was before this one began, if that was on this machine. The folder may have been
+    /// moved from another one a moment ago, whose kernel began long before; so the log has to say as well that it is long ago.
+    fn replaced(&self, revision: Revision, state: &State) -> Option<BootNanos> {
+        match self {
+            Self::Unknown => None,
+            Self::OfThisClock(seen) => seen.get(&revision).copied(),
+            Self::OfAnotherKernel(seen) => {
+                (seen.contains(&revision) && replaced_long_ago(state, revision)).then_some(BootNanos::new(0))
+            }
+        }
+    }
+}
+
+/// The file that remembers when revisions were replaced. When that was is believed by processes with the same clock only, and
+/// that it was, by those of later kernels. It need not reach the disk: what is lost counts anew.
+#[derive(Clone, Debug)]
+struct Memory {
+    path: PathBuf,
+    clock: Clock,
+}
+
+/// Which clock a process has: that of its kernel, moved by what its time namespace says.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Clock {
+    boot_id: String,
+    timens_offsets: String,
+}
+
+impl Clock {
+    /// Whether it was zero when its kernel began: its time namespace moves it by nothing.
+    fn begins_with_its_kernel(&self) -> bool {
+        self.timens_offsets.split_whitespace().all(|word| word.parse::<i64>().unwrap_or(0) == 0)
+    }
+}
+
+/// Before there was a field for each part of the clock there was one for both, and what was noted so is not understood.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Remembered {
-    kernel: String,
+    #[serde(flatten)]
+    clock: Clock,
     replaced: BTreeMap<u64, u64>,
 }
 
 impl Memory {
     fn of_this_kernel(folder: &Path) -> Self {
-        let read = |file| fs::read_to_string(file).unwrap_or_default();
-        // Another time namespace has another clock.
-        let kernel = read("/proc/sys/kernel/random/boot_id") + &read("/proc/self/timens_offsets");
-        Self { path: folder.join("past-leases.json"), kernel: kernel.split_whitespace().collect::<Vec<_>>().join(" ") }
+        let read = |file| {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let clock = Clock {
+            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            timens_offsets: read("/proc/self/timens_offsets"),
+        };
+        Self { path: folder.join("past-leases.json"), clock }
     }
 
-    fn read(&self) -> BTreeMap<Revision, BootNanos> {
+    fn read(&self) -> Earlier {
         let bytes = fs::read(&self.path).unwrap_or_default();
-        match serde_json::from_slice(&bytes) {
-            Ok(Remembered { kernel, replaced }) if kernel == self.kernel => {
-                replaced.into_iter().map(|(r, at)| (Revision::new(r), BootNanos::new(at))).collect()
-            }
-            _ => BTreeMap::new(),
+        let Ok(Remembered { clock, replaced }) = serde_json::from_slice(&bytes) else { return Earlier::Unknown };
+        // A kernel that does not say which it is may be any.
+        let is_named = |clock: &Clock| !clock.boot_id.is_empty();
+        if !is_named(&clock) || !is_named(&self.clock) {
+            return Earlier::Unknown;
+        }
+        let replaced = replaced.into_iter().map(|(revision, at)| (Revision::new(revision), BootNanos::new(at)));
+        if clock == self.clock {
+            Earlier::OfThisClock(replaced.collect())
+        } else if clock.boot_id != self.clock.boot_id && self.clock.begins_with_its_kernel() {
+            Earlier::OfAnotherKernel(replaced.map(|(revision, _)| revision).collect())
+        } else {
+            Earlier::Unknown
+        }
+    }
+}
+
+/// What is to be noted.
+#[derive(Debug)]
+struct Note {
+    memory: Memory,
+    replaced: BTreeMap<Revision, BootNanos>,
+}
+
+impl Note {
+    /// Waits for the disk.
+    fn write(self) {
+        if let Err(error) = self.try_write() {
+            warn!(%error, "when leases were replaced could not be noted; after the next start they count for as long again");
         }
     }
 
-    fn write(&self, replaced: &BTreeMap<Revision, BootNanos>) -> io::Result<()> {
-        let replaced = replaced.iter().map(|(revision, at)| (revision.get(), at.get())).collect();
-        let bytes = serde_json::to_vec(&Remembered { kernel: self.kernel.clone(), replaced })?;
-        let beside = self.path.with_extension("json.new");
+    fn try_write(self) -> io::Result<()> {
+        let replaced = self.replaced.into_iter().map(|(revision, at)| (revision.get(), at.get())).collect();
+        let bytes = serde_json::to_vec(&Remembered { clock: self.memory.clock, replaced })?;
+        let beside = self.memory.path.with_extension("json.new");
         fs::write(&beside, bytes)?;
-        fs::rename(beside, &self.path)
+        fs::rename(beside, &self.memory.path)
     }
 }
 
@@ -322,9 +417,9 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let longest = |state: &State, now| {
-            let memory = Memory { path: folder.path().join("past"), kernel: "a".to_owned() };
-            let mut leases = Leases::from_memory(memory);
+            let mut leases = start(&folder, "a", "");
             leases.learn(state, seconds(now));
+            leases.take_news().into_iter().for_each(Note::write);
             leases.longest(seconds(now))
         };
         assert_eq!(longest(&state, 1), 10_000);
@@ -333,21 +428,112 @@ mod tests {
         assert_eq!(longest(&state, 21), 200, "that is long ago, and so are those that were noted");
     }
 
+    /// A process with this clock.
+    fn start(folder: &tempfile::TempDir, boot_id: &str, timens_offsets: &str) -> Leases {
+        let clock = Clock { boot_id: boot_id.to_owned(), timens_offsets: timens_offsets.to_owned() };
+        Leases::from_memory(Memory { path: folder.path().join("past-leases.json"), clock })
+    }
+
+    /// Starts a process, lets it learn and note, and returns the longest lease that counts for it.
+    fn longest(folder: &tempfile::TempDir, (boot_id, offsets): (&str, &str), state: &State, now: u64) -> u64 {
+        let mut leases = start(folder, boot_id, offsets);
+        leases.learn(state, seconds(now));
+        let longest = leases.longest(seconds(now));
+        leases.take_news().into_iter().for_each(Note::write);
+        longest
+    }
+
     #[test]
-    fn a_lease_that_ended_in_an_earlier_life_on_the_same_kernel_counts_no_more() {
+    fn a_lease_that_ended_in_an_earlier_life_counts_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        let start = |kernel: &str| {
-            let (path, kernel) = (folder.path().join("past"), kernel.to_owned());
-            Leases::from_memory(Memory { path, kernel })
-        };
+        let (a, b) = (("a", "0"), ("b", "0"));
         let mut state = founded(r#"{"version":1,"cluster":{"lease":"10s"}}"#);
-        start("a").learn(&state, seconds(1));
+        longest(&folder, a, &state, 1);
         configure(&mut state, START.plus_millis(1000), r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
-        start("a").learn(&state, seconds(2));
-        for (kernel, now, longest) in [("a", 17, 10_000), ("a", 18, 200), ("b", 18, 10_000), ("b", 34, 200)] {
-            let mut leases = start(kernel);
-            leases.learn(&state, seconds(now));
-            assert_eq!(leases.longest(seconds(now)), longest, "{kernel} {now}");
+        longest(&folder, a, &state, 2);
+        for (now, expected) in [(17, 10_000), (18, 200)] {
+            assert_eq!(longest(&folder, a, &state, now), expected, "{now}");
         }
+        // Nor does it when the document changed again, long after.
+        let mut leases = start(&folder, "a", "0");
+        leases.learn(&state, seconds(20));
+        assert_eq!(leases.longest(seconds(20)), 200);
+        configure(&mut state, START.plus_millis(1000), r#"{"version":1,"cluster":{"lease":"250ms"}}"#);
+        leases.learn(&state, seconds(40));
+        leases.take_news().into_iter().for_each(Note::write);
+        assert_eq!(longest(&folder, a, &state, 41), 250);
+        // The kernel is another one, perhaps of another machine, and the log does not say that it is long ago.
+        let noted = fs::read(folder.path().join("past-leases.json")).unwrap();
+        assert_eq!(longest(&folder, b, &state, 1000), 10_000);
+        fs::write(folder.path().join("past-leases.json"), &noted).unwrap();
+        pass(&mut state, START.plus_millis(61_000), Command::Tick);
+        // It was before this kernel began, which is not long ago itself.
+        for (now, expected) in [(14, 10_000), (16, 250), (15, 10_000), (20, 250)] {
+            assert_eq!(longest(&folder, b, &state, now), expected, "{now}");
+        }
+        assert_eq!(fs::read(folder.path().join("past-leases.json")).unwrap(), noted, "there is no news");
+        // What was not noted is not known.
+        configure(&mut state, START.plus_millis(61_000), r#"{"version":1,"cluster":{"lease":"300ms"}}"#);
+        pass(&mut state, START.plus_millis(200_000), Command::Tick);
+        assert_eq!(longest(&folder, b, &state, 20), 300, "the longest is known all the same");
+        configure(&mut state, START.plus_millis(200_000), r#"{"version":1,"cluster":{"lease":"400ms"}}"#);
+        configure(&mut state, START.plus_millis(200_000), r#"{"version":1,"cluster":{"lease":"350ms"}}"#);
+        pass(&mut state, START.plus_millis(300_000), Command::Tick);
+        assert_eq!(longest(&folder, ("c", "0"), &state, 20), 400);
+    }
+
+    #[test]
+    fn a_lease_counts_anew_where_the_clock_is_not_known_that_noted_when_it_ended() {
+        let mut state = founded(r#"{"version":1,"cluster":{"lease":"10s"}}"#);
+        configure(&mut state, START.plus_millis(1000), r#"{"version":1,"cluster":{"lease":"200ms"}}"#);
+        pass(&mut state, START.plus_millis(61_000), Command::Tick);
+        let check = |file: Option<&str>, clock, expected| {
+            let folder = tempfile::tempdir().unwrap();
+            if let Some(file) = file {
+                fs::write(folder.path().join("past-leases.json"), file).unwrap();
+            }
+            assert_eq!(longest(&folder, clock, &state, 100), expected, "{file:?} {clock:?}");
+        };
+        let noted = r#"{"boot_id":"a","timens_offsets":"0","replaced":{"1":5}}"#;
+        check(Some(noted), ("a", "0"), 200);
+        check(Some(noted), ("b", "0"), 200);
+        check(Some(noted), ("b", "monotonic 0 0 boottime 0 0"), 200);
+        check(Some(noted), ("b", "monotonic 0 0 boottime 7 0"), 10_000);
+        check(Some(noted), ("a", "7"), 10_000);
+        check(Some(noted), ("", "0"), 10_000);
+        check(Some(&noted.replace("\"a\"", "\"\"")), ("b", "0"), 10_000);
+        check(Some(&noted[..noted.len() / 2]), ("a", "0"), 10_000);
+        check(Some(r#"{"kernel":"a 0","replaced":{"1":5}}"#), ("a", "0"), 10_000);
+        check(Some(""), ("a", "0"), 10_000);
+        check(None, ("a", "0"), 10_000);
+    }
+
+    #[tokio::test]
+    async fn what_is_newest_is_noted_once_the_disk_is_back_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("past-leases.json");
+        // Whoever opens it waits until somebody reads from it.
+        let disk = path.with_extension("json.new");
+        assert!(std::process::Command::new("mkfifo").arg(&disk).status().unwrap().success());
+        let mut leases = start(&folder, "a", "");
+        let mut state = founded(r#"{"version":1}"#);
+        for (second, lease) in [(1, 300), (2, 400), (3, 500)] {
+            let document = format!(r#"{{"version":1,"cluster":{{"lease":"{lease}ms"}}}}"#);
+            configure(&mut state, START.plus_millis(second * 1000), &document);
+            leases.learn(&state, seconds(second));
+            leases.note();
+        }
+        assert!(leases.news, "the first is being written");
+        drop(fs::read(&disk).unwrap());
+        let noted = || match start(&folder, "a", "").earlier {
+            Earlier::OfThisClock(replaced) => replaced.len(),
+            Earlier::Unknown | Earlier::OfAnotherKernel(_) => 0,
+        };
+        // Nothing of it hangs on how long that takes.
+        while leases.news || leases.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            leases.note();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(noted(), 3);
     }
 }
