@@ -151,6 +151,8 @@ pub fn recover(site: &mut Site) -> Result<()> {
         let votes = nodes.iter().filter(|node| node["voter"] == true).count();
         for node in nodes.iter().filter(|node| node["voter"] != true && votes < voters) {
             let name = node["name"].as_str().unwrap_or_default();
+            // One that is drained is not promoted.
+            let _ = site.cluster.ctl(0, &["node", "enable", name]);
             let _ = site.cluster.ctl(0, &["node", "promote", name]);
         }
         // Nobody is left over who was removed, or who failed to join.

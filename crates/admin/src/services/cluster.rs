@@ -270,6 +270,14 @@ impl Shared {
             .await?;
         let (id, admin, before) = found?;
         view::check_etag(&change.etag, &before.etag, &before.name)?;
+        if admin == NodeAdmin::Drain && matches!(change.admin, NodeAdmin::Demoted | NodeAdmin::Promoted) {
+            let name = &before.name;
+            let message =
+                format!("node {name} is drained, and this would end it: it would get VIPs and new work again");
+            return Err(error::status(ErrorCode::Precondition, message, name)
+                .remedy(format!("end the drain first: `ballastctl node enable {name}`"))
+                .remedy("to take its vote and drain it, demote it first and drain it then: it gets no vote back until it is enabled"));
+        }
         if change.admin == NodeAdmin::Demoted && admin != change.admin {
             self.check_majority_without(id, &before.name).await?;
         }
@@ -474,8 +482,9 @@ fn majority_without<'a>(id: NodeId, voters: &BTreeSet<NodeId>, nodes: &'a [NodeS
     let others = nodes.iter().filter(|status| id_of(status) != id);
     let (voters, learners): (Vec<_>, Vec<_>) = others.partition(|status| voters.contains(&id_of(status)));
     let may_vote = |status: &&NodeStatus| {
-        let demoted = status.node.as_ref().is_some_and(|node| node.admin() == proto::NodeAdmin::Demoted);
-        status.reachable && status.lag <= LAG_NORMAL && !demoted
+        let kept_from_it = |admin| matches!(admin, proto::NodeAdmin::Demoted | proto::NodeAdmin::Drain);
+        let kept_from_it = status.node.as_ref().is_some_and(|node| kept_from_it(node.admin()));
+        status.reachable && status.lag <= LAG_NORMAL && !kept_from_it
     };
     let heir = usize::from(learners.iter().any(may_vote));
     let answering = voters.iter().filter(|status| status.reachable).count() + heir;
@@ -559,9 +568,23 @@ fn with_holders(mut vips: Vec<Vip>, nodes: &[NodeStatus]) -> Vec<Vip> {
 
 fn notes(local: &LocalStatus, node: NodeId, before: NodeAdmin, after: NodeAdmin) -> Vec<String> {
     let voter = local.voters.contains(&node);
+    // A node has one wish at a time: what this one ends.
+    let ends = match (before, after) {
+        (NodeAdmin::Demoted, NodeAdmin::Drain) if voter => {
+            Some("this ends its demotion, which was not carried out yet: it keeps its vote")
+        }
+        (NodeAdmin::Demoted, NodeAdmin::Drain) => {
+            Some("this ends its demotion: it gets no vote while it is drained, and may get one once it is enabled")
+        }
+        (NodeAdmin::Promoted, NodeAdmin::Drain) => Some("this ends its promotion"),
+        _ => None,
+    };
     match after {
         _ if before == after => vec!["it is so already".to_owned()],
-        NodeAdmin::Drain => vec!["its VIPs move to other nodes; it takes no new work until it is enabled".to_owned()],
+        NodeAdmin::Drain => {
+            let drains = "its VIPs move to other nodes; it takes no new work until it is enabled";
+            std::iter::once(drains).chain(ends).map(str::to_owned).collect()
+        }
         NodeAdmin::Demoted if voter => vec!["it is a voter; a learner takes its vote when there is one".to_owned()],
         NodeAdmin::Promoted if !voter => {
             vec!["it becomes a voter once it has caught up, in the place of another".to_owned()]

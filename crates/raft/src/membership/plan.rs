@@ -152,6 +152,15 @@ fn can_decide(facts: &Facts, voters: &BTreeSet<NodeId>) -> bool {
     voters.iter().filter(answers).count() * 2 > voters.len()
 }
 
+/// Whether a node may get a vote that it has not. One that is drained keeps what it has and gets none: it is about to be
+/// stopped, or to be removed after it was demoted.
+fn may_get_vote(node: &NodeFacts) -> bool {
+    match node.admin {
+        NodeAdmin::Ready | NodeAdmin::Promoted => true,
+        NodeAdmin::Drain | NodeAdmin::Demoted => false,
+    }
+}
+
 /// Learners that may vote, best first: those the operator promoted, then witnesses (they are for
 /// nothing else), then the oldest.
 fn candidates(facts: &Facts) -> Vec<NodeId> {
@@ -159,7 +168,7 @@ fn candidates(facts: &Facts) -> Vec<NodeId> {
         .learners
         .iter()
         .filter_map(|id| Some((*id, facts.nodes.get(id)?)))
-        .filter(|(_, node)| node.admin != NodeAdmin::Demoted && node.caught_up && node.silent_for <= TAKEN_WITHIN)
+        .filter(|(_, node)| may_get_vote(node) && node.caught_up && node.silent_for <= TAKEN_WITHIN)
         .map(|(id, node)| (node.admin != NodeAdmin::Promoted, node.role != NodeRole::Witness, id))
         .collect();
     found.sort_unstable();
@@ -181,6 +190,7 @@ pub(crate) fn wanting(facts: &Facts) -> Option<String> {
             return None;
         }
         Some(match node.silent_for {
+            _ if node.admin == NodeAdmin::Drain => format!("node {id} is drained and gets no vote until it is enabled"),
             Duration::MAX => format!("node {id} has not answered this leader yet"),
             silent if silent > TAKEN_WITHIN => format!("node {id} has not answered for {silent:.1?}"),
             _ => format!("node {id} has not got the log yet"),
@@ -234,6 +244,7 @@ mod tests {
     const BEHIND: NodeFacts = NodeFacts { caught_up: false, ..HERE };
     const WITNESS: NodeFacts = NodeFacts { role: NodeRole::Witness, ..HERE };
     const DEMOTED: NodeFacts = NodeFacts { admin: NodeAdmin::Demoted, ..HERE };
+    const DRAINED: NodeFacts = NodeFacts { admin: NodeAdmin::Drain, ..HERE };
     const PROMOTED: NodeFacts = NodeFacts { admin: NodeAdmin::Promoted, ..HERE };
 
     fn ids(ids: &[u64]) -> BTreeSet<NodeId> {
@@ -283,9 +294,23 @@ mod tests {
             )
         );
         assert_eq!(
+            why(&[(1, HERE), (2, DRAINED)], &[1], &[2]).as_deref(),
+            Some("node 2 is drained and gets no vote until it is enabled")
+        );
+        assert_eq!(
             why(&[(1, HERE), (2, GONE), (3, DEMOTED)], &[1, 2, 3], &[]).as_deref(),
             Some("node 3 keeps its vote until a majority of the voters that are left answers")
         );
+    }
+
+    #[test]
+    fn a_node_that_is_drained_keeps_its_vote_and_gets_none() {
+        check(&facts(&[(1, HERE), (2, HERE), (3, DRAINED)], &[1, 2, 3], &[]), None);
+        // Demoted before, and drained to be removed.
+        check(&facts(&[(1, HERE), (2, HERE), (3, DRAINED)], &[1, 2], &[3]), None);
+        check(&facts(&[(1, HERE), (2, HERE), (3, HERE)], &[1, 2], &[3]), voters(&[1, 2, 3], Reason::Grow));
+        let instead = [(1, HERE), (2, HERE), (3, DEMOTED), (4, DRAINED), (5, HERE)];
+        check(&facts(&instead, &[1, 2, 3], &[4, 5]), voters(&[1, 2, 5], Reason::Demoted(NodeId::new(3))));
     }
 
     #[test]

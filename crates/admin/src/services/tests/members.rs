@@ -256,6 +256,32 @@ async fn wishes_for_nodes_are_set_and_ended() {
 }
 
 #[tokio::test]
+async fn a_drain_ends_a_demotion_with_a_word_and_is_ended_by_none() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let id = NodeId::new(second(&fake, &shared).await);
+    let node = || "node-2".to_owned();
+    let demote = || from("bert", DemoteNodeRequest { node: node(), ..DemoteNodeRequest::default() });
+    let drain = || from("bert", DrainNodeRequest { node: node(), ..DrainNodeRequest::default() });
+    let enable = || from("bert", EnableNodeRequest { node: node(), ..EnableNodeRequest::default() });
+    shared.demote_node(demote()).await.expect("demoted");
+    let drained = shared.drain_node(drain()).await.expect("drained").into_inner();
+    assert_eq!(drained.node.expect("it").admin(), NodeAdmin::Drain);
+    assert!(drained.notes.iter().any(|note| note.contains("gets no vote while it is drained")), "{:?}", drained.notes);
+    let problem = refused(shared.demote_node(demote()).await, Code::FailedPrecondition, "BALLAST-A007");
+    assert!(problem.remedies[0].contains("`ballastctl node enable node-2`"), "{problem:?}");
+    let promote = from("bert", PromoteNodeRequest { node: node(), ..PromoteNodeRequest::default() });
+    refused(shared.promote_node(promote).await, Code::FailedPrecondition, "BALLAST-A007");
+    assert_eq!(fake.read(|state| state.node(id).map(|node| node.admin)), Some(ballast_core::state::NodeAdmin::Drain));
+    // A vote that was not taken yet stays.
+    shared.enable_node(enable()).await.expect("enabled");
+    shared.demote_node(demote()).await.expect("demoted");
+    fake.voters.lock().insert(id);
+    let notes = shared.drain_node(drain()).await.expect("drained").into_inner().notes;
+    assert!(notes.iter().any(|note| note.contains("it keeps its vote")), "{notes:?}");
+}
+
+#[tokio::test]
 async fn a_node_that_answers_is_removed_only_when_drained_or_by_force() {
     let fake = Fake::new();
     let shared = fake.shared();
