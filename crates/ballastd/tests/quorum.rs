@@ -75,9 +75,12 @@ fn a_leader_whose_followers_are_frozen_says_so() -> Result<()> {
         let value = |name| metrics.get(name).copied().with_context(|| format!("no {name}"));
         Ok((value("ballast_raft_is_leader")? == 0.0 && value("ballast_raft_has_leader")? == 0.0).then_some(()))
     })?;
-    let status = cluster.ctl_ok(leader, &["cluster", "status"])?;
-    let told = status.contains("has lost its majority") || status.contains("leader    none");
-    ensure!(status.contains("health    no quorum") && told, "{status}");
+    wait::until("the leader to tell operators", || {
+        let status = cluster.ctl_ok(leader, &["cluster", "status"])?;
+        let told = status.contains("has lost its majority") || status.contains("leader    none");
+        ensure!(status.contains("health    no quorum") && told, "{status}");
+        Ok(Some(()))
+    })?;
     others.iter().for_each(|position| cluster.resume(*position));
     what_was_said_is_true(&cluster, leader, &file, &said)
 }

@@ -340,11 +340,15 @@ impl<'a> Story<'a> {
         };
         let shown = view::binding(self.state, slot, key, &record);
         let how = match record.provenance {
-            Provenance::Created => "by its first request",
-            Provenance::Replaced => "by its first request after its earlier binding had ended",
-            Provenance::Deleted => "by an operator who deleted it",
-            Provenance::Rehomed(RehomeCause::Operator) => "by an operator",
-            Provenance::Rehomed(cause) => &format!("because {}", rehome_words(cause)),
+            Provenance::Created => "its first request",
+            Provenance::Replaced => "its first request after its earlier binding had ended",
+            Provenance::Deleted => "an operator who deleted it",
+            Provenance::Rehomed(cause) => rehome_words(cause),
+        };
+        // What somebody did, or what was so.
+        let by = match record.provenance {
+            Provenance::Rehomed(cause) if cause != RehomeCause::Operator => "because",
+            _ => "by",
         };
         let index = record.index(self.state.applied());
         let by_operator = view::last_event_about(self.state, Subject::Binding(slot.service, key))
@@ -356,7 +360,7 @@ impl<'a> Story<'a> {
             message: how.to_owned(),
         });
         let pinned = if record.pinned { ", pinned" } else { "" };
-        self.step("binding", format!("bound to {}{pinned} {how}", shown.backend), Some(from));
+        self.step("binding", format!("bound to {}{pinned} {by} {how}", shown.backend), Some(from));
         self.told.binding = Some(shown);
         self.bound(farm, service, candidates, record.backend);
     }
