@@ -450,6 +450,27 @@ async fn a_removed_voter_is_replaced_by_a_learner() -> Test {
     Ok(())
 }
 
+/// Neither can be let go without the other: two of the three voters are nodes no more, and end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_voters_that_are_removed_at_once_leave_one_that_decides() -> Test {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let handle = cluster.handle(leader);
+    let leave: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    let remove = |node| Command::RemoveNode { node, author: Author::default(), lease_secret: None };
+    let (one, other) = tokio::join!(propose(&handle, remove(leave[0])), propose(&handle, remove(leave[1])));
+    for removed in [one?, other?] {
+        assert!(!matches!(removed.outcome, Outcome::Refused(_)));
+    }
+    see(&handle, |status| status.voters.len() == 1 && status.voters.contains(&leader)).await;
+    for node in leave {
+        cluster.stop(node).await;
+    }
+    assert_eq!(propose(&handle, token(5)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_data_of_another_node_or_cluster_is_refused() -> Test {
     use std::sync::Arc;

@@ -335,6 +335,12 @@ impl Shared {
         }
         let nodes = self.ask_nodes(None, NODE_TIMEOUT).await;
         let Err(silent) = majority_without(id, &local.voters, &nodes) else { return Ok(()) };
+        if silent.is_empty() {
+            let message = format!(
+                "another voter was removed a moment ago and has its vote still; without {name} too there is no majority"
+            );
+            return Err(error::status(ErrorCode::Precondition, message, name).remedy("try again in a moment"));
+        }
         let silent = silent.join(" and ");
         let message = format!("without {name} no majority of the voters answers: {silent} does not");
         Err(error::status(ErrorCode::Precondition, message, name).remedy(format!(
@@ -474,11 +480,13 @@ fn chain(status: &Status) -> String {
     text
 }
 
-/// Whether the voters without `id`, and a learner that can take its vote, have a majority that answers.
+/// Whether the voters without `id`, and a learner that can take its vote, have a majority that answers. A voter that was
+/// removed and has its vote still is none of `nodes`, and is not counted on.
 ///
 /// # Errors
-/// The names of the voters that do not answer.
+/// The names of the voters that do not answer; none if all do but those that were removed.
 fn majority_without<'a>(id: NodeId, voters: &BTreeSet<NodeId>, nodes: &'a [NodeStatus]) -> Result<(), Vec<&'a str>> {
+    let left = voters.iter().filter(|voter| **voter != id).count();
     let others = nodes.iter().filter(|status| id_of(status) != id);
     let (voters, learners): (Vec<_>, Vec<_>) = others.partition(|status| voters.contains(&id_of(status)));
     let may_vote = |status: &&NodeStatus| {
@@ -488,7 +496,7 @@ fn majority_without<'a>(id: NodeId, voters: &BTreeSet<NodeId>, nodes: &'a [NodeS
     };
     let heir = usize::from(learners.iter().any(may_vote));
     let answering = voters.iter().filter(|status| status.reachable).count() + heir;
-    if voters.is_empty() || answering * 2 > voters.len() + heir {
+    if left == 0 || answering * 2 > left + heir {
         return Ok(());
     }
     Err(voters.into_iter().filter(|status| !status.reachable).map(name_of).collect())
@@ -721,6 +729,9 @@ mod tests {
         assert_eq!(without_three(&[here(1), here(2), here(3)]), Ok(()));
         assert_eq!(without_three(&[here(1), gone(2), here(3)]), Err("node-2".to_owned()));
         assert_eq!(without_three(&[here(1), gone(2), here(3), here(4)]), Ok(()));
+        // 2 was removed, and has its vote still.
+        assert_eq!(without_three(&[here(1), here(3)]), Err(String::new()));
+        assert_eq!(without_three(&[here(1), here(3), here(4)]), Ok(()));
         let behind = node(4, true, LAG_NORMAL + 1, proto::NodeAdmin::Ready);
         for learner in [gone(4), behind, node(4, true, 0, proto::NodeAdmin::Demoted)] {
             assert_eq!(without_three(&[here(1), gone(2), here(3), learner]), Err("node-2".to_owned()));

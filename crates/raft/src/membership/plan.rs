@@ -107,17 +107,19 @@ pub(crate) fn next_change(facts: &Facts) -> Option<Change> {
 fn change_voters(facts: &Facts) -> Option<Change> {
     let candidates = candidates(facts);
     let best = candidates.first().copied();
-    let without = |node: NodeId, because: Reason| {
+    let without_all = |leave: &[NodeId], because: Reason| {
         let mut voters = facts.voters.clone();
-        voters.remove(&node);
-        if voters.len() < facts.voters_wanted {
-            voters.extend(best);
-        }
+        voters.retain(|voter| !leave.contains(voter));
+        let room = facts.voters_wanted.saturating_sub(voters.len()).min(leave.len());
+        voters.extend(candidates.iter().take(room));
         (!voters.is_empty() && can_decide(facts, &voters)).then_some(Change::SetVoters { voters, because })
     };
+    let without = |node: NodeId, because: Reason| without_all(&[node], because);
 
-    let removed = facts.voters.iter().find(|node| !facts.nodes.contains_key(node));
-    if let Some(change) = removed.and_then(|node| without(*node, Reason::Removed(*node))) {
+    // All at once. They are not counted on, so that of two that go one after the other each would keep its vote for want of
+    // the other; and they end soon, after which nothing can be decided without them.
+    let removed: Vec<NodeId> = facts.voters.iter().filter(|node| !facts.nodes.contains_key(node)).copied().collect();
+    if let Some(change) = removed.first().and_then(|node| without_all(&removed, Reason::Removed(*node))) {
         return Some(change);
     }
     let of = |node: &NodeId| facts.nodes.get(node);
@@ -402,6 +404,12 @@ mod tests {
         check(&facts(&nodes, &[1, 2, 3], &[]), voters(&[1, 3], Reason::Demoted(NodeId::new(2))));
         check(&facts(&[(1, DEMOTED)], &[1], &[]), None);
         check(&facts(&[(1, DEMOTED), (2, HERE)], &[1], &[2]), voters(&[2], Reason::Demoted(NodeId::new(1))));
+        // Two before either change was begun.
+        check(&facts(&[(1, HERE)], &[1, 2, 3], &[]), voters(&[1], Reason::Removed(NodeId::new(2))));
+        let nodes = [(1, HERE), (4, HERE), (5, HERE), (6, HERE)];
+        check(&facts(&nodes, &[1, 2, 3], &[4, 5, 6]), voters(&[1, 4, 5], Reason::Removed(NodeId::new(2))));
+        let nodes = [(1, HERE), (4, GONE), (5, HERE)];
+        check(&facts(&nodes, &[1, 2, 3, 4, 5], &[]), voters(&[1, 4, 5], Reason::Removed(NodeId::new(2))));
         // The leader itself was removed.
         check(&facts(&[(2, HERE), (3, HERE)], &[1, 2, 3], &[]), voters(&[2, 3], Reason::Removed(NodeId::new(1))));
     }
