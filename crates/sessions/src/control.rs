@@ -293,6 +293,13 @@ impl Control {
     }
 }
 
+/// A client that died without a word, or behind a way that forgot it, does not keep its place for ever: the kernel asks after
+/// five minutes in silence, as `tcp-keepalive` of Redis has it, and lets go after three questions without an answer.
+const KEEPALIVE: socket2::TcpKeepalive = socket2::TcpKeepalive::new()
+    .with_time(Duration::from_secs(300))
+    .with_interval(Duration::from_secs(100))
+    .with_retries(3);
+
 fn bind(address: SocketAddr, ahead: bool, spread: bool) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -307,8 +314,9 @@ fn bind(address: SocketAddr, ahead: bool, spread: bool) -> io::Result<socket2::S
         // ip(7), IP_FREEBIND: the address need not be there yet.
         if address.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
     }
-    // Accepted sockets inherit it.
+    // Accepted sockets inherit both.
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -349,6 +357,19 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    #[test]
+    fn a_client_is_asked_for_a_sign_of_life() {
+        let listener = listen_tcp(SocketAddr::from(([127, 0, 0, 1], 0)), false, false).expect("loopback has ports");
+        let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        listener.set_nonblocking(false).expect("a socket");
+        let (accepted, _) = listener.accept().expect("one waits");
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.keepalive().expect("a socket"));
+        assert_eq!(accepted.tcp_keepalive_time().expect("a socket"), Duration::from_secs(300));
+        assert_eq!(accepted.tcp_keepalive_retries().expect("a socket"), 3);
+        drop(client);
+    }
 
     #[test]
     fn of_many_that_want_a_port_at_once_one_gets_it_and_all_its_sockets() {
