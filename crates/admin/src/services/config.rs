@@ -295,15 +295,14 @@ impl Shared {
         // As this node knows it. If another node is quicker, the log refuses what `expect` names,
         // and without `expect` the answer's difference is to what this node knew.
         let before = self.read(view::in_force);
+        let document = proposal.document.to_canonical_json();
+        let request_id = request_of(&caller.name, &document, &proposal.request_id);
         let command = Command::ApplyConfig(Box::new(ApplyConfig {
-            document: proposal.document.to_canonical_json(),
+            document,
             rules: config::rules::RULES,
             source: proposal.source.clone(),
             expect: proposal.expect,
-            request_id: match proposal.request_id.as_str() {
-                "" => uuid::Uuid::new_v4().to_string(),
-                id => id.to_owned(),
-            },
+            request_id,
             author: caller.author(&proposal.message),
         }));
         let applied = self.parts.propose.propose(command, caller.remaining()).await?;
@@ -409,6 +408,21 @@ impl Shared {
     }
 }
 
+/// What a request to apply is known by in the log, on every node. An id stands for one request of one caller: with another
+/// document, or from another caller, it is another. Taken alone it would answer a second document, sent under an id that was
+/// used before, with the revision of the first.
+fn request_of(caller: &str, document: &str, id: &str) -> String {
+    if id.is_empty() {
+        return uuid::Uuid::new_v4().to_string();
+    }
+    let mut hasher = blake3::Hasher::new();
+    for part in [caller, id, document] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
 fn is_error(mistake: &Mistake) -> bool {
     mistake.severity() == Severity::Error
 }
@@ -463,4 +477,19 @@ fn wait_for(wait: bool, timeout: Option<prost_types::Duration>) -> Result<Option
         return Ok(None);
     }
     view::duration("wait_timeout", timeout).map(|timeout| Some(timeout.unwrap_or(WAIT_DEFAULT)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_stands_for_one_document_of_one_caller() {
+        let first = request_of("ci", "{\"version\":1}", "deploy");
+        assert_eq!(request_of("ci", "{\"version\":1}", "deploy"), first);
+        assert_ne!(request_of("ci", "{\"version\":1,\"farms\":[]}", "deploy"), first);
+        assert_ne!(request_of("ops", "{\"version\":1}", "deploy"), first);
+        assert_ne!(request_of("ci", "{\"version\":1}", "deplo"), first);
+        assert_ne!(request_of("ci", "", ""), request_of("ci", "", ""), "without one, each is its own");
+    }
 }
