@@ -25,5 +25,9 @@ suite=$!
 trap 'interrupted=yes; kill -INT "$suite" 2>/dev/null || true' INT
 trap 'interrupted=yes; kill -TERM "$suite" 2>/dev/null || true' TERM
 code=0
-while kill -0 "$suite" 2>/dev/null; do wait "$suite" && code=0 || code=$?; done
+# A signal ends a wait, and the suite may have ended before the first.
+while true; do
+    wait "$suite" && code=0 || code=$?
+    kill -0 "$suite" 2>/dev/null || break
+done
 exit "$code"

@@ -9,7 +9,8 @@
 #   BALLAST_COMPOSE_OVERRIDE=deploy/compose.ebpf-sysadmin.yml    the strict fence
 #   OUTPUT=FILE                                a line of JSON for each round
 #
-# Exits 0 only if nobody lost a session, a basket, or a backend that was there, and every round was measured.
+# Exits 0 only if nobody lost a session, a basket, or a backend that was there, if each silence ended within two seconds, and
+# if every round was measured.
 . "$(dirname "$0")/compose-lib.sh" ballast-faults
 
 rounds=${ROUNDS:-20}
@@ -22,7 +23,7 @@ for one in $targets; do
     case $one in owner | leader | node | witness | web) ;; *) fail "TARGETS: there is no $one; there are owner, leader, node, witness, web" ;; esac
 done
 case $rounds in '' | *[!0-9]* | 0*) fail "ROUNDS: $rounds is no number of rounds" ;; esac
-results=${OUTPUT:-$(mktemp)}
+results=${OUTPUT:-$heard.results}
 skipped=()
 : >"$results"
 
@@ -138,7 +139,10 @@ for key in sorted({name(r) for r in rows}, key=[name(r) for r in rows].index):
     print(f"    | {key} | {len(of)} | {statistics.median(silence):.0f} | {max(silence)} | {sum(s <= 200 for s in silence)} "
           f"| {max(r['silence_after_ms'] for r in of)} | {total('moved_without_need')} | {total('sessions_lost')} | {total('baskets_lost')} |")
 lost = sum(r["moved_without_need"] + r["sessions_lost"] + r["baskets_lost"] for r in rows)
-sys.exit(1 if lost else 0)
+late = [f"{name(r)}, round {r['round']}" for r in rows if max(r["silence_ms"], r["silence_after_ms"]) > 2000]
+if late:
+    print("    NOBODY ANSWERED FOR MORE THAN TWO SECONDS:", "; ".join(late))
+sys.exit(1 if lost or late else 0)
 PY
 planned=$((rounds * $(wc -w <<<"$kinds") * $(wc -w <<<"$targets")))
 measured=$(wc -l <"$results")
@@ -147,5 +151,4 @@ if [ "$measured" -lt "$planned" ]; then
     printf '    %s\n' "${skipped[@]}"
     code=1
 fi
-[ -n "${OUTPUT:-}" ] || rm -f "$results"
 exit "$code"

@@ -34,6 +34,11 @@ need_docker() {
     # iptables is taken out again. A session of its own, so that Ctrl-C does not reach it before its containers are gone.
     engine_rules=$(mktemp "${TMPDIR:-/tmp}/ballast-iptables.XXXXXX")
     iptables-save >"$engine_rules"
+    # A table that is not there yet is told nothing of, and would keep what the engine puts into it.
+    grep -q '^\*nat' "$engine_rules" ||
+        printf '*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n' >>"$engine_rules"
+    grep -q '^\*filter' "$engine_rules" ||
+        printf '*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n' >>"$engine_rules"
     setsid dockerd --bridge=none --ip-forward=false --userland-proxy=false >"$engine_log" 2>&1 &
     engine=$!
     for _ in $(seq 60); do
@@ -61,13 +66,18 @@ compose() { "${compose_command[@]}" "${compose_files[@]}" "$@"; }
 container() { docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" --filter "label=com.docker.compose.service=$1"; }
 inside() { local service=$1; shift; docker exec "$(container "$service")" "$@"; }
 
+# The first network that no route of this machine is for, but one for a large part of the world.
 free_network() {
     [ -z "${BALLAST_NET:-}" ] || return 0
-    local net
-    for net in 172.30.87 172.28.87 192.168.187 10.187.87; do
-        if ! ip -4 route show 2>/dev/null | grep -q "^$net\."; then export BALLAST_NET=$net; return 0; fi
-    done
-    fail "name three free numbers of a network with BALLAST_NET, for example BALLAST_NET=10.1.2"
+    BALLAST_NET=$(ip -4 -o route show | python3 -c '
+import ipaddress, sys
+routes = [line.split()[0] for line in sys.stdin if line[:1].isdigit()]
+routes = [net for net in (ipaddress.ip_network(route, False) for route in routes) if net.prefixlen >= 8]
+nets = ["172.30.87", "172.28.87", "192.168.187", "10.187.87"]
+free = [net for net in nets if not any(ipaddress.ip_network(net + ".0/24").overlaps(route) for route in routes)]
+print(*free[:1])')
+    [ -n "$BALLAST_NET" ] || fail "name three free numbers of a network with BALLAST_NET, for example BALLAST_NET=10.1.2"
+    export BALLAST_NET
 }
 
 ours=(--filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME")
@@ -118,7 +128,7 @@ finish() {
         fi
     fi
     stop_engine
-    rm -f "$heard"
+    rm -f "$heard" "$heard.results"
     exit "$code"
 }
 trap finish EXIT

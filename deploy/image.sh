@@ -16,6 +16,8 @@ mkdir -p target/image
 for binary in ballastd ballastctl ballast-shop; do
     [ -x "$bin/$binary" ] || { echo "image: there is no $bin/$binary; run 'make build'" >&2; exit 1; }
     [ "target/image/$binary" -nt "$bin/$binary" ] || strip -o "target/image/$binary" "$bin/$binary"
+    # Whatever the umask: the daemon does not run as root.
+    chmod 0755 "target/image/$binary"
 done
 
 # The builder that every engine has, so that it is the same with and without the buildx plugin.

@@ -153,10 +153,19 @@ impl Net {
         free.context("name three free numbers of a network with BALLAST_NET, for example BALLAST_NET=10.1.2")
     }
 
-    /// The first that no route is for.
+    /// The first that no route is for, but one for a large part of the world.
     fn free(routes: &str) -> Option<Self> {
-        let taken = |net: &&str| routes.lines().any(|route| route.starts_with(&format!("{net}.")));
-        NETS.iter().find(|net| !taken(net)).and_then(|net| Self::parse(net))
+        let route = |line: &str| {
+            let to = line.split_ascii_whitespace().next()?;
+            let (address, bits) = to.split_once('/').unwrap_or((to, "32"));
+            Some((address.parse().ok()?, bits.parse().ok()?))
+        };
+        let routes: Vec<(Ipv4Addr, u32)> = routes.lines().filter_map(route).filter(|(_, bits)| *bits >= 8).collect();
+        let overlaps = |net: &Self, (address, bits): &(Ipv4Addr, u32)| {
+            let network = |of: Ipv4Addr| u32::from(of) >> (32 - bits.min(&24));
+            network(*address) == network(net.address(0))
+        };
+        NETS.iter().filter_map(|net| Self::parse(net)).find(|net| !routes.iter().any(|route| overlaps(net, route)))
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -299,6 +308,9 @@ mod tests {
         let free = |routes| Net::free(routes).map(|net| net.text());
         assert_eq!(free("default via 192.0.2.1 dev eth0\n").as_deref(), Some("172.30.87"));
         assert_eq!(free("172.30.87.0/24 dev br-1\n172.17.0.0/16 dev docker0\n").as_deref(), Some("172.28.87"));
+        assert_eq!(free("172.30.0.0/16 dev br-1\n0.0.0.0/1 dev tun0\n").as_deref(), Some("172.28.87"));
+        assert_eq!(free("172.16.0.0/12 dev tun0\n").as_deref(), Some("192.168.187"));
+        assert_eq!(free("172.30.87.9 dev tun0\n").as_deref(), Some("172.28.87"));
         let all: String = NETS.iter().map(|net| format!("{net}.0/24 dev br-1\n")).collect();
         assert_eq!(free(&all), None);
     }

@@ -337,6 +337,7 @@ fn the_build_context_has_all_that_building_from_source_needs() {
         needed.extend(words.into_iter().filter(|word| *word != ".").map(str::to_owned));
     }
     let scripts = dockerfile.split_ascii_whitespace().filter(|word| word.starts_with("scripts/"));
+    needed.retain(|path| !path.contains('*'));
     needed.extend(scripts.map(str::to_owned));
     let missing: Vec<_> = needed.iter().filter(|path| !admitted(path, &ignore)).collect();
     assert!(missing.is_empty(), ".dockerignore keeps out {missing:?}");
@@ -345,6 +346,25 @@ fn the_build_context_has_all_that_building_from_source_needs() {
     {
         assert!(!admitted(other, &ignore), "{other} is in the build context");
     }
+}
+
+/// The builder of old engines runs the stages that come before the one that is asked for.
+#[test]
+fn stages_before_the_one_from_source_need_nothing_that_was_built_here() {
+    let dockerfile = read("deploy/Dockerfile");
+    let (before, _) = dockerfile.split_once("FROM base AS source").expect("the stage");
+    let copies = before.lines().filter(|line| line.starts_with("COPY ") && !line.contains("--from="));
+    let mut looked_at = 0;
+    for line in copies {
+        let mut from: Vec<_> = line.split_ascii_whitespace().skip(1).collect();
+        from.pop();
+        let built = |path: &&&str| path.starts_with("target/");
+        assert!(from.iter().filter(built).all(|path| path.contains('*')), "{line}");
+        // A pattern that nothing matches is an error if it is alone.
+        assert!(from.iter().any(|path| !built(&path)), "{line}");
+        looked_at += 1;
+    }
+    assert!(looked_at > 2, "{looked_at} lines");
 }
 
 /// Commands that a text shows: in blocks of the console, between backticks, in indented comments, in what a script says.
