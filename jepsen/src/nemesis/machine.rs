@@ -198,9 +198,11 @@ impl Nemesis {
         }
         for node in 0..site.members() {
             self.replace_rotten(site)?;
+            self.note_end(site, node);
             let name = site.cluster.node(node).name().to_owned();
+            let had_ended = site.cluster.has_ended(node);
             let ended = site.cluster.terminate(node);
-            if !matches!(ended, Ok(Some(0))) {
+            if !had_ended && !matches!(ended, Ok(Some(0))) {
                 self.did_not_end_well(&name, &ended);
             }
             site.cluster.spawn(node)?;

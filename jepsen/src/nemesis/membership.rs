@@ -57,6 +57,11 @@ impl Newcomer {
         Ok(Self { node, from, replacement, over: false, healed: false, errand: None, came_to: None, log_from })
     }
 
+    /// Whether it is this node that goes and comes: when its daemon may end is seen to here.
+    pub(super) fn is(&self, node: usize) -> bool {
+        self.node == node
+    }
+
     /// The fault is to be undone.
     pub(super) fn wind_up(&mut self) {
         self.over = true;

@@ -170,7 +170,7 @@ struct Nemesis {
     away: BTreeSet<usize>,
     /// Nodes that are frozen or without power, so that nothing can be done on them.
     still: BTreeSet<usize>,
-    /// Nodes that something befalls, or befell, of which a daemon may die.
+    /// Nodes that something befalls, or befell, of which a daemon may die, or whose daemon's end was told already.
     may_end: BTreeSet<usize>,
     /// Nodes that were stopped or killed for sending the snapshot that is being cut.
     senders: BTreeSet<usize>,
@@ -266,6 +266,9 @@ impl Nemesis {
             let refuse: BTreeSet<usize> =
                 self.rotten.iter().copied().filter(|node| site.cluster.has_ended(*node)).collect();
             let without = refuse.union(&self.away).copied().collect();
+            for node in 0..site.members() {
+                self.note_end(site, node);
+            }
             // What a fault may make a daemon end of has done so by now.
             self.may_end.retain(|node| site.cluster.has_ended(*node));
             self.record.calms.push(Calm { from: healed, until: self.clock.now(), without });
@@ -299,6 +302,13 @@ impl Nemesis {
             Whom::Owner => self.known(planned, "owner", watch.owner()),
             Whom::Node(node) => node,
         };
+        if !planned.kind.spares_nodes() {
+            // What ended before this fault did not end of it.
+            let concerned = if planned.kind.concerns_all() { 0..site.members() } else { node..node + 1 };
+            for node in concerned {
+                self.note_end(site, node);
+            }
+        }
         let other = (node + 1 + (planned.choice % (count as u64 - 1)) as usize) % count;
         let names = site.names();
         let name = |node: usize| names[node].clone();
@@ -315,7 +325,7 @@ impl Nemesis {
         match planned.kind {
             Kind::Kill => site.cluster.kill(node),
             Kind::Terminate => {
-                // What ended by itself is found when it is to be started.
+                // Nobody is told where it has ended by itself.
                 let leaving = if site.cluster.has_ended(node) { None } else { site.cluster.dismiss(node) };
                 came_about = leaving.is_some();
                 self.leaving.extend(leaving.map(|leaving| (node, leaving)));
@@ -326,6 +336,7 @@ impl Nemesis {
             }
             Kind::CrashLoop => {
                 for _ in 0..3 {
+                    self.note_end(site, node);
                     site.cluster.kill(node);
                     self.start(site, node)?;
                     // A process that came half up.
@@ -510,17 +521,32 @@ impl Nemesis {
         if runs || self.away.contains(&node) {
             return Ok(());
         }
-        if site.cluster.has_ended(node) && !self.may_end.contains(&node) && !self.rotten.contains(&node) {
-            let log = site.cluster.node(node).log()?;
-            let last: Vec<&str> = log.lines().rev().take(6).collect();
-            let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-            let what = format!("{} had ended by itself:\n{last}", site.cluster.node(node).name());
-            self.record.broken.push((Promise::SaysWhy, what));
+        self.note_end(site, node);
+        // What befalls it still may end the next one, too.
+        let mut befalls = self.running.iter().flatten().filter(|fault| fault.node == node);
+        if !befalls.any(|fault| fault.planned.kind.may_end_a_daemon()) {
+            self.may_end.remove(&node);
         }
-        self.may_end.remove(&node);
         self.leaving.remove(&node);
         site.cluster.kill(node);
         site.cluster.spawn(node)
+    }
+
+    /// Notes that a daemon has ended by itself, if nothing gave it a reason to. Whoever kills it forgets that it had, so
+    /// this comes first.
+    fn note_end(&mut self, site: &mut Site, node: usize) {
+        let is_replaced = self.newcomer.as_ref().is_some_and(|newcomer| newcomer.is(node));
+        let has_a_reason = is_replaced || self.may_end.contains(&node) || self.rotten.contains(&node);
+        if has_a_reason || !site.cluster.has_ended(node) {
+            return;
+        }
+        let log = site.cluster.node(node).log().unwrap_or_else(|error| format!("{error:#}"));
+        let last: Vec<&str> = log.lines().rev().take(6).collect();
+        let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+        let what = format!("{} had ended by itself:\n{last}", site.cluster.node(node).name());
+        self.record.broken.push((Promise::SaysWhy, what));
+        // It is told once, until it is started again.
+        self.may_end.insert(node);
     }
 
     /// Who is meant by what nodes said lately; the first node, and a complaint, if nobody is.

@@ -110,6 +110,7 @@ impl Nemesis {
             Need::Behind => metric(site, node, "ballast_raft_last_log_index")?,
             Need::Emptied => 1,
         };
+        self.note_end(site, node);
         site.cluster.kill(node);
         self.away.insert(node);
         if plan.need == Need::Emptied {
@@ -203,6 +204,7 @@ impl Nemesis {
                 site.cluster.resume(node);
             }
             Cut::KillReceiver => {
+                self.note_end(site, node);
                 site.cluster.kill(node);
                 self.start(site, node)?;
             }
@@ -214,6 +216,7 @@ impl Nemesis {
             }
             Cut::KillSender => {
                 let Some(sender) = self.sender(site, watch, node)? else { return Ok(()) };
+                self.note_end(site, sender);
                 site.cluster.kill(sender);
                 interrupt::pause(AWAY);
                 self.start(site, sender)?;
