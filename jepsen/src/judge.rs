@@ -155,6 +155,7 @@ fn configuration(run: &Run) -> Judgement {
     let judgement = hold(judgement, &ConfigModel { versions: Versions::Own }, &run.config);
     let troubled = troubles(&run.faults.faults, &run.slow);
     let judgement = drained::judge(judgement, &run.faults.faults, &run.seen.served, &troubled);
+    let judgement = revisions::changed(judgement, &run.config, run.span.1);
     to_the_end(run, revisions::served(run, judgement), "answer", last(&run.config))
 }
 

@@ -1,4 +1,4 @@
-//! Which revision of the document nodes serve, by what they say.
+//! Whether the document changed, and which revision of it nodes serve, by what they say.
 //!
 //! What `history` tells comes from the log. A node whose log is whole and whose plan is an old one for ever would tell the newest
 //! revision, and serve another.
@@ -12,11 +12,24 @@ use ballast_jepsen::{
     verdict::Judgement,
 };
 
-use super::{BACK_WITHIN, name};
+use super::{BACK_WITHIN, name, seen_until};
 use crate::{nemesis::Calm, run::Run, watch::Sample};
 
 /// How long before a calm's tail a change must have been told for each node to serve it there.
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Operators changed the document, to the end: reads of one that stays as it is show nothing. They try to some three times
+/// a second, and did so seven times at least in each calm of six seconds that was counted.
+pub(super) fn changed(judgement: Judgement, changes: &History<ConfigInput, ConfigOutput>, end: RunTime) -> Judgement {
+    let made = changes.operations().iter().filter(|change| {
+        // What was there to begin with is written down as well, and no change.
+        let is_change = matches!(change.input, ConfigInput::Cas { .. });
+        is_change && matches!(change.outcome, Outcome::Ok(ConfigOutput::Written { .. }))
+    });
+    let made: Vec<RunTime> = made.map(|change| change.completed).collect();
+    let judgement = judgement.looked_at("changes made", made.len());
+    seen_until(end, judgement, "change", made.into_iter().max())
+}
 
 /// Once a calm has lasted for as long as service may take to come back, each node serves the newest revision.
 pub(super) fn served(run: &Run, judgement: Judgement) -> Judgement {
@@ -69,7 +82,10 @@ fn behind(calms: &[Calm], samples: &[Sample], written: &[(RunTime, u64)]) -> (us
 mod tests {
     use std::collections::BTreeSet;
 
-    use ballast_jepsen::verdict::{Promise, Ruling};
+    use ballast_jepsen::{
+        history::{Client, Operation},
+        verdict::{Promise, Ruling},
+    };
 
     use super::*;
 
@@ -102,6 +118,38 @@ mod tests {
         assert_eq!(found(&[(14_000, 6), (17_000, 6)], &written, &[]), (0, 0));
         assert_eq!(found(&[(15_500, 6)], &written, &[0]), (0, 0));
         assert_eq!(found(&[(15_500, 6)], &[(15_400, 7)], &[]), (0, 0));
+    }
+
+    #[test]
+    fn a_document_that_nobody_changed_is_not_held() {
+        let ruled = |ends: &[(u64, ConfigInput, Outcome<ConfigOutput>)]| {
+            let operation = |(millis, input, outcome): &(u64, ConfigInput, Outcome<ConfigOutput>)| Operation {
+                client: Client::new(0),
+                invoked: at(*millis),
+                completed: at(*millis + 10),
+                key: String::from("document"),
+                input: input.clone(),
+                outcome: outcome.clone(),
+                note: String::new(),
+            };
+            let history = History::new(ends.iter().map(operation).collect());
+            changed(Judgement::new(Promise::Configuration), &history, at(60_000)).ruling
+        };
+        let first = ConfigInput::Write { value: String::new() };
+        let cas = || ConfigInput::Cas { expected: 1, value: String::from("0-1") };
+        let written = |version| Outcome::Ok(ConfigOutput::Written { version });
+        let found = || Outcome::Ok(ConfigOutput::Found { version: 1, value: String::new() });
+        let unchanged = [
+            (0, first, written(1)),
+            (50_000, ConfigInput::Read, found()),
+            (51_000, cas(), Outcome::Unknown),
+            (52_000, cas(), Outcome::Ok(ConfigOutput::Conflict)),
+            (59_000, ConfigInput::Read, found()),
+        ];
+        assert_eq!(ruled(&unchanged), Ruling::Undecided);
+        assert_eq!(ruled(&[(55_000, cas(), written(2))]), Ruling::Held);
+        // Not in the last quarter of a minute.
+        assert_eq!(ruled(&[(40_000, cas(), written(2)), (59_000, ConfigInput::Read, found())]), Ruling::Undecided);
     }
 
     #[test]
