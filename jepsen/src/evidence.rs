@@ -17,7 +17,7 @@ use crate::{
     nemesis::Record,
     plan::{Kind, Whom},
     run::Options,
-    store::Recoveries,
+    store::{self, Recoveries},
 };
 
 /// What was found that was Ballast's fault, kept by hand.
@@ -34,6 +34,12 @@ struct Told {
     recoveries: Recoveries,
 }
 
+/// A run that could not be had.
+struct NoRun {
+    seed: u64,
+    why: String,
+}
+
 /// The page.
 ///
 /// # Errors
@@ -42,13 +48,15 @@ pub fn page(folder: &Path) -> Result<String> {
     let mut folders: Vec<PathBuf> = fs::read_dir(folder)
         .with_context(|| format!("read {}", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.join("verdict.json").is_file())
         .collect();
     folders.sort();
-    let runs = folders.iter().map(|folder| read(folder)).collect::<Result<Vec<_>>>()?;
+    let (none, rest): (Vec<_>, Vec<_>) = folders.iter().partition(|folder| folder.join(store::NO_RUN).is_file());
+    let none = none.into_iter().map(|folder| read_none(folder)).collect::<Result<Vec<_>>>()?;
+    let judged = rest.into_iter().filter(|folder| folder.join("verdict.json").is_file());
+    let runs = judged.map(|folder| read(folder)).collect::<Result<Vec<_>>>()?;
     let (runs, left_out): (Vec<Told>, Vec<Told>) = runs.into_iter().partition(|run| run.why_not().is_none());
     ensure!(!runs.is_empty(), "there is no run in {} that counts", folder.display());
-    Ok(write(&runs, &left_out))
+    Ok(write(&runs, &left_out, &none))
 }
 
 impl Told {
@@ -79,11 +87,19 @@ impl Told {
     }
 }
 
+fn one<T: DeserializeOwned>(file: PathBuf) -> Result<T> {
+    let bytes = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("understand {}", file.display()))
+}
+
+fn read_none(folder: &Path) -> Result<NoRun> {
+    let Options { seed, .. } = one(folder.join("options.json"))?;
+    let file = folder.join(store::NO_RUN);
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    Ok(NoRun { seed, why: text.lines().next().unwrap_or_default().to_owned() })
+}
+
 fn read(folder: &Path) -> Result<Told> {
-    fn one<T: DeserializeOwned>(file: PathBuf) -> Result<T> {
-        let bytes = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
-        serde_json::from_slice(&bytes).with_context(|| format!("understand {}", file.display()))
-    }
     Ok(Told {
         options: one(folder.join("options.json"))?,
         report: one(folder.join("verdict.json"))?,
@@ -92,7 +108,7 @@ fn read(folder: &Path) -> Result<Told> {
     })
 }
 
-fn write(runs: &[Told], left_out: &[Told]) -> String {
+fn write(runs: &[Told], left_out: &[Told], none: &[NoRun]) -> String {
     let mut text = String::new();
     let mut line = |words: String| {
         text.push_str(&words);
@@ -111,6 +127,10 @@ fn write(runs: &[Told], left_out: &[Told]) -> String {
     if !left_out.is_empty() {
         let told = |run: &Told| Some(format!("seed {}, which {}", run.options.seed, run.why_not()?));
         line(format!("Not counted: {}.\n", left_out.iter().filter_map(told).collect::<Vec<_>>().join("; ")));
+    }
+    if !none.is_empty() {
+        let told = |NoRun { seed, why }: &NoRun| format!("seed {seed} ({why})");
+        line(format!("No run: {}.\n", none.iter().map(told).collect::<Vec<_>>().join("; ")));
     }
     line("## Promises\n".to_owned());
     line("| promise | runs | held | violated | undecided | looked at |\n|---|---|---|---|---|---|".to_owned());
@@ -272,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_page_counts_what_was_seen() {
-        let page = write(&[told()], &[]);
+        let page = write(&[told()], &[], &[]);
         assert!(page.contains("1 runs, 2 minutes in which faults were begun, 2 faults"), "{page}");
         assert!(page.contains("| what was acknowledged is there | 1 | 1 | 0 | 0 | 11 additions |"), "{page}");
         // Two that were timed have no middle.
@@ -286,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_promise_that_no_run_judged_is_told() {
-        let page = write(&[told()], &[]);
+        let page = write(&[told()], &[], &[]);
         assert!(page.contains(&format!("| {} | 0 | - | - | - | not judged", Promise::Failover)), "{page}");
         assert!(!page.contains(&format!("| {} | 0 |", Promise::Durable)), "{page}");
     }
@@ -295,7 +315,7 @@ mod tests {
     fn what_did_not_come_about_is_told() {
         let mut run = told();
         run.faults.faults[0].came_about = false;
-        let page = write(&[run], &[]);
+        let page = write(&[run], &[], &[]);
         assert!(page.contains("| kill | 6 (1 not) |"), "{page}");
     }
 
@@ -308,9 +328,22 @@ mod tests {
         ended.report.title = format!("3 nodes, {} after 20 s of 600 of faults", judge::CALLED_OFF);
         assert_eq!(told().why_not(), None);
         assert!(planted.why_not().is_some() && ended.why_not().is_some());
-        let page = write(&[told()], &[planted, ended]);
+        let page = write(&[told()], &[planted, ended], &[]);
         assert!(page.contains("1 runs, 2 minutes"), "{page}");
         assert!(page.contains("Not counted: seed 5, which had unsynced-log; seed 6, which was called off."), "{page}");
+    }
+
+    #[test]
+    fn a_run_that_could_not_be_had_is_told_with_why() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = anyhow::anyhow!("node-2 to be ready: 503 no leader").context("log of node-2:\na line\nanother");
+        store::no_run(folder.path(), &told().options, &error).expect("it is written");
+        let none = read_none(folder.path()).expect("it is read");
+        let page = write(&[told()], &[], &[none]);
+        let expected = "No run: seed 5 (log of node-2: node-2 to be ready: 503 no leader).";
+        assert!(page.contains(expected), "{page}");
+        assert!(page.contains("1 runs, 2 minutes"), "{page}");
+        assert!(!write(&[told()], &[], &[]).contains("No run"));
     }
 
     #[test]

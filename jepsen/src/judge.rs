@@ -34,7 +34,7 @@ use ballast_jepsen::{
 
 use crate::{
     nemesis::{self, Happened},
-    plan::Kind,
+    plan::{Kind, Round},
     run::Run,
     site::VIP_NAME,
     watch::Sample,
@@ -68,6 +68,9 @@ pub fn judge(run: &Run) -> Report {
     judgements.extend(forward(run));
     judgements.extend(failover::replaced(run));
     judgements.extend(minorities::judge(run));
+    if !run.cut_short && !run.faults.halted {
+        unshown(&mut judgements, &run.rounds);
+    }
     misdeeds(&mut judgements, &run.faults.broken);
     let Run { options, .. } = run;
     let planted = options.planted.as_ref().map(|bug| format!(" with {bug}")).unwrap_or_default();
@@ -79,6 +82,17 @@ pub fn judge(run: &Run) -> Report {
     };
     let title = format!("{}, {length} of faults{planted}", options.environment.describe(options.nodes));
     Report { title, seed: options.seed, judgements }
+}
+
+/// What a round was to show and nothing was judged of, because something else went on, or it befell somebody else.
+fn unshown(judgements: &mut Vec<Judgement>, rounds: &[Round]) {
+    for promise in rounds.iter().filter_map(Round::shows) {
+        if judgements.iter().all(|judgement| judgement.promise != promise) {
+            let mut judgement = Judgement::new(promise);
+            judgement.undecided("a round was to show it, and nothing could be judged of it");
+            judgements.push(judgement);
+        }
+    }
 }
 
 /// What nodes did that they must not, each under its promise.
@@ -487,6 +501,7 @@ pub fn name(node: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{Planned, Whom};
 
     fn span(from: u64, until: u64) -> Span {
         Span::new(RunTime::from_millis(from), RunTime::from_millis(until))
@@ -506,6 +521,21 @@ mod tests {
         assert!(!found(VIP_NAME, (9_900, 16_000)) && !found(VIP_NAME, (11_000, 14_000)));
         assert!(found(VIP_NAME, (5_000, 8_000)) && found(VIP_NAME, (15_000, 18_000)));
         assert!(!found("node-1", (5_000, 8_000)), "the receiver itself");
+    }
+
+    #[test]
+    fn what_was_planned_to_be_shown_and_was_not_is_undecided() {
+        let split = Planned { kind: Kind::Split, whom: Whom::Node(0), choice: 0, from_ms: 0, until_ms: 5000 };
+        let pause = Planned { kind: Kind::Pause, ..split };
+        let round = |fault| Round { faults: vec![fault], calm_until_ms: 11_000 };
+        let ruled = |fault, judged: &[Promise]| {
+            let mut judgements = judged.iter().map(|promise| Judgement::new(*promise)).collect();
+            unshown(&mut judgements, &[round(fault), round(fault)]);
+            judgements.iter().map(|judgement| (judgement.promise, judgement.ruling)).collect::<Vec<_>>()
+        };
+        assert_eq!(ruled(split, &[]), [(Promise::WithoutQuorum, Ruling::Undecided)]);
+        assert_eq!(ruled(split, &[Promise::WithoutQuorum]), [(Promise::WithoutQuorum, Ruling::Held)]);
+        assert!(ruled(pause, &[]).is_empty());
     }
 
     #[test]

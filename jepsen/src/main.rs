@@ -284,9 +284,19 @@ fn run_once(options: &Options, rounds: Vec<Round>, output: &Path) -> Result<Ruli
     let folder = store::folder(output, options.seed)?;
     let what = options.environment.describe(options.nodes);
     println!("Seed {}, {} s of faults on {what}; {}", options.seed, options.seconds, folder.display());
-    let run = run::run(options, rounds, &folder)?;
+    let ruled = run_in(&folder, options, rounds);
+    if let Err(error) = &ruled
+        && let Err(unwritten) = store::no_run(&folder, options, error)
+    {
+        eprintln!("jepsen: {unwritten:#}");
+    }
+    ruled
+}
+
+fn run_in(folder: &Path, options: &Options, rounds: Vec<Round>) -> Result<Ruling> {
+    let run = run::run(options, rounds, folder)?;
     let report = judge::judge(&run);
-    store::store(&folder, &run, &report)?;
+    store::store(folder, &run, &report)?;
     print!("{report}{}", store::not_judged(&report));
     println!("{} faults in {} rounds", run.faults.faults.len(), run.rounds.len());
     Ok(report.ruling())

@@ -17,7 +17,12 @@ use ballast_jepsen::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{judge, run::Run, site::VIP_NAME, workload::bindings};
+use crate::{
+    judge,
+    run::{Options, Run},
+    site::VIP_NAME,
+    workload::bindings,
+};
 
 /// Makes the folder of a run, beside those of earlier ones.
 ///
@@ -33,6 +38,22 @@ pub fn folder(output: &Path, seed: u64) -> Result<PathBuf> {
         }
     }
     unreachable!("numbers do not end")
+}
+
+/// Why there was no run, in its folder.
+pub const NO_RUN: &str = "no-run.txt";
+
+/// Writes what was to be run and why it was not: in a line, and then in full.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn no_run(folder: &Path, options: &Options, error: &anyhow::Error) -> Result<()> {
+    json(&folder.join("options.json"), options)?;
+    // Of what is told with it, which may be a log, the first line says enough.
+    let texts = error.chain().map(|cause| cause.to_string());
+    let why: Vec<String> =
+        texts.map(|text| text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()).collect();
+    Ok(fs::write(folder.join(NO_RUN), format!("{}\n\n{error:#}\n", why.join(": ")))?)
 }
 
 /// How soon service was back after each kind of fault.

@@ -26,7 +26,10 @@ fn no_promise_is_broken_in_a_minute_of_faults() {
     let run = ["run", "--seed", "3", "--seconds", "45", "--nodes", "3", "--faults", FAULTS];
     let Some((code, said)) = jepsen(&run) else { return };
     // A machine that others keep busy may hide who answered when, and whether a backend that was not used was just slow.
-    let hidden = |line: &str| line.contains("P1 one owner") || line.contains("P6 no quorum");
+    // Who owned when the owner was to be lost may not have been known: then nothing is counted of that promise.
+    let hidden = |line: &str| {
+        line.contains("P1 one owner") || line.contains("P6 no quorum") || line.ends_with("P5 failover you don't notice")
+    };
     let mut undecided = said.lines().filter(|line| line.starts_with("undecided"));
     assert!(code == Some(0) || code == Some(3) && undecided.all(hidden), "{said}");
 }

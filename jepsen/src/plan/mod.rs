@@ -13,6 +13,7 @@ mod replacement;
 
 use std::time::Duration;
 
+use ballast_jepsen::verdict::Promise;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -62,6 +63,17 @@ impl Round {
     pub fn healed_ms(&self) -> u64 {
         self.faults.iter().map(|fault| fault.until_ms).max().unwrap_or(0)
     }
+
+    /// What it is to show of what is judged only while nothing else is wrong: that an owner is replaced or the VIP moved as
+    /// planned, or what a minority does.
+    pub fn shows(&self) -> Option<Promise> {
+        let [fault] = &self.faults[..] else { return None };
+        let lasts_ms = fault.until_ms - fault.from_ms;
+        let loses = LOSES_AN_OWNER.contains(&fault.kind) && fault.whom == Whom::Owner && lasts_ms >= LOST_MS;
+        let moves = MOVES.contains(&fault.kind) || STOPS.contains(&fault.kind);
+        let splits = SPLITS.contains(&fault.kind) && lasts_ms >= SPLIT_MS;
+        (loses || moves).then_some(Promise::Failover).or(splits.then_some(Promise::WithoutQuorum))
+    }
 }
 
 /// How long a round's calm is: a second longer than an election, a lease and a restart take on a machine that is busy.
@@ -80,8 +92,12 @@ const CHANCES: [(u64, Family); 7] = [
 
 /// Faults of which an owner is lost.
 const LOSES_AN_OWNER: &[Kind] = &[Kind::Kill, Kind::Freeze, Kind::Pause, Kind::Isolate, Kind::LinkDown, Kind::PowerOff];
+/// Longer than a lease, so that somebody else must take over.
+const LOST_MS: u64 = 1500;
 /// By which a minority is left without a quorum.
 const SPLITS: &[Kind] = &[Kind::Split];
+/// Longer than what it takes until a minority knows that it is one, and until a store has refused something again.
+const SPLIT_MS: u64 = 4500;
 /// By which the VIP goes to another node as planned.
 const MOVES: &[Kind] = &[Kind::MoveVip];
 /// By which a node goes as planned, with what it owns and whether it leads.
@@ -101,10 +117,8 @@ fn one_fault(
 ) -> Option<Planned> {
     let mut random = Random(seed.wrapping_add(round as u64));
     let (wanted, whom_else, at_least_ms) = match round % 20 {
-        // Longer than a lease, so that somebody else must take over.
-        2 | 12 => (LOSES_AN_OWNER, Whom::Owner, 1500),
-        // Longer than what it takes until a minority knows that it is one, and until a store has refused something again.
-        4 | 14 => (SPLITS, Whom::Node(random.below(nodes as u64) as usize), 4500),
+        2 | 12 => (LOSES_AN_OWNER, Whom::Owner, LOST_MS),
+        4 | 14 => (SPLITS, Whom::Node(random.below(nodes as u64) as usize), SPLIT_MS),
         7 => (MOVES, Whom::Owner, 300),
         // Longer than what it takes to end. Whoever owns as well as whoever leads has something to hand over.
         9 | 17 => (STOPS, if round % 20 == 9 { Whom::Leader } else { Whom::Owner }, 2500),
@@ -285,6 +299,23 @@ mod tests {
                 assert!(alone(seed, |one| one.kind == Kind::Terminate && one.whom == whom) >= 1, "seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_round_is_to_show_comes_alone_and_lasts() {
+        let fault = |kind, whom, until_ms: u64| Planned { kind, whom, choice: 0, from_ms: 0, until_ms };
+        let shows = |faults: &[Planned]| Round { faults: faults.to_vec(), calm_until_ms: 9000 }.shows();
+        let split = fault(Kind::Split, Whom::Node(1), SPLIT_MS);
+        assert_eq!(shows(&[split]), Some(Promise::WithoutQuorum));
+        assert_eq!(shows(&[Planned { until_ms: 4000, ..split }]), None);
+        assert_eq!(shows(&[split, fault(Kind::BackendFails, Whom::Owner, 50)]), None);
+        assert_eq!(shows(&[fault(Kind::Freeze, Whom::Owner, LOST_MS)]), Some(Promise::Failover));
+        assert_eq!(shows(&[fault(Kind::Freeze, Whom::Owner, LOST_MS - 1)]), None);
+        assert_eq!(shows(&[fault(Kind::Freeze, Whom::Leader, LOST_MS)]), None);
+        for kind in [Kind::MoveVip, Kind::Terminate] {
+            assert_eq!(shows(&[fault(kind, Whom::Leader, 300)]), Some(Promise::Failover), "{kind}");
+        }
+        assert_eq!(shows(&[fault(Kind::SlowDisk, Whom::Owner, 5000)]), None);
     }
 
     #[test]
