@@ -21,6 +21,7 @@ mod site;
 mod store;
 mod wall;
 mod watch;
+mod wire;
 mod workload;
 
 use std::{
@@ -43,6 +44,9 @@ use crate::{
     run::Options,
 };
 
+/// Where the folders of runs are, if nobody says otherwise.
+const RUNS: &str = "target/chaos";
+
 #[derive(Parser)]
 #[command(name = "jepsen", version, about)]
 struct Arguments {
@@ -56,13 +60,13 @@ enum Command {
     Run(RunOptions),
     /// The faults of an earlier run again, as its folder has them, on as many nodes. The folder is left as it is.
     Replay {
-        /// The folder of the run, say `target/chaos/seed-7`.
-        folder: PathBuf,
+        /// The folder of the run, say `target/chaos/seed-7`, or 7 for that one.
+        run: PathBuf,
     },
     /// Writes a page of what all runs in a folder came to.
     Evidence {
         /// The folder.
-        #[arg(long, default_value = "target/chaos")]
+        #[arg(long, default_value = RUNS)]
         runs: PathBuf,
         /// The page.
         #[arg(long, default_value = "docs/evidence.md")]
@@ -105,7 +109,7 @@ struct RunOptions {
     #[arg(long)]
     whom: Option<Target>,
     /// Folder in which each run gets one of its own.
-    #[arg(long, default_value = "target/chaos")]
+    #[arg(long, default_value = RUNS)]
     output: PathBuf,
     /// Writes a page of what all runs in that folder came to.
     #[arg(long)]
@@ -125,7 +129,7 @@ fn main() -> ExitCode {
     interrupt::listen();
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
-        Command::Replay { folder } => replay(&folder),
+        Command::Replay { run } => replay(&folder_of(run)),
         Command::Evidence { runs, output } => {
             evidence::page(&runs).and_then(|page| Ok(std::fs::write(&output, page)?)).map(|()| Ruling::Held)
         }
@@ -203,6 +207,12 @@ fn revision() -> Option<String> {
     let said = std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output().ok()?;
     let text = String::from_utf8(said.stdout).ok().filter(|_| said.status.success())?;
     Some(text.trim().to_owned())
+}
+
+/// The folder of a run that is told by it, or by a seed alone.
+fn folder_of(run: PathBuf) -> PathBuf {
+    let seed = run.to_str().and_then(|text| text.parse::<u64>().ok());
+    seed.map_or(run, |seed| Path::new(RUNS).join(format!("seed-{seed}")))
 }
 
 fn replay(folder: &Path) -> Result<Ruling> {
@@ -310,6 +320,13 @@ mod tests {
     fn no_runs_are_refused() {
         let parse = |runs| Arguments::try_parse_from(["jepsen", "run", "--runs", runs]);
         assert!(parse("2").is_ok() && parse("0").is_err());
+    }
+
+    #[test]
+    fn a_run_is_told_by_its_folder_or_by_its_seed() {
+        let folder = |run: &str| folder_of(PathBuf::from(run)).display().to_string();
+        let expected = ["target/chaos/seed-7", "target/chaos/long/seed-7", "./7"];
+        assert_eq!(["7", "target/chaos/long/seed-7", "./7"].map(folder), expected);
     }
 
     #[test]

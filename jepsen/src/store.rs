@@ -21,6 +21,7 @@ use crate::{
     judge,
     run::{Options, Run},
     site::VIP_NAME,
+    wire,
     workload::bindings,
 };
 
@@ -90,6 +91,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("kept.jsonl"), &[&run.seen.kept.ended[..], &run.till.kept.ended].concat())?;
     lines(&folder.join("alone.jsonl"), &run.alone)?;
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
+    lines(&folder.join("wire.jsonl"), &wire::lines(&run.owners, run.clock))?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;
     run.config.write(file(&folder.join("configuration.jsonl"))?)?;
     run.additions.write(file(&folder.join("additions.jsonl"))?)?;

@@ -1,17 +1,16 @@
 //! Every workload, a minute of faults and all checkers, on real nodes; and the lock that Redis gives to two.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 use ballast_testkit::lab::Lab;
 
-/// Runs `jepsen`; `None` where the kernel refuses namespaces, which was said.
-fn jepsen(arguments: &[&str]) -> Option<(Option<i32>, String)> {
+/// Runs `jepsen`, with a folder for runs; `None` where the kernel refuses namespaces, which was said.
+fn jepsen(arguments: &[&str], runs: Option<&Path>) -> Option<(Option<i32>, String)> {
     drop(Lab::or_skip(1)?);
-    let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_jepsen"));
     command.args(arguments);
-    if arguments[0] == "run" {
-        command.arg("--output").arg(folder.path());
+    if let Some(runs) = runs {
+        command.arg("--output").arg(runs);
     }
     let output = command.output().expect("run jepsen");
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -24,7 +23,8 @@ const FAULTS: &str = "kill,terminate,restart,pause,freeze,slow-disk,split,delay,
 #[test]
 fn no_promise_is_broken_in_a_minute_of_faults() {
     let run = ["run", "--seed", "3", "--seconds", "45", "--nodes", "3", "--faults", FAULTS];
-    let Some((code, said)) = jepsen(&run) else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some((code, said)) = jepsen(&run, Some(folder.path())) else { return };
     // A machine that others keep busy may hide who answered when, and whether a backend that was not used was just slow.
     // Who owned when the owner was to be lost may not have been known: then nothing is counted of that promise.
     let hidden = |line: &str| {
@@ -32,10 +32,12 @@ fn no_promise_is_broken_in_a_minute_of_faults() {
     };
     let mut undecided = said.lines().filter(|line| line.starts_with("undecided"));
     assert!(code == Some(0) || code == Some(3) && undecided.all(hidden), "{said}");
+    let wire = fs::read_to_string(folder.path().join("seed-3/wire.jsonl")).expect("what the wire showed");
+    assert!(wire.contains(r#""syn":["node-"#), "{wire:.1000}");
 }
 
 #[test]
 fn a_lock_has_one_holder_where_redis_gives_it_to_two() {
-    let Some((code, said)) = jepsen(&["locks", "--rounds", "4"]) else { return };
+    let Some((code, said)) = jepsen(&["locks", "--rounds", "4"], None) else { return };
     assert_eq!(code, Some(0), "{said}");
 }

@@ -109,6 +109,42 @@ pub struct Dual {
     pub doubtful_ms: f64,
 }
 
+/// A time between two questions in which the observer missed others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unasked {
+    /// Monotonic time of the question before it.
+    pub from: u64,
+    /// That of the one after it.
+    pub until: u64,
+    /// Who answered the one before it, in time or late.
+    pub before: Nodes,
+    /// Who answered the one after it.
+    pub after: Nodes,
+}
+
+/// What the wire showed at a time and had not shown before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Others answered the question that was asked then, and those up to the next change.
+    Answers {
+        /// Who answered ARP.
+        arp: Nodes,
+        /// Who answered the last solicitation.
+        ndp: Nodes,
+        /// Who accepted a connection.
+        syn: Nodes,
+        /// Who answered late, in whatever way.
+        late: Nodes,
+    },
+    /// Somebody announced the VIP without being asked.
+    Announced,
+    /// After the question that was asked then, the next ones were missed.
+    Unasked {
+        /// When the observer asked again.
+        until: u64,
+    },
+}
+
 impl History {
     /// Of ticks by number, and of the times of announcements.
     pub fn new(ticks: Vec<Tick>, announcements: Vec<u64>) -> Self {
@@ -224,6 +260,39 @@ impl History {
         owners
     }
 
+    /// Each time between two questions, asked between `from` and `to`, in which others were missed.
+    pub fn unasked(&self, from: u64, to: u64) -> Vec<Unasked> {
+        let is_asked = |tick: &Tick| tick.sent_at != 0 && (from..to).contains(&tick.sent_at);
+        let asked: Vec<(usize, &Tick)> = self.ticks.iter().enumerate().filter(|(_, tick)| is_asked(tick)).collect();
+        let missed = asked.windows(2).filter(|two| two[1].0 - two[0].0 > 1);
+        let unasked = missed.map(|two| {
+            let [before, after] = [two[0].1, two[1].1];
+            let who = |tick: &Tick| tick.prompt().and(tick.late);
+            Unasked { from: before.sent_at, until: after.sent_at, before: who(before), after: who(after) }
+        });
+        unasked.collect()
+    }
+
+    /// All that the wire showed, in the order in which it did: of each question that was asked, who answered it.
+    pub fn changes(&self) -> Vec<(u64, Change)> {
+        let mut changes: Vec<(u64, Change)> = self.announcements.iter().map(|at| (*at, Change::Announced)).collect();
+        let (mut last, mut ndp) = (None, Nodes::default());
+        for tick in self.sent(0, u64::MAX) {
+            if tick.solicited {
+                ndp = tick.ndp;
+            }
+            let now = Change::Answers { arp: tick.arp, ndp, syn: tick.syn, late: tick.late };
+            if last != Some(now) {
+                changes.push((tick.sent_at, now));
+                last = Some(now);
+            }
+        }
+        let unasked = self.unasked(0, u64::MAX).into_iter();
+        changes.extend(unasked.map(|time| (time.from, Change::Unasked { until: time.until })));
+        changes.sort_by_key(|(at, _)| *at);
+        changes
+    }
+
     /// Announcements between `from` and `to`.
     pub fn announcements(&self, from: u64, to: u64) -> usize {
         self.announcements.iter().filter(|at| (from..to).contains(*at)).count()
@@ -320,6 +389,36 @@ mod tests {
     fn owners_follow_each_other() {
         let ms = |number: u64| number * TICK_NANOS;
         assert_eq!(history("0 0 01 1 1 - 1").owners(), [(ms(1), ms(2), 0), (ms(4), ms(5), 1), (ms(7), ms(7), 1)]);
+    }
+
+    #[test]
+    fn what_the_wire_showed_is_told_once_and_in_order() {
+        let ms = |number: u64| number * TICK_NANOS;
+        let of = |nodes: &[usize]| {
+            let mut all = Nodes::default();
+            nodes.iter().for_each(|node| all.add(*node));
+            all
+        };
+        let answers = |both: &[usize], ndp: &[usize], late: &[usize]| Change::Answers {
+            arp: of(both),
+            ndp: of(ndp),
+            syn: of(both),
+            late: of(late),
+        };
+        let mut one = history("0 0 x x 01/2 01/2 1 1");
+        one.announcements = vec![ms(4), ms(7)];
+        let expected = [
+            (ms(1), answers(&[0], &[0], &[])),
+            (ms(2), Change::Unasked { until: ms(5) }),
+            (ms(4), Change::Announced),
+            (ms(5), answers(&[0, 1], &[0], &[2])),
+            (ms(7), Change::Announced),
+            (ms(7), answers(&[1], &[1], &[])),
+        ];
+        assert_eq!(one.changes(), expected);
+        let unasked = one.unasked(0, u64::MAX);
+        assert_eq!(unasked, [Unasked { from: ms(2), until: ms(5), before: of(&[0]), after: of(&[0, 1, 2]) }]);
+        assert!(one.unasked(ms(3), u64::MAX).is_empty());
     }
 
     #[test]

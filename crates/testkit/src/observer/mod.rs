@@ -28,7 +28,7 @@ use self::{
 };
 pub use self::{
     frames::{Answer, Target},
-    history::{History, Kind, Nodes, TICK_NANOS, Tick},
+    history::{Change, History, Kind, Nodes, TICK_NANOS, Tick, Unasked},
     wire::{Macs, Wire},
 };
 use crate::{
