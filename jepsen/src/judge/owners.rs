@@ -6,9 +6,9 @@ use ballast_jepsen::{
     time::{RunTime, Span},
     verdict::{Judgement, Promise},
 };
-use ballast_testkit::observer::{self, History};
+use ballast_testkit::observer::{self, History, Unasked};
 
-use super::{name, seen_until};
+use super::{STOPPED, name, seen_until};
 use crate::{clock::Clock, nemesis::Happened, plan::Kind, run::Run, site::VIP_NAME};
 
 /// How long two nodes may seem to answer, in all, before nothing is decided: moments at changes of hands, and late answers of a
@@ -16,6 +16,12 @@ use crate::{clock::Clock, nemesis::Happened, plan::Kind, run::Run, site::VIP_NAM
 const DOUBT_MS: f64 = 50.0;
 /// Which share of its questions the observer may miss. Two cores that compiled other programs kept it from a twentieth.
 const MISSED_MAX: f64 = 0.1;
+/// From which length on a time without a question counts in which the VIP changed hands. Shorter ones hide less than single
+/// answers leave in doubt.
+const UNWATCHED_MS: f64 = 5.0;
+/// How long those may be in all before nothing is decided. Runs that held missed a hundredth of their questions, at
+/// whatever time; that as much as a second of it is at changes of hands does not come by chance.
+const UNWATCHED_MAX_MS: f64 = 1000.0;
 
 /// How long after root has begun to take a node's fence away that node may answer beside the owner: the command takes some
 /// 40 ms, the kernel tells the node then, and the node puts the fence back.
@@ -55,20 +61,26 @@ fn watched(
     if in_ipv6 {
         judgement = judgement.looked_at("answers in IPv6", owners.answered(Some(observer::Kind::Ndp), from, until));
     }
+    let unasked = owners.unasked(from, until);
+    let longest = unasked.iter().map(Unasked::ms).fold(0.0, f64::max);
+    let hidden = unasked.iter().filter(|time| time.hides_a_change()).map(Unasked::ms);
+    let unwatched: f64 = hidden.filter(|ms| *ms > UNWATCHED_MS).sum();
+    judgement = judgement
+        .count("longest without a question, in ms", longest.round() as usize)
+        .count("milliseconds without one at changes of hands", unwatched.ceil() as usize);
     let spans = owners.dual_spans(from, until).into_iter();
     let spans: Vec<(Span, Vec<String>)> = spans
         .map(|(from, until, who)| (Span::new(clock.of(from), clock.of(until)), who.into_iter().map(name).collect()))
         .collect();
-    let excused = |(dual, who): &(Span, Vec<String>)| {
-        let covers = |(span, victim): &(Span, String)| {
-            span.from <= dual.from && dual.until <= span.until && who.contains(victim)
-        };
-        away.iter().any(covers)
-    };
-    if spans.iter().any(excused) {
+    if spans.iter().any(|both| away.iter().any(|away| explains(away, both))) {
         judgement = judgement.count("milliseconds by nodes whose fence was taken away", dual.ms.ceil() as usize);
     }
-    if dual.ms > 0.0 && !(spans.iter().all(excused) && dual.ms <= TAKEN_AWAY_MS * away.len() as f64) {
+    // Who took longer to notice than it may is excused nothing of it.
+    let noticed = |(span, _): &&(Span, String)| {
+        owners.dual(None, clock.kernel(span.from), clock.kernel(span.until)).ms <= TAKEN_AWAY_MS
+    };
+    let noticed: Vec<&(Span, String)> = away.iter().filter(noticed).collect();
+    if !spans.iter().all(|both| noticed.iter().any(|away| explains(away, both))) {
         let spans = spans.into_iter().take(10);
         let spans: String =
             spans.map(|(span, who)| format!("\n{} to {} by {}", span.from, span.until, who.join(", "))).collect();
@@ -82,7 +94,18 @@ fn watched(
     if missed > MISSED_MAX {
         judgement.undecided(format!("the machine kept the observer from {:.0} % of its questions", missed * 100.0));
     }
+    if unwatched > UNWATCHED_MAX_MS {
+        judgement.undecided(format!("{VIP_NAME} changed hands while nothing was asked, for {unwatched:.0} ms in all"));
+    }
+    if longest > STOPPED.as_secs_f64() * 1000.0 {
+        judgement.undecided(format!("nothing was asked for {:.1} s at a stretch", longest / 1000.0));
+    }
     seen_until(span.1, judgement, "question", owners.last_question(from, until).map(|at| clock.of(at)))
+}
+
+/// Whether two answered while one of them was without its fence, which was taken away a moment ago.
+fn explains((away, victim): &(Span, String), (both, who): &(Span, Vec<String>)) -> bool {
+    away.from <= both.from && both.until <= away.until && who.contains(victim)
 }
 
 /// When which node answered for the VIP.
@@ -112,6 +135,10 @@ mod tests {
     }
 
     fn ruled_in(in_ipv6: bool, away: &[(Span, String)], change: impl Fn(u64, &mut Tick)) -> Ruling {
+        ruled_for(MILLIS, in_ipv6, away, change)
+    }
+
+    fn ruled_for(millis: u64, in_ipv6: bool, away: &[(Span, String)], change: impl Fn(u64, &mut Tick)) -> Ruling {
         let clock = Clock::start();
         let tick = |number: u64| {
             let mut tick = Tick { solicited: number.is_multiple_of(8), ..Tick::default() };
@@ -123,8 +150,8 @@ mod tests {
             change(number, &mut tick);
             tick
         };
-        let history = History::new((0..MILLIS).map(tick).collect(), Vec::new());
-        watched(&history, clock, (RunTime::START, RunTime::from_millis(MILLIS)), away, in_ipv6).ruling
+        let history = History::new((0..millis).map(tick).collect(), Vec::new());
+        watched(&history, clock, (RunTime::START, RunTime::from_millis(millis)), away, in_ipv6).ruling
     }
 
     #[test]
@@ -152,6 +179,52 @@ mod tests {
         let ruled = |node: &str, from, ms| ruled_with(&away(node), two(from, ms));
         assert_eq!([ruled("node-2", 1040, 3), ruled("node-2", 1040, 30)], [Ruling::Held, Ruling::Violated]);
         assert_eq!([ruled("node-3", 1040, 3), ruled("node-2", 1160, 3)], [Ruling::Violated; 2]);
+    }
+
+    #[test]
+    fn what_is_left_of_the_time_of_one_fault_is_not_anothers() {
+        let away = [1000, 2000].map(|from| {
+            let span = Span::new(RunTime::from_millis(from), RunTime::from_millis(from + 150));
+            (span, String::from("node-2"))
+        });
+        let ruled = |first: u64, second: u64| {
+            ruled_with(&away, move |number, tick| {
+                if (1040..1040 + first).contains(&number) || (2040..2040 + second).contains(&number) {
+                    tick.arp.add(1);
+                }
+            })
+        };
+        assert_eq!([ruled(9, 9), ruled(3, 15)], [Ruling::Held, Ruling::Violated]);
+    }
+
+    #[test]
+    fn a_change_of_hands_that_nobody_watched_is_undecided() {
+        let unwatched = |ms: u64, then: usize| {
+            ruled(move |number, tick| {
+                if number >= 20_000 {
+                    let nobody = observer::Nodes::default();
+                    (tick.arp, tick.syn, tick.ndp) = (nobody, nobody, nobody);
+                    tick.arp.add(then);
+                    tick.syn.add(then);
+                    if tick.solicited {
+                        tick.ndp.add(then);
+                    }
+                }
+                tick.sent_at *= u64::from(!(20_000..20_000 + ms).contains(&number));
+            })
+        };
+        let rulings = [unwatched(900, 1), unwatched(1100, 1), unwatched(1100, 0)];
+        assert_eq!(rulings, [Ruling::Held, Ruling::Undecided, Ruling::Held]);
+    }
+
+    #[test]
+    fn a_quarter_of_a_minute_without_a_question_is_undecided_though_it_is_less_than_a_tenth() {
+        let unasked = |ms: u64| {
+            ruled_for(200_000, true, &[], move |number, tick| {
+                tick.sent_at *= u64::from(!(50_000..50_000 + ms).contains(&number));
+            })
+        };
+        assert_eq!([unasked(14_000), unasked(16_000)], [Ruling::Held, Ruling::Undecided]);
     }
 
     #[test]

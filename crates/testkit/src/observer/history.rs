@@ -122,6 +122,18 @@ pub struct Unasked {
     pub after: Nodes,
 }
 
+impl Unasked {
+    /// How long it is.
+    pub fn ms(&self) -> f64 {
+        ms(self.until - self.from)
+    }
+
+    /// Whether others answered after it than before it: nobody saw how they changed.
+    pub fn hides_a_change(&self) -> bool {
+        self.before.count() > 0 && self.after.count() > 0 && self.before != self.after
+    }
+}
+
 /// What the wire showed at a time and had not shown before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -419,6 +431,17 @@ mod tests {
         let unasked = one.unasked(0, u64::MAX);
         assert_eq!(unasked, [Unasked { from: ms(2), until: ms(5), before: of(&[0]), after: of(&[0, 1, 2]) }]);
         assert!(one.unasked(ms(3), u64::MAX).is_empty());
+    }
+
+    #[test]
+    fn a_change_that_nobody_saw_is_between_two_that_answer() {
+        let hides = |text: &str| {
+            let unasked = history(text).unasked(0, u64::MAX);
+            unasked.iter().map(|time| (time.ms(), time.hides_a_change())).collect::<Vec<_>>()
+        };
+        assert_eq!(hides("0 x x 1 x 1 1 x /0"), [(3.0, true), (2.0, false), (2.0, true)]);
+        assert_eq!(hides("0 x - 1 x -"), [(2.0, false), (2.0, false)]);
+        assert!(hides("0 1 - x").is_empty());
     }
 
     #[test]
