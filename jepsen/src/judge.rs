@@ -23,7 +23,9 @@ use ballast_jepsen::{
     history::{History, Outcome},
     leaks::{self, Resource, Series, Tolerance},
     linear::{self, Limits, Verdict},
-    models::{ClockSlack, ConfigModel, SessionInput, SessionModel, Versions, unread_alike},
+    models::{
+        ClockSlack, ConfigModel, PairInput, PairModel, PairOutput, SessionInput, SessionModel, Versions, unread_alike,
+    },
     recovery::{self, Fault, Recovery},
     says_why::{self, Answered, Disturbance, Vain},
     stickiness::{self, Cause, Observation, Reason},
@@ -38,7 +40,7 @@ use crate::{
     run::Run,
     site::VIP_NAME,
     watch::Sample,
-    workload::{DENIED, locks},
+    workload::{DENIED, locks, transactions},
 };
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
@@ -120,10 +122,19 @@ fn explain<'a, I, O>(
     let operations = history.operations();
     let unknown = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Unknown)).count();
     let known = operations.iter().filter(|operation| matches!(operation.outcome, Outcome::Ok(_))).count();
-    let mut judgement = judgement
+    let judgement = judgement
         .looked_at("answered operations", known)
         .count("of unknown outcome", unknown)
         .count("refused", operations.len() - known - unknown);
+    rule(judgement, history, verdicts)
+}
+
+/// Adds the verdicts alone.
+fn rule<'a, I, O>(
+    mut judgement: Judgement,
+    history: &History<I, O>,
+    verdicts: impl Iterator<Item = (&'a str, Verdict)>,
+) -> Judgement {
     if let Err(error) = history.validate() {
         judgement.undecided(format!("the recorder is wrong: {error}"));
         return judgement;
@@ -153,6 +164,8 @@ fn sessions(run: &Run) -> Judgement {
     let verdicts = linear::verdicts_by(model, &history, Limits::default());
     let mut judgement = explain(judgement, &history, verdicts);
     judgement = to_the_end(run, judgement, "answer", last(&run.registers));
+    judgement = pairs(judgement, &run.transactions);
+    judgement = to_the_end(run, judgement, "transaction", last(&run.transactions));
     judgement = to_the_end(run, judgement, "lock", run.held.iter().map(|held| held.from).max());
     for (one, other) in locks::overlaps(&run.held) {
         judgement.violated(format!(
@@ -161,6 +174,21 @@ fn sessions(run: &Run) -> Judgement {
         ));
     }
     judgement
+}
+
+/// Each pair of accounts is one object: it is seen before a move or after it, and never in between.
+fn pairs(judgement: Judgement, history: &History<PairInput, PairOutput>) -> Judgement {
+    let operations = history.operations();
+    let of = |wanted: fn(&Outcome<PairOutput>) -> bool| {
+        operations.iter().filter(|operation| wanted(&operation.outcome)).count()
+    };
+    let called_off = operations.iter().filter(|operation| operation.note == transactions::CHANGED).count();
+    let judgement = judgement
+        .looked_at("transactions", of(|outcome| matches!(outcome, Outcome::Ok(_))))
+        .count("transactions of unknown outcome", of(|outcome| matches!(outcome, Outcome::Unknown)))
+        .count("transactions refused", of(|outcome| matches!(outcome, Outcome::Fail)) - called_off)
+        .count("transactions called off by WATCH", called_off);
+    rule(judgement, history, linear::verdicts(&PairModel, history, Limits::default()))
 }
 
 fn configuration(run: &Run) -> Judgement {
@@ -263,6 +291,7 @@ fn explanations(run: &Run) -> Judgement {
     // The document of a run lets everybody in. A node that says otherwise says what is not so.
     let notes = run.registers.operations().iter().map(|operation| (operation.completed, operation.note.as_str()));
     let notes = notes.chain(run.additions.operations().iter().map(|one| (one.completed, one.note.as_str())));
+    let notes = notes.chain(run.transactions.operations().iter().map(|one| (one.completed, one.note.as_str())));
     let denied: Vec<RunTime> = notes.filter(|(_, note)| note.starts_with(DENIED)).map(|(at, _)| at).collect();
     if let Some(first) = denied.first() {
         judgement.violated(format!(

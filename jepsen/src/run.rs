@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 use ballast_jepsen::{
     history::History,
-    models::{ConfigInput, ConfigOutput, SessionInput, SessionOutput},
+    models::{ConfigInput, ConfigOutput, PairInput, PairOutput, SessionInput, SessionOutput},
     says_why::Line,
     time::{RunTime, Span},
     verdict::Promise,
@@ -34,7 +34,7 @@ use crate::{
         bindings::{self, Seen},
         checks, config,
         locks::{self, Held},
-        members, registers, stores, till,
+        members, registers, stores, till, transactions,
     },
 };
 
@@ -82,6 +82,8 @@ pub struct Run {
     pub hashes: Vec<Hashed>,
     /// Commands on single keys.
     pub registers: History<SessionInput, SessionOutput>,
+    /// Transactions on pairs of keys.
+    pub transactions: History<PairInput, PairOutput>,
     /// Changes of the document.
     pub config: History<ConfigInput, ConfigOutput>,
     /// Additions to sets.
@@ -131,12 +133,14 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
     let observer = site.observe(longest)?;
 
     let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());
+    let transactions = Arc::default();
     let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
     let backends: Vec<_> = site.backends().iter().map(Backend::address).collect();
     let (doors, shops, seed) = (site.stores(), site.shops(), options.seed);
     let answered = stores::Record::default();
     let clients = [
         registers::start(&site.guests, &doors, clock, seed, &registers)?,
+        transactions::start(&site.guests, &doors, clock, seed, &transactions)?,
         config::start(&site, clock, seed, &changes)?,
         members::start(&site.guests, &doors, clock, seed, &additions)?,
         locks::start(&site.guests, &doors, clock, seed, LIFE_MARGIN, &held)?,
@@ -191,6 +195,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         samples,
         hashes,
         registers: registers.take(),
+        transactions: transactions.take(),
         config: changes.take(),
         additions: additions.take(),
         sets,

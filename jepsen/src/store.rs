@@ -93,6 +93,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
     lines(&folder.join("wire.jsonl"), &wire::lines(&run.owners, run.clock))?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;
+    run.transactions.write(file(&folder.join("transactions.jsonl"))?)?;
     run.config.write(file(&folder.join("configuration.jsonl"))?)?;
     run.additions.write(file(&folder.join("additions.jsonl"))?)?;
     fs::write(folder.join("timeline.svg"), timeline::draw(&picture(run, report)))?;

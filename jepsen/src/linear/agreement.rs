@@ -7,8 +7,8 @@ use super::brute::linearizable;
 use super::{Limits, Model, Verdict, check};
 use crate::history::{Client, History, Operation, Outcome, RunTime};
 use crate::models::{
-    ClockSlack, ConfigInput, ConfigModel, ConfigOutput, SessionInput, SessionModel, SessionOutput, Versions,
-    unread_alike,
+    ClockSlack, ConfigInput, ConfigModel, ConfigOutput, PairInput, PairModel, PairOutput, SessionInput, SessionModel,
+    SessionOutput, Versions, unread_alike,
 };
 
 const SESSION: SessionModel = SessionModel { clock_slack: ClockSlack::NONE };
@@ -86,6 +86,16 @@ fn configs() -> impl Strategy<Value = Vec<Operation<ConfigInput, ConfigOutput>>>
     }))
 }
 
+fn pairs() -> impl Strategy<Value = Vec<Operation<PairInput, PairOutput>>> {
+    let input = prop_oneof![
+        2 => Just(PairInput::Read),
+        1 => Just(PairInput::Move { by: 1 }),
+        1 => Just(PairInput::Move { by: -1 }),
+        1 => (-1..2i64).prop_map(|one| PairInput::MoveIf { seen: (one, -one), by: 1 }),
+    ];
+    histories((input, -1..3i64).prop_map(|(input, one)| (input, PairOutput::Both(one, -one))))
+}
+
 fn without_lives(
     mut operations: Vec<Operation<SessionInput, SessionOutput>>,
 ) -> Vec<Operation<SessionInput, SessionOutput>> {
@@ -119,6 +129,11 @@ proptest! {
     fn what_nobody_read_may_as_well_be_alike(operations in sessions()) {
         let alike = unread_alike(&History::new(operations.clone()));
         prop_assert_eq!(explained(&SESSION, alike.operations()), explained(&SESSION, &operations));
+    }
+
+    #[test]
+    fn of_pairs(operations in pairs()) {
+        prop_assert_eq!(explained(&PairModel, &operations), linearizable(&PairModel, &operations));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod config;
 mod life;
+mod pair;
 mod session;
 
 #[cfg(test)]
@@ -9,4 +10,5 @@ mod tests;
 
 pub use self::config::{ConfigInput, ConfigModel, ConfigOutput, ConfigState, Version, Versions};
 pub use self::life::{ClockSlack, End};
+pub use self::pair::{PairInput, PairModel, PairOutput, PairState};
 pub use self::session::{SessionInput, SessionModel, SessionOutput, SessionState, unread_alike};

@@ -150,6 +150,82 @@ mod session {
     }
 }
 
+mod pair {
+    use super::*;
+
+    type PairLine = Line<PairInput, PairOutput>;
+
+    fn allows(lines: Vec<PairLine>) -> bool {
+        explained(&PairModel, lines)
+    }
+
+    fn read(at: u64, one: i64, other: i64) -> PairLine {
+        (at, at + 1, PairInput::Read, Some(PairOutput::Both(one, other)))
+    }
+
+    fn moved(at: u64, by: i64, one: i64, other: i64) -> PairLine {
+        (at, at + 1, PairInput::Move { by }, Some(PairOutput::Both(one, other)))
+    }
+
+    fn watched(at: u64, seen: PairState, by: i64) -> PairLine {
+        let output = PairOutput::Both(seen.0 + by, seen.1 - by);
+        (at, at + 1, PairInput::MoveIf { seen, by }, Some(output))
+    }
+
+    fn unknown(line: PairLine) -> PairLine {
+        (line.0, line.1, line.2, None)
+    }
+
+    #[test]
+    fn what_one_loses_the_other_gains_at_once() {
+        assert!(allows(vec![read(0, 0, 0), moved(2, 5, 5, -5), moved(4, -7, -2, 2), read(6, -2, 2)]));
+        assert!(!allows(vec![moved(0, 5, 5, 0)]));
+        assert!(!allows(vec![moved(0, 5, 5, -5), read(2, 5, 0)]));
+        assert!(!allows(vec![(0, 1, PairInput::Read, Some(PairOutput::Other(String::from("QUEUED"))))]));
+    }
+
+    #[test]
+    fn a_move_that_is_under_way_is_seen_whole_or_not_at_all() {
+        let then = |mut reads: Vec<PairLine>| {
+            reads.push((0, 9, PairInput::Move { by: 5 }, Some(PairOutput::Both(5, -5))));
+            allows(reads)
+        };
+        assert!(then(vec![read(1, 0, 0), read(3, 5, -5)]));
+        assert!(!then(vec![read(1, 5, 0)]) && !then(vec![read(1, 0, -5)]));
+        assert!(!then(vec![read(1, 5, -5), read(3, 0, 0)]));
+    }
+
+    #[test]
+    fn a_move_is_made_once_and_one_of_unknown_outcome_at_most_once() {
+        assert!(!allows(vec![moved(0, 5, 5, -5), read(2, 0, 0)]));
+        assert!(!allows(vec![moved(0, 5, 5, -5), read(2, 10, -10)]));
+        assert!(!allows(vec![moved(0, 5, 5, -5), moved(2, 5, 5, -5)]));
+        let maybe = |mut reads: Vec<PairLine>| {
+            reads.push(unknown(moved(0, 5, 5, -5)));
+            allows(reads)
+        };
+        assert!(maybe(vec![read(2, 0, 0), read(4, 5, -5)]));
+        assert!(maybe(vec![read(2, 5, -5)]));
+        assert!(!maybe(vec![read(2, 5, 0)]) && !maybe(vec![read(2, 10, -10)]));
+        assert!(!maybe(vec![read(2, 5, -5), read(4, 0, 0)]));
+    }
+
+    #[test]
+    fn what_was_watched_is_moved_as_it_was_seen_or_not_at_all() {
+        assert!(allows(vec![moved(0, 5, 5, -5), watched(2, (5, -5), 1), read(4, 6, -6)]));
+        // Another move came between the look and this one, and would be lost.
+        assert!(!allows(vec![moved(0, 5, 5, -5), watched(2, (0, 0), 1), read(4, 1, -1)]));
+        let maybe = |seen, mut others: Vec<PairLine>| {
+            others.push(unknown(watched(0, seen, 1)));
+            allows(others)
+        };
+        assert!(maybe((0, 0), vec![read(2, 1, -1)]));
+        assert!(!maybe((5, -5), vec![read(2, 1, -1)]));
+        assert!(maybe((5, -5), vec![moved(2, 5, 5, -5), read(4, 6, -6)]));
+        assert!(!maybe((0, 0), vec![moved(2, 5, 5, -5), read(4, 6, -6), read(6, 5, -5)]));
+    }
+}
+
 mod config {
     use super::*;
 

@@ -9,9 +9,10 @@ pub mod members;
 pub mod registers;
 pub mod stores;
 pub mod till;
+pub mod transactions;
 
 use std::{
-    io,
+    io, iter,
     net::SocketAddr,
     sync::{
         Arc,
@@ -125,6 +126,20 @@ pub enum Outcome {
     Unknown(String),
 }
 
+/// How answers begin by which nothing was changed.
+const REFUSALS: [&str; 3] = ["CLUSTERDOWN", "EXECABORT", DENIED];
+
+impl Outcome {
+    /// What an answer says became of a command.
+    fn of(answer: Answer) -> Self {
+        match answer {
+            Answer::Error(error) if REFUSALS.iter().any(|refusal| error.starts_with(refusal)) => Self::Refused(error),
+            Answer::Error(error) if error.starts_with("UNKNOWN") => Self::Unknown(error),
+            answer => Self::Done(answer),
+        }
+    }
+}
+
 /// A client of the store that goes from node to node.
 pub struct Visitor {
     stores: Vec<SocketAddr>,
@@ -167,16 +182,42 @@ impl Visitor {
     pub fn call(&mut self, words: &[&str]) -> Outcome {
         let Some(connection) = &mut self.connection else { return Outcome::Refused("not connected".to_owned()) };
         match connection.call(words) {
-            Ok(Answer::Error(error)) if error.starts_with("CLUSTERDOWN") || error.starts_with(DENIED) => {
-                Outcome::Refused(error)
-            }
-            Ok(Answer::Error(error)) if error.starts_with("UNKNOWN") => Outcome::Unknown(error),
-            Ok(answer) => Outcome::Done(answer),
+            Ok(answer) => Outcome::of(answer),
             Err(error) => {
                 self.leave();
                 Outcome::Unknown(format!("{:?}", error.kind()))
             }
         }
+    }
+
+    /// Sends commands as one transaction. What became of it is what `EXEC` was answered.
+    pub fn exec(&mut self, commands: &[&[&str]]) -> Outcome {
+        let (begin, end) = (iter::once(&["MULTI"][..]), iter::once(&["EXEC"][..]));
+        let all: Vec<&[&str]> = begin.chain(commands.iter().copied()).chain(end).collect();
+        match self.call_together(&all) {
+            Ok(mut answers) => Outcome::Done(answers.pop().expect("there is one for each command")),
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Sends commands in one piece, and gives all answers if each was carried out; else what became of the first that was not.
+    fn call_together(&mut self, commands: &[&[&str]]) -> Result<Vec<Answer>, Outcome> {
+        let Some(connection) = &mut self.connection else { return Err(Outcome::Refused("not connected".to_owned())) };
+        let (mut answers, mut failed) = (Vec::new(), None);
+        let whole: io::Result<()> = connection.send(commands).and_then(|()| {
+            commands.iter().try_for_each(|_| {
+                match Outcome::of(connection.answer()?) {
+                    Outcome::Done(answer) => answers.push(answer),
+                    outcome => _ = failed.get_or_insert(outcome),
+                }
+                Ok(())
+            })
+        });
+        if let Err(error) = whole {
+            self.leave();
+            failed.get_or_insert(Outcome::Unknown(format!("{:?}", error.kind())));
+        }
+        failed.map_or(Ok(answers), Err)
     }
 
     /// Hangs up, and goes on to the next store.
