@@ -40,7 +40,7 @@ use crate::{
     run::Run,
     site::VIP_NAME,
     watch::Sample,
-    workload::{DENIED, locks, transactions},
+    workload::{DENIED, locks, members, transactions},
 };
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
@@ -224,8 +224,20 @@ fn durability(run: &Run) -> Judgement {
     if let Some(why) = run.unwell.as_ref().filter(|_| nodes == 0) {
         judgement.undecided(format!("the sets could not be read at the end: {why}"));
     }
+    judgement = twice(judgement, &run.additions);
     judgement = to_the_end(run, judgement, "addition", last(&run.additions));
     to_the_end(run, judgement, "basket", run.till.told.iter().map(|told| told.span.until).max())
+}
+
+/// Adds to a judgement what was carried out twice.
+fn twice(mut judgement: Judgement, additions: &History<u64, ()>) -> Judgement {
+    for again in additions.operations().iter().filter(|addition| addition.note == members::TWICE) {
+        judgement.violated(format!(
+            "{}/{} was there already at {}, though it was asked for once, at {}",
+            again.key, again.input, again.completed, again.invoked
+        ));
+    }
+    judgement
 }
 
 fn stickiness(run: &Run) -> Judgement {
@@ -529,6 +541,8 @@ pub fn name(node: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ballast_jepsen::history::Recorder;
+
     use super::*;
     use crate::plan::{Planned, Whom};
 
@@ -565,6 +579,18 @@ mod tests {
         assert_eq!(ruled(split, &[]), [(Promise::WithoutQuorum, Ruling::Undecided)]);
         assert_eq!(ruled(split, &[Promise::WithoutQuorum]), [(Promise::WithoutQuorum, Ruling::Held)]);
         assert!(ruled(pause, &[]).is_empty());
+    }
+
+    #[test]
+    fn an_addition_that_was_carried_out_twice_is_found() {
+        let ruled = |note: &str| {
+            let recorder = Recorder::new();
+            let mut log = recorder.client();
+            log.invoke(RunTime::from_millis(1), "members:0", 1u64).ok(RunTime::from_millis(2), ());
+            log.invoke(RunTime::from_millis(3), "members:0", 2u64).unknown(RunTime::from_millis(4), note);
+            twice(Judgement::new(Promise::Durable), &recorder.take()).ruling
+        };
+        assert_eq!([members::TWICE, "TimedOut"].map(ruled), [Ruling::Violated, Ruling::Held]);
     }
 
     #[test]

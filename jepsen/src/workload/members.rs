@@ -23,6 +23,10 @@ use crate::{clock::Clock, plan::Random};
 pub const CLIENTS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(6);
 
+/// What is noted of an addition that was told that its member is there. Nobody else adds it and nobody asks for it again, so its
+/// command was carried out twice.
+pub const TWICE: &str = "there already";
+
 /// Additions of numbers to the set of a key.
 pub type Additions = Recorder<u64, ()>;
 
@@ -52,7 +56,7 @@ pub fn start(
             let pending = log.invoke(clock.now(), &key, member);
             match visitor.call(&["SADD", &key, &member.to_string()]) {
                 Outcome::Done(Answer::Integer(1)) => pending.ok(clock.now(), ()),
-                // Nobody else adds: it had been added already, which is a second life of the command.
+                Outcome::Done(Answer::Integer(0)) => pending.unknown(clock.now(), TWICE),
                 Outcome::Done(answer) => pending.unknown(clock.now(), format!("{answer:?}")),
                 Outcome::Refused(why) => {
                     pending.fail(clock.now(), why);
