@@ -127,7 +127,7 @@ pub enum Outcome {
 }
 
 /// How answers begin by which nothing was changed.
-const REFUSALS: [&str; 3] = ["CLUSTERDOWN", "EXECABORT", DENIED];
+const REFUSALS: [&str; 4] = ["CLUSTERDOWN", "OVERLOADED", "EXECABORT", DENIED];
 
 impl Outcome {
     /// What an answer says became of a command.
@@ -224,5 +224,27 @@ impl Visitor {
     pub fn leave(&mut self) {
         self.connection = None;
         self.at = (self.at + 1) % self.stores.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_changes_nothing_and_any_other_error_is_an_answer() {
+        let of = |error: &str| Outcome::of(Answer::Error(error.to_owned()));
+        for refusal in [
+            "CLUSTERDOWN no quorum: no leader is known; nothing was changed, try again",
+            "OVERLOADED 4096 changes wait on this node; nothing was changed, try again later",
+            "EXECABORT Transaction discarded because of previous errors.",
+            "DENIED protected mode",
+        ] {
+            assert_eq!(of(refusal), Outcome::Refused(refusal.to_owned()));
+        }
+        let unknown = "UNKNOWN outcome unknown: the command was sent but not confirmed within 2s";
+        assert_eq!(of(unknown), Outcome::Unknown(unknown.to_owned()));
+        let wrong = Answer::Error("ERR value is not an integer or out of range".to_owned());
+        assert_eq!([wrong.clone(), Answer::Null].map(Outcome::of), [wrong, Answer::Null].map(Outcome::Done));
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::time::RunTime;
-use ballast_testkit::lab::Guests;
+use ballast_testkit::{lab::Guests, resp::Answer};
 use serde::{Deserialize, Serialize};
 
 use super::{Clients, Outcome, Visitor};
@@ -44,10 +44,11 @@ pub fn start(guests: &Guests, stores: &[SocketAddr], clock: Clock, record: &Reco
                 continue;
             }
             match visitor.call(&["GET", "nobody:writes:this"]) {
-                Outcome::Done(_) => {
+                Outcome::Done(Answer::Null) => {
                     record.lock().unwrap_or_else(PoisonError::into_inner).push(Answered { store, at: clock.now() });
                 }
-                Outcome::Refused(_) | Outcome::Unknown(_) => visitor.leave(),
+                // Whatever else it says is no service.
+                Outcome::Done(_) | Outcome::Refused(_) | Outcome::Unknown(_) => visitor.leave(),
             }
         }
     })
