@@ -8,6 +8,7 @@ mod hands;
 mod minorities;
 mod owners;
 mod revisions;
+mod signed;
 mod silent;
 mod visitors;
 
@@ -261,10 +262,18 @@ fn stickiness(run: &Run) -> Judgement {
             });
         }
     }
-    let observations: Vec<Observation> = answers.into_iter().map(|(_, seen)| seen).collect();
+    let mut observations: Vec<Observation> = answers.into_iter().map(|(_, seen)| seen).collect();
     let logins = run.seen.served.iter().filter(|served| served.before.is_some()).count();
     let bound = observations.iter().filter(|observation| observation.bound).count();
+    let mut disturbed = disturbed::by_faults(&run.faults, &owners::of(run));
+    disturbed.extend(hands::disturbances(run));
+    let excused: Vec<Span> = troubled.iter().copied().chain(signed::befell_the_vip(&disturbed)).collect();
+    let (at_the_till, moves) = signed::observed(&run.till.answers, &run.proxied, &excused);
+    let by_cookie = at_the_till.len();
+    observations.extend(at_the_till);
+    causes.extend(moves);
     let judgement = stickiness::check_stickiness(&observations, &causes).judgement();
+    let judgement = judgement.looked_at("answers to a signed cookie", by_cookie);
     let judgement = judgement.looked_at("through bindings", bound).count("cookies changed by a login", logins);
     let last = run.seen.served.iter().map(|served| served.completed).max();
     to_the_end(run, judgement.count("moved by a verdict on a slow backend", moved), "answer", last)

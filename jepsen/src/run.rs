@@ -135,7 +135,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
     let (registers, changes, additions) = (Arc::default(), Arc::default(), Arc::default());
     let transactions = Arc::default();
     let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
-    let backends: Vec<_> = site.backends().iter().map(Backend::address).collect();
+    let backends: Vec<_> = site.all_backends().iter().map(Backend::address).collect();
     let (doors, shops, seed) = (site.stores(), site.shops(), options.seed);
     let answered = stores::Record::default();
     let clients = [

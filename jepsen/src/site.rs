@@ -352,6 +352,11 @@ impl Site {
         &self.backends.all[..usize::from(SHOP_BACKENDS)]
     }
 
+    /// All servers: the shop's, and behind them the till's, which no fault breaks.
+    pub fn all_backends(&self) -> &[Backend] {
+        &self.backends.all
+    }
+
     fn till(&self) -> String {
         let till = &self.backends.all[usize::from(SHOP_BACKENDS)..];
         let backend = |backend: &Backend| format!("{{ name: {}, address: \"{}\" }}", backend.name(), backend.address());

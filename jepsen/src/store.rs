@@ -87,6 +87,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("stores.jsonl"), &run.stores)?;
     lines(&folder.join("slow.jsonl"), &run.slow)?;
     lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
+    lines(&folder.join("till-answers.jsonl"), &run.till.answers)?;
     lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
     lines(&folder.join("kept.jsonl"), &[&run.seen.kept.ended[..], &run.till.kept.ended].concat())?;
     lines(&folder.join("alone.jsonl"), &run.alone)?;

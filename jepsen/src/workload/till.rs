@@ -3,6 +3,7 @@
 //! Both go over the VIP to a service of their own (`till`), whose backends keep baskets in the store that Ballast serves.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread,
@@ -11,7 +12,11 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::{baskets::Told, kept::Kept, says_why::Vain, time::Span, transfers::Transfer};
-use ballast_testkit::{client::Client, lab::Guests};
+use ballast_testkit::{
+    client::{Client, Response},
+    lab::Guests,
+};
+use serde::{Deserialize, Serialize};
 
 use super::{Clients, PATIENCE, bindings::got, note_kept};
 use crate::{
@@ -26,9 +31,24 @@ const SENDERS: usize = 2;
 /// After so many requests a buyer forgets its cookie and comes as a new one.
 const VISIT: u64 = 200;
 
+/// An answer, whatever it says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// By which the access log knows the request.
+    pub id: String,
+    /// Who had asked: one that has the cookies of all its answers.
+    pub client: String,
+    /// The backend that gave it, if it says so.
+    pub backend: Option<String>,
+    /// From when it was asked until the answer was there.
+    pub span: Span,
+}
+
 /// What they saw.
 #[derive(Debug, Default)]
 pub struct Seen {
+    /// Who was answered by whom.
+    pub answers: Vec<Answer>,
     /// What buyers were told of their baskets.
     pub told: Vec<Told>,
     /// What came back as if it were whole.
@@ -60,7 +80,8 @@ pub fn start(guests: &Guests, shop: SocketAddr, clock: Clock, seed: u64, record:
                 if asked % VISIT == 0 {
                     client = fresh(shop);
                 }
-                buy(&mut client, &format!("buyer{number}-{asked}"), random.below(3) > 0, clock, &record);
+                let (id, who) = (format!("buyer{number}-{asked}"), format!("buyer{number}/{}", asked / VISIT));
+                buy(&mut client, &id, &who, random.below(3) > 0, clock, &record);
             }
         })?
     };
@@ -74,7 +95,7 @@ pub fn start(guests: &Guests, shop: SocketAddr, clock: Clock, seed: u64, record:
             // From one that fits into a buffer to one that takes many.
             let length = 1 << (10 + random.below(10));
             let body: Vec<u8> = (0..length).map(|_| b'!' + random.below(90) as u8).collect();
-            send(&mut client, &format!("sender{number}-{asked}"), &body, clock, &record);
+            send(&mut client, &format!("sender{number}-{asked}"), &format!("sender{number}"), &body, clock, &record);
         }
     })?;
     Ok([buyers, senders])
@@ -85,7 +106,7 @@ fn fresh(shop: SocketAddr) -> Client {
 }
 
 /// Logs in if need be, then buys something or looks.
-fn buy(client: &mut Client, id: &str, bought: bool, clock: Clock, record: &Record) {
+fn buy(client: &mut Client, id: &str, who: &str, bought: bool, clock: Clock, record: &Record) {
     let known = client.cookie(COOKIE).is_some();
     let bought = bought && known;
     let path = match (known, bought) {
@@ -98,6 +119,7 @@ fn buy(client: &mut Client, id: &str, bought: bool, clock: Clock, record: &Recor
     let span = Span::new(from, clock.now());
     let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
     note_kept(&mut seen.kept, client, id, VIP_NAME, span);
+    seen.answers.extend(answer_to(who, id, span, &answer));
     match &answer {
         Ok(answer) if answer.status == 200 => {
             let text = answer.text();
@@ -115,12 +137,13 @@ fn buy(client: &mut Client, id: &str, bought: bool, clock: Clock, record: &Recor
 }
 
 /// Sends a body and compares what comes back.
-fn send(client: &mut Client, id: &str, body: &[u8], clock: Clock, record: &Record) {
+fn send(client: &mut Client, id: &str, who: &str, body: &[u8], clock: Clock, record: &Record) {
     let from = clock.now();
     let answer = client.request("POST", &proxied::path("/echo", id), &[], body);
     let span = Span::new(from, clock.now());
     let mut seen = record.lock().unwrap_or_else(PoisonError::into_inner);
     note_kept(&mut seen.kept, client, id, VIP_NAME, span);
+    seen.answers.extend(answer_to(who, id, span, &answer));
     match &answer {
         Ok(answer) if answer.status == 200 => {
             seen.transfers.push(Transfer::compare(id.to_owned(), body, &answer.body, span));
@@ -132,6 +155,11 @@ fn send(client: &mut Client, id: &str, body: &[u8], clock: Clock, record: &Recor
     }
 }
 
-fn vain(id: &str, span: Span, answer: &std::io::Result<ballast_testkit::client::Response>) -> Vain {
+fn answer_to(who: &str, id: &str, span: Span, answer: &io::Result<Response>) -> Option<Answer> {
+    let backend = answer.as_ref().ok()?.header("x-backend").map(str::to_owned);
+    Some(Answer { id: id.to_owned(), client: who.to_owned(), backend, span })
+}
+
+fn vain(id: &str, span: Span, answer: &io::Result<Response>) -> Vain {
     Vain { id: id.to_owned(), via: VIP_NAME.to_owned(), span, got: got(answer) }
 }
