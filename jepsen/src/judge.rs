@@ -6,6 +6,7 @@ mod drained;
 mod failover;
 mod hands;
 mod minorities;
+mod open;
 mod owners;
 mod revisions;
 mod signed;
@@ -272,8 +273,12 @@ fn stickiness(run: &Run) -> Judgement {
     let by_cookie = at_the_till.len();
     observations.extend(at_the_till);
     causes.extend(moves);
+    let of_open = open::observed(run);
+    let while_well = of_open.len();
+    observations.extend(of_open);
     let judgement = stickiness::check_stickiness(&observations, &causes).judgement();
     let judgement = judgement.looked_at("answers to a signed cookie", by_cookie);
+    let judgement = judgement.count("answers of the open farm while all was well", while_well);
     let judgement = judgement.looked_at("through bindings", bound).count("cookies changed by a login", logins);
     let last = run.seen.served.iter().map(|served| served.completed).max();
     to_the_end(run, judgement.count("moved by a verdict on a slow backend", moved), "answer", last)

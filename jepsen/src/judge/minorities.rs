@@ -18,7 +18,7 @@ use crate::{
 /// From when on nothing of what was before goes on: leases and leaders' terms are over, and a node knows that it hears nobody.
 const OVER: Duration = Duration::from_secs(2);
 /// What a backend may take to answer a check of the farm `open`, less what nodes have more to do than who asks beside them.
-const SLOW: Duration = Duration::from_millis(300);
+pub(super) const SLOW: Duration = Duration::from_millis(300);
 /// What such a split has to last.
 const LASTS: Duration = Duration::from_millis(2500);
 
