@@ -58,6 +58,8 @@ const STOPPED: Duration = Duration::from_secs(15);
 const TAIL: Duration = Duration::from_millis(700);
 /// The farm of the shop.
 const FARM: &str = "shop";
+/// The farm that knows clients by their addresses.
+const ADDRESSES: &str = "addresses";
 
 /// What the title of a run says that somebody ended.
 pub const CALLED_OFF: &str = "called off";
@@ -245,8 +247,14 @@ fn twice(mut judgement: Judgement, additions: &History<u64, ()>) -> Judgement {
 fn stickiness(run: &Run) -> Judgement {
     // A line is missing if a node died before it wrote it: nobody knows whether that answer went through a binding.
     let lines: BTreeMap<&str, &says_why::Line> = run.proxied.iter().map(|line| (line.id.as_str(), line)).collect();
-    let answers = visitors::observations(&run.seen.served, &lines, run.options.nodes);
+    let mut answers = visitors::observations(&run.seen.served, &lines, run.options.nodes);
+    let by_address = visitors::observations(&run.by_address, &lines, run.options.nodes).into_iter();
+    answers.extend(by_address.map(|(served, seen)| (served, Observation { farm: ADDRESSES.to_owned(), ..seen })));
     let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
+    // What operators want of the shop's backends does not concern those of other farms, which are the same servers.
+    let broken = causes.iter().filter(|cause| cause.reason == Reason::Down);
+    let broken: Vec<Cause> = broken.map(|cause| Cause { farm: ADDRESSES.to_owned(), ..cause.clone() }).collect();
+    causes.extend(broken);
     // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
     let troubled = troubles(&run.faults.faults, &run.slow);
     let mut moved = 0;
@@ -256,7 +264,7 @@ fn stickiness(run: &Run) -> Judgement {
         if matches!(rehomed, Some(visitors::Rehomed::Yes | visitors::Rehomed::NotTold)) {
             causes.push(Cause {
                 reason: Reason::Down,
-                farm: FARM.to_owned(),
+                farm: seen.farm.clone(),
                 client: Some(seen.client.clone()),
                 backend: None,
                 span: seen.span,
@@ -278,6 +286,9 @@ fn stickiness(run: &Run) -> Judgement {
     observations.extend(of_open);
     let judgement = stickiness::check_stickiness(&observations, &causes).judgement();
     let judgement = judgement.looked_at("answers to a signed cookie", by_cookie);
+    let judgement = judgement.looked_at("answers to an address", run.by_address.len());
+    let judgement =
+        to_the_end(run, judgement, "answer to an address", run.by_address.iter().map(|served| served.completed).max());
     let judgement = judgement.count("answers of the open farm while all was well", while_well);
     let judgement = judgement.looked_at("through bindings", bound).count("cookies changed by a login", logins);
     let last = run.seen.served.iter().map(|served| served.completed).max();

@@ -30,8 +30,8 @@ use crate::{
     site::Site,
     watch::{Hashed, Sample, Watch},
     workload::{
-        alone,
-        bindings::{self, Seen},
+        addresses, alone,
+        bindings::{self, Seen, Served},
         checks, config,
         locks::{self, Held},
         members, registers, stores, till, transactions,
@@ -94,6 +94,8 @@ pub struct Run {
     pub held: Vec<Held>,
     /// What visitors of the shop saw.
     pub seen: Seen,
+    /// Who answered clients that are known by their addresses.
+    pub by_address: Vec<Served>,
     /// What buyers, and clients that send much, saw.
     pub till: till::Seen,
     /// What nodes said to clients that ask nobody else.
@@ -137,7 +139,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
     let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
     let backends: Vec<_> = site.all_backends().iter().map(Backend::address).collect();
     let (doors, shops, seed) = (site.stores(), site.shops(), options.seed);
-    let answered = stores::Record::default();
+    let (answered, by_address) = (stores::Record::default(), addresses::Record::default());
     let clients = [
         registers::start(&site.guests, &doors, clock, seed, &registers)?,
         transactions::start(&site.guests, &doors, clock, seed, &transactions)?,
@@ -145,6 +147,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         members::start(&site.guests, &doors, clock, seed, &additions)?,
         locks::start(&site.guests, &doors, clock, seed, LIFE_MARGIN, &held)?,
         bindings::start(&site.guests, &shops, clock, seed, &seen)?,
+        addresses::start(&site.guests, &site.by_addresses(), clock, seed, &by_address)?,
         checks::start(&site.guests, &backends, clock, &slow)?,
         stores::start(&site.guests, &doors, clock, &answered)?,
     ];
@@ -201,6 +204,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         sets,
         held: std::mem::take(&mut *lock(&held)),
         seen,
+        by_address: std::mem::take(&mut *lock(&by_address)),
         till: std::mem::take(&mut *lock(&till)),
         alone: std::mem::take(&mut *lock(&alone)),
         proxied,

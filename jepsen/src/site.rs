@@ -27,7 +27,9 @@ use crate::{disk, environment::Environment, wall};
 pub const SHOP_PORT: u16 = 8080;
 /// Port of the farm `open`, on each node.
 const OPEN_PORT: u16 = 8081;
-/// Header by which that farm knows its visitors.
+/// Port of the farm that knows clients by their addresses, on the VIP and on each node.
+const ADDRESS_PORT: u16 = 8082;
+/// Header by which the farm `open` knows its visitors.
 pub const VISITOR: &str = "x-visitor";
 /// Port of the session store, on the VIP and on each node.
 pub const STORE_PORT: u16 = 6379;
@@ -307,24 +309,40 @@ impl Site {
             .farm("isolated: refuse")
             .learned_cookie(COOKIE)
             .checked();
-        let open = self.open();
+        let others = self.open() + &self.by_address();
         // The store is on every address of a node, of which the VIP is one.
-        format!("{}{open}sessions: {{ listen: [\"0.0.0.0:{STORE_PORT}\"], protected: false }}\n", shop.to_yaml())
+        format!("{}{others}sessions: {{ listen: [\"0.0.0.0:{STORE_PORT}\"], protected: false }}\n", shop.to_yaml())
     }
 
     /// A farm of the same backends that goes on to serve without a quorum, as farms do by default. It is on no VIP: who comes to
     /// a node of a minority means that node.
     fn open(&self) -> String {
+        self.farm("open", &self.on_each("open", OPEN_PORT), "", &format!("header: {VISITOR}"))
+    }
+
+    /// A farm of the same backends that knows clients by their addresses.
+    fn by_address(&self) -> String {
+        let mut listeners = self.on_each("address", ADDRESS_PORT);
+        listeners.push(format!("{{ name: address, vip: {VIP_NAME}, port: {ADDRESS_PORT} }}"));
+        self.farm("addresses", &listeners, "    isolated: refuse\n", "source: {}")
+    }
+
+    /// A listener on each node, at its own address.
+    fn on_each(&self, name: &str, port: u16) -> Vec<String> {
         let listener = |node: usize| {
             let ip = self.addresses.nodes[node];
-            format!("{{ name: open{0}, address: {ip}, port: {OPEN_PORT}, nodes: {{ node: node-{0} }} }}", node + 1)
+            format!("{{ name: {name}{0}, address: {ip}, port: {port}, nodes: {{ node: node-{0} }} }}", node + 1)
         };
-        let listeners: Vec<String> = (0..self.nodes()).map(listener).collect();
+        (0..self.nodes()).map(listener).collect()
+    }
+
+    /// A farm of the shop's backends with a table for such a key, and lines of settings.
+    fn farm(&self, name: &str, listeners: &[String], settings: &str, key: &str) -> String {
         let backend = |backend: &Backend| format!("{{ name: {}, address: \"{}\" }}", backend.name(), backend.address());
         let backends: Vec<String> = self.backends().iter().map(backend).collect();
         format!(
-            "  - name: open\n    listeners: [{}]\n    services:\n      - name: site\n        \
-             persistence: {{ table: {{ key: {{ header: {VISITOR} }} }} }}\n        \
+            "  - name: {name}\n    listeners: [{}]\n{settings}    services:\n      - name: site\n        \
+             persistence: {{ table: {{ key: {{ {key} }} }} }}\n        \
              health: {{ http: {{ path: /healthz }}, interval: 500ms, timeout: 400ms, rise: 2, fall: 3 }}\n        \
              backends: [{}]\n",
             listeners.join(", "),
@@ -375,6 +393,11 @@ impl Site {
     /// Where the shop is: on each node, and last on the VIP.
     pub fn shops(&self) -> Vec<SocketAddr> {
         self.addresses.everywhere(SHOP_PORT)
+    }
+
+    /// Where the farm is that knows clients by their addresses: on each node, and last on the VIP.
+    pub fn by_addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.everywhere(ADDRESS_PORT)
     }
 
     /// Where the farm `open` is: on each node.

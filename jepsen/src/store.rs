@@ -82,6 +82,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("hashes.jsonl"), &run.hashes)?;
     lines(&folder.join("locks.jsonl"), &run.held)?;
     lines(&folder.join("served.jsonl"), &run.seen.served)?;
+    lines(&folder.join("by-address.jsonl"), &run.by_address)?;
     lines(&folder.join("failed.jsonl"), &run.seen.failed)?;
     lines(&folder.join("baskets.jsonl"), &run.till.told)?;
     lines(&folder.join("stores.jsonl"), &run.stores)?;

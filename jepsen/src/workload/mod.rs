@@ -1,5 +1,6 @@
 //! What clients do meanwhile, and what they saw.
 
+pub mod addresses;
 pub mod alone;
 pub mod bindings;
 pub mod checks;
@@ -59,10 +60,21 @@ impl Clients {
     where
         F: Fn(usize, &AtomicBool) + Clone + Send + 'static,
     {
+        Self::start_on(guests, &vec![Host::Client; count], client)
+    }
+
+    /// The same, each on a host.
+    ///
+    /// # Errors
+    /// When one of the networks cannot be entered.
+    pub fn start_on<F>(guests: &Guests, hosts: &[Host], client: F) -> Result<Self>
+    where
+        F: Fn(usize, &AtomicBool) + Clone + Send + 'static,
+    {
         let stop = Arc::<AtomicBool>::default();
         let mut threads = Vec::new();
-        for number in 0..count {
-            let (door, stop, client) = (guests.door(Host::Client)?, Arc::clone(&stop), client.clone());
+        for (number, host) in hosts.iter().enumerate() {
+            let (door, stop, client) = (guests.door(*host)?, Arc::clone(&stop), client.clone());
             threads.push(thread::spawn(move || {
                 door.enter().map_err(io::Error::other)?;
                 client(number, &stop);
