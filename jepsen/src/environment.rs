@@ -25,7 +25,7 @@ pub enum Environment {
 /// What the engine, operators and backends can bring about. Paused, a container stands still as a whole, so that `freeze` would be
 /// the same; what comes between a daemon and its disk or clock is not in the image; and between containers there is a bridge of
 /// the engine's, which drops nothing.
-const ON_COMPOSE: [Kind; 16] = [
+const ON_COMPOSE: [Kind; 17] = [
     Kind::Kill,
     Kind::Restart,
     Kind::CrashLoop,
@@ -36,6 +36,7 @@ const ON_COMPOSE: [Kind; 16] = [
     Kind::TransferLeader,
     Kind::Snapshot,
     Kind::MoveVip,
+    Kind::MoveClient,
     Kind::Demote,
     Kind::BackendFails,
     Kind::BackendDrain,
@@ -121,7 +122,7 @@ mod tests {
     #[test]
     fn a_kind_that_containers_cannot_have_is_refused_with_those_that_they_can() {
         let refused = Environment::Compose.ensure_can(Kind::PowerOff).expect_err("it is refused").to_string();
-        assert!(refused.starts_with("power-off ") && refused.ends_with(", rolling-restart, terminate"), "{refused}");
+        assert!(refused.starts_with("power-off ") && refused.ends_with(", terminate, move-client"), "{refused}");
         assert!(!refused.contains("freeze"), "{refused}");
         assert!(ON_COMPOSE.iter().all(|kind| Environment::Compose.ensure_can(*kind).is_ok()));
         assert!(Kind::all().all(|kind| Environment::Namespaces.ensure_can(kind).is_ok()));

@@ -6,6 +6,7 @@ mod drained;
 mod failover;
 mod hands;
 mod minorities;
+mod moved;
 mod open;
 mod owners;
 mod revisions;
@@ -40,7 +41,7 @@ use crate::{
     nemesis::{self, Happened},
     plan::{Kind, Round},
     run::Run,
-    site::VIP_NAME,
+    site::{ADDRESS_FARM, VIP_NAME},
     watch::Sample,
     workload::{DENIED, locks, members, transactions},
 };
@@ -58,8 +59,6 @@ const STOPPED: Duration = Duration::from_secs(15);
 const TAIL: Duration = Duration::from_millis(700);
 /// The farm of the shop.
 const FARM: &str = "shop";
-/// The farm that knows clients by their addresses.
-const ADDRESSES: &str = "addresses";
 
 /// What the title of a run says that somebody ended.
 pub const CALLED_OFF: &str = "called off";
@@ -249,14 +248,17 @@ fn stickiness(run: &Run) -> Judgement {
     let lines: BTreeMap<&str, &says_why::Line> = run.proxied.iter().map(|line| (line.id.as_str(), line)).collect();
     let mut answers = visitors::observations(&run.seen.served, &lines, run.options.nodes);
     let by_address = visitors::observations(&run.by_address, &lines, run.options.nodes).into_iter();
-    answers.extend(by_address.map(|(served, seen)| (served, Observation { farm: ADDRESSES.to_owned(), ..seen })));
+    answers.extend(by_address.map(|(served, seen)| (served, Observation { farm: ADDRESS_FARM.to_owned(), ..seen })));
     let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
     // What operators want of the shop's backends does not concern those of other farms, which are the same servers.
     let broken = causes.iter().filter(|cause| cause.reason == Reason::Down);
-    let broken: Vec<Cause> = broken.map(|cause| Cause { farm: ADDRESSES.to_owned(), ..cause.clone() }).collect();
+    let broken: Vec<Cause> = broken.map(|cause| Cause { farm: ADDRESS_FARM.to_owned(), ..cause.clone() }).collect();
+    let mut away: Vec<Span> = broken.iter().map(|cause| cause.span).collect();
     causes.extend(broken);
+    causes.extend(run.faults.faults.iter().filter_map(moved::cause));
     // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
     let troubled = troubles(&run.faults.faults, &run.slow);
+    away.extend(&troubled);
     let mut moved = 0;
     for (served, seen) in answers.iter().filter(|(_, seen)| troubled.iter().any(|span| span.touches(seen.span))) {
         let rehomed = lines.get(served.id.as_str()).map(|line| visitors::rehomed(served, seen, line));
@@ -289,6 +291,7 @@ fn stickiness(run: &Run) -> Judgement {
     let judgement = judgement.looked_at("answers to an address", run.by_address.len());
     let judgement =
         to_the_end(run, judgement, "answer to an address", run.by_address.iter().map(|served| served.completed).max());
+    let judgement = moved::judge(judgement, &run.faults.faults, &run.by_address, &lines, &away);
     let judgement = judgement.count("answers of the open farm while all was well", while_well);
     let judgement = judgement.looked_at("through bindings", bound).count("cookies changed by a login", logins);
     let last = run.seen.served.iter().map(|served| served.completed).max();

@@ -29,6 +29,8 @@ pub const SHOP_PORT: u16 = 8080;
 const OPEN_PORT: u16 = 8081;
 /// Port of the farm that knows clients by their addresses, on the VIP and on each node.
 const ADDRESS_PORT: u16 = 8082;
+/// Name of that farm.
+pub const ADDRESS_FARM: &str = "addresses";
 /// Header by which the farm `open` knows its visitors.
 pub const VISITOR: &str = "x-visitor";
 /// Port of the session store, on the VIP and on each node.
@@ -69,6 +71,7 @@ struct Addresses {
     nodes: Vec<Ipv4Addr>,
     vip: Ipv4Addr,
     vip6: Option<Ipv6Addr>,
+    client: Ipv4Addr,
     backends: Ipv4Addr,
 }
 
@@ -78,6 +81,7 @@ impl Addresses {
             nodes: (0..nodes).map(|node| Host::Node(node).ip()).collect(),
             vip: VIP,
             vip6: Some(VIP6),
+            client: Host::Client.ip(),
             backends: Host::Backends.ip(),
         }
     }
@@ -87,6 +91,7 @@ impl Addresses {
             nodes: compose.nodes().iter().map(|node| node.address()).collect(),
             vip: compose.vip(),
             vip6: None,
+            client: compose.places().client,
             backends: compose.places().backends,
         }
     }
@@ -324,7 +329,7 @@ impl Site {
     fn by_address(&self) -> String {
         let mut listeners = self.on_each("address", ADDRESS_PORT);
         listeners.push(format!("{{ name: address, vip: {VIP_NAME}, port: {ADDRESS_PORT} }}"));
-        self.farm("addresses", &listeners, "    isolated: refuse\n", "source: {}")
+        self.farm(ADDRESS_FARM, &listeners, "    isolated: refuse\n", "source: {}")
     }
 
     /// A listener on each node, at its own address.
@@ -393,6 +398,15 @@ impl Site {
     /// Where the shop is: on each node, and last on the VIP.
     pub fn shops(&self) -> Vec<SocketAddr> {
         self.addresses.everywhere(SHOP_PORT)
+    }
+
+    /// The address of a host of clients or backends.
+    pub fn address(&self, host: Host) -> Option<Ipv4Addr> {
+        match host {
+            Host::Client => Some(self.addresses.client),
+            Host::Backends => Some(self.addresses.backends),
+            Host::Bridge | Host::Node(_) | Host::Observer => None,
+        }
     }
 
     /// Where the farm is that knows clients by their addresses: on each node, and last on the VIP.

@@ -28,9 +28,10 @@ use crate::{
     clock::Clock,
     disk,
     plan::{Kind, Planned, Random, Round, Whom},
-    site::{Site, VIP_NAME},
+    site::{ADDRESS_FARM, Site, VIP_NAME},
     wall::Wrong,
     watch::Watch,
+    workload::addresses,
 };
 use ballast_jepsen::{
     time::{RunTime, Span},
@@ -45,7 +46,7 @@ const VERDICT: Duration = Duration::from_secs(5);
 pub struct Happened {
     /// What.
     pub kind: Kind,
-    /// Whom it befell: nodes, or a backend.
+    /// Whom it befell: nodes, a backend, or a client and the backend that it is moved to.
     pub victims: Vec<String>,
     /// When it began.
     pub from: RunTime,
@@ -423,6 +424,15 @@ impl Nemesis {
                 self.tell(Order::Begin(from), other, &["vip", "move", VIP_NAME, "--to", &name(other)]);
                 victims.push(name(other));
             }
+            Kind::MoveClient => {
+                let client = addresses::CLIENTS[(planned.choice >> 8) as usize % addresses::CLIENTS.len()];
+                let key = site.address(client).context("the address of a client")?.to_string();
+                let web = site.backends()[backend].name().to_owned();
+                let words =
+                    ["bindings", "move", "--farm", ADDRESS_FARM, "--service", "site", "--key", &key, "--to", &web];
+                self.tell(Order::Begin(from), other, &words);
+                victims = vec![client.to_string(), web];
+            }
             Kind::Demote => self.tell(Order::Begin(from), other, &["node", "demote", &name(node)]),
             Kind::Membership => self.newcomer = Some(membership::Newcomer::new(site, node, planned.choice, from)?),
             Kind::BackendFails | Kind::BackendTruncates => {
@@ -499,6 +509,7 @@ impl Nemesis {
             | Kind::TransferLeader
             | Kind::Snapshot
             | Kind::MoveVip
+            | Kind::MoveClient
             | Kind::SnapshotCut
             | Kind::RollingUpgrade
             | Kind::RollingRestart => {}

@@ -98,6 +98,8 @@ pub enum Kind {
     RollingRestart,
     /// A daemon is told to end, which it does in good order, and is started again at the end.
     Terminate,
+    /// A client is bound to another backend.
+    MoveClient,
 }
 
 /// What can be undone together.
@@ -120,7 +122,7 @@ pub enum Family {
 }
 
 /// Names and families, in the order in which schedules draw them: a new one comes last, so that seeds of old ones stay good.
-const TABLE: [(Kind, &str, Family); 45] = [
+const TABLE: [(Kind, &str, Family); 46] = [
     (Kind::Kill, "kill", Family::Process),
     (Kind::Restart, "restart", Family::Process),
     (Kind::CrashLoop, "crash-loop", Family::Process),
@@ -166,6 +168,7 @@ const TABLE: [(Kind, &str, Family); 45] = [
     (Kind::SnapshotCut, "snapshot-cut", Family::Alone),
     (Kind::RollingRestart, "rolling-restart", Family::Alone),
     (Kind::Terminate, "terminate", Family::Process),
+    (Kind::MoveClient, "move-client", Family::Operator),
 ];
 
 impl Kind {

@@ -18,8 +18,8 @@ use ballast_testkit::{
 use super::{Clients, PATIENCE, bindings::Served};
 use crate::{clock::Clock, plan::Random, proxied};
 
-/// Each of them has an address.
-const CLIENTS: [Host; 2] = [Host::Client, Host::Backends];
+/// Where they are; each has an address.
+pub const CLIENTS: [Host; 2] = [Host::Client, Host::Backends];
 
 /// What backends answered.
 pub type Record = Arc<Mutex<Vec<Served>>>;
