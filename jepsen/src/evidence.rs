@@ -143,7 +143,8 @@ fn write(runs: &[Told], left_out: &[Told], none: &[NoRun]) -> String {
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         for (name, number) in judgements.iter().flat_map(|judgement| &judgement.counts) {
             let sum = counts.entry(name).or_default();
-            *sum = if name.starts_with("longest") { (*sum).max(*number) } else { *sum + number };
+            let most = name.starts_with("longest") || name.starts_with("percent");
+            *sum = if most { (*sum).max(*number) } else { *sum + number };
         }
         let counts: Vec<String> = counts.iter().map(|(name, number)| format!("{number} {name}")).collect();
         line(format!(
@@ -302,6 +303,18 @@ mod tests {
             "{page}"
         );
         assert!(!page.contains("Not counted"), "{page}");
+    }
+
+    #[test]
+    fn shares_of_several_runs_are_not_added_up() {
+        let slow = |percent| {
+            let judgement = Judgement::new(Promise::Sticky).count("percent of the time with slow checks", percent);
+            let mut run = told();
+            run.report.judgements = vec![judgement];
+            run
+        };
+        let page = write(&[slow(12), slow(7)], &[], &[]);
+        assert!(page.contains("| 12 percent of the time with slow checks |"), "{page}");
     }
 
     #[test]

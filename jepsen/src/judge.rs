@@ -1,6 +1,7 @@
 //! What a run says about each promise.
 
 mod calm;
+mod departures;
 mod disturbed;
 mod drained;
 mod failover;
@@ -12,6 +13,7 @@ mod owners;
 mod revisions;
 mod signed;
 mod silent;
+mod slow;
 mod visitors;
 
 use std::{
@@ -37,7 +39,9 @@ use ballast_jepsen::{
     verdict::{Judgement, Promise, Report, Ruling},
 };
 
+use self::departures::Departure;
 use crate::{
+    decided::Why,
     nemesis::{self, Happened},
     plan::{Kind, Round},
     run::Run,
@@ -199,7 +203,7 @@ fn configuration(run: &Run) -> Judgement {
     let judgement = Judgement::new(Promise::Configuration);
     let judgement = hold(judgement, &ConfigModel { versions: Versions::Own }, &run.config);
     let troubled = troubles(&run.faults.faults, &run.slow);
-    let judgement = drained::judge(judgement, &run.faults.faults, &run.seen.served, &troubled);
+    let judgement = drained::judge(judgement, &run.faults.faults, &run.seen.served, &troubled, slow::percent(run));
     let judgement = revisions::changed(judgement, &run.config, run.span.1);
     to_the_end(run, revisions::served(run, judgement), "answer", last(&run.config))
 }
@@ -249,12 +253,17 @@ fn stickiness(run: &Run) -> Judgement {
     let mut answers = visitors::observations(&run.seen.served, &lines, run.options.nodes);
     let by_address = visitors::observations(&run.by_address, &lines, run.options.nodes).into_iter();
     answers.extend(by_address.map(|(served, seen)| (served, Observation { farm: ADDRESS_FARM.to_owned(), ..seen })));
-    let mut causes: Vec<Cause> = run.faults.faults.iter().filter_map(broken).collect();
+    let departures = run.decided.as_ref().map(|decided| departures::departures(decided, &run.samples));
+    let mut causes: Vec<Cause> =
+        run.faults.faults.iter().flat_map(|fault| broken(fault, departures.as_deref())).collect();
+    causes.extend(answers.iter().flat_map(|(served, seen)| {
+        let unbound = lines.get(served.id.as_str()).is_some_and(|line| line.binding == "unbound");
+        if unbound { found_no_way(seen, &run.faults.faults) } else { Vec::new() }
+    }));
     // What operators want of the shop's backends does not concern those of other farms, which are the same servers.
-    let broken = causes.iter().filter(|cause| cause.reason == Reason::Down);
-    let broken: Vec<Cause> = broken.map(|cause| Cause { farm: ADDRESS_FARM.to_owned(), ..cause.clone() }).collect();
-    let mut away: Vec<Span> = broken.iter().map(|cause| cause.span).collect();
-    causes.extend(broken);
+    let failed = run.faults.faults.iter().filter_map(failed_elsewhere);
+    let mut away: Vec<Span> = failed.clone().map(|cause| cause.span).collect();
+    causes.extend(failed);
     causes.extend(run.faults.faults.iter().filter_map(moved::cause));
     // Backends that answer nobody in time are down, too. That they did not, others have seen than those who say so.
     let troubled = troubles(&run.faults.faults, &run.slow);
@@ -264,13 +273,7 @@ fn stickiness(run: &Run) -> Judgement {
         let rehomed = lines.get(served.id.as_str()).map(|line| visitors::rehomed(served, seen, line));
         moved += usize::from(rehomed == Some(visitors::Rehomed::Yes));
         if matches!(rehomed, Some(visitors::Rehomed::Yes | visitors::Rehomed::NotTold)) {
-            causes.push(Cause {
-                reason: Reason::Down,
-                farm: seen.farm.clone(),
-                client: Some(seen.client.clone()),
-                backend: None,
-                span: seen.span,
-            });
+            causes.extend(by_verdict(seen, departures.as_deref()));
         }
     }
     let mut observations: Vec<Observation> = answers.into_iter().map(|(_, seen)| seen).collect();
@@ -293,20 +296,61 @@ fn stickiness(run: &Run) -> Judgement {
         to_the_end(run, judgement, "answer to an address", run.by_address.iter().map(|served| served.completed).max());
     let judgement = moved::judge(judgement, &run.faults.faults, &run.by_address, &lines, &away);
     let judgement = judgement.count("answers of the open farm while all was well", while_well);
-    let judgement = judgement.looked_at("through bindings", bound).count("cookies changed by a login", logins);
+    let mut judgement = judgement.looked_at("through bindings", bound).count("cookies changed by a login", logins);
+    if let Some(departures) = &departures {
+        judgement = judgement.count("times that a backend had to be left by an event", departures.len());
+    }
+    judgement = slow::weigh(judgement.count("moved by a verdict on a slow backend", moved), slow::percent(run));
     let last = run.seen.served.iter().map(|served| served.completed).max();
-    to_the_end(run, judgement.count("moved by a verdict on a slow backend", moved), "answer", last)
+    to_the_end(run, judgement, "answer", last)
 }
 
-/// What a fault of a backend excuses.
-fn broken(fault: &Happened) -> Option<Cause> {
-    let reason = match fault.kind {
-        Kind::BackendFails | Kind::BackendTruncates => Reason::Down,
-        Kind::BackendMaintenance => Reason::Removed,
-        _ => return None,
+/// What a fault of a backend excuses: a move for each time that the cluster decided, while there was such a reason, that clients
+/// have to leave it. `departures` is absent where the cluster does not tell all that it decided: then one move.
+fn broken(fault: &Happened, departures: Option<&[Departure]>) -> Vec<Cause> {
+    let (reason, why) = match fault.kind {
+        Kind::BackendFails => (Reason::Down, Why::Down),
+        Kind::BackendMaintenance => (Reason::Removed, Why::Maintenance),
+        // One that ends its answers too early passes its checks, and nodes do not judge by requests unless a document says so.
+        _ => return Vec::new(),
     };
+    let Some(backend) = fault.victims.first() else { return Vec::new() };
+    let near = Span::new(fault.from, nemesis::reason_until(fault));
+    let cause = |span| Cause { reason, farm: FARM.to_owned(), client: None, backend: Some(backend.clone()), span };
+    let Some(departures) = departures else { return vec![cause(near)] };
+    let of_it = departures.iter().filter(|one| one.why == why && one.backend == *backend && one.span.touches(near));
+    // It may last longer than what it came of: an order comes late, or one that falls often is kept down for a while.
+    of_it.map(|one| cause(Span::new(one.span.from.max(near.from), one.span.until))).collect()
+}
+
+/// What a fault of a backend excuses in the farm of those who are known by their addresses, of whose verdicts nothing is read.
+fn failed_elsewhere(fault: &Happened) -> Option<Cause> {
     let span = Span::new(fault.from, nemesis::reason_until(fault));
-    Some(Cause { reason, farm: FARM.to_owned(), client: None, backend: fault.victims.first().cloned(), span })
+    let (farm, backend) = (ADDRESS_FARM.to_owned(), fault.victims.first().cloned());
+    (fault.kind == Kind::BackendFails).then_some(Cause { reason: Reason::Down, farm, client: None, backend, span })
+}
+
+/// What excuses an answer that a node says to have sent elsewhere because it found no way to the client's backend, while that one
+/// failed: this node's checks may be ahead of the cluster's verdict, or alone.
+fn found_no_way(seen: &Observation, faults: &[Happened]) -> Vec<Cause> {
+    let fails = faults.iter().filter(|fault| fault.kind == Kind::BackendFails);
+    let fails = fails.filter(|fault| Span::new(fault.from, nemesis::reason_until(fault)).touches(seen.span));
+    let cause = |fault: &Happened| Cause { backend: fault.victims.first().cloned(), ..down(seen) };
+    fails.map(cause).collect()
+}
+
+/// What excuses an answer that the access log calls moved by a verdict: each verdict that the cluster tells of that time, or one
+/// where it does not tell all.
+fn by_verdict(seen: &Observation, departures: Option<&[Departure]>) -> Vec<Cause> {
+    let Some(departures) = departures.filter(|_| seen.farm == FARM) else { return vec![down(seen)] };
+    let verdicts = departures.iter().filter(|one| one.why == Why::Down && one.span.touches(seen.span));
+    verdicts.map(|one| Cause { backend: Some(one.backend.clone()), ..down(seen) }).collect()
+}
+
+/// One backend or another was down for this answer.
+fn down(seen: &Observation) -> Cause {
+    let (farm, client) = (seen.farm.clone(), Some(seen.client.clone()));
+    Cause { reason: Reason::Down, farm, client, backend: None, span: seen.span }
 }
 
 /// When checks of backends that nobody broke may have failed: a client that asks them was answered late, or frames of everybody
@@ -470,8 +514,7 @@ fn recovery(run: &Run) -> Judgement {
             _ => judgement.undecided(finding),
         }
     }
-    judgement = beside_snapshots(run, judgement);
-    judgement = everywhere(run, judgement);
+    judgement = slow::weigh(everywhere(run, beside_snapshots(run, judgement)), slow::percent(run));
     run.faults.failed.iter().for_each(|what| judgement.undecided(format!("the lab failed: {what}")));
     if run.cut_short || run.faults.halted {
         judgement.undecided("it ended before its time: nobody looked whether all nodes came back");
@@ -635,20 +678,65 @@ mod tests {
         assert_eq!(ruled, expected);
     }
 
+    fn fault(kind: Kind, victim: &str, Span { from, until }: Span) -> Happened {
+        let victims = vec![victim.to_owned()];
+        Happened { kind, victims, from, until, whole_until: None, came_about: true, acknowledged: None }
+    }
+
+    fn departure(why: Why, from: u64, until: u64) -> Departure {
+        Departure { backend: "web1".to_owned(), why, span: span(from, until) }
+    }
+
+    #[test]
+    fn a_broken_backend_excuses_what_the_cluster_decided_of_it_and_no_more() {
+        let excused = |kind, departures: Option<&[Departure]>| {
+            let causes = broken(&fault(kind, "web1", span(10_000, 10_020)), departures).into_iter();
+            causes.map(|cause| cause.span).collect::<Vec<_>>()
+        };
+        let fails = |departures: &[Departure]| excused(Kind::BackendFails, Some(departures));
+        assert_eq!(fails(&[]), [], "it failed for less than it takes to be called down");
+        assert_eq!(fails(&[departure(Why::Down, 10_600, 40_000)]), [span(10_600, 40_000)]);
+        assert_eq!(fails(&[departure(Why::Down, 1_000, 12_000)]), [span(10_000, 12_000)]);
+        assert_eq!(fails(&[departure(Why::Down, 15_021, 20_000)]), [], "it came of something else");
+        assert_eq!(fails(&[departure(Why::Maintenance, 10_600, 12_000)]), []);
+        assert_eq!(fails(&[Departure { backend: "web2".to_owned(), ..departure(Why::Down, 10_600, 12_000) }]), []);
+        let maintained = [departure(Why::Maintenance, 10_100, 12_000)];
+        assert_eq!(excused(Kind::BackendMaintenance, Some(&maintained)), [span(10_100, 12_000)]);
+        let down = [departure(Why::Down, 10_600, 12_000)];
+        assert_eq!(excused(Kind::BackendTruncates, Some(&down)), [], "its checks are passed");
+        // Where nobody tells what was decided, it may have been.
+        assert_eq!(excused(Kind::BackendFails, None), [span(10_000, 15_020)]);
+        assert_eq!(excused(Kind::BackendTruncates, None), []);
+    }
+
+    #[test]
+    fn an_answer_that_a_log_calls_moved_is_excused_by_a_verdict_and_one_elsewhere_for_once_by_a_failure() {
+        let seen = |from, until| Observation {
+            farm: FARM.to_owned(),
+            client: "a".to_owned(),
+            backend: "web2".to_owned(),
+            via: name(0),
+            bound: true,
+            span: span(from, until),
+        };
+        let left = |causes: Vec<Cause>| causes.into_iter().map(|cause| cause.backend).collect::<Vec<_>>();
+        let web1 = Some("web1".to_owned());
+        let verdicts = [departure(Why::Down, 10_600, 12_000), departure(Why::Maintenance, 10_600, 12_000)];
+        assert_eq!(left(by_verdict(&seen(10_590, 10_610), Some(&verdicts))), [web1.clone()]);
+        assert_eq!(left(by_verdict(&seen(10_500, 10_510), Some(&verdicts))), []);
+        assert_eq!(left(by_verdict(&seen(10_500, 10_510), None)), [None]);
+        let fails = [fault(Kind::BackendFails, "web1", span(10_000, 10_020))];
+        assert_eq!(left(found_no_way(&seen(14_000, 14_010), &fails)), [web1]);
+        assert_eq!(left(found_no_way(&seen(15_021, 15_030), &fails)), []);
+        let truncates = [fault(Kind::BackendTruncates, "web1", span(10_000, 10_020))];
+        assert_eq!(left(found_no_way(&seen(10_000, 10_010), &truncates)), []);
+    }
+
     #[test]
     fn a_bad_line_of_one_node_is_no_reason_to_move() {
         let troubled = |kind| {
-            let Span { from, until } = span(100, 200);
-            let fault = Happened {
-                kind,
-                victims: vec![name(0)],
-                from,
-                until,
-                whole_until: None,
-                came_about: true,
-                acknowledged: None,
-            };
-            troubles(&[fault], &[]).iter().any(|span| span.contains(from))
+            let fault = fault(kind, &name(0), span(100, 200));
+            troubles(std::slice::from_ref(&fault), &[]).iter().any(|span| span.contains(fault.from))
         };
         let reasons: Vec<Kind> = Kind::all().filter(|kind| troubled(*kind)).collect();
         assert_eq!(reasons, [Kind::LossEverywhere]);

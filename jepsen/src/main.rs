@@ -7,6 +7,7 @@
 //! Not here: the checkers (`ballast_jepsen`), the network and its faults (`ballast_testkit::lab`).
 
 mod clock;
+mod decided;
 mod disk;
 mod environment;
 mod evidence;

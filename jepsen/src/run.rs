@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Clock,
+    decided::{self, Decision},
     environment::Environment,
     judge::SLACK,
     nemesis,
@@ -106,6 +107,8 @@ pub struct Run {
     pub stores: Vec<stores::Answered>,
     /// When backends were slow to answer a client that asks as nodes do.
     pub slow: Vec<Span>,
+    /// What the cluster decided of backends; absent if it does not tell all of it.
+    pub decided: Option<Vec<Decision>>,
     /// Who answered for the VIP.
     pub owners: observer::History,
     /// Whether a planned move of the VIP ends connections: a node has the `nftables` fence.
@@ -187,6 +190,9 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         faults.failed.push(format!("{error:#}"));
         Vec::new()
     });
+    let decided = decided::read(&site.cluster);
+    let decided =
+        decided.inspect_err(|error| faults.complaints.push(format!("what it decided of backends: {error:#}"))).ok();
     let (samples, hashes) = watch.finish();
     let mut run = Run {
         options: options.clone(),
@@ -210,6 +216,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         proxied,
         stores: std::mem::take(&mut *lock(&answered)),
         slow: std::mem::take(&mut *lock(&slow)),
+        decided,
         owners: observer.finish(),
         moves_end_connections,
         clock,

@@ -87,6 +87,7 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     lines(&folder.join("baskets.jsonl"), &run.till.told)?;
     lines(&folder.join("stores.jsonl"), &run.stores)?;
     lines(&folder.join("slow.jsonl"), &run.slow)?;
+    lines(&folder.join("decided.jsonl"), run.decided.as_deref().unwrap_or_default())?;
     lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
     lines(&folder.join("till-answers.jsonl"), &run.till.answers)?;
     lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use ballast_jepsen::{time::Span, verdict::Judgement};
 
-use super::{BACK_WITHIN, failover};
+use super::{BACK_WITHIN, failover, slow};
 use crate::{
     nemesis::{self, Happened},
     plan::{Family, Kind},
@@ -21,8 +21,15 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 /// Answers beside drains among which some are to new visitors: half of the visitors come anew after every 60 requests.
 const ANSWERS: usize = 600;
 
-/// Looks at whom new visitors were answered by. `troubled` has when checks may have found backends down that nobody broke.
-pub(super) fn judge(mut judgement: Judgement, faults: &[Happened], served: &[Served], troubled: &[Span]) -> Judgement {
+/// Looks at whom new visitors were answered by. `troubled` has when checks may have found backends down that nobody broke, and
+/// `slow_percent` in how much of the run they were slow.
+pub(super) fn judge(
+    mut judgement: Judgement,
+    faults: &[Happened],
+    served: &[Served],
+    troubled: &[Span],
+    slow_percent: usize,
+) -> Judgement {
     let (mut looked, mut drains, mut answers) = (0, 0, 0);
     let newcomers = newcomers(served);
     for (window, backend) in faults.iter().filter_map(|fault| drained(fault, faults)) {
@@ -46,7 +53,8 @@ pub(super) fn judge(mut judgement: Judgement, faults: &[Happened], served: &[Ser
     let judgement = judgement.count("drains of backends alone", drains);
     let what = "new visitors beside drains";
     // A drain that was over soon may have had none.
-    if answers < ANSWERS { judgement.count(what, looked) } else { judgement.looked_at(what, looked) }
+    let judgement = if answers < ANSWERS { judgement.count(what, looked) } else { judgement.looked_at(what, looked) };
+    if drains == 0 { judgement } else { slow::weigh(judgement, slow_percent) }
 }
 
 /// When a backend was drained alone, to everybody's knowledge, and which.
@@ -99,7 +107,7 @@ mod tests {
     }
 
     fn ruled(faults: &[Happened], served: &[Served], troubled: &[Span]) -> Ruling {
-        judge(Judgement::new(Promise::Configuration), faults, served, troubled).ruling
+        judge(Judgement::new(Promise::Configuration), faults, served, troubled, 0).ruling
     }
 
     #[test]
@@ -135,6 +143,13 @@ mod tests {
         assert_eq!([answered(&drain, 599), answered(&drain, 600)], [Ruling::Held, Ruling::Undecided]);
         let refused = Happened { came_about: false, ..drain };
         assert_eq!(answered(&refused, 600), Ruling::Held);
+    }
+
+    #[test]
+    fn where_checks_were_slow_for_long_a_drain_shows_nothing() {
+        let drain = [fault(Kind::BackendDrain, 20_000, 24_000)];
+        let ruled = |faults| judge(Judgement::new(Promise::Configuration), faults, &[], &[], 90).ruling;
+        assert_eq!([ruled(&drain[..]), ruled(&[])], [Ruling::Undecided, Ruling::Held]);
     }
 
     #[test]
