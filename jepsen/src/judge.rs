@@ -367,7 +367,8 @@ fn explanations(run: &Run) -> Judgement {
     disturbed.extend(hands::disturbances(run));
     if run.cut_short || run.faults.halted {
         // Nobody waited for the last lines.
-        disturbed.push(Disturbance { span: Span::new(run.span.1.before(BACK_WITHIN), RunTime::NEVER), whom: None });
+        let span = Span::new(run.span.1.before(BACK_WITHIN), RunTime::NEVER);
+        disturbed.push(Disturbance { span, whom: None, silences: true });
     }
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
     let judgement = says_why::judge(&failed, &run.proxied, &disturbed);

@@ -1,8 +1,9 @@
 //! P7: whatever was refused is explained.
 //!
 //! A proxy's own answer carries a code, and so does the line of the access log of each request that came to a proxy. A request
-//! that was not answered at all must have left a line that says how it ended, unless something happened meanwhile that keeps a
-//! that node from writing (it was killed, it was cut off with the bytes under way). Nor may one that nothing befell be away.
+//! that was not answered at all must have left a line that says how it ended, unless something happened meanwhile that keeps
+//! that node from writing (it was killed, it was cut off with the bytes under way). Nor may one be away that nothing silenced: nodes
+//! that do not hear each other keep clients waiting, sometimes for longer than these do, and no more.
 //! A request that was answered well has its line, too: a log that keeps silent about those tells nobody what became of a client.
 //!
 //! Not here: whether it was right to refuse, which other checkers judge.
@@ -38,6 +39,16 @@ pub enum Got {
         /// What the system said.
         error: String,
     },
+}
+
+/// What the system says of a read that takes longer than its client waits.
+const WAITED: &str = "WouldBlock";
+
+impl Got {
+    /// Whether the client had a connection, and left when it had waited for as long as it does.
+    pub fn gave_up(&self) -> bool {
+        matches!(self, Self::Nothing { error } if error == WAITED)
+    }
 }
 
 /// A request in vain.
@@ -125,13 +136,15 @@ fn blames_the_client(code: &str) -> bool {
 /// its node may be lost so that its line is.
 const UNWRITTEN: Duration = Duration::from_millis(500);
 
-/// A time in which somebody may have been kept from answering, and from writing down why.
+/// A time in which somebody may have had to wait, or may have been kept from answering, and from writing down why.
 #[derive(Clone, Debug)]
 pub struct Disturbance {
     /// When.
     pub span: Span,
     /// Through whom, as [`Vain::via`] has it; everybody if absent.
     pub whom: Option<BTreeSet<String>>,
+    /// Whether they may have been kept from it, and not only have waited for others.
+    pub silences: bool,
 }
 
 impl Disturbance {
@@ -141,20 +154,22 @@ impl Disturbance {
     }
 }
 
-/// Holds what was in vain against the access logs. Only who was disturbed may leave it unexplained, or be away.
+/// Holds what was in vain against the access logs. Only who was silenced may leave it unexplained, or be away.
 pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgement {
     let mut of: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
     for line in lines {
         of.entry(&line.id).or_default().push(line);
     }
-    let (mut by_code, mut backends, mut unreached, mut lost) = (0, 0, 0, 0);
+    let (mut by_code, mut backends, mut unreached, mut lost, mut late) = (0, 0, 0, 0, 0);
     let mut judgement = Judgement::new(Promise::SaysWhy).looked_at("lines of access logs", lines.len());
     for Vain { id, via, span, got } in vain {
         let lines = of.get(id.as_str()).map_or(&[][..], Vec::as_slice);
         let has = |ended: &str| lines.iter().any(|line| line.ended == ended);
-        let befell = |until: RunTime| disturbed.iter().any(|one| one.befell(via, Span::new(span.from, until)));
-        let excused = befell(span.until);
-        let unwritten = lines.is_empty() && befell(span.until.after(UNWRITTEN));
+        let silenced =
+            |until: RunTime| disturbed.iter().any(|one| one.silences && one.befell(via, Span::new(span.from, until)));
+        let befallen = disturbed.iter().any(|one| one.befell(via, *span));
+        let excused = silenced(span.until);
+        let unwritten = lines.is_empty() && silenced(span.until.after(UNWRITTEN));
         let told: Vec<String> = lines.iter().map(|line| format!("{} by {}", line.ended, line.node)).collect();
         let mut unexplained = |why: &str| {
             judgement
@@ -162,7 +177,7 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
         };
         match got {
             Got::NoConnection { .. } if excused => unreached += 1,
-            Got::NoConnection { .. } => unexplained("nothing had befallen it"),
+            Got::NoConnection { .. } => unexplained("nothing had befallen it that keeps anybody away"),
             Got::Answer { reason: Some(code), .. } if !is_code(code) => unexplained("nobody knows that code"),
             Got::Answer { reason: Some(code), .. } if has(code) || unwritten => by_code += 1,
             Got::Answer { reason: Some(_), .. } => unexplained("no line has that code"),
@@ -172,11 +187,13 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
             Got::Answer { .. } if unwritten => lost += 1,
             Got::Answer { .. } => unexplained("no code was in the answer, and no line says that a backend gave it"),
             Got::Nothing { .. }
-                if lines.iter().any(|l| is_code(&l.ended) && (excused || !blames_the_client(&l.ended))) =>
+                if lines.iter().any(|l| is_code(&l.ended) && (befallen || !blames_the_client(&l.ended))) =>
             {
                 by_code += 1;
             }
             Got::Nothing { .. } if excused || unwritten => lost += 1,
+            // Its node had to wait for others, and answered when the client had left.
+            Got::Nothing { .. } if befallen && got.gave_up() && !lines.is_empty() => late += 1,
             Got::Nothing { .. } => unexplained("no line says why"),
         }
     }
@@ -185,10 +202,11 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
         .count("explained by a code", by_code)
         .count("refused by a backend", backends)
         .count("lost with what befell a node", lost)
+        .count("answered when the client had left", late)
         .count("never connected", unreached)
 }
 
-/// Adds to a judgement what was answered by a backend, and is in no access log. Only with who was disturbed may a line be lost.
+/// Adds to a judgement what was answered by a backend, and is in no access log. Only with who was silenced may a line be lost.
 /// Where there are no lines at all nothing was read, which the judgement says already.
 pub fn unlogged(
     mut judgement: Judgement,
@@ -201,7 +219,7 @@ pub fn unlogged(
     let missing = answered.iter().filter(|one| !logged.is_empty() && !logged.contains(one.id.as_str()));
     for Answered { id, via, span } in missing {
         let until = span.until.after(UNWRITTEN);
-        if disturbed.iter().any(|one| one.befell(via, Span::new(span.from, until))) {
+        if disturbed.iter().any(|one| one.silences && one.befell(via, Span::new(span.from, until))) {
             lost += 1;
         } else {
             judgement.violated(format!("{span}: {id} via {via} was answered, and no log has a line of it"));
@@ -220,7 +238,7 @@ mod tests {
     }
 
     fn everybody(span: Span) -> Disturbance {
-        Disturbance { span, whom: None }
+        Disturbance { span, whom: None, silences: true }
     }
 
     fn line(id: &str, ended: &str) -> Line {
@@ -306,7 +324,8 @@ mod tests {
         let ruled = |via: &str, got| {
             let vain = Vain { id: String::from("7"), via: via.to_owned(), span: span(100, 200), got };
             let whom = Some(["node-1", "public"].map(str::to_owned).into());
-            judge(&[vain], &[line("other", "done")], &[Disturbance { span: span(150, 300), whom }]).ruling
+            let disturbed = [Disturbance { whom, ..everybody(span(150, 300)) }];
+            judge(&[vain], &[line("other", "done")], &disturbed).ruling
         };
         for got in [nothing(), away()] {
             assert_eq!(
@@ -314,6 +333,37 @@ mod tests {
                 [Ruling::Held, Ruling::Held, Ruling::Violated]
             );
         }
+    }
+
+    #[test]
+    fn who_has_to_wait_for_others_is_there_and_writes_down_what_it_did() {
+        let ruled = |got, lines: &[Line]| {
+            let vain = Vain { id: String::from("7"), via: String::from("node-1"), span: span(100, 200), got };
+            let mut all = vec![line("other", "done")];
+            all.extend_from_slice(lines);
+            judge(&[vain], &all, &[Disturbance { silences: false, ..everybody(span(150, 300)) }]).ruling
+        };
+        assert_eq!(ruled(away(), &[]), Ruling::Violated);
+        assert_eq!(ruled(nothing(), &[]), Ruling::Violated);
+        assert_eq!(ruled(proxys("isolated"), &[]), Ruling::Violated);
+        assert_eq!(ruled(proxys("isolated"), &[line("7", "isolated")]), Ruling::Held);
+        // The client left before it was answered, whatever the node says of it.
+        let left = || Got::Nothing { error: String::from("WouldBlock") };
+        assert_eq!(ruled(left(), &[line("7", "client_closed")]), Ruling::Held);
+        assert_eq!(ruled(left(), &[line("7", "done")]), Ruling::Held);
+        assert_eq!(ruled(left(), &[]), Ruling::Violated, "it never got to it");
+        assert_eq!(ruled(nothing(), &[line("7", "done")]), Ruling::Violated, "the node cut it off");
+    }
+
+    #[test]
+    fn who_has_to_wait_for_others_loses_no_line() {
+        let answered = Answered { id: "7".to_owned(), via: "node-1".to_owned(), span: span(100, 200) };
+        let ruled = |silences| {
+            let judgement = Judgement::new(Promise::SaysWhy).looked_at("lines", 1);
+            let disturbed = [Disturbance { silences, ..everybody(span(150, 300)) }];
+            unlogged(judgement, std::slice::from_ref(&answered), &[line("other", "done")], &disturbed).ruling
+        };
+        assert_eq!([ruled(true), ruled(false)], [Ruling::Held, Ruling::Violated]);
     }
 
     #[test]
@@ -327,7 +377,7 @@ mod tests {
         let ruled = |via: &str, (from, until), lines: &[Line]| {
             let answered = Answered { id: "7".to_owned(), via: via.to_owned(), span: span(from, until) };
             let whom = Some(["node-1".to_owned()].into());
-            let disturbed = [Disturbance { span: span(1000, 2000), whom }];
+            let disturbed = [Disturbance { whom, ..everybody(span(1000, 2000)) }];
             let judgement = Judgement::new(Promise::SaysWhy).looked_at("lines", lines.len());
             unlogged(judgement, &[answered], lines, &disturbed).ruling
         };

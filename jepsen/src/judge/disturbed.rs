@@ -10,7 +10,7 @@ use ballast_jepsen::{
 use super::{BACK_WITHIN, START, name};
 use crate::{
     nemesis::{Happened, Record},
-    plan::Kind,
+    plan::{Family, Kind},
     site::VIP_NAME,
 };
 
@@ -21,13 +21,23 @@ const MOVED: Duration = Duration::from_millis(500);
 
 /// All that befell nodes. `owners` has when which node answered for the VIP.
 pub(super) fn by_faults(record: &Record, owners: &[(Span, String)]) -> Vec<Disturbance> {
+    let faults = record.faults.iter().filter(|fault| !fault.kind.spares_nodes());
+    faults.flat_map(|fault| by_fault(fault, owners)).chain(by_rot(record, owners)).collect()
+}
+
+/// Where frames are lost between nodes, or a clock is wrong, nobody is silenced who is asked at its own address; the owner of the VIP
+/// may lose it when it does not hear the others. Clocks that nobody can set time its right to it.
+fn by_fault(fault: &Happened, owners: &[(Span, String)]) -> Vec<Disturbance> {
     // A connection that was cut is noticed late.
-    let disturbed = record.faults.iter().filter(|fault| !fault.kind.spares_nodes()).map(|fault| {
-        let whom =
-            (!fault.kind.concerns_all()).then(|| whom(&fault.victims, Span::new(fault.from, fault.until), owners));
-        Disturbance { span: Span::new(fault.from, fault.until.after(START)), whom }
-    });
-    disturbed.chain(by_rot(record, owners)).collect()
+    let span = Span::new(fault.from, fault.until.after(START));
+    let whom = (!fault.kind.concerns_all()).then(|| whom(&fault.victims, Span::new(fault.from, fault.until), owners));
+    if !fault.kind.spares_clients() {
+        return vec![Disturbance { span, whom, silences: true }];
+    }
+    let cuts = fault.kind.family() == Family::Network;
+    let loses = cuts && whom.as_ref().is_none_or(|whom| whom.contains(VIP_NAME));
+    let lost = loses.then(|| Disturbance { span, whom: Some([VIP_NAME.to_owned()].into()), silences: true });
+    [Disturbance { span, whom, silences: false }].into_iter().chain(lost).collect()
 }
 
 /// What a change of the VIP's owner may have come upon.
@@ -46,7 +56,7 @@ fn by_rot(record: &Record, owners: &[(Span, String)]) -> impl Iterator<Item = Di
         let mut looks = looks.filter(|at| replaced.is_none_or(|replaced| *at <= replaced));
         let before = looks.nth(usize::from(replaced.is_some())).unwrap_or_default();
         let span = Span::new(rot.from.max(before), replaced.map_or(RunTime::NEVER, |at| at.after(BACK_WITHIN)));
-        Disturbance { span, whom: Some(whom(&rot.victims, span, owners)) }
+        Disturbance { span, whom: Some(whom(&rot.victims, span, owners)), silences: true }
     })
 }
 
@@ -95,6 +105,39 @@ mod tests {
         assert_eq!(ends(vec![(1, at(28_001))]), last, "another node");
         assert_eq!(ends(vec![(0, at(28_001))]), [span(18_000, 33_001)]);
         assert_eq!(ends(vec![(0, at(1_500))]), [span(1_000, 6_500)], "at once");
+    }
+
+    #[test]
+    fn nodes_that_do_not_hear_each_other_and_wrong_clocks_silence_nobody_but_over_the_vip() {
+        use Kind::{Bridge, ClockSlew, ClockStep, Isolate, Loss, LossEverywhere, OneWay, Ring, Split};
+        let owners = [(span(0, 60_000), "node-1".to_owned())];
+        // Whether it disturbs who is asked through `via`, and whether it silences them.
+        let befalls = |kind, victim: &str, via: &str| {
+            let Span { from, until } = span(10_000, 12_000);
+            let fault = Happened {
+                kind,
+                victims: vec![victim.to_owned()],
+                from,
+                until,
+                whole_until: None,
+                came_about: true,
+                acknowledged: None,
+            };
+            let record = Record { faults: vec![fault], ..Record::default() };
+            let mut disturbed = by_faults(&record, &owners);
+            disturbed.retain(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(via)));
+            (!disturbed.is_empty(), disturbed.iter().any(|one| one.silences))
+        };
+        let spare: Vec<Kind> = Kind::all().filter(|kind| kind.spares_clients()).collect();
+        assert_eq!(spare, [OneWay, Split, Ring, Bridge, Loss, ClockStep, ClockSlew]);
+        for kind in spare {
+            assert_eq!(befalls(kind, "node-1", "node-1"), (true, false), "{kind}");
+            assert_eq!(befalls(kind, "node-1", "node-2"), (kind.concerns_all(), false), "{kind}");
+            let cuts = ![ClockStep, ClockSlew].contains(&kind);
+            assert_eq!(befalls(kind, "node-1", VIP_NAME), (true, cuts), "{kind} of the owner");
+            assert_eq!(befalls(kind, "node-2", VIP_NAME), (kind.concerns_all(), kind.concerns_all()), "{kind}");
+        }
+        assert_eq!([Isolate, LossEverywhere].map(|kind| befalls(kind, "node-1", "node-1")), [(true, true); 2]);
     }
 
     #[test]

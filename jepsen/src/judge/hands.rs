@@ -39,7 +39,7 @@ pub(super) fn disturbances(run: &Run) -> Vec<Disturbance> {
     let moves = moves.map(|fault| Span::new(disturbed::around(fault.from).from, disturbed::around(fault.until).until));
     let vip = BTreeSet::from([VIP_NAME.to_owned()]);
     let spans = unexplained(run).into_iter().chain(moves);
-    spans.map(|span| Disturbance { span, whom: Some(vip.clone()) }).collect()
+    spans.map(|span| Disturbance { span, whom: Some(vip.clone()), silences: true }).collect()
 }
 
 /// Without the requests that such a change came upon.

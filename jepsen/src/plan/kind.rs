@@ -197,6 +197,13 @@ impl Kind {
         )
     }
 
+    /// Whether it keeps no process from working and no client from reaching a node at its own address: frames between nodes are lost
+    /// and no others, or a wall clock is wrong.
+    pub fn spares_clients(self) -> bool {
+        use Kind::{Bridge, ClockSlew, ClockStep, Loss, OneWay, Ring, Split};
+        matches!(self, OneWay | Split | Ring | Bridge | Loss | ClockStep | ClockSlew)
+    }
+
     /// Whether nodes are told to end, drain and hand over what they have: clients over the VIP are to notice nothing.
     pub fn ends_in_order(self) -> bool {
         matches!(self, Self::RollingRestart | Self::RollingUpgrade | Self::Terminate)
