@@ -628,7 +628,8 @@ mod tests {
         let spared = [span(2_000, 10_000), span(15_000, 20_000)];
         let found = |via: &str, (from, until)| {
             let got = says_why::Got::Nothing { error: "TimedOut".to_owned() };
-            let vain = Vain { id: "7".to_owned(), via: via.to_owned(), span: span(from, until), got };
+            let (id, via, span) = ("7".to_owned(), via.to_owned(), span(from, until));
+            let vain = Vain { id, via, span, got, known_as: None };
             in_vain_beside(&spared, &[vain]).count() > 0
         };
         assert!(!found(VIP_NAME, (9_900, 12_900)), "under way at the sender");
@@ -723,7 +724,7 @@ mod tests {
         let left = |causes: Vec<Cause>| causes.into_iter().map(|cause| cause.backend).collect::<Vec<_>>();
         let web1 = Some("web1".to_owned());
         let verdicts = [departure(Why::Down, 10_600, 12_000), departure(Why::Maintenance, 10_600, 12_000)];
-        assert_eq!(left(by_verdict(&seen(10_590, 10_610), Some(&verdicts))), [web1.clone()]);
+        assert_eq!(left(by_verdict(&seen(10_590, 10_610), Some(&verdicts))), std::slice::from_ref(&web1));
         assert_eq!(left(by_verdict(&seen(10_500, 10_510), Some(&verdicts))), []);
         assert_eq!(left(by_verdict(&seen(10_500, 10_510), None)), [None]);
         let fails = [fault(Kind::BackendFails, "web1", span(10_000, 10_020))];

@@ -62,6 +62,9 @@ pub struct Vain {
     pub span: Span,
     /// What came.
     pub got: Got,
+    /// The cookie that it came with, if an answer had given that to its client and it asked for no other. Absent in records of old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_as: Option<String>,
 }
 
 /// A request that a backend answered.
@@ -162,7 +165,7 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
     }
     let (mut by_code, mut backends, mut unreached, mut lost, mut late) = (0, 0, 0, 0, 0);
     let mut judgement = Judgement::new(Promise::SaysWhy).looked_at("lines of access logs", lines.len());
-    for Vain { id, via, span, got } in vain {
+    for Vain { id, via, span, got, .. } in vain {
         let lines = of.get(id.as_str()).map_or(&[][..], Vec::as_slice);
         let has = |ended: &str| lines.iter().any(|line| line.ended == ended);
         let silenced =
@@ -246,11 +249,14 @@ mod tests {
         Line { id, node, ended, binding: String::from("hit"), binding_cause: String::new(), status: 503 }
     }
 
+    fn vain(via: &str, (from, until): (u64, u64), got: Got) -> Vain {
+        Vain { id: String::from("7"), via: via.to_owned(), span: span(from, until), got, known_as: None }
+    }
+
     fn ruled(got: Got, lines: &[Line]) -> Ruling {
-        let vain = Vain { id: String::from("7"), via: String::from("node-1"), span: span(100, 200), got };
         let mut all = vec![line("other", "done")];
         all.extend_from_slice(lines);
-        judge(&[vain], &all, &[everybody(span(1000, 2000))]).ruling
+        judge(&[vain("node-1", (100, 200), got)], &all, &[everybody(span(1000, 2000))]).ruling
     }
 
     fn proxys(reason: &str) -> Got {
@@ -296,13 +302,13 @@ mod tests {
         let lines = [line("7", "client_closed")];
         assert_eq!(ruled(nothing(), &lines), Ruling::Violated);
         assert_eq!(ruled(nothing(), &[line("7", "client_closed"), line("7", "backend_timeout")]), Ruling::Held);
-        let vain = Vain { id: String::from("7"), via: String::new(), span: span(100, 200), got: nothing() };
+        let vain = vain("", (100, 200), nothing());
         assert_eq!(judge(&[vain], &lines, &[everybody(span(150, 300))]).ruling, Ruling::Held);
     }
 
     #[test]
     fn what_befalls_a_node_at_that_time_excuses_that_it_wrote_nothing() {
-        let vain = |from, until, got| Vain { id: String::from("7"), via: String::new(), span: span(from, until), got };
+        let vain = |from, until, got| vain("", (from, until), got);
         let fault = [everybody(span(150, 300))];
         let ruled = |vain| judge(&[vain], &[line("other", "done")], &fault).ruling;
         assert_eq!(ruled(vain(100, 200, nothing())), Ruling::Held);
@@ -322,10 +328,9 @@ mod tests {
     #[test]
     fn what_befalls_a_node_excuses_no_other() {
         let ruled = |via: &str, got| {
-            let vain = Vain { id: String::from("7"), via: via.to_owned(), span: span(100, 200), got };
             let whom = Some(["node-1", "public"].map(str::to_owned).into());
             let disturbed = [Disturbance { whom, ..everybody(span(150, 300)) }];
-            judge(&[vain], &[line("other", "done")], &disturbed).ruling
+            judge(&[vain(via, (100, 200), got)], &[line("other", "done")], &disturbed).ruling
         };
         for got in [nothing(), away()] {
             assert_eq!(
@@ -338,10 +343,10 @@ mod tests {
     #[test]
     fn who_has_to_wait_for_others_is_there_and_writes_down_what_it_did() {
         let ruled = |got, lines: &[Line]| {
-            let vain = Vain { id: String::from("7"), via: String::from("node-1"), span: span(100, 200), got };
             let mut all = vec![line("other", "done")];
             all.extend_from_slice(lines);
-            judge(&[vain], &all, &[Disturbance { silences: false, ..everybody(span(150, 300)) }]).ruling
+            let disturbed = [Disturbance { silences: false, ..everybody(span(150, 300)) }];
+            judge(&[vain("node-1", (100, 200), got)], &all, &disturbed).ruling
         };
         assert_eq!(ruled(away(), &[]), Ruling::Violated);
         assert_eq!(ruled(nothing(), &[]), Ruling::Violated);

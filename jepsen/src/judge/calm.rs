@@ -59,7 +59,7 @@ pub(super) fn in_vain(mut judgement: Judgement, calms: &[Calm], failed: &[Vain],
         (says_of_backends(vain) || !answered) && is_within(vain, troubled)
     };
     let in_vain = failed.iter().filter(|vain| is_well(calms, &vain.via, vain.span) && !excused(vain));
-    for Vain { id, via, span, got } in in_vain {
+    for Vain { id, via, span, got, .. } in in_vain {
         judgement.violated(format!(
             "{id} through {via} was in vain at {}, when all had been well for {BACK_WITHIN:?}: {got:?}",
             span.from
@@ -126,6 +126,7 @@ mod tests {
             via: via.to_owned(),
             span: Span::new(at(from), at(until)),
             got,
+            known_as: None,
         };
         let ruled = |calm: Calm, vain: Vain, troubled: &[Span]| {
             let judgement = Judgement::new(Promise::ComesBack).looked_at("calms", 1);

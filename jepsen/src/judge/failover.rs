@@ -1,20 +1,24 @@
-//! What becomes of the VIP when its owner is lost, or gives it away, while all else is well.
+//! What becomes of the VIP when its owner is lost, or gives it away, or another node is lost, while all else is well.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ballast_jepsen::{
     kept::Ended,
-    says_why::{Got, Vain},
+    says_why::{Got, Line, Vain},
     time::{RunTime, Span},
     verdict::{Judgement, Promise},
 };
 
-use super::{hands, name};
+use super::{BACK_WITHIN, hands, owners};
 use crate::{
-    nemesis::{self, Happened},
-    plan::{Family, Kind},
+    nemesis::{self, Happened, Record},
+    plan::{Family, Kind, TAKE_A_NODE, WRONG_CLOCKS},
     run::Run,
     site::VIP_NAME,
+    workload::bindings::{Seen, Served},
 };
 
 /// How long nobody may answer after an owner was lost and nothing else was wrong: some leases of 200 ms, because the machine that
@@ -26,19 +30,18 @@ const LEASE: Duration = Duration::from_millis(200);
 /// What a proxy says that found no backend, or got nothing from the one that it found.
 const OF_BACKENDS: [&str; 4] = ["no_backend", "connect_failed", "backend_closed", "backend_timeout"];
 
-/// A dead owner is replaced, and a planned move loses no request. `None` if neither an owner was lost nor the VIP moved while all
-/// else was well.
+/// A dead owner is replaced, a planned move loses no request, and what befalls another node loses none of a client that the cluster
+/// knew. `None` if no node was lost, no clock was wrong and the VIP was not moved while all else was well.
 pub(super) fn replaced(run: &Run) -> Option<Judgement> {
-    let owners = run.owners.owners();
-    let owner_at = |at: RunTime| {
-        let at = run.clock.kernel(at);
-        owners.iter().rfind(|(from, _, _)| *from <= at).map(|(_, _, node)| name(*node))
-    };
+    let held = owners::of(run);
+    let owner_at = |at: RunTime| held.iter().rfind(|(then, _)| then.from <= at).map(|(_, node)| node.clone());
     let faults = &run.faults.faults;
     let lost: Vec<&Happened> = faults.iter().filter(|fault| loses_alone(fault, owner_at(fault.from), faults)).collect();
     let changes = hands::unexplained(run);
     let moved: Vec<Span> = moves_alone(faults).filter(|span| !hands::touches(&changes, *span)).collect();
-    if lost.is_empty() && moved.is_empty() && changes.is_empty() {
+    let firm = run.options.environment.has_real_time();
+    let beside: Vec<(&Happened, Span)> = beside_the_owner(&run.faults, &held, firm).collect();
+    if lost.is_empty() && moved.is_empty() && changes.is_empty() && beside.is_empty() {
         return None;
     }
     let mut judgement = Judgement::new(Promise::Failover);
@@ -71,9 +74,27 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
     for span in moved.iter().filter(|span| asked_during(**span, &run.seen.over_vip, &failed) == 0) {
         judgement.undecided(format!("nobody asked over the VIP while it was moved at {}", span.from));
     }
+    let known = hands::without(of_the_known(&run.seen, &run.till.failed, &run.proxied), &changes);
+    for (fault, vain) in lost_beside(&beside, &known, &troubled) {
+        let victim = fault.victims.join(", ");
+        judgement.violated(format!(
+            "{} of a known client was in vain over the VIP at {}, beside nothing but {} of {victim} at {}: {:?}",
+            vain.id, vain.span.from, fault.kind, fault.from, vain.got
+        ));
+    }
+    let mut asked_beside = 0;
+    for (fault, span) in &beside {
+        let asked = asked_during(*span, &run.seen.over_vip, &failed);
+        if asked == 0 {
+            judgement.undecided(format!("nobody asked over the VIP beside {} at {}", fault.kind, fault.from));
+        }
+        asked_beside += asked;
+    }
     let kept = run.seen.kept.ended.iter().chain(&run.till.kept.ended);
     Some(
         judgement
+            .count("faults alone beside the owner", beside.len())
+            .count("requests over the VIP beside them", asked_beside)
             .count("owners lost alone", lost.len())
             .count("longest without one, in ms", longest.as_millis() as usize)
             .count("moves alone", moved.len())
@@ -119,6 +140,89 @@ fn moves_alone(faults: &[Happened]) -> impl Iterator<Item = Span> {
     })
 }
 
+/// What befell one node that did not own the VIP, or one wall clock, while nothing else was done; and the time in which nobody whom
+/// the cluster knows may notice: until service must be back, when new clients need not wait for a leader any more either. Where nodes
+/// lose the VIP by themselves, because they are not `firm`, only while one of them had it throughout.
+fn beside_the_owner<'a>(
+    record: &'a Record,
+    owners: &'a [(Span, String)],
+    firm: bool,
+) -> impl Iterator<Item = (&'a Happened, Span)> {
+    let Record { faults, calms, complaints, .. } = record;
+    // With a voter less than there should be, one more that is lost may be the quorum's.
+    let all_vote = !complaints.iter().any(|complaint| complaint.starts_with("node promote"));
+    faults.iter().filter_map(move |fault| {
+        let [victim] = &fault.victims[..] else { return None };
+        let span = Span::new(fault.from, fault.until.after(BACK_WITHIN));
+        let near = Span::new(fault.from.before(BACK_WITHIN), span.until);
+        let held: BTreeSet<&String> =
+            owners.iter().filter(|(then, _)| then.touches(near)).map(|(_, owner)| owner).collect();
+        let takes = TAKE_A_NODE.contains(&fault.kind) && all_vote && !held.contains(victim);
+        let is_seen = !held.is_empty() && (firm || held.len() == 1);
+        let mut calms = calms.iter().filter(|calm| Span::new(calm.from, calm.until).touches(near));
+        let whole = calms.all(|calm| calm.without.is_empty());
+        let alone = faults.iter().all(|other| std::ptr::eq(other, fault) || !reach(other).touches(near));
+        let is_one = is_seen && whole && alone && (takes || WRONG_CLOCKS.contains(&fault.kind));
+        is_one.then_some((fault, span))
+    })
+}
+
+/// From when a fault began until nothing comes of it any more.
+fn reach(fault: &Happened) -> Span {
+    let of_backends = fault.kind.family() == Family::Backend;
+    Span::new(fault.from, if of_backends { nemesis::reason_until(fault) } else { fault.until })
+}
+
+/// Requests in vain of clients that the cluster knew. A visitor is known by a cookie that is bound, as access logs tell. A buyer has
+/// one of Ballast's own, for which no log is asked; but its backend asks the store, so that one is left out who gave up waiting.
+fn of_the_known(seen: &Seen, till: &[Vain], lines: &[Line]) -> Vec<Vain> {
+    let since = bound_since(&seen.served, lines);
+    let is_bound = |vain: &&Vain| {
+        let bound = vain.known_as.as_ref().and_then(|cookie| since.get(cookie.as_str()));
+        bound.is_some_and(|bound| *bound <= vain.span.from)
+    };
+    let visitors = seen.failed.iter().filter(is_bound);
+    let buyers = till.iter().filter(|vain| vain.known_as.is_some() && !vain.got.gave_up());
+    visitors.chain(buyers).filter(|vain| was_not_served(&vain.got)).cloned().collect()
+}
+
+/// By when each cookie was bound to a backend, as far as access logs tell: an answer came back to it, or with it, through a binding.
+fn bound_since<'a>(served: &'a [Served], lines: &[Line]) -> BTreeMap<&'a str, RunTime> {
+    let mut bound: BTreeMap<&str, bool> = BTreeMap::new();
+    for line in lines {
+        *bound.entry(&line.id).or_insert(true) &= line.binding != "unbound";
+    }
+    let mut since: BTreeMap<&str, RunTime> = BTreeMap::new();
+    for one in served.iter().filter(|one| bound.get(one.id.as_str()) == Some(&true)) {
+        let first = since.entry(&one.visitor).or_insert(one.completed);
+        *first = (*first).min(one.completed);
+    }
+    since
+}
+
+/// Whether nobody answered, or a proxy did that could not serve. What a backend says is the backend's, and what is wrong with a
+/// request its client's.
+fn was_not_served(got: &Got) -> bool {
+    match got {
+        Got::Answer { status, reason } => *status >= 500 && reason.is_some(),
+        Got::Nothing { .. } | Got::NoConnection { .. } => true,
+    }
+}
+
+/// Those over the VIP that began and ended beside what befell another node, or a clock. Where a machine was too busy for checks,
+/// `troubled`, a new leader may be late as well, for whom even a known client has to wait if the last one left something undecided.
+fn lost_beside<'a>(
+    beside: &'a [(&'a Happened, Span)],
+    known: &'a [Vain],
+    troubled: &'a [Span],
+) -> impl Iterator<Item = (&'a Happened, &'a Vain)> {
+    beside.iter().flat_map(move |(fault, span)| {
+        let within = move |vain: &&Vain| span.contains(vain.span.from) && span.contains(vain.span.until);
+        let over_vip = known.iter().filter(move |vain| vain.via == VIP_NAME && !is_within(vain, troubled));
+        over_vip.filter(within).map(move |vain| (*fault, vain))
+    })
+}
+
 /// Requests over the VIP that began and ended within a move, and were in vain. Where backends may have been slow to answer checks,
 /// `troubled`, those of which the answer says that there was none do not count.
 fn lost_by_moves<'a>(
@@ -154,9 +258,8 @@ pub(super) fn is_alone(fault: &Happened, near: Span, faults: &[Happened]) -> boo
 
 #[cfg(test)]
 mod tests {
-    use ballast_jepsen::says_why::Got;
-
     use super::*;
+    use crate::nemesis::Calm;
 
     fn at(millis: u64) -> RunTime {
         RunTime::from_millis(millis)
@@ -200,7 +303,8 @@ mod tests {
 
     fn vain(via: &str, from: u64, until: u64) -> Vain {
         let got = Got::NoConnection { error: String::from("ConnectionRefused") };
-        Vain { id: String::from("7"), via: via.to_owned(), span: Span::new(at(from), at(until)), got }
+        let span = Span::new(at(from), at(until));
+        Vain { id: String::from("7"), via: via.to_owned(), span, got, known_as: None }
     }
 
     fn lost(faults: &[Happened], troubled: &[Span], vain: Vain) -> usize {
@@ -235,13 +339,123 @@ mod tests {
         assert_eq!(lost(&[refused], &[], vain(VIP_NAME, 10_100, 10_200)), 0);
     }
 
+    fn refused(reason: &str) -> Got {
+        Got::Answer { status: 503, reason: Some(reason.to_owned()) }
+    }
+
+    /// The times in which nobody may notice what befell node-1, while these nodes owned the VIP.
+    fn beside(record: &Record, owners: &[(u64, u64, &str)], firm: bool) -> Vec<Span> {
+        let owned = |(from, until, node): &(u64, u64, &str)| (Span::new(at(*from), at(*until)), (*node).to_owned());
+        let owners: Vec<(Span, String)> = owners.iter().map(owned).collect();
+        beside_the_owner(record, &owners, firm).map(|(_, span)| span).collect()
+    }
+
+    fn record(faults: &[Happened]) -> Record {
+        Record { faults: faults.to_vec(), ..Record::default() }
+    }
+
+    #[test]
+    fn a_fault_of_a_node_that_does_not_own_is_not_to_be_noticed_until_service_must_be_back() {
+        let judged = |kind, owners: &[(u64, u64, &str)]| beside(&record(&[fault(kind, 20_000, 22_000)]), owners, true);
+        let other = [(0, 60_000, "node-2")];
+        for kind in Kind::all() {
+            let takes = TAKE_A_NODE.contains(&kind) || WRONG_CLOCKS.contains(&kind);
+            let expected = if takes { vec![Span::new(at(20_000), at(27_000))] } else { Vec::new() };
+            assert_eq!(judged(kind, &other), expected, "{kind}");
+            // Of the owner only the clock.
+            let clock = WRONG_CLOCKS.contains(&kind);
+            assert_eq!(judged(kind, &[(0, 60_000, "node-1")]).len(), usize::from(clock), "{kind}");
+        }
+        // Who had been the owner, or became it.
+        assert_eq!(judged(Kind::Kill, &[(0, 15_100, "node-1"), (15_200, 60_000, "node-2")]), []);
+        assert_eq!(judged(Kind::Kill, &[(0, 26_800, "node-2"), (26_900, 60_000, "node-1")]), []);
+        assert_eq!(judged(Kind::Kill, &[]), [], "nobody was seen to own it");
+    }
+
+    #[test]
+    fn a_fault_is_beside_the_owner_only_while_nothing_else_is_done_and_no_node_is_missing() {
+        let (kill, other) = (fault(Kind::Kill, 20_000, 22_000), [(0, 60_000, "node-2")]);
+        for kind in [Kind::SlowDisk, Kind::Snapshot, Kind::TransferLeader, Kind::MoveVip, Kind::BackendDrain] {
+            for (from, until) in [(14_000, 15_000), (26_000, 26_500)] {
+                let faults = record(&[kill.clone(), fault(kind, from, until)]);
+                assert_eq!(beside(&faults, &other, true).len(), 0, "{kind} at {from} ms");
+            }
+            let faults = record(&[kill.clone(), fault(kind, 8_000, 9_000), fault(kind, 27_001, 28_000)]);
+            assert_eq!(beside(&faults, &other, true).len(), 1, "{kind}");
+        }
+        let calm = |without| Calm { from: at(14_000), until: at(20_000), without };
+        let missing = |without| Record { calms: vec![calm(without)], ..record(std::slice::from_ref(&kill)) };
+        let records = [missing(BTreeSet::new()), missing(BTreeSet::from([2]))];
+        assert_eq!(records.map(|one| beside(&one, &other, true).len()), [1, 0]);
+        let complaints = vec![String::from("node promote node-3: exit 6")];
+        assert_eq!(
+            beside(&Record { complaints, ..record(std::slice::from_ref(&kill)) }, &other, true),
+            [],
+            "one vote is missing"
+        );
+        // In containers a busy machine takes the VIP from its owner.
+        let moved = [(0, 21_000, "node-2"), (21_100, 60_000, "node-3")];
+        assert_eq!([true, false].map(|firm| beside(&record(std::slice::from_ref(&kill)), &moved, firm).len()), [1, 0]);
+    }
+
+    #[test]
+    fn a_request_in_vain_over_the_vip_beside_a_fault_of_another_node_is_found() {
+        let kill = fault(Kind::Kill, 20_000, 22_000);
+        let beside = [(&kill, Span::new(at(20_000), at(27_000)))];
+        let lost = |vain: Vain, troubled: &[Span]| lost_beside(&beside, &[vain], troubled).count();
+        assert_eq!(lost(vain(VIP_NAME, 20_000, 20_100), &[]), 1);
+        assert_eq!(lost(Vain { got: refused("isolated"), ..vain(VIP_NAME, 26_000, 27_000) }, &[]), 1);
+        assert_eq!(lost(vain("node-2", 20_000, 20_100), &[]), 0);
+        assert_eq!(lost(vain(VIP_NAME, 19_999, 20_100), &[]), 0, "it had begun before");
+        assert_eq!(lost(vain(VIP_NAME, 26_000, 27_001), &[]), 0, "another fault may have come");
+        let slow = [Span::new(at(20_050), at(20_060))];
+        assert_eq!(lost(vain(VIP_NAME, 20_000, 20_100), &slow), 0);
+        assert_eq!(lost(vain(VIP_NAME, 20_061, 20_100), &slow), 1);
+    }
+
+    #[test]
+    fn whom_the_cluster_does_not_know_may_have_to_wait_for_a_leader() {
+        let served = |id: &str, visitor: &str, completed: u64| Served {
+            id: id.to_owned(),
+            visitor: visitor.to_owned(),
+            before: None,
+            backend: String::from("web1"),
+            through: 0,
+            invoked: at(completed - 10),
+            completed: at(completed),
+        };
+        let line = |id: &str, binding: &str| {
+            let [id, node, ended, binding] = [id, "node-1", "done", binding].map(str::to_owned);
+            Line { id, node, ended, binding, binding_cause: String::new(), status: 200 }
+        };
+        let visitors = vec![served("1", "a", 1_000), served("2", "b", 1_000), served("3", "c", 1_000)];
+        // Nobody knows what became of the third: its node died before it wrote.
+        let lines = [line("1", "new"), line("2", "unbound")];
+        let known_as = |cookie: &str, got| {
+            let known_as = Some(cookie.to_owned());
+            Vain { known_as, got, ..vain(VIP_NAME, 2_000, 2_010) }
+        };
+        let known = |failed: Vain| {
+            of_the_known(&Seen { served: visitors.clone(), failed: vec![failed], ..Seen::default() }, &[], &lines).len()
+        };
+        assert_eq!(["a", "b", "c", "d"].map(|cookie| known(known_as(cookie, refused("isolated")))), [1, 0, 0, 0]);
+        assert_eq!(known(vain(VIP_NAME, 2_000, 2_010)), 0, "it came without a cookie, or logged in");
+        let early = Span::new(at(900), at(1_100));
+        assert_eq!(known(Vain { span: early, ..known_as("a", refused("isolated")) }), 0);
+        let left = || Got::Nothing { error: String::from("WouldBlock") };
+        let of_backend = || Got::Answer { status: 503, reason: None };
+        let of_client = || Got::Answer { status: 400, reason: Some(String::from("request:host")) };
+        assert_eq!([left(), of_backend(), of_client()].map(|got| known(known_as("a", got))), [1, 0, 0]);
+        // A buyer needs no binding, but its backend needs the store.
+        let bought = |failed: Vain| of_the_known(&Seen::default(), &[failed], &[]).len();
+        assert_eq!([refused("isolated"), left(), of_backend()].map(|got| bought(known_as("e", got))), [1, 0, 0]);
+        assert_eq!(bought(vain(VIP_NAME, 2_000, 2_010)), 0, "it had not logged in");
+    }
+
     #[test]
     fn a_backend_that_was_slow_excuses_what_is_said_of_backends_and_nothing_else() {
         let slow = Span::new(at(10_000), at(10_150));
-        let answer = |reason: &str| {
-            let got = Got::Answer { status: 503, reason: Some(reason.to_owned()) };
-            Vain { got, ..vain(VIP_NAME, 10_100, 10_200) }
-        };
+        let answer = |reason: &str| Vain { got: refused(reason), ..vain(VIP_NAME, 10_100, 10_200) };
         assert_eq!(lost(&[moved()], &[slow], answer("no_backend")), 0);
         assert_eq!(lost(&[moved()], &[], answer("no_backend")), 1);
         assert_eq!(lost(&[moved()], &[slow], answer("isolated")), 1);

@@ -116,6 +116,7 @@ mod tests {
             via: via.to_owned(),
             span: Span::new(at(from), at(until)),
             got: Got::Nothing { error: String::from("ConnectionReset") },
+            known_as: None,
         };
         let changes = [Span::new(at(8_000), at(9_500))];
         let left = |one: Vain| without(vec![one], &changes).len();

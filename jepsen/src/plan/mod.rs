@@ -94,6 +94,19 @@ const CHANCES: [(u64, Family); 7] = [
 const LOSES_AN_OWNER: &[Kind] = &[Kind::Kill, Kind::Freeze, Kind::Pause, Kind::Isolate, Kind::LinkDown, Kind::PowerOff];
 /// Longer than a lease, so that somebody else must take over.
 const LOST_MS: u64 = 1500;
+/// Of which one node is away for a while, or begins anew.
+pub const TAKE_A_NODE: &[Kind] = &[
+    Kind::Kill,
+    Kind::Restart,
+    Kind::CrashLoop,
+    Kind::Pause,
+    Kind::Freeze,
+    Kind::PowerOff,
+    Kind::Isolate,
+    Kind::LinkDown,
+];
+/// By which a node's wall clock is wrong.
+pub const WRONG_CLOCKS: &[Kind] = &[Kind::ClockStep, Kind::ClockSlew];
 /// By which a minority is left without a quorum.
 const SPLITS: &[Kind] = &[Kind::Split];
 /// Longer than what it takes until a minority knows that it is one, and until a store has refused something again.
@@ -119,11 +132,14 @@ fn one_fault(
     let (wanted, whom_else, at_least_ms) = match round % 20 {
         2 | 12 => (LOSES_AN_OWNER, Whom::Owner, LOST_MS),
         4 | 14 => (SPLITS, Whom::Node(random.below(nodes as u64) as usize), SPLIT_MS),
+        // Longer than an election, should it be the leader. Most nodes own nothing.
+        5 => (TAKE_A_NODE, Whom::Node(random.below(nodes as u64) as usize), 1500),
         7 => (MOVES, Whom::Owner, 300),
         // Longer than what it takes to end. Whoever owns as well as whoever leads has something to hand over.
         9 | 17 => (STOPS, if round % 20 == 9 { Whom::Leader } else { Whom::Owner }, 2500),
         // So that some come after all nodes have heard of it.
         10 => (DRAINS, Whom::Owner, 3500),
+        15 => (WRONG_CLOCKS, Whom::Owner, 1500),
         _ => return None,
     };
     let wanted: Vec<Kind> = wanted.iter().copied().filter(|kind| kinds.contains(kind)).collect();
@@ -298,6 +314,10 @@ mod tests {
             for whom in [Whom::Owner, Whom::Leader] {
                 assert!(alone(seed, |one| one.kind == Kind::Terminate && one.whom == whom) >= 1, "seed {seed}");
             }
+            let takes_any = |one: &Planned| TAKE_A_NODE.contains(&one.kind) && matches!(one.whom, Whom::Node(_));
+            assert!(alone(seed, takes_any) >= 1, "seed {seed}");
+            let sets_the_owners = |one: &Planned| WRONG_CLOCKS.contains(&one.kind) && one.whom == Whom::Owner;
+            assert!(alone(seed, sets_the_owners) >= 1, "seed {seed}");
         }
     }
 

@@ -107,7 +107,8 @@ fn fresh(shop: SocketAddr) -> Client {
 
 /// Logs in if need be, then buys something or looks.
 fn buy(client: &mut Client, id: &str, who: &str, bought: bool, clock: Clock, record: &Record) {
-    let known = client.cookie(COOKIE).is_some();
+    let known_as = client.cookie(COOKIE).map(str::to_owned);
+    let known = known_as.is_some();
     let bought = bought && known;
     let path = match (known, bought) {
         (false, _) => "/login",
@@ -132,7 +133,7 @@ fn buy(client: &mut Client, id: &str, who: &str, bought: bool, clock: Clock, rec
                 seen.told.push(Told { session, bought, basket, by, span });
             }
         }
-        answer => seen.failed.push(vain(id, span, answer)),
+        answer => seen.failed.push(vain(id, span, answer, known_as)),
     }
 }
 
@@ -150,7 +151,7 @@ fn send(client: &mut Client, id: &str, who: &str, body: &[u8], clock: Clock, rec
         }
         answer => {
             seen.broken += 1;
-            seen.failed.push(vain(id, span, answer));
+            seen.failed.push(vain(id, span, answer, None));
         }
     }
 }
@@ -160,6 +161,6 @@ fn answer_to(who: &str, id: &str, span: Span, answer: &io::Result<Response>) -> 
     Some(Answer { id: id.to_owned(), client: who.to_owned(), backend, span })
 }
 
-fn vain(id: &str, span: Span, answer: &io::Result<Response>) -> Vain {
-    Vain { id: id.to_owned(), via: VIP_NAME.to_owned(), span, got: got(answer) }
+fn vain(id: &str, span: Span, answer: &io::Result<Response>, known_as: Option<String>) -> Vain {
+    Vain { id: id.to_owned(), via: VIP_NAME.to_owned(), span, got: got(answer), known_as }
 }
