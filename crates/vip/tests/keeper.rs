@@ -925,6 +925,32 @@ fn a_stranger_is_heard_before_the_fence_of_the_interface_below() {
     assert!(!has_any(host));
 }
 
+#[test]
+fn an_owner_that_answers_on_a_second_interface_too_is_no_stranger() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [owner, host] = [&lan.hosts[0], &lan.hosts[1]];
+    second_interface(&lan);
+    owner.ip("address add 10.0.0.100/32 dev eth0");
+    let mac =
+        |name: &'static str| owner.run(move || Interface::read(name).expect("there").mac.expect("a veth has one"));
+    let nobodys = Mac::new([2, 0, 0, 0, 0, 9]);
+    // Whichever of the two is heard first, in one of these the cluster knows the other.
+    for (known, is_member) in [(mac("eth0"), true), (mac("eth1"), true), (nobodys, false)] {
+        let folder = empty();
+        let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+        let mut view = with(&VIPS[..1]);
+        view.vips[0].macs = vec![(NodeId::new(2), known)];
+        driver.view(&Arc::new(view));
+        let expected = if is_member { Fitness::Fit } else { Fitness::Unfit(Unfitness::AddressTaken) };
+        eventually("it is known who answers", || says(&keeper, expected, ""));
+        assert_eq!(has(host, "eth0", VIPS[0]), is_member);
+        drop((driver, keeper));
+        if is_member {
+            host.ip("address del 10.0.0.100/32 dev eth0");
+        }
+    }
+}
+
 /// A SYN for the first VIP, sent by the third host. Its header's checksum is right: bridges may look at that.
 fn syn() -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 3, 8, 0];

@@ -23,7 +23,8 @@ const AT_ONCE: usize = 32;
 /// How often it is asked whether to give up.
 const GIVE_UP_NANOS: u64 = 5_000_000;
 
-/// Who else on the link answers for which of `addresses` now; those that nobody answered for in time are missing.
+/// Who else on the link answers for which of `addresses` now, the first of several; those that nobody answered for in time
+/// are missing.
 ///
 /// # Errors
 /// [`NetError`]: nothing is known.
@@ -32,25 +33,28 @@ pub fn probe(
     addresses: &[IpAddr],
     timeout: Duration,
 ) -> Result<BTreeMap<IpAddr, Mac>, NetError> {
-    probe_unless(interface, addresses, timeout, || false).map(Option::unwrap_or_default)
+    probe_unless(interface, addresses, timeout, |_| true, || false).map(Option::unwrap_or_default)
 }
 
-/// As [`probe`], and nothing if there was reason to `give_up`, which is asked each few milliseconds.
+/// As [`probe`], but an answer settles only who it is that `vouches` for the address: until one of these has answered, it goes
+/// on asking, because a machine with several interfaces on the link answers on each, with a MAC of its own. Nothing if there
+/// was reason to `give_up`, which is asked each few milliseconds.
 pub(crate) fn probe_unless(
     interface: &Interface,
     addresses: &[IpAddr],
     timeout: Duration,
+    vouches: impl Fn(Mac) -> bool,
     give_up: impl Fn() -> bool,
 ) -> Result<Option<BTreeMap<IpAddr, Mac>>, NetError> {
     let own = interface.mac.ok_or_else(|| NetError::NotEthernet { name: interface.name.clone() })?;
     let sender = Sender::open()?;
     let mut listener = Listener::open_on(&interface.ways(&Interface::all()?), Hearing::BeforeFence)?;
-    let mut silent: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+    let mut unsettled: BTreeSet<IpAddr> = addresses.iter().copied().collect();
     let mut answered = BTreeMap::new();
     let mut claims = Vec::new();
     for _ in 0..TRIES {
         let try_until = boot_now().plus((timeout / TRIES).as_nanos() as u64);
-        for part in silent.iter().copied().collect::<Vec<_>>().chunks(AT_ONCE) {
+        for part in unsettled.iter().copied().collect::<Vec<_>>().chunks(AT_ONCE) {
             for address in part {
                 let question = frame::probe(*address, own);
                 sender.send(interface.index, &question).map_err(NetError::kernel("send a probe"))?;
@@ -61,12 +65,18 @@ pub(crate) fn probe_unless(
         loop {
             listener.read(&mut claims)?;
             for claim in claims.drain(..) {
-                if claim.mac != own && silent.remove(&claim.address) {
+                if claim.mac == own || !unsettled.contains(&claim.address) {
+                    continue;
+                }
+                if vouches(claim.mac) {
+                    unsettled.remove(&claim.address);
                     answered.insert(claim.address, claim.mac);
+                } else {
+                    answered.entry(claim.address).or_insert(claim.mac);
                 }
             }
             let left = try_until.since(boot_now());
-            if silent.is_empty() || left == 0 {
+            if unsettled.is_empty() || left == 0 {
                 break;
             }
             if give_up() {

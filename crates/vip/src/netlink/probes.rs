@@ -1,7 +1,8 @@
 //! Whether somebody who is no member answers for an address that is about to be put on the interface.
 //!
 //! Asked before the first time only: from then on whoever claims it is noticed while the VIP is held. A
-//! member may answer, for it may own the VIP.
+//! member may answer, for it may own the VIP. Of a member with several interfaces on the link one MAC is known, and its kernel
+//! answers on all of them: where a member answers, other answers count for nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,7 +52,7 @@ impl Probes {
         }
         for (interface, addresses) in by_interface.into_values() {
             // A link that cannot be asked (it is down) is asked by the next round again.
-            let Ok(answers) = probe_unless(interface, &addresses, TIMEOUT, &give_up) else { continue };
+            let Ok(answers) = probe_unless(interface, &addresses, TIMEOUT, &is_member, &give_up) else { continue };
             let Some(answers) = answers else { break };
             for address in addresses {
                 let key = (interface.name.clone(), address);
