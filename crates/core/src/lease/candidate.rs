@@ -86,6 +86,10 @@ pub(super) enum Effect {
     TellAll(Release),
     Offer(NodeId, Offer),
     Accept(NodeId, Acceptance),
+    /// Say that this node takes what it was offered only if nobody else does, and make nothing ready for it.
+    Decline(NodeId, Acceptance),
+    /// Make ready for a VIP that is about to be claimed.
+    Prepare,
     /// Ask the voters about this VIP now instead of with the next round.
     AskNow,
 }
@@ -391,6 +395,8 @@ impl Candidate {
             return;
         }
         if successor == Some(ctx.node) {
+            // What it said may have been that it had rather not, to an offer for which nothing was made ready.
+            out.push(Effect::Prepare);
             // The holder's own word that nobody owns it is better than any pre-ask.
             self.claim(ctx, GainCause::HandedOver { from: holding.node }, out);
         } else if successor.is_some() {
@@ -398,13 +404,16 @@ impl Candidate {
         }
     }
 
-    /// The owner offers the VIP.
+    /// The owner offers the VIP. A node that had rather not have it says so at once, also when it is meant for fit ones: where
+    /// the trouble is one that all share, each owner would else go on asking each other node.
     pub(super) fn heard_offer(&self, ctx: &Context<'_>, from: NodeId, offer: Offer, out: &mut Vec<Effect>) {
         let Offer { vip, epoch, scope, to_reluctant } = offer;
         let reluctant = ctx.fitness != Fitness::Fit;
-        let able = !is_unfit(ctx) && (to_reluctant || !reluctant) && ctx.scope.digest() == scope;
+        let able = !is_unfit(ctx) && ctx.scope.digest() == scope;
         if matches!(self.hold, Hold::Watching) && able && ctx.hears && ctx.now >= ctx.settled_at {
-            out.push(Effect::Accept(from, Acceptance { vip, epoch, reluctant }));
+            let answer = Acceptance { vip, epoch, reluctant };
+            let declines = reluctant && !to_reluctant;
+            out.push(if declines { Effect::Decline(from, answer) } else { Effect::Accept(from, answer) });
         }
     }
 
@@ -416,7 +425,7 @@ impl Candidate {
         accepted: Acceptance,
         out: &mut Vec<Effect>,
     ) {
-        // An answer to an earlier offer is from a node that has not prepared for this one.
+        // An answer to an offer of an earlier epoch says nothing of this one.
         if let Hold::Held { epoch, leaving: Leaving::Offering { asked, why, second_best, .. }, told: None, .. } =
             &mut self.hold
             && asked.contains(&from)

@@ -614,6 +614,8 @@ impl LeaseNode {
                 out.push(Action::Prepare { vip });
                 self.send(to, &Message::Accept(vec![accepted]), out);
             }
+            Effect::Decline(to, answer) => self.send(to, &Message::Accept(vec![answer]), out),
+            Effect::Prepare => out.push(Action::Prepare { vip }),
             Effect::AskNow => {
                 self.ask_now.insert(vip);
             }

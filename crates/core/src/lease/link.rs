@@ -210,6 +210,13 @@ impl Header {
     }
 }
 
+/// What a sealed datagram says, to whomever.
+#[cfg(test)]
+pub(super) fn said(bytes: &[u8]) -> Option<Message> {
+    let (signed, _) = bytes.split_last_chunk::<MAC_BYTES>()?;
+    Message::decode(signed.get(HEADER_BYTES..)?).ok()
+}
+
 /// The newest sequence number seen and which of the 127 before it were.
 #[derive(Clone, Default)]
 struct Window {

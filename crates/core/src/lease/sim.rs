@@ -33,6 +33,8 @@ use self::{
 use super::{
     Action, Actions, Change, Epoch, Fitness, LeaseKeys, LeaseMember, LeaseNode, LeaseView, LeaseVip, LeaseWish,
     LogFacts, LossCause, Timing, Transition, Unfitness, VipStatus, VoterSets,
+    datagram::Message,
+    link::said,
     rules::{Rule, Rules},
 };
 use crate::{
@@ -123,6 +125,8 @@ pub(super) struct Tally {
     pub regressed: u64,
     /// A gate could not be closed.
     pub unclosed: u64,
+    /// A VIP was offered to a node while nothing went wrong.
+    pub offers: u64,
 }
 
 struct Process {
@@ -789,6 +793,9 @@ impl World {
 
     fn send(&mut self, from: usize, to: NodeId, bytes: Vec<u8>) {
         let to = to.get() as usize - 1;
+        if !self.chaos && let Some(Message::Offer(offers)) = said(&bytes) {
+            self.tally.offers += offers.len() as u64;
+        }
         if self.blocked.contains(&(from, to)) {
             return;
         }

@@ -497,6 +497,25 @@ fn a_cause_that_all_share_makes_no_vip_dark() {
 }
 
 #[test]
+fn a_cause_that_all_share_makes_few_offers() {
+    const VIPS: u32 = 12;
+    let mut world = World::calm(Profile { vips: VIPS, ..THREE }, Failback::Never);
+    pass(&mut world, 4 * LEASE);
+    (1..=3).for_each(|node| world.fitness(NodeId::new(node), RELUCTANT));
+    // Whoever finds out first still finds somebody who has not.
+    pass(&mut world, LEASE);
+    let before = (world.t, world.tally.offers);
+    let time = 20 * LEASE;
+    pass(&mut world, time);
+    let offers = world.tally.offers - before.1;
+    // The two others are asked once each time.
+    let most = 2 * u64::from(VIPS) * (time / (5 * PROMISE) + 1);
+    assert!((1..=most).contains(&offers), "{offers} offers, {most} at most");
+    assert!(world.reports.iter().all(|(t, ..)| *t <= before.0), "and nothing changes hands");
+    assert!((1..=VIPS).all(|vip| world.owner(vip).is_some()));
+}
+
+#[test]
 fn an_owner_that_must_leave_hands_over_to_a_reluctant_node_if_there_is_no_fit_one() {
     for fit in [None, Some(0), Some(1)] {
         let (mut world, owner) = calm();
