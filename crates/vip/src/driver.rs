@@ -58,6 +58,10 @@ pub trait Driver: Send + 'static {
     /// Somebody who was not heard for a while is heard again, and may have learnt another owner meanwhile.
     fn announce_again(&mut self, now: BootNanos);
 
+    /// A node has not been heard for long: it finishes nothing any more of what clients had begun there, and they should be
+    /// told.
+    fn peer_gone(&mut self, node: NodeId);
+
     /// What else the thread should wake up for: [`Driver::turn`] follows when one of them can be read.
     fn descriptors(&self) -> &[RawFd];
 }
@@ -127,6 +131,9 @@ impl Driver for LoopbackDriver {
     }
 
     fn announce_again(&mut self, _now: BootNanos) {}
+
+    /// Nothing is sent on.
+    fn peer_gone(&mut self, _node: NodeId) {}
 
     fn descriptors(&self) -> &[RawFd] {
         &[]

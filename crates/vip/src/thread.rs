@@ -255,6 +255,7 @@ impl Runner {
                 Action::Carry { view } => self.inputs.driver.view(&view),
                 Action::Prepare { vip } => self.inputs.driver.prepare(vip),
                 Action::PeerReturned { .. } => self.inputs.driver.announce_again(boot_now()),
+                Action::PeerGone { node } => self.inputs.driver.peer_gone(node),
                 Action::Close { vip, successor, given_up } => {
                     if let Some(at) = self.held.iter().position(|(held, _)| *held == vip) {
                         let (_, gate) = self.held.swap_remove(at);

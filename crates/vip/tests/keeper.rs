@@ -951,12 +951,22 @@ fn an_owner_that_answers_on_a_second_interface_too_is_no_stranger() {
     }
 }
 
-/// A SYN for the first VIP, sent by the third host. Its header's checksum is right: bridges may look at that.
-fn syn() -> Vec<u8> {
+/// A segment for the first VIP, sent by the third host. Its header's checksum is right: bridges may look at that.
+fn segment(tcp: [u8; 20]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 3, 8, 0];
     frame.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0x26, 0x69, 10, 0, 0, 3, 10, 0, 0, 100]);
-    frame.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.extend(tcp);
     frame
+}
+
+/// One that opens a connection.
+fn syn() -> Vec<u8> {
+    segment([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0])
+}
+
+/// One of a connection, with its checksum: a kernel that knows no such connection resets it.
+fn ack() -> Vec<u8> {
+    segment([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0xfe, 0xdb, 0, 0])
 }
 
 /// Sees and sends frames of one kind on `eth0`.
@@ -1012,6 +1022,46 @@ fn a_connection_that_begins_during_a_move_is_sent_on_from_above_another_interfac
             std::thread::yield_now();
         }
         false
+    });
+}
+
+#[test]
+fn connections_that_a_former_owner_finishes_are_reset_when_it_is_gone() {
+    let Some(lan) = Lan::new(3) else { return };
+    let host = &lan.hosts[0];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    let mut view = view();
+    let former = NodeId::new(2);
+    view.vips[0].macs.push((former, Mac::new([2, 0, 0, 0, 0, 2])));
+    view.vips[0].finish = LONG_NANOS;
+    driver.view(&Arc::new(view));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    let now = boot_now();
+    driver.acquired(VipId::new(1), Epoch::new(1), now.plus(LONG_NANOS), Some(former));
+    driver.turn(now);
+    let (client, at_former) = (raw(&lan.hosts[2], libc::ETH_P_IP), raw(&lan.hosts[1], libc::ETH_P_IP));
+    // Reads all that has come so far.
+    let hears = |mut socket: &Socket, is: &dyn Fn(&[u8; 64]) -> bool| {
+        let (mut frame, mut heard) = ([0; 64], false);
+        while socket.read(&mut frame).is_ok() {
+            heard |= is(&frame);
+        }
+        heard
+    };
+    let is_sent_on = |frame: &[u8; 64]| frame[..6] == [2, 0, 0, 0, 0, 2] && frame[30..34] == [10, 0, 0, 100];
+    let is_reset = |frame: &[u8; 64]| frame[26..30] == [10, 0, 0, 100] && frame[23] == 6 && frame[47] & 0x04 != 0;
+    // Another one than that is nothing to it.
+    driver.peer_gone(NodeId::new(3));
+    eventually("it is sent on", || {
+        client.send(&ack()).expect("sent");
+        hears(&at_former, &is_sent_on)
+    });
+    assert!(!hears(&client, &is_reset));
+    driver.peer_gone(former);
+    eventually("it is reset", || {
+        client.send(&ack()).expect("sent");
+        hears(&client, &is_reset)
     });
 }
 

@@ -45,7 +45,8 @@ const ROUNDS_MAX: usize = 64;
 /// A shorter right than the view says is asked for in so many rounds before it is tried again.
 const GIVES_IN_ROUNDS: u64 = 4;
 
-/// About what it takes a daemon to be back when it is started again: one that was heard before may be there in a moment.
+/// About what it takes a daemon to be back when it is started again: one that was heard before may be there in a moment. Who is
+/// silent for longer is taken for gone; a cable that was pulled for a moment is not meant.
 const BACK_NANOS: u64 = 2_000_000_000;
 
 /// Learners greet each other this often, in rounds: often enough that losing two greetings is no silence.
@@ -78,6 +79,8 @@ pub struct LeaseNode {
     /// What the rankings were made from, beside the view; nothing if the view is newer.
     ranked: Option<Situation>,
     hearing: Hearing,
+    /// When this node last found that no majority answers it: who was not heard then may be there.
+    deaf_at: BootNanos,
     started: BootNanos,
     rounds: VecDeque<Round>,
     round: u64,
@@ -184,6 +187,7 @@ impl LeaseNode {
             rankings: Arc::default(),
             ranked: None,
             hearing: Hearing::default(),
+            deaf_at: now,
             started: now,
             rounds: VecDeque::new(),
             round: 0,
@@ -340,6 +344,7 @@ impl LeaseNode {
             self.next_round_at = now.plus(self.retry(&view));
             self.forget_told(now, facts, &view, out);
             self.forget_closed(now, &view, out);
+            self.miss_peers(now, &view, out);
             self.rank(now);
             self.repeat_releases(now, facts, out);
             if self.round.is_multiple_of(GREET_ROUNDS) {
@@ -824,6 +829,16 @@ impl LeaseNode {
             self.deadlines_stale = true;
             self.each(now, facts, out, |candidate, _, _| candidate.forget_grants());
         }
+    }
+
+    /// Tells of peers that are gone. A node that stood still, or is cut off, has heard nobody and misses nobody: what was sent
+    /// to it meanwhile may be on its way yet.
+    fn miss_peers(&mut self, now: BootNanos, view: &LeaseView, out: &mut Actions) {
+        if self.heard_age(now) > view.timing.deaf_after() {
+            self.deaf_at = now;
+        }
+        let gone = self.hearing.gone(now, self.deaf_at, BACK_NANOS);
+        out.extend(gone.into_iter().map(|node| Action::PeerGone { node }));
     }
 
     fn repeat_releases(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {

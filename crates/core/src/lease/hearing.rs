@@ -17,6 +17,8 @@ pub(super) struct Hearing(BTreeMap<NodeId, Heard>);
 struct Heard {
     since: BootNanos,
     last: BootNanos,
+    /// It was told that it is gone.
+    gone: bool,
 }
 
 impl Hearing {
@@ -24,12 +26,24 @@ impl Hearing {
     /// first time or again.
     pub(super) fn heard(&mut self, now: BootNanos, peer: NodeId, gap: u64) -> bool {
         let known = self.0.get(&peer).is_some_and(|heard| now.since(heard.last) <= gap);
-        let heard = self.0.entry(peer).or_insert(Heard { since: now, last: now });
+        let heard = self.0.entry(peer).or_insert(Heard { since: now, last: now, gone: false });
         if !known {
             heard.since = now;
         }
-        heard.last = now;
+        (heard.last, heard.gone) = (now, false);
         !known
+    }
+
+    /// Peers that were heard and have been silent for more than `gap` since then and since `listening`: each once in a silence.
+    pub(super) fn gone(&mut self, now: BootNanos, listening: BootNanos, gap: u64) -> Vec<NodeId> {
+        let is_silent = |heard: &Heard| !heard.gone && now.since(heard.last.max(listening)) > gap;
+        let silent = self.0.iter_mut().filter(|(_, heard)| is_silent(heard));
+        silent
+            .map(|(peer, heard)| {
+                heard.gone = true;
+                *peer
+            })
+            .collect()
     }
 
     /// Forgets who is no member.
@@ -63,5 +77,20 @@ mod tests {
         assert_eq!(age(&hearing, 140), Some(4));
         hearing.retain(|node| node != peer);
         assert_eq!(age(&hearing, 140), None);
+    }
+
+    #[test]
+    fn a_silence_is_told_once() {
+        let peer = NodeId::new(2);
+        let at = BootNanos::new;
+        let mut hearing = Hearing::default();
+        assert_eq!(hearing.gone(at(100), at(0), 10), [], "who was never heard is not missed");
+        hearing.heard(at(100), peer, 5);
+        assert_eq!(hearing.gone(at(110), at(0), 10), []);
+        assert_eq!(hearing.gone(at(111), at(101), 10), [], "nobody listened for so long");
+        assert_eq!(hearing.gone(at(112), at(101), 10), [peer]);
+        assert_eq!(hearing.gone(at(200), at(101), 10), []);
+        hearing.heard(at(200), peer, 5);
+        assert_eq!(hearing.gone(at(211), at(101), 10), [peer]);
     }
 }

@@ -220,6 +220,8 @@ pub(super) struct World {
     recorded: BTreeMap<VipId, (NodeId, Epoch)>,
     /// When which node reported what.
     pub reports: Vec<(u64, NodeId, Transition)>,
+    /// When which node said that another is gone.
+    pub missed: Vec<(u64, NodeId, NodeId)>,
     pub tally: Tally,
 }
 
@@ -274,6 +276,7 @@ impl World {
             adapt: |_| {},
             recorded: BTreeMap::new(),
             reports: Vec::new(),
+            missed: Vec::new(),
             tally: Tally::default(),
         };
         if profile.moving || profile.lengths {
@@ -724,6 +727,7 @@ impl World {
         for action in actions {
             match action {
                 Action::Prepare { .. } | Action::PeerReturned { .. } => {}
+                Action::PeerGone { node } => self.missed.push((self.t, self.nodes[at].id, node)),
                 Action::Carry { view } => {
                     let addresses = |vips: &[LeaseVip]| vips.iter().map(|vip| vip.addresses.len()).sum::<usize>();
                     let known = self.documents.at(at).values().map(Vec::len).sum::<usize>();

@@ -237,6 +237,36 @@ fn an_owner_that_stood_still_says_so() {
 }
 
 #[test]
+fn a_node_that_is_silent_for_long_is_missed_once() {
+    const SECOND: u64 = 1000 * MS;
+    let (mut world, owner) = calm();
+    let [one, two] = others(owner);
+    // A cable that is pulled for a moment, or for long: who hears nobody knows nothing of the others.
+    for (time, missed_by) in [(SECOND, 0), (4 * SECOND, 2)] {
+        let before = world.t;
+        world.block(&[one], &[owner.get(), two]);
+        world.block(&[owner.get(), two], &[one]);
+        pass(&mut world, time);
+        world.unblock();
+        pass(&mut world, SECOND);
+        let by_others = |(_, by, missed): &(u64, NodeId, NodeId)| by.get() != one && missed.get() == one;
+        assert!(world.missed.iter().all(by_others), "{:?}", world.missed);
+        assert_eq!(world.missed.iter().filter(|(t, ..)| *t > before).count(), missed_by, "{time}");
+    }
+    for _ in 0..2 {
+        let died = world.t;
+        world.kill(NodeId::new(one));
+        pass(&mut world, 8 * SECOND);
+        let missed: Vec<_> = world.missed.iter().filter(|(t, ..)| *t > died).collect();
+        assert_eq!(missed.len(), 2, "once by each: {missed:?}");
+        let about_two_seconds = 19 * SECOND / 10..21 * SECOND / 10;
+        assert!(missed.iter().all(|(t, ..)| about_two_seconds.contains(&(t - died))), "{missed:?}");
+        world.restart(NodeId::new(one));
+        pass(&mut world, SECOND);
+    }
+}
+
+#[test]
 fn a_node_that_cannot_win_raises_no_epoch() {
     let (mut world, owner) = calm();
     let epoch = world.status(owner, 1).epoch;

@@ -67,6 +67,12 @@ pub enum Action {
         /// The node.
         node: NodeId,
     },
+    /// A node that was heard before has been silent for two seconds, while a majority of the voters answered: once in each
+    /// silence. What it was left to finish, it finishes no more.
+    PeerGone {
+        /// The node.
+        node: NodeId,
+    },
     /// Tell whoever keeps the history.
     Report(Transition),
 }

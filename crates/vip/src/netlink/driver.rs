@@ -45,6 +45,8 @@ pub struct NetlinkDriver {
     held: BTreeMap<VipId, BootNanos>,
     /// What was handed over, until clients must have finished here.
     finishing: BTreeMap<VipId, BootNanos>,
+    /// Who handed over what is held here, where segments of connections that this node does not know are sent on to it.
+    predecessors: BTreeMap<VipId, NodeId>,
     /// VIPs whose deadlines would open an address too many; they stay as they are.
     outdated: BTreeSet<VipId>,
     announced: u64,
@@ -75,6 +77,7 @@ impl NetlinkDriver {
             opens: shared.opens.load_full(),
             held: BTreeMap::new(),
             finishing: BTreeMap::new(),
+            predecessors: BTreeMap::new(),
             outdated: BTreeSet::new(),
             announced: 0,
             captures: Vec::new(),
@@ -185,6 +188,7 @@ impl Driver for NetlinkDriver {
     fn prepare(&mut self, vip: VipId) {
         // Whoever is about to own the VIP sends nothing on, so that what is sent on always ends somewhere.
         self.deadlines.forward_nothing(vip);
+        self.predecessors.remove(&vip);
         for capture in &mut self.captures {
             capture.forget(vip);
         }
@@ -195,10 +199,11 @@ impl Driver for NetlinkDriver {
         self.prepare(vip);
         let finishing = self.view.as_ref().zip(predecessor).and_then(|(view, node)| {
             let known = view.vips.iter().find(|known| known.id == vip)?;
-            Some((mac_of(view, vip, node)?, now.plus(known.finish)))
+            Some((node, mac_of(view, vip, node)?, now.plus(known.finish)))
         });
-        if let Some((mac, finish_until)) = finishing {
+        if let Some((node, mac, finish_until)) = finishing {
             self.deadlines.forward_established(vip, mac.bytes(), finish_until);
+            self.predecessors.insert(vip, node);
         }
         self.held.insert(vip, until);
         if self.outdated.contains(&vip) {
@@ -251,6 +256,7 @@ impl Driver for NetlinkDriver {
         self.deadlines.flush();
         self.announcer.stop(vip);
         self.held.remove(&vip);
+        self.predecessors.remove(&vip);
         self.publish_held();
         closing
     }
@@ -277,6 +283,17 @@ impl Driver for NetlinkDriver {
 
     fn announce_again(&mut self, now: BootNanos) {
         self.announcer.announce_all_again(now, None);
+    }
+
+    /// This node's kernel resets what it does not know, instead of sending it to a machine that is not there.
+    fn peer_gone(&mut self, node: NodeId) {
+        let Self { predecessors, deadlines, .. } = self;
+        predecessors.retain(|vip, predecessor| {
+            if *predecessor == node {
+                deadlines.forward_nothing(*vip);
+            }
+            *predecessor != node
+        });
     }
 
     fn descriptors(&self) -> &[RawFd] {

@@ -104,6 +104,8 @@ impl Driver for Whistle {
 
     fn announce_again(&mut self, _now: BootNanos) {}
 
+    fn peer_gone(&mut self, _node: NodeId) {}
+
     fn descriptors(&self) -> &[RawFd] {
         &[]
     }
