@@ -551,6 +551,34 @@ fn an_address_that_a_vip_took_over_and_lost_while_the_disk_hung_stays_closed() {
 }
 
 #[test]
+fn a_vip_that_was_gained_before_a_lost_address_was_closed_is_announced_when_it_is_opened() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    driver.view(&Arc::new(view()));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    // One of the two goes, and where the other is does not change any more from here on.
+    host.sysctl("ipv6/conf/eth0/disable_ipv6", "1");
+    let one_short = Fitness::Reluctant(Unfitness::AddressMissing);
+    eventually("one is missing", || says(&keeper, one_short, "IPv6 is switched off"));
+    driver.turn(boot_now());
+    let disk = HungDisk::new(&folder);
+    driver.view(&Arc::new(with(&[VIPS[0], VIPS[1], "10.0.0.101"])));
+    disk.is_waited_for();
+    driver.view(&Arc::new(with(&VIPS[..1])));
+    gain(&mut driver);
+    assert!(!answered(neighbour, VIPS[0]), "the deadline would open what the VIP has lost");
+    assert_eq!(keeper.counters().announced, 0);
+    drop(disk);
+    eventually("it is announced", || {
+        driver.turn(boot_now());
+        keeper.counters().announced > 0
+    });
+    assert!(answered(neighbour, VIPS[0]));
+}
+
+#[test]
 fn an_address_that_is_wanted_no_more_goes_while_the_disk_hangs() {
     let Some(lan) = Lan::new(1) else { return };
     let host = &lan.hosts[0];

@@ -49,6 +49,8 @@ pub struct NetlinkDriver {
     predecessors: BTreeMap<VipId, NodeId>,
     /// VIPs whose deadlines would open an address too many; they stay as they are.
     outdated: BTreeSet<VipId>,
+    /// VIPs that are held and were not announced from where they are now: they are, or were just now, outdated.
+    unannounced: BTreeSet<VipId>,
     announced: u64,
     captures: Vec<Capture>,
     taps: Receiver<Tap>,
@@ -79,6 +81,7 @@ impl NetlinkDriver {
             finishing: BTreeMap::new(),
             predecessors: BTreeMap::new(),
             outdated: BTreeSet::new(),
+            unannounced: BTreeSet::new(),
             announced: 0,
             captures: Vec::new(),
             taps,
@@ -105,19 +108,29 @@ impl NetlinkDriver {
         let before = std::mem::replace(&mut self.places, places);
         self.opens = opens;
         self.outdated = self.shared.outdated();
-        let now = boot_now();
-        for (vip, until) in self.held.iter().filter(|(vip, _)| !self.outdated.contains(vip)) {
-            self.deadlines.set(*vip, *until);
-            let place = self.places.get(vip);
-            if place == before.get(vip) {
-                continue;
+        let moved = self.held.keys().filter(|vip| self.places.get(*vip) != before.get(*vip));
+        self.unannounced.extend(moved);
+        for (vip, until) in self.held.clone() {
+            self.open(vip, until);
+        }
+    }
+
+    /// Opens a VIP that is held until then, and announces it if that was not done where it is now; unless its deadline has to
+    /// stay as it is, and then both are done when the keeper has come to it.
+    fn open(&mut self, vip: VipId, until: BootNanos) {
+        if self.outdated.contains(&vip) {
+            return;
+        }
+        self.deadlines.set(vip, until);
+        if !self.unannounced.remove(&vip) {
+            self.announcer.renew(vip, until);
+            return;
+        }
+        match self.places.get(&vip) {
+            Some(Place { interface, mac, addresses }) => {
+                self.announcer.hold(boot_now(), vip, (*interface, *mac), addresses, until);
             }
-            match place {
-                Some(Place { interface, mac, addresses }) => {
-                    self.announcer.hold(now, *vip, (*interface, *mac), addresses, *until);
-                }
-                None => self.announcer.stop(*vip),
-            }
+            None => self.announcer.stop(vip),
         }
     }
 
@@ -206,24 +219,14 @@ impl Driver for NetlinkDriver {
             self.predecessors.insert(vip, node);
         }
         self.held.insert(vip, until);
-        if self.outdated.contains(&vip) {
-            // Opened and announced where it has come to when the keeper is done.
-            self.publish_held();
-            return;
-        }
-        self.deadlines.set(vip, until);
-        if let Some(Place { interface, mac, addresses }) = self.places.get(&vip) {
-            self.announcer.hold(now, vip, (*interface, *mac), addresses, until);
-        }
+        self.unannounced.insert(vip);
+        self.open(vip, until);
         self.publish_held();
     }
 
     fn renewed(&mut self, vip: VipId, _epoch: Epoch, until: BootNanos) {
         self.held.insert(vip, until);
-        if !self.outdated.contains(&vip) {
-            self.deadlines.set(vip, until);
-            self.announcer.renew(vip, until);
-        }
+        self.open(vip, until);
     }
 
     fn finish_until(&self, vip: VipId, successor: Option<NodeId>, now: BootNanos) -> Option<BootNanos> {
@@ -257,6 +260,7 @@ impl Driver for NetlinkDriver {
         self.announcer.stop(vip);
         self.held.remove(&vip);
         self.predecessors.remove(&vip);
+        self.unannounced.remove(&vip);
         self.publish_held();
         closing
     }
