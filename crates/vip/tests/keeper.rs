@@ -551,6 +551,34 @@ fn an_address_that_a_vip_took_over_and_lost_while_the_disk_hung_stays_closed() {
 }
 
 #[test]
+fn a_vip_that_lost_an_address_while_the_disk_hung_is_left_to_others() {
+    for level in LEVELS {
+        let Some(lan) = Lan::new(1) else { return };
+        let folder = empty();
+        let (mut driver, keeper) = start(&lan.hosts[0], &folder, "eth0", level);
+        let document = |first: &[&str]| {
+            let mut view = with(first);
+            let addresses = vec!["10.0.0.110".parse().expect("an address")];
+            view.vips.push(LeaseVip { id: VipId::new(2), addresses, ..view.vips[0].clone() });
+            Arc::new(view)
+        };
+        driver.view(&document(&["10.0.0.100", "10.0.0.101"]));
+        eventually("both are in place", || [1, 2].iter().all(|vip| says_of(*vip, &keeper, Fitness::Fit, "")));
+        gain(&mut driver);
+        let disk = HungDisk::new(&folder);
+        driver.view(&document(&["10.0.0.100", "10.0.0.101", "10.0.0.102"]));
+        disk.is_waited_for();
+        // What it keeps is not renewed before the fence was told of what it does not.
+        driver.view(&document(&["10.0.0.100"]));
+        let closed = Fitness::Unfit(Unfitness::Unattended);
+        eventually("it is left to others", || says(&keeper, closed, "since the VIP lost an address"));
+        assert!(!says_of(2, &keeper, closed, ""), "{level:?}");
+        drop(disk);
+        eventually("both are fit", || [1, 2].iter().all(|vip| says_of(*vip, &keeper, Fitness::Fit, "")));
+    }
+}
+
+#[test]
 fn a_vip_that_was_gained_before_a_lost_address_was_closed_is_announced_when_it_is_opened() {
     let Some(lan) = Lan::new(2) else { return };
     let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];

@@ -107,12 +107,18 @@ impl NetlinkDriver {
         }
         let before = std::mem::replace(&mut self.places, places);
         self.opens = opens;
-        self.outdated = self.shared.outdated();
+        self.look_what_waits();
         let moved = self.held.keys().filter(|vip| self.places.get(*vip) != before.get(*vip));
         self.unannounced.extend(moved);
         for (vip, until) in self.held.clone() {
             self.open(vip, until);
         }
+    }
+
+    /// Which deadlines have to stay as they are; since when there are such is told to whoever asks how the keeper gets on.
+    fn look_what_waits(&mut self) {
+        self.outdated = self.shared.outdated();
+        self.shared.wait(!self.outdated.is_empty(), boot_now());
     }
 
     /// Opens a VIP that is held until then, and announces it if that was not done where it is now; unless its deadline has to
@@ -194,7 +200,7 @@ impl Driver for NetlinkDriver {
     fn view(&mut self, view: &Arc<LeaseView>) {
         self.view = Some(Arc::clone(view));
         self.shared.take_view(view);
-        self.outdated = self.shared.outdated();
+        self.look_what_waits();
         self.shared.to_keeper.wake();
     }
 

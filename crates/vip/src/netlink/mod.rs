@@ -26,7 +26,7 @@ mod sole;
 mod wake;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread::JoinHandle,
@@ -106,10 +106,32 @@ impl Report {
         }
         self
     }
+
+    /// What is left of it when the deadlines of these VIPs have waited for the keeper for long: this node answers for nothing
+    /// of them.
+    fn without(mut self: Arc<Self>, waiting: &BTreeSet<VipId>) -> Arc<Self> {
+        for vip in waiting {
+            let dark = Fitness::Unfit(Unfitness::Unattended);
+            if let Some(known) = Arc::make_mut(&mut self).vips.get_mut(vip)
+                && known.fitness.worse(dark) != known.fitness
+            {
+                known.fitness = dark;
+                known.problem = "nobody looked after addresses and fence since the VIP lost an address, and until \
+                                 somebody does it is closed: a disk, the kernel or the nft program holds that up; \
+                                 see the log of the kernel"
+                    .to_owned();
+            }
+        }
+        self
+    }
 }
 
 /// A round takes milliseconds, a few hundred where new addresses are asked for, and begins four times a second.
 const HELD_UP: Duration = Duration::from_secs(2);
+
+/// For so long a VIP may wait for the keeper to take an address that it has lost out of its place. Far more than that takes: the
+/// keeper is woken for it, and gives up asking the link. The right that it had was over sooner, with a lease that is not long.
+const WAITS: Duration = Duration::from_millis(400);
 
 /// The drivers cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +163,8 @@ pub struct KeeperHandle {
 impl KeeperHandle {
     /// What was found last, doubted if that is long ago.
     pub fn report(&self) -> Arc<Report> {
-        self.shared.report.load_full().aged(self.held_up())
+        let waiting = self.shared.waiting_for(WAITS, boot_now());
+        self.shared.report.load_full().aged(self.held_up()).without(&waiting)
     }
 
     /// For how long the keeper is held up; usually less than a second.
@@ -262,6 +285,17 @@ mod tests {
         };
         check(1, [fit, unfit]);
         check(2, [doubted, unfit]);
+    }
+
+    #[test]
+    fn a_vip_that_waits_for_the_keeper_is_none_for_this_node() {
+        let known = |fitness| VipFitness { fitness, ..VipFitness::default() };
+        let [link_down, dark] = [Unfitness::LinkDown, Unfitness::Unattended].map(Fitness::Unfit);
+        let all = [Fitness::Fit, Fitness::Fit, link_down, Fitness::Reluctant(Unfitness::GatewayUnreachable)];
+        let vips = (1..).map(VipId::new).zip(all.map(known)).collect();
+        let left = Arc::new(Report { vips }).without(&[2, 3, 4, 5].map(VipId::new).into());
+        let left: Vec<Fitness> = left.vips.values().map(|known| known.fitness).collect();
+        assert_eq!(left, [Fitness::Fit, dark, link_down, dark]);
     }
 
     #[test]

@@ -81,6 +81,9 @@ pub(super) struct Shared {
     pub claimed: Published<BTreeSet<IpAddr>>,
     pub counts: Counts,
     pub pace: Pace,
+    /// From the driver: since when there are deadlines that have to stay as they are until the keeper has come to them; zero
+    /// while there is none.
+    waits_since: AtomicU64,
     pub to_keeper: Wake,
     pub to_driver: Wake,
     stopping: AtomicBool,
@@ -99,6 +102,7 @@ impl Shared {
             claimed: Published::default(),
             counts: Counts::default(),
             pace: Pace::new(boot_now()),
+            waits_since: AtomicU64::new(0),
             to_keeper: Wake::new()?,
             to_driver: Wake::new()?,
             stopping: AtomicBool::new(false),
@@ -131,6 +135,23 @@ impl Shared {
     /// VIPs whose deadline must stay as it is, by the view that was taken last.
     pub fn outdated(&self) -> BTreeSet<VipId> {
         self.view.load().as_deref().map(|view| outdated(&self.opens.load(), view)).unwrap_or_default()
+    }
+
+    /// For the driver: whether there are such.
+    pub fn wait(&self, some: bool, now: BootNanos) {
+        let since = self.waits_since.load(Ordering::Relaxed);
+        if !some {
+            self.waits_since.store(0, Ordering::Relaxed);
+        } else if since == 0 {
+            self.waits_since.store(now.get(), Ordering::Relaxed);
+        }
+    }
+
+    /// VIPs whose deadline must stay as it is, if there have been such for that long.
+    pub fn waiting_for(&self, longest: Duration, now: BootNanos) -> BTreeSet<VipId> {
+        let since = self.waits_since.load(Ordering::Relaxed);
+        let waited = Duration::from_nanos(now.since(BootNanos::new(since)));
+        if since != 0 && waited >= longest { self.outdated() } else { BTreeSet::new() }
     }
 
     /// For the keeper: which of these addresses, each on its interface and guarded as nobody's by now, the fence may guard under
@@ -318,5 +339,27 @@ mod tests {
         assert!(shared.is_overtaken(&had), "the keeper comes to it");
         shared.open_no_more(opens(&[(2, "10.0.0.3")]));
         assert!(shared.to_driver.woken() && shared.outdated().is_empty());
+    }
+
+    #[test]
+    fn a_deadline_waits_from_when_it_began_to_until_the_keeper_came_to_it() {
+        let shared = Shared::new().expect("descriptors");
+        let at = |millis: u64| BootNanos::new(millis * 1_000_000);
+        let waiting = |millis| shared.waiting_for(Duration::from_millis(400), at(millis));
+        shared.take_view(&view(&[(1, &["10.0.0.1", "10.0.0.2"])]));
+        shared.may_open(opens(&[(1, "10.0.0.1"), (1, "10.0.0.2")]));
+        shared.wait(false, at(1000));
+        shared.take_view(&view(&[(1, &["10.0.0.1"])]));
+        shared.wait(true, at(1000));
+        shared.wait(true, at(1300));
+        assert!(waiting(1399).is_empty());
+        assert_eq!(waiting(1400), [VipId::new(1)].into());
+        shared.open_no_more(opens(&[(1, "10.0.0.1")]));
+        assert!(waiting(1500).is_empty(), "also before the driver has seen it");
+        shared.wait(false, at(1500));
+        shared.take_view(&view(&[(1, &[])]));
+        shared.wait(true, at(1600));
+        assert!(waiting(1999).is_empty());
+        assert_eq!(waiting(2000), [VipId::new(1)].into());
     }
 }
