@@ -131,6 +131,36 @@ fn an_address_that_somebody_removed_comes_back_and_so_does_one_whose_interface_w
 }
 
 #[test]
+fn an_address_is_not_added_where_it_is_not_fenced() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    let folder = tempfile::tempdir().expect("a folder");
+    let reconcile_fenced = |wanted: Vec<VipAddress>, fenced: fn(u32, IpAddr) -> bool| {
+        let folder = folder.path().to_owned();
+        host.run(move || {
+            Addresses::open(&folder).expect("opens").reconcile_fenced(&wanted, fenced).expect("reconciles")
+        })
+    };
+    let unfenced = |addresses: &[VipAddress]| {
+        addresses.iter().cloned().map(|address| Problem::NotFenced { address }).collect::<Vec<_>>()
+    };
+    let nowhere = reconcile_fenced(vips(), |_, _| false);
+    assert_eq!(nowhere, Outcome { changes: Vec::new(), problems: unfenced(&vips()) });
+    assert!(!VIPS.iter().any(|vip| has(host, vip)));
+    let one = reconcile_fenced(vips(), |_, address| address.is_ipv4());
+    assert_eq!(one, Outcome { problems: unfenced(&vips()[1..]), ..added(vips()[..1].to_vec()) });
+    // What is there stays there, and is taken away as ever.
+    assert_eq!(reconcile_fenced(vips()[..1].to_vec(), |_, _| false), Outcome::default());
+    assert!(has(host, VIPS[0]) && !has(host, VIPS[1]));
+    assert_eq!(reconcile_fenced(Vec::new(), |_, _| false), removed(vips()[..1].to_vec()));
+    // On the interface that is there now, and not on one of that name before.
+    let index = host.run(|| Interface::read("eth0").expect("there").index);
+    assert!(index != 1, "that is the loopback interface");
+    assert_eq!(reconcile_fenced(vips(), |index, _| index == 1).changes, []);
+    assert_eq!(reconcile_fenced(vips(), |index, _| index != 1), added(vips()));
+}
+
+#[test]
 fn what_was_there_before_is_neither_adopted_nor_removed() {
     let Some(lan) = Lan::new(1) else { return };
     let host = &lan.hosts[0];

@@ -388,7 +388,8 @@ impl Keeper {
         let all = round.wanted.iter().flat_map(|want| &want.addresses);
         let put = all.filter(|at| (guarded.has(at) && free(at)) || round.foreign(at.address));
         let put: Vec<VipAddress> = put.cloned().collect();
-        match self.addresses.reconcile(&put) {
+        // Looking at the interfaces, asking the link and adding are moments apart: one of the same name may have come meanwhile.
+        match self.addresses.reconcile_fenced(&put, |interface, address| self.fence.guards(interface, address)) {
             Ok(outcome) => {
                 outcome.changes.iter().for_each(|change| self.tell(change, guarded.stands));
                 for problem in outcome.problems {
@@ -520,7 +521,7 @@ impl Keeper {
             let there = |at: &&VipAddress| interfaces.iter().any(|on| on.name == at.interface && on.has(at.address));
             let ours = self.addresses.ours().iter().filter(there);
             let guarded: Vec<_> = ours.filter(|at| self.fence.still_guards(at, interfaces)).cloned().collect();
-            match self.addresses.reconcile(&guarded) {
+            match self.addresses.reconcile_fenced(&guarded, |index, address| self.fence.guards(index, address)) {
                 Ok(outcome) => outcome.changes.iter().for_each(|change| self.tell(change, false)),
                 Err(error) => error!(%error, "and cannot be taken off it"),
             }

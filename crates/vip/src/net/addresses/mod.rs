@@ -156,6 +156,12 @@ pub enum Problem {
         /// One that would go too.
         other: IpAddr,
     },
+    /// Its interface came anew since the fence was put up.
+    #[error("{address}: the interface came anew and is not fenced yet; the address is added when it is")]
+    NotFenced {
+        /// The address.
+        address: VipAddress,
+    },
     /// The kernel refused.
     #[error("{address}: {reason}")]
     Refused {
@@ -181,6 +187,7 @@ impl Problem {
             | Self::OutsideSubnets { address, .. }
             | Self::WouldBePrimary { address }
             | Self::TakesOthersAway { address, .. }
+            | Self::NotFenced { address }
             | Self::Refused { address, .. } => address,
         }
     }
@@ -251,10 +258,30 @@ impl Addresses {
     /// # Errors
     /// [`AddressError`]: some steps may have been taken; call again.
     pub fn reconcile(&mut self, wanted: &[VipAddress]) -> Result<Outcome, AddressError> {
+        self.reconcile_fenced(wanted, |_, _| true)
+    }
+
+    /// As [`Addresses::reconcile`], and adds an address only where it is `fenced` on the interface of this index: what is
+    /// there by that name may be another one than when the fence was put up.
+    ///
+    /// # Errors
+    /// As [`Addresses::reconcile`].
+    pub fn reconcile_fenced(
+        &mut self,
+        wanted: &[VipAddress],
+        fenced: impl Fn(u32, IpAddr) -> bool,
+    ) -> Result<Outcome, AddressError> {
         let there = read_all(&mut self.socket)?;
         self.recognise(&there, |_| false);
         let wanted: BTreeSet<VipAddress> = wanted.iter().cloned().collect();
-        let Plan { steps, problems } = plan(&there, self.ours.addresses(), &wanted, system::ipv6_disabled);
+        let Plan { steps, mut problems } = plan(&there, self.ours.addresses(), &wanted, system::ipv6_disabled);
+        let may = |step: &Step| match step {
+            Step::Add { index, address, .. } => fenced(*index, address.address),
+            Step::Remove { .. } | Step::Forget { .. } => true,
+        };
+        let (steps, unfenced): (Vec<_>, Vec<_>) = steps.into_iter().partition(may);
+        let unfenced = unfenced.iter().filter_map(Step::added).cloned();
+        problems.extend(unfenced.map(|address| Problem::NotFenced { address }));
         let mut outcome = Outcome { changes: Vec::new(), problems };
         let added: BTreeSet<VipAddress> = steps.iter().filter_map(Step::added).cloned().collect();
         // What goes for good may be urgent: it is not kept waiting for the disk, which may hang. The record names it until then,
