@@ -293,7 +293,8 @@ pub enum FenceLevel {
     Ebpf,
     /// Sets with timeouts. Best effort: a frozen process can extend one when it wakes.
     Nftables,
-    /// None. A node that freezes while it owns a VIP goes on answering for it.
+    /// None. Addresses are on the interface while their VIP is held, and a node that freezes or whose process dies meanwhile goes
+    /// on answering for them.
     None,
 }
 

@@ -14,7 +14,8 @@ use ballast_core::{
 pub enum Closing {
     /// Nothing new is accepted any more.
     Closed,
-    /// It could not be closed, and closes by itself when the right that was given last ends. Nobody may be told before.
+    /// It could not be closed, and closes by itself when the right that was given last ends, or a moment after this returned
+    /// where there is no fence. Nobody may be told before that right ends.
     ByItself,
 }
 

@@ -28,7 +28,7 @@ pub(crate) enum Word {
     NotLocked,
     /// Whether the view may be out of date, which has changed.
     Doubts(bool),
-    /// The fence of a VIP that is released stays open until the right ends.
+    /// A VIP that is released may be answered for until the right ends.
     NotClosed(VipId),
     /// So many words found no room.
     Unsaid(u64),
@@ -59,8 +59,8 @@ impl Word {
             Self::NotClosed(vip) => {
                 tracing::error!(
                     %vip,
-                    "the kernel refused to close the fence of a VIP that is released; no node is told, and the next one takes \
-                     it when the lease ends"
+                    "a VIP that is released could not be closed at once, because the kernel refused to close its fence or \
+                     it has none; no node is told, and the next one takes it when the lease ends"
                 );
             }
             Self::Unsaid(words) => {

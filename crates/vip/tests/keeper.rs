@@ -202,8 +202,7 @@ fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
     let [host, other] = [&lan.hosts[0], &lan.hosts[1]];
     let folder = empty();
     let keeper = keep(host, &folder, FenceWish::None);
-    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
-    assert!(VIPS.iter().all(|vip| has(host, "eth0", vip)));
+    eventually("nothing is in the way", || says(&keeper, Fitness::Fit, ""));
     host.ip("link set eth0 down");
     eventually("the link is down", || {
         says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "eth0 is down or has no carrier")
@@ -215,19 +214,19 @@ fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
     drop(keeper);
 
     // The next process finds the machine's own and a stranger's address where it wants VIPs.
-    host.ip("address del 10.0.0.100/32 dev eth0");
-    host.ip("address del 2001:db8::100/128 dev eth0");
     other.ip("address add 10.0.0.100/24 dev eth0");
     let folder = empty();
-    let keeper = keep(host, &folder, FenceWish::None);
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::None);
+    driver.view(&Arc::new(view()));
     let taken = "02:00:00:00:00:02 answers for 10.0.0.100 on eth0 and is no node";
     let one_short = Fitness::Reluctant(Unfitness::AddressTaken);
     eventually("a stranger has one of the two", || says(&keeper, one_short, taken));
-    assert!(!has(host, "eth0", "10.0.0.100") && has(host, "eth0", "2001:db8::100"));
-    drop(keeper);
+    gain(&mut driver);
+    eventually("the other one is put there", || has(host, "eth0", "2001:db8::100"));
+    assert!(!has(host, "eth0", "10.0.0.100"));
+    drop((driver, keeper));
 
     // And with no other address.
-    host.ip("address del 2001:db8::100/128 dev eth0");
     let folder = empty();
     let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::None);
     driver.view(&Arc::new(with(&VIPS[..1])));
@@ -239,6 +238,49 @@ fn a_keeper_says_what_keeps_its_node_from_holding_a_vip() {
     let keeper = keep(host, &folder, FenceWish::None);
     let ours = "10.0.0.100/32 on eth0: is on eth0 already and was not put there by Ballast";
     eventually("the machine has it itself", || says(&keeper, Fitness::Reluctant(Unfitness::AddressMissing), ours));
+}
+
+#[test]
+fn without_a_fence_an_address_is_there_only_while_its_vip_is_held() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    // What an earlier process left behind its fence is off before the fence is.
+    let keeper = keep(host, &folder, FenceWish::Ebpf);
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, "") && has_any(host));
+    drop(keeper);
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::None);
+    assert!(!has_any(host));
+    driver.view(&Arc::new(view()));
+    eventually("it is fit for what it does not hold", || says(&keeper, Fitness::Fit, ""));
+    assert!(!has_any(host) && !VIPS.iter().any(|vip| answered(neighbour, vip)));
+    for _ in 0..2 {
+        let announced = keeper.counters().announced;
+        gain(&mut driver);
+        eventually("it is announced", || {
+            driver.turn(boot_now());
+            keeper.counters().announced > announced
+        });
+        eventually("each address is there and answers", || {
+            driver.turn(boot_now());
+            VIPS.iter().all(|vip| has(host, "eth0", vip) && answered(neighbour, vip))
+        });
+        assert_eq!(driver.released(VipId::new(1), None), Closing::ByItself, "nobody is told before it is gone");
+        eventually("it is gone", || {
+            let known = keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+            assert_eq!(known.fitness, Fitness::Fit, "{}", known.problem);
+            !has_any(host)
+        });
+    }
+    // What would be in its way is told before.
+    host.sysctl("ipv6/conf/eth0/disable_ipv6", "1");
+    let one_short = Fitness::Reluctant(Unfitness::AddressMissing);
+    eventually("one cannot be put there", || says(&keeper, one_short, "IPv6 is switched off"));
+    // Nor is it left there by a process that ends.
+    gain(&mut driver);
+    eventually("the other one is there", || has_any(host));
+    drop((driver, keeper));
+    assert!(!has_any(host));
 }
 
 #[test]
@@ -611,7 +653,7 @@ fn an_address_that_is_wanted_no_more_goes_while_the_disk_hangs() {
     let Some(lan) = Lan::new(1) else { return };
     let host = &lan.hosts[0];
     let folder = empty();
-    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::None);
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
     driver.view(&Arc::new(with(&["10.0.0.100", "10.0.0.101", "10.0.0.102"])));
     eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
     let disk = HungDisk::new(&folder);
@@ -853,7 +895,7 @@ fn a_record_that_cannot_be_written_keeps_a_node_from_no_vip_that_is_in_place() {
     let folder = empty();
     let on_eth1 = [("db".to_owned(), "eth1".to_owned())].into();
     let (mut driver, keeper) =
-        start_with(host, NetlinkOptions { interfaces: on_eth1, ..options(&folder, "eth0", FenceWish::None) });
+        start_with(host, NetlinkOptions { interfaces: on_eth1, ..options(&folder, "eth0", FenceWish::Ebpf) });
     driver.view(&Arc::new(view()));
     eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
     // What takes the place of the file that is written before it replaces the record.

@@ -138,7 +138,7 @@ fn an_address_is_not_added_where_it_is_not_fenced() {
     let reconcile_fenced = |wanted: Vec<VipAddress>, fenced: fn(u32, IpAddr) -> bool| {
         let folder = folder.path().to_owned();
         host.run(move || {
-            Addresses::open(&folder).expect("opens").reconcile_fenced(&wanted, fenced).expect("reconciles")
+            Addresses::open(&folder).expect("opens").reconcile_fenced(&wanted, &[], fenced).expect("reconciles")
         })
     };
     let unfenced = |addresses: &[VipAddress]| {

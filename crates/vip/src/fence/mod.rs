@@ -14,7 +14,8 @@
 //!   established connections over a planned move.
 //! - `nftables`: elements of a set that time out. Relative and counted in ticks of the kernel, so a renewal that
 //!   is held up on its way into the kernel extends the lease by that time: best effort.
-//! - `none`: nothing is fenced.
+//! - `none`: nothing is fenced. Addresses are on an interface only while their VIP is held here, and a node that freezes
+//!   or whose process dies goes on answering for them.
 //!
 //! Addresses have to be guarded before they are put on the interface, and taken off it before they are guarded no
 //! more. With `arp_announce=2` on the interface the kernel never asks for a neighbour in a VIP's name; without it
@@ -62,7 +63,7 @@ pub enum FenceWish {
     Ebpf,
     /// Only `nftables`.
     Nftables,
-    /// No fence: a frozen node keeps answering for its VIPs.
+    /// No fence: a node that freezes, or whose process dies, keeps answering for its VIPs beside their next owner.
     None,
 }
 
@@ -136,7 +137,8 @@ pub enum FenceError {
     /// No level is to be had. Both reasons are there in full.
     #[error(
         "this kernel offers no fence for VIPs; ebpf: {ebpf}; nftables: {nftables}. Grant what is missing, or set the \
-         fence to `none` and accept that a frozen node keeps answering"
+         fence to `none` and accept that a node that freezes, or whose process dies, keeps answering for its VIPs beside \
+         their next owner, and that a planned move takes a lease"
     )]
     Unavailable {
         /// Why not `ebpf`.
@@ -403,14 +405,17 @@ impl Deadlines {
         }
     }
 
-    /// The VIP is closed when this returns, unless it says that the kernel refused. Connections that are kept stay.
+    /// The VIP is closed when this returns, unless it says that the kernel refused. Connections that are kept stay. At the
+    /// level `none` there is nothing to close, and whoever looks after addresses takes it off its interface later.
     pub fn close(&mut self, vip: VipId) -> Closing {
         match &mut self.fast {
-            Fast::Ebpf(slots) => slots.close(vip),
-            Fast::Nftables(renewals) => return renewals.close(vip),
-            Fast::None => {}
+            Fast::Ebpf(slots) => {
+                slots.close(vip);
+                Closing::Closed
+            }
+            Fast::Nftables(renewals) => renewals.close(vip),
+            Fast::None => Closing::ByItself,
         }
-        Closing::Closed
     }
 
     /// Hands the deadlines set since the last call to the kernel, in one transaction. Does nothing at the level `ebpf`,

@@ -4,6 +4,9 @@
 //! change. A round reads what there is, guards before it adds and removes before it unguards, reads the
 //! fence back, lets VIPs' deadlines open what has come to its place, and publishes where VIPs are and which of them this
 //! node is fit to hold.
+//!
+//! Without a fence a look puts the addresses of those VIPs alone on the interfaces that this node holds, and takes those that
+//! it does not hold off first. It is fit for a VIP whose addresses it could put there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -148,6 +151,14 @@ impl Keeper {
                 self.round();
             }
         }
+        if self.is_unfenced() {
+            self.take_off_unheld(&[]);
+        }
+    }
+
+    /// Whether addresses are on the interfaces only while their VIPs are held, for want of a fence.
+    fn is_unfenced(&self) -> bool {
+        self.fence.level() == FenceLevel::None
     }
 
     /// One look at everything, and what follows from it.
@@ -181,8 +192,13 @@ impl Keeper {
         };
         self.look_at_names(view);
         let wanted = self.wanted(now, view, &interfaces);
+        // As it is on the interfaces by what was read of these.
+        let ours = self.addresses.ours().clone();
+        if self.is_unfenced() {
+            self.take_off_unheld(&wanted);
+        }
         self.look_at_links(now, view, &interfaces, &wanted);
-        let round = Round::new(now, &interfaces, &wanted, self.addresses.ours().clone());
+        let round = Round::new(now, &interfaces, &wanted, ours);
         let mut troubles = Troubles::default();
         let guarded = self.guard(&round, &mut troubles);
         // While the fence does not stand what must go goes first, and what may come is put there by the next round.
@@ -194,11 +210,12 @@ impl Keeper {
         if self.shared.is_overtaken(view) {
             return self.look();
         }
-        let put = self.put(&round, &guarded, &mut troubles);
+        let (put, unheld) = self.put(&round, &guarded, &mut troubles);
         if !guarded.stands {
             self.ask(&round, &guarded, view, &mut troubles);
         }
-        let places = self.judge(&round, &put, &mut troubles);
+        let mut places = self.judge(&round, &put, &mut troubles);
+        places.retain(|vip, _| !unheld.contains(vip));
         let places = self.open(&round, &guarded, places, &mut troubles);
         let mut vips: BTreeMap<_, _> = wanted.iter().map(|want| (want.vip, troubles.take(want.vip))).collect();
         let warning = self.fence.warning(&interfaces);
@@ -368,7 +385,10 @@ impl Keeper {
                 }
             }
         }
-        let taken = self.probes.taken(round.now, &ask, member, || self.shared.is_overtaken(view));
+        // Who waits for an address of a VIP that was gained, or for one to go that was given up, waits for no answers.
+        let held = self.is_unfenced().then(|| self.shared.held.load_full());
+        let moved = || held.as_ref().is_some_and(|held| !Arc::ptr_eq(held, &self.shared.held.load_full()));
+        let taken = self.probes.taken(round.now, &ask, member, || self.shared.is_overtaken(view) || moved());
         for want in round.wanted {
             for at in &want.addresses {
                 if let Some(mac) = taken.get(&at.address) {
@@ -382,14 +402,28 @@ impl Keeper {
         }
     }
 
-    /// Puts on the interfaces what is guarded and free, and takes away what should not be there. Returns what should.
-    fn put(&mut self, round: &Round<'_>, guarded: &GuardedNow, troubles: &mut Troubles) -> BTreeSet<IpAddr> {
+    /// Puts on the interfaces what is guarded and free, and takes away what should not be there. Returns what should or could,
+    /// and the VIPs that are not put there because nothing fences them and this node does not hold them.
+    fn put(
+        &mut self,
+        round: &Round<'_>,
+        guarded: &GuardedNow,
+        troubles: &mut Troubles,
+    ) -> (BTreeSet<IpAddr>, BTreeSet<VipId>) {
         let free = |at: &VipAddress| round.ours.contains(at) || self.probes.is_free(&at.interface, at.address);
-        let all = round.wanted.iter().flat_map(|want| &want.addresses);
-        let put = all.filter(|at| (guarded.has(at) && free(at)) || round.foreign(at.address));
-        let put: Vec<VipAddress> = put.cloned().collect();
+        let may = |at: &&VipAddress| (guarded.has(at) && free(at)) || round.foreign(at.address);
+        // Not what this look began with: it may have waited for answers.
+        let held = self.is_unfenced().then(|| self.shared.held.load_full());
+        let is_unheld = |want: &&Wanted| held.as_ref().is_some_and(|held| !held.contains(&want.vip));
+        let (later, here): (Vec<&Wanted>, Vec<&Wanted>) = round.wanted.iter().partition(is_unheld);
+        let of = |wanted: &[&Wanted]| -> Vec<VipAddress> {
+            wanted.iter().flat_map(|want| &want.addresses).filter(may).cloned().collect()
+        };
+        let unheld: BTreeSet<VipId> = later.iter().map(|want| want.vip).collect();
+        let (put, later) = (of(&here), of(&later));
         // Looking at the interfaces, asking the link and adding are moments apart: one of the same name may have come meanwhile.
-        match self.addresses.reconcile_fenced(&put, |interface, address| self.fence.guards(interface, address)) {
+        let fenced = |interface: u32, address: IpAddr| self.fence.guards(interface, address);
+        match self.addresses.reconcile_fenced(&put, &later, fenced) {
             Ok(outcome) => {
                 outcome.changes.iter().for_each(|change| self.tell(change, guarded.stands));
                 for problem in outcome.problems {
@@ -416,7 +450,23 @@ impl Keeper {
                 }
             }
         }
-        put.iter().map(|at| at.address).collect()
+        (put.iter().chain(&later).map(|at| at.address).collect(), unheld)
+    }
+
+    /// Without a fence: takes off the interfaces what this node does not hold, before anything waits for the link.
+    fn take_off_unheld(&mut self, wanted: &[Wanted]) {
+        let held = self.shared.held.load_full();
+        let held = wanted.iter().filter(|want| held.contains(&want.vip));
+        let stays: BTreeSet<&VipAddress> = held.flat_map(|want| &want.addresses).collect();
+        let ours = self.addresses.ours();
+        let left: Vec<VipAddress> = ours.iter().filter(|at| stays.contains(at)).cloned().collect();
+        if left.len() == ours.len() {
+            return;
+        }
+        // What is in the way of that is met again, and told, where addresses are put in place.
+        if let Ok(outcome) = self.addresses.reconcile(&left) {
+            outcome.changes.iter().for_each(|change| self.tell(change, true));
+        }
     }
 
     fn tell(&self, change: &Change, fence_stands: bool) {
@@ -505,8 +555,13 @@ impl Keeper {
         }
     }
 
-    /// Before the state is known: what an earlier process left on the interfaces is fenced, closed.
+    /// Before the state is known: what an earlier process left on the interfaces is fenced, closed, or taken off where
+    /// nothing fences it.
     fn guard_what_is_left(&mut self, interfaces: &[Interface]) {
+        if self.is_unfenced() {
+            self.take_off_unheld(&[]);
+            return;
+        }
         let left = self.addresses.ours().iter().filter_map(|at| {
             let interface = interfaces.iter().find(|interface| interface.name == at.interface)?;
             Some((NOBODY, interface.index, at.address))
@@ -521,7 +576,7 @@ impl Keeper {
             let there = |at: &&VipAddress| interfaces.iter().any(|on| on.name == at.interface && on.has(at.address));
             let ours = self.addresses.ours().iter().filter(there);
             let guarded: Vec<_> = ours.filter(|at| self.fence.still_guards(at, interfaces)).cloned().collect();
-            match self.addresses.reconcile_fenced(&guarded, |index, address| self.fence.guards(index, address)) {
+            match self.addresses.reconcile_fenced(&guarded, &[], |index, address| self.fence.guards(index, address)) {
                 Ok(outcome) => outcome.changes.iter().for_each(|change| self.tell(change, false)),
                 Err(error) => error!(%error, "and cannot be taken off it"),
             }
@@ -657,7 +712,8 @@ impl Keeper {
             }
             Err(error) => warn!(%error, "this machine's settings for VIPs cannot be checked"),
         }
-        info!(interface = interface.name, fence = self.fence.level().as_str(), "VIPs are on this interface");
+        let what = if self.is_unfenced() { "VIPs that are held" } else { "VIPs" };
+        info!(interface = interface.name, fence = self.fence.level().as_str(), "{what} are on this interface");
         if self.fence.level() == FenceLevel::Nftables {
             warn!(
                 "the nftables fence is best effort: a renewal that is held up in this process extends the lease by that time"

@@ -10,6 +10,10 @@
 //! What is put in place outlives the process, the fence closed: a node that starts again finds its
 //! addresses there, and one that is taken out of service for good removes them with `ballastd leave`.
 //!
+//! Without a fence (the level `none`) nothing decides who is reached but where the address is: it is put on the interface
+//! when the VIP is gained, and taken off when it is given up, which nobody is told of, when the process ends and when it
+//! starts. So it is at one node, but for one that stands still or whose process is gone.
+//!
 //! Not here: the parts themselves ([`crate::fence`], [`crate::net`]), the lease protocol.
 
 mod capture;
@@ -153,7 +157,8 @@ pub enum NetlinkError {
     Thread(#[source] std::io::Error),
 }
 
-/// Talks to the keeper. Dropping it ends the keeper's thread and leaves addresses and fence in place, closed.
+/// Talks to the keeper. Dropping it ends the keeper's thread and leaves addresses and fence in place, closed; where there is no
+/// fence it takes the addresses away.
 pub struct KeeperHandle {
     shared: Arc<Shared>,
     level: FenceLevel,
@@ -211,6 +216,13 @@ pub fn start(
 ) -> Result<(NetlinkDriver, KeeperHandle), NetlinkError> {
     let (fence, deadlines) = Fence::open(options.fence)?;
     let level = fence.level();
+    if level == FenceLevel::None {
+        tracing::warn!(
+            "VIPs have no fence here (vip.fence = \"none\"): if this node freezes, or its process dies, it goes on answering \
+             for the VIPs that it holds, beside the node that takes them over, until it is started again; and a planned move \
+             takes as long as a lease"
+        );
+    }
     let shared = Arc::new(Shared::new().map_err(NetlinkError::Thread)?);
     let (fresh, taps) = mpsc::channel();
     let (spent, used) = mpsc::channel();

@@ -1,7 +1,7 @@
 //! Puts VIPs on this machine's interfaces, and takes them away again.
 //!
 //! A VIP's address sits on its interface all the time, whoever owns it: who answers is decided by
-//! the fence. So nothing here is on the path of a take-over, and all of it may wait for the kernel
+//! the fence. So nothing here is on the path of a take-over, unless there is no fence, and all of it may wait for the kernel
 //! and the disk. What is wanted is compared with what is there and with what is ours; an address
 //! that was there before us is neither adopted nor touched. What is ours is written down in the data
 //! folder, and told by a mark that the kernel keeps with the address, because a damaged folder is
@@ -258,23 +258,30 @@ impl Addresses {
     /// # Errors
     /// [`AddressError`]: some steps may have been taken; call again.
     pub fn reconcile(&mut self, wanted: &[VipAddress]) -> Result<Outcome, AddressError> {
-        self.reconcile_fenced(wanted, |_, _| true)
+        self.reconcile_fenced(wanted, &[], |_, _| true)
     }
 
     /// As [`Addresses::reconcile`], and adds an address only where it is `fenced` on the interface of this index: what is
-    /// there by that name may be another one than when the fence was put up.
+    /// there by that name may be another one than when the fence was put up. Of those that are to come `later` it is told
+    /// what is in their way; now they are not wanted.
     ///
     /// # Errors
     /// As [`Addresses::reconcile`].
     pub fn reconcile_fenced(
         &mut self,
         wanted: &[VipAddress],
+        later: &[VipAddress],
         fenced: impl Fn(u32, IpAddr) -> bool,
     ) -> Result<Outcome, AddressError> {
         let there = read_all(&mut self.socket)?;
         self.recognise(&there, |_| false);
         let wanted: BTreeSet<VipAddress> = wanted.iter().cloned().collect();
         let Plan { steps, mut problems } = plan(&there, self.ours.addresses(), &wanted, system::ipv6_disabled);
+        if !later.is_empty() {
+            let all = wanted.iter().chain(later).cloned().collect();
+            let in_the_way = plan(&there, self.ours.addresses(), &all, system::ipv6_disabled).problems;
+            problems.extend(in_the_way.into_iter().filter(|problem| later.contains(problem.address())));
+        }
         let may = |step: &Step| match step {
             Step::Add { index, address, .. } => fenced(*index, address.address),
             Step::Remove { .. } | Step::Forget { .. } => true,
