@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use super::{
     datagram::{Acceptance, Holding, Offer, Release, Stance, Want},
+    grantor::Promise,
     grants::{Agreed, Grants, Said},
     rules::{Rule, Rules},
     scope::Scope,
@@ -294,6 +295,29 @@ impl Candidate {
     /// Whether the next round of questions should be about this VIP, for a node whose turn does not come.
     pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets) -> bool {
         !self.only_watches(now, view) || self.free_by(voters).is_none_or(|free| free <= now.plus(view.timing.renew()))
+    }
+
+    /// Whether what this node itself has promised as a voter tells more of another owner than voters did when they were asked
+    /// last: it need not ask them for as long.
+    pub(super) fn is_told_by(&self, now: BootNanos, view: &LeaseView, own: &Promise) -> bool {
+        self.only_watches(now, view) && own.given_at > self.asked_last && own.majority_until > now
+    }
+
+    /// This node's own vote tells of another owner. What voters said when they were asked last is out of date: a majority has
+    /// promised since, and is not free before that is over.
+    pub(super) fn told_by_own_vote(&mut self, ctx: &Context<'_>, own: &Promise) {
+        self.learn_owner(ctx, own.by, own.until);
+        for word in self.words.values_mut() {
+            word.free = false;
+            word.free_at = word.free_at.max(own.majority_until);
+        }
+    }
+
+    fn learn_owner(&mut self, ctx: &Context<'_>, by: Holding, until: BootNanos) {
+        self.highest = self.highest.max(by.epoch);
+        if by.node != ctx.node && self.known.is_none_or(|k| k.by.epoch <= by.epoch || k.until < ctx.now) {
+            self.known = Some(Known { by, until });
+        }
     }
 
     /// When a majority of voters will be free at the earliest, as far as their last words tell.
@@ -658,11 +682,8 @@ impl Candidate {
                 (false, BootNanos::new(u64::MAX))
             }
             Stance::Taken { by, remaining } => {
-                self.highest = self.highest.max(by.epoch);
                 let until = now.plus(remaining);
-                if by.node != ctx.node && self.known.is_none_or(|k| k.by.epoch <= by.epoch || k.until < now) {
-                    self.known = Some(Known { by, until });
-                }
+                self.learn_owner(ctx, by, until);
                 (false, until)
             }
             Stance::Quiet { remaining } | Stance::AddressTaken { remaining } => (false, now.plus(remaining)),

@@ -350,7 +350,8 @@ impl LeaseNode {
             if self.round.is_multiple_of(GREET_ROUNDS) {
                 self.greet_learners(&view, out);
             }
-            let due = self.due_in_round(now, &view);
+            let mut due = self.due_in_round(now, &view);
+            self.hear_own_vote(now, facts, &view, &mut due, out);
             self.ask(now, facts, &due, true, out);
         }
         self.ask_where_wanted(now, facts, out);
@@ -628,14 +629,42 @@ impl LeaseNode {
     }
 
     /// What a round asks about: what this node holds or claims, and what its own turn may come for before the next round:
-    /// by then the promise has been renewed, or the owner is in trouble. A round about nothing is asked all the same: that a majority answers says how fresh this node's state is.
+    /// by then the promise has been renewed, or the owner is in trouble. A round about nothing is asked all the same: that a
+    /// majority answers says how fresh this node's state is.
     fn due_in_round(&self, now: BootNanos, view: &LeaseView) -> Vec<VipId> {
-        let soon = now.plus(view.timing.renew() * 5 / 4);
-        let due = |candidate: &&Candidate| match self.deadlines.of.get(&candidate.vip) {
-            Some(turn) if candidate.only_watches(now, view) => *turn <= soon,
+        let due = self.candidates.values().filter(|candidate| self.is_due_in_round(now, view, candidate));
+        due.map(|candidate| candidate.vip).collect()
+    }
+
+    fn is_due_in_round(&self, now: BootNanos, view: &LeaseView, candidate: &Candidate) -> bool {
+        match self.deadlines.of.get(&candidate.vip) {
+            Some(turn) if candidate.only_watches(now, view) => *turn <= now.plus(view.timing.renew() * 5 / 4),
             _ => candidate.is_due(now, view, self.counting.sets()),
-        };
-        self.candidates.values().filter(due).map(|candidate| candidate.vip).collect()
+        }
+    }
+
+    /// Leaves out of what is due what this node knows as a voter: an owner asks all voters at once, and says how old its newest
+    /// round is that a majority answered. So until that majority's promises end at the earliest, less than a round before this
+    /// node's own, there is nothing to ask for; from then on, and of owners that reach this voter and no majority, it asks
+    /// as anybody does.
+    fn hear_own_vote(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        view: &LeaseView,
+        due: &mut Vec<VipId>,
+        out: &mut Actions,
+    ) {
+        if !self.counting.sets().has(self.node) {
+            return;
+        }
+        due.retain(|vip| {
+            let own = self.grantor.promised(now, *vip).filter(|own| own.by.node != self.node);
+            let told = own.filter(|own| self.candidates.get(vip).is_some_and(|known| known.is_told_by(now, view, own)));
+            let Some(own) = told else { return true };
+            self.with(now, facts, *vip, out, |candidate, ctx, _| candidate.told_by_own_vote(ctx, &own));
+            self.candidates.get(vip).is_some_and(|candidate| self.is_due_in_round(now, view, candidate))
+        });
     }
 
     fn ask_where_wanted(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
@@ -755,7 +784,7 @@ impl LeaseNode {
         // Who has a longer lease, or had one a moment ago, asks less often.
         let deaf_after = Timing::of_right(ask.right).deaf_after().max(view.timing.deaf_after());
         let deaf = !alone && ask.heard_age > deaf_after;
-        let asker = Asker { node: from, boot, counts, right: ask.right, deaf };
+        let asker = Asker { node: from, boot, counts, right: ask.right, deaf, heard_age: ask.heard_age };
         let scopes = &self.scopes;
         let word = |want: &Want| {
             let stance = self.grantor.answer(now, standing, asker, *want, scopes.get(&want.vip));

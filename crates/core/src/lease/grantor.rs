@@ -36,11 +36,25 @@ pub(super) struct Grantor {
 
 #[derive(Default)]
 struct Promises {
-    /// To whom, until when on this node's clock. May lie in the past.
-    promise: Option<(Holding, BootNanos)>,
+    /// May be over.
+    promise: Option<Promise>,
     /// The highest epoch heard of, and who claimed it. Nobody else is given that number.
     highest: Epoch,
     highest_of: Option<(NodeId, Boot)>,
+}
+
+/// A VIP's promise to one life. Times are on this node's clock.
+#[derive(Clone, Copy)]
+pub(super) struct Promise {
+    pub by: Holding,
+    /// When it was given last.
+    pub given_at: BootNanos,
+    pub until: BootNanos,
+    /// Since when that life has been promised it without a gap, each time for a right of this length.
+    since: BootNanos,
+    right: u64,
+    /// Until when a majority of the voters has promised it to that life at least; zero if that is not known.
+    pub majority_until: BootNanos,
 }
 
 /// Who asks, and what it says of itself.
@@ -54,6 +68,8 @@ pub(super) struct Asker {
     pub right: u64,
     /// Its newest round that a majority answered is too long ago.
     pub deaf: bool,
+    /// How long ago that is.
+    pub heard_age: u64,
 }
 
 /// What the voter itself knows.
@@ -95,7 +111,7 @@ impl Grantor {
         }
         let who = (asker.node, asker.boot);
         let promises = self.vips.entry(want.vip).or_default();
-        if let Some((by, until)) = promises.promise
+        if let Some(Promise { by, until, .. }) = promises.promise
             && now < until
             && (by.node, by.boot) != who
         {
@@ -133,15 +149,14 @@ impl Grantor {
         promises.highest = epoch;
         promises.highest_of = Some(who);
         let length = if self.rules.keep(Rule::DriftMargin) { promise_for(asker.right) } else { asker.right };
-        let before = promises.promise.map_or(BootNanos::default(), |(_, until)| until);
         let holding = Holding { node: asker.node, boot: asker.boot, epoch };
-        let until = before.max(now.plus(length));
-        promises.promise = Some((holding, until));
+        let promise = Promise::follow(promises.promise, now, asker, holding, length);
+        promises.promise = Some(promise);
         if !self.rules.keep(Rule::FormerAddressesStayPromised) {
             self.addresses.retain(|(_, vip), _| *vip != want.vip);
         }
         for address in addresses {
-            self.addresses.insert((*address, want.vip), (holding, until));
+            self.addresses.insert((*address, want.vip), (holding, promise.until));
         }
         Stance::Granted { epoch, scope: granted }
     }
@@ -155,8 +170,38 @@ impl Grantor {
 
     /// Forgets VIPs and addresses that are gone and promised to nobody.
     pub(super) fn prune(&mut self, now: BootNanos, keep: impl Fn(VipId) -> bool) {
-        self.vips.retain(|vip, promises| keep(*vip) || promises.promise.is_some_and(|(_, until)| now < until));
+        self.vips.retain(|vip, promises| keep(*vip) || promises.promise.is_some_and(|promise| now < promise.until));
         self.addresses.retain(|_, (_, until)| now < *until);
+    }
+
+    /// To whom the VIP is promised now.
+    pub(super) fn promised(&self, now: BootNanos, vip: VipId) -> Option<Promise> {
+        self.vips.get(&vip)?.promise.filter(|promise| now < promise.until)
+    }
+}
+
+impl Promise {
+    /// What is promised to `by` at `now` for `length`, after what was before.
+    ///
+    /// The asker says how old its newest round is that a majority answered. If it has been promised the VIP here for as long,
+    /// that round was about the VIP, too: the majority was asked to promise it then. Had the right been another, it had
+    /// promised for another length. (An extra question about other VIPs counts as a round, and is younger than the last about
+    /// all by less than a renewal: it can make this so much too late for an owner that reaches no majority right after it.)
+    fn follow(before: Option<Self>, now: BootNanos, asker: Asker, by: Holding, length: u64) -> Self {
+        let goes_on = |before: &Self| {
+            now < before.until && (before.by.node, before.by.boot) == (by.node, by.boot) && before.right == asker.right
+        };
+        let since = before.filter(goes_on).map_or(now, |before| before.since);
+        let majority_asked_at = BootNanos::new(now.get().saturating_sub(asker.heard_age));
+        let known = majority_asked_at >= since;
+        Self {
+            by,
+            given_at: now,
+            until: before.map_or(BootNanos::default(), |before| before.until).max(now.plus(length)),
+            since,
+            right: asker.right,
+            majority_until: if known { majority_asked_at.plus(length) } else { BootNanos::default() },
+        }
     }
 }
 
@@ -186,7 +231,7 @@ impl Promises {
             self.highest = holding.epoch.next();
             self.highest_of = None;
         }
-        let freed = self.promise.is_some_and(|(by, _)| is_freed(by, holding));
+        let freed = self.promise.is_some_and(|promise| is_freed(promise.by, holding));
         if freed {
             self.promise = None;
         }
@@ -204,24 +249,17 @@ mod tests {
 
     fn ask(grantor: &mut Grantor, now: u64, node: u64, claim: Option<u64>) -> Stance {
         let standing = Standing { right_longest: RIGHT, right_before: RIGHT };
-        let asker = Asker { node: NodeId::new(node), boot: Boot(node * 10), counts: true, right: RIGHT, deaf: false };
         let scope = scope(&["10.0.0.1"]);
         let want = Want { vip: VIP, scope: scope.digest(), claim: claim.map(Epoch::new), released: None };
-        grantor.answer(BootNanos::new(now), standing, asker, want, Some(&scope))
+        grantor.answer(BootNanos::new(now), standing, asker(node), want, Some(&scope))
     }
 
     /// Claims `vip`, which voter and asker know by these addresses, under an epoch that is the time.
     fn claim(grantor: &mut Grantor, now: u64, node: u64, vip: u32, addresses: &[&str]) -> Stance {
-        let asker = Asker { node: NodeId::new(node), boot: Boot(node * 10), counts: true, right: RIGHT, deaf: false };
+        let standing = Standing { right_longest: RIGHT, right_before: RIGHT };
         let scope = scope(addresses);
         let want = Want { vip: VipId::new(vip), scope: scope.digest(), claim: Some(Epoch::new(now)), released: None };
-        grantor.answer(
-            BootNanos::new(now),
-            Standing { right_longest: RIGHT, right_before: RIGHT },
-            asker,
-            want,
-            Some(&scope),
-        )
+        grantor.answer(BootNanos::new(now), standing, asker(node), want, Some(&scope))
     }
 
     /// What [`ask`] asks for.
@@ -231,6 +269,17 @@ mod tests {
 
     fn holding(node: u64, epoch: u64) -> Holding {
         Holding { node: NodeId::new(node), boot: Boot(node * 10), epoch: Epoch::new(epoch) }
+    }
+
+    fn asker(node: u64) -> Asker {
+        Asker {
+            node: NodeId::new(node),
+            boot: Boot(node * 10),
+            counts: true,
+            right: RIGHT,
+            deaf: false,
+            heard_age: u64::MAX,
+        }
     }
 
     /// Past the silence of a start: 1111 for a right of 900.
@@ -257,10 +306,9 @@ mod tests {
     fn a_lease_that_is_made_longer_after_the_start_makes_no_longer_silence() {
         let mut grantor = awake();
         let standing = Standing { right_longest: 50 * RIGHT, right_before: RIGHT };
-        let asker = Asker { node: NodeId::new(1), boot: Boot(10), counts: true, right: RIGHT, deaf: false };
         let scope = scope(&["10.0.0.1"]);
         let want = Want { vip: VIP, scope: scope.digest(), claim: Some(Epoch::new(7)), released: None };
-        assert_eq!(grantor.answer(BootNanos::new(1112), standing, asker, want, Some(&scope)), granted(7));
+        assert_eq!(grantor.answer(BootNanos::new(1112), standing, asker(1), want, Some(&scope)), granted(7));
     }
 
     #[test]
@@ -278,7 +326,7 @@ mod tests {
     fn refuses_who_counts_by_an_older_membership_or_hears_nobody() {
         let mut grantor = awake();
         let standing = Standing { right_longest: RIGHT, right_before: RIGHT };
-        let mut asker = Asker { node: NodeId::new(1), boot: Boot(1), counts: false, right: RIGHT, deaf: true };
+        let mut asker = Asker { counts: false, deaf: true, ..asker(1) };
         let scope = scope(&["10.0.0.1"]);
         let want = Want { vip: VIP, scope: scope.digest(), claim: Some(Epoch::new(1)), released: None };
         let mut answer = |asker| grantor.answer(BootNanos::new(5000), standing, asker, want, Some(&scope));
@@ -293,11 +341,10 @@ mod tests {
     fn refuses_who_knows_other_addresses_and_whoever_asks_for_a_vip_that_it_does_not_know() {
         let mut grantor = awake();
         let standing = Standing { right_longest: RIGHT, right_before: RIGHT };
-        let asker = Asker { node: NodeId::new(1), boot: Boot(10), counts: true, right: RIGHT, deaf: false };
         let (old, new) = (scope(&["10.0.0.1"]), scope(&["10.0.0.1", "10.0.0.2"]));
         let mut answer = |asked: &Scope, known: Option<&Scope>, claim| {
             let want = Want { vip: VIP, scope: asked.digest(), claim, released: None };
-            grantor.answer(BootNanos::new(5000), standing, asker, want, known)
+            grantor.answer(BootNanos::new(5000), standing, asker(1), want, known)
         };
         for claim in [None, Some(Epoch::new(1))] {
             assert_eq!(answer(&old, Some(&new), claim), Stance::OtherAddresses);
@@ -328,6 +375,34 @@ mod tests {
         assert!(matches!(claim(&mut grantor, 3200, 2, 4, &["10.0.0.1"]), Stance::AddressTaken { .. }));
         grantor.released(VIP, holding(1, 2500));
         assert_eq!(claim(&mut grantor, 3200, 2, 4, &["10.0.0.1"]), granted(3200, &["10.0.0.1"]));
+    }
+
+    #[test]
+    fn a_promise_tells_until_when_a_majority_has_promised_as_well() {
+        let mut grantor = awake();
+        let scope = scope(&["10.0.0.1"]);
+        let mut majority_until = |now, node, right, heard_age| {
+            let standing = Standing { right_longest: RIGHT, right_before: RIGHT };
+            let asker = Asker { right, heard_age, ..asker(node) };
+            let want = Want { vip: VIP, scope: scope.digest(), claim: Some(Epoch::new(now)), released: None };
+            let now = BootNanos::new(now);
+            assert!(matches!(grantor.answer(now, standing, asker, want, Some(&scope)), Stance::Granted { .. }));
+            grantor.promised(now, VIP).expect("promised").majority_until.get()
+        };
+        let promise = promise_for(RIGHT);
+        assert_eq!(majority_until(2000, 1, RIGHT, 10), 0, "what a majority answered was not about the VIP");
+        assert_eq!(majority_until(2300, 1, RIGHT, 310), 0);
+        assert_eq!(majority_until(2400, 1, RIGHT, 100), 2300 + promise);
+        assert_eq!(majority_until(2500, 1, RIGHT, 200), 2300 + promise, "no majority has answered since");
+        let (less, shorter) = (RIGHT - 90, promise_for(RIGHT - 90));
+        assert_eq!(majority_until(2600, 1, less, 100), 0, "the majority promised for longer");
+        assert_eq!(majority_until(2700, 1, less, 100), 2600 + shorter);
+        assert_eq!(majority_until(2800, 1, less, u64::MAX), 0);
+        assert_eq!(majority_until(6000, 1, less, 3300), 0, "it was over meanwhile");
+        assert_eq!(majority_until(6100, 1, less, 100), 6000 + shorter);
+        assert_eq!(majority_until(8000, 2, less, 100), 0, "to another");
+        grantor.released(VIP, holding(2, 8000));
+        assert!(grantor.promised(BootNanos::new(8001), VIP).is_none());
     }
 
     #[test]

@@ -191,6 +191,10 @@ pub(super) struct World {
     pub delay_max: u64,
     /// How far nodes' logs may lag.
     log_lag: u64,
+    /// How long a node waits for its next view at most when nothing is wrong.
+    pub view_lag: u64,
+    /// If somebody wants to know: about how many VIPs which node asked which voter in each of its rounds.
+    pub asked: Option<BTreeMap<(NodeId, NodeId, u64), usize>>,
     /// How long a longer lease waits before it is asked for.
     pub held_back: u64,
     /// How often a gate cannot be closed.
@@ -259,6 +263,8 @@ impl World {
             slow,
             delay_max: MS,
             log_lag,
+            view_lag: 5 * MS,
+            asked: None,
             held_back: LEASE / 2,
             refused,
             tells_all_the_same: false,
@@ -560,7 +566,7 @@ impl World {
                 Ok(())
             }
             Event::View { node } => {
-                let after = self.rng.random_range(MS..if self.chaos { LEASE } else { 5 * MS });
+                let after = self.rng.random_range(MS..if self.chaos { LEASE } else { self.view_lag });
                 self.at(after, Event::View { node });
                 if self.runs(node) {
                     let hangs = self.disks_hang.contains(&self.nodes[node].id);
@@ -753,7 +759,10 @@ impl World {
                     self.nodes[at].kernel.open(vip, until.get());
                     self.check()?;
                 }
-                Action::Send { to, bytes } => self.send(at, to, bytes),
+                Action::Send { to, bytes } => {
+                    self.note_asked(at, to, &bytes);
+                    self.send(at, to, bytes);
+                }
                 Action::Report(transition) => {
                     self.reports.push((self.t, self.nodes[at].id, transition));
                     match transition.change {
@@ -795,9 +804,19 @@ impl World {
         }
     }
 
+    fn note_asked(&mut self, at: usize, to: NodeId, bytes: &[u8]) {
+        if let Some(asked) = &mut self.asked
+            && let Some(Message::Ask(ask)) = said(bytes)
+        {
+            *asked.entry((self.nodes[at].id, to, ask.round)).or_default() += ask.wants.len();
+        }
+    }
+
     fn send(&mut self, from: usize, to: NodeId, bytes: Vec<u8>) {
         let to = to.get() as usize - 1;
-        if !self.chaos && let Some(Message::Offer(offers)) = said(&bytes) {
+        if !self.chaos
+            && let Some(Message::Offer(offers)) = said(&bytes)
+        {
             self.tally.offers += offers.len() as u64;
         }
         if self.blocked.contains(&(from, to)) {

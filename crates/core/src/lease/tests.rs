@@ -15,6 +15,7 @@ use crate::{
 
 mod addresses;
 mod lengths;
+mod own_vote;
 
 /// One run of a cluster to which everything happens.
 fn run(seed: u64, rules: Rules, profile: Profile) -> Result<Tally, String> {

@@ -39,6 +39,11 @@ impl VoterSets {
         members
     }
 
+    /// Whether the node is a voter of any set.
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        self.sets.iter().any(|set| set.binary_search(&node).is_ok())
+    }
+
     /// Whether the nodes for which `has` holds are a majority of every set.
     pub fn quorum(&self, has: impl Fn(NodeId) -> bool) -> bool {
         !self.sets.is_empty() && self.sets.iter().all(|set| set.iter().filter(|n| has(**n)).count() > set.len() / 2)
@@ -100,6 +105,7 @@ mod tests {
         let joint = sets(&[&[1, 2, 3], &[3, 4, 5]]);
         assert!(!joint.quorum(|n| n.get() <= 3));
         assert!(joint.quorum(|n| [2, 3, 4].contains(&n.get())));
+        assert_eq!([1, 3, 5, 6].map(|n| joint.has(NodeId::new(n))), [true, true, true, false]);
         assert!(!sets(&[]).quorum(|_| true), "no voters, no quorum");
         assert!(!sets(&[&[1, 2]]).quorum(|n| n.get() == 1), "half is not a majority");
     }
