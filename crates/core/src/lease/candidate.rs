@@ -787,26 +787,31 @@ impl Candidate {
 
     /// Takes up or extends the right, if a majority has granted it.
     fn arm(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        let voters: &VoterSets = &ctx.voters;
-        let required = match &self.hold {
+        let before_too;
+        let required: &VoterSets = match &self.hold {
             Hold::Watching => return,
-            Hold::Claiming { .. } => voters.clone(),
             // The first right under a membership is by the sets of before, too: the promises for it keep away whoever has
             // asked the old sets alone and got half of their grants before they knew better. What was granted so has
             // ended when a promise has passed.
-            Hold::Held { renewed: false, sets, .. } if ctx.now < ctx.settled_at => sets.and(voters),
-            Hold::Held { .. } => voters.clone(),
+            Hold::Held { renewed: false, sets, .. } if ctx.now < ctx.settled_at => {
+                before_too = sets.and(&ctx.voters);
+                &before_too
+            }
+            Hold::Claiming { .. } | Hold::Held { .. } => &ctx.voters,
         };
         let (Hold::Claiming { grants, .. } | Hold::Held { grants, .. }) = &self.hold else { return };
-        let Some(Agreed { until: new_until, right: new_right, epoch: agreed, fresh: now_fresh }) =
-            grants.agreed(&required)
-        else {
-            return;
-        };
-        if new_until <= ctx.now {
+        let Some(new_until) = grants.until(required).filter(|until| *until > ctx.now) else { return };
+        // Of all answers to a round one makes the majority. The others move nothing.
+        if let Hold::Held { until, covers, .. } = &self.hold
+            && new_until <= *until
+            && covers.digest() == ctx.scope.digest()
+        {
             return;
         }
-        let whole_until = grants.whole_until(&required);
+        let Some(Agreed { right: new_right, epoch: agreed, fresh: now_fresh, .. }) = grants.agreed(required) else {
+            return;
+        };
+        let whole_until = grants.whole_until(required);
         match &mut self.hold {
             Hold::Watching => {}
             Hold::Claiming { epoch, grants, cause, .. } => {
@@ -819,7 +824,7 @@ impl Candidate {
                     right: new_right,
                     grants,
                     refused: BTreeMap::new(),
-                    sets: required,
+                    sets: required.clone(),
                     covers: ctx.scope.clone(),
                     fresh: now_fresh,
                     since: now_fresh,
@@ -841,7 +846,9 @@ impl Candidate {
                     *renewed = true;
                     *until = new_until;
                     *right = new_right;
-                    *sets = required;
+                    if *sets != *required {
+                        *sets = required.clone();
+                    }
                     // Grants from before the addresses changed were forgotten, so all of these are for the present ones, or for
                     // those of them that it covered.
                     if covers.digest() != ctx.scope.digest() {

@@ -817,7 +817,7 @@ impl LeaseNode {
             self.asks_at_most = (0, now);
         }
         let refused = !self.counting.sets().quorum(|voter| !round.finds_too_long(voter, right));
-        if let Some(held) = self.timing_held().filter(|held| refused && held.right() < right) {
+        if refused && let Some(held) = self.timing_held().filter(|held| held.right() < right) {
             self.asks_at_most = (held.right(), now.plus(view.timing.renew()));
             let held = self.candidates.values().filter(|candidate| candidate.right().is_some());
             self.ask_now.extend(held.map(|candidate| candidate.vip));

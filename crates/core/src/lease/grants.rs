@@ -79,10 +79,15 @@ impl Grants {
         sets.reached(&times)
     }
 
-    /// Until when a majority of every set granted it, and what that majority told of the log.
-    pub(super) fn agreed(&self, sets: &VoterSets) -> Option<Agreed> {
+    /// Until when a majority of every set granted it.
+    pub(super) fn until(&self, sets: &VoterSets) -> Option<BootNanos> {
         let times: SmallVec<[(NodeId, BootNanos); 8]> = self.0.iter().map(|g| (g.voter, g.until)).collect();
-        let until = sets.reached(&times)?;
+        sets.reached(&times)
+    }
+
+    /// That, and what that majority told of the log.
+    pub(super) fn agreed(&self, sets: &VoterSets) -> Option<Agreed> {
+        let until = self.until(sets)?;
         let counted = || self.0.iter().filter(|g| g.until >= until);
         let asked_at = counted().map(|g| g.asked_at).min()?;
         let index = counted().map(|g| g.last).max()?;
