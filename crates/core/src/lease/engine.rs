@@ -381,8 +381,8 @@ impl LeaseNode {
 
     /// Gives every VIP to another node if one takes it, and asks for none any more.
     pub fn drain(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
-        self.draining = true;
-        self.deadlines_stale = true;
+        let drained_before = std::mem::replace(&mut self.draining, true);
+        self.deadlines_stale |= !drained_before;
         self.tick(now, facts, out);
     }
 
@@ -529,6 +529,7 @@ impl LeaseNode {
         vip: VipId,
     ) -> Context<'a> {
         static NOTHING: LazyLock<Scope> = LazyLock::new(Scope::default);
+        let fitness = self.fitness_for(vip);
         Context {
             scope: scopes.get(&vip).unwrap_or(&NOTHING),
             now,
@@ -537,20 +538,20 @@ impl LeaseNode {
             view,
             voters: Arc::clone(self.counting.sets()),
             ranking,
-            fitness: self.fitness_for(vip),
+            fitness,
             settled_at: self.settled_at,
             applied: facts.applied,
             hears: self.heard_age(now) <= view.timing.deaf_after(),
-            is_followed: self.is_followed(now, view, ranking, vip),
+            is_followed: fitness == Fitness::Unfit(Unfitness::Draining) && self.is_followed(now, view, ranking),
             rules: self.rules,
         }
     }
 
     /// Whether a node that the VIP may be at was heard lately. Only asked of a node that drains.
-    fn is_followed(&self, now: BootNanos, view: &LeaseView, ranking: &Ranking, vip: VipId) -> bool {
+    fn is_followed(&self, now: BootNanos, view: &LeaseView, ranking: &Ranking) -> bool {
         let may_take = |peer: NodeId| peer != self.node && ranking.order.contains(&peer);
         let mut near = self.hearing.ages(now, silence(view).max(BACK_NANOS));
-        self.fitness_for(vip) == Fitness::Unfit(Unfitness::Draining) && near.any(|(peer, _)| may_take(peer))
+        near.any(|(peer, _)| may_take(peer))
     }
 
     /// Runs `f` on one VIP's candidate and takes its effects over.
@@ -570,10 +571,14 @@ impl LeaseNode {
         let mut effects = Vec::new();
         f(candidate, &ctx, &mut effects);
         self.deadlines.set(vip, candidate.deadline(&ctx));
+        let whole = candidate.covers().is_none_or(|covers| covers.digest() == ctx.scope.digest());
         for effect in effects {
             self.carry_out(now, vip, effect, out);
         }
-        self.carry_if_changed(&view, vip, out);
+        // Most often nothing is withheld, and nothing has to be.
+        if !(whole && self.withheld.is_empty() && self.closing.is_empty()) {
+            self.carry_if_changed(&view, vip, out);
+        }
     }
 
     fn each(
