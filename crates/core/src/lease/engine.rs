@@ -24,7 +24,7 @@ use super::{
     grantor::{Asker, Grantor, Standing},
     grants::Said,
     hearing::Hearing,
-    link::{Dropped, Links, Opened},
+    link::{Dropped, Encoded, Links, Opened},
     placement::{PlacementReason, Ranking, Situation, place},
     rules::{Rule, Rules},
     scope::Scope,
@@ -703,9 +703,7 @@ impl LeaseNode {
         let voters = self.asked(now);
         for wants in parts(&wants) {
             let message = Message::Ask(self.part(timing.right(), heard_age, wants));
-            for voter in &voters {
-                self.send(*voter, &message, out);
-            }
+            self.send_each(voters.iter().copied(), &message, out);
             let Message::Ask(part) = message else { continue };
             if voters.contains(&self.node) {
                 let answer = self.answer_to(now, facts, &view, self.node, self.boot, &part);
@@ -889,8 +887,14 @@ impl LeaseNode {
     }
 
     fn send_all(&mut self, view: &LeaseView, message: &Message, out: &mut Actions) {
-        for member in &view.nodes {
-            self.send(member.id, message, out);
+        self.send_each(view.nodes.iter().map(|member| member.id), message, out);
+    }
+
+    fn send_each(&mut self, to: impl Iterator<Item = NodeId>, message: &Message, out: &mut Actions) {
+        let (me, encoded) = (self.node, Encoded::of(message));
+        for to in to.filter(|to| *to != me) {
+            let bytes = self.links.seal_encoded(to, &encoded);
+            out.push(Action::Send { to, bytes });
         }
     }
 
@@ -908,9 +912,8 @@ impl LeaseNode {
         if voters.contains(&self.node) {
             return;
         }
-        for member in view.nodes.iter().filter(|member| member.candidate && !voters.contains(&member.id)) {
-            self.send(member.id, &Message::Hello, out);
-        }
+        let learners = view.nodes.iter().filter(|member| member.candidate && !voters.contains(&member.id));
+        self.send_each(learners.map(|member| member.id), &Message::Hello, out);
     }
 
     /// Ranks the nodes anew if the log, or what is known of the owners and of the peers, is not what it was.

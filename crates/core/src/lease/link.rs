@@ -26,6 +26,8 @@ const HEADER_BYTES: usize = 3 + 5 * 8;
 const MAC_BYTES: usize = 16;
 /// Longest datagram that is looked at: a packet on Ethernet.
 pub(super) const DATAGRAM_BYTES_MAX: usize = 1472;
+/// What is left of it for the message.
+const MESSAGE_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - HEADER_BYTES - MAC_BYTES;
 
 /// Seals and opens this node's datagrams.
 pub(super) struct Links {
@@ -48,6 +50,17 @@ struct Peer {
     adopted: Option<(Boot, Window)>,
     /// Our sequence number when an unknown life first spoke; a new life must acknowledge one from then on.
     floor: Option<u64>,
+}
+
+/// A message's bytes, which are sealed for each of those that it is for.
+pub(super) struct Encoded(Vec<u8>);
+
+impl Encoded {
+    pub(super) fn of(message: &Message) -> Self {
+        let mut bytes = Vec::with_capacity(MESSAGE_BYTES_MAX);
+        message.encode(&mut bytes);
+        Self(bytes)
+    }
 }
 
 /// What became of received bytes.
@@ -93,25 +106,30 @@ impl Links {
 
     /// A datagram for `to`.
     pub(super) fn seal(&mut self, to: NodeId, message: &Message) -> Vec<u8> {
+        self.seal_encoded(to, &Encoded::of(message))
+    }
+
+    /// A datagram for `to` with what is encoded, perhaps for others as well.
+    pub(super) fn seal_encoded(&mut self, to: NodeId, encoded: &Encoded) -> Vec<u8> {
         let (boot, ack) = match self.peers.get(&to).and_then(|peer| peer.adopted.as_ref()) {
             Some((boot, window)) => (*boot, window.top),
             None => (Boot(0), 0),
         };
-        self.seal_for(to, boot, ack, message)
+        self.seal_for(to, boot, ack, encoded)
     }
 
-    fn seal_for(&mut self, to: NodeId, to_boot: Boot, ack: u64, message: &Message) -> Vec<u8> {
+    fn seal_for(&mut self, to: NodeId, to_boot: Boot, ack: u64, encoded: &Encoded) -> Vec<u8> {
         let seq = self.next_seq(to);
         self.seq = self.seq.max(seq);
         if let Some(peer) = self.peers.get_mut(&to) {
             peer.seq = seq;
         }
-        let mut bytes = Vec::with_capacity(256);
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + encoded.0.len() + MAC_BYTES);
         bytes.extend_from_slice(&MAGIC);
         for field in [self.node.get(), self.boot.0, seq, to_boot.0, ack] {
             bytes.extend_from_slice(&field.to_le_bytes());
         }
-        message.encode(&mut bytes);
+        bytes.extend_from_slice(&encoded.0);
         let mac = self.keys[0].as_ref().map_or([0; MAC_BYTES], |key| self.mac(key, to, &bytes));
         bytes.extend_from_slice(&mac);
         bytes
@@ -179,7 +197,7 @@ impl Links {
                 return Opened::Message { from, boot, message };
             }
         }
-        let bytes = self.seal_for(from, boot, seq, &Message::Hello);
+        let bytes = self.seal_for(from, boot, seq, &Encoded::of(&Message::Hello));
         Opened::Greet { to: from, bytes }
     }
 }
