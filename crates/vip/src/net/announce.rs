@@ -142,7 +142,7 @@ impl Announcer {
 
     /// Appends the frames to send now, at most [`FRAMES_PER_TURN_MAX`].
     pub fn due(&mut self, now: BootNanos, out: &mut Vec<Announcement>) {
-        if now < self.resume_at {
+        if self.next_deadline().is_none_or(|next| now < next) {
             return;
         }
         let mut left = FRAMES_PER_TURN_MAX;
