@@ -250,7 +250,8 @@ impl Runner {
 
     /// Carries out what the protocol said, in its order.
     fn perform(&mut self) {
-        for action in std::mem::take(&mut self.actions) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
             match action {
                 Action::Carry { view } => self.inputs.driver.view(&view),
                 Action::Prepare { vip } => self.inputs.driver.prepare(vip),
@@ -291,6 +292,10 @@ impl Runner {
                     self.published_at = BootNanos::default();
                 }
             }
+        }
+        // What was said meanwhile is carried out by now, so that the room can be kept for what comes next.
+        if self.actions.is_empty() {
+            self.actions = actions;
         }
     }
 
