@@ -116,6 +116,7 @@ impl LeaseThread {
             shared: Arc::clone(&shared),
             published_at: BootNanos::default(),
             unclosed: SmallVec::new(),
+            arrived: true,
             voice,
             herald,
         };
@@ -148,6 +149,8 @@ struct Runner {
     published_at: BootNanos,
     /// VIPs that could not be closed, and until when they are open.
     unclosed: SmallVec<[(VipId, BootNanos); 4]>,
+    /// The socket may have something to read.
+    arrived: bool,
     voice: Voice,
     herald: Herald,
 }
@@ -185,7 +188,9 @@ impl Runner {
                 self.node.tick(boot_now(), facts, &mut self.actions);
             }
             self.perform();
-            self.receive(&mut buffer);
+            if self.arrived {
+                self.receive(&mut buffer);
+            }
             let now = boot_now();
             self.publish(now, false);
             self.herald.put_down();
@@ -348,7 +353,7 @@ impl Runner {
     }
 
     /// Sleeps until a datagram, a wake or the deadline.
-    fn wait(&self, nanos: u64) {
+    fn wait(&mut self, nanos: u64) {
         let due = boot_now().plus(nanos.min(WAIT_NANOS_MAX));
         let poll = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let mut fds: SmallVec<[libc::pollfd; 16]> =
@@ -359,7 +364,10 @@ impl Runner {
             libc::timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 };
         // SAFETY: both pointers are valid for the call, the count is that of the array, and no signal
         // mask is given.
-        unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) };
+        let ready =
+            unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) };
+        // Whatever comes from now on, or was left for want of time, is told by the next one at once.
+        self.arrived = ready < 0 || fds[0].revents != 0;
         let now = boot_now();
         // A turn that does not sleep says nothing about how late sleepers are.
         if nanos > 0 && now >= due {
