@@ -146,9 +146,9 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// How every VIP stands: what changed hands at once, the rest up to a tenth of a second old, and the end of this
-    /// node's own rights as it is now. A right lasts hardly longer than that tenth, so one read from old news would seem
-    /// to have ended while it was being renewed.
+    /// How every VIP stands: what changed hands here at once, the rest up to a quarter of a second old, and the end of
+    /// this node's own rights as it is now. A right may be over sooner than that, so one read from old news would seem to have
+    /// ended while it was being renewed.
     pub fn status(&self) -> Vec<VipStatus> {
         let mut statuses = Vec::clone(&self.shared.status.load());
         for status in statuses.iter_mut().filter(|status| status.until != BootNanos::default()) {

@@ -41,8 +41,9 @@ const RECEIVE_NANOS_MAX: u64 = 1_000_000;
 /// Longest sleep. There is nothing to wait for only before the first view, which is then found without a wake too.
 const WAIT_NANOS_MAX: u64 = 100_000_000;
 
-/// People and metrics read how VIPs stand; nothing is decided by it.
-const STATUS_NANOS: u64 = 100_000_000;
+/// People and metrics read how VIPs stand; nothing is decided by it. What changes here is told at once, so the rest is where
+/// other nodes' VIPs are and why.
+const STATUS_NANOS: u64 = 250_000_000;
 
 /// A publisher that has not looked for so long hangs, with a disk perhaps, and what this node believes of itself is old:
 /// it leaves its VIPs to others, and keeps those that nobody takes. Far more than a busy machine delays it.
