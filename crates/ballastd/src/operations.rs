@@ -17,6 +17,7 @@ use ballast_admin::node::{
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::{BoxFuture, ClusterView},
+    config::Vip,
     ids::{LogIndex, NodeId, VipId},
     lease::{Fitness, LeaseView, LeaseVip, Unfitness},
     state::{NodeAdmin, NodeRole, State},
@@ -125,20 +126,18 @@ impl Node {
 
     /// What this node is fit for, VIP by VIP; one that is missing is fit.
     pub fn vip_fitness(&self) -> BTreeMap<VipId, Fitness> {
-        let mut failed: BTreeSet<IpAddr> =
-            self.proxy.iter().flat_map(|proxy| proxy.listeners()).filter_map(failed).collect();
+        let listeners = self.proxy.iter().flat_map(|proxy| proxy.listening().1);
+        let mut failed: BTreeSet<IpAddr> = listeners.map(|listener| listener.address.ip()).collect();
         let sessions = self.sessions.iter().flat_map(NodeSessions::failed);
         failed.extend(sessions.filter_map(|(wanted, _)| match wanted.place {
             Place::Vip(_, address) => Some(address.ip()),
             Place::Address(_) | Place::Unix { .. } => None,
         }));
-        let vips: Vec<(VipId, Vec<IpAddr>)> = self.raft.with_state(|state| {
-            state.vips().map(|(id, vip)| (id, vip.addresses.iter().map(|address| address.ip()).collect())).collect()
+        let vips: BTreeMap<VipId, bool> = self.raft.with_state(|state| {
+            let on_failed = |(id, vip): (VipId, &Vip)| (id, vip.addresses.iter().any(|at| failed.contains(&at.ip())));
+            state.vips().map(on_failed).collect()
         });
-        let of = |vip: VipId| vips.iter().filter(move |(id, _)| *id == vip).flat_map(|(_, addresses)| addresses);
-        interfaces::fitness(vips.iter().map(|(id, _)| *id), self.keeper.get(), |vip| {
-            of(vip).any(|address| failed.contains(address))
-        })
+        interfaces::fitness(vips.keys().copied(), self.keeper.get(), |vip| vips.get(&vip) == Some(&true))
     }
 
     /// What is wrong about single VIPs, in the words of who found it out.
@@ -257,10 +256,6 @@ impl Node {
             })
             .collect()
     }
-}
-
-fn failed(listener: ListenerState) -> Option<IpAddr> {
-    listener.error.is_some().then(|| listener.address.ip())
 }
 
 fn listener_problem(listener: ListenerState) -> Option<ListenerProblem> {
