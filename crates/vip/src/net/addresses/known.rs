@@ -16,26 +16,27 @@ pub(super) fn unrecorded(
     recorded: &BTreeSet<VipAddress>,
     fenced: impl Fn(&InterfaceAddress) -> bool,
 ) -> BTreeSet<VipAddress> {
-    let held = |at: &VipAddress| {
-        there.iter().any(|on| {
-            on.name == at.interface
-                && on.addresses.iter().any(|had| (had.address, had.prefix) == (at.address, at.prefix))
-        })
-    };
+    let recorded: BTreeSet<Spot<'_>> =
+        recorded.iter().map(|at| (at.interface.as_str(), at.address, at.prefix)).collect();
+    let all = || there.iter().flat_map(|on| on.addresses.iter().map(move |had| (on, had)));
+    let present: BTreeSet<Spot<'_>> = all().map(|(on, had)| (on.name.as_str(), had.address, had.prefix)).collect();
     // Entries that are where they were written down speak for that place only.
     let astray: BTreeSet<(IpAddr, u8)> =
-        recorded.iter().filter(|at| !held(at)).map(|at| (at.address, at.prefix)).collect();
+        recorded.difference(&present).map(|(_, address, prefix)| (*address, *prefix)).collect();
     let mut found = BTreeSet::new();
-    for on in there {
-        for had in &on.addresses {
-            if had.origin == OUR_MARK || astray.contains(&(had.address, had.prefix)) || fenced(had) {
-                found.insert(VipAddress { interface: on.name.clone(), address: had.address, prefix: had.prefix });
-            }
+    for (on, had) in all() {
+        if recorded.contains(&(on.name.as_str(), had.address, had.prefix)) {
+            continue;
+        }
+        if had.origin == OUR_MARK || astray.contains(&(had.address, had.prefix)) || fenced(had) {
+            found.insert(VipAddress { interface: on.name.clone(), address: had.address, prefix: had.prefix });
         }
     }
-    found.retain(|at| !recorded.contains(at));
     found
 }
+
+/// The name of an interface, an address on it, and the length of its prefix.
+type Spot<'a> = (&'a str, IpAddr, u8);
 
 #[cfg(test)]
 mod tests {
