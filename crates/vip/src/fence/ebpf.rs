@@ -48,6 +48,8 @@ pub(super) struct EbpfFence {
     interfaces: BTreeSet<u32>,
     /// Found by the last look.
     earlier: Vec<Earlier>,
+    /// It found each address to obey its VIP's deadline, and the map was not written to since.
+    all_obey: bool,
 }
 
 /// Why this level is not to be had.
@@ -108,6 +110,7 @@ impl EbpfFence {
             addresses: BTreeMap::new(),
             interfaces: BTreeSet::new(),
             earlier: Vec::new(),
+            all_obey: false,
         })
     }
 
@@ -183,13 +186,12 @@ impl EbpfFence {
                 breaches.push(Breach { interface: *interface, what });
             }
         }
-        for (address, vip) in &self.addresses {
-            let slot = self.vips.get(address, 0).ok();
-            if slot.is_none() || slot != self.slots.index(*vip).map(|index| index as u32) {
-                let what =
-                    format!("{} is not in the map of guarded addresses", Ipv6Addr::from(*address).to_canonical());
-                breaches.push(Breach { interface: 0, what });
-            }
+        let stray = self.addresses.iter().filter(|(address, vip)| !self.obeys(address, **vip));
+        let stray: Vec<[u8; 16]> = stray.map(|(address, _)| *address).collect();
+        self.all_obey = stray.is_empty();
+        for address in stray {
+            let what = format!("{} is not in the map of guarded addresses", Ipv6Addr::from(address).to_canonical());
+            breaches.push(Breach { interface: 0, what });
         }
         breaches
     }
@@ -201,10 +203,13 @@ impl EbpfFence {
     pub(super) fn guards(&self, interface: u32, address: IpAddr) -> bool {
         let address = mapped(address);
         let vip = self.addresses.get(&address).filter(|_| self.interfaces.contains(&interface));
-        vip.is_some_and(|vip| {
-            let slot = self.vips.get(&address, 0).ok();
-            slot.is_some() && slot == self.slots.index(*vip).map(|index| index as u32)
-        })
+        vip.is_some_and(|vip| self.all_obey || self.obeys(&address, *vip))
+    }
+
+    /// Whether the map says that the address obeys the VIP's deadline.
+    fn obeys(&self, address: &[u8; 16], vip: VipId) -> bool {
+        let slot = self.vips.get(address, 0).ok();
+        slot.is_some() && slot == self.slots.index(vip).map(|index| index as u32)
     }
 
     pub(super) fn repair(&mut self) -> Result<(), FenceError> {
@@ -261,6 +266,7 @@ impl EbpfFence {
 
     /// Makes the address obey the VIP's deadline.
     fn point(&mut self, address: [u8; 16], vip: VipId) -> Result<(), FenceError> {
+        self.all_obey = false;
         let slot = self.slots.assign(vip, |known| self.addresses.values().any(|of| *of == known));
         let slot = slot.ok_or(FenceError::NoSlots)?;
         self.vips.insert(address, slot as u32, 0).map_err(|error| FenceError::Addresses(error.into()))
@@ -270,6 +276,7 @@ impl EbpfFence {
         let kept: BTreeSet<VipId> = wanted.values().copied().collect();
         let gone: Vec<_> = self.addresses.iter().map(|(address, vip)| (*address, *vip)).collect();
         for (address, vip) in gone.into_iter().filter(|(address, _)| !wanted.contains_key(address)) {
+            self.all_obey = false;
             if !kept.contains(&vip) {
                 self.slots.clear(vip);
             }
