@@ -203,13 +203,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         }
     }
 
-    /// The connection was ended because all take too much: says so if nothing is half sent.
+    /// The connection was ended because all take too much: says so, unless there are answers that were not sent, of which the
+    /// client would take this for the first. It is left to find out what was changed, as by any loss of a connection.
     async fn make_room(&mut self) -> Ending {
         self.held.worker.counters.counters.cut_total.up();
         self.connection.discard_queued();
         (self.buf, self.run, self.later) = (BytesMut::new(), Run::default(), Vec::new());
-        if !self.is_half_sent {
-            self.out = Vec::new();
+        let is_answered = self.out.is_empty() && !self.is_half_sent;
+        self.out = Vec::new();
+        if is_answered {
             self.connection.say(&NO_ROOM, &mut self.out);
             // As much as the socket takes at once; the connection is ended whatever comes of it.
             let _ = self.flush().await;
