@@ -4,7 +4,7 @@
 //! [`PROMPT_NANOS`] of that tick's first probe. Two nodes in one such tick may still be a change of
 //! hands in the middle of it. Two nodes in two ticks in a row cannot: each then answered a probe
 //! that was sent after the other had answered one. That, and nothing less, is called *dual*; a
-//! single tick, or one whose answers were slow, is told apart as *doubtful*. Neighbours are solicited in some ticks only: there,
+//! single tick, or one in which an answer came that was slow, is told apart as *doubtful*. Neighbours are solicited in some ticks only: there,
 //! two such ticks in a row count, and the time between them.
 
 /// Time between ticks.
@@ -73,7 +73,7 @@ pub struct Tick {
     pub ndp: Nodes,
     /// Who accepted a connection.
     pub syn: Nodes,
-    /// Who answered late, in whatever way.
+    /// Who gave an answer then, in whatever way, to a question of before.
     pub late: Nodes,
 }
 

@@ -220,10 +220,17 @@ impl Watch {
                     continue;
                 }
             };
-            let Some(tick) = number.and_then(|number| self.ticks.get_mut(number as usize)) else { continue };
-            let after = stamp.saturating_sub(tick.sent_wall);
+            let Some(number) = number.map(|number| number as usize).filter(|number| *number < self.ticks.len()) else {
+                continue;
+            };
+            let asked = &self.ticks[number];
+            let after = stamp.saturating_sub(asked.sent_wall);
+            if asked.sent_at == 0 || after > LATE_NANOS {
+                continue;
+            }
+            let number = if after > PROMPT_NANOS { came_at(&self.ticks, number, after) } else { number };
+            let tick = &mut self.ticks[number];
             match kind {
-                _ if tick.sent_at == 0 || after > LATE_NANOS => {}
                 _ if after > PROMPT_NANOS => tick.late.add(node),
                 Kind::Arp => tick.arp.add(node),
                 Kind::Ndp => tick.ndp.add(node),
@@ -231,6 +238,14 @@ impl Watch {
             }
         }
     }
+}
+
+/// The tick in which an answer came that took so long. It was given then, and by whoever owned the VIP then: what held the question
+/// up was before it, as a node that hands a VIP on and keeps new connections' first segments for who has it next.
+fn came_at(ticks: &[Tick], asked: usize, after: u64) -> usize {
+    let last = asked + (after / TICK_NANOS) as usize;
+    let last = last.min(ticks.len() - 1);
+    (asked..=last).rev().find(|number| ticks[*number].sent_at != 0).unwrap_or(asked)
 }
 
 /// The latest tick before `next` whose solicitation went out under that source address.
@@ -243,6 +258,15 @@ fn last_solicitation(next: u32, source: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_late_answer_counts_when_it_came() {
+        let mut ticks = [Tick { sent_at: 1, ..Tick::default() }; 8];
+        ticks[4].sent_at = 0;
+        let came = |asked, micros: u64| came_at(&ticks, asked, micros * 1000);
+        assert_eq!([came(2, 301), came(2, 1001), came(2, 2500), came(2, 3500)], [2, 3, 3, 5]);
+        assert_eq!(came(6, 60_000), 7, "and not after the end");
+    }
 
     #[test]
     fn a_solicitation_is_found_by_its_source() {
