@@ -107,23 +107,27 @@ mod tests {
         assert_eq!(ends(vec![(0, at(1_500))]), [span(1_000, 6_500)], "at once");
     }
 
+    /// A run with one fault.
+    fn befell(kind: Kind, victim: &str, Span { from, until }: Span) -> Record {
+        let fault = Happened {
+            kind,
+            victims: vec![victim.to_owned()],
+            from,
+            until,
+            whole_until: None,
+            came_about: true,
+            acknowledged: None,
+        };
+        Record { faults: vec![fault], ..Record::default() }
+    }
+
     #[test]
     fn nodes_that_do_not_hear_each_other_and_wrong_clocks_silence_nobody_but_over_the_vip() {
         use Kind::{Bridge, ClockSlew, ClockStep, Isolate, Loss, LossEverywhere, OneWay, Ring, Split};
         let owners = [(span(0, 60_000), "node-1".to_owned())];
         // Whether it disturbs who is asked through `via`, and whether it silences them.
         let befalls = |kind, victim: &str, via: &str| {
-            let Span { from, until } = span(10_000, 12_000);
-            let fault = Happened {
-                kind,
-                victims: vec![victim.to_owned()],
-                from,
-                until,
-                whole_until: None,
-                came_about: true,
-                acknowledged: None,
-            };
-            let record = Record { faults: vec![fault], ..Record::default() };
+            let record = befell(kind, victim, span(10_000, 12_000));
             let mut disturbed = by_faults(&record, &owners);
             disturbed.retain(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(via)));
             (!disturbed.is_empty(), disturbed.iter().any(|one| one.silences))
@@ -144,17 +148,7 @@ mod tests {
     fn what_befalls_a_node_that_does_not_own_excuses_nobody_over_the_vip() {
         let owners = [(span(0, 10_000), "node-1".to_owned()), (span(10_300, 60_000), "node-2".to_owned())];
         let excused = |kind, victim: &str, (from, until)| {
-            let Span { from, until } = span(from, until);
-            let fault = Happened {
-                kind,
-                victims: vec![victim.to_owned()],
-                from,
-                until,
-                whole_until: None,
-                came_about: true,
-                acknowledged: None,
-            };
-            let record = Record { faults: vec![fault], ..Record::default() };
+            let record = befell(kind, victim, span(from, until));
             let disturbed = by_faults(&record, &owners);
             assert!(disturbed.iter().all(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(victim))));
             disturbed.iter().any(|one| one.whom.as_ref().is_none_or(|whom| whom.contains(VIP_NAME)))
