@@ -211,6 +211,25 @@ struct Heard {
     other_addresses: bool,
 }
 
+/// To whom else a VIP is promised, as this node's own vote says or a majority of the voters in short.
+#[derive(Clone, Copy)]
+pub(super) struct OthersPromise {
+    pub by: Holding,
+    /// When it was given last, or voters were asked.
+    pub known_at: BootNanos,
+    pub until: BootNanos,
+    /// Until when a majority of the voters has promised it at least; in the past if that is not known.
+    pub majority_until: BootNanos,
+}
+
+impl OthersPromise {
+    /// By this node's own vote.
+    pub(super) fn by_own_vote(own: &Promise) -> Self {
+        let Promise { by, given_at, until, majority_until, .. } = *own;
+        Self { by, known_at: given_at, until, majority_until }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Known {
     by: Holding,
@@ -297,20 +316,30 @@ impl Candidate {
         !self.only_watches(now, view) || self.free_by(voters).is_none_or(|free| free <= now.plus(view.timing.renew()))
     }
 
-    /// Whether what this node itself has promised as a voter tells more of another owner than voters did when they were asked
-    /// last: it need not ask them for as long.
-    pub(super) fn is_told_by(&self, now: BootNanos, view: &LeaseView, own: &Promise) -> bool {
-        self.only_watches(now, view) && own.given_at > self.asked_last && own.majority_until > now
+    /// Whether that says more than voters did when they were asked last: this node need not ask them for as long.
+    pub(super) fn is_behind(&self, now: BootNanos, view: &LeaseView, other: &OthersPromise) -> bool {
+        self.only_watches(now, view) && other.known_at > self.asked_last && other.majority_until > now
     }
 
-    /// This node's own vote tells of another owner. What voters said when they were asked last is out of date: a majority has
+    /// It is known to be promised to another. What voters said when they were asked last is out of date: a majority has
     /// promised since, and is not free before that is over.
-    pub(super) fn told_by_own_vote(&mut self, ctx: &Context<'_>, own: &Promise) {
-        self.learn_owner(ctx, own.by, own.until);
+    pub(super) fn promised_to(&mut self, ctx: &Context<'_>, other: &OthersPromise) {
+        self.learn_owner(ctx, other.by, other.until);
         for word in self.words.values_mut() {
             word.free = false;
-            word.free_at = word.free_at.max(own.majority_until);
+            word.free_at = word.free_at.max(other.majority_until);
         }
+    }
+
+    /// Under what another holds it that this node watches, as far as it knows, and for longer than until `then`.
+    pub(super) fn known_by(&self, then: BootNanos) -> Option<Holding> {
+        let known = self.known.filter(|known| matches!(self.hold, Hold::Watching) && known.until > then);
+        known.map(|known| known.by)
+    }
+
+    /// When a majority of voters will be free at the earliest, of a VIP that this node watches and whose owner it knows.
+    pub(super) fn watched_until(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets) -> Option<BootNanos> {
+        self.known.filter(|_| self.only_watches(now, view)).and_then(|_| self.free_by(voters))
     }
 
     fn learn_owner(&mut self, ctx: &Context<'_>, by: Holding, until: BootNanos) {
@@ -598,7 +627,7 @@ impl Candidate {
     }
 
     /// What this node released may be told.
-    pub(super) fn told(&mut self, holding: Holding) {
+    pub(super) fn may_be_told(&mut self, holding: Holding) {
         if let Some(released) = self.released.as_mut().filter(|released| released.holding == holding) {
             released.told = true;
         }

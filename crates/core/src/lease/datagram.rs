@@ -1,7 +1,7 @@
 //! What lease datagrams say, and their bytes.
 //!
 //! Little-endian fields of fixed width behind a kind byte: a decoder of sixty lines has fewer
-//! states than a general one, never allocates more than [`ENTRIES_MAX`] entries and fits every
+//! states than a general one, never allocates more than [`ENTRIES_MAX`] entries of a kind and fits every
 //! message into one unfragmented packet. Whoever has more VIPs sends more packets.
 //!
 //! Not here: who sent it and whether to believe it ([`super::link`]).
@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::{
     counting::{CountsBy, TOLD_MAX},
     scope::ScopeDigest,
+    summary::{HeldDigest, SUMMARIES_MAX, Summary},
     voters::VoterSets,
 };
 use crate::{
@@ -58,6 +59,8 @@ pub(super) struct Ask {
     pub right: u64,
     /// Age of the newest round that a majority answered, on the sender's clock.
     pub heard_age: u64,
+    /// It wants to be told in short what others hold, too.
+    pub summaries: bool,
     /// What it wants of each VIP.
     pub wants: Vec<Want>,
 }
@@ -95,7 +98,21 @@ pub(super) struct Answer {
     pub last: LogIndex,
     /// Last entry the voter has applied.
     pub applied: LogIndex,
+    /// What it has promised to whom, if the asker wants to know it and counts by the newest membership.
+    pub summaries: Vec<Summary>,
     pub words: Vec<Word>,
+}
+
+impl Answer {
+    /// The same in as many messages as it takes for each to fit into one packet. There is always one.
+    pub(super) fn parts(self) -> Vec<Self> {
+        let mut parts: Vec<Self> = word_parts(&self.words, self.summaries.len() * SUMMARY_BYTES)
+            .into_iter()
+            .map(|words| Self { verdict: self.verdict.clone(), summaries: Vec::new(), words: words.to_vec(), ..self })
+            .collect();
+        parts[0].summaries = self.summaries;
+        parts
+    }
 }
 
 /// What a voter makes of the memberships that an asker counts by.
@@ -199,6 +216,7 @@ impl Message {
                 put_counts_by(out, &ask.counts_by);
                 put(out, ask.right);
                 put(out, ask.heard_age);
+                out.push(u8::from(ask.summaries));
                 put_all(out, &ask.wants);
             }
             Self::Answer(answer) => {
@@ -208,6 +226,7 @@ impl Message {
                 put_verdict(out, &answer.verdict);
                 put(out, answer.last.get());
                 put(out, answer.applied.get());
+                put_summaries(out, &answer.summaries);
                 put_words(out, &answer.words);
             }
             Self::Release(releases) => {
@@ -235,6 +254,7 @@ impl Message {
                 counts_by: reader.counts_by()?,
                 right: reader.u64()?,
                 heard_age: reader.u64()?,
+                summaries: reader.bool()?,
                 wants: reader.all(|r| {
                     let vip = r.vip()?;
                     let flags = r.u8()?;
@@ -253,6 +273,7 @@ impl Message {
                 verdict: reader.verdict()?,
                 last: LogIndex::new(reader.u64()?),
                 applied: LogIndex::new(reader.u64()?),
+                summaries: reader.up_to(SUMMARIES_MAX, Reader::summary)?,
                 words: reader.words()?,
             }),
             3 => Self::Release(reader.all(|r| {
@@ -330,6 +351,10 @@ impl Holders {
 /// Bytes of a holder in the table of an answer.
 const HOLDER_BYTES: usize = 16;
 
+/// Bytes of a summary.
+const SUMMARY_BYTES: usize = 8 + 8 + 8 + 4;
+const _: () = assert!(SUMMARIES_MAX * SUMMARY_BYTES <= ENTRIES_BYTES_MAX / 4 * 3);
+
 impl Word {
     /// Bytes without what it adds to the table of holders.
     fn bytes(&self) -> usize {
@@ -342,22 +367,24 @@ impl Word {
         };
         4 + 1 + stance
     }
+
+    /// Bytes with what it adds to the table of holders.
+    fn added(&self, holders: &mut Holders) -> usize {
+        let new = matches!(self.stance, Stance::Taken { by, .. } if holders.place(by).1);
+        self.bytes() + if new { HOLDER_BYTES } else { 0 }
+    }
 }
 
-/// As [`parts`], for the words of an answer.
-pub(super) fn word_parts(words: &[Word]) -> Vec<&[Word]> {
+/// As [`parts`], for the words of an answer, in the first of which so many bytes are taken.
+fn word_parts(words: &[Word], taken: usize) -> Vec<&[Word]> {
     let (mut parts, mut holders) = (Vec::with_capacity(1), Holders::default());
-    let (mut first, mut bytes) = (0, 0);
+    let (mut first, mut bytes) = (0, taken);
     for (position, word) in words.iter().enumerate() {
-        let added = |holders: &mut Holders| {
-            let new = matches!(word.stance, Stance::Taken { by, .. } if holders.place(by).1);
-            word.bytes() + if new { HOLDER_BYTES } else { 0 }
-        };
-        bytes += added(&mut holders);
+        bytes += word.added(&mut holders);
         if bytes > ENTRIES_BYTES_MAX || position - first == ENTRIES_MAX {
             parts.push(&words[first..position]);
             holders = Holders::default();
-            (first, bytes) = (position, added(&mut holders));
+            (first, bytes) = (position, word.added(&mut holders));
         }
     }
     parts.push(&words[first..]);
@@ -425,6 +452,19 @@ fn put_verdict(out: &mut Vec<u8>, verdict: &Verdict) {
 fn put_micros(out: &mut Vec<u8>, nanos: u64) {
     let micros = u32::try_from(nanos.div_ceil(1000)).unwrap_or(u32::MAX);
     out.extend_from_slice(&micros.to_le_bytes());
+}
+
+/// # Panics
+/// With more than [`SUMMARIES_MAX`].
+fn put_summaries(out: &mut Vec<u8>, summaries: &[Summary]) {
+    assert!(summaries.len() <= SUMMARIES_MAX, "{} summaries in one lease datagram", summaries.len());
+    out.push(summaries.len() as u8);
+    for summary in summaries {
+        put(out, summary.node.get());
+        put(out, summary.boot.0);
+        put(out, summary.held.get());
+        put_micros(out, summary.remaining);
+    }
 }
 
 fn put_words(out: &mut Vec<u8>, words: &[Word]) {
@@ -545,6 +585,15 @@ impl Reader<'_> {
 
     fn holding(&mut self) -> Result<Holding, Malformed> {
         Ok(Holding { node: NodeId::new(self.u64()?), boot: Boot(self.u64()?), epoch: self.epoch()? })
+    }
+
+    fn summary(&mut self) -> Result<Summary, Malformed> {
+        Ok(Summary {
+            node: NodeId::new(self.u64()?),
+            boot: Boot(self.u64()?),
+            held: HeldDigest::new(self.u64()?),
+            remaining: self.nanos()?,
+        })
     }
 
     fn offer(&mut self) -> Result<Offer, Malformed> {

@@ -17,9 +17,9 @@ use std::{
 };
 
 use super::{
-    candidate::{Candidate, Context, Effect},
+    candidate::{Candidate, Context, Effect, OthersPromise},
     counting::Counting,
-    datagram::{Answer, Ask, Holding, Message, Release, Stance, Verdict, Want, Word, parts, word_parts},
+    datagram::{Answer, Ask, Holding, Message, Release, Stance, Verdict, Want, Word, parts},
     fitness::{Fitness, Unfitness},
     grantor::{Asker, Grantor, Standing},
     grants::Said,
@@ -28,6 +28,7 @@ use super::{
     placement::{PlacementReason, Ranking, Situation, place},
     rules::{Rule, Rules},
     scope::Scope,
+    summary::{LeftOut, Summaries, Summary},
     timing::Timing,
     transition::{Action, Actions, Change, Transition, VipStatus},
     view::{Confirmed, LeaseView, LeaseVip, LogFacts},
@@ -67,6 +68,8 @@ pub struct LeaseNode {
     /// What was counted by before the membership changed. Owners ask these once more before they go on without them.
     counted_before: VoterSets,
     candidates: BTreeMap<VipId, Candidate>,
+    /// Those that hold their VIPs.
+    held: BTreeSet<VipId>,
     /// The addresses of each VIP, as the view has them.
     scopes: Arc<BTreeMap<VipId, Scope>>,
     /// VIPs that are held and have addresses which have not been granted yet, so that they are not carried out.
@@ -76,8 +79,9 @@ pub struct LeaseNode {
     /// Of this node for each VIP, as the view has it.
     fitness: BTreeMap<VipId, Fitness>,
     rankings: Arc<BTreeMap<VipId, Ranking>>,
-    /// What the rankings were made from, beside the view; nothing if the view is newer.
-    ranked: Option<Situation>,
+    /// What the rankings were made from, beside the view, and before that whom each candidate took for the owner; nothing if
+    /// the view is newer.
+    ranked: Option<(Vec<Option<NodeId>>, Situation)>,
     hearing: Hearing,
     /// When this node last found that no majority answers it: who was not heard then may be there.
     deaf_at: BootNanos,
@@ -85,6 +89,8 @@ pub struct LeaseNode {
     rounds: VecDeque<Round>,
     round: u64,
     next_round_at: BootNanos,
+    /// What the last round of a node without a vote did not ask about.
+    left_out: LeftOut,
     /// The longest right that voters granted which have not heard of a longer lease, and until when no longer one is asked
     /// for; zero once a majority grants what the view says.
     asks_at_most: (u64, BootNanos),
@@ -180,6 +186,7 @@ impl LeaseNode {
             counting: Counting::new(rules),
             counted_before: VoterSets::default(),
             candidates: BTreeMap::new(),
+            held: BTreeSet::new(),
             scopes: Arc::default(),
             withheld: BTreeSet::new(),
             closing: BTreeMap::new(),
@@ -192,6 +199,7 @@ impl LeaseNode {
             rounds: VecDeque::new(),
             round: 0,
             next_round_at: now,
+            left_out: LeftOut::default(),
             asks_at_most: (0, now),
             right_before: None,
             settled_at: now,
@@ -252,6 +260,7 @@ impl LeaseNode {
             for vip in gone {
                 self.with(now, facts, vip, out, |c, ctx, fx| c.let_go(ctx, Unfitness::VipRemoved, fx));
                 self.candidates.remove(&vip);
+                self.held.remove(&vip);
             }
         }
         for vip in &view.vips {
@@ -308,8 +317,7 @@ impl LeaseNode {
             Message::Hello => {}
             Message::Ask(ask) => {
                 let answer = self.answer_to(now, facts, view, from, boot, &ask);
-                for words in word_parts(&answer.words) {
-                    let part = Answer { words: words.to_vec(), verdict: answer.verdict.clone(), ..answer };
+                for part in answer.parts() {
                     self.send(from, &Message::Answer(part), out);
                 }
             }
@@ -351,7 +359,11 @@ impl LeaseNode {
                 self.greet_learners(&view, out);
             }
             let mut due = self.due_in_round(now, &view);
-            self.hear_own_vote(now, facts, &view, &mut due, out);
+            if self.counting.sets().has(self.node) {
+                self.hear_own_vote(now, facts, &view, &mut due, out);
+            } else {
+                self.leave_out(now, &view, &mut due);
+            }
             self.ask(now, facts, &due, true, out);
         }
         self.ask_where_wanted(now, facts, out);
@@ -403,7 +415,7 @@ impl LeaseNode {
         let holding = Holding { node: self.node, boot: self.boot, epoch: release.epoch };
         self.grantor.released(release.vip, holding);
         if let Some(candidate) = self.candidates.get_mut(&release.vip) {
-            candidate.told(holding);
+            candidate.may_be_told(holding);
         }
         self.closing.remove(&release.vip);
         self.carry_if_changed(&view, release.vip, out);
@@ -570,6 +582,14 @@ impl LeaseNode {
         let Some(candidate) = self.candidates.get_mut(&vip) else { return };
         let mut effects = Vec::new();
         f(candidate, &ctx, &mut effects);
+        let holds = candidate.right().is_some();
+        if holds != self.held.contains(&vip) {
+            if holds {
+                self.held.insert(vip);
+            } else {
+                self.held.remove(&vip);
+            }
+        }
         self.deadlines.set(vip, candidate.deadline(&ctx));
         let whole = candidate.covers().is_none_or(|covers| covers.digest() == ctx.scope.digest());
         for effect in effects {
@@ -643,7 +663,7 @@ impl LeaseNode {
 
     fn is_due_in_round(&self, now: BootNanos, view: &LeaseView, candidate: &Candidate) -> bool {
         match self.deadlines.of.get(&candidate.vip) {
-            Some(turn) if candidate.only_watches(now, view) => *turn <= now.plus(view.timing.renew() * 5 / 4),
+            Some(turn) if candidate.only_watches(now, view) => *turn <= now.plus(ahead(view)),
             _ => candidate.is_due(now, view, self.counting.sets()),
         }
     }
@@ -660,16 +680,81 @@ impl LeaseNode {
         due: &mut Vec<VipId>,
         out: &mut Actions,
     ) {
-        if !self.counting.sets().has(self.node) {
-            return;
-        }
         due.retain(|vip| {
             let own = self.grantor.promised(now, *vip).filter(|own| own.by.node != self.node);
-            let told = own.filter(|own| self.candidates.get(vip).is_some_and(|known| known.is_told_by(now, view, own)));
-            let Some(own) = told else { return true };
-            self.with(now, facts, *vip, out, |candidate, ctx, _| candidate.told_by_own_vote(ctx, &own));
+            let Some(own) = own else { return true };
+            self.hear_of(now, facts, view, *vip, &OthersPromise::by_own_vote(&own), out);
             self.candidates.get(vip).is_some_and(|candidate| self.is_due_in_round(now, view, candidate))
         });
+    }
+
+    /// A VIP that is watched is promised to another one, if that is news.
+    fn hear_of(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        view: &LeaseView,
+        vip: VipId,
+        other: &OthersPromise,
+        out: &mut Actions,
+    ) {
+        if self.candidates.get(&vip).is_some_and(|candidate| candidate.is_behind(now, view, other)) {
+            self.with(now, facts, vip, out, |candidate, ctx, _| candidate.promised_to(ctx, other));
+        }
+    }
+
+    /// Lets a node without a vote be told in short of what it watches, instead of asking about it. That comes about when something
+    /// may come free soon, though not before another question could be asked, or would so by the next round. It is told of
+    /// everything then, so that there is nothing to be told in the next round: owners have renewed what they hold since.
+    fn leave_out(&mut self, now: BootNanos, view: &LeaseView, due: &mut Vec<VipId>) {
+        let sets = self.counting.sets();
+        let first = now.plus(view.timing.retry());
+        let last = first.plus(ahead(view));
+        let watched = self.candidates.values().filter_map(|candidate| {
+            let free = candidate.watched_until(now, view, sets)?;
+            (free > first).then_some((candidate.vip, free))
+        });
+        let (vips, free): (Vec<VipId>, Vec<BootNanos>) = watched.unzip();
+        let vips = if free.into_iter().any(|free| free <= last) { vips } else { Vec::new() };
+        self.left_out = LeftOut::new(self.round + 1, now, vips);
+        due.retain(|vip| !self.left_out.has(*vip));
+    }
+
+    /// A voter told in short what others hold. What a majority takes an owner to hold, and this node too, it need not ask about for
+    /// as long; the rest it asks about if it is due.
+    fn hear_summaries(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        view: &LeaseView,
+        voter: NodeId,
+        told: &[Summary],
+        out: &mut Actions,
+    ) {
+        let sets = Arc::clone(self.counting.sets());
+        let Some(left_out) = self.left_out.answered(voter, told, &sets) else { return };
+        let asked_at = self.left_out.asked_at();
+        let mut known = Summaries::default();
+        for candidate in self.candidates.values() {
+            // What was free by then is nobody's any more, though nobody said so.
+            if let Some(by) = candidate.known_by(asked_at) {
+                known.add(candidate.vip, by, 0);
+            }
+        }
+        let agreed = self.left_out.agreed(&sets, &known);
+        for vip in left_out {
+            let by = self.candidates.get(&vip).and_then(|candidate| candidate.known_by(asked_at));
+            let until = |by: &Holding| {
+                agreed.iter().find(|(node, boot, _)| (*node, *boot) == (by.node, by.boot)).map(|(.., until)| *until)
+            };
+            if let Some((by, until)) = by.and_then(|by| Some((by, until(&by)?))) {
+                let other = OthersPromise { by, known_at: asked_at, until, majority_until: until };
+                self.hear_of(now, facts, view, vip, &other, out);
+            }
+            if self.candidates.get(&vip).is_some_and(|candidate| self.is_due_in_round(now, view, candidate)) {
+                self.ask_now.insert(vip);
+            }
+        }
     }
 
     fn ask_where_wanted(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
@@ -701,8 +786,10 @@ impl LeaseNode {
         }
         let heard_age = self.heard_age(now);
         let voters = self.asked(now);
+        let mut summaries = self.left_out.is_of(id);
         for wants in parts(&wants) {
-            let message = Message::Ask(self.part(timing.right(), heard_age, wants));
+            let summaries = std::mem::take(&mut summaries);
+            let message = Message::Ask(self.part(timing.right(), heard_age, summaries, wants));
             self.send_each(voters.iter().copied(), &message, out);
             let Message::Ask(part) = message else { continue };
             if voters.contains(&self.node) {
@@ -718,13 +805,14 @@ impl LeaseNode {
         if now < self.settled_at { sets.and(&self.counted_before).members() } else { sets.members() }
     }
 
-    fn part(&self, right: u64, heard_age: u64, wants: &[Want]) -> Ask {
-        Ask { round: self.round, counts_by: self.counting.by(), right, heard_age, wants: wants.to_vec() }
+    fn part(&self, right: u64, heard_age: u64, summaries: bool, wants: &[Want]) -> Ask {
+        Ask { round: self.round, counts_by: self.counting.by(), right, heard_age, summaries, wants: wants.to_vec() }
     }
 
     /// What the shortest of the rights that are held was given under.
     fn timing_held(&self) -> Option<Timing> {
-        self.candidates.values().filter_map(Candidate::right).min().map(Timing::of_right)
+        let rights = self.held.iter().filter_map(|vip| self.candidates.get(vip)?.right());
+        rights.min().map(Timing::of_right)
     }
 
     /// What to ask for: rights as long as the view says, but while voters refuse these as too long, as long as they grant.
@@ -794,7 +882,9 @@ impl LeaseNode {
             Word { vip: want.vip, stance }
         };
         let words = ask.wants.iter().map(word).collect();
-        Answer { round: ask.round, membership, verdict, last: facts.last.index, applied: facts.applied, words }
+        let summaries = if ask.summaries && counts { self.grantor.summaries(now) } else { Vec::new() };
+        let (last, applied) = (facts.last.index, facts.applied);
+        Answer { round: ask.round, membership, verdict, last, applied, summaries, words }
     }
 
     fn answered(&mut self, now: BootNanos, facts: LogFacts, from: NodeId, answer: &Answer, out: &mut Actions) {
@@ -822,8 +912,7 @@ impl LeaseNode {
         let refused = !self.counting.sets().quorum(|voter| !round.finds_too_long(voter, right));
         if refused && let Some(held) = self.timing_held().filter(|held| held.right() < right) {
             self.asks_at_most = (held.right(), now.plus(view.timing.renew()));
-            let held = self.candidates.values().filter(|candidate| candidate.right().is_some());
-            self.ask_now.extend(held.map(|candidate| candidate.vip));
+            self.ask_now.extend(&self.held);
         }
         // An owner has time until the next round: who has not answered yet may grant it. Who waits for the VIP has none.
         if too_long.is_some() && self.timing_held().is_none() && self.give_in(now, &view) {
@@ -843,12 +932,18 @@ impl LeaseNode {
             let said = Said { voter: from, asked_at, right, last: answer.last, stance: word.stance };
             self.with(now, facts, word.vip, out, |c, ctx, fx| c.heard(ctx, &said, fx));
         }
+        if answer.verdict == Verdict::Enough && self.left_out.is_of(answer.round) {
+            self.hear_summaries(now, facts, &view, from, &answer.summaries, out);
+        }
         // The next round has time once this one has done what it was for.
         let next = asked_at.plus(timing.renew());
         if whole
             && next > self.next_round_at
             && self.confirmed.is_some_and(|confirmed| confirmed.asked_at >= asked_at)
-            && self.candidates.values().all(|candidate| candidate.is_renewed(asked_at.plus(right)))
+            && self
+                .held
+                .iter()
+                .all(|vip| self.candidates.get(vip).is_none_or(|one| one.is_renewed(asked_at.plus(right))))
         {
             self.next_round_at = next;
         }
@@ -919,23 +1014,35 @@ impl LeaseNode {
     /// Ranks the nodes anew if the log, or what is known of the owners and of the peers, is not what it was.
     fn rank(&mut self, now: BootNanos) {
         let Some(view) = &self.view else { return };
+        let delays: BTreeSet<u64> = view.vips.iter().map(|vip| vip.failback_delay).collect();
+        let outlasted = |age: u64| delays.range(..=age).next_back().copied();
+        let heard = self.hearing.ages(now, silence(view)).chain([(self.node, now.since(self.started))]);
+        let steady = heard.filter_map(|(node, age)| Some((node, outlasted(age)?))).collect();
+        let known = || self.candidates.values().map(|candidate| candidate.owner(self.node, now, view));
+        // Each round looks, and hardly ever finds something.
+        let same = |(by, situation): &(Vec<Option<NodeId>>, Situation)| {
+            situation.steady == steady && known().eq(by.iter().copied())
+        };
+        if self.ranked.as_ref().is_some_and(same) {
+            return;
+        }
         let owner = |vip: &LeaseVip| {
             let known = self.candidates.get(&vip.id).and_then(|c| c.owner(self.node, now, view));
             Some((vip.id, known.or(vip.recorded_owner)?))
         };
-        let delays: BTreeSet<u64> = view.vips.iter().map(|vip| vip.failback_delay).collect();
-        let outlasted = |age: u64| delays.range(..=age).next_back().copied();
-        let heard = self.hearing.ages(now, silence(view)).chain([(self.node, now.since(self.started))]);
-        let situation = Situation {
-            owners: view.vips.iter().filter_map(owner).collect(),
-            steady: heard.filter_map(|(node, age)| Some((node, outlasted(age)?))).collect(),
-        };
-        if self.ranked.as_ref() != Some(&situation) {
+        let situation = Situation { owners: view.vips.iter().filter_map(owner).collect(), steady };
+        let known = known().collect();
+        if self.ranked.as_ref().is_none_or(|(_, before)| *before != situation) {
             self.rankings = Arc::new(place(&view.vips, &view.nodes, &situation));
             self.deadlines_stale = true;
-            self.ranked = Some(situation);
         }
+        self.ranked = Some((known, situation));
     }
+}
+
+/// How long before its turn may come a VIP that is watched is asked about: a round, and as much as one may be late.
+fn ahead(view: &LeaseView) -> u64 {
+    view.timing.renew() * 5 / 4
 }
 
 /// A peer that was silent for longer has been away: two leases.

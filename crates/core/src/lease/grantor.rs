@@ -16,6 +16,7 @@ use super::{
     datagram::{Holding, Stance, Want},
     rules::{Rule, Rules},
     scope::Scope,
+    summary::{Summaries, Summary},
     timing::promise_for,
 };
 use crate::{
@@ -172,6 +173,17 @@ impl Grantor {
     pub(super) fn prune(&mut self, now: BootNanos, keep: impl Fn(VipId) -> bool) {
         self.vips.retain(|vip, promises| keep(*vip) || promises.promise.is_some_and(|promise| now < promise.until));
         self.addresses.retain(|_, (_, until)| now < *until);
+    }
+
+    /// What is promised now, in short.
+    pub(super) fn summaries(&self, now: BootNanos) -> Vec<Summary> {
+        let mut all = Summaries::default();
+        for (vip, promises) in &self.vips {
+            if let Some(promise) = promises.promise.filter(|promise| now < promise.until) {
+                all.add(*vip, promise.by, promise.until.since(now));
+            }
+        }
+        all.into_vec()
     }
 
     /// To whom the VIP is promised now.

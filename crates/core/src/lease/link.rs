@@ -21,7 +21,7 @@ use super::{
 use crate::ids::{Boot, NodeId};
 
 /// First bytes of each datagram; the last is the version.
-const MAGIC: [u8; 3] = [b'B', b'L', 5];
+const MAGIC: [u8; 3] = [b'B', b'L', 6];
 const HEADER_BYTES: usize = 3 + 5 * 8;
 const MAC_BYTES: usize = 16;
 /// Longest datagram that is looked at: a packet on Ethernet.

@@ -49,6 +49,7 @@ mod rules;
 mod scope;
 #[cfg(test)]
 mod sim;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod timing;

@@ -82,6 +82,8 @@ pub(super) const FIVE: Profile = Profile { nodes: 5, voters: 5, vips: 1, joint: 
 pub(super) const CHANGING: Profile =
     Profile { nodes: 6, voters: 3, vips: 1, joint: true, moving: false, lengths: false };
 pub(super) const MOVING: Profile = Profile { nodes: 3, voters: 3, vips: 3, joint: false, moving: true, lengths: false };
+/// Half of the nodes have no vote, and there is much to be told in short.
+pub(super) const LEARNING: Profile = Profile { nodes: 6, vips: 5, ..THREE };
 pub(super) const STRETCHING: Profile = Profile { lengths: true, ..THREE };
 /// Voters and lease change, in the order of one log.
 pub(super) const STRETCHING_AND_CHANGING: Profile = Profile { lengths: true, ..CHANGING };

@@ -4,8 +4,8 @@ use super::{
     Change, Fitness, GainCause, LossCause, Refusal, Timing, Unfitness, Unrenewed,
     rules::{Rule, Rules},
     sim::{
-        ALL_CHANGING, CHANGING, FAILBACK_DELAY, FIVE, LEASE, MOVING, MS, Profile, STRETCHING, STRETCHING_AND_CHANGING,
-        THREE, Tally, World,
+        ALL_CHANGING, CHANGING, FAILBACK_DELAY, FIVE, LEARNING, LEASE, MOVING, MS, Profile, STRETCHING,
+        STRETCHING_AND_CHANGING, THREE, Tally, World,
     },
 };
 use crate::{
@@ -14,8 +14,8 @@ use crate::{
 };
 
 mod addresses;
+mod at_rest;
 mod lengths;
-mod own_vote;
 
 /// One run of a cluster to which everything happens.
 fn run(seed: u64, rules: Rules, profile: Profile) -> Result<Tally, String> {
@@ -71,6 +71,12 @@ fn three_nodes_never_have_two_owners_and_always_find_one() {
 fn five_voters_never_have_two_owners_and_always_find_one() {
     let tally = survive(FIVE, seeds(30));
     assert!(tally.gained > 60, "too little happened: {tally:?}");
+}
+
+#[test]
+fn nodes_without_a_vote_never_have_two_owners_and_always_find_one() {
+    let tally = survive(LEARNING, seeds(30));
+    assert!(tally.gained > 300 && tally.expired > 60 && tally.handed_over > 60, "too little happened: {tally:?}");
 }
 
 #[test]

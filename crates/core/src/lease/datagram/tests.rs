@@ -69,6 +69,19 @@ fn word() -> impl Strategy<Value = Word> {
     (any::<u32>(), stance()).prop_map(|(v, stance)| Word { vip: VipId::new(v), stance })
 }
 
+fn summary() -> impl Strategy<Value = Summary> {
+    (any::<(u64, u64, u64)>(), nanos()).prop_map(|((node, boot, held), remaining)| Summary {
+        node: NodeId::new(node),
+        boot: Boot(boot),
+        held: HeldDigest::new(held),
+        remaining,
+    })
+}
+
+fn summaries() -> impl Strategy<Value = Vec<Summary>> {
+    prop::collection::vec(summary(), 0..=SUMMARIES_MAX)
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let want = (any::<u32>(), any::<u64>(), any::<Option<u64>>(), prop::option::of(holding())).prop_map(
         |(v, scope, claim, released)| Want {
@@ -80,20 +93,25 @@ fn message() -> impl Strategy<Value = Message> {
     );
     let counts_by = (entry(), prop::collection::vec(entry(), 0..=TOLD_MAX))
         .prop_map(|(own, told)| CountsBy { own, told: told.into() });
-    let ask = (counts_by, any::<(u64, u64, u64)>(), prop::collection::vec(want, 0..=ENTRIES_MAX)).prop_map(
-        |(counts_by, (round, right, heard_age), wants)| Message::Ask(Ask { round, counts_by, right, heard_age, wants }),
+    let ask = (counts_by, any::<(u64, u64, u64, bool)>(), prop::collection::vec(want, 0..=ENTRIES_MAX)).prop_map(
+        |(counts_by, (round, right, heard_age, summaries), wants)| {
+            Message::Ask(Ask { round, counts_by, right, heard_age, summaries, wants })
+        },
     );
-    let answer = (entry(), verdict(), any::<(u64, u64, u64)>(), prop::collection::vec(word(), 0..=ENTRIES_MAX))
-        .prop_map(|(membership, verdict, (round, last, applied), words)| {
+    let words = prop::collection::vec(word(), 0..=ENTRIES_MAX);
+    let answer = (entry(), verdict(), any::<(u64, u64, u64)>(), summaries(), words).prop_map(
+        |(membership, verdict, (round, last, applied), summaries, words)| {
             Message::Answer(Answer {
                 round,
                 membership,
                 verdict,
                 last: LogIndex::new(last),
                 applied: LogIndex::new(applied),
+                summaries,
                 words,
             })
-        });
+        },
+    );
     let release = any::<(u32, u64, u64)>().prop_map(|(v, e, successor)| Release {
         vip: VipId::new(v),
         epoch: Epoch::new(e),
@@ -120,16 +138,20 @@ proptest! {
     #[test]
     fn parts_are_all_that_there_is_in_its_order_and_each_fits_one_packet(
         words in prop::collection::vec(word(), 0..300),
+        summaries in summaries(),
     ) {
-        let parts = word_parts(&words);
-        prop_assert_eq!(parts.concat(), words.clone());
-        prop_assert!(parts.iter().skip(1).all(|part| !part.is_empty()));
+        let none = LogIndex::new(0);
+        let (membership, verdict) = (EntryId::default(), Verdict::Enough);
+        let answer = Answer { round: 0, membership, verdict, last: none, applied: none, summaries, words };
+        let parts = answer.clone().parts();
+        let said: Vec<Word> = parts.iter().flat_map(|part| part.words.clone()).collect();
+        prop_assert_eq!(said, answer.words);
+        let told: Vec<Summary> = parts.iter().flat_map(|part| part.summaries.clone()).collect();
+        prop_assert_eq!(told, answer.summaries);
+        prop_assert!(parts.iter().skip(1).all(|part| !part.words.is_empty()));
         for part in parts {
-            let (none, words) = (LogIndex::new(0), part.to_vec());
-            let (membership, verdict) = (EntryId::default(), Verdict::Enough);
-            let answer = Answer { round: 0, membership, verdict, last: none, applied: none, words };
             let mut bytes = Vec::new();
-            Message::Answer(answer).encode(&mut bytes);
+            Message::Answer(part).encode(&mut bytes);
             prop_assert!(bytes.len() < 1350, "{} bytes do not fit one packet", bytes.len());
         }
     }
@@ -159,7 +181,7 @@ fn with_verdict(verdict: &[u8]) -> Result<Message, Malformed> {
     let mut bytes = vec![2];
     bytes.extend_from_slice(&[0; 24]);
     bytes.extend_from_slice(verdict);
-    bytes.extend_from_slice(&[0; 18]);
+    bytes.extend_from_slice(&[0; 19]);
     Message::decode(&bytes)
 }
 
@@ -187,15 +209,28 @@ fn sets_that_are_no_sets_are_malformed() {
 }
 
 #[test]
+fn more_summaries_than_are_sent_are_malformed() {
+    let with = |count: u8| {
+        let mut bytes = vec![2];
+        bytes.extend_from_slice(&[0; 41]);
+        bytes.push(count);
+        bytes.extend_from_slice(&vec![0; usize::from(count) * SUMMARY_BYTES + 2]);
+        Message::decode(&bytes)
+    };
+    assert!(with(0).is_ok() && with(SUMMARIES_MAX as u8).is_ok());
+    assert_eq!(with(SUMMARIES_MAX as u8 + 1), Err(Malformed));
+}
+
+#[test]
 fn the_largest_refusal_fits_one_packet_and_sets_beyond_it_are_not_told() {
     let set = |from: u64, count: usize| (from..).take(count).map(NodeId::new);
     let verdict = Verdict::news(&VoterSets::new([set(0, VOTERS_MAX), set(50, VOTERS_MAX)]));
     assert!(matches!(verdict, Verdict::News(_)));
     let words: Vec<Word> =
         (0..ENTRIES_MAX as u32).map(|vip| Word { vip: VipId::new(vip), stance: Stance::StaleMembership }).collect();
-    let none = LogIndex::new(0);
+    let (none, membership) = (LogIndex::new(0), EntryId::default());
     let mut bytes = Vec::new();
-    Message::Answer(Answer { round: 0, membership: EntryId::default(), verdict, last: none, applied: none, words })
+    Message::Answer(Answer { round: 0, membership, verdict, last: none, applied: none, summaries: vec![], words })
         .encode(&mut bytes);
     assert!(bytes.len() < 1350, "{} bytes do not fit one packet", bytes.len());
     assert_eq!(Verdict::news(&VoterSets::new([set(0, VOTERS_MAX + 1)])), Verdict::Stale);
