@@ -1,8 +1,8 @@
 //! All voters replaced, one by one, while a VIP is held: nobody who watches it notices.
 //!
 //! Six nodes, three of them voters; the VIP is at one that is none. Each voter of the beginning is killed and removed in
-//! turn, the cluster promotes another, and in the end none of those by whose promises the VIP was taken is
-//! left.
+//! turn, the cluster promotes another, and when `cluster status` says that all is well it is the next one's turn. In the end none of
+//! those by whose promises the VIP was taken is left.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -51,7 +51,8 @@ pub fn run(fence: &str, lease_ms: u32) -> Result<()> {
         ensure!(voter != owner, "the owner of the VIP became a voter and is the next in turn");
         cluster.remove(voter)?;
         gone.push(voter);
-        cluster.wait_voters(3)
+        cluster.wait_voters(3)?;
+        cluster.wait_well()
     });
     let ended = kernel::now_nanos();
     thread::sleep(Duration::from_millis(500));

@@ -53,6 +53,8 @@ pub struct LocalStatus {
     pub leader: Option<NodeId>,
     /// The voters in force; both sets while Raft's configuration is joint.
     pub voters: BTreeSet<NodeId>,
+    /// That is so: a majority means one of the old and one of the new ones.
+    pub voters_changing: bool,
     /// The learners in force.
     pub learners: BTreeSet<NodeId>,
     /// Last entry in its log.

@@ -300,6 +300,7 @@ impl Operations for Node {
             term: raft.term,
             leader: raft.leader,
             voters: raft.voters.into_iter().collect(),
+            voters_changing: raft.voter_sets.len() > 1,
             learners: raft.learners.into_iter().collect(),
             last_log: raft.last_log,
             committed: raft.committed,

@@ -578,6 +578,17 @@ impl Cluster {
         })
     }
 
+    /// Waits until `cluster status` at a running node says that all is well, as an operator does before the next node goes.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn wait_well(&self) -> Result<()> {
+        wait::until("health ok", || {
+            let position = (0..self.nodes.len()).find(|position| self.is_up(*position)).context("a running node")?;
+            Ok(self.ctl_json(position, &["cluster", "status"]).ok().and_then(|s| (s["health"] == "ok").then_some(())))
+        })
+    }
+
     /// Position of the running node that owns a VIP, if a running node knows one.
     pub fn owner(&self, vip: &str) -> Option<usize> {
         (0..self.nodes.len()).filter(|p| self.is_up(*p)).find_map(|position| {

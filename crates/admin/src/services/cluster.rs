@@ -694,6 +694,17 @@ fn judge(
     {
         problems.push(found.told());
     }
+    // Each is over in a moment. Who takes nodes away one by one waits for it.
+    if local.voters_changing {
+        problems.push(
+            "the voters are being changed, and both the old and the new ones need a majority: stop no node before that is done"
+                .to_owned(),
+        );
+    }
+    let removed = local.voters.iter().filter(|voter| !nodes.iter().any(|status| id_of(status) == **voter));
+    problems.extend(removed.map(|voter| {
+        format!("node {voter} was removed and counts as a voter until the others have agreed: stop no node before that is done")
+    }));
     let voters = u32::try_from(local.voters.len()).unwrap_or(u32::MAX);
     let spare = nodes.len() > local.voters.len();
     // A cluster of one is as it was made. Of two, each can stop both.

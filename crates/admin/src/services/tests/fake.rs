@@ -52,6 +52,7 @@ pub struct Fake {
     pub cut_off: AtomicBool,
     /// Those that vote.
     pub voters: Mutex<BTreeSet<NodeId>>,
+    pub voters_changing: AtomicBool,
     /// Proposals are applied, and their answers are lost.
     pub loses_answers: AtomicBool,
     pub confirms: AtomicU64,
@@ -98,6 +99,7 @@ impl Fake {
             now_ms: AtomicU64::new(START_MS),
             cut_off: AtomicBool::new(false),
             voters: Mutex::new(BTreeSet::from([NODE])),
+            voters_changing: AtomicBool::new(false),
             loses_answers: AtomicBool::new(false),
             confirms: AtomicU64::new(0),
             overtaken_by: Mutex::new(None),
@@ -255,6 +257,7 @@ impl Operations for Fake {
             term: 3,
             leader,
             voters: self.voters.lock().clone(),
+            voters_changing: self.voters_changing.load(Ordering::Relaxed),
             learners: BTreeSet::new(),
             last_log: applied,
             committed: applied,

@@ -328,6 +328,24 @@ async fn a_certificate_that_ends_within_a_month_is_told_by_the_status() {
 }
 
 #[tokio::test]
+async fn status_is_not_well_before_a_change_of_the_voters_is_over() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let problems = async || {
+        let status = shared.status(from("a", StatusRequest::default())).await.expect("a status").into_inner();
+        assert_eq!(status.health() == Health::Ok, status.problems.is_empty());
+        status.problems
+    };
+    assert_eq!(problems().await, Vec::<String>::new());
+    fake.voters_changing.store(true, Ordering::Relaxed);
+    assert!(problems().await.iter().any(|problem| problem.starts_with("the voters are being changed")));
+    fake.voters_changing.store(false, Ordering::Relaxed);
+    fake.voters.lock().insert(NodeId::new(9));
+    let said = problems().await;
+    assert!(said.iter().any(|problem| problem.starts_with("node 9 was removed and counts as a voter")), "{said:?}");
+}
+
+#[tokio::test]
 async fn status_shows_who_answers_and_what_wants_attention() {
     let fake = Fake::new();
     let shared = fake.shared();
