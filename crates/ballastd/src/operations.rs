@@ -45,7 +45,7 @@ use crate::{
 /// How often something that gives no signal is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The loop that publishes the state looks twenty times a second, the keeper of VIPs four times; one that has not for so long
+/// The loop that publishes the state looks twenty times a second, the keeper of VIPs once; one that has not for so long
 /// hangs.
 const LOOKED_WITHIN: Duration = Duration::from_secs(10);
 

@@ -1,6 +1,6 @@
 //! The half that may wait for the kernel: keeps addresses and fence in place, listens, and judges fitness.
 //!
-//! In rounds: one a quarter of a second, and at once when links, addresses, filters or the agreed state
+//! In rounds: one a second, four while something is wrong, and at once when links, addresses, filters or the agreed state
 //! change. A round reads what there is, guards before it adds and removes before it unguards, reads the
 //! fence back, lets VIPs' deadlines open what has come to its place, and publishes where VIPs are and which of them this
 //! node is fit to hold.
@@ -47,8 +47,12 @@ use crate::{
 };
 
 /// Longest time between two looks. The kernel tells of changes of links, addresses and filters, which bring one about at
-/// once; this is for the rest: rules of nftables, which the look asks the kernel's word about, `tcx` programs, sysctls.
+/// once; this is for the rest: rules of nftables, which the look asks the kernel's word about, `tcx` programs, sysctls; and
+/// for what could not be put right, which is tried again.
 const LOOK: Duration = Duration::from_millis(250);
+/// Likewise with a fence in eBPF that stands, and nothing wrong about any VIP: what is left then that the kernel does not tell
+/// of are warnings, and somebody who writes into the fence's map. As often as a gateway is asked. A look goes through all VIPs.
+const LOOK_CALM: Duration = Duration::from_secs(1);
 /// A round that takes longer is told of. Far more than many new addresses take.
 const SLOW: Duration = Duration::from_secs(2);
 /// How often the link is asked whether anybody else has the VIPs that this node holds.
@@ -80,6 +84,8 @@ pub(super) struct Keeper {
     unknown: Vec<String>,
     /// When the last round ended.
     looked_at: BootNanos,
+    /// How long the next one waits at most.
+    pause: Duration,
 }
 
 /// What the fence guards of what should be on the interfaces.
@@ -142,6 +148,7 @@ impl Keeper {
             blind: None,
             unknown: Vec::new(),
             looked_at: boot_now(),
+            pause: LOOK,
         })
     }
 
@@ -164,6 +171,7 @@ impl Keeper {
     /// One look at everything, and what follows from it.
     pub fn round(&mut self) {
         let began = boot_now();
+        self.pause = LOOK;
         let whole = self.look();
         self.looked_at = boot_now();
         if whole {
@@ -224,6 +232,10 @@ impl Keeper {
             if let Some(known) = vips.get_mut(&conflict.vip()) {
                 known.warning = conflict.to_string();
             }
+        }
+        let calm = guarded.stands && vips.values().all(|known| known.problem.is_empty() && known.warning.is_empty());
+        if calm && self.fence.level() == FenceLevel::Ebpf {
+            self.pause = LOOK_CALM;
         }
         self.publish(places, vips);
         if !guarded.stands {
@@ -750,10 +762,10 @@ impl Keeper {
         fds.extend(self.fence.descriptor().map(poll));
         // However much is heard meanwhile, a look is due.
         let since = |now: BootNanos| Duration::from_nanos(now.since(self.looked_at));
-        let left = LOOK.saturating_sub(since(boot_now())).as_millis() as i32;
+        let left = self.pause.saturating_sub(since(boot_now())).as_millis() as i32;
         // SAFETY: the pointer is valid for the call and the count is that of the vector.
         let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, left) };
-        let due = ready <= 0 || since(boot_now()) >= LOOK;
+        let due = ready <= 0 || since(boot_now()) >= self.pause;
         let changed = fds[0].revents != 0 && self.links_changed();
         let fence_changed = fds.get(fence).is_some_and(|fd| fd.revents != 0) && self.fence.changed();
         let woken = self.shared.to_keeper.woken();

@@ -130,8 +130,8 @@ impl Report {
     }
 }
 
-/// A round takes milliseconds, a few hundred where new addresses are asked for, and begins four times a second.
-const HELD_UP: Duration = Duration::from_secs(2);
+/// A round takes milliseconds, a few hundred where new addresses are asked for, and the next begins a second later at most.
+const HELD_UP: Duration = Duration::from_secs(3);
 
 /// For so long a VIP may wait for the keeper to take an address that it has lost out of its place. Far more than that takes: the
 /// keeper is woken for it, and gives up asking the link. The right that it had was over sooner, with a lease that is not long.
@@ -295,8 +295,8 @@ mod tests {
             let aged = Arc::new(Report { vips }).aged(Duration::from_secs(seconds));
             assert_eq!(aged.vips.values().map(|known| known.fitness).collect::<Vec<_>>(), expected, "{seconds} s");
         };
-        check(1, [fit, unfit]);
-        check(2, [doubted, unfit]);
+        check(2, [fit, unfit]);
+        check(3, [doubted, unfit]);
     }
 
     #[test]
