@@ -283,7 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Step::Answered => failed |= self.bound_answer(before),
             Step::Exec(exec) => failed = self.exec(exec).await?,
             Step::Watch(keys) => {
-                self.watch(keys).await;
+                self.watch(keys).await?;
                 failed = self.out.get(before) == Some(&b'-');
             }
             Step::Login(login) => {
@@ -298,6 +298,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         self.settle(before, resp).await?;
         worker.counters.answered(spec, self.us(), failed);
         Ok(())
+    }
+
+    /// Before anything of the keyspace: where the VIP is another node's, what was not begun is begun there.
+    fn check_vip(&self) -> Result<(), Ending> {
+        if self.held.listener.may_serve() { Ok(()) } else { Err(Ending::Told) }
     }
 
     fn refuse(&mut self, unavailable: &Unavailable) {

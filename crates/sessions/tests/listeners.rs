@@ -89,6 +89,30 @@ fn a_vip_is_served_while_it_is_held() {
 }
 
 #[test]
+fn no_transaction_is_begun_where_its_vip_is_held_no_more() {
+    let ballast = Ballast::start_at("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None);
+    let gate = &ballast.cluster.gate;
+    gate.hold(1, BootNanos::new(u64::MAX));
+    let (mut client, mut watcher) = (ballast.client(), ballast.client());
+    for (words, answer) in [("SET a 1", "+OK\r\n"), ("MULTI", "+OK\r\n"), ("INCR a", "+QUEUED\r\n")] {
+        assert_eq!(client.say(words), answer);
+    }
+    assert_eq!(watcher.say("PING"), "+PONG\r\n");
+    let asked = || {
+        let cluster = &ballast.cluster;
+        [&cluster.proposals, &cluster.confirmations].map(|count| count.load(Ordering::SeqCst))
+    };
+    let before = asked();
+    gate.close();
+    client.send(b"EXEC\r\n");
+    watcher.send(b"WATCH a\r\n");
+    assert_eq!((client.answer(), watcher.answer()), (None, None));
+    assert_eq!(asked(), before, "nobody is there to hear the answer");
+    gate.hold(2, BootNanos::new(u64::MAX));
+    assert_eq!(ballast.client().say("GET a"), "$1\r\n1\r\n");
+}
+
+#[test]
 fn whoever_waits_on_a_vip_that_was_handed_over_is_told_while_its_end_gets_through() {
     // The only worker does one thing at a time: once it has answered the subscriber, it waits for what the other says next.
     let ballast = Ballast::start_with("{}", at(Place::Vip(VipId::new(1), LOCAL), false), None, 1);

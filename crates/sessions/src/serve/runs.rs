@@ -74,10 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         if self.run.calls.is_empty() {
             return Ok(());
         }
-        if !self.held.listener.may_serve() {
-            // The VIP is another node's: what was not begun is begun there.
-            return Err(Ending::Told);
-        }
+        self.check_vip()?;
         let Run { calls, first_write, last_write, .. } = std::mem::take(&mut self.run);
         let failed_before = self.failed;
         let Some(first) = first_write else {

@@ -18,6 +18,7 @@ const TOO_MANY_WATCHED: Reply = Reply::error(
 impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
     /// Carries a transaction out and answers it. Whether it failed as a whole.
     pub(super) async fn exec(&mut self, exec: Exec) -> Result<bool, Ending> {
+        self.check_vip()?;
         let calls: Vec<Call> = exec.of_keyspace().cloned().collect();
         let result = if calls.iter().any(|call| call.class() == Class::Write) || !exec.watched.is_empty() {
             let count = calls.len();
@@ -54,7 +55,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         Ok(failed)
     }
 
-    pub(super) async fn watch(&mut self, keys: Vec<Bytes>) {
+    pub(super) async fn watch(&mut self, keys: Vec<Bytes>) -> Result<(), Ending> {
+        self.check_vip()?;
         let since = Instant::now();
         let result = self.reader().versions(self.connection.database(), keys).await;
         match self.waited(since, result) {
@@ -69,5 +71,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 self.refuse(&unavailable);
             }
         }
+        Ok(())
     }
 }
