@@ -254,7 +254,7 @@ async fn carry_out(site: &Arc<Site>, random: &mut Random, order: Order, demoted:
 }
 
 async fn set(site: &Site, node: NodeId, admin: NodeAdmin) -> bool {
-    propose(site, Command::SetNode { node, admin, author: author() }).await.is_some()
+    propose(site, Command::SetNode { node, admin, author: author(), expect: None }).await.is_some()
 }
 
 /// A machine without which enough nodes are left.
@@ -282,7 +282,8 @@ fn majorities_are_left(site: &Site, number: usize) -> bool {
 async fn remove(site: &Site, number: usize) -> bool {
     let node = site.lock().seats[number].id;
     for _ in 0..3 {
-        if propose(site, Command::RemoveNode { node, author: author(), lease_secret: None }).await.is_some() {
+        let remove = Command::RemoveNode { node, author: author(), lease_secret: None, expect: None };
+        if propose(site, remove).await.is_some() {
             return true;
         }
     }

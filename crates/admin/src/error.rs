@@ -310,6 +310,7 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
             Refusal::RevisionConflict { .. } => ErrorCode::RevisionConflict,
+            Refusal::Changed { .. } => ErrorCode::EtagConflict,
             Refusal::NotFound { .. } => ErrorCode::NotFound,
             Refusal::Invalid { .. } => ErrorCode::InvalidRequest,
             Refusal::NameTaken { .. } => ErrorCode::NameTaken,

@@ -432,7 +432,7 @@ mod tests {
         let wish = |view: &LeaseView| view.vips[0].wish;
         assert_eq!(wish(&news(&state, 1000).expect("the first")), None);
         assert_eq!(news(&state, 9000), None);
-        let wanted = Command::MoveVip { vip, to: Some(me), author: Author::default() };
+        let wanted = Command::MoveVip { vip, to: Some(me), author: Author::default(), expect: None };
         pass(&mut state, START.plus_millis(1), wanted);
         let fulfilled = |fulfilled| Some(LeaseWish { node: me, fulfilled });
         assert_eq!(wish(&news(&state, 9001).expect("a wish is told at once")), fulfilled(false));
@@ -506,8 +506,9 @@ mod tests {
         info.labels.insert("zone".to_owned(), "dmz".to_owned());
         info.vip.weight = 7;
         pass(&mut state, START.plus_millis(2), Command::UpdateNode { node: NodeId::new(1), info });
-        let author = ballast_core::state::Author::default();
-        pass(&mut state, START.plus_millis(3), Command::MoveVip { vip: b, to: Some(NodeId::new(1)), author });
+        let (to, author) = (Some(NodeId::new(1)), Author::default);
+        let moves = || Command::MoveVip { vip: b, to, author: author(), expect: None };
+        pass(&mut state, START.plus_millis(3), moves());
         let seen = view(&state, &fitness);
         assert_eq!(seen.vips[0].only, Some([NodeId::new(1)].into()));
         assert_eq!(seen.nodes[0].weight, 7);
@@ -521,13 +522,11 @@ mod tests {
             assert_eq!(wishes(&state), [wish(true), wish(false), None]);
         }
         // What is wished anew is to happen anew; unless it is so already.
-        let author = ballast_core::state::Author::default();
-        pass(&mut state, START.plus_millis(5), Command::MoveVip { vip: b, to: Some(NodeId::new(1)), author });
+        pass(&mut state, START.plus_millis(5), moves());
         assert_eq!(wishes(&state), [wish(false), wish(false), None]);
         let record = Command::RecordVip { vip: b, owner: Some(NodeId::new(1)), epoch: 4, cause: String::new() };
         pass(&mut state, START.plus_millis(6), record);
-        let author = ballast_core::state::Author::default();
-        pass(&mut state, START.plus_millis(7), Command::MoveVip { vip: b, to: Some(NodeId::new(1)), author });
+        pass(&mut state, START.plus_millis(7), moves());
         assert_eq!(wishes(&state), [wish(false), wish(true), None]);
     }
 }

@@ -11,7 +11,7 @@ use ballast_core::{
     cluster::{Propose, ProposeError, ReadIndex},
     ids::{LogIndex, NodeId},
     session::{Call, Reply, Write},
-    state::{Author, Command, NodeAdmin, Outcome},
+    state::{Author, Command, NodeAdmin, Outcome, Refusal},
 };
 use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
 use ballast_raft::{LogBounds, MemberFailure, PeerNode, Role, StartError};
@@ -38,6 +38,35 @@ async fn every_node_proposes_and_reads_its_own_write() -> Test {
             assert!(known >= 2 + 1 + usize::try_from(number)?, "{known}");
         }
         assert!(handle.last_log_index().load(Ordering::Acquire) >= applied.index.get());
+    }
+    cluster.converge().await;
+    cluster.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_changes_through_two_nodes_that_expect_the_same_one_is_refused() -> Test {
+    let cluster = Cluster::of(3).await;
+    let ids = cluster.ids();
+    let (node, one, other) = (ids[0], cluster.handle(ids[1]), cluster.handle(ids[2]));
+    for _ in 0..20 {
+        one.confirm(PATIENCE).await?;
+        let seen = one.with_state(|state| state.node(node).map(|node| node.seen())).ok_or("a member")?;
+        // Whichever comes first changes something.
+        let wanted = match seen.admin {
+            NodeAdmin::Ready => [NodeAdmin::Promoted, NodeAdmin::Drain],
+            NodeAdmin::Drain => [NodeAdmin::Ready, NodeAdmin::Promoted],
+            NodeAdmin::Promoted | NodeAdmin::Demoted => [NodeAdmin::Ready, NodeAdmin::Drain],
+        };
+        let [first, second] = wanted.map(|admin| {
+            let (author, expect) = (Author::default(), Some(Box::new(seen.clone())));
+            Command::SetNode { node, admin, author, expect }
+        });
+        let (first, second) = tokio::join!(propose(&one, first), propose(&other, second));
+        let outcomes = [first?.outcome, second?.outcome];
+        let done = outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
+        let refused = |outcome: &&Outcome| matches!(outcome, Outcome::Refused(Refusal::Changed { .. }));
+        assert_eq!((done, outcomes.iter().filter(refused).count()), (1, 1), "{outcomes:?}");
     }
     cluster.converge().await;
     cluster.end().await;
@@ -419,7 +448,7 @@ async fn a_new_leader_takes_no_vote_away_that_it_needs_because_one_died_before_i
     assert!(cluster.handle(old).transfer_leader(new).await);
     let handle = cluster.handle(new);
     see(&handle, |status| status.role == Role::Leader).await;
-    let demote = Command::SetNode { node: old, admin: NodeAdmin::Demoted, author: Author::default() };
+    let demote = Command::SetNode { node: old, admin: NodeAdmin::Demoted, author: Author::default(), expect: None };
     assert!(!matches!(propose(&handle, demote).await?.outcome, Outcome::Refused(_)));
     // Several looks at the membership, long before the silence of the dead one counts.
     for n in 0..20 {
@@ -438,7 +467,7 @@ async fn a_removed_voter_is_replaced_by_a_learner() -> Test {
     let status = see(&cluster.handle(leader), |status| status.learners.len() == 1).await;
     let learner = status.learners[0];
     let leaves = *status.voters.iter().find(|id| **id != leader).ok_or("a voter")?;
-    let remove = Command::RemoveNode { node: leaves, author: Author::default(), lease_secret: None };
+    let remove = Command::RemoveNode { node: leaves, author: Author::default(), lease_secret: None, expect: None };
     assert!(!matches!(propose(&cluster.handle(leader), remove).await?.outcome, Outcome::Refused(_)));
     see(&cluster.handle(leader), |status| {
         status.voters.len() == 3 && status.voters.contains(&learner) && status.learners.is_empty()
@@ -457,7 +486,7 @@ async fn two_voters_that_are_removed_at_once_leave_one_that_decides() -> Test {
     let leader = cluster.leader(&[]).await;
     let handle = cluster.handle(leader);
     let leave: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
-    let remove = |node| Command::RemoveNode { node, author: Author::default(), lease_secret: None };
+    let remove = |node| Command::RemoveNode { node, author: Author::default(), lease_secret: None, expect: None };
     let (one, other) = tokio::join!(propose(&handle, remove(leave[0])), propose(&handle, remove(leave[1])));
     for removed in [one?, other?] {
         assert!(!matches!(removed.outcome, Outcome::Refused(_)));

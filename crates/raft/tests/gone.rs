@@ -59,7 +59,7 @@ async fn the_open_stream_of_a_removed_node_is_closed_to_it() -> Test {
     frames.send(frame(1, token(3))).await?;
     until(&handle, |state| state.join_tokens().len() == 2).await;
 
-    propose(&handle, Command::RemoveNode { node, author: Author::default(), lease_secret: None }).await?;
+    propose(&handle, Command::RemoveNode { node, author: Author::default(), lease_secret: None, expect: None }).await?;
     frames.send(frame(2, token(4))).await?;
     let refused = timeout(PATIENCE, replies.message()).await?.expect_err("a removed node has no say");
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use crate::{
     access::Caller,
-    error::{self, ApiError},
+    error::{self, ApiError, ErrorCode},
     view,
 };
 
@@ -96,21 +96,38 @@ impl BackendService for Shared {
 
 impl Shared {
     async fn change_backend(&self, caller: &Caller, change: Change) -> Result<BackendChangeResponse, ApiError> {
-        // Confirmed, so that a backend that was just configured is found on every node.
-        let (header, found) = self.read_at(caller, 0, |state| view::backend(state, &change.name)).await?;
-        let (backend, before) = found?;
-        view::check_etag(&change.etag, &before.etag, &before.name)?;
-        if change.validate_only {
-            return Ok(BackendChangeResponse { header: Some(header), backend: Some(before), log_index: 0 });
+        loop {
+            // Confirmed, so that a backend that was just configured is found on every node.
+            let (header, found) = self
+                .read_at(caller, 0, |state| {
+                    let (backend, before) = view::backend(state, &change.name)?;
+                    Ok::<_, ApiError>((backend, state.backend_changed(backend), before))
+                })
+                .await?;
+            let (backend, changed, before) = found?;
+            view::check_etag(&change.etag, &before.etag, &before.name)?;
+            if change.validate_only {
+                return Ok(BackendChangeResponse { header: Some(header), backend: Some(before), log_index: 0 });
+            }
+            let command = Command::SetBackend {
+                backend,
+                admin: change.admin,
+                weight: change.weight,
+                author: caller.author(&change.message),
+                expect: (!change.etag.is_empty()).then_some(changed),
+            };
+            let index = match self.propose_once(caller, change.method, &change.request_id, command).await {
+                Ok(index) => index,
+                // The etag tells whether that was this backend, or a document that says the same of it.
+                Err(error) if error.code() == ErrorCode::EtagConflict && !caller.remaining().is_zero() => continue,
+                Err(error) => return Err(view::overtaken(error, &change.etag, &before.name)),
+            };
+            let after = self.read(|state| view::backend(state, &before.name)).map_or(before, |(_, after)| after);
+            return Ok(BackendChangeResponse {
+                header: Some(self.header()),
+                backend: Some(after),
+                log_index: index.get(),
+            });
         }
-        let command = Command::SetBackend {
-            backend,
-            admin: change.admin,
-            weight: change.weight,
-            author: caller.author(&change.message),
-        };
-        let index = self.propose_once(caller, change.method, &change.request_id, command).await?;
-        let after = self.read(|state| view::backend(state, &before.name)).map_or(before, |(_, after)| after);
-        Ok(BackendChangeResponse { header: Some(self.header()), backend: Some(after), log_index: index.get() })
     }
 }

@@ -265,10 +265,11 @@ impl Shared {
         let (header, found) = self
             .read_at(caller, 0, |state| {
                 let node = view::find_node(state, &change.node)?;
-                Ok::<_, ApiError>((node.id, node.admin, view::node(state, node)))
+                Ok::<_, ApiError>((node.id, node.seen(), view::node(state, node)))
             })
             .await?;
-        let (id, admin, before) = found?;
+        let (id, seen, before) = found?;
+        let admin = seen.admin;
         view::check_etag(&change.etag, &before.etag, &before.name)?;
         if admin == NodeAdmin::Drain && matches!(change.admin, NodeAdmin::Demoted | NodeAdmin::Promoted) {
             let name = &before.name;
@@ -285,8 +286,11 @@ impl Shared {
         if change.validate_only {
             return Ok(NodeChangeResponse { header: Some(header), node: Some(before), log_index: 0, notes });
         }
-        let command = Command::SetNode { node: id, admin: change.admin, author: caller.author(&change.message) };
-        let index = self.propose_once(caller, change.method, &change.request_id, command).await?;
+        let expect = (!change.etag.is_empty()).then(|| Box::new(seen));
+        let author = caller.author(&change.message);
+        let command = Command::SetNode { node: id, admin: change.admin, author, expect };
+        let proposed = self.propose_once(caller, change.method, &change.request_id, command).await;
+        let index = proposed.map_err(|error| view::overtaken(error, &change.etag, &before.name))?;
         let after = self.read(|state| state.node(id).map(|node| view::node(state, node)));
         Ok(NodeChangeResponse {
             header: Some(self.header()),
@@ -300,12 +304,12 @@ impl Shared {
         let (header, found) = self
             .read_at(caller, 0, |state| {
                 let node = view::find_node(state, &request.node)?;
-                Ok::<_, ApiError>((node.id, node.admin, view::node(state, node)))
+                Ok::<_, ApiError>((node.id, node.seen(), view::node(state, node)))
             })
             .await?;
-        let (id, admin, before) = found?;
+        let (id, seen, before) = found?;
         view::check_etag(&request.etag, &before.etag, &before.name)?;
-        if admin != NodeAdmin::Drain && !request.force && self.answers(&before).await {
+        if seen.admin != NodeAdmin::Drain && !request.force && self.answers(&before).await {
             let message = format!("node {} answers and is not drained", before.name);
             return Err(error::status(ErrorCode::Precondition, message, &before.name)
                 .remedy(format!("drain it first: `ballastctl node drain {}`", before.name))
@@ -321,8 +325,10 @@ impl Shared {
             return Ok(NodeChangeResponse { header: Some(header), node: Some(before), log_index: 0, notes });
         }
         let lease_secret = Some(random_secret().into());
-        let command = Command::RemoveNode { node: id, author: caller.author(&request.message), lease_secret };
-        let index = self.propose_once(caller, "RemoveNode", &request.request_id, command).await?;
+        let expect = (!request.etag.is_empty()).then(|| Box::new(seen));
+        let command = Command::RemoveNode { node: id, author: caller.author(&request.message), lease_secret, expect };
+        let proposed = self.propose_once(caller, "RemoveNode", &request.request_id, command).await;
+        let index = proposed.map_err(|error| view::overtaken(error, &request.etag, &before.name))?;
         Ok(NodeChangeResponse { header: Some(self.header()), node: Some(before), log_index: index.get(), notes })
     }
 

@@ -42,16 +42,17 @@ impl VipService for Shared {
         let wait = view::duration("wait_timeout", request.wait_timeout)?.unwrap_or(WAIT_DEFAULT);
         let (header, found) = self
             .read_at(&caller, 0, |state| {
-                let vip = view::vip(state, &request.vip)?;
+                let (vip, before) = view::vip(state, &request.vip)?;
+                let found = (vip, state.vip_moved(vip), before);
                 if request.node.is_empty() {
-                    return Ok::<_, ApiError>((vip, None));
+                    return Ok::<_, ApiError>((found, None));
                 }
                 let node = view::find_node(state, &request.node)?;
                 view::check_place(state, &request.vip, node)?;
-                Ok((vip, Some(view::node(state, node))))
+                Ok((found, Some(view::node(state, node))))
             })
             .await?;
-        let ((vip, before), node) = found?;
+        let ((vip, moved, before), node) = found?;
         view::check_etag(&request.etag, &before.etag, &before.name)?;
         let to = node.as_ref().map(|node| NodeId::new(node.id));
         if let Some(node) = node {
@@ -65,8 +66,10 @@ impl VipService for Shared {
                 arrived: false,
             }));
         }
-        let command = Command::MoveVip { vip, to, author: caller.author(&request.message) };
-        let index = self.propose_once(&caller, "Move", &request.request_id, command).await?;
+        let expect = (!request.etag.is_empty()).then_some(moved);
+        let command = Command::MoveVip { vip, to, author: caller.author(&request.message), expect };
+        let proposed = self.propose_once(&caller, "Move", &request.request_id, command).await;
+        let index = proposed.map_err(|error| view::overtaken(error, &request.etag, &before.name))?;
         let arrived = match to {
             Some(node) if request.wait => self.wait_for_owner(&caller, &before.name, node, wait).await,
             _ => false,

@@ -96,15 +96,23 @@ pub fn duration(path: &str, sent: Option<prost_types::Duration>) -> Result<Optio
     .transpose()
 }
 
-/// Refuses when the caller knows an older form of an object.
+/// Refuses when the caller knows an older form of an object. A change that passes says what it expects of what was read
+/// here, and is refused by the log once another one has come before it ([`overtaken`]).
 ///
 /// # Errors
 /// `ABORTED`.
 pub fn check_etag(known: &str, current: &str, name: &str) -> Result<(), ApiError> {
-    if known.is_empty() || known == current {
-        return Ok(());
-    }
-    Err(error::status(ErrorCode::EtagConflict, format!("{name} was changed since etag {known:?} was read"), name))
+    if known.is_empty() || known == current { Ok(()) } else { Err(stale(known, name)) }
+}
+
+/// A refusal by the log, because the object was changed since it was read, in the words of [`check_etag`]. Other errors
+/// stay as they are.
+pub fn overtaken(error: ApiError, known: &str, name: &str) -> ApiError {
+    if error.code() == ErrorCode::EtagConflict { stale(known, name) } else { error }
+}
+
+fn stale(known: &str, name: &str) -> ApiError {
+    error::status(ErrorCode::EtagConflict, format!("{name} was changed since etag {known:?} was read"), name)
 }
 
 /// A short text that differs when any of the parts does.

@@ -175,7 +175,7 @@ pub const fn fitness(fitness: Fitness) -> proto::Fitness {
 fn describe(state: &State, id: VipId, vip: &config::Vip) -> proto::Vip {
     let tenure = state.tenures(id).next();
     let moved = wish(state, id, &vip.name);
-    let moved_at = state.vip_wish(id).map_or(0, |wish| wish.index.get());
+    let moved_at = state.vip_moved(id).get();
     proto::Vip {
         name: vip.name.clone(),
         id: id.get(),

@@ -103,7 +103,7 @@ mod tests {
         let vip = state.vips().next().expect("a VIP").0;
         let cause = "nobody held it".to_owned();
         pass(&mut state, START, Command::RecordVip { vip, owner: Some(NodeId::new(1)), epoch: 7, cause });
-        pass(&mut state, START, Command::MoveVip { vip, to: None, author: Author::default() });
+        pass(&mut state, START, Command::MoveVip { vip, to: None, author: Author::default(), expect: None });
         let notices = after(&state, before);
         let bodies: Vec<Value> =
             notices.iter().map(|notice| serde_json::from_str(&notice.body).expect("JSON")).collect();

@@ -175,7 +175,7 @@ mod tests {
         let b = s.state.backend_id("shop/api/b").expect("configured");
         let a = s.state.backend_id("shop/api/a").expect("configured");
         let drain = Some(AdminState::Drain);
-        s.run(Command::SetBackend { backend: b, admin: drain, weight: Some(Some(3)), author: author() });
+        s.run(Command::SetBackend { backend: b, admin: drain, weight: Some(Some(3)), author: author(), expect: None });
         s.run(Command::ReportHealth { node: FIRST, backend: a, verdict: Verdict::Down, detail: String::new() });
         let expected = "\
 node n1 draining false
@@ -220,7 +220,7 @@ f1 shop
         let witness = s.state.node_named("w").expect("enrolled").id;
         assert!(compile(&s.state, witness, 1).farms.is_empty());
         assert!(compile(&s.state, NodeId::new(99), 1).farms.is_empty());
-        s.run(Command::SetNode { node: FIRST, admin: NodeAdmin::Drain, author: author() });
+        s.run(Command::SetNode { node: FIRST, admin: NodeAdmin::Drain, author: author(), expect: None });
         assert!(compile(&s.state, FIRST, 1).draining);
         assert!(compile(&State::new(), FIRST, 1).farms.is_empty());
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{UserIdentity, VipHome};
+use super::{SeenNode, UserIdentity, VipHome};
 use crate::{
     ids::{BackendId, Boot, LogIndex, NodeId, Revision, ServiceId, VipId},
     persistence::KeyHash,
@@ -75,6 +75,10 @@ pub enum Command {
         weight: Option<Option<u32>>,
         /// Who and why.
         author: Author,
+        /// What [`crate::state::State::backend_changed`] was when this was decided on; refused when it is something
+        /// else. `None` does not ask.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect: Option<LogIndex>,
     },
     /// Binds a key, see [`crate::cluster::BindRequest`].
     Bind {
@@ -163,6 +167,9 @@ pub enum Command {
         admin: NodeAdmin,
         /// Who and why.
         author: Author,
+        /// The node as it was when this was decided on; refused when it is another now. `None` does not ask.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect: Option<Box<SeenNode>>,
     },
     /// Removes a node for good. Its id is never used again.
     RemoveNode {
@@ -174,6 +181,9 @@ pub enum Command {
         /// before there was this have none, and change nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lease_secret: Option<Secret<32>>,
+        /// As in [`Command::SetNode`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect: Option<Box<SeenNode>>,
     },
     /// Records that a VIP changed hands. Written after the fact; ownership itself does not wait for the log.
     RecordVip {
@@ -194,6 +204,10 @@ pub enum Command {
         to: Option<NodeId>,
         /// Who and why.
         author: Author,
+        /// What [`crate::state::State::vip_moved`] was when this was decided on; refused when it is something else.
+        /// `None` does not ask.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect: Option<LogIndex>,
     },
     /// Rotates the key that signs persistence cookies; earlier keys stay valid.
     RotateCookieKey {
@@ -419,6 +433,12 @@ pub enum Refusal {
         expected: Revision,
         /// What is in force.
         found: Revision,
+    },
+    /// What was to be changed is not as the caller saw it any more.
+    #[error("{what} was changed meanwhile")]
+    Changed {
+        /// The thing, with its name.
+        what: String,
     },
     /// Something named in the command does not exist.
     #[error("{what} does not exist")]

@@ -129,6 +129,31 @@ pub struct Node {
     pub key_fingerprint: [u8; 32],
 }
 
+impl Node {
+    /// As it is, for a change that is to be made only while it is so.
+    pub fn seen(&self) -> SeenNode {
+        SeenNode { admin: self.admin, info: self.info.clone() }
+    }
+}
+
+/// A node as somebody saw it who decided on a change of it. Of its last change the state keeps no index, so what can
+/// change is compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeenNode {
+    /// What the operator wanted of it.
+    pub admin: NodeAdmin,
+    /// How it described itself.
+    pub info: NodeInfo,
+}
+
+impl SeenNode {
+    /// Whether that is how the node is.
+    fn is(&self, node: &Node) -> bool {
+        (self.admin, &self.info) == (node.admin, &node.info)
+    }
+}
+
 /// A join token, by its hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -259,8 +284,18 @@ impl State {
         Outcome::Done
     }
 
-    pub(super) fn set_node(&mut self, at: At, id: NodeId, admin: NodeAdmin, author: &Author) -> Outcome {
+    pub(super) fn set_node(
+        &mut self,
+        at: At,
+        id: NodeId,
+        admin: NodeAdmin,
+        expect: Option<&SeenNode>,
+        author: &Author,
+    ) -> Outcome {
         let Some(node) = self.node(id) else { return no_node(id) };
+        if expect.is_some_and(|seen| !seen.is(node)) {
+            return changed(format!("node {}", node.info.name));
+        }
         if node.admin == admin {
             return Outcome::Done;
         }
@@ -276,9 +311,13 @@ impl State {
         at: At,
         id: NodeId,
         lease_secret: Option<[u8; 32]>,
+        expect: Option<&SeenNode>,
         author: &Author,
     ) -> Outcome {
         let Some(node) = self.node(id) else { return no_node(id) };
+        if expect.is_some_and(|seen| !seen.is(node)) {
+            return changed(format!("node {}", node.info.name));
+        }
         if self.parts.members.nodes.len() == 1 {
             return invalid("the last node cannot be removed; stop it and delete its data directory".to_owned());
         }
@@ -338,6 +377,10 @@ pub(super) fn invalid(reason: String) -> Outcome {
 
 pub(super) fn not_found(what: String) -> Outcome {
     Outcome::Refused(Refusal::NotFound { what })
+}
+
+pub(super) fn changed(what: String) -> Outcome {
+    Outcome::Refused(Refusal::Changed { what })
 }
 
 pub(super) fn no_node(id: NodeId) -> Outcome {

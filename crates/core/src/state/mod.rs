@@ -38,7 +38,7 @@ pub use configuration::{REVISIONS_MAX, RevisionRecord};
 pub use events::{EVENTS_MAX, Event, EventKind, Subject};
 pub use health::{Report, Standing};
 pub use home::VipHome;
-pub use members::{Cluster, JoinToken, Node};
+pub use members::{Cluster, JoinToken, Node, SeenNode};
 pub use operator::BackendWish;
 pub use snapshot::StateSnapshot;
 pub use users::{Deed, UserCertificate, UserIdentity};
@@ -258,8 +258,8 @@ impl State {
             Command::InitCluster(init) => self.init_cluster(at, init),
             _ if self.parts.cluster.is_none() => members::not_initialised(),
             Command::ApplyConfig(apply) => self.apply_config(at, apply),
-            Command::SetBackend { backend, admin, weight, author } => {
-                self.set_backend(at, *backend, *admin, *weight, author)
+            Command::SetBackend { backend, admin, weight, author, expect } => {
+                self.set_backend(at, *backend, *admin, *weight, *expect, author)
             }
             Command::Bind { service, key, choice, replaces } => {
                 let (service, key, choice, replaces) = (*service, *key, *choice, *replaces);
@@ -285,12 +285,15 @@ impl State {
                 self.enrol_node(at, *token_hash, info, *key_fingerprint)
             }
             Command::UpdateNode { node, info } => self.update_node(at, *node, info),
-            Command::SetNode { node, admin, author } => self.set_node(at, *node, *admin, author),
-            Command::RemoveNode { node, author, lease_secret } => {
-                self.remove_node(at, *node, lease_secret.as_ref().map(|secret| **secret), author)
+            Command::SetNode { node, admin, author, expect } => {
+                self.set_node(at, *node, *admin, expect.as_deref(), author)
+            }
+            Command::RemoveNode { node, author, lease_secret, expect } => {
+                let lease_secret = lease_secret.as_ref().map(|secret| **secret);
+                self.remove_node(at, *node, lease_secret, expect.as_deref(), author)
             }
             Command::RecordVip { vip, owner, epoch, cause } => self.record_vip(at, *vip, *owner, *epoch, cause),
-            Command::MoveVip { vip, to, author } => self.move_vip(at, *vip, *to, author),
+            Command::MoveVip { vip, to, author, expect } => self.move_vip(at, *vip, *to, *expect, author),
             Command::RotateCookieKey { secret, author } => self.rotate_cookie_key(at, **secret, author),
             Command::IssueUser { user, author } => self.issue_user(at, user, author),
             Command::RevokeUsers { fingerprints, author, names } => self.revoke_users(at, fingerprints, names, author),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     At, Author, Outcome, State,
     events::{EventKind, Said, Subject},
-    members::{invalid, not_found},
+    members::{changed, invalid, not_found},
 };
 use crate::{
     ids::{BackendId, LogIndex},
@@ -56,6 +56,14 @@ impl State {
         self.parts.operator.0.get(&id)
     }
 
+    /// The entry that last changed what operators want of a backend or, if that came later, the document; zero before
+    /// both. Changes of the backend are compared with it, also where the later document says the same of the backend.
+    pub fn backend_changed(&self, id: BackendId) -> LogIndex {
+        let wish = self.backend_wish(id).map(|wish| wish.index);
+        let document = self.revisions().next().map(|record| record.index);
+        wish.max(document).unwrap_or_default()
+    }
+
     /// Full name (`farm/service/backend`) of a backend that is or was configured.
     pub fn backend_name(&self, id: BackendId) -> Option<&str> {
         self.parts.registry.backend_name(id)
@@ -77,11 +85,15 @@ impl State {
         id: BackendId,
         admin: Option<AdminState>,
         weight: Option<Option<u32>>,
+        expect: Option<LogIndex>,
         author: &Author,
     ) -> Outcome {
         let Some(name) = self.backend_name(id).map(ToOwned::to_owned) else {
             return not_found(format!("backend {id}"));
         };
+        if expect.is_some_and(|expected| expected != self.backend_changed(id)) {
+            return changed(format!("backend {name}"));
+        }
         if let Some(Some(weight)) = weight
             && weight > WEIGHT_MAX
         {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     At, Author, NodeRole, Outcome, State,
     events::{EventKind, Said, Subject},
-    members::{invalid, no_node, not_found},
+    members::{changed, invalid, no_node, not_found},
 };
 use crate::{
     ids::{LogIndex, NodeId, VipId},
@@ -64,6 +64,11 @@ impl State {
         self.group_of(vip).filter_map(|member| self.parts.vips.wishes.get(&member)).max_by_key(|wish| wish.index)
     }
 
+    /// The entry of the wish that is in force for a VIP, with which a move is compared. Zero when there is none.
+    pub fn vip_moved(&self, vip: VipId) -> LogIndex {
+        self.vip_wish(vip).map(|wish| wish.index).unwrap_or_default()
+    }
+
     /// The VIPs that move together with this one, and it.
     fn group_of(&self, vip: VipId) -> impl Iterator<Item = VipId> {
         let group = self.vips().find(|(id, _)| *id == vip).and_then(|(_, config)| config.group.as_ref());
@@ -105,8 +110,18 @@ impl State {
         Outcome::Done
     }
 
-    pub(super) fn move_vip(&mut self, at: At, vip: VipId, to: Option<NodeId>, author: &Author) -> Outcome {
+    pub(super) fn move_vip(
+        &mut self,
+        at: At,
+        vip: VipId,
+        to: Option<NodeId>,
+        expect: Option<LogIndex>,
+        author: &Author,
+    ) -> Outcome {
         let Some(name) = self.vip_name(vip) else { return not_found(format!("VIP {vip}")) };
+        if expect.is_some_and(|expected| expected != self.vip_moved(vip)) {
+            return changed(format!("VIP {name}"));
+        }
         let what = match to {
             None => format!("VIP {name} is left to the placement"),
             Some(id) => {

@@ -1,6 +1,12 @@
 use std::time::Duration;
 
-use ballast_core::{ids::NodeId, persistence::KeyHash, plan::Verdict as CoreVerdict, state::Command};
+use ballast_core::{
+    config,
+    ids::NodeId,
+    persistence::KeyHash,
+    plan::{AdminState, Verdict as CoreVerdict},
+    state::{ApplyConfig, Author, Command},
+};
 use ballast_proto::admin::v1::{
     BackendAdmin, BindingKey, DeleteBindingRequest, DrainBackendRequest, EnableBackendRequest, GetBindingRequest,
     GetConfigRequest, ListBackendsRequest, ListBindingsRequest, ListEventsRequest, ListVipTransitionsRequest,
@@ -13,6 +19,7 @@ use futures_util::StreamExt as _;
 use tonic::Code;
 
 use super::{Fake, SHOP, apply, from, refused};
+use crate::view;
 
 fn drain(name: &str) -> DrainBackendRequest {
     DrainBackendRequest { name: name.to_owned(), message: "new disk".to_owned(), ..DrainBackendRequest::default() }
@@ -59,6 +66,44 @@ async fn changes_can_be_rehearsed_guarded_and_repeated() {
 
     let detail = refused(shared.drain(from("a", drain("shop/site/web9"))).await, Code::NotFound, "BALLAST-A005");
     assert!(detail.remedies.iter().any(|remedy| remedy.contains("shop/site/web1")), "{:?}", detail.remedies);
+}
+
+/// What another node does comes to the log after this node has looked at the etag.
+#[tokio::test]
+async fn of_two_changes_of_a_backend_with_one_etag_the_second_is_refused() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let backend = fake.read(|state| state.backend_id("shop/site/web1")).expect("an id");
+    let admin = || fake.read(|state| state.backend_wish(backend).map(|wish| wish.admin));
+    let guarded = || {
+        let etag = fake.read(|state| view::backend(state, "shop/site/web1").expect("it is there").1.etag);
+        from("a", DrainBackendRequest { etag, ..drain("shop/site/web1") })
+    };
+    let overtaken_by = |command| *fake.overtaken_by.lock() = Some(command);
+    let document = |source: &str| {
+        Command::ApplyConfig(Box::new(ApplyConfig {
+            document: config::parse(source).expect("a document").to_canonical_json(),
+            rules: config::rules::RULES,
+            source: source.to_owned(),
+            expect: None,
+            request_id: String::new(),
+            author: Author::default(),
+        }))
+    };
+    let maintenance = Some(AdminState::Maintenance);
+    let author = Author::default();
+    overtaken_by(Command::SetBackend { backend, admin: maintenance, weight: None, author, expect: None });
+    let detail = refused(shared.drain(guarded()).await, Code::Aborted, "BALLAST-A004");
+    assert_eq!((detail.subject.as_str(), admin()), ("shop/site/web1", maintenance));
+    let elsewhere = SHOP.replace("9001", "9011");
+    overtaken_by(document(&elsewhere));
+    refused(shared.drain(guarded()).await, Code::Aborted, "BALLAST-A004");
+    assert_eq!((fake.read(|state| state.revision().get()), admin()), (2, maintenance));
+    // A document that says the same of this backend takes nothing away.
+    overtaken_by(document(&elsewhere.replace("9002", "9012")));
+    shared.drain(guarded()).await.expect("drained");
+    assert_eq!((fake.read(|state| state.revision().get()), admin()), (3, Some(AdminState::Drain)));
 }
 
 #[tokio::test]
@@ -245,6 +290,26 @@ async fn a_vip_is_wanted_elsewhere_and_its_history_is_kept() {
 }
 
 #[tokio::test]
+async fn of_two_moves_of_a_vip_with_one_etag_the_second_is_refused() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let vip = fake.read(|state| state.vip_id("public")).expect("an id");
+    let guarded = || {
+        let etag = fake.read(|state| view::vip(state, "public").expect("it is there").1.etag);
+        from("bert", MoveVipRequest { vip: "public".to_owned(), node: "node-1".to_owned(), etag, ..Default::default() })
+    };
+    let mover = || fake.read(|state| state.vip_wish(vip).map(|wish| wish.author.name.clone()));
+    // Another node's comes to the log after this node has looked.
+    let (to, author) = (Some(NodeId::new(1)), Author { name: "anna".to_owned(), ..Author::default() });
+    *fake.overtaken_by.lock() = Some(Command::MoveVip { vip, to, author, expect: None });
+    let detail = refused(VipService::r#move(&shared, guarded()).await, Code::Aborted, "BALLAST-A004");
+    assert_eq!((detail.subject.as_str(), mover().as_deref()), ("public", Some("anna")));
+    VipService::r#move(&shared, guarded()).await.expect("moved");
+    assert_eq!(mover().as_deref(), Some("bert"));
+}
+
+#[tokio::test]
 async fn the_history_names_nodes_and_knows_vips_that_are_removed() {
     let fake = Fake::new();
     let shared = fake.shared();
@@ -314,8 +379,6 @@ async fn events_tell_who_did_what_and_are_watched() {
     let applied = ListEventsRequest { kinds: vec!["configapplied".to_owned()], ..ListEventsRequest::default() };
     assert_eq!(list(applied).await.len(), 1);
     let all = list(ListEventsRequest::default()).await;
-    assert!(
-        all.len() >= 3
-            && all.windows(2).all(|pair| crate::view::event_place(&pair[0]) > crate::view::event_place(&pair[1]))
-    );
+    assert!(all.len() >= 3);
+    assert!(all.windows(2).all(|pair| view::event_place(&pair[0]) > view::event_place(&pair[1])));
 }

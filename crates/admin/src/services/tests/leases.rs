@@ -110,7 +110,7 @@ async fn a_vip_is_not_wanted_where_it_may_not_be() {
     apply(&shared, "anna", &SHOP.replace("addresses: [127.0.100.1]\n", labelled)).await;
     enrol(&fake, "judge", NodeRole::Witness, &[]);
     let idle = enrol(&fake, "idle", NodeRole::Full, &[("zone", "dmz")]);
-    fake.apply(Command::SetNode { node: idle, admin: NodeAdmin::Drain, author: Author::default() });
+    fake.apply(Command::SetNode { node: idle, admin: NodeAdmin::Drain, author: Author::default(), expect: None });
     enrol(&fake, "dead", NodeRole::Full, &[("zone", "dmz")]);
     let to = |vip: &str, node: &str, validate_only| {
         let (vip, node) = (vip.to_owned(), node.to_owned());

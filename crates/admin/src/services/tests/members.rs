@@ -6,7 +6,7 @@ use std::{
 use ballast_core::{
     ids::{NodeId, VipId},
     lease::{Epoch, Fitness, PlacementReason, Unfitness, VipStatus},
-    state::{Author, Command, UserIdentity},
+    state::{self, Author, Command, UserIdentity},
     time::{BootNanos, LogTime},
 };
 use ballast_proto::admin::v1::{
@@ -294,6 +294,36 @@ async fn a_node_that_answers_is_removed_only_when_drained_or_by_force() {
     refused(shared.remove_node(from("a", remove("node-2", true))).await, Code::NotFound, "BALLAST-A005");
     let last = shared.remove_node(from("a", remove("node-1", true))).await;
     refused(last, Code::InvalidArgument, "BALLAST-A002");
+}
+
+/// What another node does comes to the log after this node has looked at the etag.
+#[tokio::test]
+async fn of_two_changes_of_a_node_with_one_etag_the_second_is_refused() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let id = NodeId::new(second(&fake, &shared).await);
+    let node = || "node-2".to_owned();
+    let etag = || fake.read(|state| view::node(state, state.node(id).expect("it is there")).etag);
+    let admin = || fake.read(|state| state.node(id).map(|node| node.admin));
+    let overtaken_by = |admin| {
+        let author = Author::default();
+        *fake.overtaken_by.lock() = Some(Command::SetNode { node: id, admin, author, expect: None });
+    };
+    overtaken_by(state::NodeAdmin::Promoted);
+    let drain = DrainNodeRequest { node: node(), etag: etag(), ..DrainNodeRequest::default() };
+    let detail = refused(shared.drain_node(from("bert", drain)).await, Code::Aborted, "BALLAST-A004");
+    assert_eq!((detail.subject.as_str(), admin()), ("node-2", Some(state::NodeAdmin::Promoted)));
+    overtaken_by(state::NodeAdmin::Demoted);
+    let remove = RemoveNodeRequest { node: node(), etag: etag(), ..RemoveNodeRequest::default() };
+    let detail = refused(shared.remove_node(from("bert", remove.clone())).await, Code::Aborted, "BALLAST-A004");
+    assert_eq!((detail.subject.as_str(), admin()), ("node-2", Some(state::NodeAdmin::Demoted)));
+    // Whoever does not ask is heard, and so is whoever has looked again.
+    overtaken_by(state::NodeAdmin::Ready);
+    let drain = DrainNodeRequest { node: node(), ..DrainNodeRequest::default() };
+    shared.drain_node(from("bert", drain)).await.expect("drained");
+    let remove = RemoveNodeRequest { etag: etag(), ..remove };
+    shared.remove_node(from("bert", remove)).await.expect("removed");
+    assert_eq!(admin(), None);
 }
 
 #[tokio::test]

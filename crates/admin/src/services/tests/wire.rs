@@ -156,7 +156,7 @@ async fn a_machine_joins_with_a_token_and_nothing_else() {
     let status = node.get_node_status(GetNodeStatusRequest::default()).await.expect("a node may ask").into_inner();
     assert_eq!(status.node.expect("a status").node.expect("who").name, "node-1");
     let id = NodeId::new(answer.node_id);
-    served.fake.apply(Command::RemoveNode { node: id, author: Default::default(), lease_secret: None });
+    served.fake.apply(Command::RemoveNode { node: id, author: Default::default(), lease_secret: None, expect: None });
     let removed = node.get_node_status(GetNodeStatusRequest::default()).await;
     refused(removed, Code::PermissionDenied, "BALLAST-A015");
     served.stop().await;

@@ -69,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         admin: Some(admin),
         weight: None,
         author: author(),
+        expect: None,
     });
     prop_oneof![
         8 => bind.prop_map(boxed),
@@ -355,21 +356,25 @@ fn command() -> impl Strategy<Value = Command> {
         replaces,
     });
     let weight = proptest::option::of(proptest::option::of(any::<u32>()));
-    let set = (id, proptest::option::of(admin_state()), weight)
-        .prop_map(|(backend, admin, weight)| Command::SetBackend { backend, admin, weight, author: author() });
+    let expect = proptest::option::of(any::<u64>().prop_map(LogIndex::new));
+    let set = (id, proptest::option::of(admin_state()), weight, expect).prop_map(|(backend, admin, weight, expect)| {
+        let author = author();
+        Command::SetBackend { backend, admin, weight, author, expect }
+    });
     let config = (".*", ".*", proptest::option::of(any::<u64>()))
         .prop_map(|(document, id, expect)| apply_config(document, &id, expect));
     let node = (any::<u64>(), ".*", any::<[u8; 32]>()).prop_flat_map(|(node, name, hash)| {
         let id = NodeId::new(node);
         let info = Scenario::labelled(&name, &[("zone", "a"), (&name, "b")]);
+        let seen = node.is_multiple_of(2).then(|| Box::new(SeenNode { admin: NodeAdmin::Drain, info: info.clone() }));
         let vip = VipId::new(node as u32);
         let key = KeyHash::from_u128(u128::from(node) << 70);
         prop_oneof![
             Just(init()),
             Just(Command::EnrolNode { token_hash: hash, info: info.clone(), key_fingerprint: hash }),
             Just(Command::UpdateNode { node: id, info }),
-            Just(Command::SetNode { node: id, admin: NodeAdmin::Demoted, author: author() }),
-            Just(Command::RemoveNode { node: id, author: author(), lease_secret: Some(hash.into()) }),
+            Just(Command::SetNode { node: id, admin: NodeAdmin::Demoted, author: author(), expect: seen.clone() }),
+            Just(Command::RemoveNode { node: id, author: author(), lease_secret: Some(hash.into()), expect: seen }),
             Just(Command::IssueUser {
                 user: Box::new(UserIdentity {
                     fingerprint: hash,
@@ -386,7 +391,7 @@ fn command() -> impl Strategy<Value = Command> {
             }),
             Just(Command::LapseFindings { node: id }),
             Just(Command::RecordVip { vip, owner: Some(id), epoch: node, cause: name }),
-            Just(Command::MoveVip { vip, to: None, author: author() }),
+            Just(Command::MoveVip { vip, to: None, author: author(), expect: Some(LogIndex::new(node)) }),
             Just(Command::RotateCookieKey { secret: hash.into(), author: author() }),
             Just(Command::CreateJoinToken {
                 hash,

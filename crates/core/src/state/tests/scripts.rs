@@ -25,7 +25,7 @@ fn replacing(choice: BackendId, old: BackendId) -> Command {
 }
 
 fn admin(backend: BackendId, admin: AdminState) -> Command {
-    Command::SetBackend { backend, admin: Some(admin), weight: None, author: author() }
+    Command::SetBackend { backend, admin: Some(admin), weight: None, author: author(), expect: None }
 }
 
 fn pin(to: Option<BackendId>, pinned: bool) -> Command {
@@ -110,7 +110,7 @@ fn drained_down_weightless_and_foreign_backends_take_nothing_new() {
     let refused = Outcome::Refused(Refusal::NotEligible);
     s.run(admin(A, AdminState::Drain));
     s.run(report(1, B, Verdict::Down));
-    s.run(Command::SetBackend { backend: C, admin: None, weight: Some(Some(0)), author: author() });
+    s.run(Command::SetBackend { backend: C, admin: None, weight: Some(Some(0)), author: author(), expect: None });
     for backend in [A, B, C, BackendId::new(99), BackendId::new(0), BackendId::new(u32::MAX)] {
         assert_eq!(s.run(bind(backend)), refused, "{backend}");
     }
@@ -125,7 +125,7 @@ fn drained_down_weightless_and_foreign_backends_take_nothing_new() {
     }
     s.run(admin(A, AdminState::Maintenance));
     assert_eq!(s.run(learn(3, A)), refused);
-    s.run(Command::SetBackend { backend: C, admin: None, weight: Some(None), author: author() });
+    s.run(Command::SetBackend { backend: C, admin: None, weight: Some(None), author: author(), expect: None });
     assert_eq!(s.run(bind(C)), bound(C, BindingChange::Created));
 }
 
@@ -289,7 +289,8 @@ fn a_removed_node_changes_nothing_any_more() {
     assert_eq!(apply(&mut s, vec![seventh.clone()]), 1);
     s.run(pin(Some(B), false));
     // The node sent its frame again, and its removal overtakes it: in the entries before, or in the same.
-    let remove = s.entry(vec![Command::RemoveNode { node, author: author(), lease_secret: None }]).frames.remove(0);
+    let remove = Command::RemoveNode { node, author: author(), lease_secret: None, expect: None };
+    let remove = s.entry(vec![remove]).frames.remove(0);
     assert_eq!(apply(&mut s, vec![remove, seventh.clone(), frame(8, vec![pin(Some(C), false)])]), 1);
     assert_eq!(apply(&mut s, vec![seventh, frame(9, vec![pin(None, false)])]), 0);
     assert_eq!(s.state.binding(WEB, KEY).map(|record| record.backend), Some(B), "the newer change stands");
@@ -363,11 +364,11 @@ fn a_token_lets_one_node_in_and_its_retries() {
     assert_eq!(join(&mut s, "n2", 4), Outcome::Refused(Refusal::NameTaken { name: "n2".to_owned(), id: node }));
     s.wait(1000);
     assert_eq!(s.run(enrol("n4", 4, 4)), Outcome::Refused(Refusal::TokenExpired));
-    assert_eq!(s.run(Command::RemoveNode { node, author: author(), lease_secret: None }), Outcome::Done);
+    assert_eq!(s.run(Command::RemoveNode { node, author: author(), lease_secret: None, expect: None }), Outcome::Done);
     let Outcome::Enrolled { node: again } = join(&mut s, "n2", 5) else { panic!("not enrolled") };
     assert!(again > node);
-    s.run(Command::RemoveNode { node: again, author: author(), lease_secret: None });
-    let last = s.run(Command::RemoveNode { node: NodeId::new(1), author: author(), lease_secret: None });
+    s.run(Command::RemoveNode { node: again, author: author(), lease_secret: None, expect: None });
+    let last = s.run(Command::RemoveNode { node: NodeId::new(1), author: author(), lease_secret: None, expect: None });
     assert!(matches!(last, Outcome::Refused(Refusal::Invalid { .. })));
 }
 
@@ -379,7 +380,7 @@ fn who_leaves_takes_no_key_of_leases_along_that_counts_for_long() {
     let leave = |s: &mut Scenario, secret: u8| {
         let Outcome::Enrolled { node } = join(s, "leaves", secret) else { panic!("not enrolled") };
         let lease_secret = Some([secret; 32].into());
-        assert_eq!(s.run(Command::RemoveNode { node, author: author(), lease_secret }), Outcome::Done);
+        assert_eq!(s.run(Command::RemoveNode { node, author: author(), lease_secret, expect: None }), Outcome::Done);
     };
     assert_eq!(keys(&s), only(7));
     leave(&mut s, 21);
@@ -414,7 +415,7 @@ fn the_verdict_is_the_majoritys_and_follows_membership() {
     s.run(report(three.get(), A, Verdict::Down));
     assert_eq!(s.state.verdict(A), Verdict::Down);
     assert!(s.state.plan_version() > version);
-    s.run(Command::RemoveNode { node: two, author: author(), lease_secret: None });
+    s.run(Command::RemoveNode { node: two, author: author(), lease_secret: None, expect: None });
     assert_eq!(s.state.verdict(A), Verdict::Up);
     assert!(matches!(s.run(report(two.get(), A, Verdict::Down)), Outcome::Refused(Refusal::NotFound { .. })));
 }
@@ -534,7 +535,7 @@ fn vip_records_are_taken_in_the_order_of_epochs() {
     assert_eq!(versions(&s), (plan, lease + 1), "news for leases, and none for plans");
     let tenures: Vec<_> = s.state.tenures(vip).map(|tenure| (tenure.owner.is_some(), tenure.epoch)).collect();
     assert_eq!(tenures, [(false, 5), (true, 5)]);
-    let to = Command::MoveVip { vip, to: Some(NodeId::new(1)), author: author() };
+    let to = Command::MoveVip { vip, to: Some(NodeId::new(1)), author: author(), expect: None };
     assert_eq!(s.run(to), Outcome::Done);
     assert_eq!(versions(&s), (plan + 1, lease + 2));
     assert_eq!(s.state.vip_wish(vip).map(|wish| wish.node), Some(NodeId::new(1)));
@@ -552,7 +553,7 @@ fn a_wish_for_one_of_a_group_is_a_wish_for_all() {
     s.apply(format!(r#"{{"version":1,"vips":[{}],"farms":[]}}"#, vips(r#""web""#)));
     let [a, b, c] = ["a", "b", "c"].map(|name| s.state.vip_id(name).expect("configured"));
     let wanted = |s: &Scenario| [a, b, c].map(|vip| s.state.vip_wish(vip).map(|wish| wish.node));
-    let to = |s: &mut Scenario, vip, to| s.run(Command::MoveVip { vip, to, author: author() });
+    let to = |s: &mut Scenario, vip, to| s.run(Command::MoveVip { vip, to, author: author(), expect: None });
     to(&mut s, a, Some(NodeId::new(1)));
     assert_eq!(wanted(&s), [Some(NodeId::new(1)), Some(NodeId::new(1)), None]);
     to(&mut s, b, Some(second));
@@ -566,6 +567,99 @@ fn a_wish_for_one_of_a_group_is_a_wish_for_all() {
     assert_eq!(wanted(&s), [Some(NodeId::new(1)), Some(second), None]);
     s.apply(format!(r#"{{"version":1,"vips":[{}],"farms":[]}}"#, vips(r#""web""#)));
     assert_eq!(wanted(&s), [Some(NodeId::new(1)), Some(NodeId::new(1)), None]);
+}
+
+/// What the next entry comes to, here and on a replica that read a snapshot before it.
+fn agreed(s: &mut Scenario, commands: Vec<Command>) -> Vec<Outcome> {
+    let mut other = s.reread();
+    let entry = codec::encode_entry(&s.entry(commands));
+    let entry = codec::decode_entry(&entry).expect("what was encoded is decoded");
+    let index = LogIndex::new(s.state.applied().get() + 1);
+    let (mut mine, mut theirs) = (Vec::new(), Vec::new());
+    s.state.apply(index, &entry, &mut mine);
+    other.apply(index, &entry, &mut theirs);
+    assert_eq!(mine, theirs);
+    assert_eq!(other.hash(), s.state.hash());
+    mine.remove(0).outcomes
+}
+
+#[test]
+fn of_two_changes_that_expect_the_same_the_second_is_refused() {
+    let mut s = Scenario::shop();
+    let Outcome::Enrolled { node } = join(&mut s, "n2", 2) else { panic!("not enrolled") };
+    let vip = s.state.vip_id("v").expect("configured");
+    let set_backend = |s: &Scenario, admin: AdminState| {
+        let expect = Some(s.state.backend_changed(A));
+        Command::SetBackend { backend: A, admin: Some(admin), weight: None, author: author(), expect }
+    };
+    let seen = |s: &Scenario| s.state.node(node).map(|node| Box::new(node.seen()));
+    let set_node = |s: &Scenario, admin| Command::SetNode { node, admin, author: author(), expect: seen(s) };
+    let remove = |s: &Scenario| Command::RemoveNode { node, author: author(), lease_secret: None, expect: seen(s) };
+    let move_vip = |s: &Scenario, to| {
+        let expect = Some(s.state.vip_moved(vip));
+        Command::MoveVip { vip, to, author: author(), expect }
+    };
+    let refused = |what: &str| Outcome::Refused(Refusal::Changed { what: what.to_owned() });
+    let pairs = [
+        ("backend shop/web/a", [set_backend(&s, AdminState::Drain), set_backend(&s, AdminState::Maintenance)]),
+        ("node n2", [set_node(&s, NodeAdmin::Drain), set_node(&s, NodeAdmin::Demoted)]),
+        ("VIP v", [move_vip(&s, Some(node)), move_vip(&s, Some(NodeId::new(1)))]),
+    ];
+    for (what, [first, second]) in pairs {
+        assert_eq!(agreed(&mut s, vec![first, second.clone()]), [Outcome::Done, refused(what)], "in one entry");
+        assert_eq!(agreed(&mut s, vec![second]), [refused(what)], "in a later one");
+    }
+    let wished = |s: &Scenario| {
+        let (backend, vip) = (s.state.backend_wish(A).map(|wish| wish.admin), s.state.vip_wish(vip));
+        (backend, s.state.node(node).map(|node| node.admin), vip.map(|wish| wish.node))
+    };
+    assert_eq!(wished(&s), (Some(AdminState::Drain), Some(NodeAdmin::Drain), Some(node)), "the first of each");
+    let removal = remove(&s);
+    // Whoever has looked again is heard.
+    let again = vec![set_backend(&s, AdminState::Ready), set_node(&s, NodeAdmin::Ready), move_vip(&s, None)];
+    assert_eq!(agreed(&mut s, again), [Outcome::Done, Outcome::Done, Outcome::Done]);
+    assert_eq!(wished(&s), (Some(AdminState::Ready), Some(NodeAdmin::Ready), None));
+    assert_eq!(agreed(&mut s, vec![removal]), [refused("node n2")]);
+    let removal = remove(&s);
+    let gone = Outcome::Refused(Refusal::NotFound { what: format!("node {node}") });
+    assert_eq!(agreed(&mut s, vec![removal.clone(), removal]), [Outcome::Done, gone]);
+}
+
+#[test]
+fn what_is_expected_of_a_backend_is_the_document_too_and_nothing_else() {
+    let mut s = Scenario::shop();
+    let seen = s.state.backend_changed(A);
+    s.run(report(1, A, Verdict::Down));
+    s.run(admin(B, AdminState::Drain));
+    assert_eq!(s.run(admin(A, AdminState::Ready)), Outcome::Done, "as it is already");
+    assert_eq!(s.state.backend_changed(A), seen);
+    s.apply(document(&["a:50", "b", "c"], ""));
+    let drain = |expect| {
+        let (admin, author) = (Some(AdminState::Drain), author());
+        Command::SetBackend { backend: A, admin, weight: None, author, expect: Some(expect) }
+    };
+    let refused = Refusal::Changed { what: "backend shop/web/a".to_owned() };
+    assert_eq!(s.run(drain(seen)), Outcome::Refused(refused));
+    assert_eq!(s.state.backend_wish(A), None);
+    let now = s.state.backend_changed(A);
+    assert_eq!(s.run(drain(now)), Outcome::Done);
+    assert_eq!(s.state.backend_changed(A), s.state.applied());
+}
+
+/// Entries from before changes could expect something are read, and those that expect nothing are as they were then.
+#[test]
+fn who_expects_nothing_says_nothing_of_it() {
+    let author = r#""author":{"name":"ann","message":"because"}"#;
+    for change in [
+        r#""set_backend":{"backend":1,"admin":"drain","weight":[],AUTHOR}"#,
+        r#""set_node":{"node":2,"admin":"drain",AUTHOR}"#,
+        r#""remove_node":{"node":2,AUTHOR}"#,
+        r#""move_vip":{"vip":1,"to":2,AUTHOR}"#,
+    ] {
+        let stored = format!("{{{}}}", change.replace("AUTHOR", author));
+        let command: Command = serde_json::from_str(&stored).expect("an entry of before");
+        assert_eq!(serde_json::to_string(&command).expect("it has a form"), stored);
+    }
 }
 
 #[test]
