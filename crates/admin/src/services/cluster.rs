@@ -300,41 +300,9 @@ impl Shared {
         })
     }
 
-    async fn remove(&self, caller: &Caller, request: RemoveNodeRequest) -> Result<NodeChangeResponse, ApiError> {
-        let (header, found) = self
-            .read_at(caller, 0, |state| {
-                let node = view::find_node(state, &request.node)?;
-                Ok::<_, ApiError>((node.id, node.seen(), view::node(state, node)))
-            })
-            .await?;
-        let (id, seen, before) = found?;
-        view::check_etag(&request.etag, &before.etag, &before.name)?;
-        if seen.admin != NodeAdmin::Drain && !request.force && self.answers(&before).await {
-            let message = format!("node {} answers and is not drained", before.name);
-            return Err(error::status(ErrorCode::Precondition, message, &before.name)
-                .remedy(format!("drain it first: `ballastctl node drain {}`", before.name))
-                .remedy("or remove it all the same with --force"));
-        }
-        self.check_majority_without(id, &before.name).await?;
-        let local = self.parts.operations.status();
-        let mut notes = vec!["its id is never used again; to come back it joins as a new node".to_owned()];
-        if local.voters.contains(&id) {
-            notes.push("it is a voter; a learner takes its vote when there is one".to_owned());
-        }
-        if request.validate_only {
-            return Ok(NodeChangeResponse { header: Some(header), node: Some(before), log_index: 0, notes });
-        }
-        let lease_secret = Some(random_secret().into());
-        let expect = (!request.etag.is_empty()).then(|| Box::new(seen));
-        let command = Command::RemoveNode { node: id, author: caller.author(&request.message), lease_secret, expect };
-        let proposed = self.propose_once(caller, "RemoveNode", &request.request_id, command).await;
-        let index = proposed.map_err(|error| view::overtaken(error, &request.etag, &before.name))?;
-        Ok(NodeChangeResponse { header: Some(self.header()), node: Some(before), log_index: index.get(), notes })
-    }
-
     /// Refuses to take the vote of a node without which the voters that are left have no majority that answers: nothing
     /// could be decided any more. A learner that answers and has the log takes its vote, and counts.
-    async fn check_majority_without(&self, id: NodeId, name: &str) -> Result<(), ApiError> {
+    pub(super) async fn check_majority_without(&self, id: NodeId, name: &str) -> Result<(), ApiError> {
         let local = self.parts.operations.status();
         if !local.voters.contains(&id) {
             return Ok(());
@@ -354,7 +322,7 @@ impl Shared {
         )))
     }
 
-    async fn answers(&self, node: &Node) -> bool {
+    pub(super) async fn answers(&self, node: &Node) -> bool {
         node.id == self.parts.operations.status().node.get()
             || self.ask_node(node.clone(), None, NODE_TIMEOUT).await.reachable
     }

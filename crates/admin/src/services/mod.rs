@@ -18,6 +18,7 @@ mod explain;
 mod failover;
 mod jitter;
 mod rehoming;
+mod removal;
 mod sessions;
 mod shared;
 #[cfg(test)]

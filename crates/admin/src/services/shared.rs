@@ -9,7 +9,7 @@ use ballast_core::{
 use ballast_proto::admin::v1::{ReadConsistency, ResponseHeader};
 use parking_lot::Mutex;
 
-use super::{Parts, bench::Bench, sessions::DeletedSession};
+use super::{Parts, bench::Bench, removal::Removal, sessions::DeletedSession};
 use crate::{
     access::{Caller, Members},
     error::ApiError,
@@ -28,13 +28,20 @@ pub struct Shared {
     pub(super) parts: Parts,
     answered: Answered<(LogIndex, Outcome)>,
     pub(super) deleted: Answered<DeletedSession>,
+    pub(super) removals: Answered<Removal>,
     /// Reads documents.
     pub(super) parsing: Bench,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        Self { parts, answered: Answered::default(), deleted: Answered::default(), parsing: Bench::new() }
+        Self {
+            parts,
+            answered: Answered::default(),
+            deleted: Answered::default(),
+            removals: Answered::default(),
+            parsing: Bench::new(),
+        }
     }
 
     /// Reads the state as it is here.

@@ -326,6 +326,58 @@ async fn of_two_changes_of_a_node_with_one_etag_the_second_is_refused() {
     assert_eq!(admin(), None);
 }
 
+fn removal(request_id: &str) -> RemoveNodeRequest {
+    let (node, request_id) = ("node-2".to_owned(), request_id.to_owned());
+    RemoveNodeRequest { node, request_id, ..RemoveNodeRequest::default() }
+}
+
+#[tokio::test]
+async fn a_removal_that_is_sent_again_is_answered_as_before() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    second(&fake, &shared).await;
+    let remove = removal("one");
+    let ask = |request: &RemoveNodeRequest| shared.remove_node(from("bert", request.clone()));
+    let first = ask(&remove).await.expect("removed").into_inner();
+    let applied = fake.read(|state| state.applied());
+    let again = ask(&remove).await.expect("the first answer").into_inner();
+    assert_eq!((&again.node, again.log_index, &again.notes), (&first.node, first.log_index, &first.notes));
+    assert_eq!(again.log_index, applied.get());
+    assert_eq!(fake.read(|state| state.applied()), applied, "nothing is proposed again");
+    // Of another node, by others, and under another id it is another request.
+    let other = RemoveNodeRequest { node: "node-1".to_owned(), ..remove.clone() };
+    refused(ask(&other).await, Code::InvalidArgument, "BALLAST-A002");
+    refused(shared.remove_node(from("anna", remove.clone())).await, Code::NotFound, "BALLAST-A005");
+    refused(ask(&removal("two")).await, Code::NotFound, "BALLAST-A005");
+    let rehearsal = RemoveNodeRequest { validate_only: true, ..remove };
+    refused(ask(&rehearsal).await, Code::NotFound, "BALLAST-A005");
+}
+
+#[tokio::test]
+async fn a_removal_that_nobody_heard_of_is_told_to_whoever_sends_it_again() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let ask = |request: &RemoveNodeRequest| shared.remove_node(from("bert", request.clone()));
+    let remove = removal("one");
+    second(&fake, &shared).await;
+    fake.loses_answers.store(true, Ordering::Relaxed);
+    refused(ask(&remove).await, Code::DeadlineExceeded, "BALLAST-A009");
+    let removed = fake.read(|state| state.applied());
+    fake.loses_answers.store(false, Ordering::Relaxed);
+    assert_eq!(ask(&remove).await.expect("it was removed").into_inner().log_index, removed.get());
+    // The first is on its way still when the next has looked.
+    let id = NodeId::new(second(&fake, &shared).await);
+    let author = Author { name: "bert".to_owned(), ..Author::default() };
+    let (admin, by) = (state::NodeAdmin::Demoted, author.clone());
+    *fake.overtaken_by.lock() = Some(Command::SetNode { node: id, admin, author: by, expect: None });
+    let etag = fake.read(|state| view::node(state, state.node(id).expect("it is there")).etag);
+    refused(ask(&RemoveNodeRequest { etag, ..removal("two") }).await, Code::Aborted, "BALLAST-A004");
+    *fake.overtaken_by.lock() = Some(Command::RemoveNode { node: id, author, lease_secret: None, expect: None });
+    let answer = ask(&removal("two")).await.expect("it was removed").into_inner();
+    let told = fake.read(|state| state.events().next().map(|event| event.index.get()));
+    assert_eq!(Some(answer.log_index), told);
+}
+
 #[tokio::test]
 async fn a_vote_is_not_taken_away_when_the_rest_could_decide_nothing() {
     let fake = Fake::new();
