@@ -104,14 +104,14 @@ fn unshown(judgements: &mut Vec<Judgement>, rounds: &[Round]) {
     }
 }
 
-/// What nodes did that they must not, each under its promise.
+/// What nodes did that they must not, each under its promise, and before what clients of such a node came to notice.
 fn misdeeds(judgements: &mut Vec<Judgement>, broken: &[(Promise, String)]) {
-    for (promise, what) in broken {
+    for (promise, what) in broken.iter().rev() {
         if judgements.iter().all(|judgement| judgement.promise != *promise) {
             judgements.push(Judgement::new(*promise));
         }
         let of_it = judgements.iter_mut().find(|judgement| judgement.promise == *promise);
-        of_it.expect("there is one now").violated(what.as_str());
+        of_it.expect("there is one now").violated_first(what.as_str());
     }
 }
 
@@ -678,6 +678,16 @@ mod tests {
             (Promise::ReplicasEqual, Ruling::Violated),
         ];
         assert_eq!(ruled, expected);
+    }
+
+    #[test]
+    fn that_a_node_ended_is_told_before_what_its_clients_got() {
+        let mut unexplained = Judgement::new(Promise::SaysWhy);
+        (0..1000).for_each(|number| unexplained.violated(format!("request {number} got nothing")));
+        let mut judgements = vec![unexplained];
+        misdeeds(&mut judgements, &[1, 2].map(|node| (Promise::SaysWhy, format!("node-{node} had ended by itself"))));
+        let first = ["node-1 had ended by itself", "node-2 had ended by itself", "request 0 got nothing"];
+        assert_eq!(judgements[0].findings[..3], first);
     }
 
     fn fault(kind: Kind, victim: &str, Span { from, until }: Span) -> Happened {

@@ -165,6 +165,14 @@ impl Judgement {
         self.find(Ruling::Violated, finding.into());
     }
 
+    /// Finds a contradiction of which others may have come: it is read, and kept, before them.
+    pub fn violated_first(&mut self, finding: impl Into<String>) {
+        self.ruling = Ruling::Violated;
+        self.findings.insert(0, finding.into());
+        self.more += self.findings.len().saturating_sub(FINDINGS_MAX) as u64;
+        self.findings.truncate(FINDINGS_MAX);
+    }
+
     /// Finds something that could not be told.
     pub fn undecided(&mut self, finding: impl Into<String>) {
         self.find(Ruling::Undecided, finding.into());
@@ -277,5 +285,16 @@ mod tests {
         let mut judgement = Judgement::new(Promise::NoLeak);
         (0..25).for_each(|number| judgement.violated(format!("leak {number}")));
         assert_eq!((judgement.findings.len(), judgement.more), (20, 5));
+    }
+
+    #[test]
+    fn what_others_may_have_come_of_is_read_first_and_kept() {
+        let mut judgement = Judgement::new(Promise::SaysWhy);
+        judgement.violated_first("it ended");
+        assert_eq!((judgement.ruling, judgement.more), (Ruling::Violated, 0));
+        (0..25).for_each(|number| judgement.violated(format!("request {number} in vain")));
+        judgement.violated_first("it panicked");
+        assert_eq!(judgement.findings[..3], ["it panicked", "it ended", "request 0 in vain"]);
+        assert_eq!((judgement.findings.len(), judgement.more), (20, 7));
     }
 }
