@@ -48,7 +48,7 @@ impl Hunt {
     }
 }
 
-const HUNTS: [Hunt; 14] = [
+const HUNTS: [Hunt; 19] = [
     Hunt::new(Bug::ReadsWithoutReadIndex, Promise::Sessions, "is not linearizable")
         .under("pause,isolate,split,one-way,loss"),
     Hunt::new(Bug::BindingForwardedBeforeCommit, Promise::Sticky, "though ").under("split,pause,loss,isolate"),
@@ -68,6 +68,14 @@ const HUNTS: [Hunt; 14] = [
     Hunt::new(Bug::VoteNotSaved, Promise::OnlyForward, "fell from").under("kill-all,transfer-leader"),
     Hunt::new(Bug::ByteChanged, Promise::Whole, "came back with another byte").under("delay"),
     Hunt::new(Bug::DescriptorLeaks, Promise::NoLeak, "Descriptors").under("delay"),
+    // Only of a pair an answer tells of both accounts.
+    Hunt::new(Bug::HalfTransaction, Promise::Sessions, "Both(").under("delay"),
+    // What followers had sent to a leader that dies is often in the log of the next one, too.
+    Hunt::new(Bug::FrameRenumbered, Promise::Durable, "though it was asked for once").under("kill").of("leader"),
+    Hunt::new(Bug::MoveNotDone, Promise::Sticky, "was moved to").under("move-client"),
+    // A leader seldom owns the VIP, so its loss is most often that of another node than clients are at.
+    Hunt::new(Bug::HitAsksLeader, Promise::Failover, "of a known client was in vain").under("kill").of("leader"),
+    Hunt::new(Bug::EndsByItself, Promise::SaysWhy, "had ended by itself").under("delay"),
 ];
 
 #[derive(Args)]
@@ -279,14 +287,18 @@ mod tests {
     }
 
     /// Where findings are put into words.
-    const CHECKERS: [&str; 11] = [
+    const CHECKERS: [&str; 15] = [
         include_str!("durability.rs"),
         include_str!("epochs.rs"),
+        include_str!("judge.rs"),
         include_str!("judge/calm.rs"),
         include_str!("judge/failover.rs"),
+        include_str!("judge/moved.rs"),
         include_str!("judge/owners.rs"),
         include_str!("leaks.rs"),
         include_str!("linear/explain.rs"),
+        include_str!("models/pair.rs"),
+        include_str!("nemesis/mod.rs"),
         include_str!("says_why.rs"),
         include_str!("stickiness.rs"),
         include_str!("transfers.rs"),

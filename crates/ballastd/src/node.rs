@@ -33,6 +33,7 @@ use ballast_core::{
     state::{Author, Command, NodeRole, Outcome, Refusal, State},
     time::BootNanos,
 };
+use ballast_planted::Bug;
 use ballast_proxy::{
     Ports, Proxy, ProxyOptions,
     prober::{self, Findings},
@@ -312,6 +313,9 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
         async move { supervisor.keep_telling(|| node.status_line(), || node.well(), ending).await }
     };
     parts.spawn(named("signs of life to the service manager", never_fails(telling)));
+    if ballast_planted::is(Bug::EndsByItself) {
+        parts.spawn(named("its end", end_by_itself()));
+    }
     info!(node = %identity.node, name = bootstrap.name, "running");
     supervisor.ready();
 
@@ -355,6 +359,12 @@ async fn named<T>(name: &'static str, part: impl Future<Output = Result<T>>) -> 
 async fn never_fails(part: impl Future<Output = ()>) -> Result<()> {
     part.await;
     Ok(())
+}
+
+/// Ends the process as a planted bug does: when a cluster is up long since, and a minute of faults is not over.
+async fn end_by_itself() -> Result<()> {
+    sleep(Duration::from_secs(45)).await;
+    std::process::exit(0)
 }
 
 fn describe_vip(state: &State, vip: VipId) -> Option<Described> {

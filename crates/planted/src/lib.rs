@@ -37,11 +37,21 @@ pub enum Bug {
     ByteChanged,
     /// Each check of a backend leaves a descriptor open.
     DescriptorLeaks,
+    /// Of a transaction of the session store only the first command changes anything.
+    HalfTransaction,
+    /// A frame that is sent again has another number, by which nobody knows that it was applied.
+    FrameRenumbered,
+    /// An operator who moves a client is told that it is done, and it is not.
+    MoveNotDone,
+    /// A client that is bound is served only if the leader says at once that it still is.
+    HitAsksLeader,
+    /// A daemon ends well, without being told to and without a word, when it has run for 45 s.
+    EndsByItself,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 20] = [
         Self::ReadsWithoutReadIndex,
         Self::ReadsConfirmedByLateAnswers,
         Self::BindingForwardedBeforeCommit,
@@ -57,6 +67,11 @@ impl Bug {
         Self::VoteNotSaved,
         Self::ByteChanged,
         Self::DescriptorLeaks,
+        Self::HalfTransaction,
+        Self::FrameRenumbered,
+        Self::MoveNotDone,
+        Self::HitAsksLeader,
+        Self::EndsByItself,
     ];
 
     /// Those that nodes on a real network are not seen to have, so that they are looked for in simulated time.
@@ -80,6 +95,11 @@ impl Bug {
             Self::VoteNotSaved => "vote-not-saved",
             Self::ByteChanged => "byte-changed",
             Self::DescriptorLeaks => "descriptor-leaks",
+            Self::HalfTransaction => "half-transaction",
+            Self::FrameRenumbered => "frame-renumbered",
+            Self::MoveNotDone => "move-not-done",
+            Self::HitAsksLeader => "hit-asks-leader",
+            Self::EndsByItself => "ends-by-itself",
         }
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! Not here: what commands mean ([`super::run`]), who asks ([`super::Sessions`]).
 
-use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, ptr, slice, sync::Arc};
 
+use ballast_planted::Bug;
 use bytes::Bytes;
 
 use super::{
@@ -139,8 +140,11 @@ impl Keyspace {
         let each = |call: &Call| {
             // A transaction is asked before each of its commands as well: thousands of them fit into one, and each may be large.
             let is_asked = needs_memory(call) && (!write.atomic || self.rules >= Rules::Second);
+            let is_lost = ballast_planted::is(Bug::HalfTransaction) && write.atomic && !ptr::eq(call, &write.calls[0]);
             let reply = match is_asked && !self.make_room() {
                 true => OUT_OF_MEMORY,
+                // The answer is what it would be.
+                false if is_lost => self.detached(slice::from_ref(call)).carry_out(call),
                 false => self.carry_out(call),
             };
             self.answers.take(reply.bytes());

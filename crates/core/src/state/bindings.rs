@@ -6,6 +6,8 @@
 //!
 //! Not here: lifetimes and memory ([`crate::persistence`]).
 
+use ballast_planted::Bug;
+
 use super::{
     At, Author, BindingChange, Outcome, Refusal, RehomeCause, State,
     events::{EventKind, Said, Subject},
@@ -206,6 +208,9 @@ impl State {
                 fresh(to, provenance, pinned, at.now, at.index.get() as u32)
             }
         };
+        if ballast_planted::is(Bug::MoveNotDone) {
+            return Outcome::Bound { backend: to, how };
+        }
         table.put(key, Put { record, over_expired: expired(known, current) });
         match how {
             BindingChange::Created | BindingChange::Replaced { .. } => table.totals.created += 1,

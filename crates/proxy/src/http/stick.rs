@@ -185,6 +185,12 @@ impl Chooser<'_> {
             let replaces = match bindings.lookup(self.service.plan.id, key) {
                 Lookup::Hit { backend, renew } => match self.must_move(backend) {
                     None => {
+                        // Longer than it takes while there is a leader, shorter than an election.
+                        if ballast_planted::is(Bug::HitAsksLeader)
+                            && !matches!(self.timer.limit(100, bindings.confirm()).await, Ok(Ok(())))
+                        {
+                            return self.isolated(key, &refused);
+                        }
                         counters.binding_hits_total.up();
                         if renew {
                             bindings.renew(self.service.plan.id, key);

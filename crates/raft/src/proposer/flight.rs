@@ -7,6 +7,7 @@ use ballast_core::{
     ids::LogIndex,
     state::{Command, FrameOutcomes},
 };
+use ballast_planted::Bug;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -55,7 +56,13 @@ pub(crate) struct Departing {
 impl Flight {
     /// A new link begins: everything in flight has to be sent on it.
     pub(super) fn begin_link(&self) {
-        for frame in &mut self.frames.lock().flying {
+        let mut frames = self.frames.lock();
+        let Frames { last_seq, flying } = &mut *frames;
+        for frame in flying {
+            if ballast_planted::is(Bug::FrameRenumbered) {
+                *last_seq += 1;
+                frame.seq = *last_seq;
+            }
             frame.sent_here = false;
             frame.maybe_proposed_before = frame.maybe_proposed;
         }
