@@ -16,6 +16,7 @@ mod repetition;
 mod report;
 mod samples;
 mod soak;
+mod sources;
 mod systems;
 mod voters;
 
@@ -37,7 +38,7 @@ use crate::{
     faults::Fault,
     repetition::Seen,
     report::{Results, Row},
-    samples::{Sample, Samples},
+    samples::{Measured, Samples},
     soak::Plan,
     systems::{Kind, Site},
 };
@@ -78,7 +79,7 @@ struct Options {
     #[arg(long)]
     output: Option<PathBuf>,
     /// Where each repetition is noted when it is over. Those that are in it already count, so that many can be collected
-    /// in several runs; those of another build of Ballast are refused.
+    /// in several runs, also of several revisions that differ in documents and tests only; those of other sources are refused.
     #[arg(long, env = "FAILOVER_SAMPLES")]
     samples: Option<PathBuf>,
 }
@@ -185,9 +186,21 @@ fn run(options: &Options) -> Result<()> {
         faults = Fault::ALL.to_vec();
     }
     let machine = Machine::look();
-    let versions = machine::versions(&[("keepalived", "--version"), ("haproxy", "-v")]);
-    println!("Failover on {machine}, load average {}.", machine::load_average());
-    let mut samples = Samples::open(options.samples.as_deref(), &versions)?;
+    let measured = Measured {
+        versions: machine::program_versions(&[("keepalived", "--version"), ("haproxy", "-v")]),
+        sources: sources::digest()?,
+        revision: machine::revision().unwrap_or_else(|| "unknown".to_owned()),
+    };
+    println!(
+        "Failover on {machine}, load average {}; revision {}, sources {}.",
+        machine::load_average(),
+        measured.revision,
+        measured.sources
+    );
+    let mut samples = match &options.samples {
+        Some(file) => Samples::open(file, &measured)?,
+        None => Samples::remembered(&measured.revision),
+    };
     let mut sites: Vec<Option<Site>> = kinds.iter().map(|_| None).collect();
     let mut rows = samples.rows(&faults, &kinds);
     let mut unmeasured = 0;
@@ -214,12 +227,12 @@ fn run(options: &Options) -> Result<()> {
                         None
                     }
                 };
-                samples.add(Sample::new(kind, *fault, seen))?;
+                samples.add(kind, *fault, seen)?;
             }
         }
         rows = samples.rows(&faults, &kinds);
         if let Some(file) = &options.output {
-            Results::new(&machine, &versions, &rows).write(file)?;
+            Results::new(&machine, &measured, &rows).write(file)?;
         }
     }
     println!("\n{}", report::table(&rows));

@@ -1,7 +1,7 @@
 //! Rows of figures: what is aimed at, the table on the screen, `results/failover.json`.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fs,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use ballast_testkit::machine::Machine;
 use serde::Serialize;
 
-use crate::{faults::Fault, repetition::Seen, systems::Kind};
+use crate::{faults::Fault, repetition::Seen, samples::Measured, systems::Kind};
 
 /// Longest gap that clients do not notice: the interval of requests and the noise of a shared machine.
 const UNNOTICED_MS: f64 = 20.0;
@@ -75,6 +75,8 @@ impl Target {
 pub struct Row {
     pub system: String,
     pub fault: String,
+    /// Of the checkout when they were measured, which may be several of the same sources.
+    pub revisions: BTreeSet<String>,
     pub outage_ms: Summary,
     pub after_heal_ms: Summary,
     pub dual_ms: Summary,
@@ -108,6 +110,7 @@ impl Row {
         let mut row = Self {
             system: system.to_string(),
             fault: fault.to_string(),
+            revisions: BTreeSet::new(),
             outage_ms: of(|s| s.outage_ms)?,
             after_heal_ms: of(|s| s.after_heal_ms)?,
             dual_ms: of(|s| s.dual_ms)?,
@@ -150,15 +153,16 @@ impl Row {
 pub struct Results<'a> {
     measured_at: u64,
     machine: &'a Machine,
-    versions: &'a BTreeMap<String, String>,
+    #[serde(flatten)]
+    measured: &'a Measured,
     rows: &'a [Row],
 }
 
 impl<'a> Results<'a> {
     /// Of rows that were measured on this machine.
-    pub fn new(machine: &'a Machine, versions: &'a BTreeMap<String, String>, rows: &'a [Row]) -> Self {
+    pub fn new(machine: &'a Machine, measured: &'a Measured, rows: &'a [Row]) -> Self {
         let measured_at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        Self { measured_at, machine, versions, rows }
+        Self { measured_at, machine, measured, rows }
     }
 
     /// Writes them, whole or not at all.

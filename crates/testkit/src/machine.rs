@@ -82,8 +82,21 @@ pub fn load_average() -> String {
     read.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// Versions of Ballast and of those `peers` that are there; each is a program and the argument that makes it tell.
+/// Ballast's name among versions.
+const BALLAST: &str = "ballast";
+
+/// Versions of Ballast and of those `peers` that are there; each is a program and the argument that makes it tell. Ballast's
+/// has the revision of the checkout.
 pub fn versions(peers: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let mut versions = program_versions(peers);
+    if let (Some(version), Some(revision)) = (versions.get_mut(BALLAST), revision()) {
+        *version += &format!(", commit {revision}");
+    }
+    versions
+}
+
+/// The same as the programs themselves have it, which do not know of commits.
+pub fn program_versions(peers: &[(&str, &str)]) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
     for (name, argument) in peers {
         let version = programs::find(name).and_then(|program| programs::version(&program, argument));
@@ -91,21 +104,16 @@ pub fn versions(peers: &[(&str, &str)]) -> BTreeMap<String, String> {
     }
     if let Ok(folder) = cluster::bin_dir() {
         let version = programs::version(&folder.join("ballastd"), "--version");
-        versions.extend(version.map(|v| ("ballast".to_owned(), v + &commit())));
+        versions.extend(version.map(|v| (BALLAST.to_owned(), v)));
     }
     versions
 }
 
-/// The commit of the checkout, if this is one.
-fn commit() -> String {
+/// Of the checkout, with `-dirty` if there are changes; `None` where this is none.
+pub fn revision() -> Option<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new("git").arg("-C").arg(folder).args(["describe", "--always", "--dirty"]).output();
-    match output {
-        Ok(output) if output.status.success() => {
-            format!(", commit {}", String::from_utf8_lossy(&output.stdout).trim())
-        }
-        _ => String::new(),
-    }
+    let output = Command::new("git").arg("-C").arg(folder).args(["describe", "--always", "--dirty"]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 #[cfg(test)]
