@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::UNIX_EPOCH};
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::ClusterView,
+    config::Persistence,
     durations::{BOUNDS_US, Durations},
     lease::Unfitness,
     persistence::Totals,
@@ -258,6 +259,10 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
     let stats = proxy.stats();
     let plan = node.view.plan();
     let mut connections = Family::gauge("ballast_listener_connections", "Client connections open");
+    let mut connections_limit = Family::gauge(
+        "ballast_listener_connections_limit",
+        "Client connections that this node has open at most on the listener",
+    );
     let mut accepted = Family::counter("ballast_listener_connections_accepted", "Client connections accepted");
     let mut requests = Family::counter("ballast_requests", "Requests answered, by class of status");
     let mut duration =
@@ -281,6 +286,10 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
         Family::gauge("ballast_backend_state", "What the operator wants of the backend; 1 for the state it is in");
     let mut weight = Family::gauge("ballast_backend_weight", "Effective weight");
     let mut backend_connections = Family::gauge("ballast_backend_connections", "Connections open to the backend");
+    let mut backend_connections_limit = Family::gauge(
+        "ballast_backend_connections_limit",
+        "Connections that this node has open at most to the backend, if there is a limit",
+    );
     let mut backend_requests = Family::counter("ballast_backend_requests", "Requests sent to the backend");
     let mut backend_errors =
         Family::counter("ballast_backend_response_errors", "Responses of the backend with status 5xx");
@@ -290,6 +299,7 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
             let Some(counts) = stats.listeners.get(&(farm.id, listener.name.clone())) else { continue };
             let labels = [("farm", &*farm.name), ("listener", &*listener.name)];
             connections.add(&labels, number(counts.connections));
+            connections_limit.add(&labels, f64::from(farm.limits.connections_max));
             accepted.add(&labels, number(counts.accepted_total));
         }
         for service in &farm.services {
@@ -337,6 +347,9 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
                 }
                 let Some(counts) = stats.backends.get(&backend.id) else { continue };
                 backend_connections.add(&labels, number(counts.connections));
+                if backend.connections_max > 0 {
+                    backend_connections_limit.add(&labels, f64::from(backend.connections_max));
+                }
                 backend_requests.add(&labels, number(counts.requests_total));
                 backend_errors.add(&labels, number(counts.errors_total));
                 for (kind, count) in
@@ -349,6 +362,7 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
     }
     families.extend([
         connections,
+        connections_limit,
         accepted,
         requests,
         duration,
@@ -363,6 +377,7 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
         state,
         weight,
         backend_connections,
+        backend_connections_limit,
         backend_requests,
         backend_errors,
         backend_failures,
@@ -377,6 +392,7 @@ fn bindings(node: &Node, families: &mut Vec<Family>) {
         .raft
         .with_state(|state| state.tables_info().map(|table| (table.service, table.bindings, table.totals)).collect());
     let mut count = Family::gauge("ballast_bindings", "Bindings in the table");
+    let mut limit = Family::gauge("ballast_bindings_limit", "Bindings that the table has at most");
     let mut created = Family::counter("ballast_bindings_created", "Bindings made");
     let mut expired = Family::counter("ballast_bindings_expired", "Bindings that reached the end of their life");
     let mut rehomed = Family::counter("ballast_bindings_rehomed", "Bindings that moved to another backend");
@@ -385,6 +401,10 @@ fn bindings(node: &Node, families: &mut Vec<Family>) {
             let Some((_, entries, totals)) = tables.iter().find(|(id, ..)| *id == service.id) else { continue };
             let labels = [("farm", &*farm.name), ("service", &*service.name)];
             count.add(&labels, number(*entries));
+            // What is left of a table that the document has no more is without a limit.
+            if let Some(Persistence::Table(table)) = &service.persistence {
+                limit.add(&labels, number(table.entries_max));
+            }
             created.add(&labels, number(totals.created));
             expired.add(&labels, number(totals.expired));
             for (cause, name) in CAUSES {
@@ -392,13 +412,14 @@ fn bindings(node: &Node, families: &mut Vec<Family>) {
             }
         }
     }
-    families.extend([count, created, expired, rehomed]);
+    families.extend([count, limit, created, expired, rehomed]);
 }
 
 fn sessions(node: &Node, families: &mut Vec<Family>) {
     let Some(sessions) = &node.sessions else { return };
     let keys = sessions.keys();
-    if !keys.settings().enabled {
+    let settings = keys.settings();
+    if !settings.enabled {
         return;
     }
     let (held, served) = (keys.stats(), sessions.stats());
@@ -443,7 +464,17 @@ fn sessions(node: &Node, families: &mut Vec<Family>) {
         requests,
         request_durations,
         gauge("ballast_session_memory_bytes", "What keys and values are counted as in memory", held.bytes),
+        gauge(
+            "ballast_session_memory_limit_bytes",
+            "What keys and values may be counted as in memory",
+            settings.memory_max.as_bytes(),
+        ),
         gauge("ballast_session_connections", "Connections to the session store", totals.connections),
+        gauge(
+            "ballast_session_connections_limit",
+            "Connections to the session store that this node has open at most",
+            u64::from(settings.limits.connections_max),
+        ),
         counter("ballast_session_expired", "Keys whose life ended", held.totals.expired),
         counter("ballast_session_evicted", "Keys that made room for others", held.totals.evicted),
         counter("ballast_session_accepted", "Connections accepted", totals.accepted_total),

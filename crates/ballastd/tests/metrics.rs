@@ -64,6 +64,7 @@ fn every_family_is_in_the_reference() -> Result<()> {
     let backends = [Backend::start("web1")?, Backend::start("web2")?];
     let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
     let shop = Shop::new(&backends).on_vip(vip).persistence_header("x-visitor").checked();
+    let shop = shop.backend("web1", "connections_max: 1000");
     let more = "webhooks: [{ name: alarm, url: \"http://127.0.0.1:1/\" }]\nsessions: { vips: [{ vip: public, port: 6379 }, { vip: public, port: 6380, protocol: http }], protected: false }";
     cluster.apply(0, &shop.cluster(more).to_yaml())?;
     let owner = cluster.wait_owner("public")?;
@@ -101,5 +102,45 @@ fn every_family_is_in_the_reference() -> Result<()> {
     if accept {
         fs::write(path, text)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_limit_is_told_beside_what_it_limits_where_there_is_one() -> Result<()> {
+    let cluster = Cluster::start(1)?;
+    let backends = [Backend::start("web1")?, Backend::start("web2")?];
+    let (web, store) = (ports::free_local()?, ports::free_local()?);
+    let limits = "limits: { connections_max: 30 }";
+    let sessions = format!("sessions: {{ listen: [\"{store}\"], memory_max: 2MiB, {limits} }}\n");
+    let shop = Shop::new(&backends).listen_on(web).farm("limits: { connections_max: 70 }");
+    let limited = shop
+        .clone()
+        .site("persistence: { table: { key: { header: x-visitor }, entries_max: 500 } }")
+        .backend("web1", "connections_max: 8");
+    cluster.apply(0, &(limited.to_yaml() + &sessions))?;
+    client::wait_served(web)?;
+    Client::new(web).request("GET", "/", &[("x-visitor", "one")], b"")?;
+    let metrics = cluster.metrics(0)?;
+    let limits = |metrics: &BTreeMap<String, f64>| -> Vec<(String, f64)> {
+        let limits = metrics.iter().filter(|(series, _)| series.contains("_limit"));
+        limits.map(|(series, value)| (series.clone(), *value)).collect()
+    };
+    let expected = [
+        ("ballast_backend_connections_limit{farm=\"shop\",service=\"site\",backend=\"web1\"}", 8.0),
+        ("ballast_bindings_limit{farm=\"shop\",service=\"site\"}", 500.0),
+        ("ballast_listener_connections_limit{farm=\"shop\",listener=\"web\"}", 70.0),
+        ("ballast_session_connections_limit", 30.0),
+        ("ballast_session_memory_limit_bytes", 2_097_152.0),
+    ]
+    .map(|(series, value)| (series.to_owned(), value));
+    ensure!(limits(&metrics) == expected, "{:#?}", limits(&metrics));
+    for (limit, _) in &expected {
+        let used = limit.replace("_limit", "");
+        ensure!(metrics.contains_key(&used), "{limit} is there and {used} is not");
+    }
+
+    cluster.apply(0, &(shop.to_yaml() + &sessions))?;
+    let left = limits(&cluster.metrics(0)?);
+    ensure!(left == expected[2..], "{left:#?}");
     Ok(())
 }

@@ -191,6 +191,17 @@ fn alerts_speak_of_series_that_there_are_and_say_what_to_do() {
     assert!(gone.is_empty(), "docs/operations.md tells of alerts that there are not: {gone:?}");
 }
 
+/// Prometheus divides series only whose labels are the same.
+#[test]
+fn limits_have_the_labels_of_what_they_limit() {
+    let series = series();
+    let limits: Vec<_> = series.iter().filter(|(name, _)| name.contains("_limit")).collect();
+    assert!(limits.len() >= 5, "{limits:?}");
+    for (limit, labels) in limits {
+        assert_eq!(series.get(&limit.replace("_limit", "")), Some(labels), "{limit} is of nothing, or has other labels");
+    }
+}
+
 #[test]
 fn the_dashboard_speaks_of_series_that_there_are_and_its_panels_have_places() {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana/ballast.json")).expect("JSON");
