@@ -198,7 +198,11 @@ fn limits_have_the_labels_of_what_they_limit() {
     let limits: Vec<_> = series.iter().filter(|(name, _)| name.contains("_limit")).collect();
     assert!(limits.len() >= 5, "{limits:?}");
     for (limit, labels) in limits {
-        assert_eq!(series.get(&limit.replace("_limit", "")), Some(labels), "{limit} is of nothing, or has other labels");
+        assert_eq!(
+            series.get(&limit.replace("_limit", "")),
+            Some(labels),
+            "{limit} is of nothing, or has other labels"
+        );
     }
 }
 

@@ -6,30 +6,31 @@ use std::{
 };
 
 use ballast_core::{
-    config::Span,
     ids::{LogIndex, NodeId},
     lease::Unfitness,
     state::{Command, NodeAdmin, State},
 };
 use ballast_proto::admin::v1::{
     self as proto, CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest,
-    EnableNodeRequest, Fitness, GetNodeStatusRequest, GetNodeStatusResponse, HeldVip, ListNodesRequest,
-    ListNodesResponse, Node, NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest,
-    RotateCookieKeyRequest, RotateCookieKeyResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
-    TransferLeaderRequest, TransferLeaderResponse, Vip, cluster_service_client::ClusterServiceClient,
-    cluster_service_server::ClusterService, status_response::Health,
+    EnableNodeRequest, GetNodeStatusRequest, GetNodeStatusResponse, HeldVip, ListNodesRequest, ListNodesResponse, Node,
+    NodeChangeResponse, NodeStatus, PromoteNodeRequest, RemoveNodeRequest, RotateCookieKeyRequest,
+    RotateCookieKeyResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse, Vip, cluster_service_client::ClusterServiceClient, cluster_service_server::ClusterService,
 };
 use ballast_telemetry::trace;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
-use super::{Shared, jitter};
+use super::{
+    Shared,
+    troubles::{Wanted, judge},
+};
 use crate::{
     access::{Caller, ON_BEHALF_OF},
     error::{self, ApiError, ErrorCode},
     node::{LocalStatus, OperationError},
-    pki::{self, JoinToken, TokenSecret, random_secret},
+    pki::{JoinToken, TokenSecret, random_secret},
     view,
 };
 
@@ -43,11 +44,7 @@ const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 const TOKEN_LIFE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A lag below this is normal while entries are being written.
-const LAG_NORMAL: u64 = 10_000;
-
-/// A node's certificate that lasts no longer is told of: three months after it should have been renewed, and early enough to
-/// mend what is in the way.
-const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const LAG_NORMAL: u64 = 10_000;
 
 /// What is to be changed of a node.
 struct Change {
@@ -83,11 +80,12 @@ impl ClusterService for Shared {
         let local = self.parts.operations.status();
         let vips = with_holders(vips, &nodes);
         let wanted = Wanted { voters: u32::from(voters_wanted), lease };
-        let (health, problems) = judge(&local, &nodes, &vips, wanted, SystemTime::now());
+        let (health, troubles) = judge(&local, &nodes, &vips, wanted, SystemTime::now());
         Ok(Response::new(StatusResponse {
             header: Some(header),
             health: health.into(),
-            problems,
+            problems: troubles.iter().map(|trouble| trouble.problem.clone()).collect(),
+            troubles,
             leader_id: local.leader.map_or(0, NodeId::get),
             term: local.term,
             voters: local.voters.iter().map(|node| node.get()).collect(),
@@ -476,11 +474,12 @@ fn majority_without<'a>(id: NodeId, voters: &BTreeSet<NodeId>, nodes: &'a [NodeS
     Err(voters.into_iter().filter(|status| !status.reachable).map(name_of).collect())
 }
 
-fn id_of(status: &NodeStatus) -> NodeId {
+pub(super) fn id_of(status: &NodeStatus) -> NodeId {
     NodeId::new(status.node.as_ref().map_or(0, |node| node.id))
 }
 
-fn name_of(status: &NodeStatus) -> &str {
+/// What the operator calls it.
+pub(super) fn name_of(status: &NodeStatus) -> &str {
     status.node.as_ref().map_or("", |node| &node.name)
 }
 
@@ -573,125 +572,6 @@ fn notes(local: &LocalStatus, node: NodeId, before: NodeAdmin, after: NodeAdmin)
         }
         NodeAdmin::Ready | NodeAdmin::Demoted | NodeAdmin::Promoted => Vec::new(),
     }
-}
-
-/// A node that was not confirmed by a majority for so long has none: longer than an election takes.
-const CONFIRMED_WITHIN: Duration = Duration::from_secs(5);
-
-/// What the document wants of the cluster.
-struct Wanted {
-    voters: u32,
-    lease: Span,
-}
-
-/// The cluster in one word, and what wants attention.
-fn judge(
-    local: &LocalStatus,
-    nodes: &[NodeStatus],
-    vips: &[Vip],
-    wanted: Wanted,
-    now: SystemTime,
-) -> (Health, Vec<String>) {
-    let mut problems = Vec::new();
-    if local.leader.is_none() {
-        problems.push(
-            "no leader is known: nothing can be changed; held VIPs are given up when their leases end".to_owned(),
-        );
-    }
-    // A follower goes on naming the leader that it lost until there is another.
-    let alone = local.confirmed_age.is_none_or(|age| age > CONFIRMED_WITHIN);
-    if alone && local.leader.is_some() {
-        problems.push(
-            "no majority of the voters answers this node: nothing can be changed through it; VIPs that it held are given up"
-                .to_owned(),
-        );
-    }
-    for status in nodes {
-        if !status.reachable {
-            problems.push(format!("node {} does not answer: {}", name_of(status), status.error));
-            continue;
-        }
-        // What an operator wants of a node is told with the node.
-        let drained = status.node.as_ref().is_some_and(|node| node.admin() == proto::NodeAdmin::Drain);
-        for reason in status.not_ready.iter().filter(|_| !drained) {
-            problems.push(format!("node {} is not ready: {reason}", name_of(status)));
-        }
-        for standing in &status.standings {
-            let held = status.vips.iter().any(|held| held.vip == standing.vip);
-            if held && standing.fitness() == Fitness::Reluctant {
-                let (vip, node) = (&standing.vip, name_of(status));
-                problems
-                    .push(format!("VIP {vip} is at node {node} for want of a fit one: {}", standing.fitness_detail));
-            }
-        }
-        if status.lag > LAG_NORMAL {
-            problems.push(format!("node {} is {} entries behind", name_of(status), status.lag));
-        }
-        // One that has ended makes its node not ready, which is told above.
-        let ends = status.certificate_not_after.and_then(|ends| SystemTime::try_from(ends).ok());
-        if let Some(ends) = ends.filter(|ends| *ends > now && *ends < now + CERTIFICATE_ENDS_SOON) {
-            problems.push(format!(
-                "the certificate of node {} ends on {} and was not renewed; its log says why",
-                name_of(status),
-                pki::day_of(ends)
-            ));
-        }
-    }
-    // All nodes of a link hear the same; it is told once.
-    let warned = nodes.iter().filter(|status| status.reachable).flat_map(|status| &status.standings);
-    let warned: BTreeSet<(&str, &str)> = warned
-        .filter(|standing| !standing.warning.is_empty())
-        .map(|standing| (standing.vip.as_str(), standing.warning.as_str()))
-        .collect();
-    problems.extend(warned.into_iter().map(|(vip, warning)| format!("VIP {vip}: {warning}")));
-    let hashes: BTreeSet<(u64, &str)> = nodes
-        .iter()
-        .filter(|status| !status.state_hash.is_empty())
-        .map(|status| (status.state_hash_index, status.state_hash.as_str()))
-        .collect();
-    let indexes: BTreeSet<u64> = hashes.iter().map(|(index, _)| *index).collect();
-    if hashes.len() > indexes.len() {
-        problems.push("the nodes' states differ at one index: keep their data directories and report it".to_owned());
-    }
-    for vip in vips {
-        let holders = nodes.iter().filter(|status| status.vips.iter().any(|held| held.vip == vip.name)).count();
-        match holders {
-            0 => problems.push(format!("VIP {} is held by no node that answers", vip.name)),
-            1 => {}
-            // Asked one after the other, so a move in between shows twice; it is said for what it is.
-            several => problems.push(format!("{several} nodes said that they hold VIP {}; ask again", vip.name)),
-        }
-    }
-    // The machines may have got busier since it was applied, or one did not answer then.
-    if !vips.is_empty()
-        && let Some(found) = jitter::too_short(wanted.lease, nodes)
-    {
-        problems.push(found.told());
-    }
-    // Each is over in a moment. Who takes nodes away one by one waits for it.
-    if local.voters_changing {
-        problems.push(
-            "the voters are being changed, and both the old and the new ones need a majority: stop no node before that is done"
-                .to_owned(),
-        );
-    }
-    let removed = local.voters.iter().filter(|voter| !nodes.iter().any(|status| id_of(status) == **voter));
-    problems.extend(removed.map(|voter| {
-        format!("node {voter} was removed and counts as a voter until the others have agreed: stop no node before that is done")
-    }));
-    let voters = u32::try_from(local.voters.len()).unwrap_or(u32::MAX);
-    let spare = nodes.len() > local.voters.len();
-    // A cluster of one is as it was made. Of two, each can stop both.
-    if voters < wanted.voters && (spare || voters.is_multiple_of(2)) {
-        let remedy = if spare { "" } else { ": no majority is left when one is lost; join another node" };
-        problems.push(format!("{voters} nodes vote, {} are wanted{remedy}", wanted.voters));
-    }
-    let health = match problems.is_empty() {
-        _ if alone || local.leader.is_none() => Health::NoQuorum,
-        true => Health::Ok,
-        false => Health::Degraded,
-    };
-    (health, problems)
 }
 
 #[cfg(test)]

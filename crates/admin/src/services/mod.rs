@@ -23,6 +23,7 @@ mod sessions;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod troubles;
 mod vips;
 mod warnings;
 mod watch;

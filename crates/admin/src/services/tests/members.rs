@@ -142,6 +142,8 @@ async fn a_node_tells_how_fit_it_is_and_why_not() {
         ("its link is down", "02:00:00:00:09:09 claims it")
     );
     assert!(status.problems.contains(&format!("VIP {name}: 02:00:00:00:09:09 claims it")), "{:?}", status.problems);
+    let cannot = format!("node node-1 cannot take VIP {name}: its link is down");
+    assert!(status.problems.contains(&cannot), "{:?}", status.problems);
     // What it holds for want of a fit one is a problem of the cluster.
     let mut held = VipStatus::clone(&fake.fitness.lock().1[0]);
     (held.holder, held.fitness) = (Some(NodeId::new(1)), Fitness::Reluctant(Unfitness::GatewayUnreachable));
@@ -149,6 +151,9 @@ async fn a_node_tells_how_fit_it_is_and_why_not() {
     let status = shared.status(from("anna", StatusRequest::default())).await.expect("a status").into_inner();
     let wanted = format!("VIP {name} is at node node-1 for want of a fit one: its gateway does not answer");
     assert!(status.problems.contains(&wanted), "{:?}", status.problems);
+    let remedy = "mend the way to the gateway".to_owned();
+    let trouble = proto::Trouble { object: format!("VIP {name}"), problem: wanted, remedy };
+    assert!(status.troubles.contains(&trouble), "{:?}", status.troubles);
 }
 
 /// A node's public key is no secret: everybody who connects to it sees it.
