@@ -25,9 +25,9 @@ use crate::view::{DiffView, MistakeView};
 pub enum Exit {
     /// Done; of `diff`: nothing differs.
     Done = 0,
-    /// An error without a code of its own; of `diff`: something differs.
+    /// An error without a code of its own; of `diff`: something differs; of a check: something is wrong.
     Error = 1,
-    /// The command line is not right.
+    /// The command line is not right; of a check of the cluster: nobody could be asked.
     Usage = 2,
     /// The configuration is not right.
     Invalid = 3,

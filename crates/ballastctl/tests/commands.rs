@@ -255,6 +255,31 @@ async fn nobody_there_says_where_it_looked_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_check_of_the_cluster_ends_as_monitoring_wants_it() {
+    let line = ["cluster", "status", "--check"];
+    let trouble = proto::Trouble {
+        object: "VIP public".to_owned(),
+        problem: "VIP public is held by no node that answers".to_owned(),
+        remedy: "look".to_owned(),
+    };
+    let fake = Fake::start(State { troubles: vec![trouble], ..with_revision(1) });
+    let said = ask(&fake, &line).await;
+    assert_eq!(said.out, "VIP public is held by no node that answers (try: look)\n", "{said:?}");
+    assert_eq!((said.code, said.err.as_str()), (1, ""));
+    let json = ask(&fake, &["cluster", "status", "--check", "-o", "json"]).await;
+    assert_eq!((json.code, &json.json()["troubles"][0]["object"]), (1, &Value::from("VIP public")));
+    assert_eq!(ask(&fake, &["cluster", "status"]).await.code, 0, "without --check it was only asked for");
+    fake.stop().await;
+    let fake = Fake::start(with_revision(1));
+    let said = ask(&fake, &line).await;
+    assert!(said.code == 0 && said.out.starts_with("all is well: "), "{said:?}");
+    fake.stop().await;
+    let said = Shell::default().run(&line).await;
+    assert_eq!((said.code, said.out.as_str()), (2, ""), "{said:?}");
+    assert!(said.err.contains(NOWHERE), "{said:?}");
+}
+
+#[tokio::test]
 async fn the_next_server_is_asked_when_one_is_gone() {
     let fake = Fake::start(with_revision(3));
     let servers = format!("unix:///nonexistent/a.sock,{}", fake.url());

@@ -102,6 +102,12 @@ fn the_last_of_three_nodes_says_so() -> Result<()> {
         let status = cluster.ctl_json(last, &["cluster", "status", "--consistency", "stale"])?;
         Ok((status["health"] == "no_quorum").then_some(()))
     })?;
+    // Monitoring is told of each of them, and what to do.
+    let checked = cluster.ctl(last, &["cluster", "status", "--check"])?;
+    let silent = |node: &usize| format!("node {} does not answer: ", cluster.node(*node).name());
+    ensure!(others.iter().all(|node| checked.out.contains(&silent(node))), "{}{}", checked.out, checked.err);
+    ensure!(checked.out.contains("(try: start ballastd there"), "{}", checked.out);
+    ensure!(checked.code == 1, "exit code {}", checked.code);
     let said = apply_in_vain(&cluster, last, &file)?;
     ensure!(said.code == UNAVAILABLE, "nothing could be sent, but it said: {}", said.err);
     // What it knows is still to be had.

@@ -111,6 +111,8 @@ fn a_node_of_another_cluster_at_a_known_address_is_a_stranger() -> Result<()> {
         wait::until(&format!("the health to be {health}"), || {
             let status = cluster.ctl_json(0, &["cluster", "status"])?;
             ensure!(status["health"] == health, "{status}");
+            let checked = cluster.ctl(0, &["cluster", "status", "--check"])?;
+            ensure!(checked.code == i32::from(health != "ok"), "{} {}{}", checked.code, checked.out, checked.err);
             Ok(Some(()))
         })?;
     }

@@ -32,8 +32,8 @@ pub use sessions::*;
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  error; of `diff`: there are differences
-  2  the command line is not right
+  1  error; of `diff`: there are differences; of `cluster status --check`: something is wrong
+  2  the command line is not right; of `cluster status --check`: nobody could be asked
   3  the configuration is not right
   4  conflict: another revision is in force, or the state of the object does not allow it
   5  not found
@@ -431,6 +431,7 @@ mod tests {
             "node remove node-1 --force",
             "node join-token --ttl 2h --witness",
             "cluster status -o json",
+            "cluster status --check",
             "cluster snapshot --node node-1",
             "cluster transfer-leader --to node-2",
             "events --kind ConfigApplied --follow",

@@ -302,7 +302,12 @@ pub struct JoinTokenArgs {
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Show leader, nodes, VIPs and what is wrong; works without a quorum
-    Status,
+    Status {
+        /// For monitoring: print only what is wrong, a line each, and end with 0 when nothing is, with 1 when something is,
+        /// with 2 when nobody could be asked
+        #[arg(long)]
+        check: bool,
+    },
     /// Make a snapshot on one node now: the log gets shorter; it is no backup, `export` makes one
     Snapshot {
         /// Name or id of the node; the one that is asked by default

@@ -11,13 +11,16 @@ use crate::{
     args::{ClusterCommand, JoinTokenArgs, NodeArgs, NodeCommand},
     client::Client,
     failure::{Exit, Failure},
-    view::{CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView},
+    view::{CheckView, CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView},
 };
 
 pub(super) async fn cluster(run: &mut Run<'_>, command: ClusterCommand) -> Done {
+    if matches!(command, ClusterCommand::Status { check: true }) {
+        return check(run).await;
+    }
     let client = run.client().await?;
     match command {
-        ClusterCommand::Status => {
+        ClusterCommand::Status { .. } => {
             let status = status(&client).await?;
             run.screen.show(&StatusView::from(&status))?;
         }
@@ -43,6 +46,26 @@ pub(super) async fn cluster(run: &mut Run<'_>, command: ClusterCommand) -> Done 
         }
     }
     Ok(Exit::Done)
+}
+
+/// Monitoring knows three ends: all is well, something is wrong, and nobody could be asked, for whatever reason.
+async fn check(run: &mut Run<'_>) -> Done {
+    match ask(run).await {
+        Ok(status) => {
+            let view = CheckView::from(&status);
+            run.screen.show(&view)?;
+            Ok(if view.well { Exit::Done } else { Exit::Error })
+        }
+        Err(failure) => {
+            run.screen.fail(&failure);
+            Ok(Exit::Usage)
+        }
+    }
+}
+
+async fn ask(run: &Run<'_>) -> Result<StatusResponse, Failure> {
+    let client = run.client().await?;
+    status(&client).await
 }
 
 /// The whole picture. Stale unless asked otherwise: a status is wanted most when there is no quorum,

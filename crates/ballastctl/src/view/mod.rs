@@ -7,6 +7,7 @@
 
 mod backend;
 mod binding;
+mod check;
 mod cluster;
 mod config;
 mod diff;
@@ -27,6 +28,7 @@ use serde::Serialize;
 
 pub use backend::{BackendDetail, BackendView};
 pub use binding::BindingView;
+pub use check::{CheckView, TroubleView};
 pub use cluster::{
     CookieKeyView, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView, VipBrief,
 };

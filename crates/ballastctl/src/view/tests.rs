@@ -175,6 +175,34 @@ public  127.0.100.1  node-1       150
     );
 }
 
+fn check_of(response: &proto::StatusResponse, well: bool, wanted: &str) {
+    let view = CheckView::from(response);
+    assert_eq!(view.well, well);
+    check(&view, wanted);
+}
+
+#[test]
+fn a_check_says_what_is_wrong_a_line_each() {
+    let trouble = |object: &str, problem: &str, remedy: &str| proto::Trouble {
+        object: object.to_owned(),
+        problem: problem.to_owned(),
+        remedy: remedy.to_owned(),
+    };
+    let troubles = vec![
+        trouble("node node-3", "node node-3 does not answer", "start ballastd there"),
+        trouble("cluster", "the nodes' states differ: report it", ""),
+    ];
+    let sick = proto::StatusResponse { troubles, ..status() };
+    let lines = "node node-3 does not answer (try: start ballastd there)\nthe nodes' states differ: report it";
+    check_of(&sick, false, lines);
+    let json = serde_json::to_value(CheckView::from(&sick)).expect("JSON");
+    contains(&json, &json!({ "well": false, "leader_name": "node-2", "voters": 3, "vips": 1 }));
+    contains(&json["troubles"][0], &json!({ "object": "node node-3", "remedy": "start ballastd there" }));
+    check_of(&status(), false, "node-3 does not answer");
+    let well = proto::StatusResponse { problems: Vec::new(), ..status() };
+    check_of(&well, true, "all is well: node-2 leads, voters: 3, VIPs: 1");
+}
+
 #[test]
 fn status_without_a_leader_says_what_that_means() {
     let text = StatusView::from(&proto::StatusResponse { leader_id: 0, ..status() }).text(PLAIN);

@@ -63,6 +63,8 @@ pub struct State {
     pub moved: Option<proto::MoveVipRequest>,
     /// What every move of a VIP to a node is answered with, when it is to be refused.
     pub refuse_moves: Option<Status>,
+    /// What is wrong with the cluster.
+    pub troubles: Vec<proto::Trouble>,
     /// The node says that it is ready.
     pub ready: bool,
     /// What a revocation was asked with.
@@ -388,7 +390,8 @@ impl ClusterService for Node {
         state.held_after = state.held_after.map(|looks| looks.saturating_sub(1));
         let vips = state.vips.iter().map(|name| proto::Vip { name: (*name).to_owned(), ..vip() }).collect();
         let nodes = vec![first, node(2, false, proto::NodeRole::Full), witness];
-        Ok(Response::new(proto::StatusResponse { header: header(), nodes, vips, ..Default::default() }))
+        let troubles = state.troubles.clone();
+        Ok(Response::new(proto::StatusResponse { header: header(), nodes, vips, troubles, ..Default::default() }))
     }
 
     async fn get_node_status(&self, _: Request<proto::GetNodeStatusRequest>) -> Answer<proto::GetNodeStatusResponse> {
