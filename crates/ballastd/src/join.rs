@@ -6,7 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
-use ballast_admin::pki::{ClusterKey, JoinToken, joining_client};
+use ballast_admin::{
+    error::{ApiError, ErrorCode},
+    pki::{ClusterKey, JoinToken, joining_client},
+};
 use ballast_core::ids::NodeId;
 use ballast_proto::admin::v1::{EnrolRequest, NodeInfo, enrol_service_client::EnrolServiceClient};
 use hyper_util::rt::TokioIo;
@@ -64,7 +67,7 @@ pub async fn join(bootstrap: &Bootstrap, token: &str) -> Result<(NodeId, String)
                 identity::keep_enrolled(bootstrap, &key, &enrolled)?;
                 return Ok((enrolled.node, enrolled.cluster_id));
             }
-            Err(Failure::Refused(status)) => bail!("{address} refused: {}", status.message()),
+            Err(Failure::Refused(status)) => bail!("{address} refused: {}", told(&status)),
             Err(Failure::Unreachable(error)) => unreachable.push(format!("{address}: {error:#}")),
         }
     }
@@ -76,6 +79,13 @@ enum Failure {
     Refused(tonic::Status),
     /// This address did not answer; the next may.
     Unreachable(anyhow::Error),
+}
+
+/// Why the cluster refused, and what to do. Of a field that is not right its sentence does not say that; of anything else it does.
+fn told(status: &tonic::Status) -> String {
+    let of_a_field = ApiError::detail_of(status).filter(|detail| detail.code == ErrorCode::InvalidRequest.as_str());
+    let remedies = of_a_field.map(|detail| detail.remedies).unwrap_or_default();
+    std::iter::once(status.message().to_owned()).chain(remedies).collect::<Vec<_>>().join("; ")
 }
 
 async fn enrol(

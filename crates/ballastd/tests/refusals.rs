@@ -27,9 +27,17 @@ fn a_join_needs_a_good_token_a_free_name_and_an_empty_directory() -> Result<()> 
     damaged.pop();
     cluster.daemon_says(second, &["join", "--token", &damaged])?.refused(&["damaged"])?;
 
-    // A node of the same name.
+    // A token and a file that do not agree on what the node is.
     let config = cluster.node(second).folder().join("ballastd.toml");
     let text = fs::read_to_string(&config)?;
+    let for_a_witness = cluster.ctl_ok(0, &["node", "join-token", "--witness"])?;
+    let said = cluster.daemon_says(second, &["join", "--token", for_a_witness.trim()])?;
+    said.refused(&["role: the join token is for a witness", "write role = \"witness\"", "node join-token"])?;
+    fs::write(&config, format!("role = \"witness\"\n{text}"))?;
+    let said = cluster.daemon_says(second, &["join", "--token", &token])?;
+    said.refused(&["role: the node's ballastd.toml says that it is a witness", "node join-token --witness"])?;
+
+    // A node of the same name.
     fs::write(&config, text.replace("name = \"node-2\"", "name = \"node-1\""))?;
     cluster.daemon_says(second, &["join", "--token", &token])?.refused(&["node-1", "name"])?;
     fs::write(&config, text)?;

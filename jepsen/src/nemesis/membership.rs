@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a node says that found out that it was removed.
 const REMOVED: &str = "was removed from the cluster";
+/// What a witness says of itself in its file, as the first line.
+const WITNESS: &str = "role = \"witness\"\n";
 /// The code of an answer that there is none of that name.
 const NO_SUCH: &str = "BALLAST-A005";
 
@@ -161,7 +163,10 @@ impl Nemesis {
                 let asked = Others { operator: self.operator.clone(), others, name };
                 let task = match errand {
                     Errand::Leave => Some(site.cluster.task(node, "leave")?),
-                    Errand::Join { .. } => Some(site.cluster.task(node, "join")?),
+                    Errand::Join { witness } => {
+                        site.cluster.edit(node, |text| as_one(text, witness))?;
+                        Some(site.cluster.task(node, "join")?)
+                    }
                     _ => None,
                 };
                 newcomer.errand = Some((errand, thread::spawn(move || asked.see_to(errand, task))));
@@ -250,7 +255,27 @@ impl Others {
     }
 }
 
+/// The file of a node that joins as a witness or as none: its token is refused where it says something else.
+fn as_one(text: &str, witness: bool) -> String {
+    let rest = text.strip_prefix(WITNESS).unwrap_or(text);
+    if witness { format!("{WITNESS}{rest}") } else { rest.to_owned() }
+}
+
 fn succeeded(said: &Said) -> Result<()> {
     ensure!(said.code == 0, "exit {}: {}", said.code, said.err.trim());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_says_once_that_its_node_is_a_witness() {
+        let file = "name = \"node-1\"\n";
+        let witness = as_one(file, true);
+        assert_eq!(witness, "role = \"witness\"\nname = \"node-1\"\n");
+        assert_eq!((as_one(&witness, true), as_one(&witness, false)), (witness.clone(), file.to_owned()));
+        assert_eq!(as_one(file, false), file);
+    }
 }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use ballast_core::{
     cluster::Applied,
-    state::{Command, Outcome, Refusal},
+    state::{Command, NodeRole, Outcome, Refusal},
 };
 use ballast_proto::admin::v1::{EnrolRequest, EnrolResponse, enrol_service_server::EnrolService};
 use tonic::{Request, Response, Status};
@@ -35,12 +35,18 @@ impl EnrolService for Shared {
         // Opened first, so that no token is used up when this node cannot sign.
         let authority = self.authority()?;
 
-        let name = info.name.clone();
+        let (name, own_role) = (info.name.clone(), info.role);
         let command = Command::EnrolNode { token_hash, info, key_fingerprint: public.fingerprint() };
         // Asked here first, so that who has no token costs the log nothing.
         self.parts.read_index.confirm(caller.remaining()).await.map_err(ApiError::from)?;
-        if !self.read(|state| state.join_tokens().iter().any(|token| token.hash == token_hash)) {
-            return Err(ApiError::from(Refusal::TokenUnknown).into());
+        let role = self.read(|state| {
+            state.join_tokens().iter().find(|token| token.hash == token_hash).map(|token| token.role)
+        });
+        match role {
+            None => return Err(ApiError::from(Refusal::TokenUnknown).into()),
+            // Taken for what it is not, it would hold VIPs and serve nobody, or serve what is never its.
+            Some(role) if role != own_role => return Err(other_role(role).into()),
+            Some(_) => {}
         }
         let Applied { index, outcome } = loop {
             let applied =
@@ -79,5 +85,21 @@ impl EnrolService for Shared {
             cluster_key: self.parts.cluster_key.as_bytes().to_vec(),
             members: self.read(view::nodes),
         }))
+    }
+}
+
+/// The token is for such a node, and the node that shows it says that it is none.
+fn other_role(token: NodeRole) -> ApiError {
+    match token {
+        NodeRole::Witness => error::invalid(
+            "role",
+            "the join token is for a witness, and the node's ballastd.toml does not say that it is one",
+            "write role = \"witness\" there, or make a token without --witness: ballastctl node join-token",
+        ),
+        NodeRole::Full => error::invalid(
+            "role",
+            "the node's ballastd.toml says that it is a witness, and the join token is for a node that carries traffic",
+            "make another token: ballastctl node join-token --witness, or take role = \"witness\" out of the file",
+        ),
     }
 }

@@ -190,6 +190,33 @@ async fn enrolment_refuses_what_is_not_right_and_uses_no_token_up() {
 }
 
 #[tokio::test]
+async fn a_token_is_for_a_node_of_its_role() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    for (token_for, says, remedy, name) in [
+        (NodeRole::Witness, NodeRole::Full, "write role = \"witness\" there", "node-2"),
+        (NodeRole::Full, NodeRole::Witness, "ballastctl node join-token --witness", "node-3"),
+    ] {
+        let request = CreateJoinTokenRequest { role: token_for.into(), ..CreateJoinTokenRequest::default() };
+        let answer = shared.create_join_token(from("anna", request)).await.expect("a token").into_inner();
+        let token: JoinToken = answer.token.parse().expect("our own token");
+        let key = Key::generate().expect("a key");
+        let with = |role: NodeRole| {
+            let mut request = enrolment(&token, &key, name);
+            request.node.as_mut().expect("it is there").role = role.into();
+            request
+        };
+        let problem = refused(shared.enrol(from("nobody", with(says))).await, Code::InvalidArgument, "BALLAST-A002");
+        assert_eq!(problem.subject, "role");
+        assert!(problem.remedies[0].contains(remedy), "{problem:?}");
+        // The token is still good.
+        let answer = shared.enrol(from("nobody", with(token_for))).await.expect("enrolled").into_inner();
+        let member = answer.members.iter().find(|member| member.id == answer.node_id).expect("it is a member");
+        assert_eq!(member.role(), token_for);
+    }
+}
+
+#[tokio::test]
 async fn an_expired_token_says_so() {
     let fake = Fake::new();
     let shared = fake.shared();
