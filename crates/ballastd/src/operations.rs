@@ -108,6 +108,8 @@ impl Node {
         };
         match member {
             None | Some((NodeRole::Witness, _)) => Fitness::Unfit(Unfitness::NotCandidate),
+            // Nobody would serve here, whatever the cluster takes this node for.
+            Some(_) if self.own_role() == NodeRole::Witness => Fitness::Unfit(Unfitness::NotCandidate),
             Some((NodeRole::Full, NodeAdmin::Drain)) => Fitness::Unfit(Unfitness::Draining),
             Some(_) if self.draining.load(Ordering::Relaxed) => Fitness::Unfit(Unfitness::Draining),
             Some(_) if within(self.view.freshness.age(boot_now())) => {
@@ -122,6 +124,11 @@ impl Node {
             Some(_) if answered() => Fitness::Reluctant(Unfitness::StateBehind),
             Some(_) => Fitness::Unfit(Unfitness::NoQuorum),
         }
+    }
+
+    /// What its file says that it is: a witness has no data plane.
+    fn own_role(&self) -> NodeRole {
+        if self.proxy.is_some() { NodeRole::Full } else { NodeRole::Witness }
     }
 
     /// What this node is fit for, VIP by VIP; one that is missing is fit.
@@ -160,14 +167,16 @@ impl Node {
         if let Some(reason) = status.stopped_because {
             reasons.push(format!("the member of the cluster stopped: {reason}"));
         }
-        match self.raft.with_state(|state| state.node(status.node).map(|node| node.admin)) {
+        match self.raft.with_state(|state| state.node(status.node).map(|node| (node.info.role, node.admin))) {
             None => {
                 reasons.push("the log does not name this node yet; it has not caught up, or was removed".to_owned())
             }
-            Some(NodeAdmin::Drain) => {
-                reasons.push("an operator drains the node; `ballastctl node enable` ends that".to_owned());
+            Some((role, admin)) => {
+                if admin == NodeAdmin::Drain {
+                    reasons.push("an operator drains the node; `ballastctl node enable` ends that".to_owned());
+                }
+                reasons.extend(other_role(role, self.own_role()).map(str::to_owned));
             }
-            Some(_) => {}
         }
         reasons.extend(self.certificate.problem(SystemTime::now()));
         if status.leader.is_none() {
@@ -255,6 +264,21 @@ impl Node {
                 remaining: Duration::from_nanos(vip.until.since(now)),
             })
             .collect()
+    }
+}
+
+/// What is wrong where the cluster takes a node for something else than its file says that it is, and what to do.
+const fn other_role(taken_for: NodeRole, own: NodeRole) -> Option<&'static str> {
+    match (taken_for, own) {
+        (NodeRole::Full, NodeRole::Full) | (NodeRole::Witness, NodeRole::Witness) => None,
+        (NodeRole::Full, NodeRole::Witness) => Some(
+            "its ballastd.toml says that it is a witness, and the cluster takes it for a node that carries traffic: \
+             take role = \"witness\" out of the file, or remove the node and join a new one with a witness's token",
+        ),
+        (NodeRole::Witness, NodeRole::Full) => Some(
+            "the cluster takes it for a witness, and its ballastd.toml does not say that it is one: \
+             write role = \"witness\" there, or remove the node and join a new one with another token",
+        ),
     }
 }
 
@@ -384,5 +408,20 @@ impl Operations for Node {
                 sleep(LOOK_AGAIN).await;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_that_the_cluster_does_not_know_of_is_told_with_what_to_do() {
+        let [full, witness] = [NodeRole::Full, NodeRole::Witness];
+        assert_eq!((other_role(full, full), other_role(witness, witness)), (None, None));
+        let told = other_role(full, witness).expect("they differ");
+        assert!(told.contains("take role = \"witness\" out of the file"), "{told}");
+        let told = other_role(witness, full).expect("they differ");
+        assert!(told.contains("write role = \"witness\" there"), "{told}");
     }
 }

@@ -52,6 +52,30 @@ fn a_join_needs_a_good_token_a_free_name_and_an_empty_directory() -> Result<()> 
 }
 
 #[test]
+fn a_node_whose_file_says_witness_afterwards_is_not_ready_and_holds_no_vip() -> Result<()> {
+    let mut cluster = Cluster::start(1)?;
+    let backend = Backend::start("web1")?;
+    let vip = std::net::SocketAddr::from((ports::vip_address(), 8080));
+    cluster.apply(0, &Shop::new([&backend]).on_vip(vip).to_yaml())?;
+    cluster.wait_owner("public")?;
+    cluster.kill(0);
+    cluster.edit(0, |text| format!("role = \"witness\"\n{text}"))?;
+    cluster.spawn(0)?;
+    let mut ready = Client::new(cluster.node(0).metrics_address()).host("localhost");
+    wait::until("the node to say why it is not ready", || {
+        let answer = ready.get("/readyz")?;
+        ensure!(answer.status == 503 && answer.text().contains("says that it is a witness"), "{}", answer.text());
+        Ok(Some(()))
+    })?;
+    wait::until("the node to be no candidate", || {
+        let vips = cluster.ctl_json(0, &["vip", "list"])?;
+        let (vip, standing) = (&vips[0], &vips[0]["standings"][0]);
+        ensure!(standing["reason"] == "not_candidate" && vip["owner_name"].is_null(), "{vips}");
+        Ok(Some(()))
+    })
+}
+
+#[test]
 fn a_token_of_another_cluster_is_refused_by_its_pin() -> Result<()> {
     let ours = Cluster::start(1)?;
     let mut theirs = Cluster::start(1)?;

@@ -39,9 +39,8 @@ impl EnrolService for Shared {
         let command = Command::EnrolNode { token_hash, info, key_fingerprint: public.fingerprint() };
         // Asked here first, so that who has no token costs the log nothing.
         self.parts.read_index.confirm(caller.remaining()).await.map_err(ApiError::from)?;
-        let role = self.read(|state| {
-            state.join_tokens().iter().find(|token| token.hash == token_hash).map(|token| token.role)
-        });
+        let role = self
+            .read(|state| state.join_tokens().iter().find(|token| token.hash == token_hash).map(|token| token.role));
         match role {
             None => return Err(ApiError::from(Refusal::TokenUnknown).into()),
             // Taken for what it is not, it would hold VIPs and serve nobody, or serve what is never its.

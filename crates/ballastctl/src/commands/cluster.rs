@@ -11,7 +11,9 @@ use crate::{
     args::{ClusterCommand, JoinTokenArgs, NodeArgs, NodeCommand},
     client::Client,
     failure::{Exit, Failure},
-    view::{CheckView, CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView},
+    view::{
+        CheckView, CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView,
+    },
 };
 
 pub(super) async fn cluster(run: &mut Run<'_>, command: ClusterCommand) -> Done {
