@@ -28,7 +28,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use ballast_testkit::{
-    interrupt, kernel,
+    cluster, interrupt, kernel,
     machine::{self, Machine},
     observer,
 };
@@ -201,6 +201,7 @@ fn run(options: &Options) -> Result<()> {
         Some(file) => Samples::open(file, &measured)?,
         None => Samples::remembered(&measured.revision),
     };
+    let programs = programs()?;
     let mut sites: Vec<Option<Site>> = kinds.iter().map(|_| None).collect();
     let mut rows = samples.rows(&faults, &kinds);
     let mut unmeasured = 0;
@@ -208,6 +209,10 @@ fn run(options: &Options) -> Result<()> {
         for fault in &faults {
             for (kind, site) in kinds.iter().zip(&mut sites) {
                 go_on()?;
+                ensure!(
+                    self::programs()? == programs,
+                    "the programs were built anew while this ran; begin again, with another file of samples if their sources have changed"
+                );
                 let seen = match repeat(site, kind, *fault) {
                     Ok(None) => continue,
                     Ok(Some(one)) => {
@@ -240,6 +245,17 @@ fn run(options: &Options) -> Result<()> {
     let missed: Vec<String> = rows.iter().filter(|row| row.met == Some(false)).map(Row::name).collect();
     ensure!(missed.is_empty(), "what is aimed at was missed by {}; the table says by how much", missed.join(", "));
     Ok(())
+}
+
+/// What would change if Ballast's programs were built anew: when they were, and how large they are. They are started again and again.
+fn programs() -> Result<Vec<(SystemTime, u64)>> {
+    let folder = cluster::bin_dir()?;
+    let of = |name: &str| {
+        let file = folder.join(name);
+        let about = file.metadata().with_context(|| format!("look at {}", file.display()))?;
+        Ok((about.modified()?, about.len()))
+    };
+    ["ballastd", "ballastctl"].into_iter().map(of).collect()
 }
 
 /// One repetition in the system's lab, which is built if there is none.
