@@ -33,6 +33,11 @@ pub(super) struct Removal {
 }
 
 impl Removal {
+    /// Whether a request that names a node so may be this one again.
+    fn is_of(&self, node: &str) -> bool {
+        node == self.of || node == self.node.name || node == self.node.id.to_string()
+    }
+
     /// The answer to it, once the log has that the caller removed the node.
     fn answer(&self, state: &State, caller: &Caller) -> Option<NodeChangeResponse> {
         let subject = Subject::Node(NodeId::new(self.node.id));
@@ -54,12 +59,38 @@ impl Shared {
         caller: &Caller,
         request: RemoveNodeRequest,
     ) -> Result<NodeChangeResponse, ApiError> {
-        let sent = self.removals.find(caller, REMOVE_NODE, &request.request_id).filter(|_| !request.validate_only);
-        if let Some(sent) = &sent {
-            if sent.of != request.node {
-                let remedy = "leave it out, or give each removal one of its own";
-                return Err(error::invalid("request_id", "it was given to the removal of another node", remedy));
-            }
+        let refused = match self.remove_as_found(caller, &request).await {
+            Err(error) if error.code() == ErrorCode::NotFound => error,
+            answer => return answer,
+        };
+        // Another try may have been on its way, and have come first.
+        let sent = self.sent_removal(caller, &request)?;
+        let answer = sent.and_then(|sent| self.read(|state| sent.answer(state, caller))).ok_or(refused)?;
+        Ok(NodeChangeResponse { header: Some(self.header()), ..answer })
+    }
+
+    /// What was proposed under the id of a request that is no rehearsal.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when it was the removal of another node.
+    fn sent_removal(&self, caller: &Caller, request: &RemoveNodeRequest) -> Result<Option<Removal>, ApiError> {
+        if request.validate_only {
+            return Ok(None);
+        }
+        let sent = self.removals.find(caller, REMOVE_NODE, &request.request_id);
+        if sent.as_ref().is_some_and(|sent| !sent.is_of(&request.node)) {
+            let remedy = "leave it out, or give each removal one of its own";
+            return Err(error::invalid("request_id", "it was given to the removal of another node", remedy));
+        }
+        Ok(sent)
+    }
+
+    async fn remove_as_found(
+        &self,
+        caller: &Caller,
+        request: &RemoveNodeRequest,
+    ) -> Result<NodeChangeResponse, ApiError> {
+        if let Some(sent) = self.sent_removal(caller, request)? {
             let (header, answer) = self.read_at(caller, 0, |state| sent.answer(state, caller)).await?;
             if let Some(answer) = answer {
                 return Ok(NodeChangeResponse { header: Some(header), ..answer });
@@ -67,11 +98,20 @@ impl Shared {
         }
         let (header, found) = self
             .read_at(caller, 0, |state| {
-                let node = view::find_node(state, &request.node)?;
+                let node = view::find_node_exactly(state, &request.node)?;
                 Ok::<_, ApiError>((node.id, node.seen(), view::node(state, node)))
             })
             .await?;
         let (id, seen, before) = found?;
+        // Another try may have come while this one waited.
+        let sent = self.sent_removal(caller, request)?;
+        if let Some(other) = sent.as_ref().map(|sent| sent.node.id).filter(|sent| *sent != id.get()) {
+            // The one that was meant is gone, and another machine has its name.
+            let name = &before.name;
+            let problem = format!("it was given to the removal of node {other}, and {name} is another one, node {id}");
+            let remedy = format!("to remove {name} as it is now, give that an id of its own");
+            return Err(error::invalid("request_id", problem, remedy));
+        }
         view::check_etag(&request.etag, &before.etag, &before.name)?;
         if seen.admin != NodeAdmin::Drain && !request.force && self.answers(&before).await {
             let message = format!("node {} answers and is not drained", before.name);
@@ -95,15 +135,8 @@ impl Shared {
         let lease_secret = Some(random_secret().into());
         let expect = (!request.etag.is_empty()).then(|| Box::new(seen));
         let command = Command::RemoveNode { node: id, author: caller.author(&request.message), lease_secret, expect };
-        let answer = match self.propose(caller, command).await {
-            Ok((index, _)) => NodeChangeResponse { header: None, node: Some(before), log_index: index.get(), notes },
-            Err(error) => {
-                // An earlier try may have been on its way still.
-                let sent = sent.filter(|_| error.code() == ErrorCode::NotFound);
-                let answer = sent.and_then(|sent| self.read(|state| sent.answer(state, caller)));
-                answer.ok_or_else(|| view::overtaken(error, &request.etag, &before.name))?
-            }
-        };
-        Ok(NodeChangeResponse { header: Some(self.header()), ..answer })
+        let proposed = self.propose(caller, command).await;
+        let (index, _) = proposed.map_err(|error| view::overtaken(error, &request.etag, &before.name))?;
+        Ok(NodeChangeResponse { header: Some(self.header()), node: Some(before), log_index: index.get(), notes })
     }
 }

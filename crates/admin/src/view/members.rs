@@ -78,17 +78,30 @@ fn home(vip: &VipHome) -> Vec<u8> {
     format!("{}\0{:?}\0{macs}", vip.weight, vip.mac).into_bytes()
 }
 
-/// The member that an operator names, by name or id.
+/// The member that an operator names, by name or id; the id may be written as `node-2`.
 ///
 /// # Errors
 /// `NOT_FOUND` with the names that there are.
 pub fn find_node<'a>(state: &'a State, text: &str) -> Result<&'a Node, ApiError> {
+    let written_out = || text.strip_prefix("node-").and_then(|digits| node_of_id(state, digits));
+    find_node_exactly(state, text).or_else(|error| written_out().ok_or(error))
+}
+
+/// The member of that very name, or of that bare id: for what cannot be undone. Node 1 may be called otherwise, and
+/// whoever says `node-1` may mean one that is gone.
+///
+/// # Errors
+/// `NOT_FOUND` with the names that there are.
+pub fn find_node_exactly<'a>(state: &'a State, text: &str) -> Result<&'a Node, ApiError> {
     // Names win: a node may well be called "2".
-    let by_id = || text.strip_prefix("node-").unwrap_or(text).parse().ok().and_then(|id| state.node(NodeId::new(id)));
     state
         .node_named(text)
-        .or_else(by_id)
+        .or_else(|| node_of_id(state, text))
         .ok_or_else(|| error::not_found("node", text, state.nodes().map(|node| node.info.name.as_str())))
+}
+
+fn node_of_id<'a>(state: &'a State, digits: &str) -> Option<&'a Node> {
+    digits.parse().ok().and_then(|id| state.node(NodeId::new(id)))
 }
 
 /// Longest text of a node about itself; a DNS name fits.

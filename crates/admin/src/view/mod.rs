@@ -27,7 +27,7 @@ pub use backends::{admin_of, backend, backends, eligibility, operator_backends, 
 pub use bindings::{Slot, binding, key_hash_text, parse_key_hash, tables_below};
 pub use config::{Stored, config_etag, diff, in_force, operator_state, revision, revision_of_etag, stored};
 pub use events::{event_place, events, events_after, last_event_about};
-pub use members::{find_node, listener_problem, node, node_info, node_name, nodes, role_from};
+pub use members::{find_node, find_node_exactly, listener_problem, node, node_info, node_name, nodes, role_from};
 pub use page::Page;
 pub use sessions::{keyspace_named, keyspaces, session_key, session_stats, session_value};
 pub use users::{FoundUsers, find_users, fingerprint_text, users};

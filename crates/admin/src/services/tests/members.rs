@@ -376,6 +376,14 @@ async fn a_removal_that_is_sent_again_is_answered_as_before() {
     assert_eq!((&again.node, again.log_index, &again.notes), (&first.node, first.log_index, &first.notes));
     assert_eq!(again.log_index, applied.get());
     assert_eq!(fake.read(|state| state.applied()), applied, "nothing is proposed again");
+    // The node may be named otherwise.
+    let id = first.node.as_ref().expect("it").id;
+    let by_id = ask(&RemoveNodeRequest { node: id.to_string(), ..remove.clone() }).await;
+    assert_eq!(by_id.expect("the first answer").into_inner().log_index, first.log_index);
+    let next = RemoveNodeRequest { node: second(&fake, &shared).await.to_string(), ..removal("next") };
+    let first = ask(&next).await.expect("removed").into_inner();
+    let by_name = ask(&removal("next")).await.expect("the first answer").into_inner();
+    assert_eq!((by_name.node, by_name.log_index), (first.node, first.log_index));
     // Of another node, by others, and under another id it is another request.
     let other = RemoveNodeRequest { node: "node-1".to_owned(), ..remove.clone() };
     refused(ask(&other).await, Code::InvalidArgument, "BALLAST-A002");
@@ -406,8 +414,53 @@ async fn a_removal_that_nobody_heard_of_is_told_to_whoever_sends_it_again() {
     refused(ask(&RemoveNodeRequest { etag, ..removal("two") }).await, Code::Aborted, "BALLAST-A004");
     *fake.overtaken_by.lock() = Some(Command::RemoveNode { node: id, author, lease_secret: None, expect: None });
     let answer = ask(&removal("two")).await.expect("it was removed").into_inner();
-    let told = fake.read(|state| state.events().next().map(|event| event.index.get()));
-    assert_eq!(Some(answer.log_index), told);
+    let told = || fake.read(|state| state.events().next().map(|event| event.index.get()));
+    assert_eq!(Some(answer.log_index), told());
+    // It is the first, and another try overtakes it.
+    let id = NodeId::new(second(&fake, &shared).await);
+    let author = Author { name: "bert".to_owned(), ..Author::default() };
+    *fake.overtaken_by.lock() = Some(Command::RemoveNode { node: id, author, lease_secret: None, expect: None });
+    let answer = ask(&removal("three")).await.expect("it was removed").into_inner();
+    assert_eq!(Some(answer.log_index), told());
+}
+
+#[tokio::test]
+async fn a_removal_that_is_sent_again_is_not_of_another_node_that_has_the_name_now() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let ask = |request: &RemoveNodeRequest| shared.remove_node(from("bert", request.clone()));
+    let remove = RemoveNodeRequest { force: true, ..removal("one") };
+    let old = second(&fake, &shared).await;
+    let (node, author) = (NodeId::new(old), Author { name: "anna".to_owned(), ..Author::default() });
+    *fake.overtaken_by.lock() = Some(Command::RemoveNode { node, author, lease_secret: None, expect: None });
+    refused(ask(&remove).await, Code::NotFound, "BALLAST-A005");
+    refused(ask(&remove).await, Code::NotFound, "BALLAST-A005");
+    let new = second(&fake, &shared).await;
+    assert_ne!(new, old);
+    let detail = refused(ask(&remove).await, Code::InvalidArgument, "BALLAST-A002");
+    assert_eq!(detail.subject, "request_id");
+    let by_id = RemoveNodeRequest { node: new.to_string(), ..remove.clone() };
+    refused(ask(&by_id).await, Code::InvalidArgument, "BALLAST-A002");
+    assert!(fake.read(|state| state.node(NodeId::new(new)).is_some()), "it is there still");
+    let other = RemoveNodeRequest { request_id: "two".to_owned(), ..remove };
+    assert_eq!(ask(&other).await.expect("removed").into_inner().node.expect("it").id, new);
+}
+
+#[tokio::test]
+async fn a_node_is_removed_by_its_very_name_or_its_bare_id() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let id = second(&fake, &shared).await;
+    fake.apply(Command::UpdateNode { node: NodeId::new(id), info: fake::info("web", "127.0.0.1:0") });
+    let remove = |node: String| from("a", RemoveNodeRequest { node, ..RemoveNodeRequest::default() });
+    let written_out = format!("node-{id}");
+    let detail = refused(shared.remove_node(remove(written_out.clone())).await, Code::NotFound, "BALLAST-A005");
+    assert!(detail.remedies.iter().any(|remedy| remedy.contains("web")), "{detail:?}");
+    let drain = from("a", DrainNodeRequest { node: written_out, ..DrainNodeRequest::default() });
+    let drained = shared.drain_node(drain).await.expect("what can be undone is found so").into_inner();
+    assert_eq!(drained.node.expect("it").name, "web");
+    let removed = shared.remove_node(remove(id.to_string())).await.expect("removed").into_inner();
+    assert_eq!(removed.node.expect("it").name, "web");
 }
 
 #[tokio::test]
