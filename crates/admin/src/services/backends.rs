@@ -105,7 +105,9 @@ impl Shared {
                 })
                 .await?;
             let (backend, changed, before) = found?;
-            view::check_etag(&change.etag, &before.etag, &before.name)?;
+            if !self.was_answered(caller, change.method, &change.request_id, change.validate_only) {
+                view::check_etag(&change.etag, &before.etag, &before.name)?;
+            }
             if change.validate_only {
                 return Ok(BackendChangeResponse { header: Some(header), backend: Some(before), log_index: 0 });
             }

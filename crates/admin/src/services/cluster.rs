@@ -268,17 +268,9 @@ impl Shared {
             .await?;
         let (id, seen, before) = found?;
         let admin = seen.admin;
-        view::check_etag(&change.etag, &before.etag, &before.name)?;
-        if admin == NodeAdmin::Drain && matches!(change.admin, NodeAdmin::Demoted | NodeAdmin::Promoted) {
-            let name = &before.name;
-            let message =
-                format!("node {name} is drained, and this would end it: it would get VIPs and new work again");
-            return Err(error::status(ErrorCode::Precondition, message, name)
-                .remedy(format!("end the drain first: `ballastctl node enable {name}`"))
-                .remedy("to take its vote and drain it, demote it first and drain it then: it gets no vote back until it is enabled"));
-        }
-        if change.admin == NodeAdmin::Demoted && admin != change.admin {
-            self.check_majority_without(id, &before.name).await?;
+        if !self.was_answered(caller, change.method, &change.request_id, change.validate_only) {
+            view::check_etag(&change.etag, &before.etag, &before.name)?;
+            self.check_change(&before, admin, change.admin).await?;
         }
         let notes = notes(&self.parts.operations.status(), id, admin, change.admin);
         if change.validate_only {
@@ -296,6 +288,22 @@ impl Shared {
             log_index: index.get(),
             notes,
         })
+    }
+
+    /// Refuses what the node as it is does not allow.
+    async fn check_change(&self, node: &Node, before: NodeAdmin, after: NodeAdmin) -> Result<(), ApiError> {
+        let name = &node.name;
+        if before == NodeAdmin::Drain && matches!(after, NodeAdmin::Demoted | NodeAdmin::Promoted) {
+            let message =
+                format!("node {name} is drained, and this would end it: it would get VIPs and new work again");
+            return Err(error::status(ErrorCode::Precondition, message, name)
+                .remedy(format!("end the drain first: `ballastctl node enable {name}`"))
+                .remedy("to take its vote and drain it, demote it first and drain it then: it gets no vote back until it is enabled"));
+        }
+        if after == NodeAdmin::Demoted && before != after {
+            self.check_majority_without(NodeId::new(node.id), name).await?;
+        }
+        Ok(())
     }
 
     /// Refuses to take the vote of a node without which the voters that are left have no majority that answers: nothing

@@ -109,6 +109,18 @@ impl Shared {
         Ok(self.outcome_once(caller, method, request_id, command).await?.0)
     }
 
+    /// Whether a request that is no rehearsal was answered already: what it asks for was checked and done then, and its
+    /// etag is from before that.
+    pub(super) fn was_answered(
+        &self,
+        caller: &Caller,
+        method: &'static str,
+        request_id: &str,
+        rehearsal: bool,
+    ) -> bool {
+        !rehearsal && self.answered.find(caller, method, request_id).is_some()
+    }
+
     /// As [`Self::propose_once`], with what the command came to.
     pub(super) async fn outcome_once(
         &self,

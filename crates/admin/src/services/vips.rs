@@ -53,10 +53,12 @@ impl VipService for Shared {
             })
             .await?;
         let ((vip, moved, before), node) = found?;
-        view::check_etag(&request.etag, &before.etag, &before.name)?;
         let to = node.as_ref().map(|node| NodeId::new(node.id));
-        if let Some(node) = node {
-            self.check_takes(&caller, &before.name, node, before.owner_id).await?;
+        if !self.was_answered(&caller, "Move", &request.request_id, request.validate_only) {
+            view::check_etag(&request.etag, &before.etag, &before.name)?;
+            if let Some(node) = node {
+                self.check_takes(&caller, &before.name, node, before.owner_id).await?;
+            }
         }
         if request.validate_only {
             return Ok(Response::new(MoveVipResponse {

@@ -59,7 +59,12 @@ async fn changes_can_be_rehearsed_guarded_and_repeated() {
 
     let guarded = DrainBackendRequest { etag: etag.clone(), request_id: "one".to_owned(), ..drain("shop/site/web1") };
     let first = shared.drain(from("a", guarded.clone())).await.expect("drained").into_inner();
-    refused(shared.drain(from("a", guarded)).await, Code::Aborted, "BALLAST-A004");
+    let again = shared.drain(from("a", guarded.clone())).await.expect("the first answer").into_inner();
+    assert_eq!((again.log_index, again.backend), (first.log_index, first.backend));
+    let rehearsal = DrainBackendRequest { validate_only: true, ..guarded.clone() };
+    for other in [rehearsal, DrainBackendRequest { request_id: "two".to_owned(), ..guarded }] {
+        refused(shared.drain(from("a", other)).await, Code::Aborted, "BALLAST-A004");
+    }
     let retry = DrainBackendRequest { request_id: "one".to_owned(), ..drain("shop/site/web1") };
     let again = shared.drain(from("a", retry)).await.expect("the first answer").into_inner();
     assert_eq!(again.log_index, first.log_index);
@@ -307,6 +312,12 @@ async fn of_two_moves_of_a_vip_with_one_etag_the_second_is_refused() {
     assert_eq!((detail.subject.as_str(), mover().as_deref()), ("public", Some("anna")));
     VipService::r#move(&shared, guarded()).await.expect("moved");
     assert_eq!(mover().as_deref(), Some("bert"));
+    // One that was answered is answered again, although it has changed the etag itself.
+    let mut again = guarded();
+    (again.get_mut().node, again.get_mut().request_id) = (String::new(), "one".to_owned());
+    let repeat = from("bert", again.get_ref().clone());
+    let first = VipService::r#move(&shared, again).await.expect("moved").into_inner().log_index;
+    assert_eq!(VipService::r#move(&shared, repeat).await.expect("answered").into_inner().log_index, first);
 }
 
 #[tokio::test]

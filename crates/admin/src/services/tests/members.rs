@@ -271,6 +271,17 @@ async fn wishes_for_nodes_are_set_and_ended() {
     let enable = EnableNodeRequest { node: id.to_string(), ..EnableNodeRequest::default() };
     let ready = shared.enable_node(from("bert", enable)).await.expect("enabled").into_inner().node.expect("it");
     assert_eq!(ready.admin(), NodeAdmin::Ready);
+    let guarded = || {
+        let (etag, request_id) = (ready.etag.clone(), "one".to_owned());
+        from("bert", DemoteNodeRequest { node: node(), etag, request_id, ..DemoteNodeRequest::default() })
+    };
+    let demoted = shared.demote_node(guarded()).await.expect("demoted").into_inner().log_index;
+    let drain = DrainNodeRequest { node: node(), ..DrainNodeRequest::default() };
+    shared.drain_node(from("anna", drain)).await.expect("drained");
+    let again = shared.demote_node(guarded()).await.expect("what it was answered, although the etag is old");
+    assert_eq!(again.into_inner().log_index, demoted);
+    let enable = EnableNodeRequest { node: node(), ..EnableNodeRequest::default() };
+    shared.enable_node(from("anna", enable)).await.expect("enabled");
     let stale = PromoteNodeRequest { node: node(), etag: drained.etag, ..PromoteNodeRequest::default() };
     refused(shared.promote_node(from("bert", stale)).await, Code::Aborted, "BALLAST-A004");
     let promote = PromoteNodeRequest { node: node(), ..PromoteNodeRequest::default() };
