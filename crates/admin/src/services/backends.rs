@@ -2,7 +2,7 @@
 
 use ballast_core::{plan::AdminState, state::Command};
 use ballast_proto::admin::v1::{
-    BackendChangeResponse, DrainBackendRequest, EnableBackendRequest, GetBackendRequest, GetBackendResponse,
+    Backend, BackendChangeResponse, DrainBackendRequest, EnableBackendRequest, GetBackendRequest, GetBackendResponse,
     ListBackendsRequest, ListBackendsResponse, MaintenanceBackendRequest, SetBackendWeightRequest,
     backend_service_server::BackendService,
 };
@@ -122,7 +122,8 @@ impl Shared {
                 Ok(index) => index,
                 // The etag tells whether that was this backend, or a document that says the same of it.
                 Err(error) if error.code() == ErrorCode::EtagConflict && !caller.remaining().is_zero() => continue,
-                Err(error) => return Err(view::overtaken(error, &change.etag, &before.name)),
+                Err(error) if error.code() == ErrorCode::EtagConflict => return Err(self.out_of_time(&change)),
+                Err(error) => return Err(error),
             };
             let after = self.read(|state| view::backend(state, &before.name)).map_or(before, |(_, after)| after);
             return Ok(BackendChangeResponse {
@@ -131,5 +132,16 @@ impl Shared {
                 log_index: index.get(),
             });
         }
+    }
+
+    /// Why a change is not made that others came before until its deadline. That others were made is no reason to say
+    /// that the backend was changed.
+    fn out_of_time(&self, change: &Change) -> ApiError {
+        let late = |now: Backend| {
+            let message = format!("no time is left, and other changes came before this one of {}", now.name);
+            let late = error::status(ErrorCode::Overloaded, message, &now.name);
+            view::check_etag(&change.etag, &now.etag, &now.name).err().unwrap_or(late)
+        };
+        self.read(|state| view::backend(state, &change.name)).map_or_else(|error| error, |(_, now)| late(now))
     }
 }

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ballast_core::{
     config,
@@ -19,7 +19,7 @@ use futures_util::StreamExt as _;
 use tonic::Code;
 
 use super::{Fake, SHOP, apply, from, refused};
-use crate::view;
+use crate::{access::Caller, view};
 
 fn drain(name: &str) -> DrainBackendRequest {
     DrainBackendRequest { name: name.to_owned(), message: "new disk".to_owned(), ..DrainBackendRequest::default() }
@@ -107,8 +107,13 @@ async fn of_two_changes_of_a_backend_with_one_etag_the_second_is_refused() {
     assert_eq!((fake.read(|state| state.revision().get()), admin()), (2, maintenance));
     // A document that says the same of this backend takes nothing away.
     overtaken_by(document(&elsewhere.replace("9002", "9012")));
+    let mut late = guarded();
+    late.extensions_mut().get_mut::<Caller>().expect("who calls").deadline = Instant::now();
+    let detail = refused(shared.drain(late).await, Code::ResourceExhausted, "BALLAST-A010");
+    assert!(detail.retryable && !detail.outcome_unknown, "nobody changed the backend: {detail:?}");
+    overtaken_by(document(&elsewhere.replace("9002", "9022")));
     shared.drain(guarded()).await.expect("drained");
-    assert_eq!((fake.read(|state| state.revision().get()), admin()), (3, Some(AdminState::Drain)));
+    assert_eq!((fake.read(|state| state.revision().get()), admin()), (4, Some(AdminState::Drain)));
 }
 
 #[tokio::test]
