@@ -105,7 +105,7 @@ impl Shared {
                 })
                 .await?;
             let (backend, changed, before) = found?;
-            if !self.was_answered(caller, change.method, &change.request_id, change.validate_only) {
+            if !self.was_answered(caller, change.method, &change.request_id, change.validate_only)? {
                 view::check_etag(&change.etag, &before.etag, &before.name)?;
             }
             if change.validate_only {

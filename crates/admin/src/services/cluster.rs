@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Chann
 
 use super::{
     Shared,
+    shared::check_request_id,
     troubles::{Wanted, judge},
 };
 use crate::{
@@ -268,7 +269,7 @@ impl Shared {
             .await?;
         let (id, seen, before) = found?;
         let admin = seen.admin;
-        if !self.was_answered(caller, change.method, &change.request_id, change.validate_only) {
+        if !self.was_answered(caller, change.method, &change.request_id, change.validate_only)? {
             view::check_etag(&change.etag, &before.etag, &before.name)?;
             self.check_change(&before, admin, change.admin).await?;
         }
@@ -372,6 +373,7 @@ impl Shared {
         caller: &Caller,
         request: CreateJoinTokenRequest,
     ) -> Result<CreateJoinTokenResponse, ApiError> {
+        check_request_id(&request.request_id)?;
         let life = view::duration("ttl", request.ttl)?.unwrap_or(TOKEN_LIFE);
         if life < Duration::from_secs(1) || life > TOKEN_LIFE_MAX {
             return Err(error::invalid("ttl", "it is not between 1 second and 7 days", "leave it out for one hour"));

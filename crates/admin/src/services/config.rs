@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Shared,
+    shared::check_request_id,
     watch::{History, Streamed, watch},
 };
 use crate::{
@@ -279,6 +280,7 @@ impl Shared {
     }
 
     async fn put(&self, caller: &Caller, proposal: Proposal) -> Result<ApplyResponse, ApiError> {
+        check_request_id(&proposal.request_id)?;
         if let Some(mistake) = self.address_rehomed(&proposal.document) {
             return Err(error::invalid_now(mistake));
         }

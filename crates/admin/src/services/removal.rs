@@ -72,12 +72,9 @@ impl Shared {
     /// What was proposed under the id of a request that is no rehearsal.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` when it was the removal of another node.
+    /// `INVALID_ARGUMENT` when it was the removal of another node, or the id is too long.
     fn sent_removal(&self, caller: &Caller, request: &RemoveNodeRequest) -> Result<Option<Removal>, ApiError> {
-        if request.validate_only {
-            return Ok(None);
-        }
-        let sent = self.removals.find(caller, REMOVE_NODE, &request.request_id);
+        let sent = self.removals.find(caller, REMOVE_NODE, &request.request_id)?.filter(|_| !request.validate_only);
         if sent.as_ref().is_some_and(|sent| !sent.is_of(&request.node)) {
             let remedy = "leave it out, or give each removal one of its own";
             return Err(error::invalid("request_id", "it was given to the removal of another node", remedy));

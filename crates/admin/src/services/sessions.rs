@@ -136,7 +136,7 @@ impl SessionService for Shared {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let rehearsal = request.validate_only;
-        let again = self.deleted.find(&caller, DELETE_KEY, &request.request_id).filter(|_| !rehearsal);
+        let again = self.deleted.find(&caller, DELETE_KEY, &request.request_id)?.filter(|_| !rehearsal);
         if let Some(answer) = again {
             return Ok(Response::new(answer.again(self.header(), &request)?));
         }

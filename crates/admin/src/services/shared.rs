@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::{Parts, bench::Bench, removal::Removal, sessions::DeletedSession};
 use crate::{
     access::{Caller, Members},
-    error::ApiError,
+    error::{self, ApiError},
     node::read_state,
     view,
 };
@@ -22,6 +22,9 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Retries that are remembered. A client retries within seconds; this is minutes of writes.
 const REQUESTS_MAX: usize = 4096;
+
+/// Longest request id: a UUID has 36 bytes, and with [`REQUESTS_MAX`] this bounds what the ids take.
+const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// The services' common ground.
 pub struct Shared {
@@ -111,14 +114,17 @@ impl Shared {
 
     /// Whether a request that is no rehearsal was answered already: what it asks for was checked and done then, and its
     /// etag is from before that.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for an id that is too long.
     pub(super) fn was_answered(
         &self,
         caller: &Caller,
         method: &'static str,
         request_id: &str,
         rehearsal: bool,
-    ) -> bool {
-        !rehearsal && self.answered.find(caller, method, request_id).is_some()
+    ) -> Result<bool, ApiError> {
+        Ok(self.answered.find(caller, method, request_id)?.is_some() && !rehearsal)
     }
 
     /// As [`Self::propose_once`], with what the command came to.
@@ -129,7 +135,7 @@ impl Shared {
         request_id: &str,
         command: Command,
     ) -> Result<(LogIndex, Outcome), ApiError> {
-        if let Some(answer) = self.answered.find(caller, method, request_id) {
+        if let Some(answer) = self.answered.find(caller, method, request_id)? {
             return Ok(answer);
         }
         let answer = self.propose(caller, command).await?;
@@ -149,12 +155,16 @@ impl<T> Default for Answered<T> {
 
 impl<T: Clone> Answered<T> {
     /// What the caller was answered to this request; nothing is known of one without an id.
-    pub(super) fn find(&self, caller: &Caller, method: &'static str, request_id: &str) -> Option<T> {
-        let name = name_of(caller, method, request_id)?;
-        self.0.lock().iter().find(|(known, _)| *known == name).map(|(_, answer)| answer.clone())
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for an id that is too long.
+    pub(super) fn find(&self, caller: &Caller, method: &'static str, request_id: &str) -> Result<Option<T>, ApiError> {
+        check_request_id(request_id)?;
+        let Some(name) = name_of(caller, method, request_id) else { return Ok(None) };
+        Ok(self.0.lock().iter().find(|(known, _)| *known == name).map(|(_, answer)| answer.clone()))
     }
 
-    /// Keeps an answer, the oldest giving way.
+    /// Keeps an answer, the oldest giving way. The id is one that was looked for.
     pub(super) fn keep(&self, caller: &Caller, method: &'static str, request_id: &str, answer: T) {
         let Some(name) = name_of(caller, method, request_id) else { return };
         let mut answered = self.0.lock();
@@ -167,6 +177,18 @@ impl<T: Clone> Answered<T> {
 
 fn name_of(caller: &Caller, method: &'static str, request_id: &str) -> Option<String> {
     (!request_id.is_empty()).then(|| format!("{}\n{method}\n{request_id}", caller.name))
+}
+
+/// Refuses an id that is too long to be remembered.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub(super) fn check_request_id(id: &str) -> Result<(), ApiError> {
+    if id.len() <= REQUEST_ID_BYTES_MAX {
+        return Ok(());
+    }
+    let remedy = format!("use at most {REQUEST_ID_BYTES_MAX} bytes; a UUID does");
+    Err(error::invalid("request_id", "it is too long", remedy))
 }
 
 impl Members for Shared {

@@ -54,7 +54,7 @@ impl VipService for Shared {
             .await?;
         let ((vip, moved, before), node) = found?;
         let to = node.as_ref().map(|node| NodeId::new(node.id));
-        if !self.was_answered(&caller, "Move", &request.request_id, request.validate_only) {
+        if !self.was_answered(&caller, "Move", &request.request_id, request.validate_only)? {
             view::check_etag(&request.etag, &before.etag, &before.name)?;
             if let Some(node) = node {
                 self.check_takes(&caller, &before.name, node, before.owner_id).await?;

@@ -475,6 +475,32 @@ async fn a_node_is_removed_by_its_very_name_or_its_bare_id() {
 }
 
 #[tokio::test]
+async fn a_request_id_that_is_too_long_is_refused() {
+    use ballast_proto::admin::v1::{ApplyRequest, RotateCookieKeyRequest, config_service_server::ConfigService as _};
+    fn too_long<T: std::fmt::Debug>(result: Result<tonic::Response<T>, tonic::Status>) {
+        assert_eq!(refused(result, Code::InvalidArgument, "BALLAST-A002").subject, "request_id");
+    }
+    let fake = Fake::new();
+    let shared = fake.shared();
+    second(&fake, &shared).await;
+    let before = fake.read(|state| state.applied());
+    let id = || "x".repeat(129);
+    too_long(shared.remove_node(from("bert", removal(&id()))).await);
+    let rehearsal = RemoveNodeRequest { validate_only: true, ..removal(&id()) };
+    too_long(shared.remove_node(from("bert", rehearsal)).await);
+    let drain = DrainNodeRequest { node: "node-2".to_owned(), request_id: id(), ..DrainNodeRequest::default() };
+    too_long(shared.drain_node(from("bert", drain)).await);
+    let rotate = RotateCookieKeyRequest { request_id: id(), ..RotateCookieKeyRequest::default() };
+    too_long(shared.rotate_cookie_key(from("bert", rotate)).await);
+    let token = CreateJoinTokenRequest { request_id: id(), ..CreateJoinTokenRequest::default() };
+    too_long(shared.create_join_token(from("bert", token)).await);
+    let apply = ApplyRequest { source: SHOP.to_owned(), request_id: id(), ..ApplyRequest::default() };
+    too_long(shared.apply(from("bert", apply)).await);
+    assert_eq!(fake.read(|state| state.applied()), before);
+    shared.remove_node(from("bert", removal(&"x".repeat(128)))).await.expect("removed");
+}
+
+#[tokio::test]
 async fn a_vote_is_not_taken_away_when_the_rest_could_decide_nothing() {
     let fake = Fake::new();
     let shared = fake.shared();
