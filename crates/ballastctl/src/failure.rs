@@ -25,11 +25,11 @@ use crate::view::{DiffView, MistakeView};
 pub enum Exit {
     /// Done; of `diff`: nothing differs.
     Done = 0,
-    /// An error without a code of its own; of `diff`: something differs; of a check: something is wrong.
+    /// An error without a code of its own; of `diff`: something differs; of a check: something is wrong, the WARNING of monitoring.
     Error = 1,
-    /// The command line is not right; of a check of the cluster: nobody could be asked.
+    /// The command line is not right; of a check of the cluster: the CRITICAL of monitoring.
     Usage = 2,
-    /// The configuration is not right.
+    /// The configuration is not right; of a check of the cluster: nobody could be asked, the UNKNOWN of monitoring.
     Invalid = 3,
     /// The state is not what the command expects.
     Conflict = 4,

@@ -261,22 +261,25 @@ async fn a_check_of_the_cluster_ends_as_monitoring_wants_it() {
         object: "VIP public".to_owned(),
         problem: "VIP public is held by no node that answers".to_owned(),
         remedy: "look".to_owned(),
+        severity: proto::trouble::Severity::Critical.into(),
     };
     let fake = Fake::start(State { troubles: vec![trouble], ..with_revision(1) });
     let said = ask(&fake, &line).await;
-    assert_eq!(said.out, "VIP public is held by no node that answers (try: look)\n", "{said:?}");
-    assert_eq!((said.code, said.err.as_str()), (1, ""));
+    assert_eq!(said.out, "CRITICAL - VIP public is held by no node that answers (try: look)\n", "{said:?}");
+    assert_eq!((said.code, said.err.as_str()), (2, ""));
     let json = ask(&fake, &["cluster", "status", "--check", "-o", "json"]).await;
-    assert_eq!((json.code, &json.json()["troubles"][0]["object"]), (1, &Value::from("VIP public")));
+    assert_eq!((json.code, &json.json()["troubles"][0]["object"]), (2, &Value::from("VIP public")));
     assert_eq!(ask(&fake, &["cluster", "status"]).await.code, 0, "without --check it was only asked for");
     fake.stop().await;
     let fake = Fake::start(with_revision(1));
     let said = ask(&fake, &line).await;
-    assert!(said.code == 0 && said.out.starts_with("all is well: "), "{said:?}");
+    assert!(said.code == 0 && said.out.starts_with("OK - "), "{said:?}");
     fake.stop().await;
     let said = Shell::default().run(&line).await;
-    assert_eq!((said.code, said.out.as_str()), (2, ""), "{said:?}");
+    assert!(said.code == 3 && said.out.starts_with("UNKNOWN - ") && said.out.lines().count() == 1, "{said:?}");
     assert!(said.err.contains(NOWHERE), "{said:?}");
+    let said = Shell::default().run(&["cluster", "status", "--check", "-o", "json"]).await;
+    assert_eq!((said.code, &said.json()["status"]), (3, &Value::from("unknown")), "{said:?}");
 }
 
 #[tokio::test]

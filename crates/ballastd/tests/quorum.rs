@@ -107,7 +107,7 @@ fn the_last_of_three_nodes_says_so() -> Result<()> {
     let silent = |node: &usize| format!("node {} does not answer: ", cluster.node(*node).name());
     ensure!(others.iter().all(|node| checked.out.contains(&silent(node))), "{}{}", checked.out, checked.err);
     ensure!(checked.out.contains("(try: start ballastd there"), "{}", checked.out);
-    ensure!(checked.code == 1, "exit code {}", checked.code);
+    ensure!(checked.code == 2 && checked.out.starts_with("CRITICAL - "), "{}: {}", checked.code, checked.out);
     let said = apply_in_vain(&cluster, last, &file)?;
     ensure!(said.code == UNAVAILABLE, "nothing could be sent, but it said: {}", said.err);
     // What it knows is still to be had.

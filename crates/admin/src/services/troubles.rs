@@ -1,7 +1,7 @@
 //! What is wrong with a cluster, and what to do about it.
 //!
-//! One judgement for people and for monitoring: what `cluster status` shows as problems is what `cluster status --check` ends
-//! with 1 for. It is made from what each node says of itself, so that it needs no quorum. What an operator wants, as a drain,
+//! One judgement for people and for monitoring: what `cluster status` shows as problems is what `cluster status --check` tells
+//! monitoring of. It is made from what each node says of itself, so that it needs no quorum. What an operator wants, as a drain,
 //! is no trouble, and neither is what heals while one looks, as a few entries that are on their way.
 //!
 //! Not here: asking the nodes ([`super::cluster`]), whether a lease is too short ([`super::jitter`]).
@@ -12,7 +12,9 @@ use std::{
 };
 
 use ballast_core::{config::Span, lease::Unfitness};
-use ballast_proto::admin::v1::{Fitness, NodeAdmin, NodeStatus, Trouble, Vip, VipStanding, status_response::Health};
+use ballast_proto::admin::v1::{
+    Fitness, NodeAdmin, NodeStatus, Trouble, Vip, VipStanding, status_response::Health, trouble::Severity,
+};
 
 use super::{
     cluster::{LAG_NORMAL, id_of, name_of},
@@ -50,7 +52,7 @@ pub(super) fn judge(
     let mut troubles = Vec::new();
     if local.leader.is_none() {
         let problem = "no leader is known: nothing can be changed; held VIPs are given up when their leases end";
-        troubles.push(trouble(CLUSTER, problem, "start voters until a majority of them runs"));
+        troubles.push(critical(CLUSTER, problem, "start voters until a majority of them runs"));
     }
     // A follower goes on naming the leader that it lost until there is another.
     let alone = local.confirmed_age.is_none_or(|age| age > CONFIRMED_WITHIN);
@@ -58,7 +60,7 @@ pub(super) fn judge(
         let problem = "no majority of the voters answers this node: nothing can be changed through it; VIPs that it held are \
                        given up";
         let remedy = "start the voters that do not run, or mend the network between this node and them";
-        troubles.push(trouble(CLUSTER, problem, remedy));
+        troubles.push(critical(CLUSTER, problem, remedy));
     }
     for status in nodes {
         of_node(status, now, &mut troubles);
@@ -80,14 +82,14 @@ pub(super) fn judge(
         let object = format!("VIP {}", vip.name);
         let holders = nodes.iter().filter(|status| status.vips.iter().any(|held| held.vip == vip.name)).count();
         match holders {
-            0 => troubles.push(trouble(
+            0 => troubles.push(critical(
                 &object,
                 format!("VIP {} is held by no node that answers", vip.name),
                 "ballastctl vip list -o wide says of each node why it does not hold it",
             )),
             1 => {}
             // Asked one after the other, so a move in between shows twice; it is said for what it is.
-            several => troubles.push(trouble(
+            several => troubles.push(critical(
                 &object,
                 format!("{several} nodes said that they hold VIP {}; ask again", vip.name),
                 "",
@@ -130,7 +132,12 @@ pub(super) fn judge(
 }
 
 fn trouble(object: &str, problem: impl Into<String>, remedy: impl Into<String>) -> Trouble {
-    Trouble { object: object.to_owned(), problem: problem.into(), remedy: remedy.into() }
+    let severity = Severity::Warning.into();
+    Trouble { object: object.to_owned(), problem: problem.into(), remedy: remedy.into(), severity }
+}
+
+fn critical(object: &str, problem: impl Into<String>, remedy: impl Into<String>) -> Trouble {
+    Trouble { severity: Severity::Critical.into(), ..trouble(object, problem, remedy) }
 }
 
 /// What is wrong with one node.
@@ -307,7 +314,7 @@ mod tests {
         let vips = [Vip { name: "web".to_owned(), ..Vip::default() }];
         let wanted = Wanted { voters: 3, lease: Span::from_millis(200) };
         let (health, troubles) = judge(local, nodes, &vips, wanted, SystemTime::UNIX_EPOCH);
-        let line = |Trouble { object, problem, remedy }: &Trouble| format!("{object} | {problem} | {remedy}");
+        let line = |Trouble { object, problem, remedy, .. }: &Trouble| format!("{object} | {problem} | {remedy}");
         (health, troubles.iter().map(line).collect())
     }
 
@@ -374,6 +381,23 @@ mod tests {
         check(&[node(1), node(2), node(3)], &[&nobody]);
         let both = "VIP web | 2 nodes said that they hold VIP web; ask again | ";
         check(&[holder(1, "web"), holder(2, "web"), node(3)], &[both]);
+    }
+
+    #[test]
+    fn critical_is_a_cluster_without_a_majority_and_a_vip_without_one_owner() {
+        let severities = |local: &LocalStatus, nodes: &[NodeStatus]| {
+            let vips = [Vip { name: "web".to_owned(), ..Vip::default() }];
+            let wanted = Wanted { voters: 3, lease: Span::from_millis(200) };
+            let (_, troubles) = judge(local, nodes, &vips, wanted, SystemTime::UNIX_EPOCH);
+            troubles.iter().map(Trouble::severity).collect::<Vec<_>>()
+        };
+        let gone = NodeStatus { reachable: false, ..node(3) };
+        let well = [holder(1, "web"), node(2), node(3)];
+        assert_eq!(severities(&local(), &[holder(1, "web"), node(2), gone]), [Severity::Warning]);
+        assert_eq!(severities(&local(), &[node(1), node(2), node(3)]), [Severity::Critical]);
+        assert_eq!(severities(&local(), &[holder(1, "web"), holder(2, "web"), node(3)]), [Severity::Critical]);
+        assert_eq!(severities(&LocalStatus { leader: None, ..local() }, &well), [Severity::Critical]);
+        assert_eq!(severities(&LocalStatus { confirmed_age: None, ..local() }, &well), [Severity::Critical]);
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub use sessions::*;
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  error; of `diff`: there are differences; of `cluster status --check`: something is wrong
-  2  the command line is not right; of `cluster status --check`: nobody could be asked
-  3  the configuration is not right
+  1  error; of `diff`: there are differences; of `cluster status --check`: something wants attention
+  2  the command line is not right; of `cluster status --check`: no quorum, or a VIP without one owner
+  3  the configuration is not right; of `cluster status --check`: nobody could be asked
   4  conflict: another revision is in force, or the state of the object does not allow it
   5  not found
   6  unavailable: no node answers, or there is no quorum

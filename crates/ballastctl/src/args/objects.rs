@@ -303,8 +303,9 @@ pub struct JoinTokenArgs {
 pub enum ClusterCommand {
     /// Show leader, nodes, VIPs and what is wrong; works without a quorum
     Status {
-        /// For monitoring: print only what is wrong, a line each, and end with 0 when nothing is, with 1 when something is,
-        /// with 2 when nobody could be asked
+        /// For monitoring, as a Nagios plugin: print only what is wrong, and end with 0 when nothing is (OK), with 2 when there
+        /// is no quorum or a VIP has no owner or several (CRITICAL), with 1 when anything else is (WARNING), with 3 when nobody
+        /// could be asked (UNKNOWN)
         #[arg(long)]
         check: bool,
     },

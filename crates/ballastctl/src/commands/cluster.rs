@@ -50,19 +50,18 @@ pub(super) async fn cluster(run: &mut Run<'_>, command: ClusterCommand) -> Done 
     Ok(Exit::Done)
 }
 
-/// Monitoring knows three ends: all is well, something is wrong, and nobody could be asked, for whatever reason.
+/// Monitoring reads the first line of standard output and the exit code, also when nobody could be asked.
 async fn check(run: &mut Run<'_>) -> Done {
-    match ask(run).await {
-        Ok(status) => {
-            let view = CheckView::from(&status);
-            run.screen.show(&view)?;
-            Ok(if view.well { Exit::Done } else { Exit::Error })
-        }
-        Err(failure) => {
-            run.screen.fail(&failure);
-            Ok(Exit::Usage)
-        }
+    let answer = ask(run).await;
+    let view = match &answer {
+        Ok(status) => CheckView::from(status),
+        Err(failure) => CheckView::from(failure),
+    };
+    run.screen.show(&view)?;
+    if let Err(failure) = &answer {
+        run.screen.fail(failure);
     }
+    Ok(view.status.exit())
 }
 
 async fn ask(run: &Run<'_>) -> Result<StatusResponse, Failure> {

@@ -28,7 +28,7 @@ use serde::Serialize;
 
 pub use backend::{BackendDetail, BackendView};
 pub use binding::BindingView;
-pub use check::{CheckView, TroubleView};
+pub use check::{CheckStatus, CheckView, TroubleView};
 pub use cluster::{
     CookieKeyView, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView, VipBrief,
 };

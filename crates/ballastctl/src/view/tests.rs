@@ -175,9 +175,9 @@ public  127.0.100.1  node-1       150
     );
 }
 
-fn check_of(response: &proto::StatusResponse, well: bool, wanted: &str) {
+fn check_of(response: &proto::StatusResponse, exit: u8, wanted: &str) {
     let view = CheckView::from(response);
-    assert_eq!(view.well, well);
+    assert_eq!((view.status.exit().code(), view.well), (exit, exit == 0));
     check(&view, wanted);
 }
 
@@ -187,6 +187,7 @@ fn a_check_says_what_is_wrong_a_line_each() {
         object: object.to_owned(),
         problem: problem.to_owned(),
         remedy: remedy.to_owned(),
+        severity: proto::trouble::Severity::Warning.into(),
     };
     let troubles = vec![
         trouble("node node-3", "node node-3 does not answer", "start ballastd there"),
@@ -194,13 +195,23 @@ fn a_check_says_what_is_wrong_a_line_each() {
     ];
     let sick = proto::StatusResponse { troubles, ..status() };
     let lines = "node node-3 does not answer (try: start ballastd there)\nthe nodes' states differ: report it";
-    check_of(&sick, false, lines);
+    check_of(&sick, 1, &format!("WARNING - 2 troubles\n{lines}"));
     let json = serde_json::to_value(CheckView::from(&sick)).expect("JSON");
-    contains(&json, &json!({ "well": false, "leader_name": "node-2", "voters": 3, "vips": 1 }));
+    contains(&json, &json!({ "status": "warning", "well": false, "leader_name": "node-2", "voters": 3, "vips": 1 }));
     contains(&json["troubles"][0], &json!({ "object": "node node-3", "remedy": "start ballastd there" }));
-    check_of(&status(), false, "node-3 does not answer");
+    // The worst comes first.
+    let mut worse = sick;
+    let severity = proto::trouble::Severity::Critical.into();
+    worse.troubles.push(proto::Trouble { severity, ..trouble("VIP public", "VIP public is held by nobody", "") });
+    check_of(&worse, 2, &format!("CRITICAL - 3 troubles\nVIP public is held by nobody\n{lines}"));
+    let json = serde_json::to_value(CheckView::from(&worse)).expect("JSON");
+    contains(&json["troubles"][0], &json!({ "object": "VIP public", "critical": true }));
+    // A node of an earlier version has no troubles, but its word for the whole.
+    check_of(&status(), 1, "WARNING - node-3 does not answer");
+    let health = proto::status_response::Health::NoQuorum.into();
+    check_of(&proto::StatusResponse { health, ..status() }, 2, "CRITICAL - node-3 does not answer");
     let well = proto::StatusResponse { problems: Vec::new(), ..status() };
-    check_of(&well, true, "all is well: node-2 leads, voters: 3, VIPs: 1");
+    check_of(&well, 0, "OK - node-2 leads, voters: 3, VIPs: 1");
 }
 
 #[test]

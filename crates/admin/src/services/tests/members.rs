@@ -152,7 +152,8 @@ async fn a_node_tells_how_fit_it_is_and_why_not() {
     let wanted = format!("VIP {name} is at node node-1 for want of a fit one: its gateway does not answer");
     assert!(status.problems.contains(&wanted), "{:?}", status.problems);
     let remedy = "mend the way to the gateway".to_owned();
-    let trouble = proto::Trouble { object: format!("VIP {name}"), problem: wanted, remedy };
+    let severity = proto::trouble::Severity::Warning.into();
+    let trouble = proto::Trouble { object: format!("VIP {name}"), problem: wanted, remedy, severity };
     assert!(status.troubles.contains(&trouble), "{:?}", status.troubles);
 }
 
