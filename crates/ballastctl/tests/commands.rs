@@ -270,6 +270,10 @@ async fn a_check_of_the_cluster_ends_as_monitoring_wants_it() {
     let json = ask(&fake, &["cluster", "status", "--check", "-o", "json"]).await;
     assert_eq!((json.code, &json.json()["troubles"][0]["object"]), (2, &Value::from("VIP public")));
     assert_eq!(ask(&fake, &["cluster", "status"]).await.code, 0, "without --check it was only asked for");
+    // What is over when it asks again was none.
+    fake.state().well_after = Some(1);
+    let said = ask(&fake, &line).await;
+    assert!(said.code == 0 && said.out.starts_with("OK - "), "{said:?}");
     fake.stop().await;
     let fake = Fake::start(with_revision(1));
     let said = ask(&fake, &line).await;

@@ -144,8 +144,10 @@ fn critical(object: &str, problem: impl Into<String>, remedy: impl Into<String>)
 fn of_node(status: &NodeStatus, now: SystemTime, troubles: &mut Vec<Trouble>) {
     let name = name_of(status);
     let object = format!("node {name}");
+    let drained = status.node.as_ref().is_some_and(|node| node.admin() == NodeAdmin::Drain);
     if !status.reachable {
-        let problem = format!("node {name} does not answer: {}", status.error);
+        let drained = if drained { ", which an operator drains," } else { "" };
+        let problem = format!("node {name}{drained} does not answer: {}", status.error);
         let remedy = format!(
             "start ballastd there, or mend its network; if the machine is gone for good: ballastctl node remove {name}"
         );
@@ -153,7 +155,6 @@ fn of_node(status: &NodeStatus, now: SystemTime, troubles: &mut Vec<Trouble>) {
         return;
     }
     // What an operator wants of a node is told with the node.
-    let drained = status.node.as_ref().is_some_and(|node| node.admin() == NodeAdmin::Drain);
     for reason in status.not_ready.iter().filter(|_| !drained) {
         let remedy = "see the log of ballastd there";
         troubles.push(trouble(&object, format!("node {name} is not ready: {reason}"), remedy));
@@ -371,7 +372,12 @@ mod tests {
         }
         let mut witness = node(3);
         witness.standings = vec![standing("web", Fitness::Unfit, Unfitness::NotCandidate)];
-        check(&[holder(1, "web"), drained, witness], &[]);
+        check(&[holder(1, "web"), drained.clone(), witness], &[]);
+        // That it is switched off is something else.
+        let off = NodeStatus { reachable: false, error: "no answer".to_owned(), standings: Vec::new(), ..drained };
+        let (_, troubles) = judged(&local(), &[holder(1, "web"), off, node(3)]);
+        let wanted = "node node-2 | node node-2, which an operator drains, does not answer: no answer | start ballastd there";
+        assert!(troubles.len() == 1 && troubles[0].starts_with(wanted), "{troubles:?}");
     }
 
     #[test]

@@ -305,7 +305,8 @@ pub enum ClusterCommand {
     Status {
         /// For monitoring, as a Nagios plugin: print only what is wrong, and end with 0 when nothing is (OK), with 2 when there
         /// is no quorum or a VIP has no owner or several (CRITICAL), with 1 when anything else is (WARNING), with 3 when nobody
-        /// could be asked (UNKNOWN)
+        /// could be asked (UNKNOWN). When something is wrong it asks again two seconds later, and only what is wrong then
+        /// counts: VIPs that move and voters that change are over by then
         #[arg(long)]
         check: bool,
     },

@@ -1,10 +1,13 @@
 //! The cluster and its nodes.
 
+use std::time::Duration;
+
 use ballast_proto::admin::v1::{
     CreateJoinTokenRequest, DemoteNodeRequest, DrainNodeRequest, EnableNodeRequest, NodeRole, PromoteNodeRequest,
     ReadConsistency, RemoveNodeRequest, RotateCookieKeyRequest, SnapshotRequest, StatusRequest, StatusResponse,
     TransferLeaderRequest,
 };
+use tokio::time::sleep;
 
 use super::{Done, Run};
 use crate::{
@@ -12,7 +15,7 @@ use crate::{
     client::Client,
     failure::{Exit, Failure},
     view::{
-        CheckView, CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView,
+        CheckStatus, CheckView, CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView,
     },
 };
 
@@ -50,9 +53,16 @@ pub(super) async fn cluster(run: &mut Run<'_>, command: ClusterCommand) -> Done 
     Ok(Exit::Done)
 }
 
+/// What is under way is over within: a VIP that was just applied or moves, voters that change, a node that was slow once.
+const SETTLED_WITHIN: Duration = Duration::from_secs(2);
+
 /// Monitoring reads the first line of standard output and the exit code, also when nobody could be asked.
 async fn check(run: &mut Run<'_>) -> Done {
-    let answer = ask(run).await;
+    let mut answer = ask(run).await;
+    if is_to_settle(&answer) {
+        sleep(SETTLED_WITHIN).await;
+        answer = settled(answer, ask(run).await);
+    }
     let view = match &answer {
         Ok(status) => CheckView::from(status),
         Err(failure) => CheckView::from(failure),
@@ -62,6 +72,19 @@ async fn check(run: &mut Run<'_>) -> Done {
         run.screen.fail(failure);
     }
     Ok(view.status.exit())
+}
+
+/// Whether it is worth asking again. A question that nobody answered has taken its time already.
+fn is_to_settle(answer: &Result<StatusResponse, Failure>) -> bool {
+    answer.as_ref().is_ok_and(|status| CheckView::from(status).status != CheckStatus::Ok)
+}
+
+/// Which of two answers counts: the second, unless there is none. What was said is more than that nobody says it again.
+fn settled(
+    first: Result<StatusResponse, Failure>,
+    second: Result<StatusResponse, Failure>,
+) -> Result<StatusResponse, Failure> {
+    second.or(first)
 }
 
 async fn ask(run: &Run<'_>) -> Result<StatusResponse, Failure> {
@@ -158,4 +181,33 @@ async fn join_token(run: &mut Run<'_>, args: JoinTokenArgs) -> Done {
         run.screen.note(&format!("good for one node until {until}; on the new node: ballastd join --token TOKEN"));
     }
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(problems: &[&str]) -> Result<StatusResponse, Failure> {
+        let problems = problems.iter().map(|problem| (*problem).to_owned()).collect();
+        Ok(StatusResponse { problems, ..StatusResponse::default() })
+    }
+
+    fn nobody() -> Result<StatusResponse, Failure> {
+        Err(Failure::new(Exit::Unavailable, "nobody answers"))
+    }
+
+    #[test]
+    fn only_what_is_not_well_is_asked_for_again() {
+        assert!(!is_to_settle(&said(&[])));
+        assert!(is_to_settle(&said(&["a VIP moves"])));
+        assert!(!is_to_settle(&nobody()));
+    }
+
+    #[test]
+    fn the_second_answer_counts_if_there_is_one() {
+        let problems = |answer: Result<StatusResponse, Failure>| answer.map(|status| status.problems).unwrap_or_default();
+        assert_eq!(problems(settled(said(&["a VIP moves"]), said(&[]))), [""; 0]);
+        assert_eq!(problems(settled(said(&["a VIP moves"]), said(&["nobody holds it"]))), ["nobody holds it"]);
+        assert_eq!(problems(settled(said(&["no leader"]), nobody())), ["no leader"]);
+    }
 }

@@ -65,6 +65,8 @@ pub struct State {
     pub refuse_moves: Option<Status>,
     /// What is wrong with the cluster.
     pub troubles: Vec<proto::Trouble>,
+    /// How often the status is still to be asked before nothing is wrong; never when absent.
+    pub well_after: Option<usize>,
     /// The node says that it is ready.
     pub ready: bool,
     /// What a revocation was asked with.
@@ -390,7 +392,8 @@ impl ClusterService for Node {
         state.held_after = state.held_after.map(|looks| looks.saturating_sub(1));
         let vips = state.vips.iter().map(|name| proto::Vip { name: (*name).to_owned(), ..vip() }).collect();
         let nodes = vec![first, node(2, false, proto::NodeRole::Full), witness];
-        let troubles = state.troubles.clone();
+        let troubles = if state.well_after == Some(0) { Vec::new() } else { state.troubles.clone() };
+        state.well_after = state.well_after.map(|looks| looks.saturating_sub(1));
         Ok(Response::new(proto::StatusResponse { header: header(), nodes, vips, troubles, ..Default::default() }))
     }
 
