@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Chann
 use super::{
     Shared,
     shared::check_request_id,
-    troubles::{Wanted, judge},
+    troubles::{Agreed, judge},
 };
 use crate::{
     access::{Caller, ON_BEHALF_OF},
@@ -80,8 +80,9 @@ impl ClusterService for Shared {
         let nodes = self.ask_nodes(hash_index, node_timeout.min(caller.remaining())).await;
         let local = self.parts.operations.status();
         let vips = with_holders(vips, &nodes);
-        let wanted = Wanted { voters: u32::from(voters_wanted), lease };
-        let (health, troubles) = judge(&local, &nodes, &vips, wanted, SystemTime::now());
+        let applied = LogIndex::new(header.applied_index);
+        let agreed = Agreed { applied, voters_wanted: u32::from(voters_wanted), lease };
+        let (health, troubles) = judge(&local, &nodes, &vips, agreed, SystemTime::now());
         Ok(Response::new(StatusResponse {
             header: Some(header),
             health: health.into(),

@@ -11,9 +11,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ballast_core::{config::Span, lease::Unfitness};
+use ballast_core::{config::Span, ids::LogIndex, lease::Unfitness};
 use ballast_proto::admin::v1::{
-    Fitness, NodeAdmin, NodeStatus, Trouble, Vip, VipStanding, status_response::Health, trouble::Severity,
+    Fitness, Node, NodeAdmin, NodeStatus, Trouble, Vip, VipStanding, status_response::Health, trouble::Severity,
 };
 
 use super::{
@@ -35,9 +35,12 @@ const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How many VIPs a sentence names.
 const NAMED_MAX: usize = 5;
 
-/// What the document wants of the cluster.
-pub(super) struct Wanted {
-    pub(super) voters: u32,
+/// What the agreed state says.
+pub(super) struct Agreed {
+    /// So far it was read.
+    pub(super) applied: LogIndex,
+    /// How many voters the document wants.
+    pub(super) voters_wanted: u32,
     pub(super) lease: Span,
 }
 
@@ -46,7 +49,7 @@ pub(super) fn judge(
     local: &LocalStatus,
     nodes: &[NodeStatus],
     vips: &[Vip],
-    wanted: Wanted,
+    agreed: Agreed,
     now: SystemTime,
 ) -> (Health, Vec<Trouble>) {
     let mut troubles = Vec::new();
@@ -98,29 +101,37 @@ pub(super) fn judge(
     }
     // The machines may have got busier since it was applied, or one did not answer then.
     if !vips.is_empty()
-        && let Some(found) = jitter::too_short(wanted.lease, nodes)
+        && let Some(found) = jitter::too_short(agreed.lease, nodes)
     {
         troubles.push(trouble(CLUSTER, found.told(), ""));
     }
-    // Each is over in a moment. Who takes nodes away one by one waits for it.
+    // Each is over in a moment, unless no majority of the voters would be left. Who takes nodes away one by one waits for it.
     let wait = "stop no node before that is done";
     if local.voters_changing {
         let problem = "the voters are being changed, and both the old and the new ones need a majority";
         troubles.push(trouble(CLUSTER, problem, wait));
     }
-    for voter in local.voters.iter().filter(|voter| !nodes.iter().any(|status| id_of(status) == **voter)) {
+    // A node's id is the index of the entry that it joined with: what is above joined while the nodes were asked.
+    let known = local.voters.iter().filter(|voter| voter.get() <= agreed.applied.get());
+    for voter in known.filter(|voter| !nodes.iter().any(|status| id_of(status) == **voter)) {
         let problem = format!("node {voter} was removed and counts as a voter until the others have agreed");
         troubles.push(trouble(CLUSTER, problem, wait));
     }
     let voters = u32::try_from(local.voters.len()).unwrap_or(u32::MAX);
-    let spare = nodes.len() > local.voters.len();
+    let spare: Vec<&NodeStatus> = nodes.iter().filter(|status| !local.voters.contains(&id_of(status))).collect();
     // A cluster of one is as it was made. Of two, each can stop both.
-    if voters < wanted.voters && (spare || voters.is_multiple_of(2)) {
-        let problem = format!("{voters} nodes vote, {} are wanted", wanted.voters);
-        troubles.push(if spare {
-            trouble(CLUSTER, problem, "start or enable a node that may vote: ballastctl node list shows which do not")
-        } else {
+    if voters < agreed.voters_wanted && (!spare.is_empty() || voters.is_multiple_of(2)) {
+        let problem = format!("{voters} nodes vote, {} are wanted", agreed.voters_wanted);
+        let possible = nodes.len().min(agreed.voters_wanted as usize);
+        let odd = if possible.is_multiple_of(2) { possible - 1 } else { possible };
+        troubles.push(if spare.is_empty() {
             trouble(CLUSTER, problem + ": no majority is left when one is lost; join another node", "")
+        } else if spare.iter().any(|status| is_kept_from_voting(status)) {
+            trouble(CLUSTER, problem, "start or enable a node that may vote: ballastctl node list shows which do not")
+        } else if local.voters.len() < odd {
+            trouble(CLUSTER, problem, "wait until the others have caught up with the log")
+        } else {
+            trouble(CLUSTER, problem, "the number of voters is kept odd: join another node")
         });
     }
     let health = match troubles.is_empty() {
@@ -140,6 +151,12 @@ fn critical(object: &str, problem: impl Into<String>, remedy: impl Into<String>)
     Trouble { severity: Severity::Critical.into(), ..trouble(object, problem, remedy) }
 }
 
+/// Whether a node that does not vote could, were it started or enabled.
+fn is_kept_from_voting(status: &NodeStatus) -> bool {
+    let admin = status.node.as_ref().map(Node::admin);
+    !status.reachable || matches!(admin, Some(NodeAdmin::Drain | NodeAdmin::Demoted))
+}
+
 /// What is wrong with one node.
 fn of_node(status: &NodeStatus, now: SystemTime, troubles: &mut Vec<Trouble>) {
     let name = name_of(status);
@@ -156,8 +173,7 @@ fn of_node(status: &NodeStatus, now: SystemTime, troubles: &mut Vec<Trouble>) {
     }
     // What an operator wants of a node is told with the node.
     for reason in status.not_ready.iter().filter(|_| !drained) {
-        let remedy = "see the log of ballastd there";
-        troubles.push(trouble(&object, format!("node {name} is not ready: {reason}"), remedy));
+        troubles.push(trouble(&object, format!("node {name} is not ready: {reason}"), ""));
     }
     for standing in &status.standings {
         let held = status.vips.iter().any(|held| held.vip == standing.vip);
@@ -213,7 +229,10 @@ fn unfitness(standing: &VipStanding) -> Option<Unfitness> {
 /// What to do about it on the node where it is so.
 const fn remedy(what: Unfitness) -> &'static str {
     match what {
-        Unfitness::LinkDown => "see to the cable there, or set the interface up",
+        Unfitness::LinkDown => {
+            "see to the cable there, set the interface up, or name the right interface in `vip.interface`, or limit the VIP \
+             with `nodes`"
+        }
         Unfitness::GatewayUnreachable => "mend the way to the gateway",
         Unfitness::ListenerFailed => "free the address and port there",
         Unfitness::StateBehind => "wait until it has caught up",
@@ -250,10 +269,10 @@ fn states_differ(nodes: &[NodeStatus]) -> bool {
 #[cfg(test)]
 mod tests {
     use ballast_core::{
-        ids::{LogIndex, NodeId, Revision},
+        ids::{NodeId, Revision},
         lease,
     };
-    use ballast_proto::admin::v1::{HeldVip, Node};
+    use ballast_proto::admin::v1::HeldVip;
 
     use super::*;
 
@@ -291,6 +310,10 @@ mod tests {
         }
     }
 
+    fn agreed() -> Agreed {
+        Agreed { applied: LogIndex::new(42), voters_wanted: 3, lease: Span::from_millis(200) }
+    }
+
     fn node(id: u64) -> NodeStatus {
         let node = Node { id, name: format!("node-{id}"), ..Node::default() };
         NodeStatus { node: Some(node), reachable: true, voter: true, ready: true, ..NodeStatus::default() }
@@ -313,8 +336,7 @@ mod tests {
     /// The judgement of a cluster of three, with one VIP: how well it is, and its troubles as `object | problem | remedy`.
     fn judged(local: &LocalStatus, nodes: &[NodeStatus]) -> (Health, Vec<String>) {
         let vips = [Vip { name: "web".to_owned(), ..Vip::default() }];
-        let wanted = Wanted { voters: 3, lease: Span::from_millis(200) };
-        let (health, troubles) = judge(local, nodes, &vips, wanted, SystemTime::UNIX_EPOCH);
+        let (health, troubles) = judge(local, nodes, &vips, agreed(), SystemTime::UNIX_EPOCH);
         let line = |Trouble { object, problem, remedy, .. }: &Trouble| format!("{object} | {problem} | {remedy}");
         (health, troubles.iter().map(line).collect())
     }
@@ -354,7 +376,7 @@ mod tests {
             &[
                 "node node-2 | node node-2 does not answer: connection refused | start ballastd there, or mend its \
                  network; if the machine is gone for good: ballastctl node remove node-2",
-                "node node-3 | node node-3 is not ready: no leader is known | see the log of ballastd there",
+                "node node-3 | node node-3 is not ready: no leader is known | ",
                 "node node-3 | node node-3 is 10001 entries behind | wait until it has caught up; if it does not, look \
                  at its disk and its network",
             ],
@@ -393,8 +415,7 @@ mod tests {
     fn critical_is_a_cluster_without_a_majority_and_a_vip_without_one_owner() {
         let severities = |local: &LocalStatus, nodes: &[NodeStatus]| {
             let vips = [Vip { name: "web".to_owned(), ..Vip::default() }];
-            let wanted = Wanted { voters: 3, lease: Span::from_millis(200) };
-            let (_, troubles) = judge(local, nodes, &vips, wanted, SystemTime::UNIX_EPOCH);
+            let (_, troubles) = judge(local, nodes, &vips, agreed(), SystemTime::UNIX_EPOCH);
             troubles.iter().map(Trouble::severity).collect::<Vec<_>>()
         };
         let gone = NodeStatus { reachable: false, ..node(3) };
@@ -415,7 +436,8 @@ mod tests {
         third.standings = vec![breached("web"), standing("mail", Fitness::Unfit, Unfitness::LinkDown)];
         let fence = "find out who changes tc or nft there; ballastd puts the fence back";
         let breached = "its kernel's fence is not as it was set";
-        let down = "its link is down | see to the cable there, or set the interface up";
+        let down = "its link is down | see to the cable there, set the interface up, or name the right interface in \
+                    `vip.interface`, or limit the VIP with `nodes`";
         let wanted = [
             format!("node node-2 | node node-2 cannot take VIPs a, b, c, d, e and 2 more: {breached} | {fence}"),
             format!("node node-3 | node node-3 cannot take VIP web: {breached} | {fence}"),
@@ -437,11 +459,32 @@ mod tests {
     #[test]
     fn voters_that_are_missing_are_counted() {
         let two = LocalStatus { voters: BTreeSet::from([1, 2].map(NodeId::new)), ..local() };
-        let (_, troubles) = judged(&two, &[holder(1, "web"), node(2), node(3)]);
+        let mut demoted = node(3);
+        if let Some(node) = &mut demoted.node {
+            node.admin = NodeAdmin::Demoted.into();
+        }
+        let (_, troubles) = judged(&two, &[holder(1, "web"), node(2), demoted]);
         let remedy = "start or enable a node that may vote: ballastctl node list shows which do not";
         assert_eq!(troubles, [format!("cluster | 2 nodes vote, 3 are wanted | {remedy}")]);
+        let (_, troubles) = judged(&two, &[holder(1, "web"), node(2), node(3)]);
+        let remedy = "wait until the others have caught up with the log";
+        assert_eq!(troubles, [format!("cluster | 2 nodes vote, 3 are wanted | {remedy}")]);
+        // With two nodes one votes, and nothing keeps the other from it.
+        let one = LocalStatus { voters: BTreeSet::from([NodeId::new(1)]), ..local() };
+        let (_, troubles) = judged(&one, &[holder(1, "web"), node(2)]);
+        let remedy = "the number of voters is kept odd: join another node";
+        assert_eq!(troubles, [format!("cluster | 1 nodes vote, 3 are wanted | {remedy}")]);
         let (_, troubles) = judged(&two, &[holder(1, "web"), node(2)]);
         let wanted = "cluster | 2 nodes vote, 3 are wanted: no majority is left when one is lost; join another node | ";
         assert_eq!(troubles, [wanted]);
+    }
+
+    #[test]
+    fn a_voter_that_was_removed_is_told_and_one_that_has_just_joined_is_not() {
+        let nodes = [holder(1, "web"), node(2), node(3)];
+        let voters = |other: u64| LocalStatus { voters: BTreeSet::from([1, 2, 3, other].map(NodeId::new)), ..local() };
+        let (_, troubles) = judged(&voters(42), &nodes);
+        assert!(troubles.len() == 1 && troubles[0].contains("node 42 was removed and counts as a voter"), "{troubles:?}");
+        assert_eq!(judged(&voters(43), &nodes), (Health::Ok, Vec::new()));
     }
 }
