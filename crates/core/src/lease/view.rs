@@ -157,19 +157,75 @@ impl LeaseView {
             return self.vips.iter().map(|vip| (vip.id, Fitness::Unfit(Unfitness::NotCandidate))).collect();
         };
         let own = if member.candidate { self.fitness } else { self.fitness.worse(Fitness::Unfit(Unfitness::Draining)) };
+        let labelled = |vip: &LeaseVip| vip.only.as_ref().is_none_or(|only| only.contains(&node));
+        // Of a VIP that is not for this node its group is told that, and not what is missing here as it is meant to be. It
+        // comes last, since an owner that is no candidate takes its time to hand over, and one in trouble does not.
+        let (here, elsewhere): (Vec<&LeaseVip>, Vec<&LeaseVip>) = self.vips.iter().partition(|vip| labelled(vip));
+        let elsewhere = elsewhere.into_iter().map(|vip| match vip.fitness {
+            Fitness::Unfit(_) => (vip, Fitness::Unfit(Unfitness::NotCandidate)),
+            fitness => (vip, fitness),
+        });
         let mut groups: BTreeMap<&str, Fitness> = BTreeMap::new();
-        for vip in &self.vips {
+        for (vip, fitness) in here.into_iter().map(|vip| (vip, vip.fitness)).chain(elsewhere) {
             if let Some(group) = &vip.group {
                 let worst = groups.entry(group).or_default();
-                *worst = worst.worse(vip.fitness);
+                *worst = worst.worse(fitness);
             }
         }
         let of = |vip: &LeaseVip| {
             let group = vip.group.as_deref().and_then(|group| groups.get(group)).copied().unwrap_or_default();
-            let labelled = vip.only.as_ref().is_none_or(|only| only.contains(&node));
-            let may = if labelled { Fitness::Fit } else { Fitness::Unfit(Unfitness::NotCandidate) };
+            let may = if labelled(vip) { Fitness::Fit } else { Fitness::Unfit(Unfitness::NotCandidate) };
             (vip.id, own.worse(may).worse(vip.fitness).worse(group))
         };
         self.vips.iter().map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::sim::vip_of;
+
+    const MISSING: Fitness = Fitness::Unfit(Unfitness::AddressMissing);
+    const NOT_FOR_IT: Fitness = Fitness::Unfit(Unfitness::NotCandidate);
+
+    /// What node 2 makes of three VIPs of one group of which the second is for node 1 only, each being as fit as that.
+    fn at_node_2(fitness: [Fitness; 3]) -> [Fitness; 3] {
+        let address = "127.0.0.1:1".parse().expect("a literal");
+        let member = |id| LeaseMember { id: NodeId::new(id), address, candidate: true, weight: 100 };
+        let vip = |id: u32, fitness| {
+            let only = (id == 2).then(|| [NodeId::new(1)].into());
+            LeaseVip { group: Some("web".to_owned()), only, fitness, ..vip_of(id) }
+        };
+        let [first, second, third] = fitness;
+        let timing = Timing::takeover_within(200_000_000);
+        let view = LeaseView {
+            cluster: String::new(),
+            keys: LeaseKeys::only([0; 32]),
+            membership: EntryId::default(),
+            voters: VoterSets::new([[1, 2].map(NodeId::new)]),
+            nodes: [1, 2].map(member).to_vec(),
+            vips: vec![vip(1, first), vip(2, second), vip(3, third)],
+            timing,
+            longest: timing,
+            catching_up: false,
+            granted: timing,
+            fitness: Fitness::Fit,
+        };
+        let found = view.fitness_of(NodeId::new(2));
+        [1, 2, 3].map(|vip| found[&VipId::new(vip)])
+    }
+
+    #[test]
+    fn a_group_is_not_for_a_node_where_one_of_it_is_not_put_in_place() {
+        assert_eq!(at_node_2([Fitness::Fit, MISSING, Fitness::Fit]), [NOT_FOR_IT; 3]);
+        // With nothing missing, as where a group has no node for all of it, the others may be here.
+        assert_eq!(at_node_2([Fitness::Fit; 3]), [Fitness::Fit, NOT_FOR_IT, Fitness::Fit]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_that_is_for_the_node_comes_first() {
+        let down = Fitness::Unfit(Unfitness::LinkDown);
+        assert_eq!(at_node_2([Fitness::Fit, MISSING, down]), [down, NOT_FOR_IT, down]);
     }
 }
