@@ -15,7 +15,8 @@ use crate::{
     client::Client,
     failure::{Exit, Failure},
     view::{
-        CheckStatus, CheckView, CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView, TransferView,
+        CheckStatus, CheckView, CookieKeyView, List, NodeChangeView, NodeView, SnapshotView, StatusView, TokenView,
+        TransferView,
     },
 };
 
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn the_second_answer_counts_if_there_is_one() {
-        let problems = |answer: Result<StatusResponse, Failure>| answer.map(|status| status.problems).unwrap_or_default();
+        let problems = |answer: Result<StatusResponse, _>| answer.map(|status| status.problems).unwrap_or_default();
         assert_eq!(problems(settled(said(&["a VIP moves"]), said(&[]))), [""; 0]);
         assert_eq!(problems(settled(said(&["a VIP moves"]), said(&["nobody holds it"]))), ["nobody holds it"]);
         assert_eq!(problems(settled(said(&["no leader"]), nobody())), ["no leader"]);
