@@ -29,7 +29,7 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// The services' common ground.
 pub struct Shared {
     pub(super) parts: Parts,
-    answered: Answered<(LogIndex, Outcome)>,
+    answered: Answered<(String, (LogIndex, Outcome))>,
     pub(super) deleted: Answered<DeletedSession>,
     pub(super) removals: Answered<Removal>,
     /// Reads documents.
@@ -135,12 +135,30 @@ impl Shared {
         request_id: &str,
         command: Command,
     ) -> Result<(LogIndex, Outcome), ApiError> {
-        if let Some(answer) = self.answered.find(caller, method, request_id)? {
-            return Ok(answer);
+        let wanted = wanted(&command);
+        match self.answered.find(caller, method, request_id)? {
+            Some((before, answer)) if before == wanted => return Ok(answer),
+            Some(_) => {
+                let remedy = "use another id for each change, and the same one only to send a change again";
+                return Err(error::invalid("request_id", "it came with another change before", remedy));
+            }
+            None => {}
         }
         let answer = self.propose(caller, command).await?;
-        self.answered.keep(caller, method, request_id, answer.clone());
+        self.answered.keep(caller, method, request_id, (wanted, answer.clone()));
         Ok(answer)
+    }
+}
+
+/// What a change wants of what, whoever wants it and why: the same each time that it is sent.
+fn wanted(command: &Command) -> String {
+    match command {
+        Command::SetNode { node, admin, .. } => format!("{node:?} {admin:?}"),
+        Command::SetBackend { backend, admin, weight, .. } => format!("{backend:?} {admin:?} {weight:?}"),
+        Command::MoveVip { vip, to, .. } => format!("{vip:?} {to:?}"),
+        Command::SetBinding { service, key, to, pinned, .. } => format!("{service:?} {key:?} {to:?} {pinned}"),
+        // Of others the method says it, or they are another command each time: a new secret.
+        _ => String::new(),
     }
 }
 

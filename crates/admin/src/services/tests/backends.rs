@@ -68,6 +68,9 @@ async fn changes_can_be_rehearsed_guarded_and_repeated() {
     let retry = DrainBackendRequest { request_id: "one".to_owned(), ..drain("shop/site/web1") };
     let again = shared.drain(from("a", retry)).await.expect("the first answer").into_inner();
     assert_eq!(again.log_index, first.log_index);
+    let other = DrainBackendRequest { request_id: "one".to_owned(), ..drain("shop/site/web2") };
+    let told = refused(shared.drain(from("a", other)).await, Code::InvalidArgument, "BALLAST-A002");
+    assert_eq!(told.subject, "request_id");
 
     let detail = refused(shared.drain(from("a", drain("shop/site/web9"))).await, Code::NotFound, "BALLAST-A005");
     assert!(detail.remedies.iter().any(|remedy| remedy.contains("shop/site/web1")), "{:?}", detail.remedies);
