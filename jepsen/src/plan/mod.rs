@@ -1,6 +1,6 @@
 //! What goes wrong when: a schedule that a seed determines.
 //!
-//! Faults come in rounds. A round has one fault of each of one to three families, so that they overlap; then everything is
+//! Faults come in rounds. A round has one fault of each of one to six families, so that they overlap; then everything is
 //! undone, and the cluster has a time of calm in which it must serve again. Two faults of one family never overlap:
 //! undoing the one would undo the other. Some come alone.
 //!
