@@ -312,11 +312,19 @@ impl Shared {
     /// could be decided any more. A learner that answers and has the log takes its vote, and counts.
     pub(super) async fn check_majority_without(&self, id: NodeId, name: &str) -> Result<(), ApiError> {
         let local = self.parts.operations.status();
-        if !local.voters.contains(&id) {
+        // About the last node the state machine says what there is to say.
+        if !local.voters.contains(&id) || self.read(|state| state.nodes().count()) == 1 {
             return Ok(());
         }
         let nodes = self.ask_nodes(None, NODE_TIMEOUT).await;
         let Err(silent) = majority_without(id, &local.voters, &nodes) else { return Ok(()) };
+        if local.voters.len() == 1 {
+            let message =
+                format!("no node can take the vote of {name}, the only voter: nothing could be decided ever after");
+            return Err(error::status(ErrorCode::Precondition, message, name)
+                .remedy("wait until another node answers and has caught up: `ballastctl cluster status`")
+                .remedy("one that is drained or demoted takes no vote before `ballastctl node enable`"));
+        }
         if silent.is_empty() {
             let message = format!(
                 "another voter was removed a moment ago and has its vote still; without {name} too there is no majority"
@@ -467,7 +475,7 @@ fn chain(status: &Status) -> String {
 /// removed and has its vote still is none of `nodes`, and is not counted on.
 ///
 /// # Errors
-/// The names of the voters that do not answer; none if all do but those that were removed.
+/// The names of the voters that do not answer; none if all do but those that were removed, or if no other votes.
 fn majority_without<'a>(id: NodeId, voters: &BTreeSet<NodeId>, nodes: &'a [NodeStatus]) -> Result<(), Vec<&'a str>> {
     let left = voters.iter().filter(|voter| **voter != id).count();
     let others = nodes.iter().filter(|status| id_of(status) != id);
@@ -479,7 +487,7 @@ fn majority_without<'a>(id: NodeId, voters: &BTreeSet<NodeId>, nodes: &'a [NodeS
     };
     let heir = usize::from(learners.iter().any(may_vote));
     let answering = voters.iter().filter(|status| status.reachable).count() + heir;
-    if left == 0 || answering * 2 > left + heir {
+    if answering * 2 > left + heir {
         return Ok(());
     }
     Err(voters.into_iter().filter(|status| !status.reachable).map(name_of).collect())
@@ -589,12 +597,13 @@ fn notes(local: &LocalStatus, node: NodeId, before: NodeAdmin, after: NodeAdmin)
 mod tests {
     use super::*;
 
+    fn node(id: u64, reachable: bool, lag: u64, admin: proto::NodeAdmin) -> NodeStatus {
+        let node = Node { id, name: format!("node-{id}"), admin: admin.into(), ..Node::default() };
+        NodeStatus { node: Some(node), reachable, lag, ..NodeStatus::default() }
+    }
+
     #[test]
     fn a_vote_may_go_if_those_that_are_left_and_a_learner_with_the_log_can_decide() {
-        let node = |id: u64, reachable, lag, admin: proto::NodeAdmin| {
-            let node = Node { id, name: format!("node-{id}"), admin: admin.into(), ..Node::default() };
-            NodeStatus { node: Some(node), reachable, lag, ..NodeStatus::default() }
-        };
         let here = |id| node(id, true, 0, proto::NodeAdmin::Ready);
         let gone = |id| node(id, false, 0, proto::NodeAdmin::Ready);
         let three = BTreeSet::from([1, 2, 3].map(NodeId::new));
@@ -611,6 +620,21 @@ mod tests {
         let behind = node(4, true, LAG_NORMAL + 1, proto::NodeAdmin::Ready);
         for learner in [gone(4), behind, node(4, true, 0, proto::NodeAdmin::Demoted)] {
             assert_eq!(without_three(&[here(1), gone(2), here(3), learner]), Err("node-2".to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_only_vote_may_go_if_a_learner_can_take_it() {
+        let only = BTreeSet::from([NodeId::new(1)]);
+        let here = |id| node(id, true, 0, proto::NodeAdmin::Ready);
+        assert_eq!(majority_without(NodeId::new(1), &only, &[here(1), here(2)]), Ok(()));
+        for learner in [
+            node(2, false, 0, proto::NodeAdmin::Ready),
+            node(2, true, LAG_NORMAL + 1, proto::NodeAdmin::Ready),
+            node(2, true, 0, proto::NodeAdmin::Drain),
+            node(2, true, 0, proto::NodeAdmin::Demoted),
+        ] {
+            assert_eq!(majority_without(NodeId::new(1), &only, &[here(1), learner]), Err(Vec::new()));
         }
     }
 }

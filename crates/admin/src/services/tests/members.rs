@@ -517,6 +517,31 @@ async fn a_vote_is_not_taken_away_when_the_rest_could_decide_nothing() {
 }
 
 #[tokio::test]
+async fn the_only_voter_keeps_its_vote_while_no_other_node_can_take_it() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    second(&fake, &shared).await;
+    let node = || "node-1".to_owned();
+    let remove = |node, force| from("a", RemoveNodeRequest { node, force, ..RemoveNodeRequest::default() });
+    let drain = DrainNodeRequest { node: node(), ..DrainNodeRequest::default() };
+    shared.drain_node(from("a", drain)).await.expect("drained");
+    for force in [false, true] {
+        let problem =
+            refused(shared.remove_node(remove(node(), force)).await, Code::FailedPrecondition, "BALLAST-A007");
+        assert!(problem.remedies.iter().any(|remedy| remedy.contains("has caught up")), "{problem:?}");
+    }
+    let enable = EnableNodeRequest { node: node(), ..EnableNodeRequest::default() };
+    shared.enable_node(from("a", enable)).await.expect("enabled");
+    let demote = DemoteNodeRequest { node: node(), ..DemoteNodeRequest::default() };
+    refused(shared.demote_node(from("a", demote)).await, Code::FailedPrecondition, "BALLAST-A007");
+    assert!(fake.read(|state| state.node(NodeId::new(1)).is_some()), "it is there still");
+    // The last node is none that another could follow.
+    shared.remove_node(remove("node-2".to_owned(), false)).await.expect("it does not answer");
+    let last = shared.remove_node(remove(node(), true)).await.expect_err("refused");
+    assert!(last.message().contains("the last node cannot be removed"), "{last:?}");
+}
+
+#[tokio::test]
 async fn a_certificate_that_ends_within_a_month_is_told_by_the_status() {
     const DAY: Duration = Duration::from_secs(24 * 3600);
     let fake = Fake::new();
