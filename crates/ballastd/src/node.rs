@@ -513,14 +513,32 @@ struct Publisher {
     past: Leases,
 }
 
-/// How long a removed node goes on at most while it is needed. The leader takes its vote away at once if it can, and may
-/// not tell it.
+/// How long a removed node goes on at most while it is needed for now. The leader takes its vote away at once if it
+/// can, and may not tell it.
 const FAREWELL_NANOS: u64 = 5_000_000_000;
 
-/// Whether the others need a node to go on without it: it votes, or leads them until it has told them that it does not.
-fn is_needed(status: &Status, node: NodeId) -> bool {
-    let votes = status.voter_sets.iter().any(|set| set.contains(&node));
-    votes || status.role == Role::Leader && status.membership.index > status.committed
+/// How much the others need a node to go on without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Not, or not any more.
+    No,
+    /// It votes, or leads them until it has told them that it does not.
+    ForNow,
+    /// It alone votes: nothing can be decided without it before another has its vote.
+    Vital,
+}
+
+impl Need {
+    fn of(status: &Status, node: NodeId) -> Self {
+        let alone = status.voter_sets.iter().any(|set| set[..] == [node]);
+        // Who follows while the vote is handed over may not be told how that ended.
+        if alone && (status.voter_sets.len() == 1 || status.role == Role::Leader) {
+            return Self::Vital;
+        }
+        let votes = status.voter_sets.iter().any(|set| set.contains(&node));
+        let leads = status.role == Role::Leader && status.membership.index > status.committed;
+        if votes || leads { Self::ForNow } else { Self::No }
+    }
 }
 
 /// When a node that was removed has to end.
@@ -533,14 +551,14 @@ struct Removal {
 
 impl Removal {
     /// A removed node goes on while it is needed: without it there may be no majority that can take its vote away.
-    fn is_over(&mut self, listed: bool, needed: bool, now: BootNanos) -> bool {
+    fn is_over(&mut self, listed: bool, need: Need, now: BootNanos) -> bool {
         self.member |= listed;
-        if listed || !self.member {
+        if listed || !self.member || need == Need::Vital {
             self.since = None;
             return false;
         }
         let since = *self.since.get_or_insert(now);
-        !needed || now.since(since) >= FAREWELL_NANOS
+        need == Need::No || now.since(since) >= FAREWELL_NANOS
     }
 }
 
@@ -559,8 +577,8 @@ impl Publisher {
         loop {
             let me = self.node.view.node();
             let listed = self.node.raft.with_state(|state| state.node(me).is_some());
-            let needed = is_needed(&status.borrow(), me);
-            if removal.is_over(listed, needed, boot_now()) {
+            let need = Need::of(&status.borrow(), me);
+            if removal.is_over(listed, need, boot_now()) {
                 self.node.raft.removed();
             }
             if !self.leases.alive() {
@@ -654,5 +672,41 @@ impl endpoints::Status for Probes {
 
     fn metrics(&self) -> String {
         metrics::page(&self.node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need(role: Role, voter_sets: &[&[u64]]) -> Need {
+        let set = |ids: &&[u64]| ids.iter().copied().map(NodeId::new).collect::<Vec<_>>();
+        let status = Status { role, voter_sets: voter_sets.iter().map(set).collect(), ..Status::default() };
+        Need::of(&status, NodeId::new(1))
+    }
+
+    #[test]
+    fn a_node_without_which_nothing_can_be_decided_is_known() {
+        for role in [Role::Starting, Role::Candidate, Role::Leader] {
+            assert_eq!(need(role, &[&[1]]), Need::Vital);
+        }
+        assert_eq!(need(Role::Leader, &[&[1], &[2]]), Need::Vital, "it hands its vote over");
+        assert_eq!(need(Role::Follower, &[&[1], &[2]]), Need::ForNow, "the other may have it by now");
+        assert_eq!(need(Role::Leader, &[&[1, 2]]), Need::ForNow);
+        assert_eq!(need(Role::Follower, &[&[2]]), Need::No);
+        assert_eq!(need(Role::Learner, &[]), Need::No);
+    }
+
+    #[test]
+    fn a_removed_node_that_alone_votes_goes_on_until_another_does() {
+        let mut removal = Removal::default();
+        let at = |farewells: u64| BootNanos::new(farewells * FAREWELL_NANOS);
+        assert!(!removal.is_over(true, Need::Vital, at(1)));
+        for farewells in 2..5 {
+            assert!(!removal.is_over(false, Need::Vital, at(farewells)));
+        }
+        assert!(!removal.is_over(false, Need::ForNow, at(5)));
+        assert!(removal.is_over(false, Need::No, at(5)));
+        assert!(removal.is_over(false, Need::ForNow, at(6)));
     }
 }

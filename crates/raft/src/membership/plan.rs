@@ -182,7 +182,11 @@ pub(crate) fn wanting(facts: &Facts) -> Option<String> {
     let candidates = candidates(facts);
     let leaves = |node: &&NodeId| facts.nodes.get(node).is_none_or(|facts| facts.admin == NodeAdmin::Demoted);
     if let Some(leaves) = facts.voters.iter().find(leaves) {
-        return Some(format!("node {leaves} keeps its vote until a majority of the voters that are left answers"));
+        let until = match facts.voters.len() {
+            1 => "another node can take it",
+            _ => "a majority of the voters that are left answers",
+        };
+        return Some(format!("node {leaves} keeps its vote until {until}"));
     }
     if facts.voters.len() >= facts.voters_wanted {
         return None;
@@ -302,6 +306,10 @@ mod tests {
         assert_eq!(
             why(&[(1, HERE), (2, GONE), (3, DEMOTED)], &[1, 2, 3], &[]).as_deref(),
             Some("node 3 keeps its vote until a majority of the voters that are left answers")
+        );
+        assert_eq!(
+            why(&[(2, GONE)], &[1], &[2]).as_deref(),
+            Some("node 1 keeps its vote until another node can take it")
         );
     }
 
