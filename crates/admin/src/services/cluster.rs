@@ -8,7 +8,8 @@ use std::{
 use ballast_core::{
     ids::{LogIndex, NodeId},
     lease::Unfitness,
-    state::{Command, NodeAdmin, State},
+    state::{self, Command, NodeAdmin, NodeRole, State},
+    time::LogTime,
 };
 use ballast_proto::admin::v1::{
     self as proto, CreateJoinTokenRequest, CreateJoinTokenResponse, DemoteNodeRequest, DrainNodeRequest,
@@ -391,34 +392,18 @@ impl Shared {
         let pin = self.authority()?.pin();
         let request_id =
             if request.request_id.is_empty() { uuid::Uuid::new_v4().to_string() } else { request.request_id };
-        // The same request gets the same token on every node, without its secret being kept anywhere.
-        let input = format!("{}\n{request_id}", caller.name);
-        let secret = TokenSecret::from_bytes(self.parts.cluster_key.derive("ballast join token", input.as_bytes()));
-        let known = |state: &State| {
-            let hash = secret.hash();
-            state
-                .join_tokens()
-                .iter()
-                .find(|token| token.hash == hash)
-                .map(|token| (token.expires, token.used_by.is_some()))
-        };
-        let (_, (existing, now)) = self.read_at(caller, 0, |state| (known(state), state.log_time())).await?;
-        let expires = match existing {
-            Some((_, true)) => {
-                let message = "the token of this request was used already";
-                return Err(
-                    error::status(ErrorCode::Precondition, message, "join token").remedy("ask with another request id")
-                );
-            }
-            Some((expires, false)) => expires,
-            None => {
-                let expires = now.plus_millis(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
-                let author = caller.author(&request.message);
-                let command = Command::CreateJoinToken { hash: secret.hash(), expires, role, author };
-                self.propose(caller, command).await?;
-                expires
-            }
-        };
+        let (_, now) = self.read_at(caller, 0, State::log_time).await?;
+        if self.token_of(caller, &request_id).is_none() {
+            let expires = now.plus_millis(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+            let hash = self.token_secret(caller, &request_id, expires).hash();
+            let author = caller.author(&request.message);
+            self.propose(caller, Command::CreateJoinToken { hash, expires, role, author }).await?;
+        }
+        // Other tries may have been on their way, and have come first: all get the one that did.
+        let (secret, made) = self.token_of(caller, &request_id).ok_or_else(|| {
+            error::status(ErrorCode::Internal, "the token was made and is not in the agreed state", "join token")
+        })?;
+        check_token(&made, role, now)?;
         let own = self.parts.operations.status().node;
         let addresses = self.read(|state| join_addresses(state, own));
         let token = JoinToken { addresses, pin, secret };
@@ -426,9 +411,40 @@ impl Shared {
         Ok(CreateJoinTokenResponse {
             header: Some(self.header()),
             token: text,
-            expire_time: Some(view::timestamp(expires)),
+            expire_time: Some(view::timestamp(made.expires)),
         })
     }
+
+    /// The token that was made for a request, if it is known still; of several the one that came to the log first.
+    fn token_of(&self, caller: &Caller, request_id: &str) -> Option<(TokenSecret, state::JoinToken)> {
+        let tokens = self.read(|state| state.join_tokens().to_vec());
+        tokens.into_iter().find_map(|token| {
+            let secret = self.token_secret(caller, request_id, token.expires);
+            (secret.hash() == token.hash).then_some((secret, token))
+        })
+    }
+
+    /// The secret of a request's token, the same on every node, without being kept anywhere. The token's end is part of
+    /// it: an id that comes again once its token is forgotten must not make the old secret good again.
+    fn token_secret(&self, caller: &Caller, request_id: &str, expires: LogTime) -> TokenSecret {
+        let input = format!("{}\n{request_id}\n{}", caller.name, expires.as_millis());
+        TokenSecret::from_bytes(self.parts.cluster_key.derive("ballast join token", input.as_bytes()))
+    }
+}
+
+/// Refuses the token of an earlier try where it is of no use, or for another role than is asked for now.
+fn check_token(made: &state::JoinToken, role: NodeRole, now: LogTime) -> Result<(), ApiError> {
+    if made.role != role {
+        let remedy = "use another id for each token, and the same one only to ask for the same token again";
+        return Err(error::invalid("request_id", "it came with another role before", remedy));
+    }
+    let useless = match made.used_by {
+        Some(node) => format!("was used already, by node {node}"),
+        None if now >= made.expires => "has expired".to_owned(),
+        None => return Ok(()),
+    };
+    let message = format!("the token of this request {useless}");
+    Err(error::status(ErrorCode::Precondition, message, "join token").remedy("ask with another request id"))
 }
 
 /// Where a new node can enrol: this node first, then the others, as many as a token carries.

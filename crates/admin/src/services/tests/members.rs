@@ -21,7 +21,7 @@ use tonic::Code;
 use super::{Fake, SHOP, apply, fake, from, refused};
 use crate::{
     access::Caller,
-    pki::{Credentials, Identity, JoinToken, Key, UserRole},
+    pki::{Credentials, Identity, JoinToken, Key, TokenSecret, UserRole},
     services::Shared,
     view,
 };
@@ -245,6 +245,58 @@ async fn a_retry_gets_the_same_token() {
         ..CreateJoinTokenRequest::default()
     };
     refused(shared.create_join_token(from("anna", long)).await, Code::InvalidArgument, "BALLAST-A002");
+}
+
+#[tokio::test]
+async fn a_retry_gets_no_token_that_is_for_another_role_or_has_expired() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let first = token(&shared, "one").await;
+    let again = |role: NodeRole| {
+        let request_id = "one".to_owned();
+        from("anna", CreateJoinTokenRequest { role: role.into(), request_id, ..CreateJoinTokenRequest::default() })
+    };
+    let witness = shared.create_join_token(again(NodeRole::Witness)).await;
+    assert_eq!(refused(witness, Code::InvalidArgument, "BALLAST-A002").subject, "request_id");
+    let same = shared.create_join_token(again(NodeRole::Full)).await.expect("a token").into_inner();
+    assert_eq!(same.token.parse(), Ok(first));
+    fake.pass(Duration::from_secs(61));
+    let expired = shared.create_join_token(again(NodeRole::Full)).await;
+    refused(expired, Code::FailedPrecondition, "BALLAST-A007");
+    assert_eq!(fake.read(|state| state.join_tokens().len()), 1);
+}
+
+#[tokio::test]
+async fn a_request_id_that_comes_again_makes_no_old_token_good() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let first = token(&shared, "one").await;
+    let key = Key::generate().expect("a key");
+    shared.enrol(from("nobody", enrolment(&first, &key, "node-2"))).await.expect("enrolled");
+    // The state forgets it a day after its end, when another is made.
+    fake.pass(Duration::from_secs(61 + 24 * 3600));
+    token(&shared, "two").await;
+    let again = token(&shared, "one").await;
+    assert_ne!(again.secret, first.secret);
+    let other = Key::generate().expect("a key");
+    let used = shared.enrol(from("nobody", enrolment(&first, &other, "node-3"))).await;
+    refused(used, Code::PermissionDenied, "BALLAST-A016");
+    shared.enrol(from("nobody", enrolment(&again, &other, "node-3"))).await.expect("enrolled");
+}
+
+/// Of one that another node has on its way, this node has not heard when it makes its own.
+#[tokio::test]
+async fn of_two_tries_at_once_each_gets_the_token_that_came_first() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let expires = fake.read(|state| state.log_time()).plus_millis(59_999);
+    let input = format!("anna\none\n{}", expires.as_millis());
+    let first = TokenSecret::from_bytes(fake.cluster_key.derive("ballast join token", input.as_bytes()));
+    let (hash, role, author) = (first.hash(), state::NodeRole::Full, Author::default());
+    *fake.overtaken_by.lock() = Some(Command::CreateJoinToken { hash, expires, role, author });
+    assert_eq!(token(&shared, "one").await.secret, first);
+    assert_eq!(fake.read(|state| state.join_tokens().len()), 2, "the other one is known to nobody");
+    assert_eq!(token(&shared, "one").await.secret, first);
 }
 
 /// Adds a node that does not answer.
