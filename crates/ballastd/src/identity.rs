@@ -103,7 +103,8 @@ pub struct Enrolled {
     pub cluster_key: ClusterKey,
 }
 
-/// Makes a cluster of one in an empty data directory.
+/// Makes a cluster of one in an empty data directory, or in one where this failed half-way before: `node.json` is written
+/// last, so what is there without it was made for a cluster that never began, and is replaced.
 ///
 /// # Errors
 /// When the directory has data, or cannot be written.
@@ -134,7 +135,11 @@ pub fn init(bootstrap: &Bootstrap) -> Result<String> {
         }),
     };
     let taken = folder.join("admin");
-    fs::DirBuilder::new().mode(0o700).create(&taken).with_context(|| format!("cannot create {}", taken.display()))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&taken)
+        .with_context(|| format!("cannot create {}", taken.display()))?;
     pki::write_private(&taken.join("ca.pem"), admin.ca_pem().as_bytes())?;
     pki::write_private(&taken.join("admin.pem"), admin.certificate_pem().as_bytes())?;
     pki::write_private(&taken.join("admin.key"), admin.key_pem().as_bytes())?;
@@ -386,5 +391,26 @@ mod tests {
         fs::create_dir(&database).expect("made");
         fs::write(database.join("CURRENT"), "").expect("written");
         assert_eq!(check(), Ok(()));
+    }
+
+    #[test]
+    fn an_init_that_failed_half_way_can_be_repeated() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = format!(
+            "name = \"node-1\"\ndata_dir = {:?}\n[listen]\ncluster = \"127.0.0.1:7400\"\nadmin = \"127.0.0.1:7401\"\n",
+            folder.path()
+        );
+        let bootstrap = Bootstrap::parse(&text, |_| None).expect("a node's file");
+        // A file cannot take the place of a folder.
+        let in_the_way = folder.path().join("genesis.json");
+        fs::create_dir(&in_the_way).expect("made");
+        init(&bootstrap).expect_err("genesis.json cannot be written");
+        assert!(folder.path().join("admin/admin.key").exists(), "it failed half-way");
+        fs::remove_dir(&in_the_way).expect("removed");
+        let cluster = init(&bootstrap).expect("repeated");
+        let admin = |name: &str| fs::read_to_string(folder.path().join("admin").join(name)).expect("written");
+        let admin = Credentials::new(&admin("admin.pem"), &admin("ca.pem"), &admin("admin.key")).expect("they fit");
+        let node = Identity::load(&bootstrap).expect("a node");
+        assert_eq!((admin.cluster_id(), node.cluster_id.as_str()), (cluster.as_str(), cluster.as_str()));
     }
 }
