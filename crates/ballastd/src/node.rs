@@ -279,6 +279,15 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
     }
 
     let services = admin(&identity, &node, &raft, &ending)?;
+    // It begins with a node that is ready.
+    services.health.tell(false).await;
+    let draining = CancellationToken::new();
+    let ready = {
+        let node = Arc::clone(&node);
+        move || node.not_ready().is_empty()
+    };
+    let telling = services.health.keep_telling(ready, draining.clone(), ending.clone());
+    parts.spawn(named("health over gRPC", never_fails(telling)));
     let over_tls = serve_tls(
         services.routes.clone(),
         services.access.clone(),
@@ -334,6 +343,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
         Err(error) => error!(error = format!("{error:#}"), "the node cannot go on"),
     }
     supervisor.stopping();
+    draining.cancel();
     drain(&node, &leases, outcome.is_ok()).await;
     ending.cancel();
     if timeout(STOP_MAX, member.shutdown()).await.is_err() {

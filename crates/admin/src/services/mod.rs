@@ -16,6 +16,7 @@ mod enrol;
 mod events;
 mod explain;
 mod failover;
+mod health;
 mod jitter;
 mod rehoming;
 mod removal;
@@ -47,6 +48,7 @@ use crate::{
     node::{Operations, RequestReader, StateAccess},
     pki::ClusterKey,
 };
+pub use health::Health;
 pub use shared::Shared;
 
 /// Longest request. A document may be 4 MiB; the rest is room for its envelope.
@@ -80,7 +82,7 @@ pub struct Services {
     /// The layer that stands in front of them.
     pub access: AccessLayer,
     /// Says to `grpc.health.v1` whether the node is ready.
-    pub health: tonic_health::server::HealthReporter,
+    pub health: Health,
 }
 
 impl Services {
@@ -90,7 +92,7 @@ impl Services {
     /// Never: reflection is given a descriptor set that was made with this crate's messages.
     pub fn new(parts: Parts) -> Self {
         let shared = Arc::new(Shared::new(parts));
-        let (health, health_service) = tonic_health::server::health_reporter();
+        let (reporter, health_service) = tonic_health::server::health_reporter();
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(ballast_proto::FILE_DESCRIPTOR_SET)
@@ -113,6 +115,6 @@ impl Services {
             .add_service(EventServiceServer::from_arc(shared.clone()))
             .add_service(EnrolServiceServer::from_arc(shared.clone()))
             .add_service(CertificateServiceServer::from_arc(shared.clone()));
-        Self { routes, access: AccessLayer::new(shared), health }
+        Self { routes, access: AccessLayer::new(shared), health: Health::new(reporter) }
     }
 }
