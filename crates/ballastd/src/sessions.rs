@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use ballast_admin::pki::{self, Identity, fingerprint_of, identity_of};
+use ballast_admin::pki::{self, Identity, UserName, UserRole, fingerprint_of, identity_of};
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
@@ -21,7 +21,7 @@ use ballast_core::{
 };
 use ballast_raft::Handle;
 use ballast_sessions::{
-    Certificates, ListenerState, LogClock, Place, Ports, Server, ServerOptions, Wanted, stats::Stats,
+    Certificates, Holder, ListenerState, LogClock, Place, Ports, Server, ServerOptions, Wanted, stats::Stats,
 };
 use ballast_vip::Gates;
 use parking_lot::Mutex;
@@ -180,7 +180,7 @@ impl LogClock for Clock {
     }
 }
 
-/// The node's certificate, and the names of those who show one of the cluster's CA.
+/// The node's certificate, and who shows one of the cluster's CA.
 struct NodeCertificates {
     config: Arc<ServerConfig>,
     cluster_id: String,
@@ -192,12 +192,29 @@ impl Certificates for NodeCertificates {
         Some(Arc::clone(&self.config))
     }
 
-    fn names(&self, certificate: &CertificateDer<'_>) -> Vec<String> {
+    fn holder(&self, certificate: &CertificateDer<'_>) -> Option<Holder> {
         let revoked =
             || fingerprint_of(certificate).map_or(true, |of| self.raft.with_state(|state| state.is_revoked(&of)));
         match identity_of(certificate, &self.cluster_id) {
-            Ok(Identity::User { name, .. }) if !revoked() => vec![name.to_string()],
-            _ => Vec::new(),
+            Ok(Identity::User { name, role }) if !revoked() => Some(holder(&name, role)),
+            _ => None,
         }
+    }
+}
+
+/// A person or program, as the session store knows it. The admin API shows what is in sessions to admins alone, too.
+fn holder(name: &UserName, role: UserRole) -> Holder {
+    Holder { name: name.to_string(), role: role.as_str(), sees_sessions: role == UserRole::Admin }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_all_roles_only_an_admin_sees_sessions() {
+        let name: UserName = "eve".parse().expect("a name");
+        let roles = [UserRole::Viewer, UserRole::Operator, UserRole::Admin];
+        assert_eq!(roles.map(|role| holder(&name, role).sees_sessions), [false, false, true]);
     }
 }

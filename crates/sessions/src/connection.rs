@@ -28,7 +28,7 @@ use crate::{
     passwords::Source,
     policy::{Access, Policy},
     subscribers::{Kind, Subscribers},
-    trust::Trust,
+    trust::{NotAdmitted, Trust},
     wire::{Bounds, Out, Resp},
 };
 
@@ -118,14 +118,14 @@ pub enum Step {
 }
 
 /// Whether a connection goes on after a change of settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Follows {
     /// It does.
     Yes,
     /// Its user is gone.
     Gone,
     /// Protected mode keeps it out.
-    Denied,
+    Denied(NotAdmitted),
 }
 
 /// A transaction to carry out.
@@ -339,9 +339,9 @@ impl Connection {
 
     /// Takes a change of settings in.
     pub fn follow(&mut self, policy: &Policy) -> Follows {
-        if !self.trust.is_admitted(policy) {
+        if let Err(why) = self.trust.admit(policy) {
             self.take_access(None);
-            return Follows::Denied;
+            return Follows::Denied(why);
         }
         let Some(access) = &self.access else {
             self.take_access(policy.anybody());

@@ -253,10 +253,7 @@ impl Site {
             self.guest.trust.borrow_mut().forget();
         }
         if let Some(anybody) = policy.anybody() {
-            let trust = self.guest.trust.borrow();
-            if !trust.is_admitted(policy) {
-                return Err(Refused::Protected);
-            }
+            self.guest.trust.borrow().admit(policy)?;
             // With TLS the name is one of the node's certificate.
             let may_be_a_page = policy.settings.protected && self.held.listener.is_plain();
             if may_be_a_page && !head::is_for_an_address(parts) {
@@ -283,7 +280,7 @@ impl Site {
     fn count(&self, refused: &Refused) {
         let counters = &self.held.worker.counters.counters;
         match refused {
-            Refused::Protected | Refused::OtherSite => {
+            Refused::Protected | Refused::Role { .. } | Refused::OtherSite => {
                 self.held.worker.tell_refused(&self.guest.peer, &refused.to_string());
             }
             Refused::WrongPassword(user) => self.held.worker.tell_login_failed(&self.guest.peer, user),

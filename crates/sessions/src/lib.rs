@@ -28,6 +28,6 @@ pub mod wire;
 mod worker;
 
 pub use control::{ListenerState, Place, Wanted};
-pub use node::{Certificates, LogClock, Ports};
+pub use node::{Certificates, Holder, LogClock, Ports};
 pub use refusal::Unavailable;
 pub use server::{Server, ServerOptions};

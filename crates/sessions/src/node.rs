@@ -39,8 +39,19 @@ pub trait Certificates: Send + Sync + 'static {
     /// What TLS is spoken with right now; asked for each connection. `None` while the node has no certificate.
     fn server_config(&self) -> Option<Arc<ServerConfig>>;
 
-    /// The names that a client's certificate gives it, most telling first. The certificate was verified.
-    fn names(&self, certificate: &CertificateDer<'_>) -> Vec<String>;
+    /// Whose certificate this is that a client has shown; `None` if it is not accepted. It was verified.
+    fn holder(&self, certificate: &CertificateDer<'_>) -> Option<Holder>;
+}
+
+/// Who a certificate says that a client is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its name. A user of the document may have the same.
+    pub name: String,
+    /// Its role in the cluster, as people write it.
+    pub role: &'static str,
+    /// Whether that role sees what is in sessions.
+    pub sees_sessions: bool,
 }
 
 /// The ways out of the server.

@@ -175,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 match self.connection.follow(&self.policy) {
                     Follows::Yes => {}
                     Follows::Gone => return Err(self.turn_away(&trust::GONE).await),
-                    Follows::Denied => return Err(self.turn_away(&trust::DENIED).await),
+                    Follows::Denied(why) => return Err(self.turn_away(&why.reply()).await),
                 }
             }
             if self.connection.has_lapsed(self.held.worker.deadlines.now_ms()) {

@@ -564,11 +564,12 @@ impl Arrival {
         // A listener is there as soon as the document names it, which may be before this worker has looked what else it says.
         worker.take_settings();
         let policy = worker.policy();
-        if !self.trust.is_admitted(&policy) {
-            worker.tell_refused(&self.peer, &trust::words(&trust::DENIED));
+        if let Err(why) = self.trust.admit(&policy) {
+            let why = why.reply();
+            worker.tell_refused(&self.peer, &trust::words(&why));
             use tokio::io::AsyncWriteExt as _;
             let mut text = Vec::new();
-            Out::new(&mut text, Resp::Two).reply(&trust::DENIED);
+            Out::new(&mut text, Resp::Two).reply(&why);
             let say = async {
                 stream.write_all(&text).await?;
                 stream.shutdown().await
@@ -596,9 +597,10 @@ async fn serve_tls(stream: TcpStream, mut arrival: Arrival) {
     worker.take_settings();
     let policy = worker.policy();
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let now_ms = worker.node.now_ms();
-    let names = certificate.map(|shown| arrival.trust.show(shown, certificates, now_ms)).unwrap_or_default();
-    let certified = names.iter().find_map(|name| policy.has_users().then(|| policy.access(name)).flatten());
+    if let Some(certificate) = certificate {
+        arrival.trust.show(certificate, certificates, worker.node.now_ms());
+    }
+    let certified = arrival.trust.name().filter(|_| policy.has_users()).and_then(|name| policy.access(name));
     arrival.serve(stream, certified).await;
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use ballast_clock::boot_now;
 use ballast_core::{config::SessionProtocol, ids::VipId, lease::LAST_WORDS, time::BootNanos};
-use ballast_sessions::{Certificates, Place, Wanted};
+use ballast_sessions::{Certificates, Holder, Place, Wanted};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned,
@@ -222,25 +222,31 @@ fn pki() -> Pki {
 }
 
 #[derive(Clone)]
-struct Fixed(Arc<ServerConfig>, Arc<AtomicBool>);
+struct Fixed {
+    config: Arc<ServerConfig>,
+    /// Of whoever shows a certificate.
+    role: &'static str,
+    is_revoked: Arc<AtomicBool>,
+}
 
 impl Fixed {
-    fn new(config: &Arc<ServerConfig>) -> Self {
-        Self(config.clone(), Arc::default())
+    fn new(config: &Arc<ServerConfig>, role: &'static str) -> Self {
+        Self { config: config.clone(), role, is_revoked: Arc::default() }
     }
 
     fn revoke(&self) {
-        self.1.store(true, Ordering::SeqCst);
+        self.is_revoked.store(true, Ordering::SeqCst);
     }
 }
 
 impl Certificates for Fixed {
     fn server_config(&self) -> Option<Arc<ServerConfig>> {
-        Some(self.0.clone())
+        Some(self.config.clone())
     }
 
-    fn names(&self, _: &CertificateDer<'_>) -> Vec<String> {
-        if self.1.load(Ordering::SeqCst) { Vec::new() } else { vec!["nobody".to_owned(), "moodle".to_owned()] }
+    fn holder(&self, _: &CertificateDer<'_>) -> Option<Holder> {
+        let holder = || Holder { name: "moodle".to_owned(), role: self.role, sees_sessions: self.role == "admin" };
+        (!self.is_revoked.load(Ordering::SeqCst)).then(holder)
     }
 }
 
@@ -262,7 +268,7 @@ fn protected_mode_trusts_certificates_that_are_good_and_only_as_long() {
         return;
     };
     let pki = pki();
-    let fixed = Fixed::new(&pki.server);
+    let fixed = Fixed::new(&pki.server, "admin");
     let ballast = Ballast::start_at("{}", at(Place::Address(outside), true), Some(Arc::new(fixed.clone())));
     let denied = |client: &mut Client| {
         let told = String::from_utf8(client.rest()).unwrap();
@@ -274,6 +280,55 @@ fn protected_mode_trusts_certificates_that_are_good_and_only_as_long() {
     fixed.revoke();
     denied(&mut known);
     denied(&mut over_tls(ballast.address, &pki, true));
+}
+
+#[test]
+fn without_users_a_certificate_opens_the_store_from_elsewhere_to_admins_alone() {
+    let Some(outside) = outside() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let pki = pki();
+    let protocols = [SessionProtocol::Resp, SessionProtocol::Http];
+    for (role, sees) in [("viewer", false), ("operator", false), ("admin", true)] {
+        let wanted = protocols.map(|protocol| Wanted { place: Place::Address(outside), tls: true, protocol }).to_vec();
+        let ballast = Ballast::start_at("{}", wanted, Some(Arc::new(Fixed::new(&pki.server, role))));
+        let [mut resp, mut http] = protocols.map(|protocol| {
+            let listeners = ballast.server.listeners();
+            let of = listeners.into_iter().find(|listener| listener.wanted.protocol == protocol);
+            let address = of.and_then(|listener| listener.bound.ok()).expect("bound").parse().expect("an address");
+            over_tls(address, &pki, true)
+        });
+        http.send(b"GET /v1/sessions/0/a HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let over_http = String::from_utf8(http.rest()).unwrap();
+        if sees {
+            assert_eq!(resp.say("SET a 1"), "+OK\r\n");
+            assert!(over_http.starts_with("HTTP/1.1 404 "), "{over_http}");
+            continue;
+        }
+        let over_resp = String::from_utf8(resp.rest()).unwrap();
+        assert!(over_resp.starts_with("-NOPERM ") && over_resp.ends_with("\r\n"), "{over_resp}");
+        assert!(over_http.starts_with("HTTP/1.1 403 ") && over_http.contains(r#""code":"role""#), "{over_http}");
+        for told in [over_resp, over_http] {
+            assert!(["moodle", role, "sessions.users"].iter().all(|word| told.contains(word)), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_viewer_from_elsewhere_is_served_while_there_is_a_user_of_its_name() {
+    let Some(outside) = outside() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let pki = pki();
+    let (users, certificates) = (r#"{"users":[{"name":"moodle"}]}"#, Arc::new(Fixed::new(&pki.server, "viewer")));
+    let ballast = Ballast::start_at(users, at(Place::Address(outside), true), Some(certificates));
+    let mut client = over_tls(ballast.address, &pki, true);
+    assert_eq!(client.say("SET a 1"), "+OK\r\n", "the user of its name");
+    ballast.cluster.configure("{}");
+    let told = String::from_utf8(client.rest()).unwrap();
+    assert!(told.starts_with("-NOPERM "), "{told}");
 }
 
 #[test]
@@ -302,7 +357,8 @@ fn protected_mode_is_asked_again_when_the_settings_change() {
 fn tls_with_and_without_a_certificate() {
     let pki = pki();
     let users = r#"{"users":[{"name":"moodle","key_prefixes":["m:"]}]}"#;
-    let ballast = Ballast::start_at(users, at(Place::Address(LOCAL), true), Some(Arc::new(Fixed::new(&pki.server))));
+    let certificates = Arc::new(Fixed::new(&pki.server, "viewer"));
+    let ballast = Ballast::start_at(users, at(Place::Address(LOCAL), true), Some(certificates));
     let mut stranger = over_tls(ballast.address, &pki, false);
     assert_eq!(stranger.say("PING"), "-NOAUTH Authentication required.\r\n");
     assert!(stranger.say("AUTH moodle x").starts_with("-WRONGPASS"), "it has no password");

@@ -24,9 +24,9 @@ impl Connection {
             }
             "reset" => {
                 self.reset(node, policy);
-                if !self.trust.is_admitted(policy) {
+                if let Err(why) = self.trust.admit(policy) {
                     self.take_access(None);
-                    out.reply(&crate::trust::DENIED);
+                    out.reply(&why.reply());
                     return Step::Close;
                 }
                 out.simple("RESET");

@@ -7,7 +7,7 @@ use ballast_core::{config::ByteSize, session::Reply};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use crate::refusal::Unavailable;
+use crate::{refusal::Unavailable, trust::NotAdmitted};
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +34,14 @@ pub(super) enum Refused {
     Crowd,
     #[error(
         "the session store has no users and is in protected mode: it serves only clients that come over loopback, or over \
-         TLS with a certificate of the cluster"
+         TLS with an admin's certificate of the cluster"
     )]
     Protected,
+    #[error(
+        "the session store has no users, and the certificate of '{name}' has the role {role}: over TLS it serves only \
+         admins then"
+    )]
+    Role { name: String, role: &'static str },
     #[error(
         "the session store has no users and is in protected mode, and the field Host names another site: a page in a browser \
          of this machine may have sent this"
@@ -129,6 +134,11 @@ impl Refused {
                 "protected",
                 "add users to the document (`sessions.users`), or set `sessions.protected` to false if everybody who \
                  reaches this address may read and change every session",
+            ),
+            Self::Role { .. } => (
+                Status::FORBIDDEN,
+                "role",
+                "add a user of the certificate's name to the document (`sessions.users`), or come with an admin's",
             ),
             Self::OtherSite => (
                 Status::FORBIDDEN,
@@ -236,6 +246,15 @@ fn problem(status: StatusCode, code: &str, detail: &str, remedy: &str) -> Bytes 
         "remedy": remedy,
     });
     body.to_string().into()
+}
+
+impl From<NotAdmitted> for Refused {
+    fn from(why: NotAdmitted) -> Self {
+        match why {
+            NotAdmitted::Stranger => Self::Protected,
+            NotAdmitted::Role { name, role } => Self::Role { name, role },
+        }
+    }
 }
 
 /// An error of the other protocol without the word that stands for a status there.

@@ -44,7 +44,7 @@ pub struct Sessions {
     pub without_quorum: WithoutQuorum,
     /// Who may use it. With none, whoever reaches it may, see `protected`.
     pub users: Vec<SessionUser>,
-    /// Without users, serves only clients of the loopback interface or over TLS with a certificate.
+    /// Without users, serves only clients of the loopback interface or over TLS with an admin's certificate.
     pub protected: bool,
     /// Bounds of connections, requests and values.
     pub limits: SessionLimits,
