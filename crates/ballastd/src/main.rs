@@ -25,7 +25,6 @@ mod past_leases;
 mod programs;
 mod reader;
 mod reckoning;
-mod refusals;
 mod sessions;
 mod settling;
 mod sockets;

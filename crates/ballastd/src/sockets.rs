@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use ballast_admin::{
     pki::{Identity as PeerIdentity, identity_of},
-    serve::{Place, Places},
+    serve::{Place, Places, Refusals, Turn, Turns},
 };
 use ballast_core::ids::NodeId;
 use ballast_raft::PeerNode;
@@ -26,7 +26,7 @@ use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -37,15 +37,16 @@ use tonic::{
 };
 use tracing::{debug, info};
 
-use crate::{bootstrap::Bootstrap, refusals::Refusals};
+use crate::bootstrap::Bootstrap;
 
 /// A handshake takes two round trips; this leaves room for lost packets.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Handshakes and fresh connections that wait for their turn; more wait in the kernel.
+/// Fresh connections that wait to be served; more wait as well, in their places.
 const BACKLOG: usize = 64;
-/// Handshakes at once: more than any cluster has nodes, and far fewer than a process has descriptors.
-const HANDSHAKES_MAX: usize = 64;
+/// Handshakes at once: as many as thirty nodes begin that all come at once, with a connection for each of four kinds of
+/// traffic, and far fewer than a process has descriptors.
+const HANDSHAKES_MAX: usize = 128;
 
 /// Connections of nodes at once: each costs a descriptor.
 const CONNECTIONS_MAX: usize = 512;
@@ -176,12 +177,10 @@ async fn accept(
     ready: mpsc::Sender<NodeConnection>,
     stop: CancellationToken,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let turns = Turns::new(HANDSHAKES_MAX);
     let places = Arc::new(Places::new(CONNECTIONS_MAX));
     let refusals = Arc::new(Mutex::new(Refusals::default()));
     loop {
-        // Never closed, so a turn is always had in the end.
-        let Ok(turn) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let (stream, remote) = tokio::select! {
             // Cancel-safe: a connection that is not returned yet stays with the kernel.
             accepted = listener.accept() => match accepted {
@@ -194,12 +193,13 @@ async fn accept(
             },
             () = stop.cancelled() => return,
         };
+        // Only now: in the kernel's queue whoever says nothing would keep those behind it waiting.
+        let turn = turns.take(remote.ip());
         let (acceptor, cluster_id, ready, stop) = (acceptor.clone(), cluster_id.clone(), ready.clone(), stop.clone());
         let (places, refusals) = (Arc::clone(&places), Arc::clone(&refusals));
         tokio::spawn(async move {
-            let _turn = turn;
             let handshake = async {
-                match timeout(HANDSHAKE_TIMEOUT, handshake(stream, &acceptor, &cluster_id, &places)).await {
+                match timeout(HANDSHAKE_TIMEOUT, handshake(stream, turn, &acceptor, &cluster_id, &places)).await {
                     Ok(Ok(connection)) => drop(ready.send(connection).await),
                     Ok(Err(error)) => {
                         let error = format!("{error:#}");
@@ -218,12 +218,13 @@ async fn accept(
 
 async fn handshake(
     stream: TcpStream,
+    turn: Turn,
     acceptor: &TlsAcceptor,
     cluster_id: &str,
     places: &Places<NodeId>,
 ) -> Result<NodeConnection> {
     stream.set_nodelay(true)?;
-    let stream = acceptor.accept(stream).await?;
+    let stream = turn.during(acceptor.accept(stream)).await??;
     let certificate =
         stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("the other side has no certificate")?;
     match identity_of(certificate, cluster_id)? {
@@ -268,5 +269,54 @@ impl AsyncWrite for NodeConnection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use ballast_admin::pki::{self, Authority, Key};
+    use tokio::{io::AsyncReadExt as _, net::TcpSocket};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    /// A connection from 127.0.0.`last`: all of 127.0.0.0/8 is this machine (RFC 1122, section 3.2.1.3).
+    async fn connect(last: u8, to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).expect("bound");
+        socket.connect(to).await.expect("connected")
+    }
+
+    #[tokio::test]
+    async fn strangers_that_connect_and_say_nothing_keep_no_node_from_elsewhere_out() {
+        let (node, now) = (NodeId::new(1), SystemTime::now());
+        let authority = Authority::create(&pki::new_cluster_id(), now).expect("a CA");
+        let key = Key::generate().expect("a key");
+        let credentials = authority.issue_node(node, &key, now).expect("credentials");
+        let cluster_id = authority.cluster_id().to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let acceptor = TlsAcceptor::from(Arc::new(pki::node_server(&credentials).expect("TLS")));
+        let (ready, mut connections) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let accepting = tokio::spawn(accept(listener, acceptor, cluster_id.clone(), ready, stop.clone()));
+
+        let mut silent = Vec::new();
+        for _ in 0..HANDSHAKES_MAX {
+            silent.push(connect(2, address).await);
+        }
+        let connector = TlsConnector::from(Arc::new(pki::node_client(&credentials).expect("TLS")));
+        let stream = connect(3, address).await;
+        let connecting = connector.connect(pki::server_name(&cluster_id, Some(node)), stream);
+        let (connected, taken_in) = tokio::join!(connecting, connections.recv());
+        connected.expect("a handshake");
+        assert_eq!(taken_in.expect("a connection").peer, PeerNode(node));
+        assert_eq!(silent[0].read(&mut [0]).await.expect("an end"), 0, "its turn was the oldest");
+        let newest = silent.last().expect("one of them").try_read(&mut [0]);
+        assert_eq!(newest.expect_err("it says nothing").kind(), io::ErrorKind::WouldBlock, "the others wait on");
+        stop.cancel();
+        accepting.await.expect("no panic");
     }
 }

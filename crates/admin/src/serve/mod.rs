@@ -1,15 +1,23 @@
 //! Listening: TLS over TCP, and the unix socket.
 //!
-//! Handshakes run beside each other and each has a deadline, so one client that connects and says
-//! nothing keeps nobody out. Connections have places ([`Places`]), few of them for those who have no
-//! certificate, because they only enrol.
+//! Handshakes run beside each other, and each has a deadline and a turn ([`Turns`]), so clients that
+//! connect and say nothing keep nobody out. Connections have places ([`Places`]), few of them for
+//! those who have no certificate, because they only enrol.
 //!
 //! Not here: who may call what ([`crate::access`]), what the calls do ([`crate::services`]).
 
 mod accepted;
 mod places;
+mod refusals;
+mod turns;
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ballast_telemetry::trace::TraceLayer;
 use futures_util::{
@@ -31,7 +39,11 @@ use tonic::{
 };
 
 use self::accepted::Accepted;
-pub use self::places::{NoPlace, Place, Places};
+pub use self::{
+    places::{NoPlace, Place, Places},
+    refusals::Refusals,
+    turns::{Turn, TurnLost, Turns},
+};
 use crate::{
     access::{AccessLayer, Connection, Peer},
     pki::{fingerprint_of, identity_of},
@@ -40,8 +52,8 @@ use crate::{
 /// A handshake takes two round trips; this leaves room for lost packets on a bad line.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Handshakes at once. More wait in the listen queue. Arbitrary: several seconds of CPU time.
-const HANDSHAKES_MAX: usize = 256;
+/// Handshakes at once over TLS. Arbitrary: several seconds of CPU time.
+pub(crate) const HANDSHAKES_MAX: usize = 256;
 
 /// Connections over TLS at once. Each costs a descriptor, of which a process often has 1024, and the farms need theirs.
 const CONNECTIONS_MAX: usize = 512;
@@ -86,15 +98,18 @@ pub async fn serve_tls(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_or_else(|_| "TCP".to_owned(), |address| address.to_string());
-    let (listener, places) = (Arc::new(listener), Arc::new(Places::new(CONNECTIONS_MAX)));
+    let (listener, turns) = (Arc::new(listener), Arc::new(Turns::new(HANDSHAKES_MAX)));
+    let places = Arc::new(Places::new(CONNECTIONS_MAX));
     let accept = move || {
-        let (listener, tls, cluster_id, places) = (listener.clone(), tls.clone(), cluster_id.clone(), places.clone());
+        let (listener, turns, tls) = (listener.clone(), turns.clone(), tls.clone());
+        let (cluster_id, places) = (cluster_id.clone(), places.clone());
         async move {
             let (stream, remote) = listener.accept().await?;
-            Ok(async move {
+            let turn = turns.take(remote.ip());
+            let handshake = async move {
                 stream.set_nodelay(true)?;
-                let acceptor = TlsAcceptor::from(tls);
-                let stream = acceptor.accept(stream).await?;
+                let accepting = TlsAcceptor::from(tls).accept(stream);
+                let stream = turn.during(accepting).await.map_err(io::Error::other)??;
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = match certificate {
                     Some(certificate) => {
@@ -108,7 +123,8 @@ pub async fn serve_tls(
                 let connection = Connection { peer, certificate, remote: Some(remote) };
                 let accepted = Accepted::new(stream, connection, Some(place));
                 Ok(if certificate.is_some() { accepted } else { accepted.ending_after(STRANGER_LIFE) })
-            })
+            };
+            Ok((Some(remote), handshake))
         }
     };
     serve(routes, access, incoming(accept), stop).await.map_err(|source| ServeError { address, source })
@@ -130,7 +146,7 @@ pub async fn serve_unix(
         let listener = listener.clone();
         async move {
             let (stream, _) = listener.accept().await?;
-            Ok(async move {
+            let handshake = async move {
                 let user = stream.peer_cred()?.uid();
                 let own = own_user()?;
                 if user != 0 && user != own {
@@ -138,7 +154,8 @@ pub async fn serve_unix(
                 }
                 // Root is not counted: it could end the process just as well.
                 Ok(Accepted::new(stream, Connection { peer: Peer::Root, certificate: None, remote: None }, None))
-            })
+            };
+            Ok((None, handshake))
         }
     };
     serve(routes, access, incoming(accept), stop)
@@ -179,34 +196,51 @@ where
     }
 }
 
-/// The connections that were accepted and whose handshake went well.
+/// A handshake's end, and with whom it was; `None` over the unix socket.
+type Ended<IO> = (Option<SocketAddr>, io::Result<IO>);
+
+/// The connections whose handshake went well, of those that are accepted, and from where.
 fn incoming<A, AF, H, IO>(accept: A) -> impl Stream<Item = io::Result<IO>>
 where
     A: Fn() -> AF + Send + 'static,
-    AF: Future<Output = io::Result<H>> + Send,
+    AF: Future<Output = io::Result<(Option<SocketAddr>, H)>> + Send,
     H: Future<Output = io::Result<IO>> + Send + 'static,
     IO: Send + 'static,
 {
-    let handshakes: FuturesUnordered<BoxFuture<'static, io::Result<IO>>> = FuturesUnordered::new();
-    stream::unfold((accept, handshakes), |(accept, mut handshakes)| async move {
+    let handshakes: FuturesUnordered<BoxFuture<'static, Ended<IO>>> = FuturesUnordered::new();
+    let state = (accept, handshakes, Refusals::default());
+    stream::unfold(state, |(accept, mut handshakes, mut refusals)| async move {
         loop {
             // Accepting is cancel-safe, and a handshake that is not polled on waits in its set.
             tokio::select! {
-                accepted = accept(), if handshakes.len() < HANDSHAKES_MAX => match accepted {
-                    Ok(handshake) => handshakes.push(Box::pin(bounded(handshake))),
+                // What is over gives its descriptor back before another one is taken.
+                biased;
+                Some(ended) = handshakes.next(), if !handshakes.is_empty() => match ended {
+                    (_, Ok(connection)) => return Some((Ok(connection), (accept, handshakes, refusals))),
+                    (remote, Err(error)) => tell(&mut refusals, remote, &error),
+                },
+                accepted = accept() => match accepted {
+                    Ok((remote, handshake)) => {
+                        handshakes.push(Box::pin(async move { (remote, bounded(handshake).await) }));
+                    }
                     Err(error) => {
                         // Out of file descriptors, mostly: the pause lets others close theirs.
                         tracing::warn!(%error, "cannot accept a connection to the admin API");
                         sleep(Duration::from_millis(100)).await;
                     }
                 },
-                Some(done) = handshakes.next(), if !handshakes.is_empty() => match done {
-                    Ok(connection) => return Some((Ok(connection), (accept, handshakes))),
-                    Err(error) => tracing::info!(%error, "a connection to the admin API was refused"),
-                },
             }
         }
     })
+}
+
+/// Says that a connection was refused, unless the same was said of that machine a moment ago.
+fn tell(refusals: &mut Refusals, remote: Option<SocketAddr>, error: &io::Error) {
+    let untold = remote.map_or(Some(0), |remote| refusals.refused(Instant::now(), remote.ip(), &error.to_string()));
+    if let Some(untold) = untold {
+        let remote = remote.map(tracing::field::display);
+        tracing::info!(remote, %error, untold, "a connection to the admin API was refused");
+    }
 }
 
 async fn bounded<IO>(handshake: impl Future<Output = io::Result<IO>>) -> io::Result<IO> {

@@ -1,6 +1,6 @@
 //! The API as a client meets it: sockets, TLS, roles.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{io, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use ballast_core::{
     ids::NodeId,
@@ -12,7 +12,8 @@ use ballast_proto::admin::v1::{
     config_service_client::ConfigServiceClient, enrol_service_client::EnrolServiceClient,
 };
 use tokio::{
-    net::{TcpListener, UnixListener},
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpSocket, UnixListener},
     task::JoinHandle,
 };
 use tonic::{Code, transport::Channel};
@@ -22,7 +23,7 @@ use super::{Fake, SHOP, fake, refused};
 use crate::{
     client::Target,
     pki::{self, Authority, CERTIFICATE_LIFE_USER, Credentials, JoinToken, Key, UserRole, server_name},
-    serve::{STRANGERS_MAX, ServeError, serve_tls, serve_unix},
+    serve::{HANDSHAKES_MAX, STRANGERS_MAX, ServeError, serve_tls, serve_unix},
 };
 
 /// A fake cluster behind a real socket.
@@ -199,6 +200,25 @@ async fn strangers_have_few_places_and_take_nobody_elses() {
     let_in.pop();
     // The server hears in its own time that the connection is closed.
     while code(target.channel()).await != Code::Unauthenticated {}
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn clients_that_connect_and_say_nothing_keep_nobody_from_elsewhere_out() {
+    let served = Served::start().await;
+    let address: SocketAddr = served.address.parse().expect("an address");
+    let mut silent = Vec::new();
+    for _ in 0..HANDSHAKES_MAX {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        // All of 127.0.0.0/8 is this machine (RFC 1122, section 3.2.1.3).
+        socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).expect("bound");
+        silent.push(socket.connect(address).await.expect("connected"));
+    }
+    let nodes = ClusterServiceClient::new(served.user(UserRole::Viewer)).list_nodes(ListNodesRequest::default()).await;
+    nodes.expect("who is from elsewhere has a turn");
+    assert_eq!(silent[0].read(&mut [0]).await.expect("an end"), 0, "it was the oldest one's");
+    let newest = silent.last().expect("one of them").try_read(&mut [0]);
+    assert_eq!(newest.expect_err("it says nothing").kind(), io::ErrorKind::WouldBlock, "the others wait on");
     served.stop().await;
 }
 
