@@ -467,6 +467,21 @@ fn a_request_that_may_have_been_carried_out_is_not_repeated() {
 }
 
 #[test]
+fn a_request_that_had_left_is_not_repeated_where_there_are_no_retries() {
+    let (backend, _closed) = closing_backend();
+    let site = Site::of(&[&backend], |_, service| service.retries_max = 0);
+    let mut client = site.client();
+    client.send(GET);
+    assert_eq!(client.response().text(), "ok");
+    client.send(GET);
+    let response = client.response();
+    assert_eq!((response.status, response.header("x-ballast-reason")), (502, Some("backend_closed")));
+    assert_eq!(backend.requests().len(), 2, "the second was read, and once only");
+    assert_eq!(site.line(1)["retries"], 0);
+    assert_eq!(site.proxy.stats().services[&SERVICE].retries_total, 0);
+}
+
+#[test]
 fn a_full_backend_makes_requests_wait_in_line() {
     let (open, gate) = gate();
     let backend = Backend::start(move |conn| {

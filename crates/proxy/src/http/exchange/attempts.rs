@@ -74,7 +74,8 @@ pub(super) async fn attempts(
             trail.binding = choice.binding;
         }
         trail.chosen_ns = boot_now().get();
-        let look = if job.is_repeatable() { Look::AtRuntime } else { Look::AtKernel };
+        let may_repeat = job.is_repeatable() && trail.may_repeat(&service);
+        let look = if may_repeat { Look::AtRuntime } else { Look::AtKernel };
         let link = match acquire(client, &farm, &service, &backend, fresh, look, &mut queue_until).await {
             Ok(link) => link,
             Err(missed @ (NoLink::Refused | NoLink::Unreached | NoLink::Unasked)) => {

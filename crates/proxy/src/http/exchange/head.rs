@@ -60,7 +60,10 @@ impl Attempt<'_> {
                 Waited::Closed(received) => {
                     let unsent = self.job.out.rewound_len() == self.job.out.len();
                     if link.reused && received == 0 && interim == 0 {
-                        let safe = replayable && (unsent || self.job.method.is_idempotent());
+                        // Where not a byte could be written the connection had ended before, and no application has seen the
+                        // request. What had left may have been carried out: that is repeated as often as the service allows.
+                        let may_repeat = self.job.method.is_idempotent() && self.trail.may_repeat(self.service);
+                        let safe = replayable && (unsent || may_repeat);
                         return Err(if safe { Attempted::Again } else { Attempted::Stale });
                     }
                     return Err(Attempted::Over(Ending::BackendClosed, After::Linger));

@@ -63,6 +63,11 @@ impl Trail {
         }
     }
 
+    /// Whether one more attempt is within the service's `retries_max`.
+    pub(super) fn may_repeat(&self, service: &Service) -> bool {
+        self.retries < service.plan.retries_max
+    }
+
     /// Counts the request and writes its line.
     pub(super) fn finish(mut self, client: &Client, farm: &Farm, ending: Ending) {
         let worker = client.worker();
