@@ -85,6 +85,8 @@ pub struct Control {
     bind_vips: BindVips,
     held: BTreeSet<VipId>,
     sockets: BTreeMap<Key, Bound>,
+    /// Connections open, by listener: its limit is over all its addresses and whatever becomes of its sockets.
+    connections: BTreeMap<(FarmId, Arc<str>), Arc<AtomicU32>>,
     next_id: u64,
     draining: bool,
     /// False once it ends.
@@ -119,6 +121,7 @@ impl Control {
             bind_vips,
             held: BTreeSet::new(),
             sockets: BTreeMap::new(),
+            connections: BTreeMap::new(),
             next_id: 1,
             draining: false,
             serving: true,
@@ -211,6 +214,8 @@ impl Control {
             }
             self.sockets.insert(key, Bound { vip, state });
         }
+        // Sockets and connections have a part in the count of their listener.
+        self.connections.retain(|_, open| Arc::strong_count(open) > 1);
         self.publish(plan.revision);
     }
 
@@ -263,7 +268,7 @@ impl Control {
             .as_ref()
             .map(|(id, name)| VipIdentity { name: name.clone(), gate: self.shared.ports.ownership.gate(*id) });
         let identity = Identity { farm: *farm, name: name.clone(), vip, address };
-        let open = Arc::new(AtomicU32::new(0));
+        let open = self.connections.entry((*farm, name.clone())).or_default().clone();
         let kept = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
         for (orders, socket) in self.shared.orders.iter().zip(listeners) {
             let listen = Listen { id, socket, identity: identity.clone(), open: open.clone() };

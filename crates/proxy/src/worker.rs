@@ -92,7 +92,7 @@ pub struct Listen {
     pub socket: std::net::TcpListener,
     /// What it is.
     pub identity: Identity,
-    /// Connections open on it, of all workers.
+    /// Connections open on it, of all workers and on all its addresses.
     pub open: Arc<AtomicU32>,
 }
 
