@@ -17,7 +17,7 @@
 //! | `queue_timeout` | 503 | no backend became free within `queue_timeout` |
 //! | `connect_failed` | 503 | no attempt reached a backend |
 //! | `backend_closed` | 502 | the backend closed before its response |
-//! | `backend_timeout` | 504 | no response within `response_header`, or the request's body was not taken for `between_bytes` |
+//! | `backend_timeout` | 504 | no response within `response_header`, nor `100 Continue` to a client that waits for it, or the request's body was not taken for `between_bytes` |
 //! | `response:<fault>` | 502 | the response was malformed or exceeded a bound |
 //! | `interim_flood` | 502 | more interim responses than anyone sends |
 //! | `upgrade_unasked` | 502 | 101 to a request that did not ask for it |

@@ -1,6 +1,6 @@
 //! Every wait has an end, with a name.
 
-use ballast_core::{config::Span, health::Answer};
+use ballast_core::{config::Span, health::Answer, ids::BackendId};
 
 use crate::support::*;
 
@@ -64,6 +64,32 @@ fn a_response_must_begin() {
     let b1 = silent();
     let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.response_header));
     check(&site, GET, 504, "backend_timeout");
+}
+
+#[test]
+fn a_backend_that_leaves_a_client_waiting_for_continue_is_to_blame() {
+    let b1 = silent();
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.response_header));
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
+    check(&site, request, 504, "backend_timeout");
+    assert_eq!(*site.world.observed.lock().unwrap(), [(BackendId::new(1), Answer::Nothing)]);
+    assert_eq!(site.proxy.stats().backends[&BackendId::new(1)].response_failures_total, 1);
+}
+
+#[test]
+fn a_client_that_was_told_to_continue_must_send_its_body() {
+    let b1 = Backend::start(|conn| {
+        let _ = conn.request_head();
+        conn.send("HTTP/1.1 100 Continue\r\n\r\n");
+        let _ = conn.client.rest();
+    });
+    let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.client_body));
+    let mut client = site.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n");
+    assert!(client.head().starts_with("HTTP/1.1 100 "));
+    let response = client.response();
+    assert_eq!((response.status, response.header("x-ballast-reason")), (408, Some("client_body_timeout")));
+    assert!(site.world.observed.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -201,7 +227,7 @@ fn unused_upstream_connections_are_closed() {
     let site = Site::of(&[&b1], |farm, _| short(&mut farm.timeouts.upstream_idle));
     site.get(GET);
     eventually("the pool to empty", || {
-        let stats = site.proxy.stats().backends[&ballast_core::ids::BackendId::new(1)];
+        let stats = site.proxy.stats().backends[&BackendId::new(1)];
         (stats.idle == 0 && stats.connections == 0).then_some(())
     });
 }

@@ -83,18 +83,43 @@ pub(super) fn poll_send(
     }
 }
 
+/// What is waited for between a request's head and its response's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// That the client sends the rest of the body.
+    Body,
+    /// That the backend takes what was read of the request.
+    Room,
+    /// That the backend answers, also by telling a client to go on that waits for `100 Continue`.
+    Answer,
+}
+
+impl Awaited {
+    fn of(job: &Job, sent: Sent) -> Self {
+        if sent != Sent::Going {
+            Self::Answer
+        } else if !job.out.is_empty() || job.flow.waits_for_target() {
+            Self::Room
+        } else if job.expects_continue && job.flow.received == 0 {
+            Self::Answer
+        } else {
+            Self::Body
+        }
+    }
+}
+
 /// The deadlines between a request's head and its response's.
 pub(super) struct Pace {
     began_ms: u64,
     received: u64,
     written: u64,
-    was: Option<Sent>,
+    awaited: Option<Awaited>,
 }
 
 impl Pace {
     /// The request's head has just been taken off the client's buffer.
     pub(super) fn new(client: &Client, job: &Job) -> Self {
-        Self { began_ms: client.timer.now_ms(), received: job.flow.received, written: job.flow.written, was: None }
+        Self { began_ms: client.timer.now_ms(), received: job.flow.received, written: job.flow.written, awaited: None }
     }
 
     /// Sets the deadline after progress; says what ran out when it has passed.
@@ -103,36 +128,32 @@ impl Pace {
             return Some(cut);
         }
         let moved = job.flow.received != self.received || job.flow.written != self.written;
-        if moved || self.was != Some(sent) {
-            (self.received, self.written, self.was) = (job.flow.received, job.flow.written, Some(sent));
-            let waits_for_backend = sent != Sent::Going || !job.out.is_empty() || job.flow.waits_for_target();
-            let deadline = if sent != Sent::Going {
-                client.timer.after(timeouts.response_header.as_millis())
-            } else if waits_for_backend {
-                client.timer.after(timeouts.between_bytes.as_millis())
-            } else {
-                let stall = client.timer.after(timeouts.client_body.as_millis());
-                let enough = self.rate_deadline(client, timeouts, job);
-                // A byte for every tick must not put off what is over.
-                if enough <= client.timer.now_ms() {
-                    return Some(Ending::ClientBodyTimeout);
+        let awaited = Awaited::of(job, sent);
+        if moved || self.awaited != Some(awaited) {
+            (self.received, self.written, self.awaited) = (job.flow.received, job.flow.written, Some(awaited));
+            let deadline = match awaited {
+                Awaited::Answer => client.timer.after(timeouts.response_header.as_millis()),
+                Awaited::Room => client.timer.after(timeouts.between_bytes.as_millis()),
+                Awaited::Body => {
+                    let stall = client.timer.after(timeouts.client_body.as_millis());
+                    let enough = self.rate_deadline(client, timeouts, job);
+                    // A byte for every tick must not put off what is over.
+                    if enough <= client.timer.now_ms() {
+                        return Some(Ending::ClientBodyTimeout);
+                    }
+                    stall.min(enough)
                 }
-                stall.min(enough)
             };
             client.timer.arm_at(deadline);
         }
-        if !client.timer.is_over() {
-            return None;
-        }
-        let waits_for_client = sent == Sent::Going && job.out.is_empty() && !job.flow.waits_for_target();
-        Some(if waits_for_client { Ending::ClientBodyTimeout } else { Ending::BackendTimeout })
+        client.timer.is_over().then_some(match awaited {
+            Awaited::Body => Ending::ClientBodyTimeout,
+            Awaited::Room | Awaited::Answer => Ending::BackendTimeout,
+        })
     }
 
-    /// Until when the bytes received so far are fast enough. A client told to wait for 100 has not begun.
+    /// Until when the bytes received so far are fast enough.
     fn rate_deadline(&self, client: &Client, timeouts: &Timeouts, job: &Job) -> u64 {
-        if job.expects_continue && job.flow.received == 0 {
-            return u64::MAX;
-        }
         let rate_min = u64::from(timeouts.body_rate_min);
         let grace_ms = timeouts.client_body.as_millis();
         enough_until(&client.timer, self.began_ms, grace_ms, job.flow.received, rate_min)
