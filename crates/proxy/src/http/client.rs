@@ -175,15 +175,22 @@ impl Client {
             self.began_ns = boot_now().get();
         }
         let idle_since_ms = self.timer.now_ms();
-        let wait = if begun || self.requests == 0 { timeouts.client_header } else { timeouts.client_idle };
-        let grace = if begun || !self.worker().draining.get() { u64::MAX } else { self.worker().shared.idle_grace_ms };
-        self.timer.arm(wait.as_millis().min(grace));
+        let idle = if self.requests == 0 { timeouts.client_header } else { timeouts.client_idle };
+        let grace = if self.worker().draining.get() { self.worker().shared.idle_grace_ms } else { u64::MAX };
+        let idle_until_ms = self.timer.after(idle.as_millis().min(grace));
+        self.timer.arm_at(if begun { self.timer.after(timeouts.client_header.as_millis()) } else { idle_until_ms });
         loop {
             if !self.buf.is_empty() {
                 // RFC 9112 section 2.2: one empty line before a request is ignored; more are not.
                 if !blank_skipped && self.buf.bytes().starts_with(b"\r\n") {
                     self.buf.consume(2);
                     blank_skipped = true;
+                    if self.buf.is_empty() {
+                        // It belongs to the body before, after which some clients send one. No request has begun, and the
+                        // connection may be idle for no longer than without it.
+                        begun = false;
+                        self.timer.arm_at(idle_until_ms);
+                    }
                     continue;
                 }
                 match self.look(&mut scan, &mut line_checked, blank_skipped, farm) {

@@ -194,6 +194,35 @@ fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[test]
+fn an_empty_line_after_a_body_begins_no_request() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |farm, _| {
+        farm.timeouts.client_header = Span::from_millis(300);
+        farm.timeouts.client_idle = Span::from_millis(600);
+    });
+    for (body, later) in [("hi\r\n", ""), ("hi", "\r\n")] {
+        let mut client = site.client();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{body}"));
+        assert_eq!(client.response().status, 200);
+        client.send(later);
+        client.closed();
+    }
+    assert!(site.proxy.stats().listeners.values().all(|listener| listener.rejected_total == 0));
+}
+
+#[test]
+fn a_second_empty_line_is_refused_whenever_it_comes() {
+    let b1 = Backend::named("b1");
+    let site = Site::of(&[&b1], |_, _| {});
+    let mut client = site.client();
+    client.send("\r\n");
+    let read = || site.proxy.stats().listeners.values().any(|listener| listener.bytes_in_total == 2);
+    eventually("the first to be read", || read().then_some(()));
+    client.send("\r\n");
+    assert_eq!(client.response().header("x-ballast-reason"), Some("request:method"));
+}
+
+#[test]
 fn a_line_does_not_wait_for_ever() {
     let b1 = silent();
     let site = Site::of(&[&b1], |_, service| {
