@@ -841,6 +841,14 @@ fn head_gets_no_body_and_who_is_told_that_there_is_no_route_may_go_on() {
     wrong.closed();
 }
 
+/// A client that takes in so little that most of a response waits in the proxy's kernel.
+fn slow_reader(site: &Site) -> Client {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&site.address().into()).unwrap();
+    Client::of(socket.into())
+}
+
 #[test]
 fn a_response_that_ends_a_connection_is_not_lost_to_the_next_request() {
     let body = pattern(100_000);
@@ -848,16 +856,31 @@ fn a_response_that_ends_a_connection_is_not_lost_to_the_next_request() {
         [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes(), body.clone()].concat();
     let b1 = Backend::answering(bytes);
     let site = Site::of(&[&b1], |farm, _| farm.limits.requests_per_connection_max = 1);
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    // So small that most of the response waits in the proxy's kernel.
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&site.address().into()).unwrap();
-    let mut client = Client::of(socket.into());
+    let mut client = slow_reader(&site);
     client.send(GET);
     site.line(0);
     client.send(GET);
     assert!(client.response().body == body);
     client.closed();
+}
+
+#[test]
+fn a_response_is_not_lost_to_an_empty_line_after_the_body() {
+    let body = pattern(100_000);
+    let bytes =
+        [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes(), body.clone()].concat();
+    for head in ["POST / HTTP/1.1\r\nConnection: close", "POST / HTTP/1.0"] {
+        let b1 = Backend::answering(bytes.clone());
+        let site = Site::of(&[&b1], |_, _| {});
+        let mut client = slow_reader(&site);
+        client.send(format!("{head}\r\nHost: a\r\nContent-Length: 2\r\n\r\n"));
+        // Of what comes after the head only the body is read.
+        eventually("the head at the backend", || (b1.connections() == 1).then_some(()));
+        client.send("hi\r\n");
+        site.line(0);
+        assert!(client.response().body == body, "{head}");
+        client.closed();
+    }
 }
 
 #[test]

@@ -111,8 +111,9 @@ impl Attempt<'_> {
         }
         Ok(match ending {
             Ending::Done if sent == Sent::All => {
-                // A client that would have kept the connection may be sending its next request already.
-                let more = !client.buf.is_empty() || self.job.keep_alive;
+                // A client that would have kept the connection may be sending its next request already, and some send an
+                // empty line after a body. To close with that unread is a reset, which may cost the response's tail.
+                let more = !client.buf.is_empty() || self.job.keep_alive || self.job.has_body;
                 let rest = if more { After::Linger } else { After::Close };
                 (Ending::Done, if reply.keep { After::Keep } else { rest }, reply.reusable)
             }
