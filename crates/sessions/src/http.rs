@@ -80,6 +80,26 @@ pub struct Guest {
 #[error("the VIP is another node's")]
 struct Elsewhere;
 
+/// Why a request is not carried out.
+enum Undone {
+    /// The client is told why.
+    Refused(Refused),
+    /// It is told nothing.
+    Elsewhere(Elsewhere),
+}
+
+impl From<Refused> for Undone {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<Elsewhere> for Undone {
+    fn from(elsewhere: Elsewhere) -> Self {
+        Self::Elsewhere(elsewhere)
+    }
+}
+
 /// Serves a connection to its end.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, guest: Guest) {
     let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
@@ -193,9 +213,7 @@ impl Site {
     async fn serve(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Elsewhere> {
         let began = Instant::now();
         let worker = &self.held.worker;
-        if !self.held.listener.may_serve() {
-            return Err(Elsewhere);
-        }
+        self.check_vip()?;
         // What has just arrived may be of a user that the document has known only for a moment, or no longer knows.
         worker.take_settings();
         let policy = worker.policy();
@@ -203,10 +221,11 @@ impl Site {
         self.is_busy.set(true);
         let mut response = match self.answer(&policy, &parts, body).await {
             Ok(response) => response,
-            Err(refused) => {
+            Err(Undone::Refused(refused)) => {
                 self.count(&refused);
                 refused.response()
             }
+            Err(Undone::Elsewhere(elsewhere)) => return Err(elsewhere),
         };
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.held.is_ending() {
@@ -225,24 +244,33 @@ impl Site {
         Ok(response.map(|body| Full::new(self.weighed(body, &policy))))
     }
 
-    async fn answer(&self, policy: &Policy, parts: &Parts, body: Incoming) -> resource::Answer {
+    async fn answer(&self, policy: &Policy, parts: &Parts, body: Incoming) -> Result<Response<Bytes>, Undone> {
         head::check(parts)?;
         let access = self.access(policy, parts).await?;
         let verb = Verb::of(&parts.method)?;
         let asked = Asked::new(&self.held.worker, policy, &access, parts.uri.path(), &parts.headers, verb)?;
-        match verb {
+        let answer = match verb {
             Verb::Get => asked.get().await,
             Verb::Delete => asked.delete().await,
             Verb::Put => {
                 if !head::has_body(&parts.headers) {
-                    return Err(Refused::NoBody);
+                    return Err(Refused::NoBody.into());
                 }
                 asked.check_put()?;
                 // What was read is counted until it is in the log.
                 let mut weight = Weight::new(&self.card);
-                asked.put(self.read(body, policy, &mut weight).await?).await
+                let body = self.read(body, policy, &mut weight).await?;
+                // Minutes may have passed.
+                self.check_vip()?;
+                asked.put(body).await
             }
-        }
+        };
+        answer.map_err(Undone::Refused)
+    }
+
+    /// Where the VIP is another node's, what was not begun is begun there: nothing that is said here reaches the client.
+    fn check_vip(&self) -> Result<(), Elsewhere> {
+        if self.held.listener.may_serve() { Ok(()) } else { Err(Elsewhere) }
     }
 
     /// What the client may do.

@@ -523,6 +523,28 @@ fn a_vip_is_served_while_it_is_held_and_a_listener_while_it_is_wanted() {
 }
 
 #[test]
+fn what_came_whole_only_after_its_vip_was_lost_is_not_kept() {
+    let place = Place::Vip(VipId::new(1), LOCAL);
+    let site = Site::at("", vec![Wanted { place, tls: false, protocol: SessionProtocol::Http }]);
+    let gate = &site.ballast.cluster.gate;
+    gate.hold(1, BootNanos::new(u64::MAX));
+    let mut line = site.open();
+    line.ask("PUT /v1/sessions/shop/a", &[], "1").is(201, "");
+    line.send(
+        "PUT /v1/sessions/shop/a HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n",
+    );
+    assert_eq!(line.answer(false).status, 100, "its body is waited for");
+    let proposals = || site.ballast.cluster.proposals.load(Ordering::SeqCst);
+    let before = proposals();
+    gate.close();
+    line.send("2");
+    assert!(line.ends());
+    assert_eq!(proposals(), before, "nobody is there to hear the answer");
+    gate.hold(2, BootNanos::new(u64::MAX));
+    site.ask("GET /v1/sessions/shop/a", &[], "").is(200, "1");
+}
+
+#[test]
 fn each_protocol_is_known_by_its_port() {
     let site = Site::new("");
     assert_eq!(site.redis("PING"), "+PONG\r\n");
