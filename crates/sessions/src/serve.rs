@@ -90,6 +90,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, held: Held, con
         later: Vec::new(),
         run: Run::default(),
         replies: Vec::new(),
+        pending: 0,
         policy,
         began: Instant::now(),
         waited: Duration::ZERO,
@@ -131,6 +132,8 @@ struct Serving<S> {
     later: Vec<u8>,
     run: Run,
     replies: Vec<Reply>,
+    /// Bytes of answers that are there and not in `out` yet.
+    pending: usize,
     policy: Rc<Policy>,
     /// When the bytes were there that are being carried out.
     began: Instant,
@@ -190,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     /// Notes what the connection takes. If all together take too much, those that take the most are ended.
     fn weigh(&mut self) {
-        let answers = self.out.capacity() + self.later.capacity();
+        let answers = self.out.capacity() + self.later.capacity() + self.pending;
         let requests = self.buf.capacity() + self.requests.takes() + self.run.takes();
         let takes = requests + answers + self.connection.keeps();
         // What changes with each request is not worth counting.
@@ -200,6 +203,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         if takes > before {
             let clients = &self.held.worker.node.clients;
             clients.budget.keep_to(Budget::max(&self.policy), clients);
+        }
+    }
+
+    /// Counts answers that wait for their turn, which comes when the client has read those before. What they share with the
+    /// store counts too: it may be replaced there meanwhile.
+    fn hold(&mut self, replies: &[Reply]) {
+        self.pending = replies.iter().map(|reply| reply.bytes() as usize).sum();
+        if self.pending >= WEIGHED {
+            self.weigh();
         }
     }
 
@@ -313,6 +325,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
 
     async fn answer(&mut self, spec: &'static Spec, call: Option<&Call>, reply: Reply, us: u64) -> Result<(), Ending> {
         let (before, mut failed) = (self.out.len(), matches!(reply, Reply::Error(_)));
+        self.pending = self.pending.saturating_sub(reply.bytes() as usize);
         self.connection.answer(spec, call, reply, &mut self.out);
         failed |= self.bound_answer(before);
         self.connection.answered();

@@ -397,6 +397,42 @@ fn connections_take_no_more_memory_together_than_the_node_has_for_them() {
     assert_eq!(other.say("PING"), "+PONG\r\n", "who takes little stays");
 }
 
+/// What `CLIENT LIST` and `CLIENT INFO` say that a connection takes.
+fn memory_in(line: &str) -> usize {
+    let number = line.split_once("tot-mem=").and_then(|(_, rest)| rest.split_once(' ')).expect("told").0;
+    number.parse().expect("a number")
+}
+
+#[test]
+fn answers_that_wait_for_a_client_are_counted() {
+    let ballast = Ballast::start("{}");
+    let (mut other, mut slow) = (ballast.client(), ballast.client());
+    let value = vec![b'v'; 2 << 20];
+    assert_eq!(other.call(&[b"HSET", b"h", b"f", &value]), b":1\r\n");
+    let id = format!("id={} ", slow.say("CLIENT ID").trim().trim_start_matches(':'));
+    let mut wait_until = |is_so: fn(usize) -> bool| {
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let list = other.say("CLIENT LIST");
+            let takes = memory_in(list.lines().find(|line| line.starts_with(&id)).expect("it is connected"));
+            if is_so(takes) {
+                return;
+            }
+            assert!(std::time::Instant::now() < until, "it takes {takes}");
+        }
+    };
+    // Sixty megabytes, which read alone, and between changes.
+    let (reads, change) = (encode(&[b"HGET", b"h", b"f"]).repeat(30), encode(&[b"INCR", b"n"]));
+    for (sent, answers) in [(reads.clone(), 30), ([&change[..], &reads[..], &change[..]].concat(), 32)] {
+        slow.send(&sent);
+        // All but what is in the kernel's buffers.
+        wait_until(|takes| takes > 40 << 20);
+        assert!((0..answers).all(|_| slow.answer().is_some_and(|answer| !answer.starts_with(b"-"))));
+        assert_eq!(slow.say("PING"), "+PONG\r\n");
+        wait_until(|takes| takes < 1 << 20);
+    }
+}
+
 #[test]
 fn names_of_connections_are_bounded() {
     let ballast = Ballast::start("{}");
@@ -413,11 +449,7 @@ fn names_of_connections_are_bounded() {
 fn what_is_kept_of_many_small_things_is_counted() {
     let ballast = Ballast::start("{}");
     let mut client = ballast.client();
-    let takes = |client: &mut Client| {
-        let line = client.say("CLIENT INFO");
-        let number = line.split_once("tot-mem=").and_then(|(_, rest)| rest.split_once(' ')).expect("told").0;
-        number.parse::<usize>().expect("a number")
-    };
+    let takes = |client: &mut Client| memory_in(&client.say("CLIENT INFO"));
     let before = takes(&mut client);
     assert!(client.say("HELLO 3").starts_with('%'));
     let names: Vec<String> = (0..2000).map(|n| format!("c{n}")).collect();

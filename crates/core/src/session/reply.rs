@@ -78,7 +78,7 @@ impl Reply {
     }
 
     /// About what it takes in memory and on the wire.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         const EACH: u64 = 16;
         let all = |items: &[Self]| items.iter().map(Self::bytes).sum::<u64>();
         let pairs = |pairs: &[(Self, Self)]| pairs.iter().map(|(a, b)| a.bytes() + b.bytes()).sum::<u64>();

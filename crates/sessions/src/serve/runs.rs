@@ -116,6 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
                 self.failed += calls.len() as u64;
                 self.held.worker.counters.counters.unavailable_total.add(calls.len() as u64);
             }
+            self.hold(&replies);
             // How many answers there is room for must not depend on how many requests came in one piece: those that did not
             // fit beside others are asked for again when the others are sent.
             let fitting = replies.iter().skip(1).position(|reply| *reply == Reply::TOO_LARGE).map(|at| at + 1);
@@ -124,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             for (call, reply) in now.iter().zip(replies.drain(..)) {
                 self.answer(call.spec(), Some(call), reply, us).await?;
             }
+            self.pending = 0;
             if !later.is_empty() {
                 self.flush().await?;
             }
@@ -159,6 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             .propose(write)
             .await
             .and_then(|replies| if replies.len() == specs.len() { Ok(replies) } else { Err(Unavailable::Misfit) });
+        self.hold(result.as_deref().unwrap_or_default());
         // What this connection hears of its own doing comes before the answer, as in Redis.
         self.hear().await?;
         let mut replies = match result {

@@ -35,8 +35,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             let mut replies = Vec::new();
             self.read(&calls, false, &mut replies).await.map(|()| Ok(replies))
         };
+        if let Ok(Ok(replies)) = &result {
+            self.hold(replies);
+        }
         // What this connection hears of its own doing comes before the answer, as in Redis.
         self.hear().await?;
+        self.pending = 0;
         let (before, resp) = (self.out.len(), self.connection.resp());
         let worker = self.held.worker.clone();
         match result {
