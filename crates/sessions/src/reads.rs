@@ -71,22 +71,26 @@ impl Patience {
 }
 
 impl Reader<'_> {
-    /// Carries out calls that only read. `current`: this node is known to have applied what they must see.
+    /// Carries out calls that only read. `current`: this node is known to have applied what they must see. Returns whether it
+    /// is known to now; if not, they were read stale.
     ///
     /// # Errors
     /// What the client is told.
-    pub async fn read(&self, calls: &[Call], current: bool, replies: &mut Vec<Reply>) -> Result<(), Unavailable> {
+    pub async fn read(&self, calls: &[Call], current: bool, replies: &mut Vec<Reply>) -> Result<bool, Unavailable> {
         let (stale, estimate) = match self.become_current(current).await? {
             State::Current(estimate) => (false, estimate),
             State::Stale(estimate) => (true, estimate),
         };
         if self.look(stale, Some(estimate), calls, replies).await? == Err(Due) {
             replies.clear();
-            self.tick().await?;
-            // Without an estimate nothing is due.
-            let _ = self.look(stale, None, calls, replies).await?;
+            // Nothing is due without an estimate, nor to a stale reader, for whom what is over by it is absent.
+            let (stale, estimate) = match self.tick().await? {
+                true => (stale, None),
+                false => (true, Some(self.worker.node.ports.clock.estimate())),
+            };
+            let _ = self.look(stale, estimate, calls, replies).await?;
         }
-        if replies.len() == calls.len() { Ok(()) } else { Err(Unavailable::Misfit) }
+        if replies.len() == calls.len() { Ok(!stale) } else { Err(Unavailable::Misfit) }
     }
 
     /// Carries out calls that only read, here or, if that takes long, where nobody else waits for it.
@@ -138,6 +142,7 @@ impl Reader<'_> {
             let version = match worker.node.sessions.version(estimate, database, &key) {
                 Ok(version) => version,
                 Err(_) => {
+                    // If log time stands still, the entry that the version is for moves it and finds the key gone.
                     self.tick().await?;
                     estimate = None;
                     worker.node.sessions.version(None, database, &key).map_err(|_| Unavailable::Misfit)?
@@ -166,12 +171,12 @@ impl Reader<'_> {
         Ok(State::Current(estimate()))
     }
 
-    /// Carries log time forward, for a key whose end has come.
-    async fn tick(&self) -> Result<(), Unavailable> {
+    /// Carries log time forward, for a key whose end has come. Whether it moved; it need not where stale reads will do.
+    async fn tick(&self) -> Result<bool, Unavailable> {
         self.worker.counters.counters.due_total.up();
         match self.patience.join(&self.worker.ticks).await {
-            Err(_) if self.policy.stale_without_quorum => Ok(()),
-            result => result,
+            Err(_) if self.policy.stale_without_quorum => Ok(false),
+            result => result.map(|()| true),
         }
     }
 }

@@ -367,6 +367,28 @@ fn stale_reads_do_not_bring_back_keys_that_are_over() {
 }
 
 #[test]
+fn keys_that_are_over_are_gone_though_log_time_cannot_be_carried_forward() {
+    let limits = r#""limits":{"value_max":"1MiB","output_max":"2MiB"}"#;
+    let ballast = Ballast::start(&format!(r#"{{"without_quorum":"stale",{limits}}}"#));
+    ballast.cluster.now_ms.store(2_000_000_000_000, Ordering::SeqCst);
+    let mut client = ballast.client();
+    assert_eq!(client.say("SET a 1 PX 500"), "+OK\r\n");
+    let value = vec![b'v'; 1 << 20];
+    assert_eq!(client.call(&[b"SET", b"big", &value]), b"+OK\r\n");
+    let (before, _) = counts(&ballast);
+    ballast.cluster.now_ms.store(2_000_000_000_500, Ordering::SeqCst);
+    // The quorum is lost between the confirmation and the tick.
+    *ballast.cluster.next_moods.lock().unwrap() = vec![Mood::NoQuorum];
+    assert_eq!(client.say("GET a"), "$-1\r\n");
+    assert_eq!(counts(&ballast).0, before + 1, "a tick was tried");
+    *ballast.cluster.mood.lock().unwrap() = Mood::NoQuorum;
+    client.send(b"GET big\r\nGET big\r\nGET big\r\nGET a\r\n");
+    assert!((0..3).all(|_| client.answer().unwrap().len() == (1 << 20) + 12));
+    assert_eq!(client.answer().unwrap(), b"$-1\r\n");
+    assert_eq!(counts(&ballast).0, before + 1, "what was read stale at first is read so to its end");
+}
+
+#[test]
 fn what_is_not_allowed_any_more_at_exec_is_refused_in_its_place() {
     let user = |rest: &str| {
         let text = r#"{"users":[{"name":"default","password_hash":"HASH"REST}]}"#;

@@ -110,11 +110,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         let mut replies = std::mem::take(&mut self.replies);
         while !calls.is_empty() {
             replies.clear();
-            if let Err(unavailable) = self.read(calls, current, &mut replies).await {
-                replies.clear();
-                replies.resize(calls.len(), unavailable.reply());
-                self.failed += calls.len() as u64;
-                self.held.worker.counters.counters.unavailable_total.add(calls.len() as u64);
+            match self.read(calls, current, &mut replies).await {
+                Ok(is_current) => current = is_current,
+                Err(unavailable) => {
+                    replies.clear();
+                    replies.resize(calls.len(), unavailable.reply());
+                    self.failed += calls.len() as u64;
+                    self.held.worker.counters.counters.unavailable_total.add(calls.len() as u64);
+                }
             }
             self.hold(&replies);
             // How many answers there is room for must not depend on how many requests came in one piece: those that did not
@@ -129,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             if !later.is_empty() {
                 self.flush().await?;
             }
-            (calls, current) = (later, true);
+            calls = later;
         }
         self.replies = replies;
         Ok(())
@@ -140,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
         calls: &[Call],
         current: bool,
         replies: &mut Vec<Reply>,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<bool, Unavailable> {
         let since = Instant::now();
         let result = self.reader().read(calls, current, replies).await;
         self.waited(since, result)

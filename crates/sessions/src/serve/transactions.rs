@@ -33,7 +33,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Serving<S> {
             Ok(Ok(Vec::new()))
         } else {
             let mut replies = Vec::new();
-            self.read(&calls, false, &mut replies).await.map(|()| Ok(replies))
+            self.read(&calls, false, &mut replies).await.map(|_| Ok(replies))
         };
         if let Ok(Ok(replies)) = &result {
             self.hold(replies);
