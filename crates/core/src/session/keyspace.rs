@@ -56,8 +56,10 @@ pub(super) struct Keyspace {
     walks: Allowance,
     /// What writes of this entry may still write again.
     rewrites: Allowance,
-    /// Bytes that answers of this entry may still have.
+    /// Bytes that answers may still have: those that were sent together, and of the entry those to reads.
     answers: Allowance,
+    /// Bytes that answers to writes of this entry may still have, without values that they took out.
+    kept: Allowance,
     rules: Rules,
 }
 
@@ -112,6 +114,7 @@ impl Keyspace {
             walks: Allowance::default(),
             rewrites: Allowance::default(),
             answers,
+            kept: answers,
             rules: Rules::NEWEST,
         }
     }
@@ -123,6 +126,7 @@ impl Keyspace {
         self.walks.begin_entry();
         self.rewrites.begin_entry();
         self.answers.begin_entry();
+        self.kept.begin_entry();
     }
 
     /// Carries out what the log says.
@@ -131,6 +135,7 @@ impl Keyspace {
         self.walks.begin_write();
         self.rewrites.begin_write();
         self.answers.begin_write();
+        self.kept.begin_write();
         if write.watched.iter().any(|watched| self.version(watched.database, &watched.key) != watched.version) {
             return vec![Reply::NullArray];
         }
@@ -147,7 +152,7 @@ impl Keyspace {
                 false if is_lost => self.detached(slice::from_ref(call)).carry_out(call),
                 false => self.carry_out(call),
             };
-            self.answers.take(reply.bytes());
+            self.count_answer(call, reply.bytes());
             reply
         };
         write.calls.iter().map(each).collect()
@@ -162,9 +167,9 @@ impl Keyspace {
         if let Some(refusal) = self.refusal(call) {
             return refusal;
         }
-        let room = self.answers.left();
         match call.class() {
             Class::Read => {
+                let room = self.answers.left();
                 let work = Cell::new(self.walks.left());
                 let (turn, due) = (self.changes, Cell::new(false));
                 let reply = run::read(
@@ -177,9 +182,28 @@ impl Keyspace {
             Class::Write => {
                 let reply = run::write(self, call);
                 // It is done, and that counts: only the answer is left out.
-                if reply.bytes() > room.max(SHORT_ANSWER) { ANSWER_LEFT_OUT } else { reply }
+                if reply.bytes() > self.room_after(call).max(SHORT_ANSWER) { ANSWER_LEFT_OUT } else { reply }
             }
             Class::Connection => Reply::error("ERR this command is not one of the keyspace"),
+        }
+    }
+
+    /// What the answer to a write that is done may take. What others read takes nothing from it, nor what they write from a
+    /// value that nobody can ask for again.
+    fn room_after(&self, call: &Call) -> u64 {
+        let own = self.answers.left_of_write();
+        if takes_out(call) { own } else { own.min(self.kept.left()) }
+    }
+
+    fn count_answer(&mut self, call: &Call, bytes: u64) {
+        match call.spec().class {
+            Class::Read => self.answers.take(bytes),
+            Class::Write | Class::Connection => {
+                self.answers.take_of_write(bytes);
+                if !takes_out(call) {
+                    self.kept.take(bytes);
+                }
+            }
         }
     }
 
@@ -456,6 +480,7 @@ impl Keyspace {
     pub(super) fn configure(&mut self, settings: Arc<Settings>) {
         self.settings = settings;
         self.answers = Allowance::new(self.answers_max());
+        self.kept = self.answers;
         let wanted = self.tracks_idle();
         self.databases.values_mut().for_each(|database| database.track_idle(wanted));
     }
@@ -472,6 +497,16 @@ impl Keyspace {
 
 fn needs_memory(call: &Call) -> bool {
     call.spec().has_flag("denyoom") || scripts::needs_memory(call)
+}
+
+/// Whether a value that a write answers is in the store no more. All such values together are no more than was there before,
+/// was sent or was written again, so they need no bound of their own.
+fn takes_out(call: &Call) -> bool {
+    match call.spec().op {
+        Op::Getdel | Op::Getset => true,
+        Op::Set => !call.args.iter().skip(2).any(|option| option.eq_ignore_ascii_case(b"nx")),
+        _ => false,
+    }
 }
 
 impl Garbage {

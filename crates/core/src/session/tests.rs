@@ -536,6 +536,37 @@ fn answers_of_one_entry_have_a_bound_together() {
 }
 
 #[test]
+fn a_value_that_a_write_takes_out_is_answered_whatever_others_ask_for() {
+    let mut store = Store::new();
+    // With what an answer takes beside its bytes, 32 of them are all that one entry may answer.
+    let large = "v".repeat((8 << 20) - 16);
+    store.run(&format!("hset h f {large}"));
+    store.run(&format!("set large {large}"));
+    let value = "v".repeat(100_000);
+    let writes = ["getdel a", "getset b w", "set c w get", "set d w xx get ex 9", "getex e ex 9", "set f w nx get"];
+    // What others ask for in the same entry, and how many of the writes are answered after it.
+    for (others, answered) in [("hget h f", 6), ("getex large", 4)] {
+        for key in ["a", "b", "c", "d", "e", "f"] {
+            store.run(&format!("set {key} {value}"));
+        }
+        store.at(store.now);
+        for _ in 0..4 {
+            store.sessions.apply(&Write { calls: vec![call(others); 8], ..Write::default() });
+        }
+        assert!(store.sessions.apply(&Write::one(call(others)))[0].is_error(), "{others}: there is no room for more");
+        for (n, words) in writes.into_iter().enumerate() {
+            let reply = store.sessions.apply(&Write::one(call(words))).remove(0);
+            if n < answered {
+                assert_eq!(reply, text(&value), "{words} after {others}");
+            } else {
+                assert!(starts_with(&reply, "ERR this was carried out, but"), "{words} after {others}: {reply:?}");
+            }
+        }
+        assert_eq!(store.read(None, "strlen f"), Ok(Reply::Integer(100_000)), "who is not answered can ask again");
+    }
+}
+
+#[test]
 fn one_value_is_not_copied_where_there_is_no_room_for_it() {
     let mut store = Store::with(r#""limits":{"output_max":"1MiB","value_max":"700KiB"}"#);
     let wide = "v".repeat(700 << 10);

@@ -64,6 +64,16 @@ impl Allowance {
         self.of_write.min(self.of_entry)
     }
 
+    /// What is left of what was sent together may take, whatever the others of the entry take.
+    pub(super) fn left_of_write(self) -> u64 {
+        self.of_write
+    }
+
+    /// Counts for what was sent together alone.
+    pub(super) fn take_of_write(&mut self, units: u64) {
+        self.of_write = self.of_write.saturating_sub(units);
+    }
+
     pub(super) fn take(&mut self, units: u64) {
         self.of_write = self.of_write.saturating_sub(units);
         self.of_entry = self.of_entry.saturating_sub(units);
