@@ -38,7 +38,8 @@ pub struct Patience {
     deadline: Duration,
 }
 
-/// How long is waited before a timer is made for it: rounds end at their own deadlines, which began earlier than this.
+/// Who has waited for less than this joins a round that begins at once without a timer. Such a round has hardly more time than
+/// that, because whoever joins it comes at the same moment.
 const EXACT: Duration = Duration::from_millis(50);
 
 impl Patience {
@@ -59,7 +60,7 @@ impl Patience {
     /// Joins the next round, as long as there is time.
     async fn join(&self, rounds: &Rc<Rounds>) -> Result<(), Unavailable> {
         let left = self.left()?;
-        if self.deadline - left < EXACT {
+        if self.deadline - left < EXACT && rounds.begins_at_once() {
             return rounds.join(left).await;
         }
         tokio::time::timeout(left, rounds.join(left)).await.unwrap_or_else(|_| Err(self.over()))
@@ -187,4 +188,27 @@ enum State {
     Current(LogTime),
     /// What this node has applied.
     Stale(LogTime),
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::{LocalSet, spawn_local, yield_now};
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_waits_for_a_round_that_cannot_begin_waits_no_longer_than_it_may() {
+        let rounds = Rounds::new(Box::new(|_| Box::pin(std::future::pending::<Result<(), Unavailable>>())));
+        LocalSet::new()
+            .run_until(async {
+                while rounds.begins_at_once() {
+                    let rounds = rounds.clone();
+                    spawn_local(async move { rounds.join(Duration::from_secs(3600)).await });
+                    yield_now().await;
+                }
+                let waited = Patience::of(Duration::from_millis(20), Duration::ZERO).join(&rounds).await;
+                assert!(matches!(waited, Err(Unavailable::NoQuorum(_))), "{waited:?}");
+            })
+            .await;
+    }
 }

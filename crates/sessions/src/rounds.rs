@@ -1,7 +1,8 @@
 //! One confirmation for all that wait.
 //!
 //! Whoever wants to read waits for a round that began after it asked. A round begins once everything that is ready to
-//! run has run, so that what arrived together asks together; while rounds are under way, the next one gathers.
+//! run has run, so that what arrived together asks together; while rounds are under way, the next one gathers. A round has
+//! as much time as the most patient of those that wait for it: who may wait less ends its own wait.
 //!
 //! Not here: what is confirmed ([`crate::worker`] makes one of these for reads and one for ticks of log time).
 
@@ -27,12 +28,14 @@ pub struct Rounds {
     ask: Ask,
     gathering: RefCell<Option<Rc<Round>>>,
     running: Cell<usize>,
+    /// A round is about to begin, once what is ready has run.
+    beginning: Cell<bool>,
     failing: Cell<bool>,
 }
 
 struct Round {
-    made_at: Instant,
-    deadline: Duration,
+    /// When the last of those that wait for it stops waiting.
+    ends_at: Cell<Instant>,
     result: RefCell<Option<Result<(), Unavailable>>>,
     waiting: RefCell<Vec<Waker>>,
 }
@@ -40,7 +43,19 @@ struct Round {
 impl Rounds {
     /// `ask` is called once a round.
     pub fn new(ask: Ask) -> Rc<Self> {
-        Rc::new(Self { ask, gathering: RefCell::default(), running: Cell::new(0), failing: Cell::new(false) })
+        Rc::new(Self {
+            ask,
+            gathering: RefCell::default(),
+            running: Cell::new(0),
+            beginning: Cell::new(false),
+            failing: Cell::new(false),
+        })
+    }
+
+    /// Whether a round that is joined now begins once what is ready has run. Otherwise those that join it later may give it
+    /// more time.
+    pub fn begins_at_once(&self) -> bool {
+        self.beginning.get() || self.running.get() < RUNNING_MAX
     }
 
     /// Whether the round that ended last failed.
@@ -55,7 +70,7 @@ impl Rounds {
         }
     }
 
-    /// Waits for a round that begins from now on, about `deadline` at most.
+    /// Waits for a round that begins from now on and has `deadline` at least. Others who join it may give it more time.
     ///
     /// # Errors
     /// What the round came to.
@@ -78,20 +93,19 @@ impl Rounds {
         .await
     }
 
-    /// The round that gathers.
+    /// The round that gathers, for whoever waits for so long.
     fn gather(self: &Rc<Self>, deadline: Duration) -> Rc<Round> {
+        let ends_at = Instant::now() + deadline;
         let round = self.gathering.borrow().clone();
-        round.unwrap_or_else(|| {
-            let round = Rc::new(Round {
-                made_at: Instant::now(),
-                deadline,
-                result: RefCell::default(),
-                waiting: RefCell::default(),
-            });
-            *self.gathering.borrow_mut() = Some(round.clone());
-            self.start();
-            round
-        })
+        if let Some(round) = round {
+            round.ends_at.set(round.ends_at.get().max(ends_at));
+            return round;
+        }
+        let round = Round { ends_at: Cell::new(ends_at), result: RefCell::default(), waiting: RefCell::default() };
+        let round = Rc::new(round);
+        *self.gathering.borrow_mut() = Some(round.clone());
+        self.start();
+        round
     }
 
     /// Starts the round that gathers, if there is room. Its task runs after what is ready now.
@@ -100,11 +114,13 @@ impl Rounds {
             return;
         }
         self.running.set(self.running.get() + 1);
+        self.beginning.set(true);
         let rounds = self.clone();
         tokio::task::spawn_local(async move {
+            rounds.beginning.set(false);
             let round = rounds.gathering.borrow_mut().take();
             if let Some(round) = round {
-                let left = round.deadline.saturating_sub(round.made_at.elapsed());
+                let left = round.ends_at.get().saturating_duration_since(Instant::now());
                 let result = (rounds.ask)(left).await;
                 rounds.failing.set(result.is_err());
                 *round.result.borrow_mut() = Some(result);
@@ -123,6 +139,33 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_round_has_as_much_time_as_the_most_patient_of_those_that_wait_for_it() {
+        for patience in [[SECOND, HOUR], [HOUR, SECOND]] {
+            let given = Rc::new(Cell::new(Duration::ZERO));
+            let rounds = {
+                let given = given.clone();
+                Rounds::new(Box::new(move |deadline| {
+                    given.set(given.get() + deadline);
+                    Box::pin(async { Ok(()) })
+                }))
+            };
+            LocalSet::new()
+                .run_until(async {
+                    let joined = patience.map(|patience| {
+                        let rounds = rounds.clone();
+                        tokio::task::spawn_local(async move { rounds.join(patience).await })
+                    });
+                    for task in joined {
+                        task.await.expect("ran").expect("confirmed");
+                    }
+                })
+                .await;
+            assert!((HOUR / 2..=HOUR).contains(&given.get()), "{:?}", given.get());
+        }
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn those_that_ask_together_share_a_round_and_later_ones_get_a_later_one() {
