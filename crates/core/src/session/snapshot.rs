@@ -1,6 +1,6 @@
 //! The session store in a snapshot: shared cheaply, streamed out, read back in bounded memory.
 //!
-//! Entries come in blocks of about a mebibyte, and a hash or a set that is larger goes on in the next one, so that
+//! Entries come in blocks of a mebibyte or two, and a hash or a set that is larger goes on in the next one, so that
 //! neither side ever holds more than one block and one string. What is derived (orders, sums) is made again while
 //! reading, and the sums must come out the same.
 
@@ -122,7 +122,6 @@ impl SessionsSnapshot {
     /// The version of what [`Self::write`] writes.
     pub(crate) fn version(&self) -> u32 {
         let entries = self.databases.iter().flat_map(|(_, shards)| shards.iter().flatten());
-        let is_split = |entry: &Entry| entry.value.as_text().is_none() && entry.value.bytes() > BLOCK_BYTES as u64;
         if entries.flat_map(|shard| shard.items()).any(is_split) { SPLIT } else { WHOLE }
     }
 
@@ -137,9 +136,11 @@ impl SessionsSnapshot {
         out.write_all(&(self.databases.len() as u32).to_le_bytes())?;
         for (number, shards) in &self.databases {
             out.write_all(&number.to_le_bytes())?;
-            let mut blocks = BlockWriter { out, block: Writer::default() };
+            let mut blocks = BlockWriter { out, block: Writer::default(), splits: false };
             for entry in shards.iter().flatten().flat_map(|shard| shard.items()) {
+                blocks.splits = is_split(entry);
                 encode_entry(entry, &mut blocks)?;
+                blocks.end_if_full()?;
             }
             blocks.end()?;
         }
@@ -147,20 +148,31 @@ impl SessionsSnapshot {
     }
 }
 
+/// Whether an entry is so large that it need not be whole in one block.
+fn is_split(entry: &Entry) -> bool {
+    entry.value.as_text().is_none() && entry.value.bytes() > BLOCK_BYTES as u64
+}
+
 fn block(out: &mut dyn io::Write, bytes: &[u8]) -> io::Result<()> {
     out.write_all(&(bytes.len() as u64).to_le_bytes())?;
     out.write_all(bytes)
 }
 
-/// Writes things into blocks; a block may end between any two of them.
+/// Writes things into blocks. A block ends between two entries, or between any two things of one that is split.
 struct BlockWriter<'o> {
     out: &'o mut dyn io::Write,
     block: Writer,
+    /// Whether the entry that is being written is split.
+    splits: bool,
 }
 
 impl BlockWriter<'_> {
     fn thing(&mut self, write: impl FnOnce(&mut Writer)) -> io::Result<()> {
         write(&mut self.block);
+        if self.splits { self.end_if_full() } else { Ok(()) }
+    }
+
+    fn end_if_full(&mut self) -> io::Result<()> {
         if self.block.len() > BLOCK_BYTES {
             block(self.out, &std::mem::take(&mut self.block).into_bytes())?;
         }
@@ -366,4 +378,53 @@ fn decode_entry(input: &mut BlockReader<'_>, seed: Seed) -> Result<Entry, Decode
         return Err(damaged());
     }
     Ok(Entry::new(seed.hash(&key), &key, value).with(expires, version, touched))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::session::{Call, Write};
+
+    #[test]
+    fn what_the_first_version_reads_has_each_entry_whole_in_one_block() {
+        let sessions = Sessions::default();
+        let add = |command: &str, key: String, members: Vec<String>| {
+            let words = [command.to_owned(), key].into_iter().chain(members).map(Bytes::from).collect();
+            sessions.apply(&Write::one(Call::parse(0, words).expect("a command")));
+        };
+        let wide = "v".repeat(1000);
+        // Each a third of a block, so that blocks become full amid one.
+        for n in 0..10 {
+            add("hset", format!("h{n}"), (0..300).flat_map(|n| [format!("f{n}"), wide.clone()]).collect());
+            add("sadd", format!("s{n}"), (0..300).map(|n| format!("{wide}{n}")).collect());
+        }
+        let snapshot = sessions.snapshot();
+        assert_eq!(snapshot.version(), WHOLE);
+        let mut bytes = Vec::new();
+        snapshot.write(&mut bytes).expect("a vector takes everything");
+        let mut input = bytes.as_slice();
+        read_block(&mut input).expect("the head");
+        // One database, number zero.
+        let (databases, mut blocks) = input.split_at(6);
+        assert_eq!(databases, [1_u8, 0, 0, 0, 0, 0]);
+        let mut entries = Vec::new();
+        loop {
+            let block = read_block(&mut blocks).expect("a block");
+            if block.is_empty() {
+                break;
+            }
+            // There is nothing after this block.
+            let mut nothing = io::empty();
+            let mut alone = BlockReader { input: &mut nothing, block, at: 0 };
+            let mut count = 0;
+            while alone.at < alone.block.len() {
+                decode_entry(&mut alone, Seed::default()).expect("a whole entry");
+                count += 1;
+            }
+            entries.push(count);
+        }
+        assert!(entries.len() > 3 && entries.iter().sum::<usize>() == 20, "{entries:?}");
+    }
 }
