@@ -28,7 +28,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Response, header, request::Parts};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     body::{Body as _, Incoming},
@@ -233,8 +233,11 @@ impl Site {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if parts.method == Method::HEAD {
-            let length = HeaderValue::from(response.body().len());
-            response.headers_mut().insert(header::CONTENT_LENGTH, length);
+            // RFC 9110, section 8.6: with a 304 it would have to be the length of what a 200 has.
+            if response.status() != StatusCode::NOT_MODIFIED {
+                let length = HeaderValue::from(response.body().len());
+                response.headers_mut().insert(header::CONTENT_LENGTH, length);
+            }
             *response.body_mut() = Bytes::new();
         }
         let us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
