@@ -37,13 +37,31 @@ impl Bench {
         let busy =
             || error::status(ErrorCode::Overloaded, "too many documents wait to be checked here", "configuration");
         let room = self.room.clone().try_acquire_owned().map_err(|_| busy())?;
+        self.in_turn(move || {
+            let _held = room;
+            work()
+        })
+        .await
+    }
+
+    /// Does `work` when its turn comes, however much waits: for what fills no memory while it waits.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the work panicked.
+    ///
+    /// # Cancel safety
+    /// As [`Bench::run`].
+    pub(super) async fn in_turn<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, ApiError> {
         let seat = self.seat.clone().acquire_owned().await.expect("the seat is never closed");
         let done = spawn_blocking(move || {
             // Work goes on when nobody waits for it any more, and keeps its seat.
-            let _held = (room, seat);
+            let _held = seat;
             work()
         });
-        done.await.map_err(|_| error::status(ErrorCode::Internal, "checking the document failed", "configuration"))
+        done.await.map_err(|_| error::status(ErrorCode::Internal, "reading the document failed", "configuration"))
     }
 }
 

@@ -13,22 +13,23 @@ use ballast_core::{
 use ballast_proto::admin::v1::{
     ApplyRequest, ApplyResponse, ConfigDiff, DiffRequest, DiffResponse, ExportRequest, ExportResponse,
     GetConfigRequest, GetConfigResponse, GetRevisionRequest, GetRevisionResponse, ListRevisionsRequest,
-    ListRevisionsResponse, Mistake, NodeStatus, OperatorState, PendingNode, RollbackRequest, ValidateRequest,
-    ValidateResponse, WatchConfigRequest, WatchConfigResponse, config_service_server::ConfigService, diff_request::To,
-    export_request::Format, mistake::Severity,
+    ListRevisionsResponse, Mistake, NodeStatus, OperatorState, PendingNode, ResponseHeader, RollbackRequest,
+    ValidateRequest, ValidateResponse, WatchConfigRequest, WatchConfigResponse, config_service_server::ConfigService,
+    diff_request::To, export_request::Format, mistake::Severity,
 };
+use futures_util::TryStreamExt as _;
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
 use super::{
     Shared,
     shared::check_request_id,
-    watch::{History, Streamed, watch},
+    watch::{Found, History, Streamed, watch},
 };
 use crate::{
     access::Caller,
     error::{self, ApiError, ErrorCode},
-    view::{self, Page, Stored},
+    view::{self, Kept, Page, Stored},
 };
 
 /// How long `wait` waits when the caller does not say.
@@ -105,11 +106,11 @@ impl ConfigService for Shared {
         let (header, sides) = self
             .read_at(&caller, request.consistency, |state| {
                 let from = match request.from_revision {
-                    Some(revision) => Some(view::stored(state, Revision::new(revision))?),
+                    Some(revision) => Some(view::kept(state, Revision::new(revision))?),
                     None => view::in_force(state),
                 };
                 let to = match &request.to {
-                    Some(To::ToRevision(revision)) => Some(view::stored(state, Revision::new(*revision))?),
+                    Some(To::ToRevision(revision)) => Some(view::kept(state, Revision::new(*revision))?),
                     Some(To::Source(_)) => None,
                     None => view::in_force(state),
                 };
@@ -118,11 +119,16 @@ impl ConfigService for Shared {
             .await?;
         let (from, to) = sides?;
         let warnings = text.as_ref().map(|document| self.warnings(document)).unwrap_or_default();
-        let diff = match (&request.to, text, &to) {
-            (Some(To::Source(source)), Some(document), _) => view::diff(from.as_ref(), None, source, &document),
-            (_, _, Some(to)) => view::diff(from.as_ref(), Some(to), &to.source, &to.document),
-            _ => ConfigDiff::default(),
+        let compare = move || {
+            let from = from.map(Kept::read).transpose()?;
+            let to = to.map(Kept::read).transpose()?;
+            Ok::<_, ApiError>(match (&request.to, text, &to) {
+                (Some(To::Source(source)), Some(document), _) => view::diff(from.as_ref(), None, source, &document),
+                (_, _, Some(to)) => view::diff(from.as_ref(), Some(to), &to.source, &to.document),
+                _ => ConfigDiff::default(),
+            })
         };
+        let diff = self.parsing.run(compare).await??;
         Ok(Response::new(DiffResponse { header: Some(header), diff: Some(diff), warnings }))
     }
 
@@ -143,13 +149,13 @@ impl ConfigService for Shared {
     async fn export(&self, request: Request<ExportRequest>) -> Result<Response<ExportResponse>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let (header, stored) = self
+        let (header, kept) = self
             .read_at(&caller, request.consistency, |state| match request.revision {
-                Some(revision) => view::stored(state, Revision::new(revision)),
+                Some(revision) => view::kept(state, Revision::new(revision)),
                 None => view::in_force(state).ok_or_else(nothing_applied),
             })
             .await?;
-        let stored = stored?;
+        let stored = kept?.read()?;
         let text = match Format::try_from(request.format) {
             Ok(Format::Unspecified | Format::Source) => stored.source,
             Ok(Format::Yaml) => config::to_yaml(&stored.document),
@@ -185,12 +191,9 @@ impl ConfigService for Shared {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let (header, found) = self
-            .read_at(&caller, request.consistency, |state| {
-                let revision = view::stored(state, Revision::new(request.revision))?.revision;
-                Ok::<_, ApiError>(state.revision_record(revision).map(|record| view::revision(state, record, true)))
-            })
+            .read_at(&caller, request.consistency, |state| view::kept(state, Revision::new(request.revision)))
             .await?;
-        Ok(Response::new(GetRevisionResponse { header: Some(header), revision: found? }))
+        Ok(Response::new(GetRevisionResponse { header: Some(header), revision: Some(found?.message(true)) }))
     }
 
     async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<ApplyResponse>, Status> {
@@ -210,10 +213,11 @@ impl ConfigService for Shared {
                         "configuration",
                     )
                 })?;
-                Ok::<_, ApiError>((view::stored(state, wanted)?, current))
+                Ok::<_, ApiError>((view::kept(state, wanted)?, current))
             })
             .await?;
-        let (stored, current) = found?;
+        let (kept, current) = found?;
+        let stored = kept.read()?;
         // It was right when it was applied; by what this release knows it may not be.
         let document = stored.document.clone();
         let checked = self.parsing.run(move || config::decode_canonical(&document.to_canonical_json())).await?;
@@ -242,24 +246,20 @@ impl ConfigService for Shared {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let include_source = request.include_source;
-        let look = move |state: &State, after| {
-            let mut made: Vec<_> = state.revisions().take_while(|record| record.index > after).collect();
-            made.reverse();
-            made.into_iter()
-                .map(|record| {
-                    let revision = view::revision(state, record, include_source);
-                    let diff = view::stored(state, record.revision).ok().map(|newer| {
-                        let older = older_than(state, record.revision);
-                        view::diff(older.as_ref(), Some(&newer), &newer.source, &newer.document)
-                    });
-                    let make =
-                        move |header| WatchConfigResponse { header: Some(header), revision: Some(revision), diff };
-                    (record.index, make)
-                })
-                .collect()
+        // One entry at a time: of what a client is slow to read nothing is kept for it.
+        let look = |state: &State, after: LogIndex| {
+            let (steps, until) = view::next_steps(state, after);
+            let made = steps.into_iter().map(|step| move |header: ResponseHeader| (header, step));
+            Found { made: made.collect(), until }
         };
         let history = History { look, whole_after: State::revisions_whole_after };
-        Ok(Response::new(watch(self, &caller, request.from_index, history)))
+        let steps = watch(self, &caller, request.from_index, history);
+        let bench = Arc::clone(&self.telling);
+        let told: Self::WatchStream = Box::pin(steps.and_then(move |(header, step)| {
+            let bench = Arc::clone(&bench);
+            async move { bench.in_turn(move || step.tell(header, include_source)).await.map_err(Status::from) }
+        }));
+        Ok(Response::new(told))
     }
 }
 
@@ -292,11 +292,11 @@ impl Shared {
         warnings.extend(self.warnings(&proposal.document));
         if proposal.validate_only {
             let (header, current) = self.read_at(caller, 0, view::in_force).await?;
-            return self.rehearse(header, current, &proposal, warnings);
+            return self.rehearse(header, current.map(Kept::read).transpose()?, &proposal, warnings);
         }
         // As this node knows it. If another node is quicker, the log refuses what `expect` names,
         // and without `expect` the answer's difference is to what this node knew.
-        let before = self.read(view::in_force);
+        let before = self.read(view::in_force).map(Kept::read).transpose()?;
         let document = proposal.document.to_canonical_json();
         let request_id = request_of(&caller.name, &document, &proposal.request_id);
         let command = Command::ApplyConfig(Box::new(ApplyConfig {
@@ -324,7 +324,7 @@ impl Shared {
     /// What applying would do.
     fn rehearse(
         &self,
-        header: ballast_proto::admin::v1::ResponseHeader,
+        header: ResponseHeader,
         current: Option<Stored>,
         proposal: &Proposal,
         warnings: Vec<Mistake>,
@@ -356,7 +356,8 @@ impl Shared {
         revision: Revision,
         changed: bool,
     ) -> Result<ApplyResponse, ApiError> {
-        let (older, newer) = self.read(|state| (older_than(state, revision), view::stored(state, revision).ok()));
+        let (older, newer) = self.read(|state| (view::older_than(state, revision), view::kept(state, revision).ok()));
+        let (older, newer) = (readable(older), readable(newer));
         let diff = match (&newer, changed) {
             (Some(newer), true) => view::diff(older.as_ref(), Some(newer), &newer.source, &newer.document),
             _ => view::diff(before.as_ref(), before.as_ref(), &proposal.source, &proposal.document),
@@ -379,7 +380,8 @@ impl Shared {
 
     /// What changed since the revision that the caller knew.
     fn conflict(&self, expected: Revision, found: Revision) -> ApiError {
-        let (older, newer) = self.read(|state| (view::stored(state, expected).ok(), view::stored(state, found).ok()));
+        let (older, newer) = self.read(|state| (view::kept(state, expected).ok(), view::kept(state, found).ok()));
+        let (older, newer) = (readable(older), readable(newer));
         let refusal = Refusal::RevisionConflict { expected, found };
         match newer {
             Some(newer) if older.is_some() || expected == Revision::new(0) => {
@@ -448,10 +450,8 @@ fn pending(status: NodeStatus, revision: Revision) -> Option<PendingNode> {
     })
 }
 
-/// The revision that was in force before another, as far as it is kept and can be read.
-fn older_than(state: &State, revision: Revision) -> Option<Stored> {
-    let older = state.revisions().map(|record| record.revision).find(|older| *older < revision)?;
-    view::stored(state, older).ok()
+fn readable(kept: Option<Kept>) -> Option<Stored> {
+    kept?.read().ok()
 }
 
 fn nothing_applied() -> ApiError {

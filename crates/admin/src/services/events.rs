@@ -1,36 +1,48 @@
 //! The history: everything that was changed, by whom and why.
 
-use ballast_core::{ids::LogIndex, state::State};
+use std::collections::BTreeSet;
+
+use ballast_core::{
+    ids::LogIndex,
+    state::{Event, State},
+};
 use ballast_proto::admin::v1::{
-    Event, ListEventsRequest, ListEventsResponse, WatchEventsRequest, WatchEventsResponse,
-    event_service_server::EventService,
+    ListEventsRequest, ListEventsResponse, WatchEventsRequest, WatchEventsResponse, event_service_server::EventService,
 };
 use tonic::{Request, Response, Status};
 
 use super::{
     Shared,
-    watch::{History, Streamed, watch},
+    watch::{Found, History, Streamed, watch},
 };
 use crate::{
     access::Caller,
-    view::{self, Page},
+    view::{self, Names, Page},
 };
+
+/// Events that a watch takes at once, while the state is held: about as many as the longest page.
+const WATCHED_MAX: usize = 500;
 
 /// Which events a caller wants.
 struct Filter {
-    kinds: Vec<String>,
+    kinds: BTreeSet<String>,
     subject: String,
     author: String,
     after: LogIndex,
 }
 
 impl Filter {
-    fn takes(&self, event: &Event) -> bool {
-        let change = event.change.as_ref();
-        (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind.eq_ignore_ascii_case(&event.kind)))
-            && (self.subject.is_empty() || self.subject == event.subject)
-            && (self.author.is_empty() || change.is_some_and(|change| change.author == self.author))
-            && change.is_some_and(|change| change.log_index > self.after.get())
+    fn new(kinds: &[String], subject: String, author: String, after: LogIndex) -> Self {
+        // Each is compared with thousands of events, so those that are named twice are not compared twice.
+        Self { kinds: kinds.iter().map(|kind| kind.to_ascii_lowercase()).collect(), subject, author, after }
+    }
+
+    fn takes(&self, names: &Names<'_>, event: &Event) -> bool {
+        let kind = || format!("{:?}", event.kind).to_ascii_lowercase();
+        event.index > self.after
+            && (self.author.is_empty() || self.author == event.author.name)
+            && (self.kinds.is_empty() || self.kinds.contains(&kind()))
+            && (self.subject.is_empty() || self.subject == names.subject(event.subject))
     }
 }
 
@@ -41,11 +53,12 @@ impl EventService for Shared {
         let ListEventsRequest { kinds, subject, author, after_index, page_size, page_token, consistency } =
             request.into_inner();
         let page = Page::parse(page_size, &page_token, 50, 500)?;
-        let filter = Filter { kinds, subject, author, after: LogIndex::new(after_index) };
+        let filter = Filter::new(&kinds, subject, author, LogIndex::new(after_index));
         let (header, (events, next_page_token)) = self
             .read_at(&caller, consistency, |state| {
-                let wanted = view::events(state).into_iter().filter(|event| filter.takes(event));
-                page.cut(wanted, view::event_place, |event| event)
+                let names = Names::new(state);
+                let wanted = view::events(state).into_iter().filter(|(_, event)| filter.takes(&names, event));
+                page.cut(wanted, |(place, _)| *place, |(place, event)| names.event(place, event))
             })
             .await?;
         Ok(Response::new(ListEventsResponse { header: Some(header), events, next_page_token }))
@@ -56,17 +69,16 @@ impl EventService for Shared {
     async fn watch(&self, request: Request<WatchEventsRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let caller = Caller::of(&request)?;
         let WatchEventsRequest { from_index, kinds, subject } = request.into_inner();
-        let filter = Filter { kinds, subject, author: String::new(), after: LogIndex::new(0) };
-        let look = move |state: &State, after| {
-            let mut events = view::events_after(state, after);
-            events.retain(|event| filter.takes(event));
-            events
-                .into_iter()
-                .map(|event| {
-                    let index = LogIndex::new(event.change.as_ref().map_or(0, |change| change.log_index));
-                    (index, move |header| WatchEventsResponse { header: Some(header), event: Some(event) })
-                })
-                .collect()
+        let filter = Filter::new(&kinds, subject, String::new(), LogIndex::new(0));
+        let look = move |state: &State, after: LogIndex| {
+            let (events, until) = view::events_after(state, after, WATCHED_MAX);
+            let names = Names::new(state);
+            let wanted = events.into_iter().filter(|(_, event)| filter.takes(&names, event));
+            let made = wanted.map(|(place, event)| {
+                let event = Some(names.event(place, event));
+                move |header| WatchEventsResponse { header: Some(header), event }
+            });
+            Found { made: made.collect(), until }
         };
         let history = History { look, whole_after: State::events_whole_after };
         Ok(Response::new(watch(self, &caller, from_index, history)))

@@ -21,7 +21,7 @@ use ballast_core::{
 use ballast_proto::admin::v1::{Mistake, NodeRole, NodeStatus, mistake::Severity};
 
 use super::Shared;
-use crate::{access::Caller, view};
+use crate::access::Caller;
 
 /// How long nodes may take to say how late they are; one that is slower is warned of.
 const NODE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -40,7 +40,8 @@ struct Lateness {
 impl Shared {
     /// What is wrong, and what is doubtful, with the lease of a document that is about to take the place of the one in force.
     pub(super) async fn lease_against_jitter(&self, caller: &Caller, document: &Document) -> Vec<Mistake> {
-        let before = self.read(view::in_force).map_or(Cluster::default().lease, |stored| stored.document.cluster.lease);
+        let before =
+            self.read(|state| state.document().map_or(Cluster::default().lease, |document| document.cluster.lease));
         let lease = document.cluster.lease;
         if lease >= before {
             return Vec::new();

@@ -13,7 +13,6 @@ use ballast_core::{config::Document, state::Node};
 use ballast_proto::admin::v1::{Mistake, mistake::Severity};
 
 use super::Shared;
-use crate::view;
 
 impl Shared {
     /// What is wrong with the addresses of a document that is about to take the place of the one in force.
@@ -34,7 +33,8 @@ impl Shared {
         if let Some(mistake) = of_a_node(&nodes, document) {
             return Some(mistake);
         }
-        judge(&self.read(view::in_force)?.document, document)
+        let before = self.read(|state| state.document().cloned())?;
+        judge(&before, document)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What every service does: confirm a read, propose a change, name the caller.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ballast_core::{
     ids::{LogIndex, NodeId},
@@ -34,6 +34,9 @@ pub struct Shared {
     pub(super) removals: Answered<Removal>,
     /// Reads documents.
     pub(super) parsing: Bench,
+    /// Reads and compares old documents for watches, of which there may be many. They hold up each other, and nobody who
+    /// waits for an answer.
+    pub(super) telling: Arc<Bench>,
 }
 
 impl Shared {
@@ -44,6 +47,7 @@ impl Shared {
             deleted: Answered::default(),
             removals: Answered::default(),
             parsing: Bench::new(),
+            telling: Arc::new(Bench::new()),
         }
     }
 

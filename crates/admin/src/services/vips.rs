@@ -8,8 +8,8 @@ use ballast_core::{
 };
 use ballast_proto::admin::v1::{
     Fitness, ListVipTransitionsRequest, ListVipTransitionsResponse, ListVipsRequest, ListVipsResponse, MoveVipRequest,
-    MoveVipResponse, Node, NodeStatus, PlanFailoverRequest, PlanFailoverResponse, VipTransition, WatchVipsRequest,
-    WatchVipsResponse, vip_service_server::VipService,
+    MoveVipResponse, Node, NodeStatus, PlanFailoverRequest, PlanFailoverResponse, WatchVipsRequest, WatchVipsResponse,
+    vip_service_server::VipService,
 };
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Shared,
     failover::NODE_TIMEOUT,
-    watch::{History, Streamed, watch},
+    watch::{Found, History, Streamed, watch},
 };
 use crate::{
     access::Caller,
@@ -113,20 +113,14 @@ impl VipService for Shared {
         let watched = vip.clone();
         let look = move |state: &State, after: LogIndex| {
             // A name that no VIP ever had was refused above.
-            let mut found: Vec<VipTransition> = view::transitions(state, &vip)
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(_, transition)| transition)
-                .collect();
+            let mut found = view::transitions(state, &vip).unwrap_or_default();
+            found.retain(|((index, _), _)| *index > after.get());
             found.reverse();
-            found
-                .into_iter()
-                .map(|transition| {
-                    let index = LogIndex::new(transition.change.as_ref().map_or(0, |change| change.log_index));
-                    (index, move |header| WatchVipsResponse { header: Some(header), transition: Some(transition) })
-                })
-                .filter(|(index, _)| *index > after)
-                .collect()
+            let made = found.into_iter().map(|(_, transition)| {
+                let transition = Some(transition);
+                move |header| WatchVipsResponse { header: Some(header), transition }
+            });
+            Found { made: made.collect(), until: None }
         };
         let whole_after = move |state: &State| {
             let wanted = state.vips_ever().filter(|(_, name)| watched.is_empty() || *name == watched);

@@ -4,6 +4,8 @@
 //! says the index that it saw last. Nothing runs for a watch between two polls, so a slow client
 //! costs nothing. What the history no longer has cannot be sent; a watch that would have to leave something out says
 //! so and ends, because whoever follows it believes that it saw everything.
+//!
+//! A look holds the state, so it takes little at once and makes nothing that takes long; what does is made of it afterwards.
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
@@ -27,10 +29,18 @@ pub(super) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Sen
 
 /// What a watch looks at.
 pub(super) struct History<L, H> {
-    /// Finds what the entries after an index did, oldest first, each with its index and waiting for a header.
+    /// Finds what the entries after an index did.
     pub look: L,
     /// The index after which nothing is missing; `None` while nothing was forgotten.
     pub whole_after: H,
+}
+
+/// What a look found.
+pub(super) struct Found<F> {
+    /// What was done, oldest first, each waiting for a header.
+    pub made: Vec<F>,
+    /// The last entry that was looked at, if there is more to look at; `None` after all of them.
+    pub until: Option<LogIndex>,
 }
 
 struct Watch<T, L, H> {
@@ -57,7 +67,7 @@ pub(super) fn watch<T, F, L, H>(
 where
     T: Send + 'static,
     F: FnOnce(ResponseHeader) -> T,
-    L: Fn(&State, LogIndex) -> Vec<(LogIndex, F)> + Send + 'static,
+    L: Fn(&State, LogIndex) -> Found<F> + Send + 'static,
     H: Fn(&State) -> Option<LogIndex> + Send + 'static,
 {
     let parts = &shared.parts;
@@ -108,14 +118,14 @@ where
 impl<T, F, L, H> Watch<T, L, H>
 where
     F: FnOnce(ResponseHeader) -> T,
-    L: Fn(&State, LogIndex) -> Vec<(LogIndex, F)>,
+    L: Fn(&State, LogIndex) -> Found<F>,
     H: Fn(&State) -> Option<LogIndex>,
 {
     fn look_again(&mut self) -> Result<(), ApiError> {
         let status = self.operations.status();
         let (history, after) = (&self.history, self.after);
         let caller = &self.caller;
-        let (found, seen) = read_state(&*self.state, |state| {
+        let (found, until, seen) = read_state(&*self.state, |state| {
             if caller.certificate.is_some_and(|fingerprint| state.is_revoked(&fingerprint)) {
                 return Err(error::revoked(&caller.name));
             }
@@ -123,11 +133,17 @@ where
                 return Err(forgotten(after, whole_after));
             }
             let header = view::header(state, &status);
-            let make = |(_, make): (LogIndex, F)| make(header.clone());
-            Ok(((history.look)(state, after).into_iter().map(make).collect::<Vec<_>>(), state.applied()))
+            let Found { made, until } = (history.look)(state, after);
+            let found: Vec<T> = made.into_iter().map(|make| make(header.clone())).collect();
+            Ok((found, until, state.applied()))
         })?;
         self.found.extend(found);
-        self.after = after.max(seen);
+        if let Some(until) = until {
+            self.after = until;
+            self.applied.mark_changed();
+        } else {
+            self.after = after.max(seen);
+        }
         Ok(())
     }
 }

@@ -8,7 +8,8 @@ use ballast_core::{
     state::{NodeAdmin, RevisionRecord, State},
 };
 use ballast_proto::admin::v1::{
-    ConfigChange, ConfigDiff, NodeOverride, OperatorState, Revision as RevisionMessage, config_change::Kind,
+    ConfigChange, ConfigDiff, NodeOverride, OperatorState, ResponseHeader, Revision as RevisionMessage,
+    WatchConfigResponse, config_change::Kind,
 };
 use similar::TextDiff;
 
@@ -19,7 +20,15 @@ use crate::error::{self, ApiError, ErrorCode};
 /// this a coarser answer is given.
 const DIFF_TIME_MAX: Duration = Duration::from_millis(500);
 
-/// A revision, copied out of the state.
+/// A revision as the state keeps it, to be read once the state is let go: a large document takes tenths of a second.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    record: Arc<RevisionRecord>,
+    /// The document, if it is in force.
+    in_force: Option<Arc<Document>>,
+}
+
+/// A revision that was read.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// Its number.
@@ -35,18 +44,20 @@ pub struct Stored {
 }
 
 /// The revision in force.
-pub fn in_force(state: &State) -> Option<Stored> {
-    let record = state.revisions().next()?;
-    let document = state.document()?.clone();
-    Some(copy(record, document))
+pub fn in_force(state: &State) -> Option<Kept> {
+    state.revisions().next().map(|record| Kept::new(state, record))
+}
+
+/// The revision that was in force before another, as far as it is kept.
+pub fn older_than(state: &State, revision: Revision) -> Option<Kept> {
+    state.revisions().find(|older| older.revision < revision).map(|record| Kept::new(state, record))
 }
 
 /// A revision that is still kept.
 ///
 /// # Errors
-/// `NOT_FOUND` when it never was or is no longer kept, `FAILED_PRECONDITION` when this version
-/// cannot read it.
-pub fn stored(state: &State, revision: Revision) -> Result<Stored, ApiError> {
+/// `NOT_FOUND` when it never was or is no longer kept.
+pub fn kept(state: &State, revision: Revision) -> Result<Kept, ApiError> {
     let record = state.revision_record(revision).ok_or_else(|| {
         let error =
             error::status(ErrorCode::NotFound, format!("revision {revision} is not (or no longer) kept"), "revision");
@@ -57,37 +68,91 @@ pub fn stored(state: &State, revision: Revision) -> Result<Stored, ApiError> {
             _ => error.remedy("no configuration was applied yet"),
         }
     })?;
-    if let Some(document) = state.document().filter(|_| revision == state.revision()) {
-        return Ok(copy(record, document.clone()));
-    }
-    let document = serde_json::from_str(&record.document).map_err(|e| {
-        let message = format!("revision {revision} was written by another version of Ballast and cannot be read: {e}");
-        error::status(ErrorCode::Precondition, message, "revision")
-    })?;
-    Ok(copy(record, Arc::new(document)))
+    Ok(Kept::new(state, record))
 }
 
-fn copy(record: &RevisionRecord, document: Arc<Document>) -> Stored {
-    Stored {
-        revision: record.revision,
-        index: record.index,
-        change: change(record.index, record.at, &record.author),
-        source: record.source.clone(),
-        document,
+impl Kept {
+    fn new(state: &State, record: &Arc<RevisionRecord>) -> Self {
+        let in_force = state.document().filter(|_| record.revision == state.revision()).cloned();
+        Self { record: Arc::clone(record), in_force }
     }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` when this version cannot.
+    pub fn read(self) -> Result<Stored, ApiError> {
+        let Self { record, in_force } = self;
+        let document = match in_force {
+            Some(document) => document,
+            None => Arc::new(serde_json::from_str(&record.document).map_err(|e| unreadable(record.revision, &e))?),
+        };
+        Ok(Stored {
+            revision: record.revision,
+            index: record.index,
+            change: change(record.index, record.at, &record.author),
+            source: record.source.clone(),
+            document,
+        })
+    }
+
+    /// In the API's form.
+    pub fn message(&self, with_text: bool) -> RevisionMessage {
+        let record = &self.record;
+        let text = |text: &String| if with_text { text.clone() } else { String::new() };
+        RevisionMessage {
+            revision: record.revision.get(),
+            etag: config_etag(record.revision),
+            change: Some(change(record.index, record.at, &record.author)),
+            source: text(&record.source),
+            document_json: text(&record.document),
+            in_force: self.in_force.is_some(),
+        }
+    }
+}
+
+fn unreadable(revision: Revision, cause: &serde_json::Error) -> ApiError {
+    let message = format!("revision {revision} was written by another version of Ballast and cannot be read: {cause}");
+    error::status(ErrorCode::Precondition, message, "revision")
 }
 
 /// A revision in the API's form.
-pub fn revision(state: &State, record: &RevisionRecord, with_text: bool) -> RevisionMessage {
-    let text = |text: &String| if with_text { text.clone() } else { String::new() };
-    RevisionMessage {
-        revision: record.revision.get(),
-        etag: config_etag(record.revision),
-        change: Some(change(record.index, record.at, &record.author)),
-        source: text(&record.source),
-        document_json: text(&record.document),
-        in_force: record.revision == state.revision(),
+pub fn revision(state: &State, record: &Arc<RevisionRecord>, with_text: bool) -> RevisionMessage {
+    Kept::new(state, record).message(with_text)
+}
+
+/// A revision, and the one that it took the place of, as far as that is kept.
+#[derive(Clone, Debug)]
+pub struct Step {
+    older: Option<Kept>,
+    newer: Kept,
+}
+
+impl Step {
+    /// As a watch tells it. Takes long: documents are read and compared.
+    pub fn tell(self, header: ResponseHeader, with_text: bool) -> WatchConfigResponse {
+        let revision = self.newer.message(with_text);
+        let older = self.older.and_then(|older| older.read().ok());
+        let newer = self.newer.read().ok();
+        let diff = newer.map(|newer| diff(older.as_ref(), Some(&newer), &newer.source, &newer.document));
+        WatchConfigResponse { header: Some(header), revision: Some(revision), diff }
     }
+}
+
+/// The revisions that the next entry after an index made, oldest first: one, as a rule. With that entry, if later ones made
+/// more.
+pub fn next_steps(state: &State, after: LogIndex) -> (Vec<Step>, Option<LogIndex>) {
+    let newer = || state.revisions().take_while(move |record| record.index > after);
+    let Some(next) = newer().map(|record| record.index).last() else { return (Vec::new(), None) };
+    let made = newer().filter(|record| record.index == next);
+    let step = |record: &Arc<RevisionRecord>| Step {
+        older: older_than(state, record.revision),
+        newer: Kept::new(state, record),
+    };
+    let mut steps: Vec<Step> = made.map(step).collect();
+    steps.reverse();
+    let newest = newer().next().map(|record| record.index);
+    (steps, Some(next).filter(|next| newest > Some(*next)))
 }
 
 /// The etag of a revision.

@@ -2,6 +2,7 @@
 //!
 //! The only place that knows both the state machine's types and the messages. Functions here read
 //! and copy; they decide nothing and wait for nothing, because they run while the state is held.
+//! What takes long, [`Kept::read`] and [`diff`], needs no state and is for after that.
 
 mod backends;
 mod bindings;
@@ -25,8 +26,11 @@ use prost_types::Timestamp;
 
 pub use backends::{admin_of, backend, backends, eligibility, operator_backends, panicking, service_named, verdict_of};
 pub use bindings::{Slot, binding, key_hash_text, parse_key_hash, tables_below};
-pub use config::{Stored, config_etag, diff, in_force, operator_state, revision, revision_of_etag, stored};
-pub use events::{event_place, events, events_after, last_event_about};
+pub use config::{
+    Kept, Step, Stored, config_etag, diff, in_force, kept, next_steps, older_than, operator_state, revision,
+    revision_of_etag,
+};
+pub use events::{Names, events, events_after, last_event_about};
 pub use members::{find_node, find_node_exactly, listener_problem, node, node_info, node_name, nodes, role_from};
 pub use page::Page;
 pub use sessions::{keyspace_named, keyspaces, session_key, session_stats, session_value};

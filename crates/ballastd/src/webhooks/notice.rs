@@ -21,13 +21,13 @@ pub(super) struct Notice {
 
 /// What happened after an entry, oldest first, as far as webhooks can be told of it.
 pub(super) fn after(state: &State, from: LogIndex) -> Vec<Notice> {
-    let told = state.events().take_while(|event| event.index > from).collect::<Vec<_>>();
-    // Both are of the same events, one newest first and one oldest first.
-    told.into_iter()
-        .rev()
-        .zip(view::events_after(state, from))
-        .filter_map(|(event, shown)| {
+    let (events, _) = view::events_after(state, from, usize::MAX);
+    let names = view::Names::new(state);
+    events
+        .into_iter()
+        .filter_map(|(place, event)| {
             let about = about(event.kind)?;
+            let shown = names.event(place, event);
             let id = format!("{}-{}", event.index, shown.ordinal);
             let change = shown.change.unwrap_or_default();
             let body = json!({

@@ -125,9 +125,9 @@ impl State {
         self.parts.config.document.as_ref()
     }
 
-    /// The last revisions, newest first; the first is in force.
-    pub fn revisions(&self) -> impl Iterator<Item = &RevisionRecord> {
-        self.parts.config.history.iter().rev().map(|record| &**record)
+    /// The last revisions, newest first; the first is in force. To keep one beyond the state copies a pointer.
+    pub fn revisions(&self) -> impl Iterator<Item = &Arc<RevisionRecord>> {
+        self.parts.config.history.iter().rev().map(|record| &record.0)
     }
 
     /// The index after which no revision is missing from [`State::revisions`]; `None` while nothing was forgotten.
@@ -137,7 +137,7 @@ impl State {
     }
 
     /// A revision that is still kept.
-    pub fn revision_record(&self, revision: Revision) -> Option<&RevisionRecord> {
+    pub fn revision_record(&self, revision: Revision) -> Option<&Arc<RevisionRecord>> {
         self.revisions().find(|record| record.revision == revision)
     }
 

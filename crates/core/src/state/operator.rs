@@ -69,6 +69,11 @@ impl State {
         self.parts.registry.backend_name(id)
     }
 
+    /// All backends that are or were configured, by full name (`farm/service/backend`).
+    pub fn backends_ever(&self) -> impl Iterator<Item = (BackendId, &str)> {
+        self.parts.registry.backends()
+    }
+
     /// The highest number that a backend was given so far. Zero means none.
     pub fn newest_backend(&self) -> BackendId {
         self.parts.registry.newest_backend()

@@ -75,6 +75,11 @@ impl Registry {
         self.backends.iter().find(|(_, has)| **has == id).map(|(name, _)| name.as_str())
     }
 
+    /// All backends by full name, also those that were configured away.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = (BackendId, &str)> {
+        self.backends.iter().map(|(name, id)| (*id, name.as_str()))
+    }
+
     /// The highest number that a backend has.
     pub(crate) fn newest_backend(&self) -> BackendId {
         BackendId::new(u32::try_from(self.backends.len()).unwrap_or(u32::MAX))

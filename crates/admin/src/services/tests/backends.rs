@@ -8,12 +8,12 @@ use ballast_core::{
     state::{ApplyConfig, Author, Command},
 };
 use ballast_proto::admin::v1::{
-    BackendAdmin, BindingKey, DeleteBindingRequest, DrainBackendRequest, EnableBackendRequest, GetBindingRequest,
-    GetConfigRequest, ListBackendsRequest, ListBindingsRequest, ListEventsRequest, ListVipTransitionsRequest,
-    ListVipsRequest, MaintenanceBackendRequest, MoveBindingRequest, MoveVipRequest, PinBindingRequest,
-    SetBackendWeightRequest, Verdict, VipTransition, WatchEventsRequest, backend_service_server::BackendService,
-    binding_key::Key, binding_service_server::BindingService, config_service_server::ConfigService,
-    event_service_server::EventService, vip_service_server::VipService,
+    BackendAdmin, BindingKey, DeleteBindingRequest, DrainBackendRequest, EnableBackendRequest, Event,
+    GetBindingRequest, GetConfigRequest, ListBackendsRequest, ListBindingsRequest, ListEventsRequest,
+    ListVipTransitionsRequest, ListVipsRequest, MaintenanceBackendRequest, MoveBindingRequest, MoveVipRequest,
+    PinBindingRequest, SetBackendWeightRequest, Verdict, VipTransition, WatchEventsRequest,
+    backend_service_server::BackendService, binding_key::Key, binding_service_server::BindingService,
+    config_service_server::ConfigService, event_service_server::EventService, vip_service_server::VipService,
 };
 use futures_util::StreamExt as _;
 use tonic::Code;
@@ -399,5 +399,54 @@ async fn events_tell_who_did_what_and_are_watched() {
     assert_eq!(list(applied).await.len(), 1);
     let all = list(ListEventsRequest::default()).await;
     assert!(all.len() >= 3);
-    assert!(all.windows(2).all(|pair| view::event_place(&pair[0]) > view::event_place(&pair[1])));
+    let place = |event: &Event| (event.change.as_ref().expect("a change").log_index, event.ordinal);
+    assert!(all.windows(2).all(|pair| place(&pair[0]) > place(&pair[1])));
+}
+
+#[tokio::test]
+async fn events_are_found_by_what_they_are_about_and_listed_page_by_page() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    for name in ["shop/site/web1", "shop/site/web2", "shop/site/web1"] {
+        shared.drain(from("bert", drain(name))).await.expect("drained");
+        let enable = EnableBackendRequest { name: name.to_owned(), ..EnableBackendRequest::default() };
+        shared.enable(from("bert", enable)).await.expect("enabled");
+    }
+    // What is configured away keeps its name.
+    apply(&shared, "anna", "version: 1\n").await;
+    let list = async |request| EventService::list(&shared, from("a", request)).await.expect("a list").into_inner();
+    let about = |subject: &str, page_size, page_token| ListEventsRequest {
+        subject: subject.to_owned(),
+        kinds: ["BACKENDSET", "backendset", "vipmoved"].map(str::to_owned).into(),
+        page_size,
+        page_token,
+        ..ListEventsRequest::default()
+    };
+    let whole = list(about("shop/site/web1", 0, String::new())).await;
+    assert_eq!((whole.events.len(), whole.next_page_token.as_str()), (4, ""));
+    assert!(whole.events.iter().all(|event| event.kind == "BackendSet" && event.subject == "shop/site/web1"));
+    let first = list(about("shop/site/web1", 3, String::new())).await;
+    let second = list(about("shop/site/web1", 3, first.next_page_token)).await;
+    assert_eq!([first.events, second.events].concat(), whole.events);
+    assert_eq!(list(about("shop/site/web3", 0, String::new())).await.events, []);
+}
+
+#[tokio::test]
+async fn a_watch_takes_many_events_in_parts_and_leaves_none_out() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let (vip, author) = (fake.read(|state| state.vip_id("public")).expect("an id"), Author::default());
+    for _ in 0..700 {
+        fake.apply(Command::MoveVip { vip, to: Some(NodeId::new(1)), author: author.clone(), expect: None });
+    }
+    let all = fake.read(|state| state.events().count());
+    assert!(all > 700, "{all}");
+    let request = WatchEventsRequest { from_index: Some(0), ..WatchEventsRequest::default() };
+    let watch = EventService::watch(&shared, from("a", request)).await.expect("a stream").into_inner();
+    let told: Vec<_> = watch.take(all).map(|event| event.expect("an event").event.expect("it")).collect().await;
+    let places: Vec<_> = told.iter().map(|event| event.change.as_ref().expect("a change").log_index).collect();
+    let wanted: Vec<_> = fake.read(|state| state.events().rev().map(|event| event.index.get()).collect());
+    assert_eq!(places, wanted);
 }

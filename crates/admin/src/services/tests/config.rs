@@ -1,15 +1,16 @@
 use std::sync::atomic::Ordering;
 
 use ballast_core::{
+    config,
     ids::NodeId,
-    state::{Command, REVISIONS_MAX},
+    state::{ApplyConfig, Author, Command, REVISIONS_MAX},
 };
 use ballast_proto::admin::v1::{
     ApplyRequest, DiffRequest, ExportRequest, GetConfigRequest, ListRevisionsRequest, Mistake, ReadConsistency,
     RollbackRequest, ValidateRequest, WatchConfigRequest, config_change::Kind,
     config_service_server::ConfigService as _, diff_request::To, export_request::Format, mistake::Severity,
 };
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tonic::Code;
 
 use super::{Fake, SHOP, apply, from, refused};
@@ -278,6 +279,74 @@ async fn a_watch_sends_what_was_made_since_and_then_what_is_made_until_the_node_
     let last = watch.next().await.expect("an answer").expect_err("told that the node stops");
     assert_eq!(last.code(), Code::Unavailable);
     assert!(watch.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_watch_compares_documents_when_its_turn_comes_and_holds_nothing_up_meanwhile() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let from_start = WatchConfigRequest { from_index: Some(0), include_source: false };
+    let mut watch = shared.watch(from("a", from_start)).await.expect("a stream").into_inner();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let mut another = Box::pin(shared.telling.in_turn(move || wait.recv()));
+    assert!((&mut another).now_or_never().is_none(), "it has the only seat, and waits");
+    assert!(watch.next().now_or_never().is_none(), "so the watch waits too");
+    apply(&shared, "anna", &SHOP.replace("9001", "9011")).await;
+    go.send(()).expect("it waits");
+    another.await.expect("no panic").expect("told");
+    for revision in [1, 2] {
+        let next = watch.next().await.expect("an answer").expect("a revision");
+        assert_eq!(next.revision.expect("a revision").revision, revision);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_kept_for_a_watch_that_is_not_read() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let weigh = |n: usize| SHOP.replace("9001", &(10_000 + n).to_string());
+    for n in 0..3 {
+        apply(&shared, "anna", &weigh(n)).await;
+    }
+    let from_start = WatchConfigRequest { from_index: Some(0), include_source: true };
+    let mut watch = shared.watch(from("a", from_start)).await.expect("a stream").into_inner();
+    let first = watch.next().await.expect("an answer").expect("a revision");
+    assert_eq!(first.revision.expect("a revision").revision, 1);
+    for n in 3..REVISIONS_MAX + 5 {
+        apply(&shared, "anna", &weigh(n)).await;
+    }
+    let ended = watch.next().await.expect("an answer").expect_err("the second one was forgotten meanwhile");
+    assert_eq!(ended.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn two_revisions_of_one_entry_are_both_watched() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    let put = |n: usize| {
+        let source = SHOP.replace("9001", &(10_000 + n).to_string());
+        let document = config::parse(&source).expect("a document").to_canonical_json();
+        Command::ApplyConfig(Box::new(ApplyConfig {
+            document,
+            rules: config::rules::RULES,
+            source,
+            expect: None,
+            request_id: String::new(),
+            author: Author::default(),
+        }))
+    };
+    fake.apply_all(vec![put(0)]);
+    fake.apply_all(vec![put(1), put(2)]);
+    fake.apply_all(vec![put(3)]);
+    let from_start = WatchConfigRequest { from_index: Some(0), include_source: false };
+    let watch = shared.watch(from("a", from_start)).await.expect("a stream").into_inner();
+    let told: Vec<_> = watch.take(4).map(|told| told.expect("a revision")).collect().await;
+    let diffs: Vec<_> = told.iter().map(|told| told.diff.as_ref().expect("a difference")).collect();
+    let sides: Vec<_> = diffs.iter().map(|diff| (diff.from_revision, diff.to_revision)).collect();
+    assert_eq!(sides, [(0, 1), (1, 2), (2, 3), (3, 4)]);
+    let in_force: Vec<_> = told.iter().map(|told| told.revision.as_ref().expect("a revision").in_force).collect();
+    assert_eq!(in_force, [false, false, false, true]);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use ballast_core::{
     lease::{Fitness, VipStatus},
     persistence::KeyHash,
     plan::CookieKey,
-    state::{Command, Entry, Frame, InitCluster, NodeInfo, Origin, State},
+    state::{Command, Entry, Frame, InitCluster, NodeInfo, Origin, Outcome, State},
     time::LogTime,
 };
 use parking_lot::Mutex;
@@ -120,20 +120,26 @@ impl Fake {
 
     /// Applies a command as the next entry.
     pub fn apply(&self, command: Command) -> Applied {
+        let (index, mut outcomes) = self.apply_all(vec![command]);
+        Applied { index, outcome: outcomes.remove(0) }
+    }
+
+    /// Applies commands as the next entry.
+    pub fn apply_all(&self, commands: Vec<Command>) -> (LogIndex, Vec<Outcome>) {
         let mut state = self.state.lock();
         let index = LogIndex::new(state.applied().get() + 1);
         let frame = Frame {
             origin: Origin { node: NODE, boot: Boot(1) },
             seq: self.seq.fetch_add(1, Ordering::Relaxed) + 1,
-            commands: vec![command],
+            commands,
         };
         let log_time = LogTime::from_millis(self.now_ms.load(Ordering::Relaxed));
         let mut out = Vec::new();
         state.apply(index, &Entry { log_time, frames: vec![frame] }, &mut out);
-        let outcome = out.remove(0).outcomes.remove(0);
+        let outcomes = out.remove(0).outcomes;
         drop(state);
         self.applied.send_replace(index);
-        Applied { index, outcome }
+        (index, outcomes)
     }
 
     /// Moves log time on.

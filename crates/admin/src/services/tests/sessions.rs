@@ -36,7 +36,11 @@ fn command(database: u16, words: &str) -> Command {
 }
 
 fn events(fake: &Fake, after: LogIndex) -> Vec<Event> {
-    fake.read(|state| view::events_after(state, after))
+    fake.read(|state| {
+        let names = view::Names::new(state);
+        let (events, _) = view::events_after(state, after, usize::MAX);
+        events.into_iter().map(|(place, event)| names.event(place, event)).collect()
+    })
 }
 
 fn get(key: &str, value: bool) -> GetSessionKeyRequest {
