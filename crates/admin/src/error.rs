@@ -59,6 +59,8 @@ pub enum ErrorCode {
     Revoked,
     /// A watch was to begin before what the history still has.
     HistoryForgotten,
+    /// A certificate that has ended since it was shown.
+    Ended,
 }
 
 impl ErrorCode {
@@ -140,6 +142,7 @@ impl ErrorCode {
                 "list what is kept (`ballastctl events`, `ballastctl history`), then watch from the index above, or \
                  from now on by leaving --since out",
             ),
+            Self::Ended => ("BALLAST-A023", Code::Unauthenticated, "ask an administrator for a new certificate"),
         }
     }
 
@@ -179,6 +182,11 @@ pub fn status(code: ErrorCode, message: impl Into<String>, subject: impl Into<St
 /// The certificate that was shown is revoked.
 pub fn revoked(name: &str) -> ApiError {
     status(ErrorCode::Revoked, format!("this certificate of {name} was revoked"), name)
+}
+
+/// The certificate that was shown has ended.
+pub fn ended(name: &str) -> ApiError {
+    status(ErrorCode::Ended, format!("this certificate of {name} has ended"), name)
 }
 
 /// What is named does not exist; `known` are the names that do.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use ballast_admin::pki::{self, Identity, UserName, UserRole, fingerprint_of, identity_of};
+use ballast_admin::{
+    access,
+    pki::{self, Identity, UserName, UserRole, identity_of},
+};
 use ballast_clock::boot_now;
 use ballast_core::{
     cluster::Ownership,
@@ -193,13 +196,19 @@ impl Certificates for NodeCertificates {
     }
 
     fn holder(&self, certificate: &CertificateDer<'_>) -> Option<Holder> {
-        let revoked =
-            || fingerprint_of(certificate).map_or(true, |of| self.raft.with_state(|state| state.is_revoked(&of)));
-        match identity_of(certificate, &self.cluster_id) {
-            Ok(Identity::User { name, role }) if !revoked() => Some(holder(&name, role)),
-            _ => None,
-        }
+        holder_of(certificate, &self.cluster_id, |of| self.raft.with_state(|state| state.is_revoked(of)))
     }
+}
+
+/// The person or program whose certificate this is, while it has neither ended nor been revoked.
+fn holder_of(
+    certificate: &CertificateDer<'_>,
+    cluster_id: &str,
+    is_revoked: impl FnOnce(&[u8; 32]) -> bool,
+) -> Option<Holder> {
+    let Ok(Identity::User { name, role }) = identity_of(certificate, cluster_id) else { return None };
+    let checked = access::Certificate::of(certificate).map(|shown| shown.check(name.as_str(), is_revoked));
+    matches!(checked, Ok(Ok(()))).then(|| holder(&name, role))
 }
 
 /// A person or program, as the session store knows it. The admin API shows what is in sessions to admins alone, too.
@@ -209,7 +218,32 @@ fn holder(name: &UserName, role: UserRole) -> Holder {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use ballast_admin::pki::{Authority, CERTIFICATE_LIFE_USER, Credentials, Key};
+    use ballast_core::ids::NodeId;
+    use rustls::pki_types::pem::PemObject as _;
+
     use super::*;
+
+    #[test]
+    fn a_certificate_names_its_holder_until_it_ends_or_is_revoked() {
+        let now = SystemTime::now();
+        let authority = Authority::create(&pki::new_cluster_id(), now).expect("a CA");
+        let eve = "eve".parse().expect("a name");
+        let issue = |at| authority.issue_user(&eve, UserRole::Viewer, at, CERTIFICATE_LIFE_USER).expect("credentials");
+        let check = |credentials: &Credentials, is_revoked: bool, wanted: Option<&str>| {
+            let pem = credentials.certificate_pem().as_bytes();
+            let shown = CertificateDer::from_pem_slice(pem).expect("a certificate");
+            let holder = holder_of(&shown, authority.cluster_id(), |_| is_revoked);
+            assert_eq!(holder.map(|holder| holder.name).as_deref(), wanted);
+        };
+        check(&issue(now), false, Some("eve"));
+        check(&issue(now), true, None);
+        check(&issue(now - 2 * CERTIFICATE_LIFE_USER), false, None);
+        let node = authority.issue_node(NodeId::new(1), &Key::generate().expect("a key"), now).expect("credentials");
+        check(&node, false, None);
+    }
 
     #[test]
     fn of_all_roles_only_an_admin_sees_sessions() {

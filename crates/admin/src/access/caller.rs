@@ -3,19 +3,20 @@
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ballast_core::{ids::NodeId, state::Author};
+use rustls_pki_types::CertificateDer;
 use tonic::{Request, Status};
 
 use crate::{
-    error::{self, ErrorCode},
-    pki::{Identity, UserRole},
+    error::{self, ApiError, ErrorCode},
+    pki::{Identity, PkiError, UserRole, Validity, fingerprint_of, steady_now},
 };
 
 /// Longest deadline of a call that is not a stream; also the one of a caller who names none.
-const DEADLINE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(60);
 
 /// Deadline of a caller who names none.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
@@ -35,13 +36,44 @@ pub enum Peer {
     Certified(Identity),
 }
 
+/// A certificate that was verified when it was shown: what tells whether it is still good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// See [`fingerprint_of`].
+    pub fingerprint: [u8; 32],
+    /// When it ends, by [`steady_now`].
+    pub not_after: SystemTime,
+}
+
+impl Certificate {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(shown: &CertificateDer<'_>) -> Result<Self, PkiError> {
+        Ok(Self { fingerprint: fingerprint_of(shown)?, not_after: Validity::of(shown)?.not_after })
+    }
+
+    /// Refuses the certificate of a person or program, by name, that has ended or was revoked since it was shown. The end is
+    /// asked for too because a revocation is not remembered for ever.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`.
+    pub fn check(&self, name: &str, is_revoked: impl FnOnce(&[u8; 32]) -> bool) -> Result<(), ApiError> {
+        if steady_now() > self.not_after {
+            return Err(error::ended(name));
+        }
+        if is_revoked(&self.fingerprint) { Err(error::revoked(name)) } else { Ok(()) }
+    }
+}
+
 /// A connection. tonic puts it into the extensions of each request that arrives by it.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// Who.
     pub peer: Peer,
-    /// Fingerprint of the certificate that was shown.
-    pub certificate: Option<[u8; 32]>,
+    /// The certificate that was shown.
+    pub certificate: Option<Certificate>,
     /// From where; `None` over the unix socket.
     pub remote: Option<SocketAddr>,
 }
@@ -55,8 +87,8 @@ pub struct Caller {
     pub role: Option<UserRole>,
     /// Set when a node calls.
     pub node: Option<NodeId>,
-    /// Fingerprint of the certificate of a person or program, see [`crate::pki::fingerprint_of`].
-    pub certificate: Option<[u8; 32]>,
+    /// The certificate of a person or program.
+    pub certificate: Option<Certificate>,
     /// When the answer must be there.
     pub deadline: Instant,
 }

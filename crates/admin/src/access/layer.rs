@@ -120,8 +120,8 @@ fn identify(connection: &Connection, request: &Request<Body>, members: &dyn Memb
         Peer::Root => caller(format!("root@{}", members.own_name()), Some(UserRole::Admin), None),
         Peer::Certified(Identity::User { name, role }) => {
             let certificate = connection.certificate;
-            if certificate.is_some_and(|fingerprint| members.is_revoked(&fingerprint)) {
-                return Err(error::revoked(name.as_str()).into());
+            if let Some(certificate) = certificate {
+                certificate.check(name.as_str(), |fingerprint| members.is_revoked(fingerprint))?;
             }
             Caller { certificate, ..caller(name.to_string(), Some(*role), None) }
         }
@@ -159,4 +159,54 @@ fn refusal(method: &str, access: Access, caller: &Caller) -> Status {
         }
     }
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::{access::Certificate, error::ApiError};
+
+    /// A cluster of one node that has revoked nothing.
+    struct One;
+
+    impl Members for One {
+        fn name_of(&self, node: NodeId) -> Option<String> {
+            (node == NodeId::new(1)).then(|| self.own_name())
+        }
+
+        fn own_name(&self) -> String {
+            "node-1".to_owned()
+        }
+
+        fn is_revoked(&self, _: &[u8; 32]) -> bool {
+            false
+        }
+    }
+
+    fn request(connection: Connection) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "/ballast.admin.v1.ConfigService/Get".parse().expect("a path");
+        request.extensions_mut().insert(connection);
+        request
+    }
+
+    #[test]
+    fn a_certificate_that_ends_on_an_open_connection_is_refused_unless_it_is_a_nodes() {
+        let call = |peer, not_after| {
+            let certificate = Some(Certificate { fingerprint: [7; 32], not_after });
+            admit(&request(Connection { peer, certificate, remote: None }), &One)
+        };
+        let eve = || Peer::Certified(Identity::User { name: "eve".parse().expect("a name"), role: UserRole::Viewer });
+        let node = Peer::Certified(Identity::Node(NodeId::new(1)));
+        let (past, future) = (SystemTime::UNIX_EPOCH, SystemTime::now() + Duration::from_secs(24 * 3600));
+        assert_eq!(&*call(eve(), future).expect("it is good").name, "eve");
+        let refused = call(eve(), past).expect_err("it has ended");
+        let detail = ApiError::detail_of(&refused).expect("a detail");
+        assert_eq!((refused.code(), detail.code.as_str()), (Code::Unauthenticated, "BALLAST-A023"));
+        assert_eq!(&*call(node, past).expect("nodes renew theirs and stay connected").name, "ballastd@node-1");
+    }
 }

@@ -10,5 +10,6 @@ mod caller;
 mod layer;
 pub mod roles;
 
-pub use caller::{Caller, Connection, Peer};
+pub(crate) use caller::DEADLINE_MAX;
+pub use caller::{Caller, Certificate, Connection, Peer};
 pub use layer::{AccessLayer, Guarded, Members, ON_BEHALF_OF};

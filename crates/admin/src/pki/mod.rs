@@ -33,7 +33,7 @@ pub use identity::{CaPin, Identity, IdentityError, UserName, UserRole, fingerpri
 pub use renewal::Renewal;
 pub use seal::{ClusterKey, SealError, random_secret};
 pub use tls::{
-    Shown, admin_server, joining_client, node_client, node_server, server_name, session_server, user_client,
+    Shown, admin_server, joining_client, node_client, node_server, server_name, session_server, steady_now, user_client,
 };
 pub use token::{JoinToken, TokenError, TokenSecret};
 

@@ -226,17 +226,22 @@ fn provider() -> Arc<CryptoProvider> {
     PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }
 
-/// The wall clock of the process's start, carried on by a clock that is never set.
+/// Tells rustls of [`steady_now`].
 #[derive(Debug)]
 struct SteadyTime;
 
 impl TimeProvider for SteadyTime {
     fn current_time(&self) -> Option<UnixTime> {
-        static START: OnceLock<(SystemTime, Instant)> = OnceLock::new();
-        let (wall, steady) = START.get_or_init(|| (SystemTime::now(), Instant::now()));
-        let now = wall.checked_add(steady.elapsed())?;
-        now.duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+        steady_now().duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
     }
+}
+
+/// The time by which others' certificates are judged: the wall clock of the process's start, carried on by a clock that is
+/// never set.
+pub fn steady_now() -> SystemTime {
+    static START: OnceLock<(SystemTime, Instant)> = OnceLock::new();
+    let (wall, steady) = START.get_or_init(|| (SystemTime::now(), Instant::now()));
+    *wall + steady.elapsed()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

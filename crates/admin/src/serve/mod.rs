@@ -16,7 +16,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ballast_telemetry::trace::TraceLayer;
@@ -45,8 +45,8 @@ pub use self::{
     turns::{Turn, TurnLost, Turns},
 };
 use crate::{
-    access::{AccessLayer, Connection, Peer},
-    pki::{fingerprint_of, identity_of},
+    access::{AccessLayer, Certificate, Connection, DEADLINE_MAX, Peer},
+    pki::{Identity, identity_of, steady_now},
 };
 
 /// A handshake takes two round trips; this leaves room for lost packets on a bad line.
@@ -110,19 +110,22 @@ pub async fn serve_tls(
                 stream.set_nodelay(true)?;
                 let accepting = TlsAcceptor::from(tls).accept(stream);
                 let stream = turn.during(accepting).await.map_err(io::Error::other)??;
-                let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let peer = match certificate {
-                    Some(certificate) => {
-                        Peer::Certified(identity_of(certificate, &cluster_id).map_err(io::Error::other)?)
-                    }
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let peer = match shown {
+                    Some(shown) => Peer::Certified(identity_of(shown, &cluster_id).map_err(io::Error::other)?),
                     None => Peer::Nobody,
                 };
-                let certificate = certificate.map(fingerprint_of).transpose().map_err(io::Error::other)?;
+                let certificate = shown.map(Certificate::of).transpose().map_err(io::Error::other)?;
                 let max = if certificate.is_some() { CONNECTIONS_EACH_MAX } else { STRANGERS_MAX };
-                let place = places.take(certificate, max).map_err(io::Error::other)?;
+                let holder = certificate.map(|certificate| certificate.fingerprint);
+                let place = places.take(holder, max).map_err(io::Error::other)?;
                 let connection = Connection { peer, certificate, remote: Some(remote) };
+                let life = life(&connection, steady_now());
                 let accepted = Accepted::new(stream, connection, Some(place));
-                Ok(if certificate.is_some() { accepted } else { accepted.ending_after(STRANGER_LIFE) })
+                Ok(match life {
+                    Some(life) => accepted.ending_after(life),
+                    None => accepted,
+                })
             };
             Ok((Some(remote), handshake))
         }
@@ -161,6 +164,18 @@ pub async fn serve_unix(
     serve(routes, access, incoming(accept), stop)
         .await
         .map_err(|source| ServeError { address: "the unix socket".to_owned(), source })
+}
+
+/// How long a connection may last. That of a person or program lasts until the calls are over that were begun while the
+/// certificate was good, which also ends streams that look at nothing. One of a node lasts as long as both sides like.
+fn life(connection: &Connection, now: SystemTime) -> Option<Duration> {
+    match (&connection.peer, connection.certificate) {
+        (Peer::Nobody, _) => Some(STRANGER_LIFE),
+        (Peer::Certified(Identity::User { .. }), Some(certificate)) => {
+            Some(certificate.not_after.duration_since(now).unwrap_or_default() + DEADLINE_MAX)
+        }
+        (Peer::Certified(_) | Peer::Root, _) => None,
+    }
 }
 
 /// The user of this process: the owner of a socket pair that it makes itself, so that no unsafe
@@ -245,4 +260,28 @@ fn tell(refusals: &mut Refusals, remote: Option<SocketAddr>, error: &io::Error) 
 
 async fn bounded<IO>(handshake: impl Future<Output = io::Result<IO>>) -> io::Result<IO> {
     timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+#[cfg(test)]
+mod tests {
+    use ballast_core::ids::NodeId;
+
+    use super::*;
+    use crate::pki::UserRole;
+
+    #[test]
+    fn a_persons_connection_ends_after_the_certificate_and_a_nodes_goes_on() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let check = |peer, ends_in: Option<Duration>, wanted: Option<Duration>| {
+            let certificate = ends_in.map(|life| Certificate { fingerprint: [7; 32], not_after: now + life });
+            assert_eq!(life(&Connection { peer, certificate, remote: None }, now), wanted);
+        };
+        let eve = Peer::Certified(Identity::User { name: "eve".parse().expect("a name"), role: UserRole::Viewer });
+        let day = Duration::from_secs(24 * 3600);
+        check(eve.clone(), Some(day), Some(day + DEADLINE_MAX));
+        check(eve, Some(Duration::ZERO), Some(DEADLINE_MAX));
+        check(Peer::Certified(Identity::Node(NodeId::new(1))), Some(day), None);
+        check(Peer::Nobody, None, Some(STRANGER_LIFE));
+        check(Peer::Root, None, None);
+    }
 }

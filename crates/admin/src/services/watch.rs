@@ -57,7 +57,7 @@ struct Watch<T, L, H> {
 
 /// Sends what is found after an index, and again whenever more is applied, until the node stops. Ends with
 /// `OUT_OF_RANGE` when something after that index was forgotten, and with `UNAUTHENTICATED` when the caller's certificate
-/// is revoked meanwhile.
+/// ends or is revoked meanwhile.
 pub(super) fn watch<T, F, L, H>(
     shared: &Shared,
     caller: &Caller,
@@ -126,8 +126,8 @@ where
         let (history, after) = (&self.history, self.after);
         let caller = &self.caller;
         let (found, until, seen) = read_state(&*self.state, |state| {
-            if caller.certificate.is_some_and(|fingerprint| state.is_revoked(&fingerprint)) {
-                return Err(error::revoked(&caller.name));
+            if let Some(certificate) = caller.certificate {
+                certificate.check(&caller.name, |fingerprint| state.is_revoked(fingerprint))?;
             }
             if let Some(whole_after) = (history.whole_after)(state).filter(|whole_after| after < *whole_after) {
                 return Err(forgotten(after, whole_after));
@@ -135,7 +135,7 @@ where
             let header = view::header(state, &status);
             let Found { made, until } = (history.look)(state, after);
             let found: Vec<T> = made.into_iter().map(|make| make(header.clone())).collect();
-            Ok((found, until, state.applied()))
+            Ok::<_, ApiError>((found, until, state.applied()))
         })?;
         self.found.extend(found);
         if let Some(until) = until {

@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::SystemTime};
 
 use ballast_core::{
     config,
@@ -14,7 +14,10 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tonic::Code;
 
 use super::{Fake, SHOP, apply, from, refused};
-use crate::node::ListenerProblem;
+use crate::{
+    access::{Caller, Certificate},
+    node::ListenerProblem,
+};
 
 fn with_expect(source: &str, expect: u64) -> ApplyRequest {
     ApplyRequest { source: source.to_owned(), expect_revision: Some(expect), ..ApplyRequest::default() }
@@ -318,6 +321,21 @@ async fn nothing_is_kept_for_a_watch_that_is_not_read() {
     }
     let ended = watch.next().await.expect("an answer").expect_err("the second one was forgotten meanwhile");
     assert_eq!(ended.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_certificate_of_its_caller() {
+    let fake = Fake::new();
+    let shared = fake.shared();
+    apply(&shared, "anna", SHOP).await;
+    let mut request = from("eve", WatchConfigRequest { from_index: Some(0), include_source: false });
+    let certificate = Some(Certificate { fingerprint: [7; 32], not_after: SystemTime::UNIX_EPOCH });
+    let caller = Caller { certificate, ..Caller::of(&request).expect("a caller") };
+    request.extensions_mut().insert(caller);
+    let mut watch = shared.watch(request).await.expect("a stream").into_inner();
+    let ended = watch.next().await.expect("an answer").expect_err("it has ended");
+    assert_eq!(ended.code(), Code::Unauthenticated);
+    assert!(watch.next().await.is_none());
 }
 
 #[tokio::test]
