@@ -13,6 +13,7 @@ pub mod client;
 pub mod error;
 pub mod node;
 pub mod pki;
+pub mod refusals;
 pub mod serve;
 pub mod services;
 pub mod view;

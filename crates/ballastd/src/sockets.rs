@@ -15,7 +15,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use ballast_admin::{
     pki::{Identity as PeerIdentity, identity_of},
-    serve::{Place, Places, Refusals, Turn, Turns},
+    refusals::Refusals,
+    serve::{Place, Places, Turn, Turns},
 };
 use ballast_core::ids::NodeId;
 use ballast_raft::PeerNode;

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, ready},
+    net::{IpAddr, Ipv4Addr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -10,6 +11,7 @@ use std::{
 
 use ballast_core::ids::NodeId;
 use http::{Request, Response};
+use parking_lot::Mutex;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -21,6 +23,7 @@ use super::{
 use crate::{
     error::{self, ErrorCode},
     pki::{Identity, UserRole},
+    refusals::Refusals,
 };
 
 /// Header in which a node that passes a call on names who made it. Believed of nodes only.
@@ -43,12 +46,13 @@ pub trait Members: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct AccessLayer {
     members: Arc<dyn Members>,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 impl AccessLayer {
     /// A layer that asks `members` about nodes.
     pub fn new(members: Arc<dyn Members>) -> Self {
-        Self { members }
+        Self { members, refusals: Arc::default() }
     }
 }
 
@@ -56,7 +60,7 @@ impl<S> Layer<S> for AccessLayer {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, members: self.members.clone() }
+        Guarded { inner, members: self.members.clone(), refusals: self.refusals.clone() }
     }
 }
 
@@ -65,6 +69,7 @@ impl<S> Layer<S> for AccessLayer {
 pub struct Guarded<S> {
     inner: S,
     members: Arc<dyn Members>,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 impl<S> Service<Request<Body>> for Guarded<S>
@@ -88,11 +93,24 @@ where
                 Box::pin(self.inner.call(request))
             }
             Err(status) => {
-                tracing::warn!(method = request.uri().path(), reason = status.message(), "call refused");
+                let connection = request.extensions().get::<Connection>();
+                // Who has no address is on this machine.
+                let machine = connection.and_then(|connection| connection.remote);
+                let machine = machine.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |remote| remote.ip());
+                let untold = self.refusals.lock().refused(Instant::now(), machine, &kind_of(connection, &status));
+                if let Some(untold) = untold {
+                    let (method, reason) = (request.uri().path(), status.message());
+                    tracing::warn!(%machine, method, reason, untold, "call refused");
+                }
                 Box::pin(ready(Ok(status.into_http())))
             }
         }
     }
+}
+
+/// The kind of a refusal: who was refused, and with which status. Its sentence holds the method, which the caller makes up.
+fn kind_of(connection: Option<&Connection>, status: &Status) -> String {
+    format!("{:?} {:?}", connection.map(|connection| &connection.peer), status.code())
 }
 
 fn admit(request: &Request<Body>, members: &dyn Members) -> Result<Caller, Status> {
@@ -163,7 +181,10 @@ fn refusal(method: &str, access: Access, caller: &Caller) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::{
+        convert::Infallible,
+        time::{Duration, SystemTime},
+    };
 
     use tonic::Code;
 
@@ -192,6 +213,36 @@ mod tests {
         *request.uri_mut() = "/ballast.admin.v1.ConfigService/Get".parse().expect("a path");
         request.extensions_mut().insert(connection);
         request
+    }
+
+    #[test]
+    fn refused_calls_are_told_of_once_and_the_others_are_counted() {
+        let inner = |_: Request<Body>| ready(Ok::<_, Infallible>(Response::new(Body::empty())));
+        let mut guarded = AccessLayer::new(Arc::new(One)).layer(tower::service_fn(inner));
+        let stranger = Connection { peer: Peer::Nobody, certificate: None, remote: None };
+        for _ in 0..3 {
+            drop(guarded.call(request(stranger.clone())));
+        }
+        let (later, machine) = (Instant::now() + Duration::from_secs(10), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let kind = kind_of(Some(&stranger), &Status::unauthenticated(""));
+        assert_eq!(guarded.refusals.lock().refused(later, machine, &kind), Some(2));
+    }
+
+    #[test]
+    fn a_strangers_calls_are_of_one_kind_whatever_it_calls() {
+        let kind = |method: &str, peer| {
+            let mut request = request(Connection { peer, certificate: None, remote: None });
+            *request.uri_mut() = method.parse().expect("a path");
+            let refused = admit(&request, &One).expect_err("it is refused");
+            kind_of(request.extensions().get(), &refused)
+        };
+        let stranger = |method| kind(method, Peer::Nobody);
+        let eve = |name: &str| Identity::User { name: name.parse().expect("a name"), role: UserRole::Viewer };
+        assert_eq!(stranger("/ballast.admin.v1.ConfigService/Get"), stranger("/ballast.admin.v1.VipService/Move"));
+        assert_eq!(stranger("/made.up/One"), stranger("/made.up/Two"));
+        assert_ne!(stranger("/ballast.admin.v1.ConfigService/Get"), stranger("/made.up/One"));
+        let move_vip = |name| kind("/ballast.admin.v1.VipService/Move", Peer::Certified(eve(name)));
+        assert_ne!(move_vip("eve"), move_vip("bob"), "somebody who is known is told of by name");
     }
 
     #[test]

@@ -8,7 +8,6 @@
 
 mod accepted;
 mod places;
-mod refusals;
 mod turns;
 
 use std::{
@@ -41,12 +40,12 @@ use tonic::{
 use self::accepted::Accepted;
 pub use self::{
     places::{NoPlace, Place, Places},
-    refusals::Refusals,
     turns::{Turn, TurnLost, Turns},
 };
 use crate::{
     access::{AccessLayer, Certificate, Connection, DEADLINE_MAX, Peer},
     pki::{Identity, identity_of, steady_now},
+    refusals::Refusals,
 };
 
 /// A handshake takes two round trips; this leaves room for lost packets on a bad line.

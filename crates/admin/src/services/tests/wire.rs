@@ -24,6 +24,7 @@ use crate::{
     client::Target,
     pki::{self, Authority, CERTIFICATE_LIFE_USER, Credentials, JoinToken, Key, UserRole, server_name},
     serve::{HANDSHAKES_MAX, STRANGERS_MAX, ServeError, serve_tls, serve_unix},
+    services::ENROL_BYTES_MAX,
 };
 
 /// A fake cluster behind a real socket.
@@ -160,6 +161,33 @@ async fn a_machine_joins_with_a_token_and_nothing_else() {
     served.fake.apply(Command::RemoveNode { node: id, author: Default::default(), lease_secret: None, expect: None });
     let removed = node.get_node_status(GetNodeStatusRequest::default()).await;
     refused(removed, Code::PermissionDenied, "BALLAST-A015");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_to_enrol_has_room_for_all_that_a_node_may_say_of_itself_and_for_no_more() {
+    let served = Served::start().await;
+    let config = Arc::new(pki::joining_client(served.fake.authority.pin()).expect("TLS"));
+    let target = Target::Tls { address: served.address.clone(), config, name: server_name("unknown", None) };
+    let mut stranger = EnrolServiceClient::new(target.channel());
+    let much = EnrolRequest { token_secret: vec![7; ENROL_BYTES_MAX], ..EnrolRequest::default() };
+    let status = stranger.enrol(much).await.expect_err("it is not read");
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    let text = |n: usize| format!("{n:0>255}");
+    let mac = "02:00:00:00:00:01".to_owned();
+    let node = NodeInfo {
+        name: text(1),
+        cluster_address: text(2),
+        admin_address: text(3),
+        labels: (0..64).map(|n| (text(n), text(n))).collect(),
+        version: text(4),
+        vip_macs: (0..1000).map(|n| (format!("{n:0>63}"), mac.clone())).collect(),
+        mac,
+        ..NodeInfo::default()
+    };
+    let csr_pem = Key::generate().expect("a key").request().expect("a request");
+    let all = EnrolRequest { token_secret: vec![7; 32], csr_pem, node: Some(node) };
+    refused(stranger.enrol(all).await, Code::PermissionDenied, "BALLAST-A016");
     served.stop().await;
 }
 

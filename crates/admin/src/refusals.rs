@@ -1,8 +1,8 @@
 //! Which of many refusals are told in the log.
 //!
 //! Who is refused mostly tries again at once: a node whose certificate has ended does so dozens of times a second, and would
-//! push everything else out of the log. So the same reason is told of the same machine once in a while, with how often it was
-//! met since.
+//! push everything else out of the log, and a stranger needs no more than a connection. So the same reason is told of the same
+//! machine once in a while, with how often it was met since.
 //!
 //! Not here: whom to refuse, and what became of it.
 
@@ -22,6 +22,8 @@ const KNOWN_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Refusals {
     told: HashMap<(IpAddr, String), Told>,
+    /// Refusals that found no room since one did.
+    unplaced: u64,
 }
 
 #[derive(Debug)]
@@ -49,10 +51,11 @@ impl Refusals {
             self.told.retain(|_, told| !is_over(told));
         }
         if self.told.len() >= KNOWN_MAX {
+            self.unplaced += 1;
             return None;
         }
         self.told.insert(known, Told { at: now, since: 0 });
-        Some(0)
+        Some(std::mem::take(&mut self.unplaced))
     }
 }
 
@@ -88,7 +91,7 @@ mod tests {
         }
         assert_eq!(refusals.refused(start, machine, "one more"), None);
         assert_eq!(refusals.told.len(), KNOWN_MAX);
-        assert_eq!(refusals.refused(start + TELL_EVERY, machine, "one more"), Some(0));
+        assert_eq!(refusals.refused(start + TELL_EVERY, machine, "one more"), Some(1), "what found no room is counted");
         assert_eq!(refusals.told.len(), 1);
     }
 }
