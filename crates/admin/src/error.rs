@@ -214,13 +214,16 @@ pub fn invalid_now(mistake: proto::Mistake) -> ApiError {
     error
 }
 
-/// Bytes of mistakes that an error carries.
+/// Bytes of mistakes, or of a difference, that an error carries. Details travel in a header, and HTTP/2 clients take 16 KiB of
+/// headers at most, a third more in base64.
 const DETAIL_BYTES_MAX: usize = 6 << 10;
+
+/// Bytes of what somebody said of a change, beside a difference that is too large; as many as the history of changes keeps.
+const SAID_BYTES_MAX: usize = 1 << 10;
 
 /// The document is not right: all mistakes at once, or as many as an error can carry.
 pub fn invalid_config(mistakes: &Mistakes) -> ApiError {
     let mut error = status(ErrorCode::InvalidConfig, headline(mistakes), "configuration");
-    // Details travel in a header, and HTTP/2 clients take 16 KiB of headers at most, a third more in base64.
     let mut room = DETAIL_BYTES_MAX;
     error.detail.mistakes = mistakes_to_proto(mistakes);
     error.detail.mistakes.retain(|mistake| {
@@ -267,8 +270,16 @@ impl ApiError {
         self
     }
 
-    /// Adds what changed since.
-    pub fn conflict(mut self, diff: proto::ConfigDiff) -> Self {
+    /// Adds what changed since, or as much of it as an error can carry.
+    pub fn conflict(mut self, mut diff: proto::ConfigDiff) -> Self {
+        if diff.encoded_len() > DETAIL_BYTES_MAX {
+            shorten(&mut diff);
+            let (from, to) = (diff.from_revision, diff.to_revision);
+            self = self.remedy(match from {
+                0 => format!("this is not all of it: `ballastctl export --revision {to}` shows it"),
+                _ => format!("this is not all that changed: `ballastctl diff --from {from} --to {to}` shows it"),
+            });
+        }
         self.detail.conflict = Some(diff);
         self
     }
@@ -284,6 +295,24 @@ impl ApiError {
         let any = packed.details.into_iter().find(|any| any.type_url.ends_with(&proto::ErrorDetail::full_name()))?;
         proto::ErrorDetail::decode(any.value.as_slice()).ok()
     }
+}
+
+/// Leaves the texts out of a difference, which say the same as the changes in more words, and then the last changes.
+fn shorten(diff: &mut proto::ConfigDiff) {
+    diff.unified.clear();
+    if let Some(by) = &mut diff.made_by {
+        by.message.truncate(by.message.floor_char_boundary(SAID_BYTES_MAX));
+    }
+    let changes = std::mem::take(&mut diff.changes);
+    let mut room = DETAIL_BYTES_MAX.saturating_sub(diff.encoded_len());
+    let fits = |change: &proto::ConfigChange| {
+        // Its number and its length stand before it.
+        let size = change.encoded_len() + 4;
+        let fits = size <= room;
+        room = room.saturating_sub(size);
+        fits
+    };
+    diff.changes = changes.into_iter().take_while(fits).collect();
 }
 
 impl From<ApiError> for Status {
@@ -345,6 +374,50 @@ mod tests {
         let places: Vec<_> = detail.mistakes.iter().map(|mistake| mistake.line).collect();
         assert_eq!(places, [2, 3]);
         assert!(detail.mistakes.iter().all(|mistake| !mistake.problem.is_empty()));
+    }
+
+    fn change(path: &str, after: &str) -> proto::ConfigChange {
+        proto::ConfigChange { path: path.to_owned(), after: after.to_owned(), ..proto::ConfigChange::default() }
+    }
+
+    /// A conflict as it arrives, and what there is to do.
+    fn told(unified: &str, changes: Vec<proto::ConfigChange>, message: &str) -> (proto::ConfigDiff, Vec<String>) {
+        let by = proto::Change { author: "bob".to_owned(), message: message.to_owned(), ..proto::Change::default() };
+        let diff = proto::ConfigDiff {
+            from_revision: 5,
+            to_revision: 7,
+            changes,
+            unified: unified.to_owned(),
+            made_by: Some(by),
+        };
+        let sent = Status::from(status(ErrorCode::RevisionConflict, "words", "").conflict(diff));
+        assert!(sent.details().len() < 8 << 10, "{}", sent.details().len());
+        let detail = ApiError::detail_of(&sent).expect("a detail");
+        (detail.conflict.expect("a difference"), detail.remedies)
+    }
+
+    #[test]
+    fn a_conflict_tells_as_much_of_the_difference_as_fits() {
+        let few = || (0..20).map(|n| change(&format!("farms[{n}]"), "1")).collect::<Vec<_>>();
+        let (small, remedies) = told("-a\n+b\n", few(), "why");
+        assert_eq!((small.unified.as_str(), &small.changes), ("-a\n+b\n", &few()));
+        assert!(remedies.iter().all(|remedy| !remedy.contains("ballastctl diff")), "{remedies:?}");
+
+        let see = "`ballastctl diff --from 5 --to 7`";
+        let long = "ä".repeat(100_000);
+        for (unified, changes, message, left) in [
+            (long.as_str(), few(), "why", 20),
+            ("", (0..2000).map(|n| change(&format!("farms[{n}]"), "12345678")).collect(), "why", 200),
+            ("", vec![change("first", "1"), change("farms[shop]", &long), change("last", "1")], "why", 1),
+            ("", few(), long.as_str(), 20),
+        ] {
+            let (cut, remedies) = told(unified, changes.clone(), message);
+            assert_eq!((cut.from_revision, cut.to_revision, cut.unified.as_str()), (5, 7, ""));
+            let by = cut.made_by.expect("who");
+            assert!(by.author == "bob" && message.starts_with(&by.message) && !by.message.is_empty());
+            assert!(cut.changes.len() >= left && changes.starts_with(&cut.changes), "{} changes", cut.changes.len());
+            assert!(remedies.last().is_some_and(|remedy| remedy.contains(see)), "{remedies:?}");
+        }
     }
 
     #[test]

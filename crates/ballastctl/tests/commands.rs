@@ -120,6 +120,31 @@ async fn a_lost_race_shows_what_changed() {
 }
 
 #[tokio::test]
+async fn a_lost_race_after_much_has_changed_says_how_to_see_all_of_it() {
+    let made_by = proto::Change { author: "bob".to_owned(), message: "a new shop".to_owned(), ..Default::default() };
+    let conflict = |from_revision| proto::ConfigDiff {
+        from_revision,
+        to_revision: 7,
+        made_by: Some(made_by.clone()),
+        ..proto::ConfigDiff::default()
+    };
+    for (from, all) in [(5, "ballastctl diff --from 5 --to 7"), (0, "ballastctl export --revision 7")] {
+        let detail = proto::ErrorDetail { conflict: Some(conflict(from)), ..proto::ErrorDetail::default() };
+        let refuse = Some(refusal(Code::Aborted, "another is in force", &detail));
+        let fake = Fake::start(State { refuse, ..with_revision(7) });
+        let file = fake.file("shop.yaml", "version: 1 # mine\n");
+        let said = ask(&fake, &["apply", "-f", &file, "--expect", &from.to_string()]).await;
+        assert_eq!(said.code, 4, "{said:?}");
+        let wanted = format!(
+            "error: another is in force\n  revision 7 is in force, by bob: a new shop\ntry: see all that changed: {all}\n     \
+             put those changes into your file, then: ballastctl diff -f {file}\n     and ballastctl apply -f {file} --expect 7\n"
+        );
+        assert_eq!(said.err, wanted);
+        fake.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn all_mistakes_are_told_with_their_places() {
     let mistake = |line: u32, problem: &str| proto::Mistake {
         line,

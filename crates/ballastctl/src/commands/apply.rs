@@ -45,11 +45,16 @@ pub(super) async fn apply(run: &mut Run<'_>, args: ApplyArgs) -> Done {
     let response =
         client.write(&request_id, client.config().apply(client.request(request))).await.map_err(|failure| {
             let failure = failure.locate(|mistake| source.place(mistake));
-            match failure.conflict().map(|diff| diff.to_revision) {
-                Some(revision) => failure.instead(vec![
+            let remedies = failure.conflict().map(|diff| {
+                let all = diff.is_shortened().then(|| format!("see all that changed: {}", diff.command()));
+                let next = [
                     format!("put those changes into your file, then: ballastctl diff {}", files.join(" ")),
-                    format!("and ballastctl apply {} --expect {revision}", files.join(" ")),
-                ]),
+                    format!("and ballastctl apply {} --expect {}", files.join(" "), diff.to_revision),
+                ];
+                all.into_iter().chain(next).collect()
+            });
+            match remedies {
+                Some(remedies) => failure.instead(remedies),
                 None => failure,
             }
         })?;

@@ -122,6 +122,19 @@ impl DiffView {
         text
     }
 
+    /// Whether a node has left some of it out, which it does in a refusal when there is much: first of all the texts.
+    pub fn is_shortened(&self) -> bool {
+        self.unified.is_empty() && self.from_revision != self.to_revision
+    }
+
+    /// The command that shows all of it.
+    pub fn command(&self) -> String {
+        match self.from_revision {
+            0 => format!("ballastctl export --revision {}", self.to_revision),
+            from => format!("ballastctl diff --from {from} --to {}", self.to_revision),
+        }
+    }
+
     /// What happened in the meantime, for somebody who lost a race.
     pub fn conflict(&self, style: Style) -> String {
         let mut text = format!("revision {} is in force", self.to_revision);

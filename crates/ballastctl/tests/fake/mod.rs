@@ -243,7 +243,7 @@ impl ConfigService for Node {
                         before: "100".to_owned(),
                         after: "50".to_owned(),
                     }],
-                    unified: String::new(),
+                    unified: "-weight: 100\n+weight: 50\n".to_owned(),
                     made_by: Some(proto::Change {
                         author: "bob".to_owned(),
                         message: "less for web1".to_owned(),

@@ -87,6 +87,25 @@ async fn roles_are_asked_for_and_the_certificates_name_stands_in_the_history() {
     served.stop().await;
 }
 
+#[tokio::test]
+async fn a_conflict_reaches_its_client_however_much_has_changed() {
+    let served = Served::start().await;
+    let mut client = ConfigServiceClient::new(served.user(UserRole::Operator));
+    client.apply(apply()).await.expect("applied");
+    let line = |n: usize| format!("          - {{ name: more{n}, address: \"10.0.0.{n}:80\" }}\n");
+    let (more, first): (String, _) = ((1..=250).map(line).collect(), "          - { name: web1,");
+    let source = SHOP.replace(first, &format!("{more}{first}"));
+    client.apply(ApplyRequest { source, ..ApplyRequest::default() }).await.expect("applied");
+    let late = ApplyRequest { expect_revision: Some(1), ..apply() };
+    let detail = refused(client.apply(late).await, Code::Aborted, "BALLAST-A003");
+    let conflict = detail.conflict.expect("what changed");
+    assert!(!conflict.changes.is_empty() && conflict.unified.is_empty(), "{conflict:?}");
+    assert_eq!((conflict.to_revision, conflict.made_by.expect("who").author.as_str()), (2, "eve"));
+    let see = "`ballastctl diff --from 1 --to 2`";
+    assert!(detail.remedies.iter().any(|remedy| remedy.contains(see)), "{:?}", detail.remedies);
+    served.stop().await;
+}
+
 fn revoke(served: &Served, credentials: &Credentials) {
     let (fingerprints, names, author) = (vec![credentials.fingerprint()], Vec::new(), Author::default());
     served.fake.apply(Command::RevokeUsers { fingerprints, author, names });
