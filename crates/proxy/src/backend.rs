@@ -4,7 +4,8 @@
 //! An idle connection is a socket and nothing else, kept by the worker that opened it. For a
 //! backend with a limit the permits are the node's: a connection holds one from before it is made
 //! until it is closed, idle or not. A request that finds none waits in a line of the whole node;
-//! a worker with an idle connection it does not need gives it up for whoever waits elsewhere.
+//! a worker with an idle connection it does not need gives it up for whoever waits elsewhere, or
+//! promises it to a request of its own that is first in line: then nobody else takes it.
 //!
 //! Not here: which backend is picked ([`crate::live`]), HTTP.
 
@@ -18,7 +19,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU32, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
 };
 
 use ballast_core::ids::BackendId;
@@ -54,8 +55,21 @@ struct Waiter {
 const WAITING: u8 = 0;
 /// A permit was handed over.
 const GRANTED: u8 = 1;
-/// The worker has an idle connection: look again.
-const LOOK: u8 = 2;
+/// An idle connection of its worker is promised to it.
+const PROMISED: u8 = 2;
+/// It waits no more.
+const LEFT: u8 = 3;
+
+/// Who is first in line for a connection that idles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// Nobody waits.
+    Nobody,
+    /// A request of the same worker. It is told, and has left the line.
+    Here,
+    /// One of another worker.
+    Elsewhere,
+}
 
 impl Permits {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Waiter>>> {
@@ -113,19 +127,28 @@ impl Permits {
         }
     }
 
-    /// A connection of `worker` became idle while somebody waits. True if it should be closed for them.
-    fn give_up_idle(&self, worker: usize) -> bool {
+    /// Puts a waiter into the line, at the end that `push` is for.
+    fn join(&self, waiter: &Arc<Waiter>, push: fn(&mut VecDeque<Arc<Waiter>>, Arc<Waiter>)) {
+        let mut line = self.lock();
+        waiter.state.store(WAITING, Ordering::Release);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        push(&mut line, waiter.clone());
+        self.grant(&mut line);
+    }
+
+    /// For whom a connection of `worker` idles.
+    fn first_for_idle(&self, worker: usize) -> First {
         let mut line = self.lock();
         match line.front() {
             Some(next) if next.worker == worker => {
-                next.state.store(LOOK, Ordering::Release);
+                next.state.store(PROMISED, Ordering::Release);
                 next.waker.wake_by_ref();
                 line.pop_front();
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
-                false
+                First::Here
             }
-            Some(_) => true,
-            None => false,
+            Some(_) => First::Elsewhere,
+            None => First::Nobody,
         }
     }
 }
@@ -142,38 +165,49 @@ impl Drop for Permit {
 
 /// A place in the line for a permit.
 #[derive(Debug)]
-pub struct Queued {
-    permits: Arc<Permits>,
-    waiter: Option<Arc<Waiter>>,
+pub struct Queued<'a> {
+    backend: &'a Backend,
+    waiter: Arc<Waiter>,
 }
 
-impl Queued {
-    /// Waits for the turn. `Some` is a permit; `None` means that this worker has an idle connection now.
-    pub fn poll(&mut self) -> Poll<Option<Permit>> {
-        let Some(waiter) = &self.waiter else { return Poll::Ready(None) };
-        match waiter.state.load(Ordering::Acquire) {
-            WAITING => Poll::Pending,
-            state => {
-                self.waiter = None;
-                Poll::Ready((state == GRANTED).then(|| Permit(self.permits.clone())))
+impl Queued<'_> {
+    /// Waits for the turn, which brings a permit or an idle connection of this worker; `look` is taken at that one. Never
+    /// ready with [`Available::Full`].
+    pub fn poll(&mut self, look: Look) -> Poll<Available> {
+        if self.waiter.state.load(Ordering::Acquire) == PROMISED {
+            let available = self.backend.take_promised(look);
+            if !matches!(available, Available::Full) {
+                self.waiter.state.store(LEFT, Ordering::Release);
+                return Poll::Ready(available);
             }
+            // What was promised was closed meanwhile, and its permit went to who was next.
+            self.backend.permits.join(&self.waiter, VecDeque::push_front);
         }
+        if self.waiter.state.load(Ordering::Acquire) != GRANTED {
+            return Poll::Pending;
+        }
+        self.waiter.state.store(LEFT, Ordering::Release);
+        Poll::Ready(Available::Permit(Permit(self.backend.permits.clone())))
     }
 }
 
-impl Drop for Queued {
+impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        let Some(waiter) = self.waiter.take() else { return };
-        let mut line = self.permits.lock();
-        let before = line.len();
-        line.retain(|w| !Arc::ptr_eq(w, &waiter));
-        if line.len() < before {
-            self.permits.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.waiter.state.load(Ordering::Acquire) == LEFT {
             return;
         }
+        let permits = &self.backend.permits;
+        let mut line = permits.lock();
+        let was = self.waiter.state.swap(LEFT, Ordering::AcqRel);
+        if was == WAITING {
+            line.retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
+            permits.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
         drop(line);
-        if waiter.state.load(Ordering::Acquire) == GRANTED {
-            self.permits.release();
+        match was {
+            GRANTED => permits.release(),
+            PROMISED => self.backend.break_promise(),
+            _ => {}
         }
     }
 }
@@ -187,14 +221,19 @@ pub struct Link {
     pub reused: bool,
     address: SocketAddr,
     counters: Arc<BackendCounters>,
-    _permit: Permit,
+    permit: Option<Permit>,
 }
 
 impl Link {
     /// Wraps a new connection.
     pub fn new(stream: TcpStream, address: SocketAddr, permit: Permit, backend: &Backend) -> Self {
         backend.counters.connections.up();
-        Self { stream, reused: false, address, counters: backend.counters.clone(), _permit: permit }
+        Self { stream, reused: false, address, counters: backend.counters.clone(), permit: Some(permit) }
+    }
+
+    /// Closes one that is of no use and keeps the right to have it.
+    fn into_permit(mut self) -> Permit {
+        self.permit.take().expect("nothing else takes it")
     }
 }
 
@@ -224,6 +263,15 @@ pub enum Look {
     AtKernel,
 }
 
+impl Look {
+    fn finds_open(self, link: &Link) -> bool {
+        match self {
+            Self::AtRuntime => is_quiet(&link.stream),
+            Self::AtKernel => is_silent(&link.stream),
+        }
+    }
+}
+
 /// A backend as one worker sees it. Outlives plans: connections and counts stay.
 #[derive(Debug)]
 pub struct Backend {
@@ -239,6 +287,8 @@ pub struct Backend {
     limit: Cell<u32>,
     idle_timeout_ms: Cell<u64>,
     idle: RefCell<Vec<(Link, u64)>>,
+    /// Requests of this worker that an idle connection is promised to. It may have been closed since.
+    promised: Cell<u32>,
 }
 
 impl Backend {
@@ -254,6 +304,7 @@ impl Backend {
             limit: Cell::new(0),
             idle_timeout_ms: Cell::new(60_000),
             idle: RefCell::default(),
+            promised: Cell::new(0),
         }
     }
 
@@ -268,7 +319,7 @@ impl Backend {
         }
         self.limit.set(limit);
         self.permits.set_limit(limit);
-        while self.permits.is_exceeded() && self.close_one_idle() {}
+        while self.permits.is_exceeded() && self.pop_idle().is_some() {}
     }
 
     /// Where it listens.
@@ -278,30 +329,23 @@ impl Backend {
 
     /// Whether a request could be sent without waiting for a permit.
     pub fn has_room(&self) -> bool {
-        if self.limit.get() == 0 || !self.idle.borrow().is_empty() {
+        if self.limit.get() == 0 || self.has_spare() {
             return true;
         }
         self.permits.has_room() && self.permits.waiting.load(Ordering::SeqCst) == 0
     }
 
-    /// An idle connection that is still open, or the right to make one.
+    /// An idle connection that is still open and promised to nobody, or the right to make one.
     pub fn take(&self, look: Look) -> Available {
-        loop {
-            let Some((mut link, _)) = self.idle.borrow_mut().pop() else { break };
-            self.idle_changed(-1);
-            let is_open = match look {
-                Look::AtRuntime => is_quiet(&link.stream),
-                Look::AtKernel => is_silent(&link.stream),
-            };
-            if is_open {
+        while self.has_spare()
+            && let Some(mut link) = self.pop_idle()
+        {
+            if look.finds_open(&link) {
                 link.reused = true;
                 return Available::Link(link);
             }
         }
-        match self.permits.take() {
-            Some(permit) => Available::Permit(permit),
-            None => Available::Full,
-        }
+        self.permits.take().map_or(Available::Full, Available::Permit)
     }
 
     /// The right to make a new connection, past the idle ones.
@@ -314,15 +358,15 @@ impl Backend {
 
     /// Joins the line for a permit. The second value says that another worker holds idle
     /// connections and should be asked to give one up.
-    pub fn queue(&self, cx: &Context<'_>) -> (Queued, bool) {
-        let waiter = Arc::new(Waiter { worker: self.worker, state: AtomicU8::new(WAITING), waker: cx.waker().clone() });
-        let mut line = self.permits.lock();
-        self.permits.waiting.fetch_add(1, Ordering::SeqCst);
-        line.push_back(waiter.clone());
-        self.permits.grant(&mut line);
-        drop(line);
-        let elsewhere = self.permits.idle.load(Ordering::SeqCst) > 0;
-        (Queued { permits: self.permits.clone(), waiter: Some(waiter) }, elsewhere)
+    pub fn queue(&self, waker: &Waker) -> (Queued<'_>, bool) {
+        let waiter = Arc::new(Waiter { worker: self.worker, state: AtomicU8::new(WAITING), waker: waker.clone() });
+        self.permits.join(&waiter, VecDeque::push_back);
+        (Queued { backend: self, waiter }, self.has_idle_elsewhere())
+    }
+
+    /// Whether another worker has idle connections. Known only while there is a limit.
+    fn has_idle_elsewhere(&self) -> bool {
+        self.permits.idle.load(Ordering::SeqCst) as usize > self.idle.borrow().len()
     }
 
     /// Wakes the requests of this worker that wait in line, so that they look at a new plan.
@@ -347,20 +391,48 @@ impl Backend {
         }
     }
 
-    /// Somebody waits for a permit: closes an idle connection, if there is one, for a waiter elsewhere.
+    /// Somebody waits for a permit: an idle connection that is promised to nobody, if there is one, is for the first in line.
+    /// It is closed for a waiter elsewhere.
     pub fn yield_idle(&self) {
-        if !self.idle.borrow().is_empty() && self.permits.give_up_idle(self.worker) {
-            self.close_one_idle();
+        if !self.has_spare() {
+            return;
+        }
+        match self.permits.first_for_idle(self.worker) {
+            First::Here => self.promised.set(self.promised.get() + 1),
+            First::Elsewhere => drop(self.pop_idle()),
+            First::Nobody => {}
         }
     }
 
-    /// Whether there was one.
-    fn close_one_idle(&self) -> bool {
-        let link = self.idle.borrow_mut().pop();
-        if link.is_some() {
-            self.idle_changed(-1);
+    /// What a request of this worker was promised: an idle connection, or the right to make one in its stead.
+    fn take_promised(&self, look: Look) -> Available {
+        self.promised.set(self.promised.get() - 1);
+        match self.pop_idle() {
+            Some(mut link) if look.finds_open(&link) => {
+                link.reused = true;
+                Available::Link(link)
+            }
+            Some(link) => Available::Permit(link.into_permit()),
+            None => self.permits.take().map_or(Available::Full, Available::Permit),
         }
-        link.is_some()
+    }
+
+    /// A request that an idle connection was promised to does not take it: it is for the next in line.
+    fn break_promise(&self) {
+        self.promised.set(self.promised.get() - 1);
+        self.yield_idle();
+    }
+
+    /// Whether an idle connection is promised to nobody.
+    fn has_spare(&self) -> bool {
+        self.idle.borrow().len() > self.promised.get() as usize
+    }
+
+    /// The connection that became idle last.
+    fn pop_idle(&self) -> Option<Link> {
+        let (link, _) = self.idle.borrow_mut().pop()?;
+        self.idle_changed(-1);
+        Some(link)
     }
 
     /// Closes idle connections that the backend closed or that were not used for too long.
@@ -426,13 +498,12 @@ mod tests {
         let (a, b) = (backend(0), backend(1));
         let Available::Permit(first) = a.take(Look::AtRuntime) else { panic!("the first is free") };
         assert!(matches!(b.take(Look::AtRuntime), Available::Full));
-        let cx = Context::from_waker(Waker::noop());
-        let (mut second, _) = b.queue(&cx);
-        let (mut third, _) = a.queue(&cx);
-        assert!(second.poll().is_pending());
+        let (mut second, _) = b.queue(Waker::noop());
+        let (mut third, _) = a.queue(Waker::noop());
+        assert!(second.poll(Look::AtRuntime).is_pending());
         drop(first);
-        assert!(third.poll().is_pending());
-        let Poll::Ready(Some(second)) = second.poll() else { panic!("its turn") };
+        assert!(third.poll(Look::AtRuntime).is_pending());
+        let Poll::Ready(Available::Permit(second)) = second.poll(Look::AtRuntime) else { panic!("its turn") };
         assert!(matches!(a.take(Look::AtRuntime), Available::Full), "nobody jumps the line");
         drop(second);
         // Granted but never picked up: goes back.
@@ -446,12 +517,11 @@ mod tests {
         let backend = Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default());
         backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), 1, 1000);
         let Available::Permit(first) = backend.take(Look::AtRuntime) else { panic!("the first is free") };
-        let cx = Context::from_waker(Waker::noop());
-        let (second, _) = backend.queue(&cx);
-        let (mut third, _) = backend.queue(&cx);
+        let (second, _) = backend.queue(Waker::noop());
+        let (mut third, _) = backend.queue(Waker::noop());
         drop(second);
         drop(first);
-        assert!(matches!(third.poll(), Poll::Ready(Some(_))));
+        assert!(matches!(third.poll(Look::AtRuntime), Poll::Ready(Available::Permit(_))));
         assert_eq!(permits.waiting.load(Ordering::SeqCst), 0);
     }
 
@@ -467,17 +537,18 @@ mod tests {
         limit(0);
         let mut held = vec![take(), take(), take()];
         limit(2);
-        let cx = Context::from_waker(Waker::noop());
-        let mut line: Vec<_> = (0..4).map(|_| backend.queue(&cx).0).collect();
+        let mut line: Vec<_> = (0..4).map(|_| backend.queue(Waker::noop()).0).collect();
         held.pop();
-        assert!(line[0].poll().is_pending(), "two are open");
+        assert!(line[0].poll(Look::AtRuntime).is_pending(), "two are open");
         held.pop();
-        let Poll::Ready(Some(first)) = line[0].poll() else { panic!("its turn") };
+        let Poll::Ready(Available::Permit(first)) = line[0].poll(Look::AtRuntime) else { panic!("its turn") };
         limit(3);
-        let Poll::Ready(Some(second)) = line[1].poll() else { panic!("its turn") };
-        assert!(line[2].poll().is_pending());
+        let Poll::Ready(Available::Permit(second)) = line[1].poll(Look::AtRuntime) else { panic!("its turn") };
+        assert!(line[2].poll(Look::AtRuntime).is_pending());
         limit(0);
-        assert!(line[2..].iter_mut().all(|place| matches!(place.poll(), Poll::Ready(Some(_)))));
+        let is_granted =
+            |place: &mut Queued<'_>| matches!(place.poll(Look::AtRuntime), Poll::Ready(Available::Permit(_)));
+        assert!(line[2..].iter_mut().all(is_granted));
         drop((first, second, held));
         assert_eq!((permits.open.load(Ordering::SeqCst), permits.waiting.load(Ordering::SeqCst)), (0, 0));
     }
@@ -537,6 +608,56 @@ mod tests {
             keep(stream, permit);
             assert!(matches!(backend.take(Look::AtKernel), Available::Permit(_)), "{said:?}");
         }
+    }
+
+    #[test]
+    fn an_idle_connection_is_kept_for_the_first_in_line() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _entered = runtime.enter();
+        let permits = Arc::new(Permits::default());
+        let backend = Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default());
+        backend.configure(address, 1, 60_000);
+        let Available::Permit(permit) = backend.take(Look::AtKernel) else { panic!("nothing is open") };
+        let link = |stream: std::net::TcpStream, permit| {
+            stream.set_nonblocking(true).expect("a socket");
+            Link::new(TcpStream::from_std(stream).expect("a runtime"), address, permit, &backend)
+        };
+        let connect = || {
+            let stream = std::net::TcpStream::connect(address).expect("it listens");
+            (stream, listener.accept().expect("connected").0)
+        };
+        let line = || backend.queue(Waker::noop()).0;
+        let (stream, _peer) = connect();
+        let (first, mut second) = (line(), line());
+        backend.put(link(stream, permit), 0);
+        let is_full = || !backend.has_room() && matches!(backend.take(Look::AtKernel), Available::Full);
+        assert!(is_full(), "nobody jumps the line");
+        drop(first);
+        assert!(is_full(), "it is the next one's now");
+        let Poll::Ready(Available::Link(kept)) = second.poll(Look::AtKernel) else { panic!("its turn") };
+
+        // Closed before it is taken: the permit is the next one's, and after that it is again the turn of who was first.
+        let (mut first, mut second, mut third) = (line(), line(), line());
+        backend.put(kept, 0);
+        backend.tend(u64::MAX);
+        assert!(first.poll(Look::AtKernel).is_pending());
+        let Poll::Ready(Available::Permit(permit)) = second.poll(Look::AtKernel) else { panic!("its turn") };
+        drop(permit);
+        assert!(third.poll(Look::AtKernel).is_pending());
+        let Poll::Ready(Available::Permit(permit)) = first.poll(Look::AtKernel) else { panic!("its turn") };
+
+        // Found to be dead: its permit is for another.
+        let (stream, peer) = connect();
+        drop(peer);
+        // Waits until its end is there.
+        assert_eq!(stream.peek(&mut [0]).expect("connected"), 0);
+        backend.put(link(stream, permit), 0);
+        let Poll::Ready(Available::Permit(permit)) = third.poll(Look::AtKernel) else { panic!("its turn") };
+        drop(permit);
+        assert_eq!((backend.promised.get(), permits.open.load(Ordering::SeqCst)), (0, 0));
+        assert_eq!((permits.waiting.load(Ordering::SeqCst), permits.idle.load(Ordering::SeqCst)), (0, 0));
     }
 
     #[test]

@@ -508,6 +508,28 @@ fn a_full_backend_makes_requests_wait_in_line() {
 }
 
 #[test]
+fn pipelined_requests_do_not_pass_by_who_waits_in_line() {
+    let (open, backend) = gated();
+    let site = Site::of(&[&backend], |_, service| {
+        service.backends[0].connections_max = 1;
+        service.queue_timeout_ms = 3_600_000;
+    });
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (mut many, mut one) = (site.client(), site.client());
+    many.send(["/1", "/2", "/3"].map(get).concat());
+    eventually("the first request", || (backend.requests().len() == 1).then_some(()));
+    one.send(get("/one"));
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 1).then_some(()));
+    (0..4).for_each(|_| open.send(()).unwrap());
+    (0..3).for_each(|_| assert_eq!(many.response().text(), "ok"));
+    assert_eq!(one.response().text(), "ok");
+    let requests = backend.requests();
+    let paths: Vec<_> = requests.iter().filter_map(|request| request.split(' ').nth(1)).collect();
+    assert_eq!(paths, ["/1", "/one", "/2", "/3"]);
+    assert_eq!(backend.connections(), 1, "the connection was handed on");
+}
+
+#[test]
 fn a_full_backend_without_a_queue_refuses() {
     let (open, gate) = gate();
     let backend = Backend::start(move |conn| {

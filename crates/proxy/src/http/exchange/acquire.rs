@@ -66,14 +66,14 @@ pub(super) async fn acquire(
             Available::Full if queue_ms == 0 => return Err(Ending::QueueFull.into()),
             Available::Full => {
                 service.state.counters.queued.up();
-                let (mut place, elsewhere) = poll_fn(|cx| Poll::Ready(backend.queue(cx))).await;
+                let (mut place, elsewhere) = backend.queue(&poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
                 if elsewhere {
                     client.worker().ask_for_idle(backend.id);
                 }
                 client.timer.arm_at(*queue_until.get_or_insert_with(|| client.timer.after(queue_ms)));
                 // Whoever gave up must not hold a place: dropping `place` leaves the line.
                 let granted = client
-                    .unless_gone(poll_fn(|_| match place.poll() {
+                    .unless_gone(poll_fn(|_| match place.poll(look) {
                         Poll::Pending if client.timer.is_over() => Poll::Ready(Err(Ending::QueueTimeout.into())),
                         Poll::Pending if is_left(client, farm, service, backend) => Poll::Ready(Err(NoLink::Left)),
                         poll => poll.map(Ok),
@@ -81,13 +81,8 @@ pub(super) async fn acquire(
                     .await;
                 client.timer.disarm();
                 service.state.counters.queued.down();
-                match granted?? {
-                    Some(permit) => permit,
-                    None => {
-                        available = backend.take(look);
-                        continue;
-                    }
-                }
+                available = granted??;
+                continue;
             }
         };
         let address = backend.address();
