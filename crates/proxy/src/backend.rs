@@ -356,17 +356,26 @@ impl Backend {
         }
     }
 
-    /// Joins the line for a permit. The second value says that another worker holds idle
-    /// connections and should be asked to give one up.
-    pub fn queue(&self, waker: &Waker) -> (Queued<'_>, bool) {
+    /// Joins the line for a permit.
+    pub fn queue(&self, waker: &Waker) -> Queued<'_> {
         let waiter = Arc::new(Waiter { worker: self.worker, state: AtomicU8::new(WAITING), waker: waker.clone() });
         self.permits.join(&waiter, VecDeque::push_back);
-        (Queued { backend: self, waiter }, self.has_idle_elsewhere())
+        Queued { backend: self, waiter }
     }
 
-    /// Whether another worker has idle connections. Known only while there is a limit.
-    fn has_idle_elsewhere(&self) -> bool {
-        self.permits.idle.load(Ordering::SeqCst) as usize > self.idle.borrow().len()
+    /// Whether another worker has idle connections and can be asked to give one up.
+    pub fn has_idle_elsewhere(&self) -> bool {
+        self.idle_elsewhere() > 0
+    }
+
+    /// Whether it has one that nobody waits for yet.
+    pub fn has_spare_elsewhere(&self) -> bool {
+        self.idle_elsewhere() > self.permits.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Idle connections of other workers. Known only while there is a limit.
+    fn idle_elsewhere(&self) -> u32 {
+        self.permits.idle.load(Ordering::SeqCst).saturating_sub(self.idle.borrow().len() as u32)
     }
 
     /// Wakes the requests of this worker that wait in line, so that they look at a new plan.
@@ -454,10 +463,10 @@ impl Backend {
     }
 
     fn idle_changed(&self, by: i32) {
-        self.counters.idle.add(i64::from(by) as u64);
         if self.limit.get() > 0 {
             self.permits.idle.fetch_add(by as u32, Ordering::SeqCst);
         }
+        self.counters.idle.add(i64::from(by) as u64);
     }
 }
 
@@ -498,8 +507,8 @@ mod tests {
         let (a, b) = (backend(0), backend(1));
         let Available::Permit(first) = a.take(Look::AtRuntime) else { panic!("the first is free") };
         assert!(matches!(b.take(Look::AtRuntime), Available::Full));
-        let (mut second, _) = b.queue(Waker::noop());
-        let (mut third, _) = a.queue(Waker::noop());
+        let mut second = b.queue(Waker::noop());
+        let mut third = a.queue(Waker::noop());
         assert!(second.poll(Look::AtRuntime).is_pending());
         drop(first);
         assert!(third.poll(Look::AtRuntime).is_pending());
@@ -517,8 +526,8 @@ mod tests {
         let backend = Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default());
         backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), 1, 1000);
         let Available::Permit(first) = backend.take(Look::AtRuntime) else { panic!("the first is free") };
-        let (second, _) = backend.queue(Waker::noop());
-        let (mut third, _) = backend.queue(Waker::noop());
+        let second = backend.queue(Waker::noop());
+        let mut third = backend.queue(Waker::noop());
         drop(second);
         drop(first);
         assert!(matches!(third.poll(Look::AtRuntime), Poll::Ready(Available::Permit(_))));
@@ -537,7 +546,7 @@ mod tests {
         limit(0);
         let mut held = vec![take(), take(), take()];
         limit(2);
-        let mut line: Vec<_> = (0..4).map(|_| backend.queue(Waker::noop()).0).collect();
+        let mut line: Vec<_> = (0..4).map(|_| backend.queue(Waker::noop())).collect();
         held.pop();
         assert!(line[0].poll(Look::AtRuntime).is_pending(), "two are open");
         held.pop();
@@ -628,7 +637,7 @@ mod tests {
             let stream = std::net::TcpStream::connect(address).expect("it listens");
             (stream, listener.accept().expect("connected").0)
         };
-        let line = || backend.queue(Waker::noop()).0;
+        let line = || backend.queue(Waker::noop());
         let (stream, _peer) = connect();
         let (first, mut second) = (line(), line());
         backend.put(link(stream, permit), 0);

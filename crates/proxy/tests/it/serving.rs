@@ -569,6 +569,22 @@ fn waiting_lines_reach_across_workers() {
     }
 }
 
+#[test]
+fn idle_connections_of_other_workers_are_room_without_a_queue_too() {
+    let backend = Backend::named("b1");
+    let mut app = service(vec![backend_plan_limited(&backend)]);
+    app.queue_timeout_ms = 0;
+    let site = Site::with(plan(vec![farm(vec![app])]), 2);
+    // Enough connections for both workers to have some.
+    let mut clients: Vec<_> = (0..16).map(|_| site.client()).collect();
+    for client in &mut clients {
+        client.send(GET);
+        assert_eq!(client.response().text(), "b1");
+        let idle = || site.proxy.stats().backends[&BackendId::new(1)].idle;
+        eventually("the connection to idle", || (idle() == 1).then_some(()));
+    }
+}
+
 /// Publishes the site's one backend with another limit.
 fn limit(site: &Site, of: &Backend, connections_max: u32) {
     let limited = ballast_core::plan::BackendPlan { connections_max, ..backend(1, of.address) };

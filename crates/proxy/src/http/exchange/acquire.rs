@@ -46,6 +46,10 @@ impl From<Ending> for NoLink {
     }
 }
 
+/// Longest wait of a request that is not to wait, for other workers to give up idle connections. That takes microseconds
+/// where a worker is not held up; whether there are any still is looked at with each tick. Arbitrary.
+const YIELD_MS: u64 = 1000;
+
 /// A connection to `backend`: an idle one (unless `fresh`), or a new one, after a wait in line if it is at its limit.
 /// `look` is taken at an idle one. `queue_until` is when that wait ends, once it has begun.
 pub(super) async fn acquire(
@@ -63,20 +67,33 @@ pub(super) async fn acquire(
         let permit = match available {
             Available::Link(link) => return Ok(link),
             Available::Permit(permit) => permit,
-            Available::Full if queue_ms == 0 => return Err(Ending::QueueFull.into()),
+            Available::Full if queue_ms == 0 && !backend.has_spare_elsewhere() => return Err(Ending::QueueFull.into()),
             Available::Full => {
                 service.state.counters.queued.up();
-                let (mut place, elsewhere) = backend.queue(&poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-                if elsewhere {
+                let mut place = backend.queue(&poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+                if backend.has_idle_elsewhere() {
                     client.worker().ask_for_idle(backend.id);
                 }
-                client.timer.arm_at(*queue_until.get_or_insert_with(|| client.timer.after(queue_ms)));
+                let wait_ms = if queue_ms == 0 { YIELD_MS } else { queue_ms };
+                let until = *queue_until.get_or_insert_with(|| client.timer.after(wait_ms));
+                client.timer.arm_at(if queue_ms == 0 { client.timer.after(0) } else { until });
                 // Whoever gave up must not hold a place: dropping `place` leaves the line.
                 let granted = client
-                    .unless_gone(poll_fn(|_| match place.poll(look) {
-                        Poll::Pending if client.timer.is_over() => Poll::Ready(Err(Ending::QueueTimeout.into())),
-                        Poll::Pending if is_left(client, farm, service, backend) => Poll::Ready(Err(NoLink::Left)),
-                        poll => poll.map(Ok),
+                    .unless_gone(poll_fn(|_| {
+                        if let Poll::Ready(available) = place.poll(look) {
+                            return Poll::Ready(Ok(available));
+                        }
+                        if client.timer.is_over() {
+                            if queue_ms > 0 {
+                                return Poll::Ready(Err(NoLink::from(Ending::QueueTimeout)));
+                            }
+                            if !backend.has_idle_elsewhere() || client.timer.now_ms() >= until {
+                                return Poll::Ready(Err(NoLink::from(Ending::QueueFull)));
+                            }
+                            client.timer.arm(0);
+                        }
+                        let is_left = is_left(client, farm, service, backend);
+                        if is_left { Poll::Ready(Err(NoLink::Left)) } else { Poll::Pending }
                     }))
                     .await;
                 client.timer.disarm();
