@@ -34,12 +34,12 @@ use crate::stats::BackendCounters;
 /// line waits because the limit is reached.
 #[derive(Debug, Default)]
 pub struct Permits {
-    line: Mutex<VecDeque<Arc<Waiter>>>,
+    line: Mutex<Line>,
     /// `connections_max` by the newest plan that a worker took in; zero means no limit.
     limit: AtomicU32,
     /// Permits in use. With a limit they are taken under the lock.
     open: AtomicU32,
-    /// Length of the line; read without the lock when a connection becomes idle or is closed.
+    /// How many wait; read without the lock when a connection becomes idle or is closed.
     waiting: AtomicU32,
     /// Idle connections of all workers, counted while there is a limit.
     idle: AtomicU32,
@@ -50,6 +50,12 @@ struct Waiter {
     worker: usize,
     state: AtomicU8,
     waker: Waker,
+}
+
+impl Waiter {
+    fn waits(&self) -> bool {
+        self.state.load(Ordering::Acquire) == WAITING
+    }
 }
 
 const WAITING: u8 = 0;
@@ -71,8 +77,45 @@ enum First {
     Elsewhere,
 }
 
+/// Who waits, in order. The first is always one that does.
+///
+/// A request may wait in the lines of many backends and leaves all when it is served. It is not looked for in each, but passed
+/// over when its turn comes.
+#[derive(Debug, Default)]
+struct Line(VecDeque<Arc<Waiter>>);
+
+/// Those who left are swept out of a line once they are more than this and more than those who wait, which takes few steps for
+/// each of them. Arbitrary, and harmless.
+const LEFT_MAX: usize = 16;
+
+impl Line {
+    fn first(&self) -> Option<&Arc<Waiter>> {
+        self.0.front()
+    }
+
+    fn pop(&mut self) -> Option<Arc<Waiter>> {
+        let first = self.0.pop_front();
+        self.pass_over();
+        first
+    }
+
+    /// Somebody left; so many wait.
+    fn tidy(&mut self, waiting: usize) {
+        self.pass_over();
+        if self.0.len() > 2 * waiting.max(LEFT_MAX) {
+            self.0.retain(|waiter| waiter.waits());
+        }
+    }
+
+    fn pass_over(&mut self) {
+        while self.first().is_some_and(|waiter| !waiter.waits()) {
+            self.0.pop_front();
+        }
+    }
+}
+
 impl Permits {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Waiter>>> {
+    fn lock(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -97,7 +140,7 @@ impl Permits {
     fn take(self: &Arc<Self>) -> Option<Permit> {
         if self.limit.load(Ordering::SeqCst) > 0 {
             let line = self.lock();
-            if !self.has_room() || !line.is_empty() {
+            if !self.has_room() || line.first().is_some() {
                 return None;
             }
             self.open.fetch_add(1, Ordering::SeqCst);
@@ -116,9 +159,9 @@ impl Permits {
     }
 
     /// Gives the permits that are free to the first in line.
-    fn grant(&self, line: &mut VecDeque<Arc<Waiter>>) {
+    fn grant(&self, line: &mut Line) {
         while self.has_room()
-            && let Some(next) = line.pop_front()
+            && let Some(next) = line.pop()
         {
             self.open.fetch_add(1, Ordering::SeqCst);
             self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -132,18 +175,18 @@ impl Permits {
         let mut line = self.lock();
         waiter.state.store(WAITING, Ordering::Release);
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        push(&mut line, waiter.clone());
+        push(&mut line.0, waiter.clone());
         self.grant(&mut line);
     }
 
     /// For whom a connection of `worker` idles.
     fn first_for_idle(&self, worker: usize) -> First {
         let mut line = self.lock();
-        match line.front() {
+        match line.first() {
             Some(next) if next.worker == worker => {
                 next.state.store(PROMISED, Ordering::Release);
                 next.waker.wake_by_ref();
-                line.pop_front();
+                line.pop();
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
                 First::Here
             }
@@ -200,8 +243,8 @@ impl Drop for Queued<'_> {
         let mut line = permits.lock();
         let was = self.waiter.state.swap(LEFT, Ordering::AcqRel);
         if was == WAITING {
-            line.retain(|waiter| !Arc::ptr_eq(waiter, &self.waiter));
-            permits.waiting.fetch_sub(1, Ordering::SeqCst);
+            let waiting = permits.waiting.fetch_sub(1, Ordering::SeqCst) - 1;
+            line.tidy(waiting as usize);
         }
         drop(line);
         match was {
@@ -382,7 +425,8 @@ impl Backend {
     pub fn wake_waiting(&self) {
         if self.permits.waiting.load(Ordering::SeqCst) > 0 {
             let line = self.permits.lock();
-            line.iter().filter(|waiter| waiter.worker == self.worker).for_each(|waiter| waiter.waker.wake_by_ref());
+            let own = line.0.iter().filter(|waiter| waiter.worker == self.worker && waiter.waits());
+            own.for_each(|waiter| waiter.waker.wake_by_ref());
         }
     }
 
@@ -532,6 +576,29 @@ mod tests {
         drop(first);
         assert!(matches!(third.poll(Look::AtRuntime), Poll::Ready(Available::Permit(_))));
         assert_eq!(permits.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn who_left_the_line_is_passed_over_and_does_not_stay_in_it() {
+        let permits = Arc::new(Permits::default());
+        let backend = Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default());
+        backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), 1, 1000);
+        let Available::Permit(permit) = backend.take(Look::AtRuntime) else { panic!("the first is free") };
+        let line = || backend.queue(Waker::noop());
+        let (mut first, left, mut last) = (line(), line(), line());
+        drop(left);
+        drop(permit);
+        let Poll::Ready(Available::Permit(permit)) = first.poll(Look::AtRuntime) else { panic!("its turn") };
+        drop(permit);
+        let Poll::Ready(Available::Permit(permit)) = last.poll(Look::AtRuntime) else { panic!("its turn") };
+        let stays = line();
+        for _ in 0..1000 {
+            drop(line());
+            assert!(permits.lock().0.len() <= 2 * LEFT_MAX);
+        }
+        assert_eq!(permits.waiting.load(Ordering::SeqCst), 1);
+        drop((stays, permit));
+        assert!(matches!(backend.take(Look::AtRuntime), Available::Permit(_)));
     }
 
     #[test]

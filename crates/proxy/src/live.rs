@@ -11,7 +11,7 @@ use std::{
 };
 
 use ballast_core::{
-    balance::{Ask, Balancer, HashKey, Load, NoPick, Pick},
+    balance::{self, Ask, Balancer, HashKey, Load, NoPick, Pick},
     cluster::PassiveHealth,
     config::{ByteSize, Health, VerdictPolicy},
     ids::{BackendId, FarmId, ServiceId},
@@ -19,6 +19,7 @@ use ballast_core::{
     state::RehomeCause,
     time::LogTime,
 };
+use smallvec::SmallVec;
 
 use crate::{
     backend::Backend,
@@ -218,6 +219,14 @@ impl Service {
             }
             picked => picked,
         }
+    }
+
+    /// Positions of the backends that a client which is not bound may go to, none of `tried`, whether they are at their limit
+    /// or not.
+    pub fn eligible(&self, tried: &[BackendId], passive: &dyn PassiveHealth) -> SmallVec<[usize; 8]> {
+        let ask = Ask { key: HashKey::default(), exclude: tried, now_ms: 0 };
+        let seen = Seen { service: self, passive, limits: false };
+        balance::eligible(&self.plan, &seen, &ask).collect()
     }
 }
 

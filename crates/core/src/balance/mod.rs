@@ -271,8 +271,17 @@ impl Tier {
 /// The backends that a client without a binding is given to, by the cluster's verdicts and whatever their load.
 pub fn candidates(plan: &ServicePlan) -> Vec<BackendId> {
     let ask = Ask { key: HashKey::default(), exclude: &[], now_ms: 0 };
-    let Ok(tier) = tier(plan, &[][..], &ask) else { return Vec::new() };
-    plan.backends.iter().filter(|backend| tier.includes(backend, backend.verdict)).map(|backend| backend.id).collect()
+    eligible(plan, &[][..], &ask).map(|index| plan.backends[index].id).collect()
+}
+
+/// The positions of the backends that a client without a binding may be given to, whatever their load: those that a pick is
+/// made of, and those that are waited for.
+pub fn eligible<L: Load + ?Sized>(plan: &ServicePlan, load: &L, ask: &Ask<'_>) -> impl Iterator<Item = usize> {
+    let tier = tier(plan, load, ask).ok();
+    plan.backends.iter().enumerate().filter_map(move |(index, backend)| {
+        let may = tier?.includes(backend, load.verdict(index, backend.verdict)) && !ask.exclude.contains(&backend.id);
+        may.then_some(index)
+    })
 }
 
 /// Chooses between primaries and backups, and whether to believe the checks. What the caller has

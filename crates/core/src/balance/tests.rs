@@ -175,6 +175,20 @@ fn a_full_backend_is_passed_over() {
 }
 
 #[test]
+fn who_is_waited_for_is_who_would_be_picked_if_there_were_room() {
+    let mut plan = weights(Balance::RoundRobin, &[1, 1, 1, 1, 1]);
+    plan.backends[1].verdict = Verdict::Down;
+    plan.backends[4].backup = true;
+    plan.backends.iter_mut().for_each(|backend| backend.connections_max = 1);
+    let full = [1; 5];
+    check(&plan, &full, &[], Err(NoPick::AllAtLimit));
+    let of = |exclude: &[BackendId]| eligible(&plan, &full[..], &Ask { exclude, ..ask(0) }).collect::<Vec<_>>();
+    assert_eq!(of(&[]), [0, 2, 3]);
+    assert_eq!(of(&[BackendId::new(1)]), [2, 3]);
+    assert_eq!(of(&[1, 3, 4].map(BackendId::new)), [4], "a backup, when nobody else is left");
+}
+
+#[test]
 fn too_few_survivors_are_not_believed() {
     let mut plan = weights(Balance::RoundRobin, &[1, 1, 1, 1]);
     plan.panic_threshold_percent = 50;

@@ -54,6 +54,8 @@ pub struct Choice {
     pub set_cookie: bool,
     /// Another backend may be tried if this one cannot be reached.
     pub may_move: bool,
+    /// The client is not bound: where all are at their limit, the first that has room will do.
+    pub any_will_do: bool,
 }
 
 /// Everything a choice depends on.
@@ -138,7 +140,7 @@ impl Chooser<'_> {
             Pick::Backend(at) => {
                 let backup = reason == "balanced" && self.service.plan.backends[at].backup;
                 let reason = if backup { "backup" } else { reason };
-                Ok(Choice { at, binding, cause: "", reason, set_cookie: false, may_move: true })
+                Ok(Choice { at, binding, cause: "", reason, set_cookie: false, may_move: true, any_will_do: true })
             }
             Pick::No(NoPick::AllExcluded) if !self.tried.is_empty() => Err(Ending::ConnectFailed),
             Pick::No(_) => Err(Ending::NoBackend),
@@ -166,6 +168,7 @@ impl Chooser<'_> {
                         reason: "cookie",
                         set_cookie: named.renew,
                         may_move,
+                        any_will_do: false,
                     });
                 }
             },
@@ -297,7 +300,8 @@ impl Chooser<'_> {
 
     fn bound_to(&self, backend: BackendId, binding: &'static str, cause: &'static str) -> Result<Choice, Ending> {
         let at = self.service.position(backend).ok_or(Ending::NoBackend)?;
-        Ok(Choice { at, binding, cause, reason: "table", set_cookie: false, may_move: self.service.plan.redispatch })
+        let may_move = self.service.plan.redispatch;
+        Ok(Choice { at, binding, cause, reason: "table", set_cookie: false, may_move, any_will_do: false })
     }
 
     fn unbound(&self, refused: &[BackendId], reason: &'static str) -> Result<Choice, Ending> {

@@ -530,6 +530,57 @@ fn pipelined_requests_do_not_pass_by_who_waits_in_line() {
 }
 
 #[test]
+fn who_waits_goes_where_there_is_room_first() {
+    let ((open_b1, b1), (open_b2, b2)) = (gated(), gated());
+    let site = Site::of(&[&b1, &b2], |_, service| {
+        service.backends.iter_mut().for_each(|backend| backend.connections_max = 1);
+        service.queue_timeout_ms = 3_600_000;
+    });
+    let sent = || {
+        let mut clients: Vec<_> = (0..2).map(|_| site.client()).collect();
+        clients.iter_mut().for_each(|client| client.send(GET));
+        clients
+    };
+    let answered = |clients: Vec<Client>| {
+        clients.into_iter().for_each(|mut client| assert_eq!(client.response().text(), "ok"));
+    };
+    let at_each = || (b1.requests().len(), b2.requests().len());
+    let held = sent();
+    eventually("both to be full", || (at_each() == (1, 1)).then_some(()));
+    // By turns, one of them would be for the second.
+    let waiting = sent();
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 2).then_some(()));
+    (0..3).for_each(|_| open_b1.send(()).unwrap());
+    answered(waiting);
+    assert_eq!(at_each(), (3, 1));
+    open_b2.send(()).unwrap();
+    answered(held);
+    assert_eq!(site.proxy.stats().services[&SERVICE].queued, 0);
+}
+
+#[test]
+fn a_backend_that_comes_serves_who_waits_for_others() {
+    let ((open, b1), b2) = (gated(), Backend::named("b2"));
+    let queues = |app: &mut ballast_core::plan::ServicePlan| app.queue_timeout_ms = 3_600_000;
+    let mut app = service(vec![backend_plan_limited(&b1)]);
+    queues(&mut app);
+    let site = Site::new(farm(vec![app]));
+    let (mut held, mut waits) = (site.client(), site.client());
+    held.send(GET);
+    eventually("the first request", || (b1.requests().len() == 1).then_some(()));
+    waits.send(GET);
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 1).then_some(()));
+    let mut app = service(vec![backend_plan_limited(&b1), backend(2, b2.address)]);
+    queues(&mut app);
+    site.world.publish(plan(vec![farm(vec![app])]));
+    site.proxy.plan_changed();
+    assert_eq!(waits.response().text(), "b2");
+    assert_eq!(site.line(0)["retries"], 0);
+    open.send(()).unwrap();
+    assert_eq!(held.response().text(), "ok");
+}
+
+#[test]
 fn a_full_backend_without_a_queue_refuses() {
     let (open, gate) = gate();
     let backend = Backend::start(move |conn| {

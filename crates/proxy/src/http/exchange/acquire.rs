@@ -1,15 +1,23 @@
 //! A connection to a backend: an idle one, or a new one after a wait in line.
 //!
+//! A request whose client is bound waits for its backend. Any other waits in the lines of all backends that will do and goes
+//! where its turn comes first; it counts as one that waits.
+//!
 //! Not here: the line itself and what idles ([`crate::backend`]).
 
-use std::{future::poll_fn, io::ErrorKind, rc::Rc, task::Poll};
+use std::{
+    future::poll_fn,
+    io::ErrorKind,
+    task::{Poll, Waker},
+};
 
-use ballast_core::health::Answer;
+use ballast_core::{health::Answer, ids::BackendId};
+use smallvec::{SmallVec, smallvec};
 use tokio::net::TcpStream;
 
 use crate::{
-    backend::{Available, Backend, Link, Look},
-    http::{client::Client, ending::Ending},
+    backend::{Available, Link, Look, Queued},
+    http::{client::Client, ending::Ending, stick::Tried},
     live::{Farm, Service},
     prober::unconnected,
     ticks::Elapsed,
@@ -23,7 +31,8 @@ pub(super) enum NoLink {
     Unreached,
     /// This node had no descriptor or port for it, say.
     Unasked,
-    /// While a request waited in line its backend left, or may serve it no more: another is to be chosen.
+    /// While a request waited in line its backend left, or may serve it no more, or one came that has room: another is to be
+    /// chosen.
     Left,
     /// Nobody tried.
     Ended(Ending),
@@ -50,61 +59,46 @@ impl From<Ending> for NoLink {
 /// where a worker is not held up; whether there are any still is looked at with each tick. Arbitrary.
 const YIELD_MS: u64 = 1000;
 
-/// A connection to `backend`: an idle one (unless `fresh`), or a new one, after a wait in line if it is at its limit.
-/// `look` is taken at an idle one. `queue_until` is when that wait ends, once it has begun.
-pub(super) async fn acquire(
-    client: &Client,
-    farm: &Farm,
-    service: &Service,
-    backend: &Rc<Backend>,
-    fresh: bool,
-    look: Look,
-    queue_until: &mut Option<u64>,
-) -> Result<Link, NoLink> {
-    let mut available = if fresh { backend.take_new(look) } else { backend.take(look) };
-    let queue_ms = service.plan.queue_timeout_ms;
-    loop {
-        let permit = match available {
-            Available::Link(link) => return Ok(link),
-            Available::Permit(permit) => permit,
-            Available::Full if queue_ms == 0 && !backend.has_spare_elsewhere() => return Err(Ending::QueueFull.into()),
-            Available::Full => {
-                service.state.counters.queued.up();
-                let mut place = backend.queue(&poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-                if backend.has_idle_elsewhere() {
-                    client.worker().ask_for_idle(backend.id);
-                }
-                let wait_ms = if queue_ms == 0 { YIELD_MS } else { queue_ms };
-                let until = *queue_until.get_or_insert_with(|| client.timer.after(wait_ms));
-                client.timer.arm_at(if queue_ms == 0 { client.timer.after(0) } else { until });
-                // Whoever gave up must not hold a place: dropping `place` leaves the line.
-                let granted = client
-                    .unless_gone(poll_fn(|_| {
-                        if let Poll::Ready(available) = place.poll(look) {
-                            return Poll::Ready(Ok(available));
-                        }
-                        if client.timer.is_over() {
-                            if queue_ms > 0 {
-                                return Poll::Ready(Err(NoLink::from(Ending::QueueTimeout)));
-                            }
-                            if !backend.has_idle_elsewhere() || client.timer.now_ms() >= until {
-                                return Poll::Ready(Err(NoLink::from(Ending::QueueFull)));
-                            }
-                            client.timer.arm(0);
-                        }
-                        let is_left = is_left(client, farm, service, backend);
-                        if is_left { Poll::Ready(Err(NoLink::Left)) } else { Poll::Pending }
-                    }))
-                    .await;
-                client.timer.disarm();
-                service.state.counters.queued.down();
-                available = granted??;
-                continue;
+/// Lines that a request waits in at most. A place takes some hundred bytes, and as many requests may wait as there are
+/// clients. Arbitrary: of so many backends one is soon free, and with more of them requests wait for different ones.
+const LINES_MAX: usize = 16;
+
+/// Places in line, with the positions of their backends.
+type Places<'a> = SmallVec<[(usize, Queued<'a>); 4]>;
+
+/// A request in search of a connection.
+pub(super) struct Search<'a> {
+    pub(super) client: &'a Client,
+    pub(super) farm: &'a Farm,
+    pub(super) service: &'a Service,
+    /// Position of the backend that was chosen; after a wait, of the one whose turn came.
+    pub(super) at: usize,
+    /// Where any backend will do: those that will not.
+    pub(super) any_but: Option<&'a [Tried]>,
+    /// Not an idle connection, if that can be had.
+    pub(super) fresh: bool,
+    /// Taken at an idle one.
+    pub(super) look: Look,
+}
+
+impl<'a> Search<'a> {
+    /// A connection to the backend at `at`: an idle one or a new one, after a wait in line if it is at its limit.
+    /// `queue_until` is when that wait ends, once it has begun.
+    pub(super) async fn acquire(&mut self, queue_until: &mut Option<u64>) -> Result<Link, NoLink> {
+        let (client, service) = (self.client, self.service);
+        let chosen = &service.backends[self.at];
+        let mut available = if self.fresh { chosen.take_new(self.look) } else { chosen.take(self.look) };
+        let permit = loop {
+            match available {
+                Available::Link(link) => return Ok(link),
+                Available::Permit(permit) => break permit,
+                Available::Full => available = self.wait(queue_until).await?,
             }
         };
+        let backend = &service.backends[self.at];
         let address = backend.address();
-        let connecting = client.timer.limit(farm.plan.timeouts.connect.as_millis(), TcpStream::connect(address));
-        return match client.unless_gone(connecting).await? {
+        let connecting = client.timer.limit(self.farm.plan.timeouts.connect.as_millis(), TcpStream::connect(address));
+        match client.unless_gone(connecting).await? {
             Ok(Ok(stream)) => {
                 backend.counters.connects_total.up();
                 // Without it small requests would wait for acknowledgements; failing costs only that.
@@ -117,15 +111,95 @@ pub(super) async fn acquire(
                 _ => NoLink::Unreached,
             }),
             Err(Elapsed) => Err(NoLink::Unreached),
-        };
+        }
     }
-}
 
-/// Whether a newer plan than the one that `backend` was chosen by has no use for it.
-fn is_left(client: &Client, farm: &Farm, service: &Service, backend: &Backend) -> bool {
-    let worker = client.worker();
-    worker.live().renewed(farm, service).is_some_and(|(_, service)| {
-        let at = service.position(backend.id);
-        at.is_none_or(|at| service.must_leave(at, &*worker.shared.ports.passive).is_some())
-    })
+    /// Waits in line until the turn comes.
+    async fn wait(&mut self, queue_until: &mut Option<u64>) -> Result<Available, NoLink> {
+        let (client, service) = (self.client, self.service);
+        let queue_ms = service.plan.queue_timeout_ms;
+        // Whoever gave up must not hold a place: dropping `places` leaves the lines.
+        let mut places = self.join(&poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+        if places.is_empty() {
+            return Err(Ending::QueueFull.into());
+        }
+        service.state.counters.queued.up();
+        let wait_ms = if queue_ms == 0 { YIELD_MS } else { queue_ms };
+        let until = *queue_until.get_or_insert_with(|| client.timer.after(wait_ms));
+        client.timer.arm_at(if queue_ms == 0 { client.timer.after(0) } else { until });
+        let turn = client.unless_gone(poll_fn(|_| self.poll_turn(&mut places, until))).await;
+        client.timer.disarm();
+        service.state.counters.queued.down();
+        let (at, available) = turn??;
+        self.at = at;
+        Ok(available)
+    }
+
+    /// Joins the lines of the backends that will do. Where no request is to wait, of those that have idle connections
+    /// elsewhere only.
+    fn join(&self, waker: &Waker) -> Places<'a> {
+        let (service, worker) = (self.service, self.client.worker());
+        let mut lines: SmallVec<[usize; 8]> = smallvec![self.at];
+        if let Some(tried) = self.any_but {
+            let others = self.eligible(service, tried);
+            // From the chosen one on, so that different requests leave out different ones.
+            let (before, after) = others.split_at(others.partition_point(|at| *at < self.at));
+            lines.extend(after.iter().chain(before).copied().filter(|at| *at != self.at));
+        }
+        let waits = service.plan.queue_timeout_ms > 0;
+        let lines = lines.into_iter().filter(|at| waits || service.backends[*at].has_spare_elsewhere());
+        let join = |at: usize| {
+            let backend = &service.backends[at];
+            let place = backend.queue(waker);
+            if backend.has_idle_elsewhere() {
+                worker.ask_for_idle(backend.id);
+            }
+            (at, place)
+        };
+        lines.take(LINES_MAX).map(join).collect()
+    }
+
+    /// What the turn brought, and where; or why to wait no more.
+    fn poll_turn(&self, places: &mut Places<'_>, until: u64) -> Poll<Result<(usize, Available), NoLink>> {
+        for (at, place) in places.iter_mut() {
+            if let Poll::Ready(available) = place.poll(self.look) {
+                return Poll::Ready(Ok((*at, available)));
+            }
+        }
+        let timer = &self.client.timer;
+        if timer.is_over() {
+            if self.service.plan.queue_timeout_ms > 0 {
+                return Poll::Ready(Err(Ending::QueueTimeout.into()));
+            }
+            let may_be_yielded = places.iter().any(|(at, _)| self.service.backends[*at].has_idle_elsewhere());
+            if !may_be_yielded || timer.now_ms() >= until {
+                return Poll::Ready(Err(Ending::QueueFull.into()));
+            }
+            timer.arm(0);
+        }
+        if self.is_left(places) { Poll::Ready(Err(NoLink::Left)) } else { Poll::Pending }
+    }
+
+    /// Leaves the lines of backends that a newer plan than the one that they were chosen by has no use for. True when there
+    /// is none left, or one has room that will do as well.
+    fn is_left(&self, places: &mut Places<'_>) -> bool {
+        let worker = self.client.worker();
+        let Some((_, service)) = worker.live().renewed(self.farm, self.service) else { return false };
+        let id = |at: usize| self.service.backends[at].id;
+        let Some(tried) = self.any_but else {
+            places.retain(|(at, _)| {
+                let at = service.position(id(*at));
+                at.is_some_and(|at| service.must_leave(at, &*worker.shared.ports.passive).is_none())
+            });
+            return places.is_empty();
+        };
+        let eligible = self.eligible(&service, tried);
+        places.retain(|(at, _)| service.position(id(*at)).is_some_and(|at| eligible.contains(&at)));
+        places.is_empty() || eligible.iter().any(|at| service.backends[*at].has_room())
+    }
+
+    fn eligible(&self, service: &Service, tried: &[Tried]) -> SmallVec<[usize; 8]> {
+        let tried: SmallVec<[BackendId; 4]> = tried.iter().map(|tried| tried.backend).collect();
+        service.eligible(&tried, &*self.client.worker().shared.ports.passive)
+    }
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::{
     After,
-    acquire::{NoLink, acquire},
+    acquire::{NoLink, Search},
     answer::fail,
     attempt::{Attempt, Attempted},
     job::Job,
@@ -66,7 +66,6 @@ pub(super) async fn attempts(
             trail.retries += 1;
             service.state.counters.retries_total.up();
         }
-        let backend = service.backends[choice.at].clone();
         (trail.service, trail.at) = (Some(service.clone()), Some(choice.at));
         (trail.reason, trail.cause) = (choice.reason, choice.cause);
         // A second attempt finds what the first one bound.
@@ -76,7 +75,15 @@ pub(super) async fn attempts(
         trail.chosen_ns = boot_now().get();
         let may_repeat = job.is_repeatable() && trail.may_repeat(&service);
         let look = if may_repeat { Look::AtRuntime } else { Look::AtKernel };
-        let link = match acquire(client, &farm, &service, &backend, fresh, look, &mut queue_until).await {
+        let (at, found) = {
+            let any_but = choice.any_will_do.then_some(&tried[..]);
+            let mut search = Search { client, farm: &farm, service: &service, at: choice.at, any_but, fresh, look };
+            let found = search.acquire(&mut queue_until).await;
+            (search.at, found)
+        };
+        let backend = service.backends[at].clone();
+        trail.at = Some(at);
+        let link = match found {
             Ok(link) => link,
             Err(missed @ (NoLink::Refused | NoLink::Unreached | NoLink::Unasked)) => {
                 client.worker().shared.ports.passive.observed(backend.id, missed.answer());
