@@ -280,6 +280,8 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
     )
     .with(&[], number(node.findings.late_total()));
     let mut retries = Family::counter("ballast_retries", "Attempts after the first");
+    let mut retries_refused =
+        Family::counter("ballast_retries_refused", "Retries that the budget for asking a backend again refused");
     let mut queue = Family::gauge("ballast_queue_length", "Requests that wait for a backend at its limit");
     let mut up = Family::gauge("ballast_backend_up", "Whether the cluster's verdict lets the backend be used");
     let mut state =
@@ -327,6 +329,7 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
                 }
                 unbound.add(&of_service, number(counts.unbound_total));
                 retries.add(&of_service, number(counts.retries_total));
+                retries_refused.add(&of_service, number(counts.retries_refused_total));
                 queue.add(&of_service, number(counts.queued));
             }
             for backend in &service.backends {
@@ -369,6 +372,7 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
         lookups,
         unbound,
         retries,
+        retries_refused,
         queue,
         check_duration,
         check_transitions,

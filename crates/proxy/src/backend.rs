@@ -271,6 +271,7 @@ impl Link {
     /// Wraps a new connection.
     pub fn new(stream: TcpStream, address: SocketAddr, permit: Permit, backend: &Backend) -> Self {
         backend.counters.connections.up();
+        backend.refused_ms.set(None);
         Self { stream, reused: false, address, counters: backend.counters.clone(), permit: Some(permit) }
     }
 
@@ -315,6 +316,10 @@ impl Look {
     }
 }
 
+/// For so long a backend that refused a connection is left alone where there are others. HAProxy waits as long before it
+/// asks the same server again.
+const REFUSES_MS: u64 = 1000;
+
 /// A backend as one worker sees it. Outlives plans: connections and counts stay.
 #[derive(Debug)]
 pub struct Backend {
@@ -324,6 +329,10 @@ pub struct Backend {
     pub counters: Arc<BackendCounters>,
     /// Requests in flight from this worker.
     pub in_flight: Cell<u32>,
+    /// Requests of this worker that a connection is being made for.
+    connecting: Cell<u32>,
+    /// When its host refused a connection, by the worker's clock, unless one was made since.
+    refused_ms: Cell<Option<u64>>,
     worker: usize,
     permits: Arc<Permits>,
     address: Cell<SocketAddr>,
@@ -341,6 +350,8 @@ impl Backend {
             id,
             counters,
             in_flight: Cell::new(0),
+            connecting: Cell::new(0),
+            refused_ms: Cell::new(None),
             worker,
             permits,
             address: Cell::new(SocketAddr::from(([0, 0, 0, 0], 0))),
@@ -360,6 +371,9 @@ impl Backend {
         if moved || limited {
             self.close_idle(|_, _| true);
         }
+        if moved {
+            self.refused_ms.set(None);
+        }
         self.limit.set(limit);
         self.permits.set_limit(limit);
         while self.permits.is_exceeded() && self.pop_idle().is_some() {}
@@ -368,6 +382,27 @@ impl Backend {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address.get()
+    }
+
+    /// Requests of this worker that it has to do with: in flight, or about to be.
+    pub fn load(&self) -> u32 {
+        self.in_flight.get() + self.connecting.get()
+    }
+
+    /// Counts a request while a connection is being made for it.
+    pub fn connecting(&self) -> Connecting<'_> {
+        self.connecting.set(self.connecting.get() + 1);
+        Connecting(self)
+    }
+
+    /// Its host refused a connection.
+    pub fn refused(&self, now_ms: u64) {
+        self.refused_ms.set(Some(now_ms));
+    }
+
+    /// Whether its host refused a connection a moment ago, and none was made since.
+    pub fn refuses(&self, now_ms: u64) -> bool {
+        self.refused_ms.get().is_some_and(|at_ms| now_ms < at_ms.saturating_add(REFUSES_MS))
     }
 
     /// Whether a request could be sent without waiting for a permit.
@@ -511,6 +546,16 @@ impl Backend {
             self.permits.idle.fetch_add(by as u32, Ordering::SeqCst);
         }
         self.counters.idle.add(i64::from(by) as u64);
+    }
+}
+
+/// A request that a connection is being made for. Counted until it is dropped.
+#[derive(Debug)]
+pub struct Connecting<'a>(&'a Backend);
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.set(self.0.connecting.get() - 1);
     }
 }
 
@@ -734,6 +779,30 @@ mod tests {
         drop(permit);
         assert_eq!((backend.promised.get(), permits.open.load(Ordering::SeqCst)), (0, 0));
         assert_eq!((permits.waiting.load(Ordering::SeqCst), permits.idle.load(Ordering::SeqCst)), (0, 0));
+    }
+
+    #[test]
+    fn a_backend_refuses_for_a_moment_until_it_is_elsewhere_or_takes_a_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let backend = Backend::new(BackendId::new(1), 0, Arc::default(), Arc::default());
+        backend.configure(address, 0, 60_000);
+        assert!(!backend.refuses(5000));
+        backend.refused(5000);
+        assert_eq!([5000, 5999, 6000].map(|now_ms| backend.refuses(now_ms)), [true, true, false]);
+        backend.refused(5000);
+        backend.configure(address, 10, 60_000);
+        assert!(backend.refuses(5000));
+        backend.configure(SocketAddr::from(([127, 0, 0, 1], 1)), 10, 60_000);
+        assert!(!backend.refuses(5000));
+        backend.refused(5000);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _entered = runtime.enter();
+        let stream = std::net::TcpStream::connect(address).expect("it listens");
+        stream.set_nonblocking(true).expect("a socket");
+        let Available::Permit(permit) = backend.take(Look::AtRuntime) else { panic!("nothing is open") };
+        let _link = Link::new(TcpStream::from_std(stream).expect("a runtime"), address, permit, &backend);
+        assert!(!backend.refuses(5000));
     }
 
     #[test]

@@ -67,14 +67,14 @@ pub struct ServiceState {
     /// The log refused the newest binding that it was asked for, because the table is full.
     pub table_full: Cell<bool>,
     balancer: RefCell<Balancer>,
-    /// Retries that may be made, in hundredths.
+    /// How often a backend may be asked again that there was no connection to, in hundredths.
     budget: Cell<u32>,
 }
 
-/// A fifth of a retry is earned by each request: retries stay below 20 % of the load.
+/// A fifth of a retry is earned by each request: those that ask again stay below 20 % of the load.
 const BUDGET_EARNED: u32 = 20;
 const BUDGET_SPENT: u32 = 100;
-/// Ten retries may be made at once, also by a service that has just begun.
+/// Ten may be made at once, also by a service that has just begun.
 const BUDGET_MAX: u32 = 1000;
 
 impl ServiceState {
@@ -89,7 +89,7 @@ impl ServiceState {
         self.budget.set((self.budget.get() + BUDGET_EARNED).min(BUDGET_MAX));
     }
 
-    /// Whether one more retry may be made.
+    /// Whether a backend may be asked once more that was asked in vain.
     pub fn spend(&self) -> bool {
         match self.budget.get().checked_sub(BUDGET_SPENT) {
             Some(left) => {
@@ -201,22 +201,22 @@ impl Service {
     }
 
     /// Picks a backend for a client that is not bound, none of `tried`. `key` is what the service balances by,
-    /// if it balances by a hash. `now` is asked for slow start only. When all are at their limit, the one to wait for.
+    /// if it balances by a hash. `now_ms` is by the worker's clock; log time is asked for slow start only. When all are at
+    /// their limit, the one to wait for.
     pub fn pick(
         &self,
         key: HashKey,
         tried: &[BackendId],
-        now: impl FnOnce() -> LogTime,
+        now_ms: u64,
+        log_time: impl FnOnce() -> LogTime,
         passive: &dyn PassiveHealth,
     ) -> Pick {
-        let now_ms = if self.plan.slow_start_ms > 0 { now().as_millis() } else { 0 };
-        let ask = Ask { key, exclude: tried, now_ms };
+        let log_ms = if self.plan.slow_start_ms > 0 { log_time().as_millis() } else { 0 };
+        let ask = Ask { key, exclude: tried, now_ms: log_ms };
         let mut balancer = self.state.balancer.borrow_mut();
-        let picked = balancer.pick(&self.plan, &Seen { service: self, passive, limits: true }, &ask);
-        match picked {
-            Pick::No(NoPick::AllAtLimit) => {
-                balancer.pick(&self.plan, &Seen { service: self, passive, limits: false }, &ask)
-            }
+        let seen = Seen { service: self, passive, limits: true, now_ms };
+        match balancer.pick(&self.plan, &seen, &ask) {
+            Pick::No(NoPick::AllAtLimit) => balancer.pick(&self.plan, &Seen { limits: false, ..seen }, &ask),
             picked => picked,
         }
     }
@@ -225,7 +225,7 @@ impl Service {
     /// or not.
     pub fn eligible(&self, tried: &[BackendId], passive: &dyn PassiveHealth) -> SmallVec<[usize; 8]> {
         let ask = Ask { key: HashKey::default(), exclude: tried, now_ms: 0 };
-        let seen = Seen { service: self, passive, limits: false };
+        let seen = Seen { service: self, passive, limits: false, now_ms: 0 };
         balance::eligible(&self.plan, &seen, &ask).collect()
     }
 }
@@ -236,11 +236,16 @@ struct Seen<'a> {
     passive: &'a dyn PassiveHealth,
     /// Whether a backend at its limit counts as such.
     limits: bool,
+    now_ms: u64,
 }
 
 impl Load for Seen<'_> {
     fn in_flight(&self, index: usize) -> u32 {
-        self.service.backends[index].in_flight.get()
+        self.service.backends[index].load()
+    }
+
+    fn refuses(&self, index: usize) -> bool {
+        self.service.backends[index].refuses(self.now_ms)
     }
 
     /// The limit is the node's and idle connections can be used, so only having room or not is known.

@@ -126,7 +126,7 @@ counters! {
         aborted_total,
         /// Attempts after the first.
         retries_total,
-        /// Retries that the budget refused.
+        /// Retries that the budget for asking a backend again refused.
         retries_refused_total,
         /// Requests waiting for a backend at its limit now.
         queued,

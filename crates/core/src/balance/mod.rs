@@ -11,7 +11,9 @@
 //! Who may be picked is decided in three steps. Backends that the operator has not set to ready, or
 //! that have no weight, are out. Of the rest, primaries come before backups, and the checks decide
 //! unless so few primaries are up that the checks are believed no more (`panic_threshold_percent`).
-//! Only then do limits count: a primary at its limit is waited for, not replaced by a backup.
+//! Only then do limits count: a primary at its limit is waited for, not replaced by a backup. Of those
+//! that are left, one that refused a connection a moment ago is passed over: it has nothing in flight
+//! and would be the least loaded of all.
 //!
 //! Not here: clients that are bound ([`crate::persistence`]); queues and retries (`ballast-proxy`).
 
@@ -35,6 +37,11 @@ pub trait Load {
     /// Connections that count against the backend's `connections_max`.
     fn connections(&self, index: usize) -> u32 {
         self.in_flight(index)
+    }
+
+    /// Whether the backend refused a connection a moment ago. It is picked only where there is no other.
+    fn refuses(&self, _index: usize) -> bool {
+        false
     }
 
     /// The verdict to go by: the cluster's, unless this node has to go by its own checks.
@@ -166,7 +173,7 @@ impl Balancer {
         let tier = tier(plan, load, ask)?;
         let weighted = !matches!(plan.balance, Balance::RoundRobin | Balance::LeastConnections);
         let mut at_limit = false;
-        let mut candidates = false;
+        let (mut accepting, mut refusing) = (false, false);
         for (index, (slot, backend)) in self.slots.iter_mut().zip(&plan.backends).enumerate() {
             slot.weight = 0;
             if !tier.includes(backend, load.verdict(index, backend.verdict)) || ask.exclude.contains(&backend.id) {
@@ -178,9 +185,17 @@ impl Balancer {
             }
             let weight = if weighted { u64::from(backend.weight) } else { 1 };
             slot.weight = warmed_up(weight * UNIT, plan.slow_start_ms, backend.verdict_since_ms, ask.now_ms);
-            candidates = true;
+            if load.refuses(index) {
+                refusing = true;
+            } else {
+                accepting = true;
+            }
         }
-        match (candidates, at_limit) {
+        if accepting && refusing {
+            let refusing = self.slots.iter_mut().enumerate().filter(|(index, _)| load.refuses(*index));
+            refusing.for_each(|(_, slot)| slot.weight = 0);
+        }
+        match (accepting || refusing, at_limit) {
             (true, _) => Ok(()),
             (false, true) => Err(NoPick::AllAtLimit),
             (false, false) => Err(NoPick::AllExcluded),

@@ -220,6 +220,37 @@ fn this_nodes_own_verdict_can_overrule() {
 }
 
 #[test]
+fn a_backend_that_refuses_is_picked_only_where_there_is_no_other() {
+    struct Refusing<'a>(&'a [usize]);
+    impl Load for Refusing<'_> {
+        fn in_flight(&self, index: usize) -> u32 {
+            if self.refuses(index) { 0 } else { 5 }
+        }
+        fn refuses(&self, index: usize) -> bool {
+            self.0.contains(&index)
+        }
+    }
+    for balance in ALL {
+        let mut plan = weights(balance, &[1, 1, 1, 1]);
+        plan.backends[3].backup = true;
+        let picked = |refusing: &[usize]| -> Vec<usize> {
+            let mut balancer = Balancer::new(3);
+            let mut picks = std::collections::BTreeSet::new();
+            for key in 0..200 {
+                match balancer.pick(&plan, &Refusing(refusing), &ask(rendezvous::mix(key))) {
+                    Pick::Backend(index) => picks.insert(index),
+                    Pick::No(why) => panic!("{why:?}"),
+                };
+            }
+            picks.into_iter().collect()
+        };
+        assert_eq!(picked(&[0]), [1, 2], "{balance:?}");
+        assert_eq!(picked(&[0, 2]), [1], "{balance:?}");
+        assert_eq!(picked(&[0, 1, 2]), [0, 1, 2], "{balance:?}: backups are for when primaries are down");
+    }
+}
+
+#[test]
 fn a_returning_backend_is_warmed_up() {
     let mut plan = weights(Balance::WeightedRoundRobin, &[100, 100]);
     plan.slow_start_ms = 10_000;

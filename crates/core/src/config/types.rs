@@ -162,7 +162,9 @@ pub struct Service {
     #[serde(default)]
     pub fallback: Option<Fallback>,
     /// Attempts after the first, where that is safe (connect failures; idempotent and unsent). When all backends were
-    /// tried, the next follows after a second, or `timeouts.connect` if that is less.
+    /// tried, the next follows after a second, or `timeouts.connect` if that is less. Such attempts, which ask a backend again
+    /// that there was no connection to, also need a budget that each worker of a node has for the service: a fifth of its
+    /// requests, ten at once. `ballast_retries_refused_total` counts those that it refused.
     #[serde(default = "default_retries_max")]
     #[schemars(range(max = 10))]
     pub retries_max: u32,

@@ -136,7 +136,8 @@ impl Chooser<'_> {
         let mut avoid: smallvec::SmallVec<[BackendId; 8]> = self.tried.iter().map(|tried| tried.backend).collect();
         avoid.extend_from_slice(refused);
         let ports = &self.worker.shared.ports;
-        match self.service.pick(self.hash, &avoid, || ports.view.log_time(), &*ports.passive) {
+        let now_ms = self.timer.now_ms();
+        match self.service.pick(self.hash, &avoid, now_ms, || ports.view.log_time(), &*ports.passive) {
             Pick::Backend(at) => {
                 let backup = reason == "balanced" && self.service.plan.backends[at].backup;
                 let reason = if backup { "backup" } else { reason };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ballast_core::{
-    config::{Balance, ByteSize, Fallback, RequestMatch},
+    config::{Balance, ByteSize, Fallback, RequestMatch, Span},
     health::Answer,
     ids::{BackendId, ServiceId},
     plan::{AdminState, Verdict},
@@ -420,8 +420,81 @@ fn retries_stop_at_their_bounds() {
         site.get(GET);
     }
     let stats = site.proxy.stats().services[&SERVICE];
+    assert_eq!((stats.retries_total, stats.retries_refused_total), (21, 0), "each asked another");
+
+    let site = Site::of(&dead[..1], |farm, service| {
+        farm.timeouts.connect = Span::from_millis(1);
+        service.retries_max = 1;
+    });
+    let mut clients: Vec<_> = (0..21).map(|_| site.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(GET));
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().status, 503));
+    let stats = site.proxy.stats().services[&SERVICE];
     // Ten at once, and a fifth of 21 requests.
-    assert!(stats.retries_total <= 14 && stats.retries_refused_total > 0, "{stats:?}");
+    assert!(stats.retries_total <= 14 && stats.retries_refused_total >= 7, "{stats:?}");
+}
+
+#[test]
+fn one_dead_backend_costs_no_request_while_another_serves() {
+    let dead = Backend::nowhere();
+    let slow = Backend::start(|conn| {
+        while conn.request().is_some() {
+            // So long that there is always something in flight.
+            std::thread::park_timeout(Duration::from_millis(2));
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let site = Site::of(&[&dead, &slow], |_, _| {});
+    let address = site.address();
+    let clients = (0..8).map(|_| {
+        std::thread::spawn(move || {
+            let mut client = Client::connect(address);
+            let mut ask = || {
+                client.send(GET);
+                client.response().status
+            };
+            (0..25).map(|_| ask()).collect::<Vec<_>>()
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    for client in clients {
+        assert_eq!(client.join().unwrap(), [200; 25]);
+    }
+    assert_eq!(site.proxy.stats().services[&SERVICE].retries_refused_total, 0);
+}
+
+#[test]
+fn a_backend_that_is_being_reached_is_not_the_least_loaded() {
+    let (hangs, _full) = unreachable();
+    let b2 = Backend::named("b2");
+    let mut shop = farm(vec![service(vec![backend(1, hangs), backend(2, b2.address)])]);
+    shop.timeouts.connect = Span::from_secs(3600);
+    let site = Site::new(shop);
+    let counts = |in_flight: u64, answered: u64| {
+        eventually("the requests to be counted", || {
+            let stats = site.proxy.stats().services[&SERVICE];
+            ((stats.in_flight, stats.responses_2xx_total) == (in_flight, answered)).then_some(())
+        });
+    };
+    let send = || {
+        let mut clients: Vec<_> = (0..2).map(|_| site.client()).collect();
+        clients.iter_mut().for_each(|client| client.send(GET));
+        clients
+    };
+    // One goes to each, whoever is first.
+    let clients = send();
+    counts(1, 1);
+    for answered in 2..6 {
+        assert_eq!(site.get(GET).text(), "b2");
+        counts(1, answered);
+    }
+    // Nor does it stay loaded when its client has gone.
+    clients.into_iter().for_each(Client::reset);
+    counts(0, 5);
+    let _clients = send();
+    counts(1, 6);
+    assert_eq!(site.get(GET).text(), "b2");
+    counts(1, 7);
 }
 
 /// Closes each connection after one request although it said that it would keep it; says so when it did.

@@ -98,7 +98,12 @@ impl<'a> Search<'a> {
         let backend = &service.backends[self.at];
         let address = backend.address();
         let connecting = client.timer.limit(self.farm.plan.timeouts.connect.as_millis(), TcpStream::connect(address));
-        match client.unless_gone(connecting).await? {
+        let connected = {
+            // It may take long, and the backend is not the least loaded meanwhile.
+            let _counted = backend.connecting();
+            client.unless_gone(connecting).await?
+        };
+        match connected {
             Ok(Ok(stream)) => {
                 backend.counters.connects_total.up();
                 // Without it small requests would wait for acknowledgements; failing costs only that.
@@ -107,7 +112,10 @@ impl<'a> Search<'a> {
             }
             Ok(Err(error)) => Err(match unconnected(&error) {
                 Answer::Unasked => NoLink::Unasked,
-                _ if error.kind() == ErrorKind::ConnectionRefused => NoLink::Refused,
+                _ if error.kind() == ErrorKind::ConnectionRefused => {
+                    backend.refused(client.timer.now_ms());
+                    NoLink::Refused
+                }
                 _ => NoLink::Unreached,
             }),
             Err(Elapsed) => Err(NoLink::Unreached),

@@ -37,6 +37,8 @@ pub(super) async fn attempts(
     let mut tried: SmallVec<[Tried; 4]> = SmallVec::new();
     let mut fresh = false;
     let mut retrying = false;
+    // Whoever is asked from now on was asked before.
+    let mut asked_all = false;
     let mut queue_until = None;
     loop {
         let mut chooser = Chooser {
@@ -54,9 +56,12 @@ pub(super) async fn attempts(
             Ok(choice) => choice,
             // All were tried, and one more attempt is allowed: one of them may be back in a moment.
             Err(Ending::ConnectFailed) if retrying && !tried.is_empty() => {
-                if let Err(ending) = pause(client, &farm).await {
+                let may = asked_all || may_ask_again(&service);
+                let paused = if may { pause(client, &farm).await } else { Err(Ending::ConnectFailed) };
+                if let Err(ending) = paused {
                     return fail(client, &farm, &service, job, trail, ending).await;
                 }
+                asked_all = true;
                 tried.clear();
                 continue;
             }
@@ -88,7 +93,9 @@ pub(super) async fn attempts(
             Err(missed @ (NoLink::Refused | NoLink::Unreached | NoLink::Unasked)) => {
                 client.worker().shared.ports.passive.observed(backend.id, missed.answer());
                 backend.counters.connect_failures_total.up();
-                if !may_retry(&service, trail) {
+                // To move on to a backend that was not asked costs nobody anything: nothing was sent.
+                let again = asked_all || !choice.may_move;
+                if trail.retries >= service.plan.retries_max || again && !may_ask_again(&service) {
                     return fail(client, &farm, &service, job, trail, Ending::ConnectFailed).await;
                 }
                 (retrying, queue_until) = (true, None);
@@ -153,11 +160,8 @@ async fn pause(client: &Client, farm: &Farm) -> Result<(), Ending> {
     Ok(())
 }
 
-/// Whether one more attempt may be made after a failure to connect. Spends it.
-fn may_retry(service: &Service, trail: &Trail) -> bool {
-    if trail.retries >= service.plan.retries_max {
-        return false;
-    }
+/// Whether the budget allows to ask a backend again that was asked in vain. Spends it.
+fn may_ask_again(service: &Service) -> bool {
     let may = service.state.spend();
     if !may {
         service.state.counters.retries_refused_total.up();

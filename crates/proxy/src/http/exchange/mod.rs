@@ -8,10 +8,10 @@
 //! Where it may be tried again: when no connection could be made, when nothing was sent, or when a
 //! connection that had been idle closed without a byte of response and the method is idempotent
 //! (RFC 9110 section 9.2.2), each time only while the whole request is still at hand. A reused
-//! connection that closed costs one extra attempt at most, because the next one is new. Unless nothing had left the
-//! service's `retries_max` bounds it too: with zero no backend gets a request twice. Attempts after failures to connect are
-//! within that bound, and within a budget of a fifth of the requests. When all backends that there are were tried, the
-//! request waits for up to a second before it asks one of them again.
+//! connection that closed costs one extra attempt at most, because the next one is new. Unless nothing had left, the
+//! service's `retries_max` bounds it too: with zero no backend gets a request twice. Where there was no connection to a
+//! backend the request moves on to another, within that bound; to ask one again is also bounded by a budget of a fifth of the
+//! requests. When all backends that there are were tried, the request waits for up to a second before it asks one of them again.
 //!
 //! Not here: which backend ([`super::stick`]), the connection between requests ([`super::client`]).
 
