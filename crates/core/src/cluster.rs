@@ -38,7 +38,8 @@ pub enum ProposeError {
         /// What this node knows (who it cannot reach).
         detail: String,
     },
-    /// May or may not be applied: handed to a leader, no answer before the deadline.
+    /// May or may not be applied: handed to a leader, no answer before the deadline. It is handed to none after that, so
+    /// that it is applied soon or never, unless what that leader wrote into its log is agreed on later.
     #[error("outcome unknown: the change was sent but not confirmed within {waited:?}; look before you repeat it")]
     OutcomeUnknown {
         /// How long the caller waited.
@@ -67,13 +68,13 @@ pub enum ProposeError {
 
 /// Proposes commands to the replicated log from any node.
 pub trait Propose: Send + Sync + 'static {
-    /// Proposes `command` and waits until this node has applied it, at most `deadline`.
+    /// Proposes `command` and waits until this node has applied it, at most `deadline`. After that it is not sent any more.
     ///
     /// # Errors
     /// See [`ProposeError`]; only `OutcomeUnknown` leaves open whether the command took effect.
     ///
     /// # Cancel safety
-    /// Dropping the future abandons the wait, not the command.
+    /// Dropping the future abandons the wait, not the command, which goes on to be sent until `deadline`.
     fn propose(&self, command: Command, deadline: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>>;
 }
 

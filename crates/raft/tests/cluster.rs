@@ -182,17 +182,24 @@ async fn without_a_quorum_nothing_is_applied_and_the_errors_say_what_is_known() 
     others.iter().for_each(|id| cluster.faults.cut_off(*id));
 
     let soon = Duration::from_secs(1);
-    let sent = cluster.handle(leader).propose(token(1), soon).await;
+    let alone = cluster.handle(leader);
+    let before = LogIndex::new(alone.last_log_index().load(Ordering::Acquire));
+    let sent = alone.propose(token(1), soon);
+    see(&alone, |status| status.last_log > before).await;
+    // The leader has that one in its log and waits for the others to have it, so the next one gets into no log.
+    let handed_in = alone.propose(token(4), soon);
+    let (sent, handed_in) = tokio::join!(sent, handed_in);
     assert!(matches!(sent, Err(ProposeError::OutcomeUnknown { .. })), "it was in the leader's log: {sent:?}");
+    handed_in.expect_err("nobody has it");
     let handle = cluster.handle(others[0]);
     wait_quorum(&handle, false).await;
-    wait_quorum(&cluster.handle(leader), false).await;
+    wait_quorum(&alone, false).await;
     let before = handle.with_state(|state| state.applied());
     let unsent = handle.propose(token(2), soon).await;
     assert!(matches!(unsent, Err(ProposeError::NoQuorum { .. })), "{unsent:?}");
     let unread = handle.confirm(4 * soon).await;
     let Err(unread) = unread else { return Err("confirmed without a quorum".into()) };
-    let lonely = cluster.handle(leader).confirm(4 * soon).await.err().ok_or("confirmed without a quorum")?;
+    let lonely = alone.confirm(4 * soon).await.err().ok_or("confirmed without a quorum")?;
     for said in [unsent.expect_err("as above").to_string(), unread.to_string(), lonely.to_string()] {
         let remedy = ["bring them back", "see that it runs", "once a leader is elected"];
         assert!(remedy.iter().any(|remedy| said.contains(remedy)), "{said}");
@@ -207,9 +214,39 @@ async fn without_a_quorum_nothing_is_applied_and_the_errors_say_what_is_known() 
     assert!((3..=4).contains(&tokens), "two of the joins, token 3, and perhaps token 1: {tokens}");
     let again = propose(&handle, token(2)).await?;
     assert_eq!(again.outcome, Outcome::Done, "what was never sent was never applied");
+    // Comes after all that its node had on its way.
+    let again = propose(&alone, token(4)).await?;
+    assert_eq!(again.outcome, Outcome::Done, "what was in no log when its caller went is not sent again");
     for id in cluster.ids() {
         wait_quorum(&cluster.handle(id), true).await;
     }
+    cluster.end().await;
+    Ok(())
+}
+
+/// Two changes at a node that is cut off: of one the caller is told that nobody knows, of the other it goes away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_nobody_waits_for_any_more_is_not_made_over_what_was_done_elsewhere_meanwhile() -> Test {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let elsewhere = cluster.ids().into_iter().find(|id| *id != leader).ok_or("another node")?;
+    let (alone, elsewhere) = (cluster.handle(leader), cluster.handle(elsewhere));
+    let increment = || {
+        let words = vec![Bytes::from_static(b"INCR"), Bytes::from_static(b"count")];
+        Command::Session(Box::new(Write::one(Call::parse(0, words).expect("a command"))))
+    };
+    let counted = |count| Outcome::Session(vec![Reply::Integer(count)]);
+    cluster.faults.cut_off(leader);
+    let soon = Duration::from_secs(1);
+    let told = alone.propose(increment(), soon);
+    drop(alone.propose(increment(), soon));
+    told.await.expect_err("the others have it not");
+
+    assert_eq!(propose(&elsewhere, increment()).await?.outcome, counted(1));
+    cluster.faults.heal();
+    // Comes after all that its node had on its way.
+    assert_eq!(propose(&alone, increment()).await?.outcome, counted(2));
+    cluster.converge().await;
     cluster.end().await;
     Ok(())
 }

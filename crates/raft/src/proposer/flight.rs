@@ -1,6 +1,6 @@
 //! Frames that were numbered and are not known to be applied.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use ballast_core::{
     cluster::Applied,
@@ -70,13 +70,17 @@ impl Flight {
 
     /// The next frame to send on the present link: one that is in flight already, else a new one
     /// from the queue, unless enough are in flight.
-    pub(super) fn next(&self, queue: &Proposals) -> Option<Departing> {
+    pub(super) fn next(&self, queue: &Proposals, now: Instant) -> Option<Departing> {
         let mut frames = self.frames.lock();
         if let Some(frame) = frames.flying.iter_mut().find(|frame| !frame.sent_here) {
-            if !frame.maybe_proposed {
+            if frame.maybe_proposed {
+                // A copy may be in some log, and each command keeps its place. But what is sent only now must not be
+                // carried out for those who were told that nobody knows, and may have repeated it elsewhere.
+                frame.items.iter().for_each(|item| item.lapse_if_over(now));
+            } else {
                 // Nobody has seen it, so those who gave up meanwhile can still be left out. The
                 // number stays even if nothing is left: the next frame's number follows it.
-                frame.items.retain(Queued::take_for_sending);
+                frame.items.retain(|item| queue.claim(item, now));
             }
             frame.sent_here = true;
             frame.maybe_proposed = true;
@@ -85,7 +89,7 @@ impl Flight {
         if frames.flying.len() >= FRAMES_IN_FLIGHT {
             return None;
         }
-        let items = queue.take(COMMANDS_MAX, BYTES_MAX);
+        let items = queue.take(COMMANDS_MAX, BYTES_MAX, now);
         if items.is_empty() {
             return None;
         }
@@ -127,7 +131,7 @@ impl Flight {
         for (frame, index, outcomes) in landed {
             if outcomes.len() == frame.items.len() {
                 for (item, outcome) in frame.items.into_iter().zip(outcomes) {
-                    item.answer(Ok(Applied { index, outcome }));
+                    item.answer_applied(Applied { index, outcome });
                 }
             } else {
                 // Skipped: it was applied before, in a part of the log that a snapshot replaced here.
@@ -157,12 +161,11 @@ impl Flight {
 
 impl Flying {
     fn departing(&self) -> Departing {
-        Departing {
-            seq: self.seq,
-            commands: self.items.iter().map(Queued::command).collect(),
-            bytes: self.items.iter().map(|item| item.bytes).sum(),
-            trace: self.items.iter().find_map(|item| item.trace.clone()),
-        }
+        let mut bytes = 0;
+        let outbound = self.items.iter().map(Queued::outbound);
+        let commands = outbound.inspect(|(_, takes)| bytes += takes).map(|(command, _)| command).collect();
+        let trace = self.items.iter().find_map(|item| item.trace.clone());
+        Departing { seq: self.seq, commands, bytes, trace }
     }
 }
 
@@ -173,88 +176,151 @@ mod tests {
     use ballast_core::{
         cluster::ProposeError,
         ids::{Boot, NodeId},
-        state::{Origin, Outcome},
+        state::{Origin, Outcome, Refusal, codec},
     };
 
     use super::*;
 
+    const SOON: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(60);
+
     type Wait = std::pin::Pin<Box<dyn Future<Output = Result<Applied, ProposeError>> + Send>>;
 
-    fn propose(queue: &Arc<Proposals>) -> Wait {
-        Box::pin(queue.propose(Command::Tick, Duration::from_secs(60), String::new))
+    /// A command that changes something.
+    fn change() -> Command {
+        Command::LapseFindings { node: NodeId::new(7) }
     }
 
-    fn outcomes(seq: u64, count: usize) -> FrameOutcomes {
+    fn propose(queue: &Arc<Proposals>, deadline: Duration) -> Wait {
+        Box::pin(queue.propose(change(), deadline, String::new))
+    }
+
+    /// A queue, the frames of a link that has begun, and the time before anything was proposed.
+    fn begun() -> (Arc<Proposals>, Flight, Instant) {
+        let flight = Flight::default();
+        flight.begin_link();
+        (Arc::new(Proposals::new(100)), flight, Instant::now())
+    }
+
+    /// The number of a frame, and how many commands it has.
+    fn size(frame: Option<Departing>) -> Option<(u64, usize)> {
+        frame.map(|frame| (frame.seq, frame.commands.len()))
+    }
+
+    fn outcomes(seq: u64, outcomes: Vec<Outcome>) -> FrameOutcomes {
         let origin = Origin { node: NodeId::new(1), boot: Boot(1) };
-        FrameOutcomes { origin, seq, index: LogIndex::new(9), outcomes: vec![Outcome::Done; count] }
+        FrameOutcomes { origin, seq, index: LogIndex::new(9), outcomes }
+    }
+
+    fn applied(outcome: Outcome) -> Result<Applied, ProposeError> {
+        Ok(Applied { index: LogIndex::new(9), outcome })
     }
 
     #[tokio::test]
     async fn commands_gather_while_frames_are_in_flight() {
-        let (queue, flight) = (Arc::new(Proposals::new(100)), Flight::default());
-        flight.begin_link();
-        let first = propose(&queue);
-        assert_eq!(flight.next(&queue).map(|frame| (frame.seq, frame.commands.len())), Some((1, 1)));
-        let _second = propose(&queue);
-        assert_eq!(flight.next(&queue).map(|frame| (frame.seq, frame.commands.len())), Some((2, 1)));
-        let gathering: Vec<Wait> = (0..5).map(|_| propose(&queue)).collect();
-        assert_eq!(flight.next(&queue), None);
+        let (queue, flight, now) = begun();
+        let first = propose(&queue, LONG);
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 1)));
+        let _second = propose(&queue, LONG);
+        assert_eq!(size(flight.next(&queue, now)), Some((2, 1)));
+        let gathering: Vec<Wait> = (0..5).map(|_| propose(&queue, LONG)).collect();
+        assert_eq!(flight.next(&queue, now), None);
 
-        flight.applied(&[(1, 9)], vec![outcomes(1, 1)]);
-        assert_eq!(first.await, Ok(Applied { index: LogIndex::new(9), outcome: Outcome::Done }));
-        assert_eq!(flight.next(&queue).map(|frame| (frame.seq, frame.commands.len())), Some((3, 5)));
+        flight.applied(&[(1, 9)], vec![outcomes(1, vec![Outcome::Done])]);
+        assert_eq!(first.await, applied(Outcome::Done));
+        assert_eq!(size(flight.next(&queue, now)), Some((3, 5)));
         drop(gathering);
     }
 
     #[tokio::test]
     async fn a_new_link_sends_everything_in_flight_again_in_order_before_anything_new() {
-        let (queue, flight) = (Arc::new(Proposals::new(100)), Flight::default());
+        let (queue, flight, now) = begun();
+        let _waits = [propose(&queue, LONG)];
+        let one = flight.next(&queue, now).expect("first");
+        let _more = [propose(&queue, LONG)];
+        let two = flight.next(&queue, now).expect("second");
+        let _new = [propose(&queue, LONG)];
         flight.begin_link();
-        let _waits = [propose(&queue)];
-        let one = flight.next(&queue).expect("first");
-        let _more = [propose(&queue)];
-        let two = flight.next(&queue).expect("second");
-        let _new = [propose(&queue)];
-        flight.begin_link();
-        assert_eq!(flight.next(&queue), Some(one));
-        assert_eq!(flight.next(&queue), Some(two));
-        assert_eq!(flight.next(&queue), None, "both are in flight");
+        assert_eq!(flight.next(&queue, now), Some(one));
+        assert_eq!(flight.next(&queue, now), Some(two));
+        assert_eq!(flight.next(&queue, now), None, "both are in flight");
     }
 
     #[tokio::test]
     async fn a_frame_that_was_certainly_refused_leaves_out_those_who_gave_up() {
-        let (queue, flight) = (Arc::new(Proposals::new(100)), Flight::default());
-        flight.begin_link();
-        let gone = queue.propose(Command::Tick, Duration::ZERO, String::new);
-        let _stays = propose(&queue);
-        assert_eq!(flight.next(&queue).map(|frame| frame.commands.len()), Some(2));
+        let (queue, flight, now) = begun();
+        let gone = propose(&queue, SOON);
+        let _stays = propose(&queue, LONG);
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 2)));
         flight.refused(1, true);
         assert!(matches!(gone.await, Err(ProposeError::NoQuorum { .. })));
         flight.begin_link();
-        assert_eq!(flight.next(&queue).map(|frame| (frame.seq, frame.commands.len())), Some((1, 1)));
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 1)));
     }
 
     #[tokio::test]
-    async fn a_frame_that_may_have_been_proposed_is_sent_again_unchanged() {
-        let (queue, flight) = (Arc::new(Proposals::new(100)), Flight::default());
+    async fn a_certain_refusal_does_not_bring_back_what_was_told_to_be_unknown() {
+        let (queue, flight, now) = begun();
+        let gone = propose(&queue, SOON);
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 1)));
+        assert!(matches!(gone.await, Err(ProposeError::OutcomeUnknown { .. })));
+        flight.refused(1, true);
         flight.begin_link();
-        let gone = queue.propose(Command::Tick, Duration::ZERO, String::new);
-        assert_eq!(flight.next(&queue).map(|frame| frame.commands.len()), Some(1));
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 0)), "only the number is left");
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_may_have_been_proposed_is_sent_again_unchanged_while_its_callers_wait() {
+        let (queue, flight, now) = begun();
+        let wait = propose(&queue, LONG);
+        let frame = flight.next(&queue, now).expect("sent");
         // The link broke without a word; the next leader refuses.
         flight.begin_link();
-        assert_eq!(flight.next(&queue).map(|frame| frame.commands.len()), Some(1));
+        assert_eq!(flight.next(&queue, now).as_ref(), Some(&frame));
         flight.refused(1, true);
-        assert!(matches!(gone.await, Err(ProposeError::OutcomeUnknown { .. })));
         flight.begin_link();
-        assert_eq!(flight.next(&queue).map(|frame| (frame.seq, frame.commands.len())), Some((1, 1)));
+        assert_eq!(flight.next(&queue, now), Some(frame));
+        flight.applied(&[(1, 9)], vec![outcomes(1, vec![Outcome::Done])]);
+        assert_eq!(wait.await, applied(Outcome::Done));
+    }
+
+    #[tokio::test]
+    async fn what_was_told_to_be_unknown_is_not_sent_again_and_the_others_keep_their_places() {
+        let (queue, flight, now) = begun();
+        let gone = propose(&queue, SOON);
+        let stays = propose(&queue, LONG);
+        let frame = flight.next(&queue, now).expect("sent");
+        assert_eq!((frame.seq, frame.commands), (1, vec![change(), change()]));
+        assert!(matches!(gone.await, Err(ProposeError::OutcomeUnknown { .. })));
+        // The link broke without a word, or the leader lost the frame with its log.
+        flight.begin_link();
+        let again = flight.next(&queue, now).expect("sent again");
+        assert_eq!((again.seq, again.commands), (1, vec![Command::Tick, change()]));
+        assert_eq!((again.bytes, frame.bytes), (1 + codec::encoded_len(&change()), 2 * codec::encoded_len(&change())));
+        // Of whichever copy.
+        let came_to = Outcome::Refused(Refusal::NotEligible);
+        flight.applied(&[(1, 9)], vec![outcomes(1, vec![Outcome::Done, came_to.clone()])]);
+        assert_eq!(stays.await, applied(came_to));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_again_after_its_deadline_and_what_took_its_place_is_not_its_outcome() {
+        let (queue, flight, now) = begun();
+        drop(propose(&queue, LONG));
+        let late = propose(&queue, LONG);
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 2)));
+        flight.begin_link();
+        let again = flight.next(&queue, now + 2 * LONG).expect("sent again");
+        assert_eq!(again.commands, [Command::Tick, Command::Tick], "whether or not somebody waits");
+        flight.applied(&[(1, 9)], vec![outcomes(1, vec![Outcome::Done; 2])]);
+        assert!(matches!(late.await, Err(ProposeError::OutcomeUnknown { .. })), "its caller was slow to look");
     }
 
     #[tokio::test]
     async fn a_frame_that_is_skipped_has_an_unknown_outcome() {
-        let (queue, flight) = (Arc::new(Proposals::new(100)), Flight::default());
-        flight.begin_link();
-        let wait = propose(&queue);
-        flight.next(&queue).expect("sent");
+        let (queue, flight, now) = begun();
+        let wait = propose(&queue, LONG);
+        flight.next(&queue, now).expect("sent");
         flight.applied(&[(1, 9)], Vec::new());
         assert!(matches!(wait.await, Err(ProposeError::OutcomeUnknown { .. })));
         assert_eq!(flight.len(), 0);

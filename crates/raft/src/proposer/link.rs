@@ -1,6 +1,10 @@
 //! Keeps frames moving to whoever leads.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{self, Duration},
+};
 
 use ballast_core::{
     ids::NodeId,
@@ -109,7 +113,7 @@ impl LinkOptions {
         self.flight.begin_link();
         let mut stall_at = Instant::now() + STALL_TIMEOUT;
         loop {
-            while let Some(departing) = self.flight.next(&self.queue) {
+            while let Some(departing) = self.flight.next(&self.queue, time::Instant::now()) {
                 if self.flight.len() == 1 {
                     stall_at = Instant::now() + STALL_TIMEOUT;
                 }

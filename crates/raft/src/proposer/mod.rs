@@ -9,8 +9,13 @@
 //! A frame that was sent stays until this node sees it applied, and is sent again, in order, to
 //! each new leader: the state machine skips a frame it knows, so nothing is applied twice, and no
 //! number is ever missing between two that are applied. Because of that a frame is never taken back
-//! once it may have been proposed; its caller may have stopped waiting, and was told that the
-//! outcome is unknown.
+//! once it may have been proposed, and keeps as many commands as it had.
+//!
+//! A command is sent until its deadline, and not after it. Its caller was told that the outcome is
+//! unknown, or has gone, and may have looked and made the change elsewhere; hours later, when a
+//! partition heals, it would be made over what was acknowledged meanwhile. When its frame is sent
+//! again a tick stands in its place. Which of the copies is applied the log decides, for all nodes
+//! alike, so that what is left is a copy that a leader got before the deadline.
 
 use ballast_core::state::codec::COMMAND_BYTES_MAX;
 

@@ -24,10 +24,12 @@ use super::COMMAND_BYTES_MAX;
 const WAITING: u8 = 0;
 /// Handed to a leader: may be applied.
 const SENT: u8 = 1;
-/// The caller stopped waiting before it was sent: must not be sent any more.
+/// Its time was over before it was sent: must not be sent any more.
 const GIVEN_UP: u8 = 2;
 /// In a frame that the leader certainly did not propose: not applied, and not in the queue any more.
 const RETURNED: u8 = 3;
+/// Its time was over after it was sent: what was sent may be applied, and must not be sent again.
+const LAPSED: u8 = 4;
 
 /// Bytes of commands that may wait. As many as a hundred of the largest frames or eight of the largest commands, so that
 /// a node without a quorum keeps no more than this however large what clients send is.
@@ -38,6 +40,10 @@ const WAITING_BYTES_MAX: usize = 128 << 20;
 struct Slot {
     state: AtomicU8,
     command: Mutex<Option<Command>>,
+    since: Instant,
+    /// How long after that it may be sent. Who stops waiting before goes away without a word, and must not find the
+    /// change made an hour later either.
+    deadline: Duration,
 }
 
 impl Slot {
@@ -45,6 +51,26 @@ impl Slot {
     fn leave(&self, from: &[u8], to: u8) -> Option<u8> {
         let swap = |from: &u8| self.state.compare_exchange(*from, to, Ordering::AcqRel, Ordering::Acquire).ok();
         from.iter().find_map(swap)
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= self.deadline
+    }
+
+    /// Its time is over: nobody sends it any more, so nobody needs it. The state that it was in.
+    fn end(&self) -> u8 {
+        let over = |state: u8| match state {
+            WAITING | RETURNED => Some(GIVEN_UP),
+            SENT => Some(LAPSED),
+            _ => None,
+        };
+        match self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, over) {
+            Ok(was) => {
+                drop(self.command.lock().take());
+                was
+            }
+            Err(is) => is,
+        }
     }
 }
 
@@ -57,37 +83,48 @@ pub(crate) struct Queued {
     /// The trace that it is a part of, as a `traceparent`.
     pub(super) trace: Option<String>,
     answer: oneshot::Sender<Result<Applied, ProposeError>>,
-    since: Instant,
 }
 
 impl Queued {
-    /// Claims the command for sending; false if its caller gave up before.
-    pub(super) fn take_for_sending(&self) -> bool {
-        self.slot.leave(&[WAITING, RETURNED], SENT).is_some()
+    /// The command of one that was claimed, and what it takes in an entry. Once its time is over, what changes nothing
+    /// stands in its place: outcomes are told apart by their places, whichever copy of a frame is applied.
+    pub(super) fn outbound(&self) -> (Command, usize) {
+        match &*self.slot.command.lock() {
+            Some(command) => (command.clone(), self.bytes),
+            None => (Command::Tick, codec::encoded_len(&Command::Tick)),
+        }
     }
 
-    /// The command of one that was claimed.
-    pub(super) fn command(&self) -> Command {
-        self.slot
-            .command
-            .lock()
-            .clone()
-            .expect("only the command of a caller that gave up is gone, and that is not claimed")
+    /// It was sent, and is about to be sent again: not if its time is over, of which its caller may not have heard.
+    pub(super) fn lapse_if_over(&self, now: Instant) {
+        if self.slot.is_over(now) {
+            self.slot.end();
+        }
     }
 
     /// The leader certainly did not propose it.
     pub(super) fn not_sent_after_all(&self) {
-        self.slot.state.store(RETURNED, Ordering::Release);
+        self.slot.leave(&[SENT], RETURNED);
     }
 
-    pub(super) fn answer(self, answer: Result<Applied, ProposeError>) {
+    /// Answers with what came of its place in a frame.
+    pub(super) fn answer_applied(self, applied: Applied) {
+        if self.slot.state.load(Ordering::Acquire) == LAPSED {
+            // That may be the outcome of what was sent in its place.
+            self.answer_unknown();
+        } else {
+            self.answer(Ok(applied));
+        }
+    }
+
+    fn answer(self, answer: Result<Applied, ProposeError>) {
         // A caller that went away does not want to know.
         drop(self.answer.send(answer));
     }
 
     /// Answers a caller whose command was applied, or not, where this node could not see it.
     pub(super) fn answer_unknown(self) {
-        let waited = self.since.elapsed();
+        let waited = self.slot.since.elapsed();
         self.answer(Err(ProposeError::OutcomeUnknown { waited }));
     }
 
@@ -125,8 +162,8 @@ impl Proposals {
         }
     }
 
-    /// Queues a command. It is on its way when this returns; the future only waits for it.
-    /// `why_no_quorum` puts into words what this node knows when nothing could be sent.
+    /// Queues a command. It is on its way when this returns, and is sent until `deadline` is over; the future only waits
+    /// for it. `why_no_quorum` puts into words what this node knows when nothing could be sent.
     pub(crate) fn propose(
         self: &Arc<Self>,
         command: Command,
@@ -135,34 +172,28 @@ impl Proposals {
     ) -> impl Future<Output = Result<Applied, ProposeError>> + Send + 'static {
         let (answer, answered) = oneshot::channel();
         let bytes = codec::encoded_len(&command);
-        let slot = Arc::new(Slot { state: AtomicU8::new(WAITING), command: Mutex::new(Some(command)) });
-        let queued = Queued { slot: Arc::clone(&slot), bytes, trace: trace::current(), answer, since: Instant::now() };
-        let asked = queued.since;
+        let (state, command) = (AtomicU8::new(WAITING), Mutex::new(Some(command)));
+        let slot = Arc::new(Slot { state, command, since: Instant::now(), deadline });
+        let queued = Queued { slot: Arc::clone(&slot), bytes, trace: trace::current(), answer };
         let refused = self.push(queued).err();
         let queue = Arc::clone(self);
         async move {
             if let Some(refused) = refused {
                 return Err(refused);
             }
-            match tokio::time::timeout(deadline, answered).await {
-                Ok(Ok(outcome)) => outcome,
-                // Nobody will answer any more. What was sent may be applied all the same.
-                Ok(Err(_)) if slot.state.load(Ordering::Acquire) == SENT => {
-                    Err(ProposeError::OutcomeUnknown { waited: asked.elapsed() })
+            let left = deadline.saturating_sub(slot.since.elapsed());
+            match tokio::time::timeout(left, answered).await {
+                Ok(Ok(outcome)) => return outcome,
+                // Nobody will answer any more, and not because its time is over.
+                Ok(Err(_)) if matches!(slot.state.load(Ordering::Acquire), WAITING | RETURNED) => {
+                    return Err(ProposeError::Stopping);
                 }
-                Ok(Err(_)) => Err(ProposeError::Stopping),
-                Err(_) => match slot.leave(&[WAITING, RETURNED], GIVEN_UP) {
-                    Some(was) => {
-                        // Nobody will send it, so nobody needs it; its place in the queue is freed in passing.
-                        drop(slot.command.lock().take());
-                        if was == WAITING {
-                            queue.bytes.fetch_sub(bytes, Ordering::AcqRel);
-                            queue.given_up.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Err(ProposeError::NoQuorum { detail: why_no_quorum() })
-                    }
-                    None => Err(ProposeError::OutcomeUnknown { waited: deadline }),
-                },
+                Ok(Err(_)) | Err(_) => {}
+            }
+            match queue.end(&slot, bytes) {
+                // What was sent may be applied all the same.
+                SENT | LAPSED => Err(ProposeError::OutcomeUnknown { waited: slot.since.elapsed().min(deadline) }),
+                _ => Err(ProposeError::NoQuorum { detail: why_no_quorum() }),
             }
         }
     }
@@ -173,7 +204,7 @@ impl Proposals {
     }
 
     /// Takes the oldest commands, as many as fit into a frame, and claims them for sending.
-    pub(super) fn take(&self, count_max: usize, bytes_max: usize) -> Vec<Queued> {
+    pub(super) fn take(&self, count_max: usize, bytes_max: usize, now: Instant) -> Vec<Queued> {
         let mut waiting = self.waiting.lock();
         let mut taken = Vec::with_capacity(waiting.len().min(count_max));
         let mut bytes = 0;
@@ -182,13 +213,36 @@ impl Proposals {
                 break;
             }
             let Some(next) = waiting.pop_front() else { break };
-            if next.take_for_sending() {
-                self.bytes.fetch_sub(next.bytes, Ordering::AcqRel);
+            if self.claim(&next, now) {
                 bytes += next.bytes;
                 taken.push(next);
             }
         }
         taken
+    }
+
+    /// Claims a command for sending; false if its time is over, of which its caller may not have heard.
+    pub(super) fn claim(&self, queued: &Queued, now: Instant) -> bool {
+        if queued.slot.is_over(now) {
+            self.end(&queued.slot, queued.bytes);
+            return false;
+        }
+        let was = queued.slot.leave(&[WAITING, RETURNED], SENT);
+        if was == Some(WAITING) {
+            self.bytes.fetch_sub(queued.bytes, Ordering::AcqRel);
+        }
+        was.is_some()
+    }
+
+    /// The time of a command is over. The state that it was in.
+    fn end(&self, slot: &Slot, bytes: usize) -> u8 {
+        let was = slot.end();
+        if was == WAITING {
+            // Its place in the queue is freed in passing.
+            self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+            self.given_up.fetch_add(1, Ordering::Relaxed);
+        }
+        was
     }
 
     /// Refuses what waits and everything that comes.
@@ -235,6 +289,7 @@ mod tests {
     use super::*;
 
     const SOON: Duration = Duration::from_millis(1);
+    const LONG: Duration = Duration::from_secs(60);
 
     fn nothing_known() -> String {
         "no leader is known".to_owned()
@@ -242,59 +297,82 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_never_sent_is_no_quorum_and_is_never_sent() {
-        let queue = Arc::new(Proposals::new(10));
+        let (queue, now) = (Arc::new(Proposals::new(10)), Instant::now());
         let wait = queue.propose(Command::Tick, SOON, nothing_known);
         let outcome = wait.await;
         assert_eq!(outcome, Err(ProposeError::NoQuorum { detail: nothing_known() }));
-        assert!(queue.take(10, 1000).is_empty());
+        assert!(queue.take(10, 1000, now).is_empty());
     }
 
     #[tokio::test]
-    async fn what_was_sent_is_unknown_at_the_deadline() {
-        let queue = Arc::new(Proposals::new(10));
+    async fn what_was_sent_is_unknown_at_the_deadline_and_is_not_kept() {
+        let (queue, now) = (Arc::new(Proposals::new(10)), Instant::now());
         let deadline = SOON;
-        let wait = queue.propose(Command::Tick, deadline, nothing_known);
-        let taken = queue.take(10, 1000);
-        assert_eq!(taken.len(), 1);
+        let wait = queue.propose(config(10), deadline, nothing_known);
+        let taken = queue.take(10, 1000, now);
+        assert_eq!(taken.iter().map(Queued::outbound).collect::<Vec<_>>(), [(config(10), taken[0].bytes)]);
         assert_eq!(wait.await, Err(ProposeError::OutcomeUnknown { waited: deadline }));
+        assert_eq!(taken[0].outbound(), (Command::Tick, 1));
+    }
+
+    #[tokio::test]
+    async fn after_its_deadline_nothing_is_sent_whether_or_not_somebody_waits() {
+        let (queue, now) = (Arc::new(Proposals::new(10)), Instant::now());
+        drop(queue.propose(Command::Tick, LONG, nothing_known));
+        let wait = queue.propose(Command::Tick, LONG, nothing_known);
+        let stays = queue.propose(Command::Tick, 3 * LONG, nothing_known);
+        assert_eq!(queue.take(10, 1000, now + 2 * LONG).len(), 1);
+        assert_eq!(wait.await, Err(ProposeError::NoQuorum { detail: nothing_known() }), "it is told so at once");
+        assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
+        drop(stays);
     }
 
     #[tokio::test]
     async fn what_the_leader_certainly_refused_counts_as_not_sent() {
-        let queue = Arc::new(Proposals::new(10));
+        let (queue, now) = (Arc::new(Proposals::new(10)), Instant::now());
         let wait = queue.propose(Command::Tick, SOON, nothing_known);
-        let taken = queue.take(10, 1000);
+        let taken = queue.take(10, 1000, now);
         taken[0].not_sent_after_all();
         assert!(matches!(wait.await, Err(ProposeError::NoQuorum { .. })));
-        assert!(!taken[0].take_for_sending(), "its caller was told that it is not applied");
+        assert!(!queue.claim(&taken[0], now), "its caller was told that it is not applied");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_does_not_bring_back_what_lapsed() {
+        let (queue, now) = (Arc::new(Proposals::new(10)), Instant::now());
+        let wait = queue.propose(Command::Tick, SOON, nothing_known);
+        let taken = queue.take(10, 1000, now);
+        assert!(matches!(wait.await, Err(ProposeError::OutcomeUnknown { .. })));
+        taken[0].not_sent_after_all();
+        assert!(!queue.claim(&taken[0], now), "nobody waits for it");
     }
 
     #[tokio::test]
     async fn a_full_queue_refuses_but_has_room_once_callers_gave_up() {
-        let queue = Arc::new(Proposals::new(2));
+        let (queue, now) = (Arc::new(Proposals::new(2)), Instant::now());
         let first = queue.propose(Command::Tick, SOON, nothing_known);
         let second = queue.propose(Command::Tick, SOON, nothing_known);
         let third = queue.propose(Command::Tick, SOON, nothing_known).await;
         assert_eq!(third, Err(ProposeError::Overloaded { queued: 2 }));
         let _gave_up = tokio::join!(first, second);
         let fourth = queue.propose(Command::Tick, SOON, nothing_known);
-        assert_eq!(queue.take(10, 1000).len(), 1);
+        assert_eq!(queue.take(10, 1000, now).len(), 1);
         drop(fourth);
     }
 
     #[tokio::test]
     async fn what_was_sent_and_is_dropped_without_an_answer_is_unknown() {
         let queue = Arc::new(Proposals::new(10));
-        let wait = queue.propose(Command::Tick, Duration::from_secs(60), nothing_known);
-        drop(queue.take(10, 1000));
+        let wait = queue.propose(Command::Tick, LONG, nothing_known);
+        drop(queue.take(10, 1000, Instant::now()));
         assert!(matches!(wait.await, Err(ProposeError::OutcomeUnknown { .. })));
     }
 
     #[tokio::test]
     async fn a_dropped_wait_does_not_take_the_command_back() {
         let queue = Arc::new(Proposals::new(2));
-        drop(queue.propose(Command::Tick, SOON, nothing_known));
-        assert_eq!(queue.take(10, 1000).len(), 1);
+        drop(queue.propose(Command::Tick, LONG, nothing_known));
+        assert_eq!(queue.take(10, 1000, Instant::now()).len(), 1);
     }
 
     #[tokio::test]
@@ -309,13 +387,13 @@ mod tests {
 
     #[test]
     fn frames_are_cut_by_count_and_by_bytes() {
-        let queue = Arc::new(Proposals::new(100));
+        let (queue, now) = (Arc::new(Proposals::new(100)), Instant::now());
         for _ in 0..50 {
             drop(queue.propose(Command::Tick, SOON, nothing_known));
         }
-        assert_eq!(queue.take(10, 1 << 20).len(), 10);
-        assert_eq!(queue.take(100, 5).len(), 5, "a tick takes one byte");
-        assert_eq!(queue.take(100, 0).len(), 1, "a command larger than a frame travels alone");
+        assert_eq!(queue.take(10, 1 << 20, now).len(), 10);
+        assert_eq!(queue.take(100, 5, now).len(), 5, "a tick takes one byte");
+        assert_eq!(queue.take(100, 0, now).len(), 1, "a command larger than a frame travels alone");
         assert_eq!(queue.len(), 34);
     }
 
@@ -332,25 +410,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_no_entry_can_carry_is_refused_and_the_largest_one_is_not() {
-        let queue = Arc::new(Proposals::new(10));
+        let (queue, now) = (Arc::new(Proposals::new(10)), Instant::now());
         let room = COMMAND_BYTES_MAX - codec::encoded_len(&config(0)) - 3;
         let refused = queue.propose(config(COMMAND_BYTES_MAX), SOON, nothing_known).await;
         assert!(matches!(refused, Err(ProposeError::TooLarge { bytes_max: COMMAND_BYTES_MAX, .. })), "{refused:?}");
         assert_eq!(queue.len(), 0);
         drop(queue.propose(config(room), SOON, nothing_known));
-        let taken = queue.take(10, 1 << 20);
+        let taken = queue.take(10, 1 << 20, now);
         assert_eq!(taken.iter().map(|queued| queued.bytes).collect::<Vec<_>>(), [COMMAND_BYTES_MAX]);
     }
 
     #[tokio::test]
     async fn what_waits_is_bounded_by_its_bytes_and_what_callers_gave_up_takes_none() {
-        let queue = Arc::new(Proposals::new(1000));
+        let (queue, now) = (Arc::new(Proposals::new(1000)), Instant::now());
         let large = || queue.propose(config(10 << 20), SOON, nothing_known);
         let waits: Vec<_> = (0..12).map(|_| large()).collect();
         assert_eq!(large().await, Err(ProposeError::Overloaded { queued: 12 }));
         let held = |queue: &Proposals| queue.waiting.lock().iter().filter(|q| q.slot.command.lock().is_some()).count();
         assert_eq!(held(&queue), 12);
-        assert_eq!(queue.take(1, 1).len(), 1, "one is on its way");
+        assert_eq!(queue.take(1, 1, now).len(), 1, "one is on its way");
         let next = large();
         for wait in waits {
             wait.await.expect_err("no leader was ever there");
@@ -358,19 +436,19 @@ mod tests {
         next.await.expect_err("no leader was ever there");
         assert_eq!((held(&queue), queue.bytes.load(Ordering::Relaxed)), (0, 0));
         drop(large());
-        assert_eq!(queue.take(10, 1 << 30).len(), 1, "those who gave up are passed over");
+        assert_eq!(queue.take(10, 1 << 30, now).len(), 1, "those who gave up are passed over");
         assert_eq!(queue.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
     async fn large_node_descriptions_are_counted_as_they_are() {
-        let queue = Arc::new(Proposals::new(100));
+        let (queue, now) = (Arc::new(Proposals::new(100)), Instant::now());
         for _ in 0..50 {
             let labels = (0..1000).map(|n| (format!("label-{n}"), "value".repeat(5))).collect();
             let info = NodeInfo { labels, ..NodeInfo::default() };
             drop(queue.propose(Command::UpdateNode { node: NodeId::new(1), info }, SOON, nothing_known));
         }
-        let taken = queue.take(100, 1 << 20);
+        let taken = queue.take(100, 1 << 20, now);
         assert!((20..30).contains(&taken.len()), "{} of about 40 kB each fit into a megabyte", taken.len());
     }
 }
