@@ -66,12 +66,19 @@ impl Connect for TlsConnect {
     fn connect(&self, node: NodeId, address: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
         let (connector, name) = (self.connector.clone(), (self.server_name)(node));
         Box::pin(async move {
-            let stream = TcpStream::connect(&address).await?;
-            stream.set_nodelay(true)?;
-            let stream = connector.connect(name, stream).await?;
+            let stream = connector.connect(name, dial(&address).await?).await?;
             Ok(Box::new(stream) as Box<dyn Connection>)
         })
     }
+}
+
+/// Connects. What has not reached the other side when the connection is dropped never does: the kernel would go on for a
+/// minute and a half, and deliver a frame after a partition whose callers were told long before that nobody knows.
+async fn dial(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    stream.set_zero_linger()?;
+    Ok(stream)
 }
 
 /// Addresses by node.
@@ -186,4 +193,29 @@ pub(crate) const TO: &str = "ballast-to";
 
 pub(crate) fn number(node: NodeId) -> MetadataValue<Ascii> {
     MetadataValue::from(node.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_not_left_when_a_connection_is_dropped_never_arrives() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
+        let address = listener.local_addr().expect("bound").to_string();
+        let (dialled, accepted) = tokio::join!(dial(&address), listener.accept());
+        let (stream, (mut accepted, _)) = (dialled.expect("connected"), accepted.expect("accepted"));
+        // More than the other side takes while it does not read.
+        stream.writable().await.expect("connected");
+        let (block, mut written) = (vec![7; 1 << 16], 0);
+        while let Ok(bytes) = stream.try_write(&block) {
+            written += bytes;
+        }
+        drop(stream);
+        let mut read = Vec::new();
+        let ended = accepted.read_to_end(&mut read).await;
+        assert!(ended.is_err() && read.len() < written, "{ended:?} after {} of {written} bytes", read.len());
+    }
 }
