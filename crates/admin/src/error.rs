@@ -331,6 +331,7 @@ impl From<ProposeError> for ApiError {
             ProposeError::OutcomeUnknown { .. } => ErrorCode::OutcomeUnknown,
             ProposeError::Overloaded { .. } => ErrorCode::Overloaded,
             ProposeError::TooLarge { .. } => ErrorCode::InvalidRequest,
+            ProposeError::Unreadable { .. } => ErrorCode::Precondition,
             ProposeError::Stopping => ErrorCode::Stopping,
         };
         status(code, error.to_string(), "")

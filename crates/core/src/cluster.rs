@@ -61,6 +61,15 @@ pub enum ProposeError {
         /// What is possible.
         bytes_max: usize,
     },
+    /// Certainly not applied: the leader cannot read the command.
+    #[error(
+        "node {leader} leads and runs an earlier version, which cannot read this change; nothing was changed, finish \
+         upgrading all nodes and try again"
+    )]
+    Unreadable {
+        /// Who leads.
+        leader: NodeId,
+    },
     /// Certainly not applied: this node is going down.
     #[error("this node is stopping")]
     Stopping,

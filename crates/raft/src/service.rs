@@ -13,7 +13,7 @@ use std::{
 
 use ballast_core::{
     ids::{LogIndex, NodeId, Term},
-    state::codec,
+    state::{DecodeError, codec},
 };
 use ballast_proto::cluster::v1::{
     self as pb,
@@ -37,7 +37,7 @@ use crate::{
     member::Shared,
     network::SNAPSHOT_STALL,
     peers::{FROM, MESSAGE_BYTES_MAX, TO},
-    proposer::{Inlet, Merger, Refused},
+    proposer::{Inlet, Merger},
     reads::Current,
     removal,
     types::{Raft, SnapshotMeta, Vote},
@@ -361,15 +361,14 @@ impl Leader for Service {
                     // Cancel-safe: a part of a message stays in the decoder.
                     frame = inbound.message() => match frame {
                         Ok(Some(frame)) => {
-                            if let Err(status) = hand_in(&replica, from, frame, &inlet) {
-                                break Some(Err(status));
+                            let end = hand_in(&replica, from, frame, &inlet);
+                            if end.is_some() {
+                                break end;
                             }
                         }
                         Ok(None) | Err(_) => break None,
                     },
-                    refused = refusals.recv() => break refused.map(|Refused { from_seq, certain, reason }| {
-                        Ok(pb::FrameRefused { from_seq, certain, reason })
-                    }),
+                    refused = refusals.recv() => break refused.map(|refused| Ok(pb::FrameRefused::from(refused))),
                 }
             };
             if let Some(end) = end {
@@ -440,20 +439,42 @@ impl Leader for Service {
 }
 
 /// Hands one frame of an open stream in. The stream may be older than the removal of its node, so each frame asks.
-fn hand_in(replica: &Replica, from: NodeId, frame: pb::Frame, inlet: &Inlet) -> Result<(), Status> {
+/// Returns what the stream ends with, if it has to.
+fn hand_in(
+    replica: &Replica,
+    from: NodeId,
+    frame: pb::Frame,
+    inlet: &Inlet,
+) -> Option<Result<pb::FrameRefused, Status>> {
     if replica.was_removed(from) {
-        return Err(removal::refusal(from));
+        return Some(Err(removal::refusal(from)));
     }
-    let bytes = frame.entry.len();
-    let trace = Some(frame.traceparent).filter(|trace| !trace.is_empty());
-    let entry = codec::decode_entry(&frame.entry).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let pb::Frame { seq, entry: bytes, traceparent } = frame;
+    let trace = Some(traceparent).filter(|trace| !trace.is_empty());
+    let entry = match codec::decode_entry(&bytes) {
+        Ok(entry) => entry,
+        Err(error) => return Some(Ok(unreadable(seq, &bytes, &error))),
+    };
     for one in entry.frames {
-        if one.origin.node != from || one.seq != frame.seq {
-            return Err(Status::permission_denied("a node hands in its own frames only, each under its number"));
+        if one.origin.node != from || one.seq != seq {
+            let why = "a node hands in its own frames only, each under its number";
+            return Some(Err(Status::permission_denied(why)));
         }
-        inlet.hand_in(one, bytes, trace.clone());
+        inlet.hand_in(one, bytes.len(), trace.clone());
     }
-    Ok(())
+    None
+}
+
+/// The refusal of a frame of a later version, which names what is to be left out. Without that the frame would come
+/// again and again, and nothing behind it would get through until this node is upgraded.
+fn unreadable(seq: u64, entry: &[u8], error: &DecodeError) -> pb::FrameRefused {
+    let place = codec::unreadable_command(entry).and_then(|place| u32::try_from(place).ok());
+    pb::FrameRefused {
+        from_seq: seq,
+        certain: true,
+        reason: error.to_string(),
+        unreadable: Some(place.unwrap_or(u32::MAX)),
+    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use std::{
 
 use ballast_core::{
     cluster::{Propose, ProposeError, ReadIndex},
+    config::rules::RULES,
     ids::{LogIndex, NodeId},
     session::{Call, Reply, Write},
-    state::{Author, Command, NodeAdmin, Outcome, Refusal},
+    state::{ApplyConfig, Author, Command, NodeAdmin, Outcome, Refusal},
 };
 use ballast_proto::cluster::v1::{ReadIndexRequest, leader_client::LeaderClient};
 use ballast_raft::{LogBounds, MemberFailure, PeerNode, Role, StartError};
@@ -246,6 +247,33 @@ async fn what_nobody_waits_for_any_more_is_not_made_over_what_was_done_elsewhere
     cluster.faults.heal();
     // Comes after all that its node had on its way.
     assert_eq!(propose(&alone, increment()).await?.outcome, counted(2));
+    cluster.converge().await;
+    cluster.end().await;
+    Ok(())
+}
+
+/// Rules of a later release are such a thing. The node that proposes does not vote, so that it does not come to lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_leader_cannot_read_is_refused_and_holds_up_nothing_else() -> Test {
+    let cluster = Cluster::of(4).await;
+    let voters = cluster.handle(cluster.leader(&[]).await).status().voters;
+    let learner = cluster.ids().into_iter().find(|id| !voters.contains(id)).ok_or("a learner")?;
+    let handle = cluster.handle(learner);
+    let later = Command::ApplyConfig(Box::new(ApplyConfig {
+        document: r#"{"version":1}"#.to_owned(),
+        rules: RULES + 1,
+        source: String::new(),
+        expect: None,
+        request_id: String::new(),
+        author: Author::default(),
+    }));
+    // All are queued before any is waited for.
+    let before = handle.propose(token(1), PATIENCE);
+    let refused = handle.propose(later, PATIENCE);
+    let behind = handle.propose(token(2), PATIENCE);
+    let told = refused.await.expect_err("no leader here knows these rules");
+    assert!(matches!(told, ProposeError::Unreadable { .. }) && told.to_string().contains("earlier version"), "{told}");
+    assert_eq!([before.await?.outcome, behind.await?.outcome], [Outcome::Done, Outcome::Done]);
     cluster.converge().await;
     cluster.end().await;
     Ok(())

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ballast_core::{
     cluster::{NotConfirmed, ProposeError},
+    ids::NodeId,
     session::Reply,
 };
 
@@ -24,6 +25,12 @@ pub enum Unavailable {
     /// Certainly not done: an entry of the log cannot hold it.
     #[error("ERR too large: the command takes {0} bytes in the log and {1} are possible; nothing was changed")]
     TooLarge(usize, usize),
+    /// Certainly not done: the leader cannot read it.
+    #[error(
+        "ERR node {0} leads and runs an earlier version, which cannot read this command; nothing was changed, finish \
+         upgrading all nodes and try again"
+    )]
+    Unreadable(NodeId),
     /// Certainly not done: going down.
     #[error("CLUSTERDOWN this node is stopping; nothing was changed, connect to another node")]
     Stopping,
@@ -64,6 +71,7 @@ impl From<ProposeError> for Unavailable {
             ProposeError::OutcomeUnknown { waited } => Self::OutcomeUnknown(waited),
             ProposeError::Overloaded { queued } => Self::Overloaded(queued),
             ProposeError::TooLarge { bytes, bytes_max } => Self::TooLarge(bytes, bytes_max),
+            ProposeError::Unreadable { leader } => Self::Unreadable(leader),
             ProposeError::Stopping => Self::Stopping,
         }
     }

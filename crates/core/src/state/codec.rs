@@ -53,6 +53,19 @@ pub fn encode_entry(entry: &Entry) -> Vec<u8> {
 /// # Errors
 /// [`DecodeError::Version`] for an entry of a newer version, otherwise what is damaged.
 pub fn decode_entry(bytes: &[u8]) -> Result<Entry, DecodeError> {
+    read_entry(bytes, &mut None)
+}
+
+/// The place, among all commands of an entry, of the one for which [`decode_entry`] refuses it; `None` if it is none of
+/// them.
+pub fn unreadable_command(bytes: &[u8]) -> Option<usize> {
+    let mut reading = None;
+    drop(read_entry(bytes, &mut reading));
+    reading
+}
+
+/// The entry that `bytes` are; `reading` is the place of the command that is being read.
+fn read_entry(bytes: &[u8], reading: &mut Option<usize>) -> Result<Entry, DecodeError> {
     let mut input = Reader::new(bytes);
     let version = input.u8()?;
     if version != VERSION {
@@ -60,14 +73,18 @@ pub fn decode_entry(bytes: &[u8]) -> Result<Entry, DecodeError> {
     }
     let log_time = LogTime::from_millis(input.varint()?);
     let mut frames = Vec::new();
+    let mut read = 0;
     for _ in 0..input.varint()? {
         let origin = Origin { node: NodeId::new(input.varint()?), boot: Boot(input.u64()?) };
         let seq = input.varint()?;
         let count = input.varint()?;
         let mut commands = Vec::with_capacity(usize::try_from(count).unwrap_or(usize::MAX).min(input.left() / 16));
         for _ in 0..count {
+            *reading = Some(read);
             commands.push(decode_command(&mut input)?);
+            read += 1;
         }
+        *reading = None;
         frames.push(Frame { origin, seq, commands });
     }
     input.end()?;

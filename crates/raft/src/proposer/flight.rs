@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, time::Instant};
 
 use ballast_core::{
-    cluster::Applied,
-    ids::LogIndex,
+    cluster::{Applied, ProposeError},
+    ids::{LogIndex, NodeId},
     state::{Command, FrameOutcomes},
 };
 use ballast_planted::Bug;
@@ -114,6 +114,23 @@ impl Flight {
         }
     }
 
+    /// The leader has refused a frame for the command at this place in it, which it cannot read, or for all if there is
+    /// none. They are not sent again, and hold up nobody else.
+    pub(super) fn unreadable(&self, seq: u64, place: usize, leader: NodeId) {
+        let mut dropped = Vec::new();
+        if let Some(frame) = self.frames.lock().flying.iter_mut().find(|frame| frame.seq == seq && frame.sent_here) {
+            let all = frame.items.len();
+            let which = if place < all { place..place + 1 } else { 0..all };
+            if frame.maybe_proposed {
+                // By another leader, who could read it. The others keep their places.
+                frame.items[which].iter().for_each(Queued::lapse);
+            } else {
+                dropped.extend(frame.items.drain(which));
+            }
+        }
+        dropped.into_iter().for_each(|item| item.answer(Err(ProposeError::Unreadable { leader })));
+    }
+
     /// Entries with own frames (`seq`, log index) were applied; `outcomes` of those that were
     /// applied for the first time.
     pub(crate) fn applied(&self, own: &[(u64, u64)], mut outcomes: Vec<FrameOutcomes>) {
@@ -174,8 +191,7 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use ballast_core::{
-        cluster::ProposeError,
-        ids::{Boot, NodeId},
+        ids::Boot,
         state::{Origin, Outcome, Refusal, codec},
     };
 
@@ -314,6 +330,44 @@ mod tests {
         assert_eq!(again.commands, [Command::Tick, Command::Tick], "whether or not somebody waits");
         flight.applied(&[(1, 9)], vec![outcomes(1, vec![Outcome::Done; 2])]);
         assert!(matches!(late.await, Err(ProposeError::OutcomeUnknown { .. })), "its caller was slow to look");
+    }
+
+    #[tokio::test]
+    async fn what_the_leader_cannot_read_leaves_its_frame_and_its_caller_is_told() {
+        let (queue, flight, now) = begun();
+        let leader = NodeId::new(3);
+        let _stay = [propose(&queue, LONG)];
+        let told = propose(&queue, LONG);
+        let _too = [propose(&queue, LONG)];
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 3)));
+        flight.refused(1, true);
+        flight.unreadable(1, 1, leader);
+        assert_eq!(told.await, Err(ProposeError::Unreadable { leader }));
+        flight.begin_link();
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 2)));
+        flight.refused(1, true);
+        flight.unreadable(1, 2, leader);
+        flight.begin_link();
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 0)), "there is no such place, so it is all of them");
+    }
+
+    #[tokio::test]
+    async fn what_the_leader_cannot_read_and_another_may_have_proposed_is_unknown() {
+        let (queue, flight, now) = begun();
+        let unknown = propose(&queue, LONG);
+        let stays = propose(&queue, LONG);
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 2)));
+        // That leader died, and the next one runs an earlier version.
+        flight.begin_link();
+        assert_eq!(size(flight.next(&queue, now)), Some((1, 2)));
+        flight.refused(1, true);
+        flight.unreadable(1, 0, NodeId::new(3));
+        flight.begin_link();
+        let again = flight.next(&queue, now).expect("sent again");
+        assert_eq!(again.commands, [Command::Tick, change()]);
+        flight.applied(&[(1, 9)], vec![outcomes(1, vec![Outcome::Done; 2])]);
+        assert!(matches!(unknown.await, Err(ProposeError::OutcomeUnknown { .. })));
+        assert_eq!(stays.await, applied(Outcome::Done));
     }
 
     #[tokio::test]

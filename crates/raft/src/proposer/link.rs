@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{FRAMES_IN_FLIGHT, Flight, Inlet, Merger, Proposals, Refused, flight::Departing};
+use super::{FRAMES_IN_FLIGHT, Flight, Inlet, Merger, Proposals, flight::Departing};
 use crate::peers::{MESSAGE_BYTES_MAX, Peers, Traffic};
 
 /// Time to open a stream to the leader, connecting included.
@@ -85,7 +85,8 @@ enum Sink {
 impl LinkOptions {
     async fn lead(&mut self) -> Ended {
         let (inlet, mut refusals) = self.merger.open();
-        self.serve(self.origin.node, Sink::Here(inlet), async move { refusals.recv().await }).await
+        let refusal = async move { refusals.recv().await.map(pb::FrameRefused::from) };
+        self.serve(self.origin.node, Sink::Here(inlet), refusal).await
     }
 
     async fn follow(&mut self, leader: NodeId) -> Ended {
@@ -101,14 +102,16 @@ impl LinkOptions {
             }
             Err(_) => return Ended::Broken,
         };
-        let refusal = async move {
-            let refused = replies.message().await.ok()??;
-            Some(Refused { from_seq: refused.from_seq, certain: refused.certain, reason: refused.reason })
-        };
+        let refusal = async move { replies.message().await.ok().flatten() };
         self.serve(leader, Sink::There(frames), refusal).await
     }
 
-    async fn serve(&mut self, leader: NodeId, sink: Sink, refusal: impl Future<Output = Option<Refused>>) -> Ended {
+    async fn serve(
+        &mut self,
+        leader: NodeId,
+        sink: Sink,
+        refusal: impl Future<Output = Option<pb::FrameRefused>>,
+    ) -> Ended {
         tokio::pin!(refusal);
         self.flight.begin_link();
         let mut stall_at = Instant::now() + STALL_TIMEOUT;
@@ -132,6 +135,9 @@ impl LinkOptions {
                     let Some(refused) = refused else { return Ended::Broken };
                     tracing::debug!(%leader, reason = refused.reason, "the leader does not propose our frames");
                     self.flight.refused(refused.from_seq, refused.certain);
+                    if let Some(place) = refused.unreadable {
+                        self.flight.unreadable(refused.from_seq, place as usize, leader);
+                    }
                     return Ended::Refused;
                 }
                 changed = self.leader.changed() => {

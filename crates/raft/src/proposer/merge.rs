@@ -26,6 +26,7 @@ use ballast_core::{
     state::{Entry, Frame, codec},
     time::LogTime,
 };
+use ballast_proto::cluster::v1 as pb;
 use ballast_telemetry::trace;
 use bytes::Bytes;
 use openraft::errors::{ClientWriteError, RaftError};
@@ -56,6 +57,12 @@ pub(crate) struct Refused {
     /// False if the frames may have been proposed all the same.
     pub(crate) certain: bool,
     pub(crate) reason: String,
+}
+
+impl From<Refused> for pb::FrameRefused {
+    fn from(Refused { from_seq, certain, reason }: Refused) -> Self {
+        Self { from_seq, certain, reason, unreadable: None }
+    }
 }
 
 /// Where frames come from: one stream of one node.

@@ -16,6 +16,9 @@
 //! partition heals, it would be made over what was acknowledged meanwhile. When its frame is sent
 //! again a tick stands in its place. Which of the copies is applied the log decides, for all nodes
 //! alike, so that what is left is a copy that a leader got before the deadline.
+//!
+//! A leader that runs an earlier version names what it cannot read in a frame. That is not sent
+//! again either, so that it holds up nothing behind it, and its caller is told.
 
 use ballast_core::state::codec::COMMAND_BYTES_MAX;
 
@@ -29,7 +32,7 @@ pub(crate) use flight::Flight;
 pub(crate) use link::{LinkOptions, run};
 pub use log_clock::is_applied_late;
 pub(crate) use log_clock::{LogClock, slowest};
-pub(crate) use merge::{Inlet, Merger, Refused, log_time_now, propose_entry};
+pub(crate) use merge::{Inlet, Merger, log_time_now, propose_entry};
 pub(crate) use queue::{Proposals, Queued};
 
 /// Frames of this node that may be on their way at once. Two, so that the next one waits at the

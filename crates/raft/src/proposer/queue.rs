@@ -95,10 +95,15 @@ impl Queued {
         }
     }
 
+    /// It was sent, and must not be sent again. Its caller hears that when the frame comes back, if it still waits.
+    pub(super) fn lapse(&self) {
+        self.slot.end();
+    }
+
     /// It was sent, and is about to be sent again: not if its time is over, of which its caller may not have heard.
     pub(super) fn lapse_if_over(&self, now: Instant) {
         if self.slot.is_over(now) {
-            self.slot.end();
+            self.lapse();
         }
     }
 
@@ -117,7 +122,7 @@ impl Queued {
         }
     }
 
-    fn answer(self, answer: Result<Applied, ProposeError>) {
+    pub(super) fn answer(self, answer: Result<Applied, ProposeError>) {
         // A caller that went away does not want to know.
         drop(self.answer.send(answer));
     }

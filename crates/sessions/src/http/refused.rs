@@ -192,6 +192,7 @@ impl Refused {
                 }
                 Unavailable::Stopping => (Status::SERVICE_UNAVAILABLE, "stopping", "try another node"),
                 Unavailable::TooLarge(..) => (Status::PAYLOAD_TOO_LARGE, "too_large", "keep less in a session"),
+                Unavailable::Unreadable(_) => (Status::SERVICE_UNAVAILABLE, "unreadable", "finish upgrading all nodes"),
                 // It may have happened.
                 Unavailable::OutcomeUnknown(_) => {
                     (Status::GATEWAY_TIMEOUT, "outcome_unknown", "read the session before you write it again")

@@ -313,7 +313,8 @@ proptest! {
 
     #[test]
     fn garbage_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = codec::decode_entry(&bytes);
+        let read = codec::decode_entry(&bytes);
+        prop_assert!(read.is_err() || codec::unreadable_command(&bytes).is_none());
         let _ = codec::decode_commands(&bytes);
         let mut framed = b"BALLAST\x01\x01\0\0\0".to_vec();
         framed.extend_from_slice(&bytes);
@@ -424,6 +425,19 @@ fn a_binding_takes_few_bytes_in_the_log() {
     };
     let bytes = codec::encode_commands(&vec![command; 1000]);
     assert!(bytes.len() <= 25 * 1000, "{} bytes", bytes.len());
+}
+
+#[test]
+fn the_command_that_cannot_be_read_is_known_by_its_place() {
+    let frame = |seq, count| Frame { origin: origin(), seq, commands: vec![Command::Tick; count] };
+    let entry = Entry { log_time: LogTime::from_millis(1), frames: vec![frame(1, 2), frame(2, 3)] };
+    let mut bytes = codec::encode_entry(&entry);
+    assert_eq!(codec::unreadable_command(&bytes), None);
+    *bytes.last_mut().expect("the last command") = 200;
+    assert_eq!(codec::unreadable_command(&bytes), Some(4));
+    bytes[0] = 9;
+    assert_eq!(codec::unreadable_command(&bytes), None, "it is none of them");
+    assert!(codec::decode_entry(&bytes).is_err());
 }
 
 #[test]
