@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     sync::{Arc, Mutex, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ballast_core::{
@@ -651,6 +651,26 @@ fn a_backend_that_comes_serves_who_waits_for_others() {
     assert_eq!(site.line(0)["retries"], 0);
     open.send(()).unwrap();
     assert_eq!(held.response().text(), "ok");
+}
+
+#[test]
+fn the_wait_in_line_is_told_apart_from_the_connection() {
+    let (open, b1) = gated();
+    let site = Site::of(&[&b1], |_, service| {
+        service.backends[0].connections_max = 1;
+        service.queue_timeout_ms = 3_600_000;
+    });
+    let (mut held, mut waits) = (site.client(), site.client());
+    held.send(GET);
+    eventually("the first request", || (b1.requests().len() == 1).then_some(()));
+    waits.send(GET);
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 1).then_some(()));
+    let queued = Instant::now();
+    eventually("a moment", || (queued.elapsed() > Duration::from_millis(5)).then_some(()));
+    (0..2).for_each(|_| open.send(()).unwrap());
+    assert_eq!((held.response().text(), waits.response().text()), ("ok", "ok"));
+    let lines = [0, 1].map(|n| site.line(n));
+    assert!(lines.iter().any(|line| line["tw_ms"].as_f64() >= Some(5.0)), "{lines:?}");
 }
 
 #[test]

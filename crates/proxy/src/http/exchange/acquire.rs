@@ -11,6 +11,7 @@ use std::{
     task::{Poll, Waker},
 };
 
+use ballast_clock::boot_now;
 use ballast_core::{health::Answer, ids::BackendId};
 use smallvec::{SmallVec, smallvec};
 use tokio::net::TcpStream;
@@ -79,6 +80,8 @@ pub(super) struct Search<'a> {
     pub(super) fresh: bool,
     /// Taken at an idle one.
     pub(super) look: Look,
+    /// When the backend was chosen; after a wait, when the turn came.
+    pub(super) chosen_ns: u64,
 }
 
 impl<'a> Search<'a> {
@@ -139,7 +142,7 @@ impl<'a> Search<'a> {
         client.timer.disarm();
         service.state.counters.queued.down();
         let (at, available) = turn??;
-        self.at = at;
+        (self.at, self.chosen_ns) = (at, boot_now().get());
         Ok(available)
     }
 

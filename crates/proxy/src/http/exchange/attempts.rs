@@ -77,13 +77,14 @@ pub(super) async fn attempts(
         if trail.binding == "none" || choice.binding != "hit" {
             trail.binding = choice.binding;
         }
-        trail.chosen_ns = boot_now().get();
         let may_repeat = job.is_repeatable() && trail.may_repeat(&service);
         let look = if may_repeat { Look::AtRuntime } else { Look::AtKernel };
         let (at, found) = {
             let any_but = choice.any_will_do.then_some(&tried[..]);
-            let mut search = Search { client, farm: &farm, service: &service, at: choice.at, any_but, fresh, look };
+            let (at, chosen_ns) = (choice.at, boot_now().get());
+            let mut search = Search { client, farm: &farm, service: &service, at, any_but, fresh, look, chosen_ns };
             let found = search.acquire(&mut queue_until).await;
+            trail.chosen_ns = search.chosen_ns;
             (search.at, found)
         };
         let backend = service.backends[at].clone();
