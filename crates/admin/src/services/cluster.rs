@@ -393,15 +393,17 @@ impl Shared {
         let request_id =
             if request.request_id.is_empty() { uuid::Uuid::new_v4().to_string() } else { request.request_id };
         let (_, now) = self.read_at(caller, 0, State::log_time).await?;
+        let mut refused = None;
         if self.token_of(caller, &request_id).is_none() {
             let expires = now.plus_millis(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
             let hash = self.token_secret(caller, &request_id, expires).hash();
             let author = caller.author(&request.message);
-            self.propose(caller, Command::CreateJoinToken { hash, expires, role, author }).await?;
+            refused = self.propose(caller, Command::CreateJoinToken { hash, expires, role, author }).await.err();
         }
-        // Other tries may have been on their way, and have come first: all get the one that did.
+        // Other tries may have been on their way, and have come first: all get the one that did, also of one log time.
         let (secret, made) = self.token_of(caller, &request_id).ok_or_else(|| {
-            error::status(ErrorCode::Internal, "the token was made and is not in the agreed state", "join token")
+            let lost = "the token was made and is not in the agreed state";
+            refused.unwrap_or_else(|| error::status(ErrorCode::Internal, lost, "join token"))
         })?;
         check_token(&made, role, now)?;
         let own = self.parts.operations.status().node;
