@@ -55,6 +55,10 @@ pub(crate) async fn run(options: LinkOptions) {
         };
         let ended = if leader == link.origin.node { link.lead().await } else { link.follow(leader).await };
         tracing::debug!(%leader, ?ended, "the link to the leader ended");
+        if matches!(ended, Ended::Unreadable) {
+            // There is less to refuse each time, and the rest need not wait.
+            continue;
+        }
         tokio::select! {
             () = tokio::time::sleep(RETRY_PAUSE) => {}
             changed = link.leader.changed() => if changed.is_err() { return },
@@ -69,6 +73,8 @@ enum Ended {
     Broken,
     /// The other side does not propose our frames.
     Refused,
+    /// The same, because of a command that it cannot read and is not sent again.
+    Unreadable,
     /// Another node leads, or none.
     LeaderChanged,
     /// Nothing landed.
@@ -137,6 +143,7 @@ impl LinkOptions {
                     self.flight.refused(refused.from_seq, refused.certain);
                     if let Some(place) = refused.unreadable {
                         self.flight.unreadable(refused.from_seq, place as usize, leader);
+                        return Ended::Unreadable;
                     }
                     return Ended::Refused;
                 }
