@@ -89,7 +89,8 @@ pub(crate) struct AddressBook(RwLock<Book>);
 struct Book {
     /// What the replicated state says.
     agreed: BTreeMap<NodeId, String>,
-    /// What was told at the start; used for nodes that the state does not name.
+    /// What was told at the start, and what the state said last; used for nodes that it does not name. One that was removed
+    /// may vote still, or lead while another takes its vote.
     told: BTreeMap<NodeId, String>,
 }
 
@@ -99,7 +100,10 @@ impl AddressBook {
     }
 
     pub(crate) fn replace(&self, agreed: impl Iterator<Item = (NodeId, String)>) {
-        self.0.write().agreed = agreed.collect();
+        let mut book = self.0.write();
+        let before = std::mem::replace(&mut book.agreed, agreed.collect());
+        let Book { agreed, told } = &mut *book;
+        told.extend(before.into_iter().filter(|(node, _)| !agreed.contains_key(node)));
     }
 
     /// Whether there is a state and it does not name `node`.

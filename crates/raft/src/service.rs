@@ -113,7 +113,8 @@ impl Service {
         if self.shared.is_condemned() {
             return Err(condemned());
         }
-        if self.replica.was_removed(from) {
+        // One that votes still has its say in consensus: it may be the only one that can give its vote to another.
+        if self.replica.was_removed(from) && !self.shared.status().voters.contains(&from) {
             return Err(removal::refusal(from));
         }
         if self.shared.peers.acknowledged.is_reverted(from) {

@@ -544,6 +544,25 @@ async fn a_removed_voter_is_replaced_by_a_learner() -> Test {
     Ok(())
 }
 
+/// Its successor was away, knows of the removal before it has the vote, and has to hear it all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_removed_node_that_alone_votes_is_heard_until_another_has_its_vote() -> Test {
+    let mut cluster = Cluster::of(2).await;
+    let leader = cluster.leader(&[]).await;
+    let heir = cluster.ids().into_iter().find(|id| *id != leader).ok_or("another")?;
+    see(&cluster.handle(leader), |status| status.voters.len() == 1 && status.learners.contains(&heir)).await;
+    let address = cluster.nodes[&heir].address;
+    cluster.stop(heir).await;
+    let remove = Command::RemoveNode { node: leader, author: Author::default(), lease_secret: None, expect: None };
+    assert!(!matches!(propose(&cluster.handle(leader), remove).await?.outcome, Outcome::Refused(_)));
+    cluster.start_at(heir, address).await;
+    see(&cluster.handle(heir), |status| status.role == Role::Leader && status.voters.len() == 1).await;
+    cluster.stop(leader).await;
+    assert_eq!(propose(&cluster.handle(heir), token(5)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
 /// Neither can be let go without the other: two of the three voters are nodes no more, and end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_voters_that_are_removed_at_once_leave_one_that_decides() -> Test {
