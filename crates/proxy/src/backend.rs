@@ -379,6 +379,12 @@ impl Backend {
         while self.permits.is_exceeded() && self.pop_idle().is_some() {}
     }
 
+    /// It left the plan: no connection idles here, nor any that is in use now, until it is configured again.
+    pub fn retire(&self) {
+        self.idle_timeout_ms.set(0);
+        self.close_idle(|_, _| true);
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address.get()

@@ -261,7 +261,7 @@ impl Load for Seen<'_> {
 /// The backends and service states a worker keeps across plans.
 #[derive(Default)]
 pub struct Kept {
-    /// By id.
+    /// By id. Those that left the plan too, while requests or clients go on by an earlier one.
     pub backends: RefCell<HashMap<BackendId, Rc<Backend>>>,
     /// By id.
     pub services: RefCell<HashMap<ServiceId, Rc<ServiceState>>>,

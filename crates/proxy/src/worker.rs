@@ -413,8 +413,16 @@ impl Worker {
             live.services().map(|s| (s.plan.id, s.backends.iter().map(|b| b.id).collect::<Vec<_>>())).collect();
         backends.values().for_each(|backend| backend.wake_waiting());
         services.retain(|id, _| services_named.iter().any(|(named, _)| named == id));
-        backends.retain(|id, _| services_named.iter().any(|(_, ids)| ids.contains(id)));
+        // First, so that only who goes on by an earlier plan holds backends of it.
         *self.live.borrow_mut() = Rc::new(live);
+        backends.retain(|id, backend| {
+            let is_named = services_named.iter().any(|(_, ids)| ids.contains(id));
+            if !is_named {
+                backend.retire();
+            }
+            // If it returns it is to be the same one, with the permits in use and the line.
+            is_named || Rc::strong_count(backend) > 1
+        });
         drop((backends, services));
         self.shared.forget_permits();
     }

@@ -775,6 +775,48 @@ fn a_limit_counts_connections_from_before_it() {
     eventually("one connection", || (open_now() == 1).then_some(()));
 }
 
+#[test]
+fn a_backend_that_leaves_keeps_nothing_idle_and_returns_with_what_is_open() {
+    let ((open, b1), b2) = (gated(), Backend::named("b2"));
+    let queues = |app: &mut ballast_core::plan::ServicePlan| app.queue_timeout_ms = 3_600_000;
+    let site = Site::of(&[&b1], |_, app| {
+        app.backends[0].connections_max = 1;
+        queues(app);
+    });
+    let publish = |backends| {
+        let mut app = service(backends);
+        queues(&mut app);
+        site.world.publish(plan(vec![farm(vec![app])]));
+    };
+    let leaves = || {
+        publish(vec![backend(2, b2.address)]);
+        assert_eq!(site.get(GET).text(), "b2");
+    };
+    let returns = || publish(vec![backend_plan_limited(&b1)]);
+
+    // Its client stays, and with it the plan that it was served by.
+    let mut kept = site.client();
+    kept.send(GET);
+    open.send(()).unwrap();
+    assert_eq!(kept.response().text(), "ok");
+    leaves();
+    let open_now = || site.proxy.stats().backends[&BackendId::new(1)].connections;
+    eventually("the idle connection to be closed", || (open_now() == 0).then_some(()));
+    returns();
+    let (mut held, mut waits) = (site.client(), site.client());
+    held.send(GET);
+    eventually("the request", || (b1.requests().len() == 2).then_some(()));
+
+    // What is in use when it leaves counts when it is back, and is handed on then.
+    leaves();
+    returns();
+    waits.send(GET);
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 1).then_some(()));
+    (0..2).for_each(|_| open.send(()).unwrap());
+    assert_eq!((held.response().text(), waits.response().text()), ("ok", "ok"));
+    assert_eq!(b1.connections(), 2, "the connection was handed on");
+}
+
 fn backend_plan_limited(of: &Backend) -> ballast_core::plan::BackendPlan {
     let mut plan = backend(1, of.address);
     plan.connections_max = 1;
