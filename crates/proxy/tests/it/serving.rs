@@ -654,6 +654,35 @@ fn a_backend_that_comes_serves_who_waits_for_others() {
 }
 
 #[test]
+fn who_waits_joins_the_line_of_a_backend_that_comes() {
+    let ((open_b1, b1), (open_b2, b2)) = (gated(), gated());
+    let with = |backends| {
+        let mut app = service(backends);
+        app.queue_timeout_ms = 3_600_000;
+        plan(vec![farm(vec![app])])
+    };
+    let site = Site::with(with(vec![backend_plan_limited(&b1)]), 1);
+    let mut held = site.client();
+    held.send(GET);
+    eventually("the first request", || (b1.requests().len() == 1).then_some(()));
+    let mut waiting: Vec<_> = (0..3).map(|_| site.client()).collect();
+    waiting.iter_mut().for_each(|client| client.send(GET));
+    let queued = |n| eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == n).then_some(()));
+    queued(3);
+    let mut limited = backend(2, b2.address);
+    limited.connections_max = 1;
+    site.world.publish(with(vec![backend_plan_limited(&b1), limited]));
+    site.proxy.plan_changed();
+    // One has the room that came, and the others are next there.
+    queued(2);
+    (0..3).for_each(|_| open_b2.send(()).unwrap());
+    waiting.into_iter().for_each(|mut client| assert_eq!(client.response().text(), "ok"));
+    assert_eq!((b1.requests().len(), b2.requests().len()), (1, 3));
+    open_b1.send(()).unwrap();
+    assert_eq!(held.response().text(), "ok");
+}
+
+#[test]
 fn the_wait_in_line_is_told_apart_from_the_connection() {
     let (open, b1) = gated();
     let site = Site::of(&[&b1], |_, service| {

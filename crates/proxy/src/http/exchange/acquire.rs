@@ -17,7 +17,7 @@ use smallvec::{SmallVec, smallvec};
 use tokio::net::TcpStream;
 
 use crate::{
-    backend::{Available, Link, Look, Queued},
+    backend::{Available, Backend, Link, Look, Queued},
     http::{client::Client, ending::Ending, stick::Tried},
     live::{Farm, Service},
     prober::unconnected,
@@ -32,8 +32,7 @@ pub(super) enum NoLink {
     Unreached,
     /// This node had no descriptor or port for it, say.
     Unasked,
-    /// While a request waited in line its backend left, or may serve it no more, or one came that has room: another is to be
-    /// chosen.
+    /// While a request waited in line its backend left, or may serve it no more, or one came: another is to be chosen.
     Left,
     /// Nobody tried.
     Ended(Ending),
@@ -192,7 +191,7 @@ impl<'a> Search<'a> {
     }
 
     /// Leaves the lines of backends that a newer plan than the one that they were chosen by has no use for. True when there
-    /// is none left, or one has room that will do as well.
+    /// is none left, or one will do as well that has room or a line to join.
     fn is_left(&self, places: &mut Places<'_>) -> bool {
         let worker = self.client.worker();
         let Some((_, service)) = worker.live().renewed(self.farm, self.service) else { return false };
@@ -206,7 +205,11 @@ impl<'a> Search<'a> {
         };
         let eligible = self.eligible(&service, tried);
         places.retain(|(at, _)| service.position(id(*at)).is_some_and(|at| eligible.contains(&at)));
-        places.is_empty() || eligible.iter().any(|at| service.backends[*at].has_room())
+        // Where no request is to wait, only some have a line to join.
+        let joins_more = self.service.plan.queue_timeout_ms > 0 && places.len() < LINES_MAX;
+        let has_place = |backend: BackendId| places.iter().any(|(at, _)| id(*at) == backend);
+        let will_do = |backend: &Backend| backend.has_room() || joins_more && !has_place(backend.id);
+        places.is_empty() || eligible.iter().any(|at| will_do(&service.backends[*at]))
     }
 
     fn eligible(&self, service: &Service, tried: &[Tried]) -> SmallVec<[usize; 8]> {
