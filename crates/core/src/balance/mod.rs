@@ -13,7 +13,7 @@
 //! unless so few primaries are up that the checks are believed no more (`panic_threshold_percent`).
 //! Only then do limits count: a primary at its limit is waited for, not replaced by a backup. Of those
 //! that are left, one that refused a connection a moment ago is passed over: it has nothing in flight
-//! and would be the least loaded of all.
+//! and would be the least loaded of all. It does not stand in for one at its limit either.
 //!
 //! Not here: clients that are bound ([`crate::persistence`]); queues and retries (`ballast-proxy`).
 
@@ -74,7 +74,7 @@ pub enum NoPick {
     AllDown,
     /// None may take new clients: drained, in maintenance, or without weight.
     AllDraining,
-    /// All that are up have as many connections as they may. Waiting helps.
+    /// All that are up have as many connections as they may, or refuse them. Waiting helps.
     AllAtLimit,
     /// All that are up were excluded by the caller, because they were tried before.
     AllExcluded,
@@ -172,8 +172,9 @@ impl Balancer {
         }
         let tier = tier(plan, load, ask)?;
         let weighted = !matches!(plan.balance, Balance::RoundRobin | Balance::LeastConnections);
-        let mut at_limit = false;
         let (mut accepting, mut refusing) = (false, false);
+        // Of those that would be picked if they had room: any, and one that does not refuse.
+        let (mut at_limit, mut worth_waiting) = (false, false);
         for (index, (slot, backend)) in self.slots.iter_mut().zip(&plan.backends).enumerate() {
             slot.weight = 0;
             if !tier.includes(backend, load.verdict(index, backend.verdict)) || ask.exclude.contains(&backend.id) {
@@ -181,6 +182,7 @@ impl Balancer {
             }
             if backend.connections_max > 0 && load.connections(index) >= backend.connections_max {
                 at_limit = true;
+                worth_waiting |= !load.refuses(index);
                 continue;
             }
             let weight = if weighted { u64::from(backend.weight) } else { 1 };
@@ -195,7 +197,7 @@ impl Balancer {
             let refusing = self.slots.iter_mut().enumerate().filter(|(index, _)| load.refuses(*index));
             refusing.for_each(|(_, slot)| slot.weight = 0);
         }
-        match (accepting || refusing, at_limit) {
+        match (accepting || refusing && !worth_waiting, at_limit) {
             (true, _) => Ok(()),
             (false, true) => Err(NoPick::AllAtLimit),
             (false, false) => Err(NoPick::AllExcluded),

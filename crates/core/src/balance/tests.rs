@@ -251,6 +251,36 @@ fn a_backend_that_refuses_is_picked_only_where_there_is_no_other() {
 }
 
 #[test]
+fn a_backend_at_its_limit_is_waited_for_where_the_others_refuse() {
+    struct Seen<'a> {
+        refusing: &'a [usize],
+        connections: [u32; 3],
+    }
+    impl Load for Seen<'_> {
+        fn in_flight(&self, index: usize) -> u32 {
+            self.connections[index]
+        }
+        fn refuses(&self, index: usize) -> bool {
+            self.refusing.contains(&index)
+        }
+    }
+    for balance in ALL {
+        let mut plan = weights(balance, &[1, 1, 1]);
+        plan.backends.iter_mut().for_each(|backend| backend.connections_max = 5);
+        let pick = |plan: &ServicePlan, refusing: &[usize], connections| {
+            Balancer::new(3).pick(plan, &Seen { refusing, connections }, &ask(0))
+        };
+        assert_eq!(pick(&plan, &[1, 2], [5, 0, 0]), Pick::No(NoPick::AllAtLimit), "{balance:?}");
+        assert_eq!(pick(&plan, &[1], [5, 0, 5]), Pick::No(NoPick::AllAtLimit), "{balance:?}");
+        assert_eq!(pick(&plan, &[0, 1], [5, 0, 4]), Pick::Backend(2), "{balance:?}");
+        assert_eq!(pick(&plan, &[0, 1, 2], [5, 0, 5]), Pick::Backend(1), "{balance:?}: that one refuses as well");
+        // Whom to wait for is asked without limits.
+        plan.backends.iter_mut().for_each(|backend| backend.connections_max = 0);
+        assert_eq!(pick(&plan, &[1, 2], [5, 0, 0]), Pick::Backend(0), "{balance:?}");
+    }
+}
+
+#[test]
 fn a_returning_backend_is_warmed_up() {
     let mut plan = weights(Balance::WeightedRoundRobin, &[100, 100]);
     plan.slow_start_ms = 10_000;

@@ -151,7 +151,7 @@ impl<'a> Search<'a> {
         let (service, worker) = (self.service, self.client.worker());
         let mut lines: SmallVec<[usize; 8]> = smallvec![self.at];
         if let Some(tried) = self.any_but {
-            let others = self.eligible(service, tried);
+            let others = self.but_refusing(service, self.eligible(service, tried));
             // From the chosen one on, so that different requests leave out different ones.
             let (before, after) = others.split_at(others.partition_point(|at| *at < self.at));
             lines.extend(after.iter().chain(before).copied().filter(|at| *at != self.at));
@@ -205,6 +205,7 @@ impl<'a> Search<'a> {
         };
         let eligible = self.eligible(&service, tried);
         places.retain(|(at, _)| service.position(id(*at)).is_some_and(|at| eligible.contains(&at)));
+        let eligible = self.but_refusing(&service, eligible);
         // Where no request is to wait, only some have a line to join.
         let joins_more = self.service.plan.queue_timeout_ms > 0 && places.len() < LINES_MAX;
         let has_place = |backend: BackendId| places.iter().any(|(at, _)| id(*at) == backend);
@@ -215,5 +216,15 @@ impl<'a> Search<'a> {
     fn eligible(&self, service: &Service, tried: &[Tried]) -> SmallVec<[usize; 8]> {
         let tried: SmallVec<[BackendId; 4]> = tried.iter().map(|tried| tried.backend).collect();
         service.eligible(&tried, &*self.client.worker().shared.ports.passive)
+    }
+
+    /// Leaves out those that refused a connection a moment ago, where there are others: there is room at once in their lines.
+    fn but_refusing(&self, service: &Service, mut eligible: SmallVec<[usize; 8]>) -> SmallVec<[usize; 8]> {
+        let now_ms = self.client.timer.now_ms();
+        let refuses = |at: usize| service.backends[at].refuses(now_ms);
+        if !eligible.iter().all(|at| refuses(*at)) {
+            eligible.retain(|at| !refuses(*at));
+        }
+        eligible
     }
 }
