@@ -118,6 +118,10 @@ pub struct VipIdentity {
     pub gate: Arc<VipGate>,
 }
 
+/// What the connections of one source are counted by: its limit is that of a listener, over all its addresses and whatever
+/// becomes of its sockets.
+type Source = (FarmId, Arc<str>, IpAddr);
+
 /// What all workers share.
 pub struct Shared {
     /// The ways out of the data plane.
@@ -135,7 +139,7 @@ pub struct Shared {
     /// How long a connection without a request stays open during a drain.
     pub idle_grace_ms: u64,
     permits: Mutex<HashMap<BackendId, Arc<Permits>>>,
-    sources: Mutex<HashMap<(u64, IpAddr), u32>>,
+    sources: Mutex<HashMap<Source, u32>>,
     /// Bindings of `commit: after-forward` that are on their way to the log.
     pub on_their_way: Mutex<HashMap<(ServiceId, KeyHash), BackendId>>,
 }
@@ -186,7 +190,6 @@ pub struct Listener {
     pub cut: Cell<bool>,
     /// Connections were taken on it.
     used: Cell<bool>,
-    id: u64,
     open: Arc<AtomicU32>,
 }
 
@@ -215,7 +218,6 @@ impl Listener {
             closed: Cell::new(false),
             cut: Cell::new(false),
             used: Cell::new(false),
-            id: self.id,
             open: self.open.clone(),
         }
     }
@@ -434,7 +436,6 @@ impl Worker {
             closed: Cell::new(false),
             cut: Cell::new(false),
             used: Cell::new(false),
-            id: listen.id,
             open: listen.open,
         });
         let socket = match TcpListener::from_std(listen.socket) {
@@ -444,10 +445,9 @@ impl Worker {
                 return;
             }
         };
-        let id = listener.id;
         let current = Rc::new(RefCell::new(listener));
         let task = tokio::task::spawn_local(self.clone().accept(current.clone(), socket)).abort_handle();
-        self.listeners.borrow_mut().insert(id, Accepting { current, task });
+        self.listeners.borrow_mut().insert(listen.id, Accepting { current, task });
     }
 
     /// Closes the connections of listeners whose VIP was lost since the last look, or was handed over so long ago that
@@ -586,7 +586,7 @@ pub struct Held {
     pub worker: Rc<Worker>,
     /// Where it came in.
     pub listener: Rc<Listener>,
-    source: Option<IpAddr>,
+    source: Option<Source>,
 }
 
 impl Held {
@@ -601,8 +601,10 @@ impl Held {
     /// Counts the connection for its source, if it has one; `None` if that has `max` already. Zero means no limit.
     fn count_source(mut self, source: Option<IpAddr>, max: u32) -> Option<Self> {
         let Some(source) = source.filter(|_| max > 0) else { return Some(self) };
+        let identity = &self.listener.identity;
+        let source = (identity.farm, identity.name.clone(), source);
         let mut sources = self.worker.shared.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = sources.entry((self.listener.id, source)).or_default();
+        let count = sources.entry(source.clone()).or_default();
         if *count >= max {
             return None;
         }
@@ -638,9 +640,9 @@ impl Drop for Held {
         self.worker.counters.held.down();
         self.listener.counters.connections.down();
         self.listener.open.fetch_sub(1, Ordering::Relaxed);
-        if let Some(source) = self.source {
+        if let Some(source) = self.source.take() {
             let mut sources = self.worker.shared.sources.lock().unwrap_or_else(PoisonError::into_inner);
-            if let std::collections::hash_map::Entry::Occupied(mut count) = sources.entry((self.listener.id, source)) {
+            if let std::collections::hash_map::Entry::Occupied(mut count) = sources.entry(source) {
                 *count.get_mut() -= 1;
                 if *count.get() == 0 {
                     count.remove();

@@ -193,48 +193,55 @@ fn a_handed_over_vip_is_finished_and_its_clients_asked_to_leave() {
 }
 
 #[test]
-fn a_listener_has_its_limit_over_all_its_addresses_and_after_they_are_bound_anew() {
-    let (open, wait) = gate();
-    let b1 = Backend::start(move |conn| {
-        while conn.request().is_some() {
-            wait_at(&wait);
-            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+fn a_listener_has_its_limits_over_all_its_addresses_and_after_they_are_bound_anew() {
+    for (status, reason) in [(503, "limit_connections"), (429, "limit_source")] {
+        let (open, wait) = gate();
+        let b1 = Backend::start(move |conn| {
+            while conn.request().is_some() {
+                wait_at(&wait);
+                conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        });
+        let mut shop = vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 6), 0);
+        let Bind::Vip { addresses, .. } = &mut shop.listeners[0].bind else { panic!("on a VIP") };
+        addresses.push(Ipv4Addr::new(127, 31, 0, 7).into());
+        if reason == "limit_source" {
+            shop.limits.connections_per_source_max = 1;
+        } else {
+            shop.limits.connections_max = 1;
         }
-    });
-    let mut shop = vip_farm(&b1, Ipv4Addr::new(127, 31, 0, 6), 0);
-    let Bind::Vip { addresses, .. } = &mut shop.listeners[0].bind else { panic!("on a VIP") };
-    addresses.push(Ipv4Addr::new(127, 31, 0, 7).into());
-    shop.limits.connections_max = 1;
-    let site = Site::with(plan(vec![shop]), 2);
-    site.world.gates.lock().unwrap().entry(VIP).or_default().hold(1, FOREVER);
-    site.proxy.vip_acquired(VIP);
-    site.proxy.settle();
-    let addresses = || site.proxy.listeners().into_iter().map(|listener| listener.address).collect::<Vec<_>>();
-    let refuses = |address| {
-        let response = Client::connect(address).response();
-        assert_eq!((response.status, response.header("x-ballast-reason")), (503, Some("limit_connections")));
-    };
-    let before = addresses();
-    assert_eq!(before.len(), 2);
-    let mut held = Client::connect(before[0]);
-    held.send(GET);
-    eventually("the request", || (b1.requests().len() == 1).then_some(()));
-    before.into_iter().for_each(refuses);
-    // What is being done outlives the sockets.
-    site.proxy.vip_released(VIP);
-    site.proxy.vip_acquired(VIP);
-    site.proxy.settle();
-    addresses().into_iter().for_each(refuses);
-    let web = (FARM, Arc::<str>::from("web"));
-    eventually("the metric to say the same", || (site.proxy.stats().listeners[&web].connections == 1).then_some(()));
-    open.send(()).unwrap();
-    assert_eq!(held.response().text(), "ok");
-    held.closed();
-    eventually("room", || (site.proxy.held() == 0).then_some(()));
-    open.send(()).unwrap();
-    let mut next = Client::connect(addresses()[1]);
-    next.send(GET);
-    assert_eq!(next.response().text(), "ok");
+        let site = Site::with(plan(vec![shop]), 2);
+        site.world.gates.lock().unwrap().entry(VIP).or_default().hold(1, FOREVER);
+        site.proxy.vip_acquired(VIP);
+        site.proxy.settle();
+        let addresses = || site.proxy.listeners().into_iter().map(|listener| listener.address).collect::<Vec<_>>();
+        let refuses = |address| {
+            let response = Client::connect(address).response();
+            assert_eq!((response.status, response.header("x-ballast-reason")), (status, Some(reason)));
+        };
+        let before = addresses();
+        assert_eq!(before.len(), 2);
+        let mut held = Client::connect(before[0]);
+        held.send(GET);
+        eventually("the request", || (b1.requests().len() == 1).then_some(()));
+        before.into_iter().for_each(refuses);
+        // What is being done outlives the sockets.
+        site.proxy.vip_released(VIP);
+        site.proxy.vip_acquired(VIP);
+        site.proxy.settle();
+        addresses().into_iter().for_each(refuses);
+        let web = (FARM, Arc::<str>::from("web"));
+        let counted = || site.proxy.stats().listeners[&web].connections;
+        eventually("the metric to say the same", || (counted() == 1).then_some(()));
+        open.send(()).unwrap();
+        assert_eq!(held.response().text(), "ok");
+        held.closed();
+        eventually("room", || (site.proxy.held() == 0).then_some(()));
+        open.send(()).unwrap();
+        let mut next = Client::connect(addresses()[1]);
+        next.send(GET);
+        assert_eq!(next.response().text(), "ok");
+    }
 }
 
 #[test]
