@@ -211,6 +211,7 @@ impl Drop for Permit {
 pub struct Queued<'a> {
     backend: &'a Backend,
     waiter: Arc<Waiter>,
+    rejoined: bool,
 }
 
 impl Queued<'_> {
@@ -225,12 +226,19 @@ impl Queued<'_> {
             }
             // What was promised was closed meanwhile, and its permit went to who was next.
             self.backend.permits.join(&self.waiter, VecDeque::push_front);
+            self.rejoined = true;
         }
         if self.waiter.state.load(Ordering::Acquire) != GRANTED {
             return Poll::Pending;
         }
         self.waiter.state.store(LEFT, Ordering::Release);
         Poll::Ready(Available::Permit(Permit(self.backend.permits.clone())))
+    }
+
+    /// Whether it had to wait anew since this was asked last: other workers may have idle connections that they kept while
+    /// nobody seemed to wait.
+    pub fn take_rejoined(&mut self) -> bool {
+        std::mem::take(&mut self.rejoined)
     }
 }
 
@@ -444,7 +452,7 @@ impl Backend {
     pub fn queue(&self, waker: &Waker) -> Queued<'_> {
         let waiter = Arc::new(Waiter { worker: self.worker, state: AtomicU8::new(WAITING), waker: waker.clone() });
         self.permits.join(&waiter, VecDeque::push_back);
-        Queued { backend: self, waiter }
+        Queued { backend: self, waiter, rejoined: false }
     }
 
     /// Whether another worker has idle connections and can be asked to give one up.
@@ -769,7 +777,9 @@ mod tests {
         let (mut first, mut second, mut third) = (line(), line(), line());
         backend.put(kept, 0);
         backend.tend(u64::MAX);
+        assert!(!first.take_rejoined());
         assert!(first.poll(Look::AtKernel).is_pending());
+        assert_eq!((first.take_rejoined(), first.take_rejoined()), (true, false), "others are asked once more");
         let Poll::Ready(Available::Permit(permit)) = second.poll(Look::AtKernel) else { panic!("its turn") };
         drop(permit);
         assert!(third.poll(Look::AtKernel).is_pending());

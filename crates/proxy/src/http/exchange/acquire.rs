@@ -148,7 +148,7 @@ impl<'a> Search<'a> {
     /// Joins the lines of the backends that will do. Where no request is to wait, of those that have idle connections
     /// elsewhere only.
     fn join(&self, waker: &Waker) -> Places<'a> {
-        let (service, worker) = (self.service, self.client.worker());
+        let service = self.service;
         let mut lines: SmallVec<[usize; 8]> = smallvec![self.at];
         if let Some(tried) = self.any_but {
             let others = self.but_refusing(service, self.eligible(service, tried));
@@ -159,14 +159,19 @@ impl<'a> Search<'a> {
         let waits = service.plan.queue_timeout_ms > 0;
         let lines = lines.into_iter().filter(|at| waits || service.backends[*at].has_spare_elsewhere());
         let join = |at: usize| {
-            let backend = &service.backends[at];
-            let place = backend.queue(waker);
-            if backend.has_idle_elsewhere() {
-                worker.ask_for_idle(backend.id);
-            }
+            let place = service.backends[at].queue(waker);
+            self.ask_for_idle(at);
             (at, place)
         };
         lines.take(LINES_MAX).map(join).collect()
+    }
+
+    /// Asks the workers that have idle connections to a backend, if any has, to give one up for whoever is first in line.
+    fn ask_for_idle(&self, at: usize) {
+        let backend = &self.service.backends[at];
+        if backend.has_idle_elsewhere() {
+            self.client.worker().ask_for_idle(backend.id);
+        }
     }
 
     /// What the turn brought, and where; or why to wait no more.
@@ -174,6 +179,9 @@ impl<'a> Search<'a> {
         for (at, place) in places.iter_mut() {
             if let Poll::Ready(available) = place.poll(self.look) {
                 return Poll::Ready(Ok((*at, available)));
+            }
+            if place.take_rejoined() {
+                self.ask_for_idle(*at);
             }
         }
         let timer = &self.client.timer;
