@@ -689,16 +689,22 @@ fn the_wait_in_line_is_told_apart_from_the_connection() {
         service.backends[0].connections_max = 1;
         service.queue_timeout_ms = 3_600_000;
     });
-    let (mut held, mut waits) = (site.client(), site.client());
+    let (mut held, mut waits, mut leaves) = (site.client(), site.client(), site.client());
     held.send(GET);
     eventually("the first request", || (b1.requests().len() == 1).then_some(()));
     waits.send(GET);
-    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 1).then_some(()));
+    leaves.send(GET);
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 2).then_some(()));
     let queued = Instant::now();
     eventually("a moment", || (queued.elapsed() > Duration::from_millis(5)).then_some(()));
+    // Whether its turn came or not.
+    leaves.reset();
+    let left = site.line(0);
+    assert_eq!(left["ended"], "client_closed");
+    assert!(left["tw_ms"].as_f64() >= Some(5.0), "{left}");
     (0..2).for_each(|_| open.send(()).unwrap());
     assert_eq!((held.response().text(), waits.response().text()), ("ok", "ok"));
-    let lines = [0, 1].map(|n| site.line(n));
+    let lines = [1, 2].map(|n| site.line(n));
     assert!(lines.iter().any(|line| line["tw_ms"].as_f64() >= Some(5.0)), "{lines:?}");
 }
 

@@ -79,7 +79,7 @@ pub(super) struct Search<'a> {
     pub(super) fresh: bool,
     /// Taken at an idle one.
     pub(super) look: Look,
-    /// When the backend was chosen; after a wait, when the turn came.
+    /// When the backend was chosen; after a wait, when that ended.
     pub(super) chosen_ns: u64,
 }
 
@@ -140,8 +140,9 @@ impl<'a> Search<'a> {
         let turn = client.unless_gone(poll_fn(|_| self.poll_turn(&mut places, until))).await;
         client.timer.disarm();
         service.state.counters.queued.down();
+        self.chosen_ns = boot_now().get();
         let (at, available) = turn??;
-        (self.at, self.chosen_ns) = (at, boot_now().get());
+        self.at = at;
         Ok(available)
     }
 
