@@ -54,7 +54,7 @@ pub struct Choice {
     pub set_cookie: bool,
     /// Another backend may be tried if this one cannot be reached.
     pub may_move: bool,
-    /// The client is not bound: where all are at their limit, the first that has room will do.
+    /// The client is not bound, and the log refused no backend: where all are at their limit, the first that has room will do.
     pub any_will_do: bool,
 }
 
@@ -141,7 +141,9 @@ impl Chooser<'_> {
             Pick::Backend(at) => {
                 let backup = reason == "balanced" && self.service.plan.backends[at].backup;
                 let reason = if backup { "backup" } else { reason };
-                Ok(Choice { at, binding, cause: "", reason, set_cookie: false, may_move: true, any_will_do: true })
+                // Those that the log refused are not to be waited for.
+                let any_will_do = refused.is_empty();
+                Ok(Choice { at, binding, cause: "", reason, set_cookie: false, may_move: true, any_will_do })
             }
             Pick::No(NoPick::AllExcluded) if !self.tried.is_empty() => Err(Ending::ConnectFailed),
             Pick::No(_) => Err(Ending::NoBackend),

@@ -311,6 +311,38 @@ fn a_backend_that_takes_no_bindings_is_passed_over() {
 }
 
 #[test]
+fn who_waits_does_not_wait_for_a_backend_that_takes_no_bindings() {
+    let ((open_b1, b1), (open_b2, b2)) = (gated(), gated());
+    let site = Site::of(&[&b1, &b2], |_, app| {
+        app.persistence = Some(Persistence::Table(by_user()));
+        app.queue_timeout_ms = 3_600_000;
+        app.backends.iter_mut().for_each(|backend| backend.connections_max = 1);
+    });
+    let mut held: Vec<_> = (0..2).map(|_| site.client()).collect();
+    held.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+    eventually("both to be full", || ((b1.requests().len(), b2.requests().len()) == (1, 1)).then_some(()));
+    // The first choice is refused, and after the second one the client is served without a binding.
+    *site.world.on_bind.lock().unwrap() = Some(Box::new(|world, _| {
+        *world.bind_fails.lock().unwrap() = Some(BindError::NotEligible);
+        *world.on_bind.lock().unwrap() = Some(Box::new(|world, _| {
+            *world.bind_fails.lock().unwrap() = Some(BindError::TableFull);
+        }));
+    }));
+    let mut waits = site.client();
+    waits.send(user("u1"));
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 1).then_some(()));
+    let asked: Vec<_> = site.world.binds.lock().unwrap().iter().map(|bind| bind.choice).collect();
+    assert_eq!(asked.len(), 2);
+    let (refused, open_refused, other, open_other) =
+        if asked[0] == BackendId::new(1) { (&b1, open_b1, &b2, open_b2) } else { (&b2, open_b2, &b1, open_b1) };
+    open_refused.send(()).unwrap();
+    eventually("it to have room", || (site.proxy.stats().backends[&asked[0]].idle == 1).then_some(()));
+    (0..2).for_each(|_| open_other.send(()).unwrap());
+    held.into_iter().chain([waits]).for_each(|mut client| assert_eq!(client.response().text(), "ok"));
+    assert_eq!((refused.requests().len(), other.requests().len()), (1, 2));
+}
+
+#[test]
 fn bindings_are_renewed_when_asked() {
     let (_b1, _b2, site) = two(by_user());
     site.get(&user("u1"));

@@ -771,18 +771,6 @@ fn limit(site: &Site, of: &Backend, connections_max: u32) {
     site.proxy.plan_changed();
 }
 
-/// Answers when the test opens the gate, once for each request.
-fn gated() -> (std::sync::mpsc::Sender<()>, Backend) {
-    let (open, gate) = gate();
-    let backend = Backend::start(move |conn| {
-        while conn.request().is_some() {
-            wait_at(&gate);
-            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        }
-    });
-    (open, backend)
-}
-
 #[test]
 fn a_raised_limit_lets_in_who_waits() {
     let (open, backend) = gated();

@@ -689,3 +689,15 @@ pub fn wait_at(gate: &Mutex<mpsc::Receiver<()>>) {
     // Opened by a message or by the test's end.
     let _ = gate.lock().unwrap().recv_timeout(PATIENCE);
 }
+
+/// Answers when the test opens the gate, once for each request.
+pub fn gated() -> (mpsc::Sender<()>, Backend) {
+    let (open, gate) = gate();
+    let backend = Backend::start(move |conn| {
+        while conn.request().is_some() {
+            wait_at(&gate);
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    (open, backend)
+}
