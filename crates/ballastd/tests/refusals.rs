@@ -161,7 +161,8 @@ fn a_listener_whose_port_is_in_use_is_told_and_bound_once_it_is_free() -> Result
     let cluster = Cluster::start(1)?;
     let backend = Backend::start("web1")?;
     let server = ports::free_local()?;
-    let taken = TcpListener::bind(server)?;
+    // A process that another test starts just now may have the look at the port still, until it is the program's.
+    let taken = wait::until("the port", || Ok(TcpListener::bind(server).ok()))?;
     let file = cluster.write("shop.yaml", &Shop::new([&backend]).listen_on(server).to_yaml())?;
     let said = cluster.ctl(0, &["apply", "-f", &file, "--wait"])?;
     ensure!(said.code == 1, "exit {}: {}{}", said.code, said.out, said.err);
