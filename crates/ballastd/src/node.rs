@@ -92,7 +92,15 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
     let identity = Identity::load(&bootstrap)?;
     let sole = interfaces::claim(&bootstrap.vip, bootstrap.role)?;
     let secrets = Secrets::read(&bootstrap.webhooks)?;
-    let sockets = Sockets::bind(&bootstrap).await?;
+    let supervisor = Arc::new(Supervisor::from_environment());
+    let sockets = tokio::select! {
+        // Cancel-safe: what was bound is closed.
+        bound = Sockets::bind(&bootstrap, &supervisor) => bound?,
+        () = stop.cancelled() => {
+            info!("stopped before there was an address to listen on");
+            return Ok(());
+        }
+    };
     let boot = Boot(rand::random());
     let view = Arc::new(View::new(identity.node));
 
@@ -316,7 +324,6 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
         found(&member, &raft, genesis.clone()).await?;
         identity.genesis_done()?;
     }
-    let supervisor = Arc::new(Supervisor::from_environment());
     let telling = {
         let (supervisor, node, ending) = (Arc::clone(&supervisor), Arc::clone(&node), ending.clone());
         async move { supervisor.keep_telling(|| node.status_line(), || node.well(), ending).await }

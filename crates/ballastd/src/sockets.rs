@@ -1,5 +1,8 @@
 //! The node's own sockets, bound before anything else starts, so that a port in use is an error at
 //! the start and not a surprise later; and the node-to-node listener.
+//!
+//! An address that the machine does not have yet is no error but waited for: after a power failure a machine is up before its
+//! switch, and has its addresses only when there is a carrier.
 
 use std::{
     io,
@@ -28,7 +31,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener},
     sync::mpsc,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -36,9 +39,13 @@ use tonic::{
     service::Routes,
     transport::{Server, server::Connected},
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use crate::bootstrap::Bootstrap;
+use crate::{bootstrap::Bootstrap, supervisor::Supervisor};
+
+/// How often it is tried to bind an address that the machine does not have yet: soon enough for whoever waits, and next to no
+/// work.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A handshake takes two round trips; this leaves room for lost packets.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,34 +85,72 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds all of them.
+    /// Binds all of them, each once the machine has its address. The log and `supervisor` are told which one is waited for.
     ///
     /// # Errors
     /// Names the key in `ballastd.toml`, the address and the cause.
-    pub async fn bind(bootstrap: &Bootstrap) -> Result<Self> {
+    ///
+    /// # Cancel safety
+    /// What was bound is closed.
+    pub async fn bind(bootstrap: &Bootstrap, supervisor: &Supervisor) -> Result<Self> {
         let metrics = match bootstrap.listen.metrics {
-            Some(address) => Some(listen("metrics", address).await?),
+            Some(address) => Some(listen("metrics", address, supervisor).await?),
             None => None,
         };
+        let cluster = bootstrap.listen.cluster;
+        let leases = async || UdpSocket::bind(cluster);
         Ok(Self {
-            cluster: listen("cluster", bootstrap.listen.cluster).await?,
-            leases: UdpSocket::bind(bootstrap.listen.cluster)
-                .map_err(|error| explain("cluster", "UDP", bootstrap.listen.cluster, error))?,
-            admin: listen("admin", bootstrap.listen.admin).await?,
+            cluster: listen("cluster", cluster, supervisor).await?,
+            leases: once_there("cluster", cluster, supervisor, LOOK, leases)
+                .await
+                .map_err(|error| explain("cluster", "UDP", cluster, error))?,
+            admin: listen("admin", bootstrap.listen.admin, supervisor).await?,
             unix: listen_unix(&bootstrap.socket())?,
             metrics,
         })
     }
 }
 
-async fn listen(key: &str, address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| explain(key, "TCP", address, error))
+async fn listen(key: &str, address: SocketAddr, supervisor: &Supervisor) -> Result<TcpListener> {
+    let bind = async || TcpListener::bind(address).await;
+    let bound = once_there(key, address, supervisor, LOOK, bind).await;
+    bound.map_err(|error| explain(key, "TCP", address, error))
+}
+
+/// What `bind` comes to once an interface has the address. Whether that is late or never, as with a slip in the file, nobody
+/// can tell: the wait has no end, and is told.
+async fn once_there<T>(
+    key: &str,
+    address: SocketAddr,
+    supervisor: &Supervisor,
+    look: Duration,
+    bind: impl AsyncFn() -> io::Result<T>,
+) -> io::Result<T> {
+    let mut waited = false;
+    loop {
+        let bound = bind().await;
+        if !matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable) {
+            if waited {
+                info!(%address, "listen.{key} is waited for no longer");
+            }
+            return bound;
+        }
+        if !waited {
+            warn!(
+                %address,
+                "no interface of this machine has the address of listen.{key}; waiting until one has. If it is another \
+                 machine's, correct listen.{key} in ballastd.toml and start the node again"
+            );
+        }
+        waited = true;
+        supervisor.waiting(&format!("an interface has {} (listen.{key})", address.ip()));
+        sleep(look).await;
+    }
 }
 
 fn explain(key: &str, protocol: &str, address: SocketAddr, error: io::Error) -> anyhow::Error {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => "the address is already in use; stop whoever has it, or change",
-        io::ErrorKind::AddrNotAvailable => "this machine does not have the address; change",
         io::ErrorKind::PermissionDenied => "not permitted; ports below 1024 need CAP_NET_BIND_SERVICE, or change",
         _ => "change",
     };
@@ -275,7 +320,7 @@ impl AsyncWrite for NodeConnection {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::{cell::Cell, time::SystemTime};
 
     use ballast_admin::pki::{self, Authority, Key};
     use tokio::{io::AsyncReadExt as _, net::TcpSocket};
@@ -288,6 +333,27 @@ mod tests {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).expect("bound");
         socket.connect(to).await.expect("connected")
+    }
+
+    /// What comes of binding that meets these faults, one after the other, and how often it was tried.
+    async fn bound_after(faults: &[io::ErrorKind]) -> (Result<(), io::ErrorKind>, usize) {
+        let (address, supervisor) = (SocketAddr::from(([192, 0, 2, 1], 7400)), Supervisor::default());
+        let tries = Cell::new(0);
+        let bind = async || {
+            let fault = faults.get(tries.replace(tries.get() + 1));
+            fault.map_or(Ok(()), |fault| Err(io::Error::from(*fault)))
+        };
+        let bound = once_there("cluster", address, &supervisor, Duration::ZERO, bind).await;
+        (bound.map_err(|error| error.kind()), tries.get())
+    }
+
+    #[tokio::test]
+    async fn an_address_that_comes_late_is_waited_for_and_no_other_fault_is() {
+        use io::ErrorKind::{AddrInUse, AddrNotAvailable};
+        assert_eq!(bound_after(&[]).await, (Ok(()), 1));
+        assert_eq!(bound_after(&[AddrNotAvailable; 3]).await, (Ok(()), 4));
+        assert_eq!(bound_after(&[AddrInUse]).await, (Err(AddrInUse), 1));
+        assert_eq!(bound_after(&[AddrNotAvailable, AddrInUse]).await, (Err(AddrInUse), 2));
     }
 
     #[tokio::test]

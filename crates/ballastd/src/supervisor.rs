@@ -1,9 +1,10 @@
 //! What the service manager that started us is told: systemd's `sd_notify(3)`.
 //!
 //! `READY=1` once the node's sockets are bound and its log is open, not when it has caught up: a node that waits for a
-//! quorum is not to be killed for it, or a cluster that lost its power would never come back. `STATUS=` says what it still
-//! waits for. `WATCHDOG=1` only while the threads that matter turn, so that a node that hangs is started again; its VIPs are
-//! gone long before, because their deadlines in the kernel pass by themselves.
+//! quorum is not to be killed for it, or a cluster that lost its power would never come back. Nor is one that waits for its
+//! addresses, which `EXTEND_TIMEOUT_USEC=` says. `STATUS=` says what it still waits for. `WATCHDOG=1` only while the threads
+//! that matter turn, so that a node that hangs is started again; its VIPs are gone long before, because their deadlines in
+//! the kernel pass by themselves.
 //!
 //! The protocol is one datagram of lines to the socket in `$NOTIFY_SOCKET`; without that variable nothing is told.
 
@@ -26,7 +27,11 @@ use tracing::warn;
 /// How often the status is looked at while no watchdog asks for more.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// What a start may take from each word of one that waits: as long as the unit gives it anyway (`TimeoutStartSec`).
+const START: Duration = Duration::from_secs(120);
+
 /// The service manager, if there is one.
+#[derive(Default)]
 pub struct Supervisor {
     socket: Option<UnixDatagram>,
     /// How soon it wants a sign of life, at the latest.
@@ -46,6 +51,11 @@ impl Supervisor {
         });
         let watchdog = watchdog(var("WATCHDOG_USEC").as_deref(), var("WATCHDOG_PID").as_deref(), std::process::id());
         Self { watchdog: watchdog.filter(|_| socket.is_some()), socket }
+    }
+
+    /// The node cannot start before what is named comes, and is to be let wait.
+    pub fn waiting(&self, until: &str) {
+        self.tell(&format!("EXTEND_TIMEOUT_USEC={}\nSTATUS=waiting until {until}", START.as_micros()));
     }
 
     /// The node runs.
@@ -147,19 +157,21 @@ mod tests {
         manager.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
         let socket = connect(path.as_os_str().as_bytes()).expect("connect");
         let supervisor = Supervisor { socket: Some(socket), watchdog: Some(Duration::from_millis(30)) };
+        supervisor.waiting("there is a network");
         supervisor.ready();
         let ending = CancellationToken::new();
         let hearing = tokio::task::spawn_blocking({
             let ending = ending.clone();
             move || {
-                let heard: Vec<_> = (0..4).map(|_| heard(&manager)).collect();
+                let heard: Vec<_> = (0..5).map(|_| heard(&manager)).collect();
                 ending.cancel();
                 (heard, manager)
             }
         });
         supervisor.keep_telling(|| "leader".to_owned(), || Ok(()), ending).await;
         let (said, manager) = hearing.await.expect("no panic");
-        assert_eq!(said, ["READY=1", "STATUS=leader", "WATCHDOG=1", "WATCHDOG=1"]);
+        let waiting = "EXTEND_TIMEOUT_USEC=120000000\nSTATUS=waiting until there is a network";
+        assert_eq!(said, [waiting, "READY=1", "STATUS=leader", "WATCHDOG=1", "WATCHDOG=1"]);
         // What was told until the end leaves, so that there is room for the last word, which waits for none.
         manager.set_nonblocking(true).expect("not blocking");
         let mut bytes = [0; 256];

@@ -393,6 +393,33 @@ fn an_interface_that_is_not_there_is_told_at_the_start_and_costs_no_voter() -> R
 }
 
 #[test]
+fn a_node_whose_address_comes_late_waits_for_it_and_can_be_stopped_meanwhile() -> Result<()> {
+    let Some(lab) = Lab::or_skip(1) else { return Ok(()) };
+    let lab = Arc::new(lab);
+    let mut cluster = Cluster::start_in_lab(&lab, "")?;
+    cluster.terminate(0)?;
+    let (host, own) = (Host::Node(0), Host::Node(0).ip());
+    lab.flush_address(0, own.into())?;
+    let told = |cluster: &Cluster, times: usize| {
+        wait::until("the log to tell what is waited for", || {
+            let log = cluster.node(0).log()?;
+            let told = log.lines().filter(|line| line.contains("no interface of this machine has the address of"));
+            let told: Vec<_> = told.map(str::to_owned).collect();
+            Ok((told.len() == times).then_some(told))
+        })
+    };
+    cluster.spawn(0)?;
+    let said = told(&cluster, 1)?;
+    ensure!(said[0].contains("listen.cluster") && said[0].contains(&own.to_string()), "{said:?}");
+    ensure!(cluster.terminate(0)? == Some(0), "a node that waits ends when it is told to");
+
+    cluster.spawn(0)?;
+    told(&cluster, 2)?;
+    lab.run(host, &["ip", "address", "add", &format!("{own}/24"), "dev", "eth0"])?;
+    cluster.wait_ready(0)
+}
+
+#[test]
 fn without_the_right_to_fence_the_start_says_what_is_missing() -> Result<()> {
     let Some(lab) = Lab::or_skip(1) else { return Ok(()) };
     let lab = Arc::new(lab);

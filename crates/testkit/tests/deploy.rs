@@ -537,6 +537,8 @@ fn the_unit_is_told_ready_and_fed_and_gives_only_what_vips_need() {
     assert!(!unit.contains("CAP_SYS_ADMIN"));
     assert_eq!(values("NoNewPrivileges"), ["yes"]);
     assert!(values("WatchdogSec").len() == 1 && values("StateDirectory") == ["ballast"]);
+    // No fault that passes may use up its starts: nobody is there to start a site that lost its power.
+    assert_eq!((values("Restart"), values("StartLimitIntervalSec")), (vec!["on-failure"], vec!["0"]));
     for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])) {
         assert!(line.split_once('=').is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_alphanumeric())), "{line}");
     }
