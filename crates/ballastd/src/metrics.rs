@@ -385,8 +385,11 @@ fn traffic(node: &Node, families: &mut Vec<Family>) {
         backend_requests,
         backend_errors,
         backend_failures,
-        Family::counter("ballast_access_log_lines_dropped", "Access log lines dropped because the writer was behind")
-            .with(&[], number(stats.log_lines_dropped_total)),
+        Family::counter(
+            "ballast_access_log_lines_dropped",
+            "Access log lines dropped because what they go to was too slow, full or failing",
+        )
+        .with(&[], number(stats.log_lines_dropped_total)),
     ]);
 }
 

@@ -2,14 +2,14 @@
 //! go to a thread that writes, empty ones come back.
 //!
 //! A worker never waits for a disk and takes no lock for a line: it appends to a block of its own.
-//! When the writer is behind and no block is free, lines are dropped and counted. A block is handed
-//! over when it is full, and with each tick.
+//! When the writer is behind and no block is free, lines are dropped and counted, and so are those
+//! that cannot be written. A block is handed over when it is full, and with each tick.
 //!
 //! Not here: what a line says ([`crate::http::record`]).
 
 use std::{
     cell::RefCell,
-    io::Write,
+    io::{self, Write},
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender, SyncSender},
@@ -17,13 +17,14 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::stats::WorkerCounters;
+use crate::stats::{Counter, WorkerCounters};
 
 /// Where the access log goes.
 pub enum AccessLog {
     /// Nowhere; lines are not even made.
     Off,
-    /// To a file, a pipe, standard output: anything that takes bytes. Used by one thread only.
+    /// To a file, a pipe, standard output: anything that takes bytes. Used by one thread only, which flushes it after each
+    /// block of whole lines, also after one that could not be written, or not to its end.
     To(Box<dyn Write + Send>),
 }
 
@@ -57,13 +58,14 @@ pub struct LogPort {
 /// The thread that writes.
 pub struct LogWriter {
     thread: JoinHandle<()>,
+    lost: Arc<Counter>,
 }
 
 /// Starts the writer, with a port for each of `workers`.
 ///
 /// # Errors
 /// The thread could not be started.
-pub fn start(out: Box<dyn Write + Send>, workers: usize) -> std::io::Result<(LogWriter, Vec<LogPort>)> {
+pub fn start(mut out: Box<dyn Write + Send>, workers: usize) -> io::Result<(LogWriter, Vec<LogPort>)> {
     let (full, blocks) = mpsc::sync_channel::<Block>(workers * BLOCKS);
     let ports = (0..workers).map(|_| {
         let (home, free) = mpsc::channel();
@@ -74,22 +76,46 @@ pub fn start(out: Box<dyn Write + Send>, workers: usize) -> std::io::Result<(Log
         LogPort { current: RefCell::new(None), free, home, full: full.clone() }
     });
     let ports = ports.collect();
-    let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(out, &blocks))?;
-    Ok((LogWriter { thread }, ports))
+    let lost = Arc::new(Counter::default());
+    let counted = lost.clone();
+    let run = move || write_all(&mut *out, &blocks, &counted);
+    let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(run)?;
+    Ok((LogWriter { thread, lost }, ports))
 }
 
-fn write_all(mut out: Box<dyn Write + Send>, blocks: &Receiver<Block>) {
+fn write_all(out: &mut dyn Write, blocks: &Receiver<Block>, lost: &Counter) {
     let mut failing = false;
     while let Ok(mut block) = blocks.recv() {
-        let result = out.write_all(&block.bytes).and_then(|()| out.flush());
-        if let (Err(error), false) = (&result, failing) {
-            tracing::error!(%error, "the access log cannot be written; lines are lost until it can");
+        let mut rest = &*block.bytes;
+        let written = write_from(out, &mut rest);
+        // Whatever came of it, what belongs together ends here.
+        let result = written.and(out.flush());
+        lost.add(rest.iter().filter(|byte| **byte == b'\n').count() as u64);
+        match (&result, failing) {
+            (Err(error), false) => {
+                tracing::error!(%error, "the access log cannot be written; lines are lost until it can");
+            }
+            (Ok(()), true) => tracing::warn!(lost = lost.get(), "the access log is written again; lines are missing"),
+            (Err(_), true) | (Ok(()), false) => {}
         }
         failing = result.is_err();
         block.bytes.clear();
         // A worker that has ended wants its blocks no more.
         let _ = block.home.send(block.bytes);
     }
+}
+
+/// Writes all of `rest`, where what cannot be written is left.
+fn write_from(out: &mut dyn Write, rest: &mut &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        match out.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => *rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl LogPort {
@@ -131,6 +157,11 @@ impl Drop for LogPort {
 }
 
 impl LogWriter {
+    /// Lines that came here and could not be written, or not to their end.
+    pub fn lost(&self) -> u64 {
+        self.lost.get()
+    }
+
     /// Waits until everything is written. All ports must be gone.
     pub fn join(self) {
         // A panic of the writer was reported by the panic hook.
@@ -148,12 +179,12 @@ mod tests {
     struct Sink(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }
@@ -179,11 +210,11 @@ mod tests {
     fn a_stalled_writer_costs_lines_and_never_waits() {
         struct Stalled(Receiver<()>);
         impl Write for Stalled {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 let _ = self.0.recv();
                 Ok(bytes.len())
             }
-            fn flush(&mut self) -> std::io::Result<()> {
+            fn flush(&mut self) -> io::Result<()> {
                 Ok(())
             }
         }
@@ -200,5 +231,38 @@ mod tests {
         drop(release);
         drop(port);
         writer.join();
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_is_counted_and_ended() {
+        struct Full {
+            room: usize,
+            flushed: Arc<Counter>,
+        }
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let taken = bytes.len().min(self.room);
+                self.room -= taken;
+                if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                self.flushed.up();
+                Ok(())
+            }
+        }
+        let flushed = Arc::new(Counter::default());
+        let full = Full { room: "one\ntw".len(), flushed: flushed.clone() };
+        let (writer, mut ports) = start(Box::new(full), 1).unwrap();
+        let (port, counters) = (ports.pop().unwrap(), Arc::default());
+        for line in ["one\n", "two\n", "three\n"] {
+            port.line(line.as_bytes(), &counters);
+        }
+        port.flush();
+        port.line(b"four\n", &counters);
+        let lost = writer.lost.clone();
+        drop(port);
+        writer.join();
+        assert_eq!((lost.get(), counters.log_lines_dropped.get()), (3, 0));
+        assert_eq!(flushed.get(), 2, "the end of each block is told");
     }
 }

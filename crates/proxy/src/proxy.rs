@@ -213,6 +213,7 @@ impl Proxy {
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
         self.shared.counters.iter().for_each(|worker| worker.add_to(&mut stats));
+        stats.log_lines_dropped_total += self.log.as_ref().map_or(0, LogWriter::lost);
         stats
     }
 

@@ -184,7 +184,7 @@ pub struct Stats {
     pub durations: HashMap<ServiceId, Durations>,
     /// By backend.
     pub backends: HashMap<BackendId, BackendStats>,
-    /// Access log lines that were dropped because the writer was behind.
+    /// Access log lines that were dropped: the writer was behind, or could not write them.
     pub log_lines_dropped_total: u64,
     /// Client connections open.
     pub held: u64,
@@ -197,7 +197,7 @@ pub struct WorkerCounters {
     services: Registry<ServiceId, ServiceCounters>,
     durations: Registry<ServiceId, DurationCounters>,
     backends: Registry<BackendId, BackendCounters>,
-    /// Access log lines dropped.
+    /// Access log lines dropped because the writer was behind.
     pub log_lines_dropped: Counter,
     /// Client connections open.
     pub held: Counter,
