@@ -21,6 +21,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use ballast_proxy::AccessLog;
 
+use crate::room::Reserve;
+
 /// Has the access log opened anew. Clones are of the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Reopen(Arc<AtomicBool>);
@@ -36,11 +38,11 @@ impl Reopen {
     }
 }
 
-/// The access log that is named.
+/// The access log that is named. A file that is on the disk of `data_dir` leaves room there.
 ///
 /// # Errors
 /// The file cannot be opened.
-pub fn open(target: &str, reopen: Reopen) -> Result<AccessLog> {
+pub fn open(target: &str, data_dir: &Path, reopen: Reopen) -> Result<AccessLog> {
     Ok(match target {
         "" => AccessLog::Off,
         "-" => AccessLog::To(Box::new(io::stdout())),
@@ -50,7 +52,8 @@ pub fn open(target: &str, reopen: Reopen) -> Result<AccessLog> {
                 format!("cannot write the access log {}; correct log.access in ballastd.toml", path.display())
             })?;
             let is_torn = is_torn(&path).unwrap_or(false);
-            AccessLog::To(Box::new(LogFile { path, file, reopen, is_amid: false, is_torn }))
+            let reserve = Reserve::of(data_dir);
+            AccessLog::To(Box::new(LogFile { path, file, reopen, reserve, is_amid: false, is_torn }))
         }
     })
 }
@@ -77,6 +80,7 @@ struct LogFile {
     path: PathBuf,
     file: File,
     reopen: Reopen,
+    reserve: Reserve,
     /// Some of what is to be in one file was written.
     is_amid: bool,
     /// The file ends amid a line.
@@ -105,6 +109,7 @@ impl Write for LogFile {
             if self.reopen.take() {
                 self.open_anew();
             }
+            self.reserve.check(&self.file)?;
             if self.is_torn {
                 self.file.write_all(b"\n")?;
                 self.is_torn = false;
@@ -125,15 +130,28 @@ impl Write for LogFile {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::atomic::AtomicU64, time::Duration};
+
     use super::*;
+    use crate::room::Room;
+
+    /// A folder on no disk that a test writes to.
+    const ELSEWHERE: &str = "/proc";
+
+    fn opened(path: &Path, reopen: &Reopen) -> Box<dyn Write + Send> {
+        let target = path.to_str().expect("UTF-8");
+        match open(target, Path::new(ELSEWHERE), reopen.clone()).expect("a file") {
+            AccessLog::To(log) => log,
+            AccessLog::Off => panic!("it is a file"),
+        }
+    }
 
     #[test]
     fn a_renamed_file_gets_the_lines_that_are_begun_and_a_new_one_the_next() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, old) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
         let reopen = Reopen::default();
-        let target = path.to_str().expect("UTF-8");
-        let AccessLog::To(mut log) = open(target, reopen.clone()).expect("a file") else { panic!("it is a file") };
+        let mut log = opened(&path, &reopen);
         log.write_all(b"one, ").expect("written");
         fs::rename(&path, &old).expect("renamed");
         reopen.ask();
@@ -151,8 +169,7 @@ mod tests {
         let (path, old) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
         let reopen = Reopen::default();
         std::os::unix::fs::symlink("/dev/full", &path).expect("made");
-        let target = path.to_str().expect("UTF-8");
-        let AccessLog::To(mut log) = open(target, reopen.clone()).expect("a file") else { panic!("it is a file") };
+        let mut log = opened(&path, &reopen);
         let refused = log.write(b"one\n").expect_err("the disk is full");
         assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
         log.flush().expect("flushed");
@@ -168,8 +185,7 @@ mod tests {
         let path = folder.path().join("access.log");
         fs::write(&path, "cut").expect("written");
         let reopen = Reopen::default();
-        let target = path.to_str().expect("UTF-8");
-        let AccessLog::To(mut log) = open(target, reopen.clone()).expect("a file") else { panic!("it is a file") };
+        let mut log = opened(&path, &reopen);
         for block in ["one\n", "cut", "two\n", "three\n", "cut"] {
             log.write_all(block.as_bytes()).expect("written");
             log.flush().expect("flushed");
@@ -181,12 +197,38 @@ mod tests {
     }
 
     #[test]
+    fn what_the_data_of_the_node_need_is_not_taken_and_a_new_file_is_begun_all_the_same() {
+        const RESERVE: u64 = 1 << 30;
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, old) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+        let (reopen, free) = (Reopen::default(), Arc::new(AtomicU64::new(RESERVE)));
+        let room = {
+            let free = Arc::clone(&free);
+            move |_: &File| Ok(Some(Room { free: free.load(Ordering::Relaxed), all: 100 * RESERVE }))
+        };
+        let reserve = Reserve::new(Duration::ZERO, room);
+        let file = append_to(&path).expect("a file");
+        let mut log =
+            LogFile { path: path.clone(), file, reopen: reopen.clone(), reserve, is_amid: false, is_torn: false };
+        let mut write = |block: &[u8]| log.write_all(block).and(log.flush()).map_err(|error| error.kind());
+        assert_eq!(write(b"one\n"), Ok(()));
+        free.store(RESERVE - 1, Ordering::Relaxed);
+        assert_eq!(write(b"two\n"), Err(io::ErrorKind::StorageFull));
+        fs::rename(&path, &old).expect("renamed");
+        reopen.ask();
+        assert_eq!(write(b"three\n"), Err(io::ErrorKind::StorageFull));
+        free.store(2 * RESERVE, Ordering::Relaxed);
+        assert_eq!(write(b"four\n"), Ok(()));
+        assert_eq!(fs::read_to_string(&old).expect("there"), "one\n");
+        assert_eq!(fs::read_to_string(&path).expect("there"), "four\n");
+    }
+
+    #[test]
     fn nothing_is_lost_where_no_new_file_can_be_opened() {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, old) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
         let reopen = Reopen::default();
-        let target = path.to_str().expect("UTF-8");
-        let AccessLog::To(mut log) = open(target, reopen.clone()).expect("a file") else { panic!("it is a file") };
+        let mut log = opened(&path, &reopen);
         fs::rename(&path, &old).expect("renamed");
         fs::create_dir(&path).expect("something else is in the way");
         reopen.ask();

@@ -25,6 +25,7 @@ mod past_leases;
 mod programs;
 mod reader;
 mod reckoning;
+mod room;
 mod sessions;
 mod settling;
 mod sockets;

@@ -15,7 +15,7 @@ use ballast_core::{
 use ballast_raft::Role;
 use ballast_telemetry::metrics::{self, Distribution, Family};
 
-use crate::operations::Node;
+use crate::{operations::Node, room::Room};
 
 /// All causes for which a binding moves, with their label.
 const CAUSES: [(RehomeCause, &str); 5] = [
@@ -34,6 +34,13 @@ pub fn page(node: &Node) -> String {
         Family::gauge("ballast_ready", "Whether this node should get traffic")
             .with(&[], if node.not_ready().is_empty() { 1.0 } else { 0.0 }),
     ];
+    if let Ok(room) = Room::at(&node.data_dir) {
+        families.extend([
+            Family::gauge("ballast_data_dir_free_bytes", "What the disk of data_dir has free for the node")
+                .with(&[], number(room.free)),
+            Family::gauge("ballast_data_dir_size_bytes", "Size of the disk of data_dir").with(&[], number(room.all)),
+        ]);
+    }
     raft(node, &mut families);
     vips(node, &mut families);
     traffic(node, &mut families);

@@ -150,7 +150,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
             let options = ProxyOptions {
                 workers: bootstrap.proxy.workers,
                 cpu_pinning: false,
-                access_log: access_log::open(&bootstrap.log.access, reopen)?,
+                access_log: access_log::open(&bootstrap.log.access, &bootstrap.data_dir, reopen)?,
                 bind_vips: interfaces::bind_vips(&bootstrap.vip),
                 ..ProxyOptions::default()
             };
@@ -185,6 +185,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
         deliveries: Arc::default(),
         draining: AtomicBool::new(false),
         started: SystemTime::now(),
+        data_dir: bootstrap.data_dir.clone(),
         certificate: Arc::clone(&certificate),
     });
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -83,6 +84,8 @@ pub struct Node {
     pub draining: AtomicBool,
     /// When the process started.
     pub started: SystemTime,
+    /// Where its data are.
+    pub data_dir: PathBuf,
     /// The node's certificate.
     pub certificate: Arc<Certificate>,
 }

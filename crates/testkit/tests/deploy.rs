@@ -563,7 +563,10 @@ fn the_package_names_files_that_there_are_and_restarts_no_node() {
     // The packaged access log is where the unit lets the node write, and where it is rotated.
     assert!(read("deploy/debian/ballastd.toml").contains("access = \"/var/log/ballast/access.log\""));
     assert!(read("deploy/ballastd.service").contains("\nLogsDirectory=ballast\n"));
-    assert!(read("deploy/debian/logrotate").contains("\n/var/log/ballast/*.log {\n"));
+    let rotation = read("deploy/debian/logrotate");
+    assert!(rotation.contains("\n/var/log/ballast/*.log {\n"));
+    // It is on the disk of the node's data, unless somebody gave it one of its own.
+    assert!(rotation.contains("\n    maxsize 1G\n"));
 }
 
 /// The part of a source file that is not its tests.
