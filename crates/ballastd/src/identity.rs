@@ -36,6 +36,9 @@ use crate::{bootstrap::Bootstrap, certificate::Certificate};
 /// Format of `node.json`; a later one is refused.
 const FORMAT: u32 = 1;
 
+/// Name of the file that a daemon holds while it uses the directory.
+const LOCK: &str = "lock";
+
 /// Validity of the first administrator's certificate.
 const ADMIN_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -354,19 +357,32 @@ fn claim(bootstrap: &Bootstrap) -> Result<(PathBuf, File)> {
     Ok((folder, lock))
 }
 
-pub fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| {
-            format!(
-                "cannot write to data_dir {}; check that it is on a writable disk and belongs to the user that runs ballastd",
-                folder.display()
-            )
-        })?;
+/// Holds the directory for as long as the file lives.
+fn lock(folder: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join(LOCK));
+    hold(file.with_context(|| not_writable(folder))?, folder)
+}
+
+/// As [`lock`], without making the file where there is none: nobody uses such a directory, and who will may not be who asks.
+///
+/// # Errors
+/// When a daemon uses the directory.
+pub fn lock_if_used(folder: &Path) -> Result<Option<File>> {
+    match OpenOptions::new().write(true).open(folder.join(LOCK)) {
+        Ok(file) => hold(file, folder).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| not_writable(folder)),
+    }
+}
+
+fn not_writable(folder: &Path) -> String {
+    format!(
+        "cannot write to data_dir {}; check that it is on a writable disk and belongs to the user that runs ballastd",
+        folder.display()
+    )
+}
+
+fn hold(file: File, folder: &Path) -> Result<File> {
     // SAFETY: flock(2) on a descriptor that is open for as long as `file` lives.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
         bail!("another ballastd uses data_dir {}; each node needs its own", folder.display());
@@ -391,6 +407,16 @@ mod tests {
         fs::create_dir(&database).expect("made");
         fs::write(database.join("CURRENT"), "").expect("written");
         assert_eq!(check(), Ok(()));
+    }
+
+    #[test]
+    fn who_leaves_a_directory_makes_nothing_there_and_takes_nothing_from_a_daemon() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(lock_if_used(folder.path()).expect("nobody uses it").is_none());
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+        let _used = lock(folder.path()).expect("locked");
+        let refused = lock_if_used(folder.path()).expect_err("it is used").to_string();
+        assert!(refused.contains("another ballastd uses"), "{refused}");
     }
 
     #[test]

@@ -141,7 +141,7 @@ fn execute(verb: Verb) -> Result<()> {
         }
         Verb::Leave(common) => {
             let bootstrap = Bootstrap::read(&common.config)?;
-            let _lock = identity::lock(&bootstrap.data_dir)?;
+            let _lock = identity::lock_if_used(&bootstrap.data_dir)?;
             let done = interfaces::leave(&bootstrap.data_dir)?;
             if done.is_empty() {
                 println!("nothing of Ballast is on this machine's interfaces");

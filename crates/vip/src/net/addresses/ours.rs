@@ -5,11 +5,14 @@
 //! three witnesses (see `known`), and the only one on kernels that mark no addresses. Addresses
 //! do not survive a reboot, and somebody may configure one statically before Ballast starts again,
 //! so the file names the boot under which it was written and counts for nothing under another.
+//!
+//! The daemon writes it, and root does (`ballastd leave`), so it belongs to whoever has the folder.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::{MetadataExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -104,12 +107,32 @@ impl OursFile {
 
     fn write(&self, addresses: &BTreeSet<VipAddress>) -> io::Result<()> {
         let fresh = self.path.with_extension("new");
-        let mut file = File::create(&fresh)?;
+        let mut file = match File::create(&fresh) {
+            // Another user began to write.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                fs::remove_file(&fresh)?;
+                File::create(&fresh)?
+            }
+            // Where there is no folder, there is no record, which names nothing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && addresses.is_empty() => return Ok(()),
+            created => created?,
+        };
+        self.give_to_owner(&file)?;
         file.write_all(render(addresses, &self.boot).as_bytes())?;
         file.sync_all()?;
         fs::rename(&fresh, &self.path)?;
         // The rename is on disk only when the folder is.
         self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    }
+
+    fn give_to_owner(&self, file: &File) -> io::Result<()> {
+        let Some(folder) = self.path.parent() else { return Ok(()) };
+        let owner = fs::metadata(folder)?;
+        if file.metadata()?.uid() != owner.uid() {
+            // Only root can. Whoever cannot has what it wrote, and nobody else may want it.
+            let _ = fchown(file, Some(owner.uid()), Some(owner.gid()));
+        }
+        Ok(())
     }
 }
 
@@ -140,6 +163,8 @@ fn parse_line(line: &str) -> Option<VipAddress> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
+
     use super::*;
 
     fn some() -> BTreeSet<VipAddress> {
@@ -174,5 +199,45 @@ mod tests {
         ours.set(BTreeSet::new()).expect("writable");
         assert!(OursFile::open(&path, "b1").expect("readable").addresses().is_empty());
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
+    }
+
+    #[test]
+    fn nothing_needs_no_folder_and_something_does() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut ours = OursFile::open(&folder.path().join("gone/vip-addresses"), "b1").expect("nothing there");
+        ours.set(some()).expect_err("it would not be on record");
+        ours.adopt(some());
+        ours.set(BTreeSet::new()).expect("nothing to be written");
+    }
+
+    #[test]
+    fn what_root_writes_is_for_whoever_has_the_folder() {
+        const OWNER: u32 = 54_321;
+        let folder = tempfile::tempdir().expect("a folder");
+        if chown(folder.path(), Some(OWNER), Some(OWNER)).is_err() {
+            println!("skipped: only root can give a folder away");
+            return;
+        }
+        let (path, fresh) = (folder.path().join("vip-addresses"), folder.path().join("vip-addresses.new"));
+        OursFile::open(&path, "b1").expect("nothing there yet").set(some()).expect("writable");
+        let written = fs::metadata(&path).expect("it is there");
+        assert_eq!((written.uid(), written.gid()), (OWNER, OWNER));
+
+        // Root ended while it wrote another one.
+        fs::write(&fresh, "half").expect("written");
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).expect("restricted");
+        let as_owner = || {
+            // SAFETY: takes numbers only, and concerns the calling thread alone, as the C library's own function does not.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, u32::MAX, OWNER, u32::MAX) }, 0);
+            if let Err(error) = fs::read_dir(folder.path()) {
+                println!("skipped: the way to the folder is for root alone: {error}");
+                return;
+            }
+            let mut ours = OursFile::open(&path, "b1").expect("readable");
+            assert_eq!(ours.addresses(), &some());
+            ours.set(BTreeSet::new()).expect("writable");
+            assert!(OursFile::open(&path, "b1").expect("readable").addresses().is_empty());
+        };
+        std::thread::scope(|scope| scope.spawn(as_owner).join()).expect("no panic");
     }
 }
