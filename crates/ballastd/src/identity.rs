@@ -168,12 +168,19 @@ pub fn joining_key(bootstrap: &Bootstrap) -> Result<(Key, File)> {
     Ok((key, lock))
 }
 
-/// Keeps what enrolment brought. `node.json` is written last: without it the node has not joined.
+/// Keeps what enrolment brought. `node.json` is written last: without it the node has not joined. What an `init` left that
+/// failed half-way is gone before: the node would make that cluster at its first run.
 ///
 /// # Errors
 /// When the directory cannot be written.
 pub fn keep_enrolled(bootstrap: &Bootstrap, key: &Key, enrolled: &Enrolled) -> Result<()> {
     let folder = &bootstrap.data_dir;
+    forget_genesis(folder)?;
+    match fs::remove_dir_all(folder.join("admin")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).context("remove admin/"),
+        _ => {}
+    }
+    File::open(folder).and_then(|folder| folder.sync_all()).context("sync data_dir")?;
     Credentials::new(&enrolled.certificate, &enrolled.ca, &key.to_pem())?.store(&folder.join("node.pem"))?;
     pki::write_private(&folder.join("cluster.key"), enrolled.cluster_key.to_text().as_bytes())?;
     write_node(folder, &enrolled.cluster_id, enrolled.node, &bootstrap.name)?;
@@ -234,6 +241,15 @@ impl Identity {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).context("cannot read genesis.json"),
         };
+        if let Some(Genesis { init, .. }) = &genesis {
+            ensure!(
+                init.cluster_id == file.cluster_id,
+                "{} belongs to cluster {}, which never began, and node.json to {}; remove the former",
+                folder.join("genesis.json").display(),
+                init.cluster_id,
+                file.cluster_id
+            );
+        }
         let certificate = Certificate::new(file.node_id, pem, credentials, cluster_key.clone())?;
         Ok(Self {
             node: file.node_id,
@@ -272,10 +288,14 @@ impl Identity {
     /// # Errors
     /// When the file cannot be removed.
     pub fn genesis_done(&self) -> Result<()> {
-        match fs::remove_file(self.folder.join("genesis.json")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove genesis.json"),
-            _ => Ok(()),
-        }
+        forget_genesis(&self.folder)
+    }
+}
+
+fn forget_genesis(folder: &Path) -> Result<()> {
+    match fs::remove_file(folder.join("genesis.json")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove genesis.json"),
+        _ => Ok(()),
     }
 }
 
@@ -419,14 +439,17 @@ mod tests {
         assert!(refused.contains("another ballastd uses"), "{refused}");
     }
 
+    fn node_in(at: &Path) -> Bootstrap {
+        let text = format!(
+            "name = \"node-1\"\ndata_dir = {at:?}\n[listen]\ncluster = \"127.0.0.1:7400\"\nadmin = \"127.0.0.1:7401\"\n"
+        );
+        Bootstrap::parse(&text, |_| None).expect("a node's file")
+    }
+
     #[test]
     fn an_init_that_failed_half_way_can_be_repeated() {
         let folder = tempfile::tempdir().expect("a folder");
-        let text = format!(
-            "name = \"node-1\"\ndata_dir = {:?}\n[listen]\ncluster = \"127.0.0.1:7400\"\nadmin = \"127.0.0.1:7401\"\n",
-            folder.path()
-        );
-        let bootstrap = Bootstrap::parse(&text, |_| None).expect("a node's file");
+        let bootstrap = node_in(folder.path());
         // A file cannot take the place of a folder.
         let in_the_way = folder.path().join("genesis.json");
         fs::create_dir(&in_the_way).expect("made");
@@ -438,5 +461,41 @@ mod tests {
         let admin = Credentials::new(&admin("admin.pem"), &admin("ca.pem"), &admin("admin.key")).expect("they fit");
         let node = Identity::load(&bootstrap).expect("a node");
         assert_eq!((admin.cluster_id(), node.cluster_id.as_str()), (cluster.as_str(), cluster.as_str()));
+    }
+
+    #[test]
+    fn a_join_after_an_init_that_failed_half_way_enters_the_one_cluster_and_makes_no_other() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (bootstrap, genesis) = (node_in(folder.path()), folder.path().join("genesis.json"));
+        // A file cannot take the place of a folder.
+        let in_the_way = folder.path().join("node.json");
+        fs::create_dir(&in_the_way).expect("made");
+        init(&bootstrap).expect_err("node.json cannot be written");
+        fs::remove_dir(&in_the_way).expect("removed");
+        let stale = fs::read(&genesis).expect("it failed half-way");
+
+        let (now, node) = (SystemTime::now(), NodeId::new(2));
+        let authority = Authority::create(&pki::new_cluster_id(), now).expect("a CA");
+        let (key, held) = joining_key(&bootstrap).expect("a key");
+        let credentials = authority.issue_node(node, &key, now).expect("credentials");
+        let enrolled = Enrolled {
+            node,
+            certificate: credentials.certificate_pem().to_owned(),
+            ca: authority.certificate_pem().to_owned(),
+            cluster_id: authority.cluster_id().to_owned(),
+            cluster_key: ClusterKey::generate(),
+        };
+        keep_enrolled(&bootstrap, &key, &enrolled).expect("kept");
+        drop(held);
+        assert!(!genesis.exists() && !folder.path().join("admin").exists());
+        let identity = Identity::load(&bootstrap).expect("a node");
+        assert_eq!((identity.node, identity.cluster_id.as_str()), (node, authority.cluster_id()));
+        assert!(identity.genesis.is_none());
+        drop(identity);
+
+        // As earlier versions left it.
+        fs::write(&genesis, stale).expect("written");
+        let refused = Identity::load(&bootstrap).map(drop).expect_err("it would make another cluster").to_string();
+        assert!(refused.contains("genesis.json belongs to cluster") && refused.contains("remove"), "{refused}");
     }
 }
