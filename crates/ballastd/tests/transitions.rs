@@ -78,7 +78,7 @@ fn a_failover_goes_where_the_plan_said_and_everybody_is_told() -> Result<()> {
     let backend = Backend::start("web1")?;
     let vip = SocketAddr::from((ports::vip_address(), 8080));
     let receiver = Receiver::start()?;
-    let webhooks = format!("webhooks: [{{ name: alarm, url: \"http://{}/x\" }}]", receiver.address);
+    let webhooks = format!("webhooks: [{{ name: alarm, url: \"http://{}/secret-path\" }}]", receiver.address);
     // No node of a busy machine loses such a lease by itself, which nobody has planned.
     cluster.apply(0, &Shop::new([&backend]).on_vip(vip).cluster("lease: 2s").cluster(&webhooks).to_yaml())?;
     let first = cluster.wait_owner("public")?;
@@ -131,6 +131,12 @@ fn a_failover_goes_where_the_plan_said_and_everybody_is_told() -> Result<()> {
         ensure!(bodies.iter().all(|body| body["event"] == "vip" && body["subject"] == "public"), "{bodies:?}");
         Ok(Some(()))
     })?;
+
+    // Where it is told is in the log of whoever told it, without what only the receiver and the document should know.
+    let logs = (0..3).map(|position| cluster.node(position).log()).collect::<Result<String>>()?;
+    let told = logs.lines().find(|line| line.contains("telling a webhook of events")).context("nobody says so")?;
+    ensure!(told.contains(&format!("http://{}", receiver.address)), "{told}");
+    ensure!(!logs.contains("secret-path"), "the URL's path is in a log");
     Ok(())
 }
 

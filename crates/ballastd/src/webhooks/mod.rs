@@ -147,8 +147,9 @@ fn renew(
             }
         };
         let queue = known.map(|sender| Arc::clone(&sender.queue)).unwrap_or_default();
+        let origin = endpoint.origin();
         let poster = Poster::new(endpoint, secrets.of(&webhook.name));
-        info!(webhook = webhook.name, url = webhook.url, signed = poster.signs(), "telling a webhook of events");
+        info!(webhook = webhook.name, origin, signed = poster.signs(), "telling a webhook of events");
         let sending = send(webhook.name.clone(), poster, Arc::clone(&queue), Arc::clone(deliveries));
         let task = tokio::spawn(sending);
         senders.insert(webhook.name.clone(), Sender { webhook, queue, task });

@@ -71,6 +71,11 @@ impl Endpoint {
         let authority = if port == own { shown } else { format!("{shown}:{port}") };
         Ok(Self { tls, host: host.to_owned(), port, authority, target })
     }
+
+    /// Scheme and authority: what a log may show. Many receivers know who is allowed to post by the path.
+    pub fn origin(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority)
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +96,13 @@ mod tests {
         assert_eq!(parts("https://a:443?y"), same(true, "a", 443, "a", "/?y"));
         assert_eq!(parts("http://[fd00::1]:81/"), same(false, "fd00::1", 81, "[fd00::1]:81", "/"));
         assert_eq!(parts("http://10.0.0.1/x"), same(false, "10.0.0.1", 80, "10.0.0.1", "/x"));
+    }
+
+    #[test]
+    fn what_a_log_may_show_has_no_path() {
+        let check = |url: &str, origin: &str| assert_eq!(Endpoint::parse(url).expect("a URL").origin(), origin);
+        check("https://hooks.example/services/T0/secret?token=x", "https://hooks.example");
+        check("http://[fd00::1]:81/secret", "http://[fd00::1]:81");
     }
 
     #[test]
