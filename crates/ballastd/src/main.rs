@@ -64,7 +64,7 @@ enum Verb {
         #[command(flatten)]
         common: Common,
         /// The one-time token. `-` reads it from standard input, so that it stays out of the list of processes.
-        #[arg(long, env = "BALLAST_JOIN_TOKEN")]
+        #[arg(long, env = "BALLAST_JOIN_TOKEN", hide_env_values = true)]
         token: String,
     },
     /// Run the node until SIGTERM or SIGINT, then drain.

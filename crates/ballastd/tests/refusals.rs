@@ -4,13 +4,14 @@ use std::{
     fs,
     net::{TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt,
+    process::Command,
 };
 
 use anyhow::{Result, ensure};
 use ballast_testkit::{
     backend::Backend,
     client::{self, Client},
-    cluster::Cluster,
+    cluster::{self, Cluster},
     ports,
     shop::Shop,
     wait,
@@ -48,6 +49,16 @@ fn a_join_needs_a_good_token_a_free_name_and_an_empty_directory() -> Result<()> 
     cluster.daemon_says(second, &["init"])?.refused(&["already holds"])?;
     let third = cluster.prepare_node()?;
     cluster.daemon_says(third, &["join", "--token", &token])?.refused(&["token", "node join-token"])?;
+    Ok(())
+}
+
+#[test]
+fn help_does_not_tell_the_token_that_is_in_the_environment() -> Result<()> {
+    let mut command = Command::new(cluster::bin_dir()?.join("ballastd"));
+    let output = command.args(["join", "--help"]).env("BALLAST_JOIN_TOKEN", "good-for-an-hour").output()?;
+    let help = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && help.contains("BALLAST_JOIN_TOKEN"), "{help}");
+    ensure!(!help.contains("good-for-an-hour"), "{help}");
     Ok(())
 }
 
