@@ -1,12 +1,28 @@
 #!/usr/bin/env bash
-# Makes the base image of deploy/Dockerfile where no registry can be reached: Debian from this machine's own package
-# mirror, tagged like the public one, so that the Dockerfile needs no change. Does nothing when an image of that name is
-# there. Kept as a file under $BALLAST_CACHE or ~/.cache/ballast, so that the mirror is asked once.
+# Makes the base image of deploy/Dockerfile where no registry can be reached: Debian (or Ubuntu) from this machine's own
+# package mirror, tagged like the public one, so that the Dockerfile needs no change. Does nothing when an image of that
+# name is there. Kept as a file under $BALLAST_CACHE or ~/.cache/ballast, so that the mirror is asked once.
 #
-# Usage: deploy/base-image.sh [debian:bookworm-slim]
+# Usage: deploy/base-image.sh [debian:bookworm-slim]            (default: what --name says)
+#        deploy/base-image.sh --name [/etc/os-release]          says which base suits programs that were built here
 set -euo pipefail
 
-tag=${1:-debian:bookworm-slim}
+# Programs want the C library that they were linked with, or a later one: so a base of the release that this machine runs.
+base_name() (
+    ID='' VERSION_CODENAME=''
+    [ ! -r "$1" ] || . "$1"
+    case $ID:$VERSION_CODENAME in
+    debian:?*) echo "debian:$VERSION_CODENAME-slim" ;;
+    ubuntu:?*) echo "ubuntu:$VERSION_CODENAME" ;;
+    *) echo debian:bookworm-slim ;;
+    esac
+)
+if [ "${1:-}" = --name ]; then
+    base_name "${2:-/etc/os-release}"
+    exit
+fi
+
+tag=${1:-$(base_name /etc/os-release)}
 suite=${tag#*:}
 suite=${suite%-slim}
 docker=${DOCKER:-docker}
@@ -39,11 +55,11 @@ if [ ! -s "$tarball" ]; then
     # The mirror that apt itself uses for the main archive.
     mirror=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Created-By: Packages' "Codename: $suite" |
         awk '$2 == "main" { print $1; exit }')
-    [ -n "$mirror" ] || fail "apt knows no mirror of Debian $suite; add one to its sources, or 'docker load' a $tag"
+    [ -n "$mirror" ] || fail "apt knows no mirror of $suite; add one to its sources, or 'docker load' a $tag"
     mkdir -p "$cache"
     work=$(mktemp -d "${TMPDIR:-/tmp}/ballast-base.XXXXXX")
     trap 'rm -rf "$work" "$tarball.part"' EXIT
-    say "Debian $suite from apt's mirror, once; takes a minute or two"
+    say "$tag is made from apt's mirror, once; takes a minute or two"
     # What the Dockerfile would install is put in at once, so that building needs no network.
     if ! debootstrap --variant=minbase --include=ca-certificates,nftables "$suite" "$work/root" "$mirror" >"$work/log" 2>&1; then
         tail -n 20 "$work/log" >&2

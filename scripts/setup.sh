@@ -17,7 +17,7 @@ if [ "${1:-}" = compose ]; then
     need python3 python3
     need strip binutils
     # Whoever is not root cannot use it, and may have a registry or be given the image.
-    [ "$(id -u)" -ne 0 ] || docker image inspect debian:bookworm-slim >/dev/null 2>&1 || need debootstrap debootstrap
+    [ "$(id -u)" -ne 0 ] || docker image inspect "$("$(dirname "$0")/../deploy/base-image.sh" --name)" >/dev/null 2>&1 || need debootstrap debootstrap
 else
     need cc build-essential
     need c++ build-essential

@@ -1,5 +1,7 @@
 //! What is in `deploy/` is true: alerts and dashboard speak of metrics and labels that exist, every file is what it claims
-//! to be, and the unit is one that the daemon can keep.
+//! to be, the unit is one that the daemon can keep, and scripts do what they say.
+
+mod scripts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

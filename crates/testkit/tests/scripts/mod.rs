@@ -1,0 +1,125 @@
+//! What scripts of `deploy/` and `scripts/` do, among programs that stand in for an engine and the like.
+
+use std::{
+    env, fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use super::root;
+
+/// A checkout with some of our files, and with programs of its own that come first in PATH.
+struct Checkout(TempDir);
+
+impl Checkout {
+    fn with(files: &[&str]) -> Self {
+        let checkout = Self(tempfile::tempdir().expect("a folder"));
+        for file in files {
+            let here = checkout.path(file);
+            fs::create_dir_all(here.parent().expect("a folder")).expect("made");
+            symlink(root().canonicalize().expect("the root").join(file), here).expect("linked");
+        }
+        checkout
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Puts a program there. A process of its own writes it: one that another test starts would have a file of ours open for
+    /// a moment, and the kernel runs no program that is open for writing.
+    fn program(&self, name: &str, script: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$1\" && chmod 0755 \"$1\"";
+        let status = Command::new("sh").args(["-c", write, "sh"]).arg(path).arg(script).status();
+        assert!(status.expect("sh").success(), "{name}");
+    }
+
+    /// Runs a command of bash there: whether it went well, and what it said.
+    fn run(&self, command: &str) -> (bool, String) {
+        let path = env::var_os("PATH").expect("PATH");
+        let path = env::join_paths([self.path("bin")].into_iter().chain(env::split_paths(&path))).expect("a PATH");
+        let mut shell = Command::new("bash");
+        shell.args(["-c", command]).current_dir(self.path("")).env("PATH", path);
+        for variable in ["DOCKER", "DOCKER_HOST", "BALLAST_IMAGE"] {
+            shell.env_remove(variable);
+        }
+        said(&mut shell)
+    }
+}
+
+fn said(command: &mut Command) -> (bool, String) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).expect("UTF-8"))
+}
+
+/// The base that suits a system whose `os-release` says this.
+fn base_of(release: &Path) -> String {
+    let script = root().join("deploy/base-image.sh");
+    let (done, said) = said(Command::new("bash").arg(script).arg("--name").arg(release));
+    assert!(done, "{said}");
+    said.trim_end().to_owned()
+}
+
+#[test]
+fn the_base_of_an_image_is_of_the_release_that_its_programs_were_built_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let check = |release: &str, expected: &str| {
+        let file = folder.path().join("os-release");
+        fs::write(&file, release).expect("written");
+        assert_eq!(base_of(&file), expected, "{release}");
+    };
+    check("ID=debian\nVERSION_CODENAME=bookworm\n", "debian:bookworm-slim");
+    check("NAME=\"Debian GNU/Linux\"\nVERSION_CODENAME=trixie\nID=debian\n", "debian:trixie-slim");
+    check("ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n", "ubuntu:noble");
+    check("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\nVERSION_CODENAME=wilma\n", "debian:bookworm-slim");
+    check("ID=\"fedora\"\nVERSION_ID=42\n", "debian:bookworm-slim");
+    check("ID=debian\n", "debian:bookworm-slim");
+    assert_eq!(base_of(&folder.path().join("nowhere")), "debian:bookworm-slim");
+}
+
+/// An engine that has every image, and on whose images programs run unless there is a file `old`.
+const ENGINE: &str = "echo \"$*\" >>asked
+case $1 in
+run) [ ! -e old ] || { echo \"version 'GLIBC_2.38' not found\" >&2; exit 1; } ;;
+image) echo 1000000 ;;
+esac";
+
+/// A checkout in which everything is built, and that can make an image of it.
+fn built() -> Checkout {
+    let checkout = Checkout::with(&["deploy/image.sh", "deploy/base-image.sh", "Cargo.toml"]);
+    checkout.program("bin/docker", ENGINE);
+    checkout.program("bin/strip", "cp \"$3\" \"$2\"");
+    for program in ["ballastd", "ballastctl", "ballast-shop"] {
+        checkout.program(&format!("target/release/{program}"), &format!("# {program}"));
+    }
+    checkout
+}
+
+#[test]
+fn an_image_whose_programs_do_not_run_is_not_kept_and_says_what_to_do() {
+    let checkout = built();
+    let base = base_of(Path::new("/etc/os-release"));
+    let (done, said) = checkout.run("deploy/image.sh");
+    assert!(done && said.contains("ballast:local is 1 MB"), "{said}");
+    let asked = checkout.read("asked");
+    assert!(asked.contains(&format!("image inspect {base}\n")), "{asked}");
+    assert!(asked.contains(&format!(" --build-arg BASE={base} ")), "{asked}");
+    assert!(!asked.contains("image rm"), "{asked}");
+    fs::write(checkout.path("old"), "").expect("written");
+    let (done, said) = checkout.run("deploy/image.sh");
+    assert!(!done, "{said}");
+    for part in [&*base, "GLIBC_2.38", "docker build -f deploy/Dockerfile --target source -t ballast:local ."] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(checkout.read("asked").ends_with("image rm ballast:local\n"));
+}
