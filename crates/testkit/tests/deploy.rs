@@ -571,6 +571,31 @@ fn the_package_names_files_that_there_are_and_restarts_no_node() {
     assert!(rotation.contains("\n    maxsize 1G\n"));
 }
 
+/// Lines of a page's blocks.
+fn blocks(page: &str) -> impl Iterator<Item = &str> {
+    page.split("```").skip(1).step_by(2).flat_map(str::lines).map(str::trim)
+}
+
+/// A node could not read what root makes in its data directory, and could not make the directory itself.
+#[test]
+fn pages_make_nodes_as_the_user_that_runs_them() {
+    for (path, at_least) in [("README.md", 2), ("docs/install.md", 4), ("docs/operations.md", 3)] {
+        let page = read(path);
+        let makes = |line: &&str| line.contains("ballastd init") || line.contains("ballastd join");
+        let lines: Vec<_> = blocks(&page).filter(makes).collect();
+        assert!(lines.len() >= at_least, "{path}: only these lines were found: {lines:?}");
+        for line in lines {
+            assert!(line.contains("-u ballast "), "{path}: {line}");
+        }
+    }
+    let page = read("docs/operations.md");
+    let lines: Vec<_> = blocks(&page).collect();
+    let moved = lines.iter().position(|line| line.contains("mv /var/lib/ballast ")).expect("what was lost is kept");
+    let anew = "install -d -o ballast -g ballast -m 0700 /var/lib/ballast";
+    assert_eq!(lines.get(moved + 1), Some(&&*format!("# {anew}")));
+    assert!(read("deploy/debian/postinst").contains(&format!("    {anew}\n")), "the package makes it otherwise");
+}
+
 /// The part of a source file that is not its tests.
 fn source(path: &str) -> String {
     let text = read(path);
