@@ -492,12 +492,26 @@ async fn an_edit_is_applied_against_what_was_seen() {
     fake.stop().await;
 }
 
-#[tokio::test]
-async fn an_edit_that_is_refused_can_go_on_and_loses_nothing() {
+/// A node that finds every document wrong.
+fn refusing() -> Fake {
     let mistake = proto::Mistake { line: 1, column: 1, problem: "no".to_owned(), ..proto::Mistake::default() };
     let detail = proto::ErrorDetail { mistakes: vec![mistake], ..proto::ErrorDetail::default() };
     let refuse = Some(refusal(Code::InvalidArgument, "not right", &detail));
-    let fake = Fake::start(State { refuse, ..with_revision(3) });
+    Fake::start(State { refuse, ..with_revision(3) })
+}
+
+/// What `edit` kept; takes it away.
+fn kept(said: &Said) -> Vec<u8> {
+    let named = said.err.lines().find_map(|line| line.split("your text is kept in ").nth(1));
+    let file = Path::new(named.unwrap_or_else(|| panic!("it says where: {said:?}")));
+    let text = std::fs::read(file).expect("kept");
+    std::fs::remove_dir_all(file.parent().expect("a folder")).expect("cleaned");
+    text
+}
+
+#[tokio::test]
+async fn an_edit_that_is_refused_can_go_on_and_loses_nothing() {
+    let fake = refusing();
     let url = fake.url();
     let shell = Shell { editor: "echo more >>", input: "y\nn\n", interactive: true, ..Shell::default() };
     let said = shell.run(&["--server", &url, "edit"]).await;
@@ -506,10 +520,37 @@ async fn an_edit_that_is_refused_can_go_on_and_loses_nothing() {
         fake.state().applies.iter().map(|a| a.source.as_str()).collect::<Vec<_>>(),
         ["version: 1\nmore\n", "version: 1\nmore\nmore\n"]
     );
-    let kept =
-        said.err.lines().find_map(|line| line.split("your text is kept in ").nth(1)).expect("says where").to_owned();
-    assert_eq!(std::fs::read_to_string(&kept).expect("kept"), "version: 1\nmore\nmore\n");
-    std::fs::remove_dir_all(Path::new(&kept).parent().expect("a folder")).expect("cleaned");
+    assert_eq!(kept(&said), b"version: 1\nmore\nmore\n");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn an_editor_that_ends_badly_loses_nothing_that_it_saved() {
+    let fake = refusing();
+    let url = fake.url();
+    // Ends with 1 once it has been there before.
+    let editor = "sh -c 'echo more >>\"$1\"; test $(grep -c more \"$1\") = 1' editor";
+    let shell = Shell { editor, input: "y\n", interactive: true, ..Shell::default() };
+    let said = shell.run(&["--server", &url, "edit"]).await;
+    assert!(said.code == 1 && said.err.contains("nothing was applied"), "{said:?}");
+    assert_eq!(fake.state().applies.len(), 1);
+    assert_eq!(kept(&said), b"version: 1\nmore\nmore\n");
+    let said = Shell { editor: "false", ..shell }.run(&["--server", &url, "edit"]).await;
+    assert!(said.code == 1 && !said.err.contains("kept"), "there is nothing to keep: {said:?}");
+    fake.stop().await;
+}
+
+#[tokio::test]
+async fn a_text_that_is_not_utf8_is_told_so_and_kept() {
+    let fake = Fake::start(with_revision(3));
+    let url = fake.url();
+    let shell = Shell { editor: "printf 'caf\\351\\n' >>", input: "y\nn\n", interactive: true, ..Shell::default() };
+    let said = shell.run(&["--server", &url, "edit"]).await;
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(said.err.contains("line 2 of ") && said.err.contains(" is not UTF-8"), "{said:?}");
+    assert_eq!(said.err.matches("edit again?").count(), 2, "{said:?}");
+    assert!(fake.state().applies.is_empty());
+    assert_eq!(kept(&said), b"version: 1\ncaf\xe9\ncaf\xe9\n");
     fake.stop().await;
 }
 
