@@ -74,7 +74,7 @@ impl Target {
             global.server.clone()
         } else if !files.servers.is_empty() {
             files.servers.iter().map(|ServerText(server)| server.clone()).collect()
-        } else if local_socket.exists() {
+        } else if may_answer(local_socket.try_exists()) {
             vec![Server::Unix(local_socket.to_owned())]
         } else {
             let socket = local_socket.display();
@@ -93,9 +93,15 @@ impl Target {
     pub fn is_known(global: &Global, contexts: &Path, local_socket: &Path) -> bool {
         !global.server.is_empty()
             || global.context.is_some()
-            || local_socket.exists()
+            || may_answer(local_socket.try_exists())
             || Contexts::load(contexts).is_ok_and(|stored| stored.current.is_some())
     }
+}
+
+/// Whether a node may be behind a socket that was looked for. Only root may look into a node's `data_dir`, and whoever else
+/// connects is told so.
+fn may_answer(found: io::Result<bool>) -> bool {
+    found.unwrap_or_else(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// A connection to a node.
@@ -393,6 +399,15 @@ mod tests {
         let named = choose(&["--server", "https://c:1,https://d:1"]);
         assert_eq!(named.servers.len(), 2);
         assert_eq!(named.files.ca, Some("/a".into()), "the context's certificate is used for a named server");
+    }
+
+    #[test]
+    fn a_socket_that_only_root_may_look_for_is_asked() {
+        let check = |found: io::Result<bool>, expected: bool| assert_eq!(may_answer(found), expected);
+        check(Ok(true), true);
+        check(Ok(false), false);
+        check(Err(io::ErrorKind::PermissionDenied.into()), true);
+        check(Err(io::ErrorKind::NotADirectory.into()), false);
     }
 
     #[test]

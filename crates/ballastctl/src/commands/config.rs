@@ -61,7 +61,8 @@ pub(super) async fn validate(run: &mut Run<'_>, args: ValidateArgs) -> Done {
         run.screen.show(&ValidateView { valid: true, offline: true, mistakes: Vec::new() })?;
         return Ok(Exit::Done);
     }
-    let client = run.client().await?;
+    let offline = "or check the text with what this program knows: --offline";
+    let client = run.client().await.map_err(|failure| failure.remedy(offline))?;
     let request = ValidateRequest { source: source.text.clone() };
     let response = client.read(client.config().validate(client.request(request))).await?;
     let mut mistakes: Vec<_> = response.mistakes.iter().map(MistakeView::from).collect();
