@@ -31,7 +31,7 @@ fail() { say "$*" >&2; exit 1; }
 
 if ! "$docker" info >/dev/null 2>&1; then
     [ -z "${DOCKER_HOST:-}" ] || fail "no engine answers at DOCKER_HOST=$DOCKER_HOST"
-    [ "$(id -u)" -eq 0 ] || fail "Docker's engine does not answer; start it (systemctl start docker), or run this as root"
+    [ "$(id -u)" -eq 0 ] || fail "Docker's engine does not answer; run this as root or as one of the group docker, and start it (systemctl start docker)"
     fail "Docker's engine does not answer; start it (systemctl start docker)"
 fi
 if "$docker" image inspect "$tag" >/dev/null 2>&1; then

@@ -25,7 +25,7 @@ need_docker() {
     if docker compose version >/dev/null 2>&1; then compose_command=(docker compose); else compose_command=(docker-compose); fi
     docker info >/dev/null 2>&1 && return
     [ -z "${DOCKER_HOST:-}" ] || fail "no engine answers at DOCKER_HOST=$DOCKER_HOST"
-    [ "$(id -u)" -eq 0 ] || fail "Docker's engine does not answer; start it (systemctl start docker), or run this as root"
+    [ "$(id -u)" -eq 0 ] || fail "Docker's engine does not answer; run this as root or as one of the group docker, and start it (systemctl start docker)"
     if pgrep -x dockerd >/dev/null; then fail "dockerd runs and does not answer; look at its log"; fi
     command -v dockerd >/dev/null || fail "there is no engine here: install docker.io, or set DOCKER_HOST"
     engine_log=$(mktemp "${TMPDIR:-/tmp}/ballast-dockerd.XXXXXX")

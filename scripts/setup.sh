@@ -6,7 +6,8 @@ set -euo pipefail
 
 missing=()
 need() { # command-or-file package
-    command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || missing+=("$2")
+    # What administrators run is not in everybody's PATH.
+    command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] || missing+=("$2")
 }
 
 if [ "${1:-}" = compose ]; then

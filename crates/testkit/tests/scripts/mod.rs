@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::root;
+use super::{read, root};
 
 /// A checkout with some of our files, and with programs of its own that come first in PATH.
 struct Checkout(TempDir);
@@ -122,4 +122,29 @@ fn an_image_whose_programs_do_not_run_is_not_kept_and_says_what_to_do() {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(checkout.read("asked").ends_with("image rm ballast:local\n"));
+}
+
+/// A function of a script, from its name to its end.
+fn function(script: &str, name: &str) -> String {
+    let text = read(script);
+    let head = format!("{name}() {{");
+    let found = text.lines().skip_while(|line| !line.starts_with(&head));
+    let mut lines = Vec::new();
+    for line in found {
+        lines.push(line);
+        if line == "}" || (lines.len() == 1 && line.ends_with('}')) {
+            return lines.join("\n");
+        }
+    }
+    panic!("{script} has no {name}");
+}
+
+/// `chroot` is everywhere, and beside what administrators run.
+#[test]
+fn what_is_not_in_the_path_of_ordinary_users_is_not_missing() {
+    let checkout = Checkout::with(&[]);
+    let need = function("scripts/setup.sh", "need");
+    let missing = format!("{need}\nmissing=() PATH=/nonexistent\nneed chroot coreutils\nneed no-such-program nothing");
+    let (done, said) = checkout.run(&format!("{missing}\necho \"${{missing[*]}}\""));
+    assert!(done && said == "nothing\n", "{said}");
 }
