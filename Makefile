@@ -14,17 +14,23 @@ BIN := target/release
 # compiler and kept outside the checkout; delete the folder to build it anew.
 CACHE ?= $(or $(BALLAST_CACHE),$(if $(HOME),$(HOME)/.cache/ballast,/var/cache/ballast))
 ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
-ROCKSDB_DIR := $(CACHE)/rocksdb-$(ROCKSDB_VERSION)-$(shell uname -m)-$(shell c++ -dumpversion 2>/dev/null || echo cxx)
-export ROCKSDB_LIB_DIR := $(ROCKSDB_DIR)
+ROCKSDB_PREFIX := $(CACHE)/rocksdb-$(ROCKSDB_VERSION)-$(shell uname -m)
+# Asked anew for each target, since `packages` may install the compiler.
+ROCKSDB_DIR = $(ROCKSDB_PREFIX)-$(shell c++ -dumpversion 2>/dev/null || echo cxx)
+export ROCKSDB_LIB_DIR = $(ROCKSDB_DIR)
 export ROCKSDB_STATIC := 1
 
 .PHONY: help
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-.PHONY: setup
-setup: ## Install what building needs (Debian packages) and compile RocksDB once
+.PHONY: packages
+packages:
 	@scripts/setup.sh
+
+# A target of its own, because make reads all lines of one before it runs the first.
+.PHONY: setup
+setup: packages ## Install what building needs (Debian packages) and compile RocksDB once
 	@scripts/rocksdb.sh "$(ROCKSDB_DIR)"
 
 .PHONY: build

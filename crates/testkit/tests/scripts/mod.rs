@@ -148,3 +148,36 @@ fn what_is_not_in_the_path_of_ordinary_users_is_not_missing() {
     let (done, said) = checkout.run(&format!("{missing}\necho \"${{missing[*]}}\""));
     assert!(done && said == "nothing\n", "{said}");
 }
+
+/// Where PATH has a program.
+fn found(program: &str) -> PathBuf {
+    let path = env::var_os("PATH").expect("PATH");
+    let mut places = env::split_paths(&path).map(|folder| folder.join(program));
+    places.find(|place| place.is_file()).unwrap_or_else(|| panic!("there is no {program}"))
+}
+
+#[test]
+fn rocksdb_is_in_one_folder_whether_or_not_a_compiler_was_there_before() {
+    // Which folder it is made in, and which cargo is told of.
+    let folders = |there: bool| {
+        let checkout = Checkout::with(&["Makefile", "Cargo.lock"]);
+        let compiler = if there { "bin/c++" } else { "package/c++" };
+        checkout.program(compiler, "echo 12");
+        checkout.program("scripts/setup.sh", "[ -e bin/c++ ] || mv package/c++ bin/c++");
+        checkout.program("scripts/rocksdb.sh", "echo \"$1\" >>folders");
+        checkout.program("bin/cargo", "echo \"$ROCKSDB_LIB_DIR\" >>folders");
+        for program in ["mv", "sed", "uname"] {
+            symlink(found(program), checkout.path("bin").join(program)).expect("linked");
+        }
+        // Without the compiler of this machine, and without what a make around this test passes on.
+        let mut make = Command::new(found("make"));
+        make.arg("build").current_dir(checkout.path("")).env_clear().env("PATH", checkout.path("bin"));
+        let (done, said) = said(make.env("BALLAST_CACHE", "/cache"));
+        assert!(done, "{said}");
+        checkout.read("folders").lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let known = folders(true);
+    assert!(known[0].starts_with("/cache/rocksdb-") && known[0].ends_with("-12"), "{known:?}");
+    assert_eq!(known, [known[0].clone(), known[0].clone()]);
+    assert_eq!(folders(false), known);
+}
