@@ -12,13 +12,15 @@ docker=${DOCKER:-docker}
 base=$(deploy/base-image.sh --name)
 deploy/base-image.sh "$base"
 
-# Without debug information: a third of the size.
+# Without debug information: a third of the size. Each time, since what is there may be of another BIN; under another name
+# until it is whole, since who is interrupted leaves half of it.
 mkdir -p target/image
 for binary in ballastd ballastctl ballast-shop; do
     [ -x "$bin/$binary" ] || { echo "image: there is no $bin/$binary; run 'make build'" >&2; exit 1; }
-    [ "target/image/$binary" -nt "$bin/$binary" ] || strip -o "target/image/$binary" "$bin/$binary"
+    strip -o "target/image/$binary.part" "$bin/$binary"
     # Whatever the umask: the daemon does not run as root.
-    chmod 0755 "target/image/$binary"
+    chmod 0755 "target/image/$binary.part"
+    mv "target/image/$binary.part" "target/image/$binary"
 done
 
 # The builder that every engine has, so that it is the same with and without the buildx plugin.

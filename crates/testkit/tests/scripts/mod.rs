@@ -124,6 +124,20 @@ fn an_image_whose_programs_do_not_run_is_not_kept_and_says_what_to_do() {
     assert!(checkout.read("asked").ends_with("image rm ballast:local\n"));
 }
 
+#[test]
+fn an_image_has_whole_programs_of_the_folder_that_was_named() {
+    let checkout = built();
+    let taken = || checkout.read("target/image/ballastd");
+    // What an earlier run left there, interrupted or with another folder, is newer than what was built.
+    fs::create_dir_all(checkout.path("target/image")).expect("made");
+    fs::write(checkout.path("target/image/ballastd"), "half").expect("written");
+    assert!(checkout.run("deploy/image.sh").0);
+    assert_eq!(taken(), checkout.read("target/release/ballastd"));
+    checkout.program("bin/strip", "echo half >\"$2\"; exit 1");
+    assert!(!checkout.run("deploy/image.sh").0);
+    assert_eq!(taken(), checkout.read("target/release/ballastd"));
+}
+
 /// A function of a script, from its name to its end.
 fn function(script: &str, name: &str) -> String {
     let text = read(script);
