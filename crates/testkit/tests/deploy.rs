@@ -547,6 +547,25 @@ fn the_unit_is_told_ready_and_fed_and_gives_only_what_vips_need() {
 }
 
 #[test]
+fn pages_say_what_the_unit_needs_for_files_that_are_elsewhere() {
+    let unit = read("deploy/ballastd.service");
+    assert!(unit.contains("\nProtectSystem=strict\n"));
+    let page = read("docs/reference/ballastd.md");
+    let told = page.split("\n\n").find(|part| part.contains("`ReadWritePaths=`")).expect("a paragraph");
+    for key in ["data_dir", "log.access", "listen.socket", "sessions.socket"] {
+        assert!(told.contains(&format!("`{key}`")), "{key}");
+    }
+    for (made, below) in [("StateDirectory", "/var/lib"), ("LogsDirectory", "/var/log"), ("RuntimeDirectory", "/run")] {
+        assert!(unit.contains(&format!("\n{made}=ballast\n")), "{made}");
+        assert!(told.contains(&format!("`{below}/ballast`")), "{below}");
+    }
+    // Whoever looks for the words finds this first, and not a faulty disk.
+    let operations = read("docs/operations.md");
+    let row = operations.lines().find(|line| line.starts_with("| `Read-only file system` |")).expect("a row");
+    assert!(row.contains("`ReadWritePaths=`"), "{row}");
+}
+
+#[test]
 fn the_package_names_files_that_there_are_and_restarts_no_node() {
     let manifest = read("crates/ballastd/Cargo.toml");
     let (_, package) = manifest.split_once("[package.metadata.deb]").expect("a package");
