@@ -1,6 +1,9 @@
 #!/bin/sh
 # Applies the shop's document to a cluster that has none yet. One that has keeps what its operator made of it.
 set -eu
+# To the first process of a container a signal does nothing that it does not ask for.
+trap 'exit 143' TERM
+trap 'exit 130' INT
 admin=/var/lib/ballast-admin
 ctl() { ballastctl --server "$BALLAST_NODES" --ca "$admin/ca.pem" --cert "$admin/admin.pem" --cert-key "$admin/admin.key" "$@"; }
 

@@ -546,6 +546,19 @@ fn the_unit_is_told_ready_and_fed_and_gives_only_what_vips_need() {
     }
 }
 
+/// The kernel keeps signals without a handler from the first process of a container.
+#[test]
+fn what_begins_a_container_and_waits_can_be_told_to_end() {
+    for path in ["deploy/container/ballast-node", "deploy/compose/setup.sh"] {
+        let script = read(path);
+        let (before, _) = script.split_once("until ").unwrap_or_else(|| panic!("{path} waits for nothing"));
+        for signal in ["TERM", "INT"] {
+            let handled = |line: &str| line.starts_with("trap 'exit ") && line.ends_with(&format!("' {signal}"));
+            assert!(before.lines().any(handled), "{path} does not end by SIG{signal}");
+        }
+    }
+}
+
 #[test]
 fn pages_say_what_the_unit_needs_for_files_that_are_elsewhere() {
     let unit = read("deploy/ballastd.service");
