@@ -541,6 +541,12 @@ fn the_unit_is_told_ready_and_fed_and_gives_only_what_vips_need() {
     assert!(values("WatchdogSec").len() == 1 && values("StateDirectory") == ["ballast"]);
     // No fault that passes may use up its starts: nobody is there to start a site that lost its power.
     assert_eq!((values("Restart"), values("StartLimitIntervalSec")), (vec!["on-failure"], vec!["0"]));
+    // systemd warns of folders whose mode is another than the unit says.
+    let package = read("deploy/debian/postinst");
+    for (directory, folder) in [("State", "/var/lib"), ("Logs", "/var/log"), ("Configuration", "/etc")] {
+        let mode = values(&format!("{directory}DirectoryMode")).concat();
+        assert!(package.contains(&format!(" -m {mode} {folder}/ballast\n")), "{folder}: {mode:?}");
+    }
     for line in unit.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])) {
         assert!(line.split_once('=').is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_alphanumeric())), "{line}");
     }
