@@ -195,3 +195,26 @@ fn rocksdb_is_in_one_folder_whether_or_not_a_compiler_was_there_before() {
     assert_eq!(known, [known[0].clone(), known[0].clone()]);
     assert_eq!(folders(false), known);
 }
+
+#[test]
+fn a_purge_empties_what_it_may_not_remove() {
+    let checkout = Checkout::with(&[]);
+    let folders = ["/var/lib/ballast", "/var/log/ballast", "/etc/ballast"];
+    let mut script = read("deploy/debian/postrm");
+    for folder in folders {
+        let here = checkout.path(&folder[1..]);
+        fs::create_dir_all(here.join("log/.hidden")).expect("made");
+        fs::write(here.join("node.json"), "").expect("written");
+        script = script.replace(folder, here.to_str().expect("UTF-8"));
+    }
+    // Folders of this machine are not purged by a test.
+    let elsewhere = |word: &&str| word.starts_with('/') && !Path::new(word).starts_with(checkout.path(""));
+    assert_eq!(script.split([' ', '"', '\n']).find(elsewhere), None);
+    checkout.program("bin/mountpoint", "case $2 in */var/lib/ballast) ;; *) exit 1 ;; esac");
+    fs::write(checkout.path("postrm"), script).expect("written");
+    let (done, said) = checkout.run("sh postrm purge");
+    assert!(done && said.is_empty(), "{said}");
+    let [data, others @ ..] = folders.map(|folder| checkout.path(&folder[1..]));
+    assert_eq!(fs::read_dir(data).expect("it is there").count(), 0);
+    assert!(others.iter().all(|folder| !folder.exists()));
+}
