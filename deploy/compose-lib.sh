@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export COMPOSE_PROJECT_NAME=${1:?name of the project}
 export COMPOSE_IGNORE_ORPHANS=1 BALLAST_EVERY_MS=${BALLAST_EVERY_MS:-10}
 nodes=(node-1 node-2 node-3)
-engine= engine_log= engine_rules= came_up= heard=
+engine= engine_log= engine_chains= came_up= heard=
 compose_files=(-f docker-compose.yml ${BALLAST_COMPOSE_OVERRIDE:+-f "$BALLAST_COMPOSE_OVERRIDE"})
 
 exec 3>&1 4>&2
@@ -32,13 +32,7 @@ need_docker() {
     detail "the engine does not run; it is started for as long as this takes"
     # The cluster talks to itself alone, so the engine needs no bridge of its own and forwards nothing; what it puts into
     # iptables is taken out again. A session of its own, so that Ctrl-C does not reach it before its containers are gone.
-    engine_rules=$(mktemp "${TMPDIR:-/tmp}/ballast-iptables.XXXXXX")
-    iptables-save >"$engine_rules"
-    # A table that is not there yet is told nothing of, and would keep what the engine puts into it.
-    grep -q '^\*nat' "$engine_rules" ||
-        printf '*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\nCOMMIT\n' >>"$engine_rules"
-    grep -q '^\*filter' "$engine_rules" ||
-        printf '*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n' >>"$engine_rules"
+    engine_chains=$(iptables-save | grep -c '^:DOCKER' || true)
     setsid dockerd --bridge=none --ip-forward=false --userland-proxy=false >"$engine_log" 2>&1 &
     engine=$!
     for _ in $(seq 60); do
@@ -50,14 +44,21 @@ need_docker() {
     fail "Docker's engine does not start here"
 }
 
+# Takes the engine's chains out of iptables, what leads there, and what is about bridges of its networks. What others put
+# there stays, meanwhile too.
+remove_chains() {
+    iptables-save | grep -vE '^:DOCKER|^-A DOCKER| -j DOCKER| br-[0-9a-f]{12}( |$)' | iptables-restore
+}
+
 stop_engine() {
     [ -n "$engine" ] || return 0
     kill "$engine" 2>/dev/null || true
     for _ in $(seq 60); do kill -0 "$engine" 2>/dev/null || break; sleep 0.5; done
     wait "$engine" 2>/dev/null || true
-    iptables-restore <"$engine_rules" || true
+    # An engine that ran here before left its chains for the next one.
+    [ "$engine_chains" -gt 0 ] || remove_chains || true
     umount /run/docker/netns/default 2>/dev/null || true
-    rm -f "$engine_log" "$engine_rules"
+    rm -f "$engine_log"
 }
 
 # --- the project ---

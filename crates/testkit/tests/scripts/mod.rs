@@ -218,3 +218,44 @@ fn a_purge_empties_what_it_may_not_remove() {
     assert_eq!(fs::read_dir(data).expect("it is there").count(), 0);
     assert!(others.iter().all(|folder| !folder.exists()));
 }
+
+#[test]
+fn what_others_put_into_iptables_meanwhile_outlives_the_engine() {
+    let checkout = Checkout::with(&[]);
+    let ours = "*nat
+:PREROUTING ACCEPT [12:720]
+:DOCKER - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 10.9.0.0/16 -j MASQUERADE
+-A DOCKER -i br-1 -j RETURN
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+:guests - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -i br-0123456789ab ! -o br-0123456789ab -j ACCEPT
+-A FORWARD -i eth1 -j guests
+-A FORWARD -i br-lan -j guests
+-A DOCKER-USER -j RETURN
+-A guests -p tcp --dport 22 -m comment --comment \"not DOCKER\" -j DROP
+COMMIT";
+    checkout.program("bin/iptables-save", &format!("cat <<'END'\n{ours}\nEND"));
+    checkout.program("bin/iptables-restore", "cat >restored");
+    let remove = function("deploy/compose-lib.sh", "remove_chains");
+    let (done, said) = checkout.run(&format!("{remove}\nremove_chains"));
+    assert!(done, "{said}");
+    let kept = "*nat
+:PREROUTING ACCEPT [12:720]
+-A POSTROUTING -s 10.9.0.0/16 -j MASQUERADE
+COMMIT
+*filter
+:FORWARD DROP [0:0]
+:guests - [0:0]
+-A FORWARD -i eth1 -j guests
+-A FORWARD -i br-lan -j guests
+-A guests -p tcp --dport 22 -m comment --comment \"not DOCKER\" -j DROP
+COMMIT
+";
+    assert_eq!(checkout.read("restored"), kept);
+}
