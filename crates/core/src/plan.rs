@@ -183,8 +183,9 @@ pub struct BackendPlan {
     pub admin: AdminState,
     /// What the cluster's checks say.
     pub verdict: Verdict,
-    /// Log time in milliseconds at which `verdict` last changed; the start of a slow start.
-    pub verdict_since_ms: u64,
+    /// Log time in milliseconds since when it serves, if it does: since it came back, or came at all. The start of a slow
+    /// start; zero where there is none.
+    pub serves_since_ms: u64,
     /// Connections this node may have open to it; zero means no limit.
     pub connections_max: u32,
 }

@@ -47,7 +47,7 @@ fn service(balance: Balance) -> ServicePlan {
         backup: id > 8,
         admin: AdminState::Ready,
         verdict: if id == 3 { Verdict::Down } else { Verdict::Up },
-        verdict_since_ms: 500,
+        serves_since_ms: 500,
         connections_max: 100,
     };
     ServicePlan {

@@ -105,7 +105,7 @@ fn plan(listen: SocketAddr, backend: SocketAddr, table: bool) -> Plan {
             backup: false,
             admin: AdminState::Ready,
             verdict: Verdict::Up,
-            verdict_since_ms: 0,
+            serves_since_ms: 0,
             connections_max: 0,
         }],
         fallback: None,

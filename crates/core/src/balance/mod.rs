@@ -186,7 +186,7 @@ impl Balancer {
                 continue;
             }
             let weight = if weighted { u64::from(backend.weight) } else { 1 };
-            slot.weight = warmed_up(weight * UNIT, plan.slow_start_ms, backend.verdict_since_ms, ask.now_ms);
+            slot.weight = warmed_up(weight * UNIT, plan.slow_start_ms, backend.serves_since_ms, ask.now_ms);
             if load.refuses(index) {
                 refusing = true;
             } else {
@@ -356,8 +356,8 @@ impl Census {
     }
 }
 
-/// The weight of a backend that came back, growing evenly to its full weight. A backend whose
-/// verdict never changed (`since_ms` zero) has it at once.
+/// The weight of a backend that serves since `since_ms`, growing evenly to its full weight. With zero
+/// it has it at once.
 fn warmed_up(weight: u64, slow_start_ms: u64, since_ms: u64, now_ms: u64) -> u64 {
     let elapsed = now_ms.saturating_sub(since_ms);
     if since_ms == 0 || elapsed >= slow_start_ms {

@@ -13,7 +13,7 @@ fn backend(id: u32, weight: u32) -> BackendPlan {
         backup: false,
         admin: AdminState::Ready,
         verdict: Verdict::Up,
-        verdict_since_ms: 0,
+        serves_since_ms: 0,
         connections_max: 0,
     }
 }
@@ -284,7 +284,7 @@ fn a_backend_at_its_limit_is_waited_for_where_the_others_refuse() {
 fn a_returning_backend_is_warmed_up() {
     let mut plan = weights(Balance::WeightedRoundRobin, &[100, 100]);
     plan.slow_start_ms = 10_000;
-    plan.backends[1].verdict_since_ms = 1_000_000;
+    plan.backends[1].serves_since_ms = 1_000_000;
     let share = |now_ms: u64| {
         let mut balancer = Balancer::new(1);
         let picks = (0..1000).filter(|_| balancer.pick(&plan, &[][..], &Ask { now_ms, ..ask(0) }) == Pick::Backend(1));

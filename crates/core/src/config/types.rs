@@ -171,7 +171,8 @@ pub struct Service {
     /// How long a request may wait for a backend at its `connections_max`. Zero refuses at once.
     #[serde(default = "default_queue_timeout")]
     pub queue_timeout: Span,
-    /// How long a backend that came back takes to reach its full weight. Zero means at once.
+    /// How long a backend takes to reach its full weight once it is up again, or made ready again by an operator; the same for
+    /// one with checks that is new or at another address. Zero means at once.
     #[serde(default = "default_slow_start")]
     pub slow_start: Span,
     /// Below this percentage of primaries up, health is ignored and all of them are used; with none up, backups that are

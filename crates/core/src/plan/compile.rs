@@ -1,14 +1,18 @@
 //! From agreed state to the plan of one node. Pure: the same state makes the same plan.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{BackendPlan, Bind, FarmPlan, ListenerPlan, Plan, ServicePlan};
 use crate::{
     config::{Document, Farm, Listener, Service},
-    ids::{BackendId, FarmId, NodeId, ServiceId, VipId},
+    ids::{BackendId, FarmId, LogIndex, NodeId, ServiceId, VipId},
     plan::AdminState,
     state::{FarmNumbers, Node, NodeAdmin, NodeRole, State},
+    time::LogTime,
 };
+
+/// When operators made backends ready.
+type MadeReady = BTreeMap<BackendId, LogTime>;
 
 /// The plan of `node`. A node that is no member (yet, or any more) and a witness serve nothing.
 /// Right until [`State::plan_version`] moves on.
@@ -37,11 +41,26 @@ pub fn compile(state: &State, node: NodeId, generation: u64) -> Plan {
 
 fn farms(state: &State, document: &Document, node: &Node) -> Vec<Arc<FarmPlan>> {
     let numbers = state.numbers();
+    let made_ready = made_ready(state, document);
     let farms = document.farms.iter().zip(&numbers.farms);
-    farms.map(|(config, numbers)| Arc::new(farm(state, document, node, config, numbers))).collect()
+    farms.map(|(config, numbers)| Arc::new(farm(state, document, node, config, numbers, &made_ready))).collect()
 }
 
-fn farm(state: &State, document: &Document, node: &Node, config: &Farm, numbers: &FarmNumbers) -> FarmPlan {
+/// As far back as a slow start may still count from it.
+fn made_ready(state: &State, document: &Document) -> MadeReady {
+    let services = document.farms.iter().flat_map(|farm| &farm.services);
+    let longest_ms = services.map(|service| service.slow_start.as_millis()).max().unwrap_or(0);
+    state.made_ready(LogTime::from_millis(state.log_time().as_millis().saturating_sub(longest_ms)))
+}
+
+fn farm(
+    state: &State,
+    document: &Document,
+    node: &Node,
+    config: &Farm,
+    numbers: &FarmNumbers,
+    made_ready: &MadeReady,
+) -> FarmPlan {
     let here = config.listeners.iter().filter(|listener| node.info.carries(&listener.nodes));
     let services = config.services.iter().zip(&numbers.services);
     FarmPlan {
@@ -49,7 +68,7 @@ fn farm(state: &State, document: &Document, node: &Node, config: &Farm, numbers:
         name: config.name.as_str().into(),
         listeners: here.filter_map(|config| listener(state, document, config)).collect(),
         services: services
-            .map(|(config, (id, backends))| Arc::new(service(state, numbers.id, *id, config, backends)))
+            .map(|(config, (id, backends))| Arc::new(service(state, numbers.id, *id, config, backends, made_ready)))
             .collect(),
         limits: config.limits.clone(),
         timeouts: config.timeouts.clone(),
@@ -73,9 +92,22 @@ fn listener(state: &State, document: &Document, config: &Listener) -> Option<Lis
     Some(ListenerPlan { name: config.name.as_str().into(), bind, port: config.port, protocol: config.protocol })
 }
 
-fn service(state: &State, farm: FarmId, id: ServiceId, config: &Service, backends: &[BackendId]) -> ServicePlan {
+fn service(
+    state: &State,
+    farm: FarmId,
+    id: ServiceId,
+    config: &Service,
+    backends: &[BackendId],
+    made_ready: &MadeReady,
+) -> ServicePlan {
+    let slow_start_ms = config.slow_start.as_millis();
+    let checked = config.health.is_some();
     let backends = config.backends.iter().zip(backends).map(|(config, id)| {
         let wish = state.backend_wish(*id);
+        let since = match slow_start_ms {
+            0 => None,
+            _ => serves_since(state, *id, checked).max(made_ready.get(id).copied()),
+        };
         BackendPlan {
             id: *id,
             name: config.name.as_str().into(),
@@ -84,7 +116,7 @@ fn service(state: &State, farm: FarmId, id: ServiceId, config: &Service, backend
             backup: config.backup,
             admin: wish.map_or(AdminState::Ready, |wish| wish.admin),
             verdict: state.verdict(*id),
-            verdict_since_ms: state.standing(*id).map_or(0, |standing| standing.since.as_millis()),
+            serves_since_ms: since.map_or(0, LogTime::as_millis),
             connections_max: config.connections_max,
         }
     });
@@ -100,9 +132,22 @@ fn service(state: &State, farm: FarmId, id: ServiceId, config: &Service, backend
         fallback: config.fallback.clone().map(Arc::new),
         retries_max: config.retries_max,
         queue_timeout_ms: config.queue_timeout.as_millis(),
-        slow_start_ms: config.slow_start.as_millis(),
+        slow_start_ms,
         panic_threshold_percent: config.panic_threshold_percent,
         redispatch: config.redispatch,
+    }
+}
+
+/// Since when a backend serves, by its checks. Before the first verdict it counts as up, so it serves since the document that
+/// it came with, or that gave it its address: a verdict of up begins nothing anew then.
+fn serves_since(state: &State, id: BackendId, checked: bool) -> Option<LogTime> {
+    let document_at = |by: LogIndex| state.revisions().find(|record| record.index <= by).map(|record| record.at);
+    match state.standing(id) {
+        Some(standing) if standing.was_down() => Some(standing.since),
+        // A revision that is not kept any more is old.
+        Some(standing) if standing.index > LogIndex::default() => document_at(standing.index).or(Some(standing.since)),
+        _ if checked => document_at(state.applied()),
+        _ => None,
     }
 }
 
@@ -110,6 +155,7 @@ fn service(state: &State, farm: FarmId, id: ServiceId, config: &Service, backend
 mod tests {
     use super::*;
     use crate::{
+        balance::{Ask, Balancer, HashKey, Pick},
         config::Protocol,
         plan::Verdict,
         state::{Command, NodeInfo, tests::Scenario, tests::author},
@@ -121,7 +167,7 @@ mod tests {
         format!(
             r#"{{"version":1,"vips":[{{"name":"v1","addresses":["127.0.0.9"]}},{{"name":"v2","addresses":["127.0.0.10"]}}],
             "farms":[{{"name":"shop","listeners":[{listeners}],"services":[
-            {{"name":"api","match":{{"path_prefix":"/api"}},"retries_max":5,
+            {{"name":"api","match":{{"path_prefix":"/api"}},"retries_max":5,"slow_start":"30s",
               "backends":[{{"name":"a","address":"127.0.0.1:9001"}},{{"name":"b","address":"127.0.0.1:9002","weight":7}}],"health":{{}}}},
             {{"name":"web","backends":[{{"name":"a","address":"127.0.0.1:9003","backup":true}}]}}]}}]}}"#
         )
@@ -158,7 +204,7 @@ mod tests {
                         b.weight,
                         b.admin,
                         b.verdict,
-                        b.verdict_since_ms,
+                        b.serves_since_ms,
                         b.backup,
                         b.eligibility().takes_new(false),
                         b.eligibility().must_leave(false).is_none()
@@ -184,7 +230,7 @@ f1 shop
   listener all 0.0.0.0 port 81
   s1 api Some(\"/api\") retries 5
     b1 a 127.0.0.1:9001 weight 100 Ready Down since 1000000000000 backup false new false bound false
-    b2 b 127.0.0.1:9002 weight 3 Drain Unknown since 0 backup false new false bound true
+    b2 b 127.0.0.1:9002 weight 3 Drain Unknown since 1000000000000 backup false new false bound true
   s2 web None retries 2
     b3 a 127.0.0.1:9003 weight 100 Ready Unknown since 0 backup true new true bound true
 ";
@@ -194,6 +240,56 @@ f1 shop
         assert_eq!((plan.cookie_keys.len(), *plan.table_secret), (1, [9; 16]));
         assert_eq!(plan.newest_backend, BackendId::new(3));
         assert_eq!(plan, compile(&s.state, FIRST, 7));
+    }
+
+    #[test]
+    fn a_slow_start_counts_from_when_a_backend_serves_again() {
+        let listener = r#"{"name":"all","address":"0.0.0.0","port":81}"#;
+        let mut s = scenario(listener);
+        let began_ms = s.now.as_millis();
+        let a = s.state.backend_id("shop/api/a").expect("configured");
+        let since = |s: &Scenario| {
+            let plan = compile(&s.state, FIRST, 1);
+            plan.farms[0].services[0].backends[0].serves_since_ms - began_ms
+        };
+        let find = |s: &mut Scenario, verdict| {
+            s.run(Command::ReportHealth { node: FIRST, backend: a, verdict, detail: String::new() });
+        };
+        let set = |s: &mut Scenario, admin, weight| {
+            s.run(Command::SetBackend { backend: a, admin, weight, author: author(), expect: None });
+        };
+        s.wait(4_000);
+        find(&mut s, Verdict::Up);
+        assert_eq!(since(&s), 0, "it served before anybody had looked");
+        s.wait(60_000);
+        find(&mut s, Verdict::Down);
+        s.wait(1_000);
+        find(&mut s, Verdict::Up);
+        assert_eq!(since(&s), 65_000);
+
+        set(&mut s, Some(AdminState::Maintenance), None);
+        s.wait(35_000);
+        set(&mut s, Some(AdminState::Ready), None);
+        assert_eq!(since(&s), 100_000, "its checks were passed all the while");
+        let plan = compile(&s.state, FIRST, 1);
+        let ask = Ask { key: HashKey::default(), exclude: &[], now_ms: s.now.as_millis() };
+        let mut balancer = Balancer::new(1);
+        let mut pick = || balancer.pick(&plan.farms[0].services[0], &[][..], &ask);
+        assert!((0..100).filter(|_| pick() == Pick::Backend(0)).count() <= 1);
+        s.wait(1_000);
+        set(&mut s, None, Some(Some(50)));
+        assert_eq!(since(&s), 100_000, "another weight is no return");
+        assert_eq!(compile(&s.reread(), FIRST, 1), compile(&s.state, FIRST, 1));
+
+        s.wait(9_000);
+        let moved = document(listener).replace("127.0.0.1:9001", "127.0.0.1:9004");
+        s.apply(moved.clone());
+        assert_eq!(since(&s), 110_000, "it is as new at another address");
+        s.wait(4_000);
+        find(&mut s, Verdict::Up);
+        assert_eq!(since(&s), 110_000, "it goes on from where it was");
+        s.apply(moved.replace(r#""weight":7"#, r#""weight":8"#));
+        assert_eq!(since(&s), 110_000, "what was changed of others is nothing to it");
     }
 
     #[test]

@@ -65,6 +65,11 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether it ever went down.
+    pub(crate) fn was_down(&self) -> bool {
+        !self.downs.is_empty()
+    }
+
     fn hold(&self, now: LogTime) -> Option<LogTime> {
         let last = self.downs.back()?;
         let flapping = self.downs.len() >= FLAP_DOWNS && now.millis_since(self.downs[0]) <= FLAP_WINDOW_MS;

@@ -19,6 +19,10 @@ use crate::{
 /// The document's own bound.
 const WEIGHT_MAX: u32 = 1000;
 
+/// What an event says of a backend that was made ready. Its words are part of the replicated state, so they stay as they
+/// are; names have no spaces.
+const MADE_READY: &str = " to ready";
+
 /// What an operator wants of one backend, and the entry that last changed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +86,20 @@ impl State {
     /// Id of a backend (`farm/service/backend`) that is or was configured.
     pub fn backend_id(&self, name: &str) -> Option<BackendId> {
         self.parts.registry.backend(name)
+    }
+
+    /// The backends that operators made ready again since `from`, and when last, as far back as the history goes. A wish does
+    /// not tell it: a change of the weight alone has a time too.
+    pub(crate) fn made_ready(&self, from: LogTime) -> BTreeMap<BackendId, LogTime> {
+        let mut made_ready = BTreeMap::new();
+        for event in self.events().take_while(|event| event.at >= from) {
+            if let (EventKind::BackendSet, Subject::Backend(id)) = (event.kind, event.subject)
+                && event.what.contains(MADE_READY)
+            {
+                made_ready.entry(id).or_insert(event.at);
+            }
+        }
+        made_ready
     }
 
     pub(super) fn set_backend(

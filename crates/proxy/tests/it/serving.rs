@@ -1041,7 +1041,7 @@ fn a_backend_that_came_back_warms_up_by_log_time() {
     let site = Site::of(&[&b1, &b2], |_, service| {
         service.balance = Balance::WeightedRoundRobin;
         service.slow_start_ms = 60_000;
-        service.backends[1].verdict_since_ms = 1_000_000;
+        service.backends[1].serves_since_ms = 1_000_000;
     });
     let share = || (0..20).filter(|_| site.get(GET).text() == "b2").count();
     // Log time is years behind this machine's clock.

@@ -181,7 +181,7 @@ pub fn backend(id: u32, address: SocketAddr) -> BackendPlan {
         backup: false,
         admin: AdminState::Ready,
         verdict: Verdict::Up,
-        verdict_since_ms: 0,
+        serves_since_ms: 0,
         connections_max: 0,
     }
 }
