@@ -216,7 +216,7 @@ impl State {
         let what = format!("configuration revision {revision}");
         self.record(at, &command.author, Said::new(EventKind::ConfigApplied, Subject::Config, what));
         self.sessions.configure(self.document().map(|document| &**document));
-        self.forget_outdated_reports(before.as_deref());
+        self.forget_outdated_reports(before.as_deref(), &numbers);
         self.plan_changed();
         outcome
     }

@@ -8,7 +8,10 @@
 //!
 //! Not here: probing, rise and fall, and the rule itself ([`crate::health`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +19,7 @@ use super::{
     At, Outcome, State,
     events::{EventKind, Said, Subject},
     members::{no_node, not_found},
+    registry::Numbers,
 };
 use crate::{
     config::{Document, VerdictPolicy},
@@ -180,31 +184,13 @@ impl State {
         Outcome::Done
     }
 
-    /// Drops findings about backends that are gone, are not checked any more, or are elsewhere now.
-    pub(super) fn forget_outdated_reports(&mut self, before: Option<&Document>) {
-        let address = |document: Option<&Document>, name: &str| {
-            let mut names = name.split('/');
-            let farm = names.next()?;
-            let service = names.next()?;
-            let backend = names.next()?;
-            let farm = document?.farms.iter().find(|f| f.name == farm)?;
-            let service = farm.services.iter().find(|s| s.name == service)?;
-            let health = service.health.as_ref()?;
-            let backend = service.backends.iter().find(|b| b.name == backend)?;
-            Some((backend.address, health.port))
-        };
-        let now = self.document().map(|document| &**document);
-        let health = &self.parts.health;
-        let outdated: Vec<_> = health
-            .reports
-            .keys()
-            .copied()
-            .filter(|id| {
-                let name = self.backend_name(*id).unwrap_or_default();
-                let current = address(now, name);
-                current.is_none() || current != address(before, name)
-            })
-            .collect();
+    /// Drops findings about backends that are gone, are not checked any more, or are elsewhere now. `numbers` are those of the
+    /// document in force; the roster still has those of the one before.
+    pub(super) fn forget_outdated_reports(&mut self, before: Option<&Document>, numbers: &Numbers) {
+        let then = checked_at(before, &self.roster.numbers);
+        let now = checked_at(self.document().map(|document| &**document), numbers);
+        let is_outdated = |id: &BackendId| now.get(id).is_none_or(|at| then.get(id) != Some(at));
+        let outdated: Vec<_> = self.parts.health.reports.keys().copied().filter(is_outdated).collect();
         if !outdated.is_empty() {
             let health = self.parts.health.edit();
             for id in outdated {
@@ -262,6 +248,18 @@ impl State {
         self.record(at, &author, said);
         self.verdicts_changed();
     }
+}
+
+/// Where the backends are that a document has checked, and on which port they are checked if not on their own.
+fn checked_at(document: Option<&Document>, numbers: &Numbers) -> BTreeMap<BackendId, (SocketAddr, Option<u16>)> {
+    let farms = document.map_or(&[][..], |document| &document.farms).iter().zip(&numbers.farms);
+    let mut checked = BTreeMap::new();
+    for (service, (_, ids)) in farms.flat_map(|(farm, numbers)| farm.services.iter().zip(&numbers.services)) {
+        let Some(health) = &service.health else { continue };
+        let backends = ids.iter().zip(&service.backends);
+        checked.extend(backends.map(|(id, backend)| (*id, (backend.address, health.port))));
+    }
+    checked
 }
 
 pub(crate) const fn verdict_word(verdict: Verdict) -> &'static str {

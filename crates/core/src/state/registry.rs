@@ -10,6 +10,12 @@ use crate::{
     persistence::BACKEND_MAX,
 };
 
+#[cfg(test)]
+thread_local! {
+    /// Times that all backends were gone through for the name of one.
+    pub(super) static SEARCHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Numbers by full name: `farm`, `farm/service`, `farm/service/backend`, `vip`. A name that is
 /// configured away keeps its number, so that bindings and operator state are there when it returns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +78,8 @@ impl Registry {
 
     /// The full name of a backend, also of one that was configured away. Slow: for explanations.
     pub(crate) fn backend_name(&self, id: BackendId) -> Option<&str> {
+        #[cfg(test)]
+        SEARCHES.set(SEARCHES.get() + 1);
         self.backends.iter().find(|(_, has)| **has == id).map(|(name, _)| name.as_str())
     }
 

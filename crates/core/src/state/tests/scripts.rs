@@ -517,6 +517,32 @@ fn a_new_address_is_not_judged_by_findings_about_the_old() {
 }
 
 #[test]
+fn a_document_is_applied_without_a_search_for_each_backend_that_was_reported() {
+    let searches = || crate::state::registry::SEARCHES.get();
+    let names: Vec<_> = (0..1000).map(|n| format!("b{n}")).collect();
+    let mut names: Vec<_> = names.iter().map(String::as_str).collect();
+    let last = BackendId::new(1000);
+    let mut s = Scenario::founded();
+    s.apply(document(&names, ""));
+    together(&mut s, (1..=1000).map(|id| report(1, BackendId::new(id), Verdict::Up)).collect());
+    let before = searches();
+    names[0] = "b0:7";
+    s.apply(document(&names, ""));
+    assert_eq!(s.state.verdict(last), Verdict::Up);
+    // Findings are about the backend that has the name, wherever the document has it.
+    let first = r#""farms":[{"name":"first","listeners":[],"services":[{"name":"web","health":{},
+        "backends":[{"name":"b999","address":"127.0.0.1:1"}]}]},"#;
+    s.apply(document(&names, "").replace(r#""farms":["#, first));
+    assert_eq!((s.state.verdict(last), s.state.verdict(BackendId::new(1001))), (Verdict::Up, Verdict::Unknown));
+    names.swap(1, 999);
+    s.apply(document(&names, ""));
+    assert_eq!((s.state.verdict(last), s.state.verdict(C)), (Verdict::Unknown, Verdict::Up));
+    s.apply(document(&names, "").replace(r#""health":{},"#, ""));
+    assert_eq!((s.state.verdict(C), s.state.reports(C).count()), (Verdict::Unknown, 0));
+    assert_eq!(searches(), before);
+}
+
+#[test]
 fn vip_records_are_taken_in_the_order_of_epochs() {
     let mut s = Scenario::shop();
     let vip = s.state.vip_id("v").expect("configured");
