@@ -1143,6 +1143,38 @@ fn the_last_backend_is_asked_again_after_a_moment() {
 }
 
 #[test]
+fn a_retry_that_waited_in_line_is_still_to_be_made_when_the_line_is_left() {
+    let ((open, b2), dead) = (gated(), Backend::nowhere());
+    let with = |backends| {
+        let mut app = service(backends);
+        (app.retries_max, app.queue_timeout_ms) = (1, 3_600_000);
+        let mut shop = farm(vec![app]);
+        short(&mut shop.timeouts.connect);
+        plan(vec![shop])
+    };
+    let mut limited = backend(2, b2.address);
+    limited.connections_max = 1;
+    let site = Site::with(with(vec![limited.clone()]), 1);
+    let (mut held, mut waits) = (site.client(), site.client());
+    held.send(GET);
+    eventually("the first request", || (b2.requests().len() == 1).then_some(()));
+    site.world.publish(with(vec![backend(1, dead.address), limited.clone()]));
+    waits.send(GET);
+    eventually("the line", || (site.proxy.stats().services[&SERVICE].queued == 1).then_some(()));
+    let back = dead.appears("back");
+    limited.verdict = Verdict::Down;
+    site.world.publish(with(vec![backend(1, back.address), limited]));
+    site.proxy.plan_changed();
+    assert_eq!(waits.response().text(), "back");
+    assert_eq!(site.line(0)["retries"], 1);
+    let stats = site.proxy.stats();
+    assert_eq!(stats.backends[&BackendId::new(1)].connect_failures_total, 1);
+    assert_eq!(stats.services[&SERVICE].retries_total, 1);
+    open.send(()).unwrap();
+    assert_eq!(held.response().text(), "ok");
+}
+
+#[test]
 fn a_retry_is_counted_when_an_attempt_follows() {
     let dead = Backend::nowhere();
     let site = Site::of(&[&dead], |farm, service| {

@@ -55,7 +55,7 @@ pub(super) async fn attempts(
         let choice = match choice {
             Ok(choice) => choice,
             // All were tried, and one more attempt is allowed: one of them may be back in a moment.
-            Err(Ending::ConnectFailed) if retrying && !tried.is_empty() => {
+            Err(Ending::ConnectFailed) if !tried.is_empty() && trail.may_repeat(&service) => {
                 let may = asked_all || may_ask_again(&service);
                 let paused = if may { pause(client, &farm).await } else { Err(Ending::ConnectFailed) };
                 if let Err(ending) = paused {
@@ -67,10 +67,8 @@ pub(super) async fn attempts(
             }
             Err(ending) => return fail(client, &farm, &service, job, trail, ending).await,
         };
-        if std::mem::take(&mut retrying) {
-            trail.retries += 1;
-            service.state.counters.retries_total.up();
-        }
+        let retried = std::mem::take(&mut retrying);
+        trail.retries += u32::from(retried);
         (trail.service, trail.at) = (Some(service.clone()), Some(choice.at));
         (trail.reason, trail.cause) = (choice.reason, choice.cause);
         // A second attempt finds what the first one bound.
@@ -87,6 +85,9 @@ pub(super) async fn attempts(
             trail.chosen_ns = search.chosen_ns;
             (search.at, found)
         };
+        if retried && !matches!(found, Err(NoLink::Left)) {
+            service.state.counters.retries_total.up();
+        }
         let backend = service.backends[at].clone();
         trail.at = Some(at);
         let link = match found {
@@ -107,7 +108,12 @@ pub(super) async fn attempts(
                 }
                 continue;
             }
-            Err(NoLink::Left) => continue,
+            Err(NoLink::Left) => {
+                // Nobody was asked there: the attempt is still to be made.
+                trail.retries -= u32::from(retried);
+                retrying = retried;
+                continue;
+            }
             Err(NoLink::Ended(ending)) => return fail(client, &farm, &service, job, trail, ending).await,
         };
         trail.connected_ns = boot_now().get();
