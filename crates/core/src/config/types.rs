@@ -342,7 +342,8 @@ pub struct Timeouts {
     pub upstream_idle: Span,
     /// How long a drain waits for what is held.
     pub drain: Span,
-    /// Slowest rate at which a request's body may arrive, in bytes per second, after a grace of `client_body`: 408. Zero switches it off.
+    /// Slowest rate at which a request's body may arrive, in bytes per second, after a grace of `client_body`: 408, or a reset
+    /// once the response has begun. Time in which the backend takes nothing is not counted. Zero switches it off.
     pub body_rate_min: u32,
     /// Slowest rate at which a response's body may arrive from a backend, in bytes per second, after a grace of
     /// `between_bytes`: the connection is reset. Time in which the client does not read is not counted.

@@ -36,6 +36,16 @@ fn a_body_must_arrive() {
     check(&site, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", 408, "client_body_timeout");
 }
 
+/// Sends bytes all the time, but far too few, until the connection ends.
+fn trickle(client: &Client) -> std::thread::JoinHandle<()> {
+    let mut writer = client.stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        while std::io::Write::write_all(&mut writer, b"x").is_ok() {
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+    })
+}
+
 #[test]
 fn a_body_must_not_trickle() {
     let b1 = silent();
@@ -45,13 +55,7 @@ fn a_body_must_not_trickle() {
     });
     let mut client = site.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
-    // Bytes come all the time, but far too few.
-    let mut writer = client.stream.try_clone().unwrap();
-    let trickle = std::thread::spawn(move || {
-        while std::io::Write::write_all(&mut writer, b"x").is_ok() {
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
-        }
-    });
+    let trickle = trickle(&client);
     let response = client.response();
     assert_eq!((response.status, response.header("x-ballast-reason")), (408, Some("client_body_timeout")));
     // The writer has the same socket.
@@ -279,6 +283,22 @@ fn hasty() -> Backend {
         conn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n");
         let _ = conn.client.rest();
     })
+}
+
+#[test]
+fn a_body_must_not_trickle_when_the_response_has_begun_either() {
+    let b1 = hasty();
+    let site = Site::of(&[&b1], |farm, _| {
+        farm.timeouts.client_body = Span::from_millis(300);
+        farm.timeouts.body_rate_min = 1_000_000;
+    });
+    let mut client = site.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+    assert!(client.head().starts_with("HTTP/1.1 200"));
+    let trickle = trickle(&client);
+    assert_eq!(client.rest().unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(site.line(0)["ended"], "client_body_timeout");
+    trickle.join().unwrap();
 }
 
 #[test]

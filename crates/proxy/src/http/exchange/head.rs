@@ -86,7 +86,7 @@ impl Attempt<'_> {
         let worker = client.worker().clone();
         let timeouts = &self.farm.plan.timeouts;
         let job = &mut *self.job;
-        let mut pace = Pace::new(client, job);
+        let mut pace = Pace::new(job);
         let mut reading = Reading { scan: HeadScan::default(), head_max: self.farm.head_bytes_max, pool: &worker.pool };
         // Ready with nothing once there is no more to send: most requests get there in the first poll.
         let sending = poll_fn(|cx| {
@@ -99,7 +99,7 @@ impl Attempt<'_> {
             match reading.poll(cx, &mut link.stream, input) {
                 Poll::Ready(waited) => Poll::Ready(Some(waited)),
                 Poll::Pending => {
-                    let over = pace.check(client, timeouts, job, *sent);
+                    let over = client.held.cut().or_else(|| pace.check(&client.timer, timeouts, job, *sent));
                     over.map_or(Poll::Pending, |ending| Poll::Ready(Some(Waited::Failed(ending))))
                 }
             }
@@ -109,7 +109,7 @@ impl Attempt<'_> {
             None => {
                 let waiting = poll_fn(|cx| match reading.poll(cx, &mut link.stream, input) {
                     Poll::Pending => {
-                        let over = pace.check(client, timeouts, job, *sent);
+                        let over = client.held.cut().or_else(|| pace.check(&client.timer, timeouts, job, *sent));
                         over.map_or(Poll::Pending, |ending| Poll::Ready(Waited::Failed(ending)))
                     }
                     ready => ready,
@@ -118,6 +118,7 @@ impl Attempt<'_> {
             }
         };
         client.timer.disarm();
+        job.rate.hold(client.timer.now_ms());
         waited
     }
 

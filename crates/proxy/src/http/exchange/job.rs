@@ -9,7 +9,7 @@ use ballast_core::{
     config::{Balance, Persistence},
 };
 
-use super::{answer::Asked, trail::Trail};
+use super::{answer::Asked, rate::RateClock, trail::Trail};
 use crate::{
     buf::{Buf, SMALL},
     http::{
@@ -46,6 +46,8 @@ pub(super) struct Job {
     pub(super) out: Buf,
     /// The rest of the body.
     pub(super) flow: Flow,
+    /// The time that the client had for its body.
+    pub(super) rate: RateClock,
 }
 
 impl Job {
@@ -138,6 +140,7 @@ fn prepare_with(
         hash: hash_key(&live.plan.table_secret, service.plan.balance, real_client, request.target(head)),
         out,
         flow: Flow::new(request.framing, request.framing, body_max),
+        rate: RateClock::new(client.timer.now_ms()),
     };
     client.buf.consume(head_len);
     let absorbed = job.flow.absorb_into(&mut client.buf, job.out.vec());

@@ -21,6 +21,7 @@ mod attempt;
 mod attempts;
 mod head;
 mod job;
+mod rate;
 mod relay;
 mod reply;
 mod sending;

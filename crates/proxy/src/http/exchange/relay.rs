@@ -9,8 +9,9 @@ use ballast_core::config::Timeouts;
 use super::{
     attempt::Attempt,
     job::Job,
+    rate::RateClock,
     reply::Reply,
-    sending::{Sent, Unsent, enough_until, poll_send},
+    sending::{Sent, Unsent, poll_send},
 };
 use crate::{
     backend::Link,
@@ -56,7 +57,8 @@ impl Attempt<'_> {
                 Poll::Ready(Err(FlowError::Target)) => Poll::Ready(Ending::ClientClosed),
                 Poll::Ready(Err(FlowError::Fault(fault))) => Poll::Ready(Ending::ResponseBroken(fault)),
                 Poll::Pending => {
-                    let over = client.held.cut().or_else(|| pace.check(&client.timer, flow, Upload::of(job, *sent)));
+                    let upload = Upload::of(job, *sent);
+                    let over = client.held.cut().or_else(|| pace.check(&client.timer, flow, upload, &mut job.rate));
                     over.map_or(Poll::Pending, Poll::Ready)
                 }
             }
@@ -101,12 +103,12 @@ struct Pace {
     between_ms: u64,
     /// Longest silence of a client that has not sent all of its request.
     body_ms: u64,
+    /// Bytes per second that the client must reach with its request; zero if it need not.
+    body_rate_min: u64,
     /// Bytes per second that the backend must reach; zero if it need not.
     rate_min: u64,
-    /// When the backend began, moved on by the time in which it waited for the client.
-    began_ms: u64,
-    /// Since when the client is waited for, or the request is still sent, if so.
-    held_since: Option<u64>,
+    /// The time that the backend had. Stands still while the client is waited for, or the request is still sent.
+    rate: RateClock,
     /// Bytes received and written, and the request's, when the deadline was set; `None` before the first one.
     moved: Option<(u64, u64, Upload)>,
 }
@@ -117,32 +119,45 @@ impl Pace {
         Self {
             between_ms: timeouts.between_bytes.as_millis(),
             body_ms: timeouts.client_body.as_millis(),
+            body_rate_min: u64::from(timeouts.body_rate_min),
             rate_min: if paced { u64::from(timeouts.response_rate_min) } else { 0 },
-            began_ms: timer.now_ms(),
-            held_since: None,
+            rate: RateClock::new(timer.now_ms()),
             moved: None,
         }
     }
 
-    /// Sets the deadline after progress either way; says what ran out when it has passed.
-    fn check(&mut self, timer: &Timer, flow: &Flow, upload: Upload) -> Option<Ending> {
+    /// Sets the deadline after progress either way; says what ran out when it has passed. `body` is the time that the client
+    /// had for its request.
+    fn check(&mut self, timer: &Timer, flow: &Flow, upload: Upload, body: &mut RateClock) -> Option<Ending> {
         let moved = Some((flow.received, flow.written, upload));
         if self.moved != moved {
             self.moved = moved;
+            let now_ms = timer.now_ms();
             let stall = timer.after(self.between_ms);
-            timer.arm_at(if flow.waits_for_target() || upload.awaits.is_some() {
-                self.held_since.get_or_insert(timer.now_ms());
+            let deadline = if flow.waits_for_target() || upload.awaits.is_some() {
+                self.rate.hold(now_ms);
                 let waits_for_request = !flow.waits_for_target() && upload.awaits == Some(Side::Client);
                 if waits_for_request { timer.after(self.body_ms) } else { stall }
             } else {
-                self.began_ms += self.held_since.take().map_or(0, |since| timer.now_ms() - since);
-                let enough = enough_until(timer, self.began_ms, self.between_ms, flow.received, self.rate_min);
+                self.rate.run(now_ms);
+                let enough = self.rate.enough_until(timer, self.between_ms, flow.received, self.rate_min);
                 // A byte for every tick must not put off what is over.
-                if enough <= timer.now_ms() {
+                if enough <= now_ms {
                     return Some(Ending::BackendStalled);
                 }
                 stall.min(enough)
-            });
+            };
+            let enough = if upload.awaits == Some(Side::Client) {
+                body.run(now_ms);
+                body.enough_until(timer, self.body_ms, upload.moved.0, self.body_rate_min)
+            } else {
+                body.hold(now_ms);
+                u64::MAX
+            };
+            if enough <= now_ms {
+                return Some(Ending::ClientBodyTimeout);
+            }
+            timer.arm_at(deadline.min(enough));
         }
         if !timer.is_over() {
             None
@@ -167,7 +182,7 @@ mod tests {
 
     fn timeouts(rate_min: u32) -> Timeouts {
         let (between_bytes, client_body) = (Span::from_secs(10), Span::from_secs(20));
-        Timeouts { between_bytes, client_body, response_rate_min: rate_min, ..Timeouts::default() }
+        Timeouts { between_bytes, client_body, response_rate_min: rate_min, body_rate_min: 0, ..Timeouts::default() }
     }
 
     struct Bench {
@@ -176,6 +191,7 @@ mod tests {
         pace: Pace,
         flow: Flow,
         upload: Upload,
+        body: RateClock,
     }
 
     impl Bench {
@@ -184,7 +200,8 @@ mod tests {
             let timer = ticks.timer(Waker::noop().clone());
             let pace = Pace::new(&timer, &timeouts(rate_min), paced);
             let flow = Flow::new(Framing::Length(1 << 40), Framing::Length(1 << 40), 0);
-            Self { ticks, timer, pace, flow, upload: Upload { moved: (0, 0), awaits: None } }
+            let (upload, body) = (Upload { moved: (0, 0), awaits: None }, RateClock::new(timer.now_ms()));
+            Self { ticks, timer, pace, flow, upload, body }
         }
 
         /// `secs` later, after so many more bytes were received and written.
@@ -192,7 +209,7 @@ mod tests {
             self.ticks.advance(self.ticks.now_ms() + secs * 1000);
             self.flow.received += received;
             self.flow.written += written;
-            self.pace.check(&self.timer, &self.flow, self.upload)
+            self.pace.check(&self.timer, &self.flow, self.upload, &mut self.body)
         }
     }
 
@@ -252,6 +269,41 @@ mod tests {
             assert_eq!(bench.after(9, 0, 0), None);
             assert_eq!(bench.after(2, 0, 0), Some(Ending::BackendStalled));
         }
+    }
+
+    #[test]
+    fn a_request_must_not_trickle_because_its_response_has_begun() {
+        for (rate_min, reads, ends) in [(100, true, true), (100, false, true), (1, true, false), (0, true, false)] {
+            let mut bench = Bench::new(0, true);
+            bench.pace.body_rate_min = rate_min;
+            bench.upload.awaits = Some(Side::Client);
+            if !reads {
+                bench.flow.pending.vec().push(b'x');
+            }
+            assert_eq!(bench.after(0, 0, 0), None);
+            // Five bytes a second for a minute.
+            let ended = (0..12).find_map(|_| {
+                bench.upload.moved.0 += 25;
+                bench.after(5, 0, 0)
+            });
+            assert_eq!(ended, ends.then_some(Ending::ClientBodyTimeout), "{rate_min} {reads}");
+        }
+    }
+
+    #[test]
+    fn time_spent_waiting_for_the_backend_is_not_the_clients() {
+        let mut bench = Bench::new(0, true);
+        bench.pace.body_rate_min = 100;
+        bench.upload.awaits = Some(Side::Client);
+        assert_eq!(bench.after(0, 0, 0), None);
+        for n in 1..=20 {
+            bench.upload = Upload { moved: (n, n - 1), awaits: Some(Side::Backend) };
+            assert_eq!(bench.after(0, 0, 0), None);
+            bench.upload = Upload { moved: (n, n), awaits: Some(Side::Client) };
+            assert_eq!(bench.after(9, 0, 0), None, "the backend took nine seconds");
+        }
+        assert_eq!(bench.after(19, 0, 0), None);
+        assert_eq!(bench.after(2, 0, 0), Some(Ending::ClientBodyTimeout));
     }
 
     #[test]

@@ -110,7 +110,6 @@ impl Awaited {
 
 /// The deadlines between a request's head and its response's.
 pub(super) struct Pace {
-    began_ms: u64,
     received: u64,
     written: u64,
     awaited: Option<Awaited>,
@@ -118,52 +117,97 @@ pub(super) struct Pace {
 
 impl Pace {
     /// The request's head has just been taken off the client's buffer.
-    pub(super) fn new(client: &Client, job: &Job) -> Self {
-        Self { began_ms: client.timer.now_ms(), received: job.flow.received, written: job.flow.written, awaited: None }
+    pub(super) fn new(job: &Job) -> Self {
+        Self { received: job.flow.received, written: job.flow.written, awaited: None }
     }
 
     /// Sets the deadline after progress; says what ran out when it has passed.
-    pub(super) fn check(&mut self, client: &Client, timeouts: &Timeouts, job: &Job, sent: Sent) -> Option<Ending> {
-        if let Some(cut) = client.held.cut() {
-            return Some(cut);
-        }
+    pub(super) fn check(&mut self, timer: &Timer, timeouts: &Timeouts, job: &mut Job, sent: Sent) -> Option<Ending> {
         let moved = job.flow.received != self.received || job.flow.written != self.written;
         let awaited = Awaited::of(job, sent);
         if moved || self.awaited != Some(awaited) {
             (self.received, self.written, self.awaited) = (job.flow.received, job.flow.written, Some(awaited));
+            let now_ms = timer.now_ms();
+            if awaited == Awaited::Body {
+                job.rate.run(now_ms);
+            } else {
+                job.rate.hold(now_ms);
+            }
             let deadline = match awaited {
-                Awaited::Answer => client.timer.after(timeouts.response_header.as_millis()),
-                Awaited::Room => client.timer.after(timeouts.between_bytes.as_millis()),
+                Awaited::Answer => timer.after(timeouts.response_header.as_millis()),
+                Awaited::Room => timer.after(timeouts.between_bytes.as_millis()),
                 Awaited::Body => {
-                    let stall = client.timer.after(timeouts.client_body.as_millis());
-                    let enough = self.rate_deadline(client, timeouts, job);
+                    let (grace_ms, rate_min) = (timeouts.client_body.as_millis(), u64::from(timeouts.body_rate_min));
+                    let enough = job.rate.enough_until(timer, grace_ms, job.flow.received, rate_min);
                     // A byte for every tick must not put off what is over.
-                    if enough <= client.timer.now_ms() {
+                    if enough <= now_ms {
                         return Some(Ending::ClientBodyTimeout);
                     }
-                    stall.min(enough)
+                    timer.after(grace_ms).min(enough)
                 }
             };
-            client.timer.arm_at(deadline);
+            timer.arm_at(deadline);
         }
-        client.timer.is_over().then_some(match awaited {
+        timer.is_over().then_some(match awaited {
             Awaited::Body => Ending::ClientBodyTimeout,
             Awaited::Room | Awaited::Answer => Ending::BackendTimeout,
         })
     }
-
-    /// Until when the bytes received so far are fast enough.
-    fn rate_deadline(&self, client: &Client, timeouts: &Timeouts, job: &Job) -> u64 {
-        let rate_min = u64::from(timeouts.body_rate_min);
-        let grace_ms = timeouts.client_body.as_millis();
-        enough_until(&client.timer, self.began_ms, grace_ms, job.flow.received, rate_min)
-    }
 }
 
-/// Until when `received` bytes since `began_ms` are at least `rate_min` bytes per second, after a grace. Zero asks for nothing.
-pub(super) fn enough_until(timer: &Timer, began_ms: u64, grace_ms: u64, received: u64, rate_min: u64) -> u64 {
-    let Some(earned_ms) = received.saturating_mul(1000).checked_div(rate_min) else { return u64::MAX };
-    // The clock may have been a tick behind when it began.
-    let slack_ms = timer.after(0) - timer.now_ms();
-    began_ms.saturating_add(slack_ms).saturating_add(grace_ms).saturating_add(earned_ms)
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use ballast_core::{balance::HashKey, config::Span};
+
+    use super::*;
+    use crate::{
+        buf::Buf,
+        http::{
+            exchange::rate::RateClock,
+            flow::Flow,
+            request::{Framing, Method},
+            stick::Affinity,
+        },
+        ticks::Ticks,
+    };
+
+    #[test]
+    fn time_in_which_the_backend_takes_nothing_is_not_the_clients() {
+        let (between_bytes, client_body) = (Span::from_secs(10), Span::from_secs(20));
+        let timeouts = Timeouts { between_bytes, client_body, body_rate_min: 100, ..Timeouts::default() };
+        let ticks = Ticks::new(1000);
+        let timer = ticks.timer(Waker::noop().clone());
+        let mut job = Job {
+            method: Method::Other,
+            http10: false,
+            keep_alive: true,
+            expects_continue: false,
+            has_body: true,
+            upgrade: false,
+            affinity: Affinity::None,
+            hash: HashKey::default(),
+            out: Buf::default(),
+            flow: Flow::new(Framing::Length(1 << 40), Framing::Length(1 << 40), 0),
+            rate: RateClock::new(timer.now_ms()),
+        };
+        let mut pace = Pace::new(&job);
+        let mut after = |job: &mut Job, secs: u64| {
+            ticks.advance(ticks.now_ms() + secs * 1000);
+            pace.check(&timer, &timeouts, job, Sent::Going)
+        };
+        assert_eq!(after(&mut job, 0), None);
+        for _ in 0..20 {
+            job.flow.received += 1;
+            job.flow.pending.vec().push(b'x');
+            assert_eq!(after(&mut job, 0), None);
+            job.flow.pending.clear();
+            job.flow.written += 1;
+            assert_eq!(after(&mut job, 9), None, "the backend took nine seconds");
+        }
+        // The client's own twenty seconds of grace begin to count only now.
+        assert_eq!(after(&mut job, 19), None);
+        assert_eq!(after(&mut job, 2), Some(Ending::ClientBodyTimeout));
+    }
 }
