@@ -7,14 +7,18 @@
 //! a worker with an idle connection it does not need gives it up for whoever waits elsewhere, or
 //! promises it to a request of its own that is first in line: then nobody else takes it.
 //!
+//! Where a backend logs clients in for a connection and not for each request (NTLM, Negotiate), the connection is private: it
+//! idles for its client alone and is closed with the client's own, or before that as other idle ones are, and at the limit.
+//!
 //! Not here: which backend is picked ([`crate::live`]), HTTP.
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     mem::MaybeUninit,
     net::SocketAddr,
+    rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU32, Ordering},
@@ -270,6 +274,8 @@ pub struct Link {
     pub stream: TcpStream,
     /// It served a request before, so the backend may have closed it meanwhile.
     pub reused: bool,
+    /// The backend takes whoever uses it for the client that it was used for: it is for nobody else.
+    pub is_private: bool,
     address: SocketAddr,
     counters: Arc<BackendCounters>,
     permit: Option<Permit>,
@@ -280,7 +286,8 @@ impl Link {
     pub fn new(stream: TcpStream, address: SocketAddr, permit: Permit, backend: &Backend) -> Self {
         backend.counters.connections.up();
         backend.refused_ms.set(None);
-        Self { stream, reused: false, address, counters: backend.counters.clone(), permit: Some(permit) }
+        let (counters, permit) = (backend.counters.clone(), Some(permit));
+        Self { stream, reused: false, is_private: false, address, counters, permit }
     }
 
     /// Closes one that is of no use and keeps the right to have it.
@@ -294,6 +301,49 @@ impl Drop for Link {
         self.counters.connections.down();
     }
 }
+
+/// A private connection that idles. Closed when this is dropped.
+#[derive(Debug)]
+pub struct Own {
+    backend: Rc<Backend>,
+    ticket: u64,
+}
+
+impl Own {
+    /// Lets a connection idle for one client; `None` if it may not, and is closed.
+    pub fn keep(backend: &Rc<Backend>, link: Link, now_ms: u64) -> Option<Self> {
+        if !backend.may_idle(&link) {
+            return None;
+        }
+        let ticket = backend.tickets.get();
+        backend.tickets.set(ticket + 1);
+        backend.own.borrow_mut().insert(ticket, (link, now_ms));
+        backend.counters.idle.up();
+        Some(Self { backend: backend.clone(), ticket })
+    }
+
+    /// The backend, while the connection idles still.
+    pub fn backend(&self) -> Option<BackendId> {
+        self.backend.own.borrow().contains_key(&self.ticket).then_some(self.backend.id)
+    }
+
+    /// The connection, if it idles still and is open.
+    pub fn take(self, look: Look) -> Option<Link> {
+        let mut link = self.backend.take_own(self.ticket).filter(|link| look.finds_open(link))?;
+        link.reused = true;
+        Some(link)
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        drop(self.backend.take_own(self.ticket));
+    }
+}
+
+/// A private connection that idles for longer than this is closed while its backend is at its limit. Arbitrary: who logs in
+/// on it needs it again within a round trip to the client.
+const OWN_MS: u64 = 1000;
 
 /// What can be had of a backend right now.
 #[derive(Debug)]
@@ -347,6 +397,10 @@ pub struct Backend {
     limit: Cell<u32>,
     idle_timeout_ms: Cell<u64>,
     idle: RefCell<Vec<(Link, u64)>>,
+    /// Private connections that idle, the longest first.
+    own: RefCell<BTreeMap<u64, (Link, u64)>>,
+    /// The next key of those.
+    tickets: Cell<u64>,
     /// Requests of this worker that an idle connection is promised to. It may have been closed since.
     promised: Cell<u32>,
 }
@@ -366,6 +420,8 @@ impl Backend {
             limit: Cell::new(0),
             idle_timeout_ms: Cell::new(60_000),
             idle: RefCell::default(),
+            own: RefCell::default(),
+            tickets: Cell::new(0),
             promised: Cell::new(0),
         }
     }
@@ -479,18 +535,21 @@ impl Backend {
         }
     }
 
-    /// Keeps a connection for the next request.
+    /// Keeps a connection for the next request, whoever's that is. A private one is closed.
     pub fn put(&self, link: Link, now_ms: u64) {
-        let is_limited = self.limit.get() > 0;
-        let is_too_many = is_limited && self.permits.is_exceeded();
-        if link.address != self.address.get() || self.idle_timeout_ms.get() == 0 || is_too_many {
+        if link.is_private || !self.may_idle(&link) {
             return;
         }
         self.idle.borrow_mut().push((link, now_ms));
         self.idle_changed(1);
-        if is_limited && self.permits.waiting.load(Ordering::SeqCst) > 0 {
+        if self.limit.get() > 0 && self.permits.waiting.load(Ordering::SeqCst) > 0 {
             self.yield_idle();
         }
+    }
+
+    /// Whether a connection is of use for a later request.
+    fn may_idle(&self, link: &Link) -> bool {
+        link.address == self.address.get() && self.idle_timeout_ms.get() > 0 && !self.permits.is_exceeded()
     }
 
     /// Somebody waits for a permit: an idle connection that is promised to nobody, if there is one, is for the first in line.
@@ -537,10 +596,20 @@ impl Backend {
         Some(link)
     }
 
-    /// Closes idle connections that the backend closed or that were not used for too long.
+    /// A private connection that idles, which it does no more.
+    fn take_own(&self, ticket: u64) -> Option<Link> {
+        let (link, _) = self.own.borrow_mut().remove(&ticket)?;
+        self.counters.idle.down();
+        Some(link)
+    }
+
+    /// Closes idle connections that the backend closed or that were not used for too long. At the limit private ones make
+    /// room, as nobody else can use them.
     pub fn tend(&self, now_ms: u64) {
         let oldest = now_ms.saturating_sub(self.idle_timeout_ms.get());
         self.close_idle(|link, since| since < oldest || !is_quiet(&link.stream));
+        let oldest = now_ms.saturating_sub(OWN_MS);
+        self.close_own(|_, since| since < oldest && !self.permits.has_room());
     }
 
     fn close_idle(&self, close: impl Fn(&Link, u64) -> bool) {
@@ -553,6 +622,17 @@ impl Backend {
             !goes
         });
         self.idle_changed(-(closed.len() as i32));
+        self.close_own(close);
+    }
+
+    fn close_own(&self, close: impl Fn(&Link, u64) -> bool) {
+        self.own.borrow_mut().retain(|_, (link, since)| {
+            let goes = close(link, *since);
+            if goes {
+                self.counters.idle.down();
+            }
+            !goes
+        });
     }
 
     fn idle_changed(&self, by: i32) {
@@ -795,6 +875,52 @@ mod tests {
         drop(permit);
         assert_eq!((backend.promised.get(), permits.open.load(Ordering::SeqCst)), (0, 0));
         assert_eq!((permits.waiting.load(Ordering::SeqCst), permits.idle.load(Ordering::SeqCst)), (0, 0));
+    }
+
+    #[test]
+    fn a_private_connection_idles_for_its_client_and_makes_room_at_the_limit() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _entered = runtime.enter();
+        let permits = Arc::new(Permits::default());
+        let backend = Rc::new(Backend::new(BackendId::new(1), 0, permits.clone(), Arc::default()));
+        backend.configure(address, 2, 60_000);
+        let mut peers = Vec::new();
+        let mut private = || {
+            let Available::Permit(permit) = backend.take(Look::AtKernel) else { panic!("there is room") };
+            let stream = std::net::TcpStream::connect(address).expect("it listens");
+            peers.push(listener.accept().expect("connected"));
+            stream.set_nonblocking(true).expect("a socket");
+            let stream = TcpStream::from_std(stream).expect("a runtime");
+            let mut link = Link::new(stream, address, permit, &backend);
+            link.is_private = true;
+            link
+        };
+        let counts = || (permits.open.load(Ordering::SeqCst), backend.counters.idle.get());
+        let keep = |link, now_ms| Own::keep(&backend, link, now_ms).expect("it may idle");
+        backend.put(private(), 0);
+        assert_eq!(counts(), (0, 0), "it is for nobody else");
+
+        let (first, second) = (keep(private(), 0), keep(private(), 10));
+        assert!(matches!(backend.take(Look::AtKernel), Available::Full));
+        backend.tend(OWN_MS);
+        assert_eq!(counts(), (2, 2), "who logs in has a moment for it");
+        backend.tend(OWN_MS + 11);
+        assert_eq!((first.backend(), second.backend(), counts()), (None, Some(backend.id), (1, 1)), "one is enough");
+        assert!(first.take(Look::AtKernel).is_none());
+        let link = second.take(Look::AtKernel).expect("it is open");
+        assert!(link.reused && link.is_private);
+        assert_eq!(counts(), (1, 0));
+
+        let unused = keep(link, 0);
+        backend.tend(60_001);
+        assert_eq!((unused.backend(), counts()), (None, (0, 0)));
+        drop(keep(private(), 60_001));
+        assert_eq!(counts(), (0, 0), "its client has gone");
+        let left = keep(private(), 60_001);
+        backend.retire();
+        assert_eq!((left.backend(), counts()), (None, (0, 0)));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::{
 };
 
 use ballast_clock::boot_now;
+use ballast_core::ids::BackendId;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncWrite, Interest},
@@ -30,6 +31,7 @@ use super::{
     request,
 };
 use crate::{
+    backend::{Link, Look, Own},
     buf::Buf,
     live::Farm,
     ticks::{Elapsed, TICK, Timer},
@@ -62,6 +64,8 @@ pub struct Client {
     pub requests: u32,
     /// When the first byte of the current request was read, in nanoseconds.
     pub began_ns: u64,
+    /// The connection to a backend on which nobody else's requests may be sent, once there is one.
+    pub own: Option<Own>,
     /// Its place among what is served.
     pub held: Held,
 }
@@ -79,7 +83,7 @@ enum Next {
 /// Serves a client's connection to its end.
 pub async fn serve(held: Held, stream: TcpStream, peer: SocketAddr) {
     let timer = poll_fn(|cx| Poll::Ready(held.worker.ticks.timer(cx.waker().clone()))).await;
-    let mut client = Client { stream, buf: Buf::default(), peer, timer, requests: 0, began_ns: 0, held };
+    let mut client = Client { stream, buf: Buf::default(), peer, timer, requests: 0, began_ns: 0, own: None, held };
     loop {
         // A listener whose farm is gone is closed soon after; until then nothing new is served.
         let Some(farm) = client.worker().farm(client.listener().identity.farm) else { break };
@@ -164,6 +168,11 @@ impl Client {
     pub fn must_end(&self) -> bool {
         let worker = &self.held.worker;
         self.held.listener.is_ending() || worker.draining.get() || worker.live().plan.draining
+    }
+
+    /// Its own connection to a backend, if it has one there that is still open.
+    pub fn take_own(&mut self, backend: BackendId, look: Look) -> Option<Link> {
+        self.own.take_if(|own| own.backend() == Some(backend))?.take(look)
     }
 
     async fn next_head(&mut self, farm: &Farm) -> Next {

@@ -80,6 +80,10 @@ pub enum Known {
     Trailer,
     /// `Max-Forwards`
     MaxForwards,
+    /// `Authorization`
+    Authorization,
+    /// `WWW-Authenticate`
+    WwwAuthenticate,
     /// `X-Forwarded-For`
     XForwardedFor,
     /// `X-Forwarded-Proto`
@@ -154,6 +158,13 @@ pub const CONNECTION_NAMES_MAX: usize = 32;
 /// Whether an element of `Connection` is about the connection itself and names no field.
 pub fn is_connection_option(token: &[u8]) -> bool {
     [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|option| token.eq_ignore_ascii_case(option))
+}
+
+/// Whether a challenge, or credentials, are of a scheme by which a backend knows whoever uses a connection, and not whoever
+/// sends a request: `NTLM`, `Negotiate` and `Nego2`, told by how they begin, as HAProxy does.
+pub fn is_about_connection(challenge: &[u8]) -> bool {
+    let begins = |scheme: &[u8]| challenge.get(..4).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme));
+    begins(b"ntlm") || begins(b"nego")
 }
 
 /// A plain decimal number: digits only, at most 19 of them, so that it always fits.
@@ -277,10 +288,12 @@ pub fn classify(name: &[u8]) -> Known {
         (10, b's') if is("set-cookie") => Known::SetCookie,
         (12, b'm') if is("max-forwards") => Known::MaxForwards,
         (12, b'x') if is("x-request-id") => Known::XRequestId,
+        (13, b'a') if is("authorization") => Known::Authorization,
         (14, b'c') if is("content-length") => Known::ContentLength,
         (14, b'h') if is("http2-settings") => Known::HopByHop,
         (15, b'x') if is("x-forwarded-for") => Known::XForwardedFor,
         (16, b'p') if is("proxy-connection") => Known::HopByHop,
+        (16, b'w') if is("www-authenticate") => Known::WwwAuthenticate,
         (16, b'x') if is("x-forwarded-host") => Known::XForwardedHost,
         (16, b'x') if is("x-forwarded-port") => Known::XForwardedPort,
         (17, b't') if is("transfer-encoding") => Known::TransferEncoding,
@@ -406,6 +419,18 @@ mod tests {
         for name in ["Content_Length", "content.length", "Transfer_Encoding", "TRANSFER~ENCODING"] {
             assert_eq!(classify(name.as_bytes()), Known::FramingLookalike, "{name}");
         }
+    }
+
+    #[test]
+    fn schemes_that_are_about_the_connection_are_told_by_how_they_begin() {
+        for challenge in ["NTLM", "ntlm TlRMTVNTUAAB", "Negotiate", "NEGOTIATE oYG2", "Nego2"] {
+            assert!(is_about_connection(challenge.as_bytes()), "{challenge}");
+        }
+        for challenge in ["", "NTL", "Basic realm=\"NTLM\"", "Bearer ntlm", "Digest nonce=\"1\""] {
+            assert!(!is_about_connection(challenge.as_bytes()), "{challenge}");
+        }
+        assert_eq!(classify(b"authorization"), Known::Authorization);
+        assert_eq!(classify(b"WWW-Authenticate"), Known::WwwAuthenticate);
     }
 
     #[test]

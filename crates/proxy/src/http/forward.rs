@@ -49,9 +49,12 @@ pub fn write_request(
     let named = named_by_connection(head, fields, request.connection_names_fields);
     for field in fields {
         match field.known {
-            Known::Other | Known::Cookie | Known::SetCookie | Known::Date => {
-                copy_unless_named(out, head, field, &named);
-            }
+            Known::Other
+            | Known::Cookie
+            | Known::SetCookie
+            | Known::Date
+            | Known::Authorization
+            | Known::WwwAuthenticate => copy_unless_named(out, head, field, &named),
             Known::Trailer if request.framing == Framing::Chunked => copy(out, head, field),
             // An HTTP/1.0 client expects nothing, and ours would be the only expectation sent.
             Known::Expect if request.expects_continue => out.extend_from_slice(b"Expect: 100-continue\r\n"),
@@ -153,6 +156,8 @@ pub fn write_response(
             | Known::SetCookie
             | Known::Date
             | Known::MaxForwards
+            | Known::Authorization
+            | Known::WwwAuthenticate
             | Known::XForwardedFor
             | Known::XForwardedProto
             | Known::XForwardedHost

@@ -84,6 +84,8 @@ pub struct RequestHead {
     pub connection_names_fields: bool,
     /// `Max-Forwards`, of `TRACE` and `OPTIONS`.
     pub max_forwards: Option<u64>,
+    /// Its credentials are for the connection that it is sent on ([`field::is_about_connection`]).
+    pub logs_in_connection: bool,
 }
 
 impl RequestHead {
@@ -157,6 +159,7 @@ pub fn parse(head: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Resul
             Known::MaxForwards if matches!(request.method, Method::Trace | Method::Options) => {
                 request.max_forwards = Some(field::decimal(value).ok_or(Fault::MaxForwards)?);
             }
+            Known::Authorization => request.logs_in_connection |= field::is_about_connection(value),
             _ => {}
         }
     }
@@ -307,6 +310,7 @@ fn request_line(head: &[u8], end: usize, limits: &HeadLimits) -> Result<RequestH
         upgrade: None,
         connection_names_fields: false,
         max_forwards: None,
+        logs_in_connection: false,
     })
 }
 

@@ -28,6 +28,8 @@ pub struct ResponseHead {
     pub has_date: bool,
     /// The protocol of a 101.
     pub upgrade: Option<Piece>,
+    /// A challenge is about the connection that it came on ([`field::is_about_connection`]).
+    pub logs_in_connection: bool,
 }
 
 /// Parses the head of a response to a request of `method`.
@@ -47,6 +49,7 @@ pub fn parse(head: &[u8], method: Method, fields_max: usize, fields: &mut Vec<Fi
         connection_names_fields: false,
         has_date: false,
         upgrade: None,
+        logs_in_connection: false,
     };
     let (mut length, mut chunked, mut close, mut keep_alive, mut names) = (None, false, false, false, 0);
     for field in fields.iter() {
@@ -80,6 +83,9 @@ pub fn parse(head: &[u8], method: Method, fields_max: usize, fields: &mut Vec<Fi
             }
             Known::Date => response.has_date = true,
             Known::Upgrade => response.upgrade = Some(field.value),
+            Known::WwwAuthenticate => {
+                response.logs_in_connection |= field::list(value).any(field::is_about_connection);
+            }
             _ => {}
         }
     }
@@ -152,6 +158,20 @@ mod tests {
         }
         assert!(!head("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n", Method::Get).unwrap().keep_alive);
         assert!(head("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n", Method::Get).unwrap().keep_alive);
+    }
+
+    #[test]
+    fn a_challenge_about_the_connection_is_seen_among_others() {
+        for (fields, expected) in [
+            ("WWW-Authenticate: NTLM\r\n", true),
+            ("WWW-Authenticate: Basic realm=\"a\"\r\nwww-authenticate: negotiate\r\n", true),
+            ("WWW-Authenticate: Basic realm=\"a\", Negotiate\r\n", true),
+            ("WWW-Authenticate: Basic realm=\"a\"\r\n", false),
+            ("X-Authenticate: NTLM\r\n", false),
+        ] {
+            let text = format!("HTTP/1.1 401 No\r\n{fields}\r\n");
+            assert_eq!(head(&text, Method::Get).unwrap().logs_in_connection, expected, "{fields:?}");
+        }
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct Chooser<'a> {
     pub hash: HashKey,
     /// Backends that this request found no connection to.
     pub tried: &'a [Tried],
+    /// The backend that the client has a connection of its own to.
+    pub own: Option<BackendId>,
 }
 
 /// A backend that a request found no connection to.
@@ -137,7 +139,9 @@ impl Chooser<'_> {
         avoid.extend_from_slice(refused);
         let ports = &self.worker.shared.ports;
         let now_ms = self.timer.now_ms();
-        match self.service.pick(self.hash, &avoid, now_ms, || ports.view.log_time(), &*ports.passive) {
+        let log_time = || ports.view.log_time();
+        let own = self.own_at(&avoid).map(Pick::Backend);
+        match own.unwrap_or_else(|| self.service.pick(self.hash, &avoid, now_ms, log_time, &*ports.passive)) {
             Pick::Backend(at) => {
                 let backup = reason == "balanced" && self.service.plan.backends[at].backup;
                 let reason = if backup { "backup" } else { reason };
@@ -148,6 +152,13 @@ impl Chooser<'_> {
             Pick::No(NoPick::AllExcluded) if !self.tried.is_empty() => Err(Ending::ConnectFailed),
             Pick::No(_) => Err(Ending::NoBackend),
         }
+    }
+
+    /// Where the client has a connection of its own: logged in on it, it would be a stranger anywhere else.
+    fn own_at(&self, avoid: &[BackendId]) -> Option<usize> {
+        let at = self.service.position(self.own?)?;
+        let eligible = self.service.eligible(avoid, &*self.worker.shared.ports.passive);
+        eligible.contains(&at).then_some(at)
     }
 
     fn by_cookie(&self, named: Option<Named>) -> Result<Choice, Ending> {

@@ -84,6 +84,73 @@ fn a_client_that_has_said_all_is_still_answered() {
     client.closed();
 }
 
+const LOG_IN: &str = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Negotiate\r\nWWW-Authenticate: NTLM\r\n\
+    Content-Length: 0\r\n\r\n";
+
+/// Logs clients in as NTLM does: whatever comes over a connection is from the user who logged in on it.
+fn ntlm() -> Backend {
+    Backend::start(|conn| {
+        let (mut greeted, mut user) = (false, None);
+        while let Some(request) = conn.request() {
+            match request.lines().find_map(|line| line.strip_prefix("Authorization: NTLM ")) {
+                Some("hello") => greeted = true,
+                Some(name) if greeted => user = Some(name.to_owned()),
+                Some(_) | None => {}
+            }
+            match &user {
+                Some(user) => conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{user}", user.len())),
+                None => conn.send(LOG_IN),
+            }
+        }
+    })
+}
+
+/// Sends a request, with a message of the login if there is one. Returns the status, and as whom it was answered.
+fn as_whom(client: &mut Client, message: Option<&str>) -> (u16, String) {
+    let authorization = message.map(|message| format!("Authorization: NTLM {message}\r\n")).unwrap_or_default();
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{authorization}\r\n"));
+    let response = client.response();
+    (response.status, response.text().to_owned())
+}
+
+fn log_in(client: &mut Client, name: &str) {
+    assert_eq!(as_whom(client, Some("hello")).0, 401);
+    assert_eq!(as_whom(client, Some(name)), (200, name.to_owned()));
+}
+
+#[test]
+fn a_connection_that_a_client_logged_in_on_is_used_for_nobody_else() {
+    let backend = ntlm();
+    let site = Site::of(&[&backend], |_, _| {});
+    let (mut alice, mut other) = (site.client(), site.client());
+    log_in(&mut alice, "alice");
+    assert_eq!(as_whom(&mut other, None).0, 401);
+    log_in(&mut other, "bob");
+    for _ in 0..2 {
+        assert_eq!(as_whom(&mut alice, None), (200, "alice".to_owned()));
+        assert_eq!(as_whom(&mut other, None), (200, "bob".to_owned()));
+    }
+    assert_eq!(backend.connections(), 2);
+    drop((alice, other));
+    eventually("them to be closed with their clients", || {
+        let stats = site.proxy.stats().backends[&BackendId::new(1)];
+        (stats.connections == 0 && stats.idle == 0).then_some(())
+    });
+}
+
+#[test]
+fn who_logs_in_on_a_connection_stays_with_its_backend() {
+    let (b1, b2) = (ntlm(), ntlm());
+    let site = Site::of(&[&b1, &b2], |_, service| service.balance = Balance::RoundRobin);
+    for name in ["alice", "bob", "carol"] {
+        let mut client = site.client();
+        log_in(&mut client, name);
+        assert_eq!(as_whom(&mut client, None), (200, name.to_owned()));
+    }
+    assert_eq!(b1.connections() + b2.connections(), 3);
+    assert!(b1.connections() > 0 && b2.connections() > 0);
+}
+
 /// Reads requests and never answers; ends when the proxy closes.
 fn silent() -> Backend {
     Backend::start(|conn| {

@@ -73,6 +73,8 @@ pub(super) struct Search<'a> {
     pub(super) service: &'a Service,
     /// Position of the backend that was chosen; after a wait, of the one whose turn came.
     pub(super) at: usize,
+    /// The client's own connection to it.
+    pub(super) own: Option<Link>,
     /// Where any backend will do: those that will not.
     pub(super) any_but: Option<&'a [Tried]>,
     /// Not an idle connection, if that can be had.
@@ -84,9 +86,12 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// A connection to the backend at `at`: an idle one or a new one, after a wait in line if it is at its limit.
+    /// A connection to the backend at `at`: the client's own, an idle or a new one, after a wait in line if it is at its limit.
     /// `queue_until` is when that wait ends, once it has begun.
     pub(super) async fn acquire(&mut self, queue_until: &mut Option<u64>) -> Result<Link, NoLink> {
+        if let Some(link) = self.own.take() {
+            return Ok(link);
+        }
         let (client, service) = (self.client, self.service);
         let chosen = &service.backends[self.at];
         let mut available = if self.fresh { chosen.take_new(self.look) } else { chosen.take(self.look) };

@@ -12,7 +12,7 @@ use ballast_core::{balance::HashKey, config::Persistence, health::Answer, ids::B
 
 use super::{After, job::Job, reply::is_failure, sending::Sent, trail::Trail};
 use crate::{
-    backend::{Backend, Link},
+    backend::{Backend, Link, Own},
     buf::Buf,
     http::{
         client::Client,
@@ -49,17 +49,28 @@ impl Attempt<'_> {
         let worker = client.worker().clone();
         self.job.out.rewind();
         let mut input = Buf::default();
+        link.is_private |= self.job.logs_in_connection;
         let attempt = self.converse(client, &mut link, &mut input, set_cookie).await;
         let clean = input.is_empty();
         worker.pool.discard(&mut input);
         match attempt {
             Ok((ending, after, reusable)) => {
                 if reusable && clean {
-                    self.backend.put(link, client.timer.now_ms());
+                    self.keep(client, link, after);
                 }
                 Attempted::Over(ending, after)
             }
             Err(attempt) => attempt,
+        }
+    }
+
+    /// Lets the connection idle for the next request; a private one for the next of this client.
+    fn keep(&self, client: &mut Client, link: Link, after: After) {
+        let now_ms = client.timer.now_ms();
+        if !link.is_private {
+            self.backend.put(link, now_ms);
+        } else if after == After::Keep {
+            client.own = Own::keep(self.backend, link, now_ms);
         }
     }
 
@@ -76,6 +87,7 @@ impl Attempt<'_> {
         let mut reply = self
             .rewrite(client, input, head_len, sent, set_cookie)
             .map_err(|ending| Attempted::Over(ending, After::Linger))?;
+        link.is_private |= reply.logs_in_connection;
         if sent == Sent::All {
             client.worker().pool.discard(&mut self.job.out);
         }
@@ -88,6 +100,7 @@ impl Attempt<'_> {
                 affinity: Affinity::None,
                 hash: HashKey::default(),
                 tried: &[],
+                own: None,
             };
             self.trail.binding = chooser.learn(key, self.backend.id, table).await;
         }

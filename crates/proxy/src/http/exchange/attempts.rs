@@ -16,7 +16,7 @@ use super::{
     trail::Trail,
 };
 use crate::{
-    backend::Look,
+    backend::{Look, Own},
     http::{
         client::Client,
         ending::Ending,
@@ -49,6 +49,7 @@ pub(super) async fn attempts(
             affinity: job.affinity,
             hash: job.hash,
             tried: &tried,
+            own: client.own.as_ref().and_then(Own::backend),
         };
         let choice = chooser.choose().await;
         Chooser { farm, service, .. } = chooser;
@@ -77,10 +78,12 @@ pub(super) async fn attempts(
         }
         let may_repeat = job.is_repeatable() && trail.may_repeat(&service);
         let look = if may_repeat { Look::AtRuntime } else { Look::AtKernel };
+        let own = if fresh { None } else { client.take_own(service.backends[choice.at].id, look) };
         let (at, found) = {
             let any_but = choice.any_will_do.then_some(&tried[..]);
             let (at, chosen_ns) = (choice.at, boot_now().get());
-            let mut search = Search { client, farm: &farm, service: &service, at, any_but, fresh, look, chosen_ns };
+            let (farm, service) = (&*farm, &*service);
+            let mut search = Search { client, farm, service, at, own, any_but, fresh, look, chosen_ns };
             let found = search.acquire(&mut queue_until).await;
             trail.chosen_ns = search.chosen_ns;
             (search.at, found)

@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub(super) expects_continue: bool,
     pub(super) has_body: bool,
     pub(super) upgrade: bool,
+    /// It has credentials for the connection that it is sent on.
+    pub(super) logs_in_connection: bool,
     pub(super) affinity: Affinity,
     pub(super) hash: HashKey,
     /// Head and the first bytes of the body; kept until a response begins, to be sent again.
@@ -136,6 +138,7 @@ fn prepare_with(
         expects_continue: request.expects_continue,
         has_body: !matches!(request.framing, Framing::None | Framing::Length(0)),
         upgrade: upgrade.is_some(),
+        logs_in_connection: request.logs_in_connection,
         affinity: affinity(&worker, &live, &service, real_client, head, &request, fields),
         hash: hash_key(&live.plan.table_secret, service.plan.balance, real_client, request.target(head)),
         out,

@@ -33,6 +33,8 @@ pub(super) struct Reply {
     pub(super) reusable: bool,
     pub(super) learns: Option<KeyHash>,
     pub(super) upgrades: bool,
+    /// It has a challenge about the connection that it came on.
+    pub(super) logs_in_connection: bool,
     /// Its body has to reach `response_rate_min`.
     pub(super) paced: bool,
 }
@@ -126,7 +128,8 @@ impl Attempt<'_> {
         flow.absorb(input).map_err(Ending::Response)?;
         worker.pool.reclaim(input);
         let reusable = response.keep_alive && response.framing != Framing::Close && sent == Sent::All;
-        Ok(Reply { flow, status: response.status, keep, reusable, learns, upgrades, paced })
+        let (status, logs_in_connection) = (response.status, response.logs_in_connection);
+        Ok(Reply { flow, status, keep, reusable, learns, upgrades, logs_in_connection, paced })
     }
 
     /// Counts the response.
