@@ -1,7 +1,7 @@
 //! The binding tables as the data plane uses them: local looks, changes through the log.
 //!
-//! A hit counts while this node's state is fresh and the binding has settled; anything else is
-//! confirmed or proposed. See ADR 4 for why a moved binding waits.
+//! A hit counts while this node's state is fresh, or was confirmed for the request, and the binding
+//! has settled; anything else is confirmed or proposed. See ADR 4 for why a moved binding waits.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use ballast_core::{
         ProposeError, ReadIndex,
     },
     config::{Persistence, TableKey},
-    ids::{BackendId, ServiceId},
+    ids::{BackendId, LogIndex, ServiceId},
     persistence::KeyHash,
     state::{BindingChange, Command, Outcome, Refusal},
 };
@@ -99,10 +99,11 @@ impl<C: Propose + ReadIndex + Clone> NodeBindings<C> {
 }
 
 impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
-    fn lookup(&self, service: ServiceId, key: KeyHash) -> Lookup {
+    fn lookup(&self, service: ServiceId, key: KeyHash, confirmed: Option<LogIndex>) -> Lookup {
         let Some(tables) = self.view.tables() else { return Lookup::Stale };
         // Freshness is judged before the look: what is read after may only be newer.
-        let fresh = self.fresh();
+        let holds = |index| self.view.freshness.holds_for(index, self.view.applied_index());
+        let fresh = confirmed.is_some_and(holds) || self.fresh();
         let log_time = self.view.log_time();
         match tables.lookup(service, key, log_time) {
             None => Lookup::Miss,
@@ -170,7 +171,7 @@ impl<C: Propose + ReadIndex + Clone> Bindings for NodeBindings<C> {
         self.runtime.spawn(async move { drop(renewal.await) });
     }
 
-    fn confirm(&self) -> BoxFuture<'static, Result<(), NotConfirmed>> {
+    fn confirm(&self) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
         if self.isolated() {
             let detail = "no majority of the voters answers this node".to_owned();
             return Box::pin(async { Err(NotConfirmed { detail }) });
@@ -205,18 +206,18 @@ fn keeps_its_own(view: &View, service: ServiceId, backend: BackendId) -> bool {
 }
 
 /// Asks a majority whether the state here is current, until it answers or an attempt fails in which this process ran
-/// all the while.
+/// all the while. Returns the index that the state has come to, at least.
 ///
 /// # Errors
 /// When nobody answered in time.
-async fn ask(view: &View, cluster: &impl ReadIndex) -> Result<(), NotConfirmed> {
+async fn ask(view: &View, cluster: &impl ReadIndex) -> Result<LogIndex, NotConfirmed> {
     loop {
         let asked_at = boot_now();
         let deadline = if view.freshness.age(asked_at).is_some() { CONFIRM_DEADLINE } else { FIRST_DEADLINE };
         match cluster.confirm(deadline).await {
             Ok(index) => {
                 view.freshness.confirm(asked_at, index, view.applied_index());
-                return Ok(());
+                return Ok(index);
             }
             Err(error) if view.freshness.failed(asked_at, deadline, boot_now()) => return Err(error),
             // It stood still while it asked.
@@ -273,7 +274,7 @@ async fn settle(
 mod tests {
     use ballast_core::{
         cluster::Applied,
-        ids::{LogIndex, NodeId},
+        ids::NodeId,
         state::{Author, State},
     };
     use ballast_raft::Observer as _;
@@ -305,6 +306,26 @@ mod tests {
     impl ReadIndex for Answers {
         fn confirm(&self, _: Duration) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
             Box::pin(async { Ok(LogIndex::new(0)) })
+        }
+    }
+
+    /// Confirms up to this index, which takes twice as long as a confirmation counts.
+    #[derive(Clone)]
+    struct Far(LogIndex);
+
+    impl Propose for Far {
+        fn propose(&self, _: Command, _: Duration) -> BoxFuture<'static, Result<Applied, ProposeError>> {
+            Box::pin(async { Err(ProposeError::Stopping) })
+        }
+    }
+
+    impl ReadIndex for Far {
+        fn confirm(&self, _: Duration) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
+            let index = self.0;
+            Box::pin(async move {
+                sleep(Duration::from_millis(20)).await;
+                Ok(index)
+            })
         }
     }
 
@@ -371,6 +392,21 @@ mod tests {
         }
         assert_eq!(bind_to_a(100, true).await, Err(BindError::TableFull));
         assert_eq!((bind_to_a(0, false).await, bind_to_a(99, false).await), (Ok(A), Ok(A)), "they have their room");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_asked_is_served_however_long_that_took() {
+        let (view, mut state, _) = node();
+        show(&view, &mut state, bind(KEY, A));
+        let runtime = tokio::runtime::Handle::current();
+        let bindings = NodeBindings::new(Arc::clone(&view), Far(state.applied()), || None, runtime);
+        let index = bindings.confirm().await.expect("a majority answers");
+        let look = |index: LogIndex| bindings.lookup(WEB, KEY, Some(index));
+        assert_eq!(bindings.lookup(WEB, KEY, None), Lookup::Stale, "for another request");
+        assert_eq!(look(index), Lookup::Hit { backend: A, renew: false });
+        assert_eq!(look(LogIndex::new(index.get() + 1)), Lookup::Stale, "this node is not there yet");
+        show(&view, &mut state, set(Some(B)));
+        assert_eq!(look(index), Lookup::Stale, "what moved settles all the same");
     }
 
     #[tokio::test]

@@ -5,6 +5,9 @@
 //! below `index`. It counts once this node has applied up to `index`, and its age is counted
 //! from when it was *asked* for, on a clock that counts through suspend.
 //!
+//! For a request that asked itself it counts however long the answer took: what was committed after the request came may as
+//! well have come after it (ADR 4).
+//!
 //! Confirmations come for free from the lease protocol's rounds (each voter tells its last log
 //! index; the highest of a majority covers all that was committed) and, when those do not
 //! suffice, from a ReadIndex.
@@ -120,6 +123,11 @@ impl Freshness {
         confirmed != 0 && !self.void.load(Ordering::Acquire) && now.since(BootNanos::new(confirmed)) < self.span()
     }
 
+    /// Whether this node's table, which has come to `applied`, may be served from to a request that asked and was told `index`.
+    pub fn holds_for(&self, index: LogIndex, applied: LogIndex) -> bool {
+        applied >= index && !self.void.load(Ordering::Acquire)
+    }
+
     /// Age of the newest confirmation in nanoseconds; `None` if there never was one.
     pub fn age(&self, now: BootNanos) -> Option<u64> {
         let confirmed = self.confirmed.load(Ordering::Acquire);
@@ -174,6 +182,15 @@ mod tests {
         assert!(fresh.failed(at(90_000), Duration::from_millis(1500), at(91_510)));
         assert!(fresh.isolated(at(91_510)));
         assert!(!fresh.isolated(at(98_000)), "it was frozen while it was isolated");
+    }
+
+    #[test]
+    fn who_asked_is_served_once_what_was_told_is_applied() {
+        let fresh = Freshness::new(100 * MS);
+        assert!(!fresh.holds_for(LogIndex::new(7), LogIndex::new(6)));
+        assert!(fresh.holds_for(LogIndex::new(7), LogIndex::new(7)));
+        fresh.void();
+        assert!(!fresh.holds_for(LogIndex::new(7), LogIndex::new(7)), "nobody is");
     }
 
     #[test]

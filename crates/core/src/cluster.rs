@@ -175,8 +175,9 @@ pub enum BindError {
 
 /// The binding tables as the data plane uses them.
 pub trait Bindings: Send + Sync + 'static {
-    /// Looks a key up in this node's table. Costs no lock that a writer holds for long, no allocation.
-    fn lookup(&self, service: ServiceId, key: KeyHash) -> Lookup;
+    /// Looks a key up in this node's table. With what [`Bindings::confirm`] told the same request the table is fresh for it,
+    /// however long that took. Costs no lock that a writer holds for long, no allocation.
+    fn lookup(&self, service: ServiceId, key: KeyHash, confirmed: Option<LogIndex>) -> Lookup;
 
     /// Binds a key through the log. Returns when the binding may be forwarded on: a re-homed key
     /// waits until no other node can still serve the old binding from a fresh table.
@@ -191,8 +192,9 @@ pub trait Bindings: Send + Sync + 'static {
         None
     }
 
-    /// Waits until this node's table is fresh (see [`Lookup::Stale`]).
-    fn confirm(&self) -> BoxFuture<'static, Result<(), NotConfirmed>>;
+    /// Waits until this node's table is fresh (see [`Lookup::Stale`]). Returns the index that it has come to, up to which
+    /// everything is that was committed when the request asked.
+    fn confirm(&self) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>>;
 }
 
 /// This node's view of agreed state, compiled for the data plane.

@@ -48,7 +48,7 @@ impl ClusterView for Alone {
 }
 
 impl Bindings for Alone {
-    fn lookup(&self, service: ServiceId, key: KeyHash) -> Lookup {
+    fn lookup(&self, service: ServiceId, key: KeyHash, _: Option<LogIndex>) -> Lookup {
         let table = self.table.read().expect("no writer panics");
         table.get(&(service, key)).map_or(Lookup::Miss, |backend| Lookup::Hit { backend: *backend, renew: false })
     }
@@ -58,8 +58,8 @@ impl Bindings for Alone {
         Box::pin(async move { Ok(Bound { backend, index: LogIndex::new(1), how: BoundHow::Created }) })
     }
     fn renew(&self, _: ServiceId, _: KeyHash) {}
-    fn confirm(&self) -> BoxFuture<'static, Result<(), NotConfirmed>> {
-        Box::pin(async { Ok(()) })
+    fn confirm(&self) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
+        Box::pin(async { Ok(LogIndex::new(1)) })
     }
 }
 

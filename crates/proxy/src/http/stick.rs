@@ -197,14 +197,16 @@ impl Chooser<'_> {
         let state = self.service.state.clone();
         let counters = &state.counters;
         let mut refused: smallvec::SmallVec<[BackendId; 4]> = smallvec::SmallVec::new();
+        // Counts for this request to its end: whatever was committed before it came is in the table.
+        let mut confirmed = None;
         for _ in 0..ROUNDS_MAX {
             self.refresh();
-            let replaces = match bindings.lookup(self.service.plan.id, key) {
+            let replaces = match bindings.lookup(self.service.plan.id, key, confirmed) {
                 Lookup::Hit { backend, renew } => match self.must_move(backend) {
                     None => {
                         // Longer than it takes while there is a leader, shorter than an election.
                         if ballast_planted::is(Bug::HitAsksLeader)
-                            && !matches!(self.timer.limit(100, bindings.confirm()).await, Ok(Ok(())))
+                            && !matches!(self.timer.limit(100, bindings.confirm()).await, Ok(Ok(_)))
                         {
                             return self.isolated(key, &refused);
                         }
@@ -227,9 +229,10 @@ impl Chooser<'_> {
                 Lookup::Stale => {
                     counters.binding_stale_total.up();
                     match self.timer.limit(self.wait_ms(), bindings.confirm()).await {
-                        Ok(Ok(())) => continue,
+                        Ok(Ok(index)) => confirmed = Some(index),
                         Ok(Err(_)) | Err(_) => return self.isolated(key, &refused),
                     }
+                    continue;
                 }
             };
             let choice = self.balanced_without(&refused, "table", "new")?;
@@ -274,7 +277,8 @@ impl Chooser<'_> {
                 Ok(Err(BindError::Propose(_))) | Err(_) => return Err(Ending::Isolated),
             }
         }
-        Err(Ending::NoBackend)
+        // Either the log refused all that it was asked for, or what the client is bound to went on changing.
+        Err(if refused.len() == ROUNDS_MAX { Ending::NoBackend } else { Ending::Isolated })
     }
 
     /// Why a client bound to `backend` must move, `None` if it stays.
@@ -370,7 +374,7 @@ impl Chooser<'_> {
     /// Returns what became of it.
     pub async fn learn(&self, key: KeyHash, backend: BackendId, table: &TablePersistence) -> &'static str {
         let bindings = &self.worker.shared.ports.bindings;
-        match bindings.lookup(self.service.plan.id, key) {
+        match bindings.lookup(self.service.plan.id, key, None) {
             Lookup::Hit { backend: known, renew } if known == backend => {
                 if renew {
                     bindings.renew(self.service.plan.id, key);

@@ -253,6 +253,22 @@ fn a_stale_table_is_confirmed_first() {
 }
 
 #[test]
+fn a_request_that_had_the_table_confirmed_is_served_however_long_that_took() {
+    let (_b1, _b2, site) = two(by_user());
+    let first = site.get(&user("u1")).text().to_owned();
+    site.world.far.store(true, Ordering::SeqCst);
+    for at in 1..3 {
+        assert_eq!(site.get(&user("u1")).text(), first);
+        assert_eq!(site.line(at)["binding"], "hit");
+    }
+    assert_eq!(site.world.confirms.load(Ordering::SeqCst), 2);
+    // There are backends, and what the client is bound to is not known.
+    site.world.unsettled.store(true, Ordering::SeqCst);
+    let given_up = site.get(&user("u1"));
+    assert_eq!((given_up.status, given_up.header("x-ballast-reason")), (503, Some("isolated")));
+}
+
+#[test]
 fn without_quorum_the_farm_decides() {
     for policy in [Isolated::LastKnown, Isolated::Refuse] {
         let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));

@@ -46,6 +46,10 @@ pub struct World {
     pub confirms: AtomicU64,
     /// What the next looks into the table say, before it is asked.
     pub stale: AtomicBool,
+    /// They say so to whoever has not had the table confirmed, as where the nodes are far from each other.
+    pub far: AtomicBool,
+    /// They say so to everybody, as while everything moves.
+    pub unsettled: AtomicBool,
     /// The table is behind: it shows no bindings, but the log has them.
     pub behind: AtomicBool,
     /// Where free keys are bound to, whatever is asked for.
@@ -90,8 +94,9 @@ impl ClusterView for View {
 }
 
 impl Bindings for View {
-    fn lookup(&self, service: ServiceId, key: KeyHash) -> Lookup {
-        if self.0.stale.load(Ordering::SeqCst) {
+    fn lookup(&self, service: ServiceId, key: KeyHash, confirmed: Option<LogIndex>) -> Lookup {
+        let far = self.0.far.load(Ordering::SeqCst) && confirmed.is_none();
+        if far || self.0.stale.load(Ordering::SeqCst) || self.0.unsettled.load(Ordering::SeqCst) {
             return Lookup::Stale;
         }
         let behind = self.0.behind.load(Ordering::SeqCst);
@@ -131,13 +136,14 @@ impl Bindings for View {
         self.0.renewals.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn confirm(&self) -> BoxFuture<'static, Result<(), NotConfirmed>> {
+    fn confirm(&self) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
         self.0.confirms.fetch_add(1, Ordering::SeqCst);
         let fails = self.0.confirm_fails.load(Ordering::SeqCst);
         if !fails {
             self.0.stale.store(false, Ordering::SeqCst);
         }
-        Box::pin(async move { if fails { Err(NotConfirmed { detail: "test".into() }) } else { Ok(()) } })
+        let confirmed = if fails { Err(NotConfirmed { detail: "test".into() }) } else { Ok(LogIndex::new(9)) };
+        Box::pin(async move { confirmed })
     }
 
     fn last_known(&self, service: ServiceId, key: KeyHash) -> Option<BackendId> {
