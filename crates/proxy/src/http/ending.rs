@@ -25,7 +25,7 @@
 //! | `backend_stalled` | backend's, then reset | the backend sent nothing for `between_bytes` in the middle of the body, or less than `response_rate_min` |
 //! | `response_broken:<fault>` | backend's, then reset | the body's coding was malformed |
 //! | `vip_not_held` | 503; backend's, then reset; 101 | the node does not own the VIP any more, or handed it over and the time to finish is over |
-//! | `isolated` | 503 | no quorum, and the farm's policy is `refuse` |
+//! | `isolated` | 503 | no quorum, and the farm's policy is `refuse`; or the log did not say in time what the client is bound to |
 //! | `table_full` | 503 | the binding table is full, and its policy is `refuse` |
 //! | `limit_connections` | 503 | the listener has `connections_max` connections |
 //! | `limit_source` | 429 | the client's address (of IPv6 its /64) has `connections_per_source_max` connections |

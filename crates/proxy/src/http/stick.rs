@@ -100,6 +100,9 @@ pub const fn cause_name(cause: RehomeCause) -> &'static str {
 
 /// A binding seldom changes while a request looks; a request that sees this many changes gives up.
 const ROUNDS_MAX: usize = 5;
+/// Longest wait for the log. It has deadlines of its own, the longest of which are some eight seconds together, so that this
+/// one is for a fault of ours.
+const LOG_MS: u64 = 10_000;
 /// Bindings on their way to the log that a node remembers for `commit: after-forward`.
 const ON_THEIR_WAY_MAX: usize = 100_000;
 
@@ -228,9 +231,11 @@ impl Chooser<'_> {
                 }
                 Lookup::Stale => {
                     counters.binding_stale_total.up();
-                    match self.timer.limit(self.wait_ms(), bindings.confirm()).await {
+                    match self.timer.limit(LOG_MS, bindings.confirm()).await {
                         Ok(Ok(index)) => confirmed = Some(index),
-                        Ok(Err(_)) | Err(_) => return self.isolated(key, &refused),
+                        Ok(Err(_)) => return self.isolated(key, &refused),
+                        // The binding may have moved and not settled.
+                        Err(_) => return Err(Ending::Isolated),
                     }
                     continue;
                 }
@@ -245,7 +250,7 @@ impl Chooser<'_> {
             {
                 return self.served_by(backend, "new", "", &refused);
             }
-            let bound = self.timer.limit(self.wait_ms(), bindings.bind(request)).await;
+            let bound = self.timer.limit(LOG_MS, bindings.bind(request)).await;
             // The log may name a backend that came meanwhile.
             self.refresh();
             match bound {
@@ -357,11 +362,6 @@ impl Chooser<'_> {
         }
     }
 
-    /// The log answers within its own deadline; this one is for a fault of ours.
-    fn wait_ms(&self) -> u64 {
-        self.farm.plan.timeouts.response_header.as_millis()
-    }
-
     /// Whether a request may go on before its binding is in the log. Not where the log is known to refuse it and the client
     /// is not to be served then.
     fn commits_behind(&self, table: &TablePersistence) -> bool {
@@ -390,7 +390,7 @@ impl Chooser<'_> {
         {
             return "new";
         }
-        match self.timer.limit(self.wait_ms(), bindings.bind(request)).await {
+        match self.timer.limit(LOG_MS, bindings.bind(request)).await {
             Ok(Ok(bound)) => self.count(&bound).0,
             Ok(Err(_)) | Err(_) => {
                 self.service.state.counters.unbound_total.up();

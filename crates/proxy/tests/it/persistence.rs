@@ -414,6 +414,49 @@ fn login_backend(name: &'static str) -> Backend {
     })
 }
 
+/// Backends that have to answer soon.
+fn hasty(backends: [&Backend; 2], table: TablePersistence) -> Site {
+    Site::of(&backends, |farm, service| {
+        service.persistence = Some(Persistence::Table(table));
+        farm.timeouts.response_header = Span::from_millis(300);
+        farm.timeouts.client_header = Span::from_millis(450);
+    })
+}
+
+/// Sends a request for which the log is asked, and has it answer only when a backend would have been too late: a client that
+/// came after that and says no more has waited for longer.
+fn ask_a_slow_log(site: &Site, request: &str, asked: impl Fn() -> bool) -> Response {
+    let answer = site.world.hold_log();
+    let mut client = site.client();
+    client.send(request);
+    eventually("the log to be asked", || asked().then_some(()));
+    let mut later = site.client();
+    later.send("GET");
+    assert_eq!(later.response().status, 408);
+    drop(answer);
+    client.response()
+}
+
+#[test]
+fn the_log_may_take_longer_than_a_backend() {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let site = hasty([&b1, &b2], by_user());
+    let first = ask_a_slow_log(&site, &user("u1"), || site.world.binds.lock().unwrap().len() == 1);
+    assert_eq!((first.status, site.world.bindings().len()), (200, 1));
+    site.world.stale.store(true, Ordering::SeqCst);
+    let second = ask_a_slow_log(&site, &user("u1"), || site.world.confirms.load(Ordering::SeqCst) == 1);
+    assert_eq!((second.status, second.text()), (200, first.text()));
+    // What was known last may have moved and not settled.
+    let lines = [0, 1, 2, 3].map(|at| site.line(at));
+    assert!(lines.iter().all(|line| line["reason"] != "isolated"), "{lines:?}");
+
+    let (b1, b2) = (login_backend("b1"), login_backend("b2"));
+    let site = hasty([&b1, &b2], table(TableKey::LearnedCookie("SID".into())));
+    let login = "GET /login HTTP/1.1\r\nHost: a\r\n\r\n";
+    let login = ask_a_slow_log(&site, login, || site.world.binds.lock().unwrap().len() == 1);
+    assert_eq!((login.status, site.world.bindings().len()), (200, 1));
+}
+
 #[test]
 fn a_cookie_of_the_application_is_learned_before_the_client_sees_it() {
     let (b1, b2) = (login_backend("b1"), login_backend("b2"));

@@ -27,6 +27,7 @@ use ballast_core::{
     time::LogTime,
 };
 use ballast_proxy::{AccessLog, BindVips, Ports, Proxy, ProxyOptions};
+use tokio::sync::oneshot;
 
 /// Longer than anything takes on a busy machine; reached only by a bug.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,6 +56,8 @@ pub struct World {
     /// Where free keys are bound to, whatever is asked for.
     pub bound_to: Mutex<Option<BackendId>>,
     pub on_bind: Mutex<Option<OnBind>>,
+    /// The log answers the next question only when the test says so.
+    pub log_waits: Mutex<Option<oneshot::Receiver<()>>>,
     pub bind_fails: Mutex<Option<BindError>>,
     pub confirm_fails: AtomicBool,
     pub renew: AtomicBool,
@@ -65,6 +68,21 @@ pub struct World {
 }
 
 impl World {
+    /// The log answers the next question once what is returned is told so, or dropped.
+    pub fn hold_log(&self) -> oneshot::Sender<()> {
+        let (answer, waits) = oneshot::channel();
+        *self.log_waits.lock().unwrap() = Some(waits);
+        answer
+    }
+
+    async fn wait_for_log(&self) {
+        let waits = self.log_waits.lock().unwrap().take();
+        if let Some(waits) = waits {
+            // The sender may be dropped.
+            let _ = waits.await;
+        }
+    }
+
     pub fn publish(&self, mut plan: Plan) {
         plan.generation = self.generation.load(Ordering::SeqCst) + 1;
         *self.plan.lock().unwrap() = Some(Arc::new(plan));
@@ -113,6 +131,7 @@ impl Bindings for View {
             // At least one turn of the runtime, as through a real log.
             tokio::task::yield_now().await;
             world.binds.lock().unwrap().push(request.clone());
+            world.wait_for_log().await;
             let hook = world.on_bind.lock().unwrap().take();
             if let Some(hook) = hook {
                 hook(&world, &request);
@@ -138,12 +157,15 @@ impl Bindings for View {
 
     fn confirm(&self) -> BoxFuture<'static, Result<LogIndex, NotConfirmed>> {
         self.0.confirms.fetch_add(1, Ordering::SeqCst);
-        let fails = self.0.confirm_fails.load(Ordering::SeqCst);
-        if !fails {
-            self.0.stale.store(false, Ordering::SeqCst);
-        }
-        let confirmed = if fails { Err(NotConfirmed { detail: "test".into() }) } else { Ok(LogIndex::new(9)) };
-        Box::pin(async move { confirmed })
+        let world = self.0.clone();
+        Box::pin(async move {
+            world.wait_for_log().await;
+            if world.confirm_fails.load(Ordering::SeqCst) {
+                return Err(NotConfirmed { detail: "test".into() });
+            }
+            world.stale.store(false, Ordering::SeqCst);
+            Ok(LogIndex::new(9))
+        })
     }
 
     fn last_known(&self, service: ServiceId, key: KeyHash) -> Option<BackendId> {
