@@ -189,6 +189,13 @@ impl Service {
         eligibility.must_leave(!eligibility.is_up() && self.panics(passive))
     }
 
+    /// Why the cluster has everybody leave a bound backend, whatever this node's own checks say of it; `None` if it does not.
+    pub fn all_must_leave(&self, at: usize) -> Option<RehomeCause> {
+        let eligibility = self.plan.backends[at].eligibility();
+        let eligibilities = self.plan.backends.iter().map(BackendPlan::eligibility);
+        eligibility.must_leave(!eligibility.is_up() && plan::panics(self.plan.panic_threshold_percent, eligibilities))
+    }
+
     /// What decides about a backend, with the verdict that this node goes by.
     fn eligibility(&self, backend: &BackendPlan, passive: &dyn PassiveHealth) -> Eligibility {
         Eligibility { verdict: self.verdict(backend.id, backend.verdict, passive), ..backend.eligibility() }

@@ -174,7 +174,11 @@ impl Chooser<'_> {
             None => RehomeCause::BackendRemoved,
             Some(_) if self.refused(named.backend) => RehomeCause::ConnectFailed,
             Some(at) => match self.service.must_leave(at, &*self.worker.shared.ports.passive) {
-                Some(cause) => cause,
+                Some(_) => match self.service.all_must_leave(at) {
+                    Some(cause) => cause,
+                    // The client belongs there still, and the way there may be open again in a moment.
+                    None => return self.unbound(&[], "local"),
+                },
                 None if self.was_tried(named.backend) => return self.unbound(&[], "local"),
                 None => {
                     let may_move = self.service.plan.redispatch;

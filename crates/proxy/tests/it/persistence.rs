@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::atomic::Ordering};
 use ballast_core::{
     cluster::BindError,
     config::{
-        Commit, CookiePersistence, Isolated, Persistence, SourcePrefix, Span, TableKey, TablePersistence, WhenFull,
+        Commit, CookiePersistence, Health, Isolated, Persistence, SourcePrefix, Span, TableKey, TablePersistence,
+        VerdictPolicy, WhenFull,
     },
     ids::BackendId,
     plan::{AdminState, CookieKey, Plan, ServicePlan, Verdict},
@@ -559,6 +560,44 @@ fn a_signed_cookie_names_the_backend() {
     assert!(cookie_of(&moved).is_some());
     let line = site.line(10);
     assert_eq!((line["binding"].as_str(), line["binding_cause"].as_str()), (Some("rehomed"), Some("backend_removed")));
+}
+
+#[test]
+fn a_cookie_stands_while_only_this_node_finds_its_backend_down() {
+    for isolated in [false, true] {
+        let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+        let policy = if isolated { VerdictPolicy::Majority } else { VerdictPolicy::Local };
+        let app = || ServicePlan {
+            persistence: Some(Persistence::Cookie(CookiePersistence::default())),
+            health: Some(Health { policy, ..Health::default() }),
+            ..service(vec![backend(1, b1.address), backend(2, b2.address)])
+        };
+        let site = Site::new(farm(vec![app()]));
+        let first = site.get("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let bound = usize::from(first.text() == "b2");
+        let cookie = cookie_of(&first).unwrap();
+        let again = || site.get(&format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n"));
+        let find = |down| *site.world.down_here.lock().unwrap() = down;
+        let is_down = Some(BackendId::new(bound as u32 + 1));
+        site.world.isolated.store(isolated, Ordering::SeqCst);
+        find(is_down);
+        let meanwhile = again();
+        assert_eq!((meanwhile.status, meanwhile.text() != first.text()), (200, true), "isolated: {isolated}");
+        assert_eq!(cookie_of(&meanwhile), None);
+        let line = site.line(1);
+        assert_eq!((line["binding"].as_str(), line["reason"].as_str()), (Some("unbound"), Some("local")));
+        find(None);
+        assert_eq!(again().text(), first.text(), "isolated: {isolated}");
+
+        // The cluster finds so, too.
+        find(is_down);
+        let mut down = app();
+        down.backends[bound].verdict = Verdict::Down;
+        site.world.publish(plan(vec![farm(vec![down])]));
+        assert!(cookie_of(&again()).is_some_and(|new| new != cookie));
+        let line = site.line(3);
+        assert_eq!((line["binding"].as_str(), line["binding_cause"].as_str()), (Some("rehomed"), Some("backend_down")));
+    }
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub struct World {
     pub gates: Mutex<HashMap<VipId, Arc<VipGate>>>,
     pub observed: Mutex<Vec<(BackendId, Answer)>>,
     pub isolated: AtomicBool,
+    /// What this node's own checks find down.
+    pub down_here: Mutex<Option<BackendId>>,
     pub log_time_ms: AtomicU64,
 }
 
@@ -183,8 +185,8 @@ impl PassiveHealth for View {
     fn observed(&self, backend: BackendId, answer: Answer) {
         self.0.observed.lock().unwrap().push((backend, answer));
     }
-    fn local_verdict(&self, _: BackendId) -> Verdict {
-        Verdict::Up
+    fn local_verdict(&self, backend: BackendId) -> Verdict {
+        if *self.0.down_here.lock().unwrap() == Some(backend) { Verdict::Down } else { Verdict::Up }
     }
     fn isolated(&self) -> bool {
         self.0.isolated.load(Ordering::SeqCst)
