@@ -227,6 +227,8 @@ impl Chooser<'_> {
                     Some(RehomeCause::ConnectFailed) if !self.service.plan.redispatch => {
                         return Err(Ending::ConnectFailed);
                     }
+                    // The cluster keeps the client there, and would say so to each of its requests.
+                    Some(RehomeCause::BackendDown) if self.all_stay(backend) => return self.unbound(&refused, "local"),
                     Some(cause) => Some((backend, cause)),
                 },
                 Lookup::Miss => {
@@ -297,6 +299,11 @@ impl Chooser<'_> {
             Some(_) if self.refused(backend) => Some(RehomeCause::ConnectFailed),
             Some(at) => self.service.must_leave(at, &*self.worker.shared.ports.passive),
         }
+    }
+
+    /// Whether the cluster keeps clients at a backend, whatever this node finds.
+    fn all_stay(&self, backend: BackendId) -> bool {
+        self.service.position(backend).is_some_and(|at| self.service.all_must_leave(at).is_none())
     }
 
     /// Whether nobody but this node finds that a backend does not serve.

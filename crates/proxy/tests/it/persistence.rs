@@ -1,9 +1,9 @@
 //! Clients stay where they belong.
 
-use std::{net::SocketAddr, sync::atomic::Ordering};
+use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
 use ballast_core::{
-    cluster::BindError,
+    cluster::{BindError, ProposeError},
     config::{
         Commit, CookiePersistence, Health, Isolated, Persistence, SourcePrefix, Span, TableKey, TablePersistence,
         VerdictPolicy, WhenFull,
@@ -598,6 +598,38 @@ fn a_cookie_stands_while_only_this_node_finds_its_backend_down() {
         let line = site.line(3);
         assert_eq!((line["binding"].as_str(), line["binding_cause"].as_str()), (Some("rehomed"), Some("backend_down")));
     }
+}
+
+#[test]
+fn the_log_is_not_asked_to_move_who_only_this_node_would_move() {
+    let (b1, b2) = (Backend::named("b1"), Backend::named("b2"));
+    let app = || ServicePlan {
+        persistence: Some(Persistence::Table(by_user())),
+        health: Some(Health { policy: VerdictPolicy::Local, ..Health::default() }),
+        ..service(vec![backend(1, b1.address), backend(2, b2.address)])
+    };
+    let site = Site::new(farm(vec![app()]));
+    let first = site.get(&user("u1")).text().to_owned();
+    let bound = usize::from(first == "b2");
+    *site.world.down_here.lock().unwrap() = Some(BackendId::new(bound as u32 + 1));
+    // As during an election.
+    let fails = BindError::Propose(ProposeError::OutcomeUnknown { waited: Duration::from_secs(4) });
+    *site.world.bind_fails.lock().unwrap() = Some(fails);
+    for at in 1..11 {
+        let meanwhile = site.get(&user("u1"));
+        assert_eq!((meanwhile.status, meanwhile.text() != first), (200, true));
+        let line = site.line(at);
+        assert_eq!((line["binding"].as_str(), line["reason"].as_str()), (Some("unbound"), Some("local")));
+    }
+    assert_eq!(site.world.binds.lock().unwrap().len(), 1);
+
+    // The cluster finds so, too.
+    *site.world.bind_fails.lock().unwrap() = None;
+    let mut down = app();
+    down.backends[bound].verdict = Verdict::Down;
+    site.world.publish(plan(vec![farm(vec![down])]));
+    assert_ne!(site.get(&user("u1")).text(), first);
+    assert_eq!(site.line(11)["binding_cause"], "backend_down");
 }
 
 #[test]
