@@ -394,6 +394,7 @@ pub struct Backend {
     worker: usize,
     permits: Arc<Permits>,
     address: Cell<SocketAddr>,
+    serves: Cell<bool>,
     limit: Cell<u32>,
     idle_timeout_ms: Cell<u64>,
     idle: RefCell<Vec<(Link, u64)>>,
@@ -417,6 +418,7 @@ impl Backend {
             worker,
             permits,
             address: Cell::new(SocketAddr::from(([0, 0, 0, 0], 0))),
+            serves: Cell::new(true),
             limit: Cell::new(0),
             idle_timeout_ms: Cell::new(60_000),
             idle: RefCell::default(),
@@ -441,6 +443,14 @@ impl Backend {
         self.limit.set(limit);
         self.permits.set_limit(limit);
         while self.permits.is_exceeded() && self.pop_idle().is_some() {}
+    }
+
+    /// Takes in whether it serves by the plan. No connection idles from before to after that has changed: a host that was reset
+    /// forgets them without a word, and they look open until a request is lost on them.
+    pub fn set_serves(&self, serves: bool) {
+        if self.serves.replace(serves) != serves {
+            self.close_idle(|_, _| true);
+        }
     }
 
     /// It left the plan: no connection idles here, nor any that is in use now, until it is configured again.

@@ -115,6 +115,7 @@ impl Live {
                 let backends = plan.backends.iter().map(|b| {
                     let backend = backend(b.id);
                     backend.configure(b.address, b.connections_max, idle_ms);
+                    backend.set_serves(b.eligibility().must_leave(false).is_none());
                     backend
                 });
                 Rc::new(Service { plan: plan.clone(), backends: backends.collect(), state: state(plan.id) })

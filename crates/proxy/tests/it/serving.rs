@@ -10,7 +10,7 @@ use ballast_core::{
     config::{Balance, ByteSize, Fallback, RequestMatch, Span},
     health::Answer,
     ids::{BackendId, ServiceId},
-    plan::{AdminState, Verdict},
+    plan::{AdminState, BackendPlan, Verdict},
 };
 
 use crate::support::*;
@@ -214,6 +214,28 @@ fn a_place_in_the_line_is_given_up_when_its_client_resets() {
     open.send(()).unwrap();
     assert_eq!(third.response().text(), "b1");
     assert_eq!(b1.requests().len(), 2, "the one that was given up never got there");
+}
+
+#[test]
+fn no_connection_idles_from_before_its_backend_was_left_to_after() {
+    for (verdict, admin) in [(Verdict::Down, AdminState::Ready), (Verdict::Up, AdminState::Maintenance)] {
+        let b1 = Backend::named("b1");
+        let site = Site::of(&[&b1], |_, _| {});
+        let publish = |verdict, admin| {
+            let b1 = BackendPlan { verdict, admin, ..backend(1, b1.address) };
+            site.world.publish(plan(vec![farm(vec![service(vec![b1])])]));
+        };
+        assert_eq!(site.get(GET).text(), "b1");
+        publish(verdict, admin);
+        assert_eq!(site.get(GET).status, 503);
+        let stats = site.proxy.stats().backends[&BackendId::new(1)];
+        assert_eq!((stats.idle, stats.connections), (0, 0), "{verdict:?} {admin:?}");
+        publish(Verdict::Up, AdminState::Ready);
+        let mut client = site.client();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+        assert_eq!(client.response().text(), "b1");
+        assert_eq!(b1.connections(), 2, "{verdict:?} {admin:?}");
+    }
 }
 
 #[test]
