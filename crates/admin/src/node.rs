@@ -59,6 +59,8 @@ pub struct LocalStatus {
     pub learners: BTreeSet<NodeId>,
     /// Last entry in its log.
     pub last_log: LogIndex,
+    /// Last entry that is on its disk.
+    pub synced: LogIndex,
     /// Last entry that it knows to be committed.
     pub committed: LogIndex,
     /// Last entry that it applied.

@@ -330,6 +330,7 @@ impl Operations for Node {
             voters_changing: raft.voter_sets.len() > 1,
             learners: raft.learners.into_iter().collect(),
             last_log: raft.last_log,
+            synced: self.raft.synced_index(),
             committed: raft.committed,
             applied: self.view.applied_index(),
             snapshot: raft.snapshot,

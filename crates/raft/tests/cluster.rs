@@ -525,6 +525,37 @@ async fn a_new_leader_takes_no_vote_away_that_it_needs_because_one_died_before_i
     Ok(())
 }
 
+/// It answers heartbeats as before. The change would need its disk from the moment that it is in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_vote_is_taken_away_that_is_needed_because_the_disk_of_another_hangs() -> Test {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader(&[]).await;
+    let [hung, healthy] = cluster.ids().into_iter().filter(|id| *id != leader).collect::<Vec<_>>()[..] else {
+        return Err("two others".into());
+    };
+    cluster.faults.hang_syncs(hung);
+    let handle = cluster.handle(leader);
+    // An entry a second: it lacks the first of these for three seconds.
+    see(&handle, |status| status.peers.get(&hung).is_some_and(|peer| peer.lag >= 4)).await;
+    let demote = Command::SetNode { node: healthy, admin: NodeAdmin::Demoted, author: Author::default(), expect: None };
+    assert!(!matches!(propose(&handle, demote).await?.outcome, Outcome::Refused(_)));
+    // So many looks at the membership, and more.
+    for number in 0..4 {
+        assert_eq!(propose(&handle, token(number)).await?.outcome, Outcome::Done);
+        let applied = handle.status().applied;
+        see(&handle, |status| status.applied > applied).await;
+    }
+    let status = handle.status();
+    assert_eq!((status.voters.len(), status.voter_sets.len()), (3, 1), "{status:?}");
+
+    // It is carried out once the disk takes entries again.
+    cluster.faults.heal();
+    see(&handle, |status| status.voter_sets.len() == 1 && !status.voters.contains(&healthy)).await;
+    assert_eq!(propose(&handle, token(9)).await?.outcome, Outcome::Done);
+    cluster.end().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_removed_voter_is_replaced_by_a_learner() -> Test {
     let mut cluster = Cluster::of(4).await;

@@ -20,7 +20,7 @@ use ballast_proto::admin::v1::{
 };
 use ballast_telemetry::trace;
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
 use super::{
@@ -38,6 +38,12 @@ use crate::{
 
 /// How long a node has to say how it is.
 const NODE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is agreed is on each disk that takes entries after so long. Far above a sync on a disk that is busy.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often nodes are asked meanwhile.
+const DISK_LOOK: Duration = Duration::from_millis(100);
 
 /// Life of a join token when the caller does not say.
 const TOKEN_LIFE: Duration = Duration::from_secs(3600);
@@ -309,16 +315,27 @@ impl Shared {
         Ok(())
     }
 
-    /// Refuses to take the vote of a node without which the voters that are left have no majority that answers: nothing
-    /// could be decided any more. A learner that answers and has the log takes its vote, and counts.
+    /// Refuses to take the vote of a node without which the voters that are left have no majority that answers and takes entries:
+    /// nothing could be decided any more, and the change not be undone. A learner that does, and has the log, takes its vote
+    /// and counts.
     pub(super) async fn check_majority_without(&self, id: NodeId, name: &str) -> Result<(), ApiError> {
         let local = self.parts.operations.status();
         // About the last node the state machine says what there is to say.
         if !local.voters.contains(&id) || self.read(|state| state.nodes().count()) == 1 {
             return Ok(());
         }
-        let nodes = self.ask_nodes(None, NODE_TIMEOUT).await;
-        let Err(silent) = majority_without(id, &local.voters, &nodes) else { return Ok(()) };
+        let mut nodes = self.ask_nodes(None, NODE_TIMEOUT).await;
+        let agreed = nodes.iter().map(|status| status.committed_index).max().unwrap_or(0);
+        let until = Instant::now() + DISK_PATIENCE;
+        // Only disks are waited for: a node whose disk hangs answers all the same.
+        while majority_without(id, &local.voters, &nodes, agreed).is_err()
+            && majority_without(id, &local.voters, &nodes, 0).is_ok()
+            && Instant::now() < until
+        {
+            sleep(DISK_LOOK).await;
+            nodes = self.ask_nodes(None, NODE_TIMEOUT).await;
+        }
+        let Err(missing) = majority_without(id, &local.voters, &nodes, agreed) else { return Ok(()) };
         if local.voters.len() == 1 {
             let message =
                 format!("no node can take the vote of {name}, the only voter: nothing could be decided ever after");
@@ -326,16 +343,21 @@ impl Shared {
                 .remedy("wait until another node answers and has caught up: `ballastctl cluster status`")
                 .remedy("one that is drained or demoted takes no vote before `ballastctl node enable`"));
         }
-        if silent.is_empty() {
+        if missing.is_empty() {
             let message = format!(
                 "another voter was removed a moment ago and has its vote still; without {name} too there is no majority"
             );
             return Err(error::status(ErrorCode::Precondition, message, name).remedy("try again in a moment"));
         }
-        let silent = silent.join(" and ");
-        let message = format!("without {name} no majority of the voters answers: {silent} does not");
+        let (wanted, see) = if missing.iter().any(|status| status.reachable) {
+            ("answers and has on disk what is agreed", " (see why the disk takes nothing if it answers)")
+        } else {
+            ("answers", "")
+        };
+        let missing = missing.into_iter().map(name_of).collect::<Vec<_>>().join(" and ");
+        let message = format!("without {name} no majority of the voters {wanted}: {missing} does not");
         Err(error::status(ErrorCode::Precondition, message, name).remedy(format!(
-            "bring {silent} back, or remove what is gone for good first: `ballastctl node remove {silent}`"
+            "bring {missing} back{see}, or remove what is gone for good first: `ballastctl node remove {missing}`"
         )))
     }
 
@@ -489,26 +511,30 @@ fn chain(status: &Status) -> String {
     text
 }
 
-/// Whether the voters without `id`, and a learner that can take its vote, have a majority that answers. A voter that was
-/// removed and has its vote still is none of `nodes`, and is not counted on.
+/// Whether the voters without `id`, and a learner that can take its vote, have a majority that answers and has the log on disk
+/// up to `synced`. A voter that was removed and has its vote still is none of `nodes`, and is not counted on.
 ///
 /// # Errors
-/// The names of the voters that do not answer; none if all do but those that were removed, or if no other votes.
-fn majority_without<'a>(id: NodeId, voters: &BTreeSet<NodeId>, nodes: &'a [NodeStatus]) -> Result<(), Vec<&'a str>> {
+/// The voters that do not; none if all do but those that were removed, or if no other votes.
+fn majority_without<'a>(
+    id: NodeId,
+    voters: &BTreeSet<NodeId>,
+    nodes: &'a [NodeStatus],
+    synced: u64,
+) -> Result<(), Vec<&'a NodeStatus>> {
     let left = voters.iter().filter(|voter| **voter != id).count();
     let others = nodes.iter().filter(|status| id_of(status) != id);
     let (voters, learners): (Vec<_>, Vec<_>) = others.partition(|status| voters.contains(&id_of(status)));
+    // A node of an older version does not say what is on its disk.
+    let counts = |status: &NodeStatus| status.reachable && status.synced_index.is_none_or(|index| index >= synced);
     let may_vote = |status: &&NodeStatus| {
         let kept_from_it = |admin| matches!(admin, proto::NodeAdmin::Demoted | proto::NodeAdmin::Drain);
         let kept_from_it = status.node.as_ref().is_some_and(|node| kept_from_it(node.admin()));
-        status.reachable && status.lag <= LAG_NORMAL && !kept_from_it
+        counts(status) && status.lag <= LAG_NORMAL && !kept_from_it
     };
     let heir = usize::from(learners.iter().any(may_vote));
-    let answering = voters.iter().filter(|status| status.reachable).count() + heir;
-    if answering * 2 > left + heir {
-        return Ok(());
-    }
-    Err(voters.into_iter().filter(|status| !status.reachable).map(name_of).collect())
+    let (counting, missing): (Vec<_>, Vec<_>) = voters.into_iter().partition(|status| counts(status));
+    if (counting.len() + heir) * 2 > left + heir { Ok(()) } else { Err(missing) }
 }
 
 pub(super) fn id_of(status: &NodeStatus) -> NodeId {
@@ -532,6 +558,7 @@ fn describe(state: &State, local: &LocalStatus, hash: Option<(LogIndex, String)>
         term: local.term,
         leader_id: local.leader.map_or(0, NodeId::get),
         last_log_index: local.last_log.get(),
+        synced_index: Some(local.synced.get()),
         committed_index: local.committed.get(),
         applied_index: local.applied.get(),
         lag: 0,
@@ -626,8 +653,8 @@ mod tests {
         let gone = |id| node(id, false, 0, proto::NodeAdmin::Ready);
         let three = BTreeSet::from([1, 2, 3].map(NodeId::new));
         let without_three = |nodes: &[NodeStatus]| {
-            let silent = majority_without(NodeId::new(3), &three, nodes);
-            silent.map_err(|silent| silent.join(" "))
+            let missing = majority_without(NodeId::new(3), &three, nodes, 100);
+            missing.map_err(|missing| missing.into_iter().map(name_of).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(without_three(&[here(1), here(2), here(3)]), Ok(()));
         assert_eq!(without_three(&[here(1), gone(2), here(3)]), Err("node-2".to_owned()));
@@ -642,17 +669,34 @@ mod tests {
     }
 
     #[test]
+    fn a_node_whose_disk_takes_nothing_is_not_counted_on_to_decide() {
+        let has = |id, index| NodeStatus { synced_index: index, ..node(id, true, 0, proto::NodeAdmin::Ready) };
+        let three = BTreeSet::from([1, 2, 3].map(NodeId::new));
+        let without_three = |nodes: &[NodeStatus]| {
+            let missing = majority_without(NodeId::new(3), &three, nodes, 100);
+            missing.map_err(|missing| missing.into_iter().map(id_of).map(NodeId::get).collect::<Vec<_>>())
+        };
+        let (first, third) = (has(1, Some(101)), has(3, Some(100)));
+        assert_eq!(without_three(&[first.clone(), has(2, Some(100)), third.clone()]), Ok(()));
+        assert_eq!(without_three(&[first.clone(), has(2, Some(99)), third.clone()]), Err(vec![2]));
+        assert_eq!(without_three(&[has(1, Some(7)), has(2, Some(99)), third.clone()]), Err(vec![1, 2]));
+        assert_eq!(without_three(&[first.clone(), has(2, None), third.clone()]), Ok(()), "an older one does not say");
+        assert_eq!(without_three(&[first.clone(), has(2, Some(99)), third.clone(), has(4, Some(100))]), Ok(()));
+        assert_eq!(without_three(&[first, has(2, Some(99)), third, has(4, Some(99))]), Err(vec![2]));
+    }
+
+    #[test]
     fn the_only_vote_may_go_if_a_learner_can_take_it() {
         let only = BTreeSet::from([NodeId::new(1)]);
         let here = |id| node(id, true, 0, proto::NodeAdmin::Ready);
-        assert_eq!(majority_without(NodeId::new(1), &only, &[here(1), here(2)]), Ok(()));
+        assert_eq!(majority_without(NodeId::new(1), &only, &[here(1), here(2)], 100), Ok(()));
         for learner in [
             node(2, false, 0, proto::NodeAdmin::Ready),
             node(2, true, LAG_NORMAL + 1, proto::NodeAdmin::Ready),
             node(2, true, 0, proto::NodeAdmin::Drain),
             node(2, true, 0, proto::NodeAdmin::Demoted),
         ] {
-            assert_eq!(majority_without(NodeId::new(1), &only, &[here(1), learner]), Err(Vec::new()));
+            assert_eq!(majority_without(NodeId::new(1), &only, &[here(1), learner], 100), Err(Vec::new()));
         }
     }
 }

@@ -287,6 +287,7 @@ mod tests {
             voters_changing: false,
             learners: BTreeSet::new(),
             last_log: LogIndex::new(42),
+            synced: LogIndex::new(42),
             committed: LogIndex::new(42),
             applied: LogIndex::new(42),
             snapshot: LogIndex::new(0),

@@ -57,7 +57,7 @@ pub struct Cluster {
     pub lease: Span,
     /// How recently a node must have confirmed its state with a quorum to serve bindings from its own table: 10ms to 1s.
     pub freshness: Span,
-    /// After how long a voter that is gone is replaced by a learner: 1s to 30d.
+    /// After how long a voter that is gone, or whose disk takes nothing, is replaced by a learner: 1s to 30d.
     pub replace_voter_after: Span,
     /// Machines that are told of what happens.
     pub webhooks: Vec<Webhook>,

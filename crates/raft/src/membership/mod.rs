@@ -2,5 +2,6 @@
 
 mod plan;
 mod reconcile;
+mod taking;
 
 pub(crate) use reconcile::{Reachability, reconcile};

@@ -8,7 +8,10 @@
 //! by a learner that is there and has the log; until there is one it keeps its vote, because taking
 //! it away would not bring a quorum nearer and its return would.
 //!
-//! Not here: asking openraft (`reconcile`), enrolling and removing nodes (`ballast_core::state`).
+//! To be there is to answer and to take entries: a node whose disk hangs does the one and not the other.
+//!
+//! Not here: asking openraft (`reconcile`), who takes entries (`taking`), enrolling and removing nodes
+//! (`ballast_core::state`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +35,10 @@ pub(crate) struct NodeFacts {
     pub(crate) heard: bool,
     /// It has nearly all of the leader's log.
     pub(crate) caught_up: bool,
+    /// It has all on disk that the log had a moment ago. False of everybody while nothing is known of that.
+    pub(crate) takes: bool,
+    /// For how long its disk has taken nothing although there was something to take.
+    pub(crate) stuck_for: Duration,
 }
 
 /// All that the decision depends on.
@@ -48,7 +55,7 @@ pub(crate) struct Facts {
     pub(crate) leader: NodeId,
     /// Policy: voters wanted.
     pub(crate) voters_wanted: usize,
-    /// Policy: how long a voter may be silent.
+    /// Policy: how long a voter may be silent, or take nothing.
     pub(crate) replace_voter_after: Duration,
 }
 
@@ -77,6 +84,7 @@ pub(crate) enum Reason {
     Removed(NodeId),
     Demoted(NodeId),
     Silent(NodeId),
+    Stuck(NodeId),
     TooMany(NodeId),
     Promoted(NodeId),
 }
@@ -131,10 +139,14 @@ fn change_voters(facts: &Facts) -> Option<Change> {
         let node = least_wanted(facts)?;
         return without(node, Reason::TooMany(node));
     }
-    let silent =
-        facts.voters.iter().find(|node| of(node).is_some_and(|node| node.silent_for > facts.replace_voter_after));
-    if let (Some(node), Some(_)) = (silent, best) {
-        return without(*node, Reason::Silent(*node));
+    let lost = facts.voters.iter().find_map(|id| {
+        let node = of(id)?;
+        let too_long = |lasting: Duration| lasting > facts.replace_voter_after;
+        let because = if too_long(node.silent_for) { Reason::Silent(*id) } else { Reason::Stuck(*id) };
+        too_long(node.silent_for.max(node.stuck_for)).then_some((*id, because))
+    });
+    if let (Some((node, because)), Some(_)) = (lost, best) {
+        return without(node, because);
     }
     if let Some(voters) = grown(facts, &candidates) {
         return Some(Change::SetVoters { voters, because: Reason::Grow });
@@ -146,12 +158,13 @@ fn change_voters(facts: &Facts) -> Option<Change> {
     without(leaves, Reason::Promoted(promoted))
 }
 
-/// Whether a majority of `voters` answers. Without one nothing could be decided any more, and no change undone.
+/// Whether a majority of `voters` answers and takes entries. Without one nothing could be decided any more, and no change
+/// undone: a change needs both majorities from the moment that it is in the log.
 fn can_decide(facts: &Facts, voters: &BTreeSet<NodeId>) -> bool {
     // A new leader has not missed anybody for long yet: whoever died before it led would seem to answer.
-    let answers = |node: &NodeFacts| node.heard && node.silent_for <= REACHABLE_WITHIN;
-    let answers = |voter: &&NodeId| facts.nodes.get(voter).is_some_and(answers);
-    voters.iter().filter(answers).count() * 2 > voters.len()
+    let counts = |node: &NodeFacts| node.heard && node.silent_for <= REACHABLE_WITHIN && node.takes;
+    let counts = |voter: &&NodeId| facts.nodes.get(voter).is_some_and(counts);
+    voters.iter().filter(counts).count() * 2 > voters.len()
 }
 
 /// Whether a node may get a vote that it has not. One that is drained keeps what it has and gets none: it is about to be
@@ -170,7 +183,7 @@ fn candidates(facts: &Facts) -> Vec<NodeId> {
         .learners
         .iter()
         .filter_map(|id| Some((*id, facts.nodes.get(id)?)))
-        .filter(|(_, node)| may_get_vote(node) && node.caught_up && node.silent_for <= TAKEN_WITHIN)
+        .filter(|(_, node)| may_get_vote(node) && node.caught_up && node.takes && node.silent_for <= TAKEN_WITHIN)
         .map(|(id, node)| (node.admin != NodeAdmin::Promoted, node.role != NodeRole::Witness, id))
         .collect();
     found.sort_unstable();
@@ -184,7 +197,7 @@ pub(crate) fn wanting(facts: &Facts) -> Option<String> {
     if let Some(leaves) = facts.voters.iter().find(leaves) {
         let until = match facts.voters.len() {
             1 => "another node can take it",
-            _ => "a majority of the voters that are left answers",
+            _ => "a majority of the voters that are left answers and takes entries",
         };
         return Some(format!("node {leaves} keeps its vote until {until}"));
     }
@@ -199,7 +212,8 @@ pub(crate) fn wanting(facts: &Facts) -> Option<String> {
             _ if node.admin == NodeAdmin::Drain => format!("node {id} is drained and gets no vote until it is enabled"),
             Duration::MAX => format!("node {id} has not answered this leader yet"),
             silent if silent > TAKEN_WITHIN => format!("node {id} has not answered for {silent:.1?}"),
-            _ => format!("node {id} has not got the log yet"),
+            _ if !node.caught_up => format!("node {id} has not got the log yet"),
+            _ => format!("node {id} takes no entries or takes them late (its disk, or the link to it)"),
         })
     });
     let waits: Vec<_> = waits.collect();
@@ -216,8 +230,8 @@ fn grown(facts: &Facts, candidates: &[NodeId]) -> Option<BTreeSet<NodeId>> {
     Some(voters)
 }
 
-/// The voter that can best be spared: a silent one, else the youngest that nobody promoted, that
-/// is no witness and does not lead.
+/// The voter that can best be spared: a silent one, else one that takes no entries, else the youngest that nobody promoted,
+/// that is no witness and does not lead.
 fn least_wanted(facts: &Facts) -> Option<NodeId> {
     facts
         .voters
@@ -226,6 +240,7 @@ fn least_wanted(facts: &Facts) -> Option<NodeId> {
         .max_by_key(|(id, node)| {
             (
                 node.silent_for > REACHABLE_WITHIN,
+                !node.takes,
                 *id != facts.leader,
                 node.admin != NodeAdmin::Promoted,
                 node.role != NodeRole::Witness,
@@ -245,9 +260,15 @@ mod tests {
         silent_for: Duration::ZERO,
         heard: true,
         caught_up: true,
+        takes: true,
+        stuck_for: Duration::ZERO,
     };
     const GONE: NodeFacts = NodeFacts { silent_for: Duration::from_secs(3600), ..HERE };
     const BEHIND: NodeFacts = NodeFacts { caught_up: false, ..HERE };
+    /// Its disk takes nothing, and it answers.
+    const HUNG: NodeFacts = NodeFacts { takes: false, stuck_for: Duration::from_secs(3600), ..HERE };
+    /// It takes entries late.
+    const LATE: NodeFacts = NodeFacts { takes: false, ..HERE };
     const WITNESS: NodeFacts = NodeFacts { role: NodeRole::Witness, ..HERE };
     const DEMOTED: NodeFacts = NodeFacts { admin: NodeAdmin::Demoted, ..HERE };
     const DRAINED: NodeFacts = NodeFacts { admin: NodeAdmin::Drain, ..HERE };
@@ -305,7 +326,11 @@ mod tests {
         );
         assert_eq!(
             why(&[(1, HERE), (2, GONE), (3, DEMOTED)], &[1, 2, 3], &[]).as_deref(),
-            Some("node 3 keeps its vote until a majority of the voters that are left answers")
+            Some("node 3 keeps its vote until a majority of the voters that are left answers and takes entries")
+        );
+        assert_eq!(
+            why(&[(1, HERE), (2, LATE), (3, HERE)], &[1], &[2, 3]).as_deref(),
+            Some("node 2 takes no entries or takes them late (its disk, or the link to it)")
         );
         assert_eq!(
             why(&[(2, GONE)], &[1], &[2]).as_deref(),
@@ -351,6 +376,43 @@ mod tests {
         // Once it is silent for longer than the others, it is the one that goes.
         fewer.nodes.insert(NodeId::new(2), NodeFacts { heard: false, ..GONE });
         check(&fewer, voters(&[1, 3], Reason::TooMany(NodeId::new(2))));
+    }
+
+    #[test]
+    fn a_voter_that_answers_and_takes_no_entries_is_not_counted_on() {
+        for takes_nothing in [HUNG, LATE] {
+            check(&facts(&[(1, HERE), (2, takes_nothing), (3, DEMOTED)], &[1, 2, 3], &[]), None);
+            check(&facts(&[(1, HERE), (2, takes_nothing)], &[1, 2, 3], &[]), None);
+            // Nor the leader.
+            check(&facts(&[(1, takes_nothing), (2, HERE), (3, DEMOTED)], &[1, 2, 3], &[]), None);
+            let with_learner = [(1, HERE), (2, takes_nothing), (3, DEMOTED), (4, HERE)];
+            check(&facts(&with_learner, &[1, 2, 3], &[4]), voters(&[1, 2, 4], Reason::Demoted(NodeId::new(3))));
+            // It is the one that can be spared.
+            let removed = [(1, HERE), (3, HERE)];
+            check(&facts(&removed, &[1, 2, 3], &[]), voters(&[1, 3], Reason::Removed(NodeId::new(2))));
+            let mut fewer = facts(&[(1, HERE), (2, takes_nothing), (3, HERE), (4, HERE)], &[1, 2, 3, 4], &[]);
+            check(&fewer, voters(&[1, 3, 4], Reason::TooMany(NodeId::new(2))));
+            fewer.nodes.insert(NodeId::new(3), GONE);
+            check(&fewer, voters(&[1, 2, 4], Reason::TooMany(NodeId::new(3))));
+            fewer.nodes.insert(NodeId::new(4), LATE);
+            check(&fewer, None);
+            // It takes nobody's place.
+            check(&facts(&[(1, HERE), (2, HERE), (3, takes_nothing)], &[1], &[2, 3]), None);
+            check(&facts(&[(1, DEMOTED), (2, takes_nothing)], &[1], &[2]), None);
+        }
+    }
+
+    #[test]
+    fn a_voter_whose_disk_takes_nothing_is_replaced_after_the_delay_and_one_that_is_late_is_not() {
+        let nodes = [(1, HERE), (2, HERE), (3, HUNG), (4, HERE)];
+        check(&facts(&nodes, &[1, 2, 3], &[4]), voters(&[1, 2, 4], Reason::Stuck(NodeId::new(3))));
+        check(&facts(&nodes[..3], &[1, 2, 3], &[]), None);
+        let mut patient = facts(&nodes, &[1, 2, 3], &[4]);
+        patient.replace_voter_after = Duration::from_secs(7200);
+        check(&patient, None);
+        check(&facts(&[(1, HERE), (2, HERE), (3, LATE), (4, HERE)], &[1, 2, 3], &[4]), None);
+        let leads = [(1, HUNG), (2, HERE), (3, HERE), (4, HERE)];
+        check(&facts(&leads, &[1, 2, 3], &[4]), voters(&[2, 3, 4], Reason::Stuck(NodeId::new(1))));
     }
 
     #[test]

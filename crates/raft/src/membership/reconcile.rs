@@ -9,7 +9,10 @@ use ballast_core::{config::Cluster, ids::NodeId, state::Node};
 use openraft::{ChangeMembers, Instant as _, raft::Precondition};
 use tokio::time::{Instant, timeout};
 
-use super::plan::{Change, Facts, NodeFacts, next_change, wanting};
+use super::{
+    plan::{Change, Facts, NodeFacts, next_change, wanting},
+    taking::Taking,
+};
 use crate::{
     machine::Replica,
     types::{Metrics, Raft},
@@ -24,25 +27,33 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What hinders a change of the membership is told once it has lasted so long, and every so often while it lasts.
 const TELL_AFTER: Duration = Duration::from_secs(10);
 
-/// Since when the leader has not heard from each node. A new leader has heard from nobody, so its
-/// own beginning counts as the last word of all: it replaces none of them sooner for that.
+/// Since when the leader has not heard from each node, and whose disks take what they are sent. A new leader has heard from
+/// nobody, so its own beginning counts as the last word of all: it replaces none of them sooner for that.
 #[derive(Debug, Default)]
 pub(crate) struct Reachability {
     /// Term, and when this node began to lead it.
     leading: Option<(u64, Instant)>,
+    taking: Taking,
     /// Since when something hinders changes that are due, or when that was told last.
     hindered: Option<Instant>,
 }
 
 impl Reachability {
-    fn silent_for(&mut self, metrics: &Metrics) -> BTreeMap<u64, Duration> {
-        let since = match self.leading {
-            Some((term, since)) if term == metrics.current_term => since,
-            _ => self.leading.insert((metrics.current_term, Instant::now())).1,
-        };
+    /// Looks at what each member has on disk. In a new term nobody is known to have anything yet.
+    fn look(&mut self, metrics: &Metrics) {
+        if self.leading.is_none_or(|(term, _)| term != metrics.current_term) {
+            self.leading = Some((metrics.current_term, Instant::now()));
+            self.taking = Taking::default();
+        }
+        let members = metrics.replication.iter().flatten();
+        let members = members.map(|(node, matched)| (*node, matched.as_ref().map(|id| id.index)));
+        self.taking.look(Instant::now(), metrics.last_log_index.unwrap_or(0), members);
+    }
+
+    fn silent_for(&self, metrics: &Metrics) -> BTreeMap<u64, Duration> {
+        let led_for = self.leading.map_or(Duration::ZERO, |(_, since)| since.elapsed());
         let Some(heard) = metrics.heartbeat.as_ref() else { return BTreeMap::new() };
         let learners: BTreeSet<u64> = metrics.membership_config.membership().learner_ids().collect();
-        let led_for = since.elapsed();
         heard
             .iter()
             .map(|(node, at)| {
@@ -81,6 +92,9 @@ pub(crate) async fn reconcile(raft: &Raft, replica: &Replica, reachability: &mut
     if replica.look(|state| state.cluster().is_none()) {
         return;
     }
+    if current {
+        reachability.look(&metrics);
+    }
     if !settled || !current {
         let by =
             if settled { "this leader has applied nothing of its term" } else { "the last change is not committed" };
@@ -113,7 +127,8 @@ pub(crate) async fn reconcile(raft: &Raft, replica: &Replica, reachability: &mut
     }
 }
 
-fn gather(replica: &Replica, metrics: &Metrics, reachability: &mut Reachability) -> Facts {
+fn gather(replica: &Replica, metrics: &Metrics, reachability: &Reachability) -> Facts {
+    let now = Instant::now();
     let silent = reachability.silent_for(metrics);
     let last = metrics.last_log_index.unwrap_or(0);
     let facts = |node: &Node| {
@@ -127,6 +142,8 @@ fn gather(replica: &Replica, metrics: &Metrics, reachability: &mut Reachability)
             silent_for: if me { Duration::ZERO } else { silent.get(&id).copied().unwrap_or(Duration::MAX) },
             heard: me || heard,
             caught_up: me || matched.is_some_and(|matched| matched + CAUGHT_UP_WITHIN >= last),
+            takes: reachability.taking.takes(id),
+            stuck_for: reachability.taking.stuck_for(now, id),
         };
         (node.id, facts)
     };

@@ -51,6 +51,8 @@ pub struct Faults {
     slow: watch::Sender<BTreeMap<NodeId, usize>>,
     /// How much longer the disk of each node takes for a sync, in milliseconds.
     sync_delay: Arc<AtomicU64>,
+    /// Nodes whose disks sync nothing.
+    hung: watch::Sender<BTreeSet<NodeId>>,
     /// How often somebody tried to connect to each node.
     connects: Arc<Mutex<BTreeMap<NodeId, u64>>>,
 }
@@ -61,6 +63,7 @@ impl Faults {
             cut_off: watch::Sender::default(),
             slow: watch::Sender::default(),
             sync_delay: Arc::default(),
+            hung: watch::Sender::default(),
             connects: Arc::default(),
         }
     }
@@ -84,10 +87,16 @@ impl Faults {
         self.sync_delay.store(u64::try_from(delay.as_millis()).expect("short"), Ordering::Release);
     }
 
+    /// No sync that the node begins from now on ends. What it writes can be read, and its process goes on.
+    pub fn hang_syncs(&self, node: NodeId) {
+        self.hung.send_modify(|nodes| _ = nodes.insert(node));
+    }
+
     pub fn heal(&self) {
         self.cut_off.send_modify(BTreeSet::clear);
         self.slow.send_modify(BTreeMap::clear);
         self.delay_syncs(Duration::ZERO);
+        self.hung.send_modify(BTreeSet::clear);
     }
 
     fn separates(&self, a: NodeId, b: NodeId) -> bool {
@@ -220,22 +229,30 @@ impl AsyncWrite for Slow {
     }
 }
 
-/// A log on a disk that takes its time for a sync, as long as that is wanted.
+/// A log on a disk that takes its time for a sync, or hangs, as long as that is wanted.
 struct SlowDisk {
     log: Box<dyn DurableLog>,
-    delay: Arc<AtomicU64>,
+    node: NodeId,
+    faults: Faults,
 }
 
 impl SlowDisk {
     fn later(&self, synced: Synced) -> Synced {
-        let delay = Duration::from_millis(self.delay.load(Ordering::Acquire));
-        if delay.is_zero() {
+        let delay = Duration::from_millis(self.faults.sync_delay.load(Ordering::Acquire));
+        let hangs = self.faults.hung.borrow().contains(&self.node);
+        if delay.is_zero() && !hangs {
             return synced;
         }
+        let (node, mut hung) = (self.node, self.faults.hung.subscribe());
         let runtime = tokio::runtime::Handle::current();
         Box::new(move |done| {
             drop(runtime.spawn(async move {
                 tokio::time::sleep(delay).await;
+                while hung.borrow_and_update().contains(&node) {
+                    if hung.changed().await.is_err() {
+                        return;
+                    }
+                }
                 synced(done);
             }));
         })
@@ -425,7 +442,7 @@ impl Cluster {
         let (options, connect) = self.options(node);
         let recorder = Arc::new(Recorder::default());
         let mut ground = Ground::open(&options.data_dir, options.log).expect("opens");
-        ground.log = Box::new(SlowDisk { log: ground.log, delay: Arc::clone(&self.faults.sync_delay) });
+        ground.log = Box::new(SlowDisk { log: ground.log, node, faults: self.faults.clone() });
         let member = Member::start_on(ground, options, connect, recorder.clone()).await.expect("starts");
         let address = listener.local_addr().expect("bound");
         let routes = member.service();

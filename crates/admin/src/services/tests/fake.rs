@@ -266,6 +266,7 @@ impl Operations for Fake {
             voters_changing: self.voters_changing.load(Ordering::Relaxed),
             learners: BTreeSet::new(),
             last_log: applied,
+            synced: applied,
             committed: applied,
             applied,
             snapshot: LogIndex::new(0),
