@@ -28,7 +28,7 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use tokio::{
-    sync::mpsc,
+    sync::{self, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -63,16 +63,24 @@ const SNAPSHOT_INSTALL: Duration = Duration::from_secs(300);
 
 /// Makes clients for openraft.
 pub(crate) struct Network {
-    pub(crate) peers: Arc<Peers>,
-    pub(crate) tasks: Arc<Tasks>,
-    pub(crate) blocking: Arc<dyn Blocking>,
+    peers: Arc<Peers>,
+    tasks: Arc<Tasks>,
+    blocking: Arc<dyn Blocking>,
+    verifying: Verifying,
 }
 
+/// Held by the work that verifies a snapshot: a gigabyte is read and hashed, and work on a thread cannot be called back.
+type Verifying = Arc<sync::Mutex<()>>;
+
 impl Network {
+    pub(crate) fn new(peers: Arc<Peers>, tasks: Arc<Tasks>, blocking: Arc<dyn Blocking>) -> Self {
+        Self { peers, tasks, blocking, verifying: Verifying::default() }
+    }
+
     fn client(&self, target: u64, traffic: Traffic) -> PeerClient {
         let (peers, tasks) = (Arc::clone(&self.peers), Arc::clone(&self.tasks));
-        let blocking = Arc::clone(&self.blocking);
-        PeerClient { peers, tasks, blocking, target: NodeId::new(target), traffic, open_at: None }
+        let (blocking, verifying) = (Arc::clone(&self.blocking), Arc::clone(&self.verifying));
+        PeerClient { peers, tasks, blocking, verifying, target: NodeId::new(target), traffic, open_at: None }
     }
 }
 
@@ -98,6 +106,7 @@ pub(crate) struct PeerClient {
     peers: Arc<Peers>,
     tasks: Arc<Tasks>,
     blocking: Arc<dyn Blocking>,
+    verifying: Verifying,
     target: NodeId,
     traffic: Traffic,
     /// No stream is opened before, because the last one could not be.
@@ -368,7 +377,7 @@ impl RaftNetworkV2<Types> for PeerClient {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let (parts, outbound) = mpsc::channel(4);
-        let sending = send_parts(&*self.blocking, vote, snapshot, parts);
+        let sending = send_parts(&*self.blocking, &self.verifying, vote, snapshot, parts);
         let request = self.request(ReceiverStream::new(outbound));
         let mut client = self.client(Traffic::Snapshots);
         let answer = async {
@@ -407,8 +416,11 @@ impl RaftNetworkV2<Types> for PeerClient {
 }
 
 /// Sends a snapshot file, if it is what was written. An error says why it could not be sent to its end.
+///
+/// The work begins when the receiver takes the header: a node that is off, or refuses, is tried again for ever.
 async fn send_parts(
     threads: &dyn Blocking,
+    verifying: &Verifying,
     vote: Vote,
     snapshot: openraft::type_config::alias::SnapshotOf<Types, Image>,
     parts: mpsc::Sender<pb::SnapshotPart>,
@@ -416,13 +428,13 @@ async fn send_parts(
     let Image::Kept(file) = snapshot.snapshot else {
         return Err("a snapshot that is still being received cannot be sent".to_owned());
     };
-    verify(threads, &file).await?;
+    let stalled = || format!("the receiver took nothing for {SNAPSHOT_STALL:?}");
     let send = async |part| {
         let part = pb::SnapshotPart { part: Some(part) };
         match timeout(SNAPSHOT_STALL, parts.send(part)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err("the receiver closed the stream".to_owned()),
-            Err(_) => Err(format!("the receiver took nothing for {SNAPSHOT_STALL:?}")),
+            Err(_) => Err(stalled()),
         }
     };
     send(Part::Header(pb::SnapshotHeader {
@@ -432,6 +444,14 @@ async fn send_parts(
         format: ballast_storage::snapshot::FORMAT,
     }))
     .await?;
+    // There is room for all when none waits to be taken.
+    match timeout(SNAPSHOT_STALL, parts.reserve_many(parts.max_capacity())).await {
+        Ok(Ok(_)) => {}
+        // The call ends, and says why nobody takes anything.
+        Ok(Err(_)) => return std::future::pending().await,
+        Err(_) => return Err(stalled()),
+    }
+    verify(threads, verifying, &file).await?;
     let (mut offset, mut chunks) = (0, 0);
     while offset < file.size() {
         let reader = file.clone();
@@ -450,14 +470,24 @@ async fn send_parts(
 
 /// The receiver would find out as well, again and again, and take it for its own disk's fault. Whoever looks after the log
 /// has a new one written.
-async fn verify(threads: &dyn Blocking, file: &SnapshotFile) -> Result<(), String> {
+///
+/// # Cancel safety
+/// Once the future is dropped the work ends at the next section of the file.
+async fn verify(threads: &dyn Blocking, verifying: &Verifying, file: &SnapshotFile) -> Result<(), String> {
+    let alone = Arc::clone(verifying).lock_owned().await;
     let rotten = || format!("the snapshot {} does not verify; a new one is being written", file.path().display());
     if file.is_rotten() {
         return Err(rotten());
     }
-    let checked = file.clone();
-    let verified = blocking(threads, move || checked.verify()).await.map_err(|error| error.to_string())?;
-    verified.map_err(|error| {
+    let (checked, waiting) = (file.clone(), Arc::new(()));
+    let waited_for = Arc::downgrade(&waiting);
+    let work = move || {
+        let _alone = alone;
+        checked.verify_while(|| waited_for.strong_count() > 0)
+    };
+    let verified = blocking(threads, work).await.map_err(|error| error.to_string())?;
+    drop(waiting);
+    verified.map(drop).map_err(|error| {
         let why = match &error {
             SnapshotError::Damaged { detail, .. } => detail.clone(),
             other => other.source().map_or_else(|| other.to_string(), |source| format!("{other}: {source}")),
@@ -484,7 +514,9 @@ mod tests {
     use std::{collections::BTreeMap, io, time::SystemTime};
 
     use ballast_proto::cluster::v1::consensus_server::{Consensus, ConsensusServer};
-    use tokio::{io::DuplexStream, sync::oneshot};
+    use ballast_storage::snapshot::SnapshotFolder;
+    use tempfile::TempDir;
+    use tokio::{io::DuplexStream, sync::oneshot, task::JoinHandle};
     use tonic::Streaming;
 
     use super::*;
@@ -492,6 +524,7 @@ mod tests {
         clocks::Clocks,
         ground::BlockingThreads,
         peers::{AddressBook, Connect, Connection},
+        types::{LeaderId, SnapshotMeta, StoredMembership},
     };
 
     /// A node that reads no entries and answers none.
@@ -559,19 +592,77 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn nobody_takes_entries_whose_answers_nobody_reads() {
+    /// A stream to a node that is deaf, and what serves that node.
+    fn deaf() -> (DuplexStream, JoinHandle<Result<(), tonic::transport::Error>>) {
         let (here, there) = tokio::io::duplex(1 << 16);
         let serving = tonic::transport::Server::builder()
             .add_service(ConsensusServer::new(Deaf))
             .serve_with_incoming(stream::iter([Ok::<_, io::Error>(there)]).chain(stream::pending()));
-        let serving = tokio::spawn(serving);
+        (here, tokio::spawn(serving))
+    }
+
+    /// The network of node 1, which can connect to node 2 once if there is a stream to it.
+    fn network(stream: Option<DuplexStream>, blocking: Arc<dyn Blocking>) -> Network {
         let addresses = Arc::new(AddressBook::new(BTreeMap::from([(NodeId::new(2), "there:1".to_owned())])));
         let clocks = Arc::new(Clocks::new(NodeId::new(1), SystemTime::now, Arc::default()));
-        let connect = Arc::new(Once(Mutex::new(Some(here))));
+        let connect = Arc::new(Once(Mutex::new(stream)));
         let peers = Arc::new(Peers::new(NodeId::new(1), connect, addresses, clocks));
-        let network = Network { peers, tasks: Arc::new(Tasks::new()), blocking: Arc::new(BlockingThreads) };
+        Network::new(peers, Arc::new(Tasks::new()), blocking)
+    }
 
+    /// Begins work that is never done, and counts it.
+    #[derive(Default)]
+    struct Stuck {
+        begun: AtomicU64,
+        kept: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    }
+
+    impl Blocking for Stuck {
+        fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+            self.begun.fetch_add(1, Ordering::AcqRel);
+            self.kept.lock().push(work);
+            Box::pin(std::future::pending::<()>())
+        }
+    }
+
+    /// How much work is begun by five attempts to send a snapshot, of which none comes to anything.
+    async fn begun_by_five_attempts(stream: Option<DuplexStream>) -> u64 {
+        let temp = TempDir::new().expect("a temporary folder");
+        let folder = SnapshotFolder::open(temp.path()).expect("opens");
+        let mut writer = folder.write(7, b"meta").expect("begun");
+        io::Write::write_all(&mut writer, b"state").expect("written");
+        let file = folder.finish(writer).expect("finished");
+        let stuck = Arc::new(Stuck::default());
+        let mut client = network(stream, stuck.clone()).client(2, Traffic::Snapshots);
+        for _ in 0..5 {
+            let vote = Vote { leader_id: LeaderId { term: 1, voted_for: 1 }, committed: true };
+            let meta = SnapshotMeta { last_log_id: None, last_membership: StoredMembership::default() };
+            let snapshot = openraft::Snapshot { meta, snapshot: Image::Kept(file.clone()) };
+            let option = RPCOption::new(Duration::from_secs(60));
+            let sent = client.full_snapshot(vote, snapshot, std::future::pending(), option).await;
+            assert!(matches!(sent, Err(StreamingError::Unreachable(_))), "{sent:?}");
+        }
+        assert!(!file.is_rotten());
+        stuck.begun.load(Ordering::Acquire)
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_not_read_for_a_node_that_is_off() {
+        assert_eq!(begun_by_five_attempts(None).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_verified_once_at_a_time_for_a_node_that_refuses_it() {
+        let (stream, serving) = deaf();
+        let begun = begun_by_five_attempts(Some(stream)).await;
+        assert!(begun <= 1, "{begun} at once");
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn nobody_takes_entries_whose_answers_nobody_reads() {
+        let (stream, serving) = deaf();
+        let network = network(Some(stream), Arc::new(BlockingThreads));
         let (taken_from, let_go) = oneshot::channel::<()>();
         let entries = stream::pending().map(move |request| {
             _ = &taken_from;

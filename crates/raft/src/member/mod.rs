@@ -109,7 +109,7 @@ impl Member {
         let pristine = log.vote().map_err(|error| StartError::Recover(error.to_string()))?.is_none();
 
         let tasks = Arc::new(Tasks::new());
-        let network = Network { peers: Arc::clone(&peers), tasks: Arc::clone(&tasks), blocking };
+        let network = Network::new(Arc::clone(&peers), Arc::clone(&tasks), blocking);
         let raft = Raft::build(options.node.get(), Arc::new(config), network, log.clone(), machine)
             .await
             .map_err(|error| StartError::Recover(words::fatal(&error)))?;

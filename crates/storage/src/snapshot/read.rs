@@ -85,10 +85,22 @@ impl SnapshotFile {
     /// # Errors
     /// [`SnapshotError`]. Then it [is rotten](Self::is_rotten).
     pub fn verify(&self) -> Result<(), SnapshotError> {
+        self.verify_while(|| true).map(drop)
+    }
+
+    /// The same, as long as it is `wanted`, which is asked before each section. Returns whether it came to the end.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]. Then it [is rotten](Self::is_rotten).
+    pub fn verify_while(&self, wanted: impl Fn() -> bool) -> Result<bool, SnapshotError> {
         let walk = || {
             let mut sections = Sections::begin(self)?;
-            while sections.next()?.0 != KIND_END {}
-            Ok(())
+            while wanted() {
+                if sections.next()?.0 == KIND_END {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
         };
         walk().inspect_err(|_| self.rotten.store(true, Ordering::Release))
     }

@@ -1,6 +1,7 @@
 //! Snapshots are whole or refused.
 
 use std::{
+    cell::Cell,
     fs,
     io::{Read, Write},
 };
@@ -117,6 +118,27 @@ fn a_rotten_file_is_known_where_it_is_kept_until_one_at_the_same_index_replaces_
     newest.verify().expect("as written");
     assert!(!newest.is_rotten() && file.is_rotten());
     assert_eq!(read(&newest).expect("read"), data(2000));
+}
+
+#[test]
+fn a_file_that_nobody_wants_verified_any_more_is_read_no_further_and_not_rotten() {
+    let temp = TempDir::new().expect("temp");
+    let folder = SnapshotFolder::open(temp.path()).expect("open");
+    let file = written(&folder, 3, &data(3 * SECTION_BYTES));
+    let left = Cell::new(0_u32);
+    let verify = |sections| {
+        left.set(sections);
+        // The description, three sections of data, the end.
+        file.verify_while(|| left.replace(left.get().saturating_sub(1)) > 0)
+    };
+    assert!(!verify(4).expect("as written"));
+    assert!(verify(5).expect("as written"));
+    let mut bytes = fs::read(file.path()).expect("read");
+    *bytes.last_mut().expect("not empty") ^= 4;
+    fs::write(file.path(), bytes).expect("write");
+    assert!(!verify(4).expect("nobody looked at its end") && !file.is_rotten());
+    verify(5).expect_err("damaged");
+    assert!(file.is_rotten());
 }
 
 #[test]
