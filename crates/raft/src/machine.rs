@@ -26,7 +26,7 @@ use ballast_storage::{
     SnapshotError,
     snapshot::{Incoming, SnapshotFile, SnapshotFolder},
 };
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use openraft::{
     OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
@@ -60,6 +60,9 @@ pub trait Observer: Send + Sync + 'static {
 
 /// Entries taken from the log at once. How long readers of the state wait is bounded by [`HOLD_MAX`].
 const BATCH_ENTRIES: usize = 32;
+
+/// Bytes of them, so that entries with much in them do not fill memory. One entry may exceed it.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// The lock on the state is given back for a moment when entries have been applied under it for so long. One entry is
 /// applied as a whole: what is in it is bounded by its bytes, and by what the session store lets commands do besides.
@@ -292,6 +295,24 @@ fn decode(index: LogIndex, bytes: &[u8]) -> io::Result<Entry> {
     })
 }
 
+/// `first`, the next entry, and what is applied together with it: of the `rest` as much as is there and may be held in memory.
+/// Returns how many bytes that is, too.
+fn gather(
+    first: EntryResponder<Types>,
+    rest: &mut (impl Stream<Item = io::Result<EntryResponder<Types>>> + Unpin),
+) -> io::Result<(Vec<EntryResponder<Types>>, usize)> {
+    let mut bytes = size(&first.0.payload);
+    let mut batch = vec![first];
+    while batch.len() < BATCH_ENTRIES && bytes < BATCH_BYTES {
+        // What comes later is waited for with the next batch.
+        let Some(Some(next)) = rest.next().now_or_never() else { break };
+        let next = next?;
+        bytes += size(&next.0.payload);
+        batch.push(next);
+    }
+    Ok((batch, bytes))
+}
+
 fn size(payload: &Payload) -> usize {
     match payload {
         Payload::Normal(commands) => commands.0.len(),
@@ -318,10 +339,9 @@ impl RaftStateMachine<Types> for Machine {
     where
         Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
     {
-        let mut batches = entries.ready_chunks(BATCH_ENTRIES);
-        while let Some(batch) = batches.next().await {
-            let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
-            let bytes: usize = batch.iter().map(|(entry, _)| size(&entry.payload)).sum();
+        let mut entries = entries.fuse();
+        while let Some(first) = entries.next().await {
+            let (batch, bytes) = gather(first?, &mut entries)?;
             if bytes <= HEAVY_BYTES {
                 self.apply_all(batch)?;
                 continue;
@@ -632,5 +652,13 @@ mod tests {
         };
         assert_eq!(*applied(own(), commands()).await.batches.lock(), [4, 6, 7]);
         assert_eq!(*applied(other(), commands()).await.batches.lock(), [7], "nobody waits for them");
+    }
+
+    #[tokio::test]
+    async fn a_batch_ends_where_its_entries_are_large() {
+        let value = "v".repeat(BATCH_BYTES / 2);
+        let writes = (0..5).map(|_| session(&[&["set", "a", &value]]));
+        let commands = [init()].into_iter().chain(writes).collect();
+        assert_eq!(*applied(own(), commands).await.batches.lock(), [3, 5, 6]);
     }
 }

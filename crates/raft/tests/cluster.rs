@@ -312,6 +312,34 @@ async fn a_node_restarts_with_its_data_and_all_at_once_lose_nothing() -> Test {
     Ok(())
 }
 
+/// Eight at a time: what is read at once for apply is bounded, and one entry may exceed it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_member_that_starts_with_large_entries_holds_few_of_them_at_once() -> Test {
+    let mut cluster = Cluster::of_one().await;
+    let first = NodeId::new(1);
+    let handle = cluster.handle(first);
+    let value = Bytes::from(vec![b'v'; 1 << 20]);
+    for _ in 0..40 {
+        let words = vec![Bytes::from_static(b"SET"), Bytes::from_static(b"key"), value.clone()];
+        let set = Command::Session(Box::new(Write::one(Call::parse(0, words).expect("a command"))));
+        propose(&handle, set).await?;
+    }
+    let applied = handle.with_state(|state| state.applied());
+    let address = cluster.nodes[&first].address;
+    cluster.stop(first).await;
+    cluster.faults.most_read();
+    cluster.start_at(first, address).await;
+    let most = cluster.faults.most_read();
+    assert!(most >= 8 << 20, "{most} bytes: the log was not read");
+    assert!(most < 10 << 20, "{most} bytes at once");
+    // Before it runs.
+    assert!(cluster.handle(first).with_state(|state| state.applied()) >= applied);
+    cluster.leader(&[]).await;
+    cluster.converge().await;
+    cluster.end().await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_member_that_starts_says_what_its_log_holds_before_it_knows_what_is_committed() -> Test {
     let mut cluster = Cluster::of(3).await;

@@ -7,6 +7,7 @@ mod shared;
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -16,9 +17,11 @@ use std::{
 
 use ballast_core::{ids::NodeId, state::Origin};
 use ballast_storage::OpenError;
+use futures_util::StreamExt;
 use openraft::{
-    StorageHelper,
+    RaftLogReader, StorageHelper,
     errors::{InitializeError, RaftError},
+    storage::{RaftLogStorage, RaftStateMachine},
 };
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
@@ -102,9 +105,10 @@ impl Member {
         ));
         let clocks = Arc::new(Clocks::new(options.node, options.wall_clock, Arc::clone(&replica.log_clock)));
         let peers = Arc::new(Peers::new(options.node, connect, addresses, clocks));
-        let machine = Machine::open(Arc::clone(&replica))?;
+        let mut machine = Machine::open(Arc::clone(&replica))?;
         log.mend_start(machine.applied(), &ground::log_folder(&options.data_dir)).await?;
         log.on_disk().snapshot(*replica.applied().borrow());
+        catch_up(&log, &mut machine).await.map_err(|error| StartError::Recover(error.to_string()))?;
         let opened = open_memberships(&log, &machine).await?;
         let pristine = log.vote().map_err(|error| StartError::Recover(error.to_string()))?.is_none();
 
@@ -224,6 +228,24 @@ impl Member {
             tracing::warn!("the log is still in use; a new start in this process may find it locked");
         }
     }
+}
+
+/// Applies what the log knows to be committed, a bounded part of it at a time. openraft would hold 64 entries at once for that,
+/// and to look for memberships in what is not applied, whatever is in them.
+async fn catch_up(log: &LogStore, machine: &mut Machine) -> io::Result<()> {
+    let mut log = log.clone();
+    let Some(committed) = log.read_committed().await? else { return Ok(()) };
+    let mut next = machine.applied().map_or(0, |id| id.index + 1);
+    let entries = log.entries_stream(next..=committed.index).await;
+    let in_order = entries.map(move |entry| {
+        let entry = entry?;
+        if entry.log_id.index != next {
+            return Err(io::Error::other(format!("entry {next} of the log is missing")));
+        }
+        next += 1;
+        Ok((entry, None))
+    });
+    machine.apply(Box::pin(in_order)).await
 }
 
 /// What the log held when it was opened, for whoever asks before consensus runs. Leaves the memberships with the log, so

@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -53,6 +53,8 @@ pub struct Faults {
     sync_delay: Arc<AtomicU64>,
     /// Nodes whose disks sync nothing.
     hung: watch::Sender<BTreeSet<NodeId>>,
+    /// Most bytes of entries that were read from a log at once.
+    read: Arc<AtomicUsize>,
     /// How often somebody tried to connect to each node.
     connects: Arc<Mutex<BTreeMap<NodeId, u64>>>,
 }
@@ -64,6 +66,7 @@ impl Faults {
             slow: watch::Sender::default(),
             sync_delay: Arc::default(),
             hung: watch::Sender::default(),
+            read: Arc::default(),
             connects: Arc::default(),
         }
     }
@@ -90,6 +93,11 @@ impl Faults {
     /// No sync that the node begins from now on ends. What it writes can be read, and its process goes on.
     pub fn hang_syncs(&self, node: NodeId) {
         self.hung.send_modify(|nodes| _ = nodes.insert(node));
+    }
+
+    /// Most bytes of entries that were read from a log at once since this was asked last.
+    pub fn most_read(&self) -> usize {
+        self.read.swap(0, Ordering::AcqRel)
     }
 
     pub fn heal(&self) {
@@ -281,7 +289,9 @@ impl DurableLog for SlowDisk {
     }
 
     fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, LogError> {
-        self.log.read(range, bytes_max)
+        let read = self.log.read(range, bytes_max)?;
+        self.faults.read.fetch_max(read.iter().map(|(_, entry)| entry.len()).sum(), Ordering::AcqRel);
+        Ok(read)
     }
 
     fn last(&self) -> Result<Option<(u64, Bytes)>, LogError> {
