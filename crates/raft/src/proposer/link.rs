@@ -100,7 +100,13 @@ impl LinkOptions {
         let request = self.peers.request(leader, ReceiverStream::new(outbound));
         let mut client =
             LeaderClient::new(self.peers.channel(leader, Traffic::Leader)).max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let mut replies = match timeout(OPEN_TIMEOUT, client.propose(request)).await {
+        // Both arms are cancel-safe: no frame is handed in before the stream is open, and the leader is looked at again.
+        let opened = tokio::select! {
+            opened = timeout(OPEN_TIMEOUT, client.propose(request)) => opened,
+            // Whoever led before may not answer any more.
+            _ = self.leader.wait_for(|now| *now != Some(leader)) => return Ended::LeaderChanged,
+        };
+        let mut replies = match opened {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
                 tracing::debug!(%leader, %status, "cannot open a stream of proposals");
@@ -182,5 +188,139 @@ async fn wait_if(condition: bool, wait: impl Future<Output = ()>) {
         wait.await;
     } else {
         pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        io,
+        sync::atomic::{AtomicBool, Ordering},
+        time::SystemTime,
+    };
+
+    use ballast_core::{cluster::BoxFuture, ids::Boot, state::Command};
+    use ballast_proto::cluster::v1::leader_server::{Leader, LeaderServer};
+    use futures_util::{StreamExt, stream};
+    use parking_lot::Mutex;
+    use tokio::{
+        io::DuplexStream,
+        sync::{Notify, oneshot},
+    };
+    use tonic::{Request, Response, Status, Streaming};
+
+    use super::*;
+    use crate::{
+        clocks::Clocks,
+        peers::{AddressBook, Connect, Connection},
+    };
+
+    const GONE: NodeId = NodeId::new(1);
+    const NEXT: NodeId = NodeId::new(2);
+    const OWN: NodeId = NodeId::new(3);
+
+    /// Tells the number of the first frame that it gets.
+    struct Hears(Mutex<Option<oneshot::Sender<u64>>>);
+
+    type Nothing<T> = stream::Pending<Result<T, Status>>;
+
+    #[tonic::async_trait]
+    impl Leader for Hears {
+        type ProposeStream = Nothing<pb::FrameRefused>;
+        type ReadIndexStream = Nothing<pb::ReadIndexReply>;
+
+        async fn propose(
+            &self,
+            request: Request<Streaming<pb::Frame>>,
+        ) -> Result<Response<Self::ProposeStream>, Status> {
+            let heard = self.0.lock().take();
+            let mut frames = request.into_inner();
+            tokio::spawn(async move {
+                if let (Some(heard), Ok(Some(frame))) = (heard, frames.message().await) {
+                    heard.send(frame.seq).expect("somebody waits for it");
+                }
+            });
+            Ok(Response::new(stream::pending()))
+        }
+
+        async fn read_index(
+            &self,
+            _: Request<Streaming<pb::ReadIndexRequest>>,
+        ) -> Result<Response<Self::ReadIndexStream>, Status> {
+            Err(Status::unimplemented("it hears frames only"))
+        }
+
+        async fn compare_state(
+            &self,
+            _: Request<pb::CompareStateRequest>,
+        ) -> Result<Response<pb::CompareStateReply>, Status> {
+            Err(Status::unimplemented("it hears frames only"))
+        }
+    }
+
+    /// Never connects to the node that is gone, and once to the next.
+    struct Network {
+        next: Mutex<Option<DuplexStream>>,
+        tried: Notify,
+        /// Nobody tries to connect to the node that is gone any more.
+        given_up: Arc<AtomicBool>,
+    }
+
+    struct GivenUp(Arc<AtomicBool>);
+
+    impl Drop for GivenUp {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    impl Connect for Network {
+        fn connect(&self, node: NodeId, _: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
+            if node == GONE {
+                self.tried.notify_one();
+                let trying = GivenUp(Arc::clone(&self.given_up));
+                return Box::pin(async move {
+                    pending::<()>().await;
+                    drop(trying);
+                    Err::<Box<dyn Connection>, _>(io::Error::from(io::ErrorKind::ConnectionRefused))
+                });
+            }
+            let stream = self.next.lock().take().ok_or(io::Error::from(io::ErrorKind::ConnectionRefused));
+            Box::pin(async { Ok(Box::new(stream?) as Box<dyn Connection>) })
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_go_to_a_new_leader_while_the_old_one_cannot_be_reached() {
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let (heard, hears) = oneshot::channel();
+        let serving = tonic::transport::Server::builder()
+            .add_service(LeaderServer::new(Hears(Mutex::new(Some(heard)))))
+            .serve_with_incoming(stream::iter([Ok::<_, io::Error>(there)]).chain(stream::pending()));
+        let serving = tokio::spawn(serving);
+        let network =
+            Arc::new(Network { next: Mutex::new(Some(here)), tried: Notify::new(), given_up: Arc::default() });
+        let addresses = [GONE, NEXT].map(|node| (node, "there:1".to_owned()));
+        let addresses = Arc::new(AddressBook::new(BTreeMap::from(addresses)));
+        let clocks = Arc::new(Clocks::new(OWN, SystemTime::now, Arc::default()));
+        let queue = Arc::new(Proposals::new(10));
+        let (leader, leads) = watch::channel(Some(GONE));
+        let link = tokio::spawn(run(LinkOptions {
+            origin: Origin { node: OWN, boot: Boot(1) },
+            queue: Arc::clone(&queue),
+            flight: Arc::default(),
+            merger: Arc::default(),
+            peers: Arc::new(Peers::new(OWN, network.clone(), addresses, clocks)),
+            leader: leads,
+        }));
+        let _waits = queue.propose(Command::Tick, Duration::from_secs(60), String::new);
+        network.tried.notified().await;
+        leader.send_replace(Some(NEXT));
+        let seq = timeout(Duration::from_secs(20), hears).await.expect("in time").expect("a frame");
+        assert_eq!(seq, 1);
+        assert!(!network.given_up.load(Ordering::Acquire), "it waited for the connection to the old leader");
+        link.abort();
+        serving.abort();
     }
 }
