@@ -613,7 +613,10 @@ pub fn name(node: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ballast_jepsen::history::Recorder;
+    use ballast_jepsen::{
+        history::Recorder,
+        models::{ConfigInput, ConfigOutput},
+    };
 
     use super::*;
     use crate::plan::{Planned, Whom};
@@ -652,6 +655,26 @@ mod tests {
         assert_eq!(ruled(split, &[]), [(Promise::WithoutQuorum, Ruling::Undecided)]);
         assert_eq!(ruled(split, &[Promise::WithoutQuorum]), [(Promise::WithoutQuorum, Ruling::Held)]);
         assert!(ruled(pause, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_change_that_was_refused_and_is_seen_is_found() {
+        let ruled = |refused: bool| {
+            let (recorder, at) = (Recorder::new(), RunTime::from_millis);
+            let mut log = recorder.client();
+            let written = log.invoke(at(1), "document", ConfigInput::Write { value: "a".to_owned() });
+            written.ok(at(2), ConfigOutput::Written { version: 1 });
+            let change = log.invoke(at(3), "document", ConfigInput::Cas { expected: 1, value: "b".to_owned() });
+            match refused {
+                true => change.fail(at(4), "exit 6"),
+                false => change.unknown(at(4), "exit 7"),
+            }
+            let read = log.invoke(at(5), "document", ConfigInput::Read);
+            read.ok(at(6), ConfigOutput::Found { version: 2, value: "b".to_owned() });
+            let model = ConfigModel { versions: Versions::Own };
+            hold(Judgement::new(Promise::Configuration), &model, &recorder.take()).ruling
+        };
+        assert_eq!([true, false].map(ruled), [Ruling::Violated, Ruling::Held]);
     }
 
     #[test]

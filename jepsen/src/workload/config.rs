@@ -9,11 +9,14 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::{
-    history::Recorder,
+    history::{Outcome, Recorder},
     models::{ConfigInput, ConfigOutput},
     time::RunTime,
 };
-use ballast_testkit::{cluster::Operator, wait};
+use ballast_testkit::{
+    cluster::{Operator, Said},
+    wait,
+};
 use serde_json::Value;
 
 use super::Clients;
@@ -26,6 +29,8 @@ const DOCUMENT: &str = "document";
 const MARK: &str = "the-value";
 /// `ballastctl`'s exit code for a revision that is not in force.
 const CONFLICT: i32 = 4;
+/// Its exit code when nothing was changed because nobody answered, or there was no quorum.
+const UNAVAILABLE: i32 = 6;
 
 /// What operators asked.
 pub type Changes = Recorder<ConfigInput, ConfigOutput>;
@@ -73,22 +78,33 @@ pub fn start(site: &Site, clock: Clock, seed: u64, recorder: &Arc<Changes>) -> R
             let words = ["apply", "-f", &path, "--expect", &expected, "-m", &value, "-o", "json", "--timeout", "3s"];
             let pending = log.invoke(clock.now(), DOCUMENT, input);
             match operator.ctl(node, &words) {
-                Ok(said) if said.code == 0 => match revision(&said.out) {
-                    Some(version) => {
-                        known = version;
-                        pending.ok(clock.now(), ConfigOutput::Written { version });
+                Ok(said) => match outcome(&said) {
+                    Outcome::Ok(output) => {
+                        // Another one is in force, and nobody said which.
+                        known = if let ConfigOutput::Written { version } = output { version } else { 0 };
+                        pending.ok(clock.now(), output);
                     }
-                    None => pending.unknown(clock.now(), said.out),
+                    Outcome::Fail => pending.fail(clock.now(), note(&said)),
+                    Outcome::Unknown => pending.unknown(clock.now(), note(&said)),
                 },
-                Ok(said) if said.code == CONFLICT => {
-                    known = 0;
-                    pending.ok(clock.now(), ConfigOutput::Conflict);
-                }
-                Ok(said) => pending.unknown(clock.now(), format!("exit {}: {}", said.code, said.err.trim())),
                 Err(error) => pending.unknown(clock.now(), format!("{error:#}")),
             }
         }
     })
+}
+
+/// What became of a change, by what was said of it.
+fn outcome(said: &Said) -> Outcome<ConfigOutput> {
+    match said.code {
+        0 => revision(&said.out).map_or(Outcome::Unknown, |version| Outcome::Ok(ConfigOutput::Written { version })),
+        CONFLICT => Outcome::Ok(ConfigOutput::Conflict),
+        UNAVAILABLE => Outcome::Fail,
+        _ => Outcome::Unknown,
+    }
+}
+
+fn note(said: &Said) -> String {
+    format!("exit {}: {}{}", said.code, said.out.trim(), said.err.trim())
 }
 
 /// The newest revision that a node tells, and its message.
@@ -102,4 +118,21 @@ fn newest(operator: &Operator, node: usize) -> Option<(u64, String)> {
 
 fn revision(out: &str) -> Option<u64> {
     serde_json::from_str::<Value>(out).ok()?["revision"].as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_refused_where_nobody_could_be_asked_and_may_have_been_made_after_any_other_failure() {
+        let of = |code, out: &str| outcome(&Said { code, out: out.to_owned(), err: String::new() });
+        assert_eq!(of(0, r#"{"revision": 7}"#), Outcome::Ok(ConfigOutput::Written { version: 7 }));
+        assert_eq!(of(0, "applied"), Outcome::Unknown);
+        assert_eq!(of(CONFLICT, ""), Outcome::Ok(ConfigOutput::Conflict));
+        assert_eq!(of(UNAVAILABLE, ""), Outcome::Fail);
+        for code in [1, 2, 3, 5, 7, 8, 9] {
+            assert_eq!(of(code, ""), Outcome::Unknown, "exit {code}");
+        }
+    }
 }
