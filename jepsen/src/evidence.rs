@@ -34,8 +34,8 @@ struct Told {
     recoveries: Recoveries,
 }
 
-/// A run that could not be had.
-struct NoRun {
+/// A run that is not counted.
+struct NotCounted {
     seed: u64,
     why: String,
 }
@@ -52,10 +52,14 @@ pub fn page(folder: &Path) -> Result<String> {
     folders.sort();
     let (none, rest): (Vec<_>, Vec<_>) = folders.iter().partition(|folder| folder.join(store::NO_RUN).is_file());
     let none = none.into_iter().map(|folder| read_none(folder)).collect::<Result<Vec<_>>>()?;
-    let judged = rest.into_iter().filter(|folder| folder.join("verdict.json").is_file());
-    let runs = judged.map(|folder| read(folder)).collect::<Result<Vec<_>>>()?;
+    let (judged, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|folder| folder.join(store::VERDICT).is_file());
+    let runs = judged.into_iter().map(|folder| read(folder)).collect::<Result<Vec<_>>>()?;
     let (runs, left_out): (Vec<Told>, Vec<Told>) = runs.into_iter().partition(|run| run.why_not().is_none());
     ensure!(!runs.is_empty(), "there is no run in {} that counts", folder.display());
+    let mut left_out: Vec<NotCounted> = left_out.iter().filter_map(Told::left_out).collect();
+    // A folder of other runs has no options.
+    let unjudged = rest.into_iter().filter(|folder| folder.join(store::OPTIONS).is_file());
+    left_out.extend(unjudged.map(|folder| read_unjudged(folder)).collect::<Result<Vec<_>>>()?);
     Ok(write(&runs, &left_out, &none))
 }
 
@@ -64,6 +68,11 @@ impl Told {
     fn why_not(&self) -> Option<String> {
         let planted = self.options.planted.as_ref().map(|bug| format!("had {bug}"));
         planted.or_else(|| self.report.title.contains(judge::CALLED_OFF).then(|| format!("was {}", judge::CALLED_OFF)))
+    }
+
+    /// That it is none, if it is not.
+    fn left_out(&self) -> Option<NotCounted> {
+        Some(NotCounted { seed: self.options.seed, why: self.why_not()? })
     }
 
     /// What was asked of it beside a seed: an environment that is not the usual one, faults, if they are not all, and whom they befell.
@@ -92,23 +101,29 @@ fn one<T: DeserializeOwned>(file: PathBuf) -> Result<T> {
     serde_json::from_slice(&bytes).with_context(|| format!("understand {}", file.display()))
 }
 
-fn read_none(folder: &Path) -> Result<NoRun> {
-    let Options { seed, .. } = one(folder.join("options.json"))?;
+/// A run whose judge came to grief, or that goes on.
+fn read_unjudged(folder: &Path) -> Result<NotCounted> {
+    let Options { seed, .. } = one(folder.join(store::OPTIONS))?;
+    Ok(NotCounted { seed, why: String::from("was not judged") })
+}
+
+fn read_none(folder: &Path) -> Result<NotCounted> {
+    let Options { seed, .. } = one(folder.join(store::OPTIONS))?;
     let file = folder.join(store::NO_RUN);
     let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-    Ok(NoRun { seed, why: text.lines().next().unwrap_or_default().to_owned() })
+    Ok(NotCounted { seed, why: text.lines().next().unwrap_or_default().to_owned() })
 }
 
 fn read(folder: &Path) -> Result<Told> {
     Ok(Told {
-        options: one(folder.join("options.json"))?,
-        report: one(folder.join("verdict.json"))?,
+        options: one(folder.join(store::OPTIONS))?,
+        report: one(folder.join(store::VERDICT))?,
         faults: one(folder.join("faults.json"))?,
         recoveries: one(folder.join("recoveries.json"))?,
     })
 }
 
-fn write(runs: &[Told], left_out: &[Told], none: &[NoRun]) -> String {
+fn write(runs: &[Told], left_out: &[NotCounted], none: &[NotCounted]) -> String {
     let mut text = String::new();
     let mut line = |words: String| {
         text.push_str(&words);
@@ -125,11 +140,11 @@ fn write(runs: &[Told], left_out: &[Told], none: &[NoRun]) -> String {
         seconds / 60
     ));
     if !left_out.is_empty() {
-        let told = |run: &Told| Some(format!("seed {}, which {}", run.options.seed, run.why_not()?));
-        line(format!("Not counted: {}.\n", left_out.iter().filter_map(told).collect::<Vec<_>>().join("; ")));
+        let told = |NotCounted { seed, why }: &NotCounted| format!("seed {seed}, which {why}");
+        line(format!("Not counted: {}.\n", left_out.iter().map(told).collect::<Vec<_>>().join("; ")));
     }
     if !none.is_empty() {
-        let told = |NoRun { seed, why }: &NoRun| format!("seed {seed} ({why})");
+        let told = |NotCounted { seed, why }: &NotCounted| format!("seed {seed} ({why})");
         line(format!("No run: {}.\n", none.iter().map(told).collect::<Vec<_>>().join("; ")));
     }
     line("## Promises\n".to_owned());
@@ -341,7 +356,8 @@ mod tests {
         ended.report.title = format!("3 nodes, {} after 20 s of 600 of faults", judge::CALLED_OFF);
         assert_eq!(told().why_not(), None);
         assert!(planted.why_not().is_some() && ended.why_not().is_some());
-        let page = write(&[told()], &[planted, ended], &[]);
+        let left_out: Vec<NotCounted> = [planted, ended].iter().filter_map(Told::left_out).collect();
+        let page = write(&[told()], &left_out, &[]);
         assert!(page.contains("1 runs, 2 minutes"), "{page}");
         assert!(page.contains("Not counted: seed 5, which had unsynced-log; seed 6, which was called off."), "{page}");
     }
@@ -357,6 +373,30 @@ mod tests {
         assert!(page.contains(expected), "{page}");
         assert!(page.contains("1 runs, 2 minutes"), "{page}");
         assert!(!write(&[told()], &[], &[]).contains("No run"));
+    }
+
+    #[test]
+    fn a_run_that_was_not_judged_is_named_and_not_counted() {
+        let runs = tempfile::tempdir().expect("a folder");
+        let folder = |name: &str| {
+            let folder = runs.path().join(name);
+            fs::create_dir(&folder).expect("a folder");
+            folder
+        };
+        let Told { options, report, faults, recoveries } = told();
+        let (judged, unjudged) = (folder("seed-5"), folder("seed-6"));
+        folder("long");
+        store::planned(&unjudged, &Options { seed: 6, ..options.clone() }, &[]).expect("it is written");
+        store::planned(&judged, &options, &[]).expect("it is written");
+        let write = |name: &str, text: serde_json::Result<String>| {
+            fs::write(judged.join(name), text.expect("it is JSON")).expect("it is written");
+        };
+        write(store::VERDICT, serde_json::to_string(&report));
+        write("faults.json", serde_json::to_string(&faults));
+        write("recoveries.json", serde_json::to_string(&recoveries));
+        let page = page(runs.path()).expect("a page");
+        assert!(page.contains("1 runs, 2 minutes"), "{page}");
+        assert!(page.contains("Not counted: seed 6, which was not judged."), "{page}");
     }
 
     #[test]

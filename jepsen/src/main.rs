@@ -217,7 +217,7 @@ fn folder_of(run: PathBuf) -> PathBuf {
 }
 
 fn replay(folder: &Path) -> Result<Ruling> {
-    let options: Options = told(&folder.join("options.json"))?;
+    let options: Options = told(&folder.join(store::OPTIONS))?;
     // Not anew from the seed: what a seed determines changes when faults are added.
     let mut rounds: Vec<Round> = told(&folder.join("schedule.json"))?;
     if std::env::var_os(UPGRADE_DIR).is_none() {
@@ -305,9 +305,11 @@ fn run_once(options: &Options, rounds: Vec<Round>, output: &Path) -> Result<Ruli
 }
 
 fn run_in(folder: &Path, options: &Options, rounds: Vec<Round>) -> Result<Ruling> {
+    store::planned(folder, options, &rounds)?;
     let run = run::run(options, rounds, folder)?;
+    store::seen(folder, &run)?;
     let report = judge::judge(&run);
-    store::store(folder, &run, &report)?;
+    store::judged(folder, &run, &report)?;
     print!("{report}{}", store::not_judged(&report));
     println!("{} faults in {} rounds", run.faults.faults.len(), run.rounds.len());
     Ok(report.ruling())

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     judge,
+    plan::Round,
     run::{Options, Run},
     site::VIP_NAME,
     wire,
@@ -41,6 +42,10 @@ pub fn folder(output: &Path, seed: u64) -> Result<PathBuf> {
     unreachable!("numbers do not end")
 }
 
+/// The file that says what was to be run.
+pub const OPTIONS: &str = "options.json";
+/// The file that a run has which was judged.
+pub const VERDICT: &str = "verdict.json";
 /// Why there was no run, in its folder.
 pub const NO_RUN: &str = "no-run.txt";
 
@@ -49,7 +54,7 @@ pub const NO_RUN: &str = "no-run.txt";
 /// # Errors
 /// When a file cannot be written.
 pub fn no_run(folder: &Path, options: &Options, error: &anyhow::Error) -> Result<()> {
-    json(&folder.join("options.json"), options)?;
+    json(&folder.join(OPTIONS), options)?;
     // Of what is told with it, which may be a log, the first line says enough.
     let texts = error.chain().map(|cause| cause.to_string());
     let why: Vec<String> =
@@ -66,18 +71,22 @@ pub struct Recoveries {
     pub answers: BTreeMap<String, Recovery>,
 }
 
-/// Writes everything.
+/// Writes what is to be run.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
-    json(&folder.join("options.json"), &run.options)?;
-    json(&folder.join("schedule.json"), &run.rounds)?;
+pub fn planned(folder: &Path, options: &Options, rounds: &[Round]) -> Result<()> {
+    json(&folder.join(OPTIONS), options)?;
+    json(&folder.join("schedule.json"), rounds)
+}
+
+/// Writes what was done and seen, which is there then whatever becomes of its judge.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn seen(folder: &Path, run: &Run) -> Result<()> {
     json(&folder.join("faults.json"), &run.faults)?;
-    json(&folder.join("verdict.json"), report)?;
     json(&folder.join("sets.json"), &run.sets)?;
-    let recoveries = Recoveries { writes: judge::writes_after(run), answers: judge::answers_after(run) };
-    json(&folder.join("recoveries.json"), &recoveries)?;
     lines(&folder.join("samples.jsonl"), &run.samples)?;
     lines(&folder.join("hashes.jsonl"), &run.hashes)?;
     lines(&folder.join("locks.jsonl"), &run.held)?;
@@ -99,9 +108,19 @@ pub fn store(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     run.transactions.write(file(&folder.join("transactions.jsonl"))?)?;
     run.config.write(file(&folder.join("configuration.jsonl"))?)?;
     run.additions.write(file(&folder.join("additions.jsonl"))?)?;
+    Ok(())
+}
+
+/// Writes what was concluded. The verdict comes last, so that a folder that has it has all.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn judged(folder: &Path, run: &Run, report: &Report) -> Result<()> {
+    let recoveries = Recoveries { writes: judge::writes_after(run), answers: judge::answers_after(run) };
+    json(&folder.join("recoveries.json"), &recoveries)?;
     fs::write(folder.join("timeline.svg"), timeline::draw(&picture(run, report)))?;
     fs::write(folder.join("report.txt"), told(run, report))?;
-    Ok(())
+    json(&folder.join(VERDICT), report)
 }
 
 /// What the picture shows.
@@ -196,7 +215,7 @@ fn file(path: &Path) -> Result<BufWriter<File>> {
     Ok(BufWriter::new(File::create(path).with_context(|| format!("write {}", path.display()))?))
 }
 
-fn json(path: &Path, value: &impl Serialize) -> Result<()> {
+fn json(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<()> {
     let mut file = file(path)?;
     serde_json::to_writer_pretty(&mut file, value)?;
     Ok(file.flush()?)
