@@ -47,7 +47,7 @@ use crate::{
     run::Run,
     site::{ADDRESS_FARM, VIP_NAME},
     watch::Sample,
-    workload::{DENIED, locks, members, transactions},
+    workload::{BUG, DENIED, locks, members, transactions},
 };
 
 /// By how much log time and the clients' clock may differ over a life: nodes and clients are on one machine, entries come
@@ -372,17 +372,32 @@ fn explanations(run: &Run) -> Judgement {
     }
     let failed = [&run.seen.failed[..], &run.till.failed].concat();
     let judgement = says_why::judge(&failed, &run.proxied, &disturbed);
-    let mut judgement = says_why::unlogged(judgement, &answered(run), &run.proxied, &disturbed);
-    // The document of a run lets everybody in. A node that says otherwise says what is not so.
+    let judgement = says_why::unlogged(judgement, &answered(run), &run.proxied, &disturbed);
     let notes = run.registers.operations().iter().map(|operation| (operation.completed, operation.note.as_str()));
     let notes = notes.chain(run.additions.operations().iter().map(|one| (one.completed, one.note.as_str())));
     let notes = notes.chain(run.transactions.operations().iter().map(|one| (one.completed, one.note.as_str())));
-    let denied: Vec<RunTime> = notes.filter(|(_, note)| note.starts_with(DENIED)).map(|(at, _)| at).collect();
+    said_by_the_store(judgement, notes)
+}
+
+/// What a store told its clients that none says which does what it is to. An answer that a model explains, or fails to, is not noted.
+fn said_by_the_store<'a>(mut judgement: Judgement, notes: impl Iterator<Item = (RunTime, &'a str)>) -> Judgement {
+    let (mut denied, mut bugs) = (Vec::new(), Vec::new());
+    for (at, note) in notes {
+        if note.starts_with(DENIED) {
+            denied.push(at);
+        } else if note.contains(BUG) {
+            bugs.push(at);
+        }
+    }
+    // The document of a run lets everybody in. A node that says otherwise says what is not so.
     if let Some(first) = denied.first() {
         judgement.violated(format!(
             "the store turned {} away by a rule that it was not given, at {first} first",
             denied.len()
         ));
+    }
+    if let Some(first) = bugs.first() {
+        judgement.violated(format!("the store called {} answers a bug of its own, at {first} first", bugs.len()));
     }
     judgement
 }
@@ -675,6 +690,18 @@ mod tests {
             hold(Judgement::new(Promise::Configuration), &model, &recorder.take()).ruling
         };
         assert_eq!([true, false].map(ruled), [Ruling::Violated, Ruling::Held]);
+    }
+
+    #[test]
+    fn a_store_that_turns_clients_away_or_tells_of_a_bug_of_its_own_is_found() {
+        let ruled = |note: &str| {
+            let notes = [(RunTime::from_millis(1), ""), (RunTime::from_millis(2), note)];
+            said_by_the_store(Judgement::new(Promise::SaysWhy), notes.into_iter()).ruling
+        };
+        let misfit = format!("Error(\"UNKNOWN outcome unknown: it does not fit the command; {BUG}\")");
+        assert_eq!([misfit.as_str(), "DENIED protected mode"].map(ruled), [Ruling::Violated; 2]);
+        let sent = "UNKNOWN outcome unknown: the command was sent but not confirmed within 2s";
+        assert_eq!([sent, "CLUSTERDOWN no quorum"].map(ruled), [Ruling::Held; 2]);
     }
 
     #[test]

@@ -45,6 +45,9 @@ const CONNECT: Duration = Duration::from_millis(300);
 /// How a store begins that takes a client for one that it must not serve. Those of a run are open to everybody.
 pub const DENIED: &str = "DENIED";
 
+/// What a store says of an answer of its own cluster that does not fit. Its client is told no more than that, of reads as well.
+pub const BUG: &str = "this is a bug of Ballast";
+
 /// Clients that run until they are told to stop, or dropped.
 pub struct Clients {
     stop: Arc<AtomicBool>,
@@ -140,16 +143,25 @@ pub enum Outcome {
 
 /// How answers begin by which nothing was changed.
 const REFUSALS: [&str; 4] = ["CLUSTERDOWN", "OVERLOADED", "EXECABORT", DENIED];
+/// How one begins that a node gives while another one leads which is not upgraded yet, and what it says then.
+const UNREADABLE: [&str; 2] = ["ERR node ", "leads and runs an earlier version"];
+/// How one begins of which nobody knows what became of the command.
+const SENT: &str = "UNKNOWN outcome unknown: the command was sent";
 
 impl Outcome {
-    /// What an answer says became of a command.
+    /// What an answer says became of a command. Of what a store takes for a bug it only says that, so that nothing explains it.
     fn of(answer: Answer) -> Self {
         match answer {
-            Answer::Error(error) if REFUSALS.iter().any(|refusal| error.starts_with(refusal)) => Self::Refused(error),
-            Answer::Error(error) if error.starts_with("UNKNOWN") => Self::Unknown(error),
+            Answer::Error(error) if is_refusal(&error) => Self::Refused(error),
+            Answer::Error(error) if error.starts_with(SENT) => Self::Unknown(error),
             answer => Self::Done(answer),
         }
     }
+}
+
+fn is_refusal(error: &str) -> bool {
+    let [begins, says] = UNREADABLE;
+    REFUSALS.iter().any(|refusal| error.starts_with(refusal)) || error.starts_with(begins) && error.contains(says)
 }
 
 /// A client of the store that goes from node to node.
@@ -251,12 +263,17 @@ mod tests {
             "OVERLOADED 4096 changes wait on this node; nothing was changed, try again later",
             "EXECABORT Transaction discarded because of previous errors.",
             "DENIED protected mode",
+            "ERR node 3 leads and runs an earlier version, which cannot read this command; nothing was changed, finish \
+             upgrading all nodes and try again",
         ] {
             assert_eq!(of(refusal), Outcome::Refused(refusal.to_owned()));
         }
         let unknown = "UNKNOWN outcome unknown: the command was sent but not confirmed within 2s";
         assert_eq!(of(unknown), Outcome::Unknown(unknown.to_owned()));
-        let wrong = Answer::Error("ERR value is not an integer or out of range".to_owned());
-        assert_eq!([wrong.clone(), Answer::Null].map(Outcome::of), [wrong, Answer::Null].map(Outcome::Done));
+        let misfit = "UNKNOWN outcome unknown: the cluster's answer does not fit the command; this is a bug of Ballast";
+        assert!(misfit.ends_with(BUG));
+        let error = |text: &str| Answer::Error(text.to_owned());
+        let answers = [error("ERR value is not an integer or out of range"), error(misfit), Answer::Null];
+        assert_eq!(answers.clone().map(Outcome::of), answers.map(Outcome::Done));
     }
 }
