@@ -1,10 +1,11 @@
 // A disk that can be slow, full, fail, or lose power, for daemons that are started with this library preloaded.
 //
 // It stands before fsync(2), fdatasync(2), write(2) and its kin. Beside the file that `--config` names it keeps
-//   synced   for each sync that succeeded: device, inode and size of the file, three numbers of eight bytes
+//   synced   for each sync that succeeded: device, inode, birth and size of the file, four numbers of eight bytes
 //   disk     what it is to do, mapped and shared: a word (0 work, 1 syncs are late, 2 syncs fail with EIO, 3 no space is
 //            left), milliseconds
-// From `synced` a nemesis knows what a loss of power may take: everything behind the last synced size of each file.
+// From `synced` a nemesis knows what a loss of power may take: everything behind the last synced size of each file. An inode comes
+// back with another file, which was born later.
 //
 // A process without `--config`, and one whose files cannot be had, is left alone.
 #define _GNU_SOURCE
@@ -39,6 +40,14 @@ static void prepare(void) {
     control = shared(at, "disk", sizeof *control);
 }
 
+// Nanoseconds since 1970; 0 where the file system does not say.
+static uint64_t birth(int fd) {
+    struct statx about;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &about) || !(about.stx_mask & STATX_BTIME))
+        return 0;
+    return (uint64_t)about.stx_btime.tv_sec * 1000000000 + about.stx_btime.tv_nsec;
+}
+
 static int sync_by(long call, int fd) {
     pthread_once(&once, prepare);
     uint32_t mode = control ? atomic_load(&control->mode) : WORK;
@@ -57,7 +66,7 @@ static int sync_by(long call, int fd) {
     int result = (int)syscall(call, fd);
     int saved = errno;
     if (result == 0 && known && record >= 0) {
-        uint64_t line[3] = {about.st_dev, about.st_ino, (uint64_t)about.st_size};
+        uint64_t line[4] = {about.st_dev, about.st_ino, birth(fd), (uint64_t)about.st_size};
         ssize_t written = syscall(SYS_write, record, line, sizeof line);
         (void)written;
     }

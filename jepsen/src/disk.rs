@@ -6,11 +6,11 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{ErrorKind, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -20,8 +20,8 @@ use crate::plan::Random;
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/disk.so"));
 /// A kernel writes back by itself what is older (`vm.dirty_expire_centisecs`).
 const WRITTEN_BACK_AFTER: Duration = Duration::from_secs(30);
-/// Device, inode and size.
-const RECORD_BYTES: usize = 24;
+/// Device, inode, birth and size.
+const RECORD_BYTES: usize = 32;
 
 /// What a disk does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub fn lose_unsynced(node: &Path, random: &mut Random) -> Result<u64> {
                 continue;
             }
             let old = about.modified()?.elapsed().is_ok_and(|age| age > WRITTEN_BACK_AFTER);
-            let kept = synced.get(&(about.dev(), about.ino())).copied().unwrap_or(0);
+            let kept = synced.get(&Identity::of(&about)).copied().unwrap_or(0);
             if !about.is_file() || old || about.len() <= kept {
                 continue;
             }
@@ -100,11 +100,31 @@ pub fn lose_unsynced(node: &Path, random: &mut Random) -> Result<u64> {
     Ok(lost)
 }
 
-/// The last synced size of each file, by device and inode.
-fn safe(records: &[u8]) -> HashMap<(u64, u64), u64> {
+/// Which file it is. An inode comes back with another one, which was born later.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    /// Since 1970; 0 where the file system does not say.
+    born_nanos: u64,
+}
+
+impl Identity {
+    fn of(about: &Metadata) -> Self {
+        let born = about.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let born_nanos = born.map_or(0, |since| since.as_nanos() as u64);
+        Self { device: about.dev(), inode: about.ino(), born_nanos }
+    }
+}
+
+/// The last synced size of each file.
+fn safe(records: &[u8]) -> HashMap<Identity, u64> {
     let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
-    let records = records.chunks_exact(RECORD_BYTES);
-    records.map(|record| ((word(&record[..8]), word(&record[8..16])), word(&record[16..]))).collect()
+    let size = |record: &[u8]| {
+        let [device, inode, born_nanos, size] = [0, 8, 16, 24].map(|at| word(&record[at..at + 8]));
+        (Identity { device, inode, born_nanos }, size)
+    };
+    records.chunks_exact(RECORD_BYTES).map(size).collect()
 }
 
 #[cfg(test)]
@@ -153,6 +173,27 @@ E";
         let log = fs::read(node.path().join("data/log")).expect("read");
         assert!(log.len() >= 1000 && log[..1000].iter().all(|byte| *byte == b'a'), "{}", log.len());
         assert!(log.len() < 2000 || fs::read(node.path().join("data/new")).expect("read").len() < 1000);
+    }
+
+    #[test]
+    fn what_was_synced_of_a_file_keeps_nothing_of_a_later_one_with_its_inode() {
+        let node = tempfile::tempdir().expect("a folder");
+        fs::create_dir(node.path().join("data")).expect("a folder");
+        let file = node.path().join("data/snapshot");
+        fs::write(&file, [b'a'; 1000]).expect("write");
+        let now = Identity::of(&fs::metadata(&file).expect("about it"));
+        let mut random = Random(7);
+        let mut lost = |born_nanos: u64| {
+            let record = [now.device, now.inode, born_nanos, 1000].map(u64::to_ne_bytes).concat();
+            fs::write(node.path().join("synced"), record).expect("write");
+            let mut lose = || {
+                fs::write(&file, [b'a'; 1000]).expect("write");
+                lose_unsynced(node.path(), &mut random).expect("lose")
+            };
+            (0..50).map(|_| lose()).sum::<u64>()
+        };
+        assert_eq!(lost(now.born_nanos), 0);
+        assert!(lost(now.born_nanos.wrapping_sub(1)) > 0);
     }
 
     #[test]
