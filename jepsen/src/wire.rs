@@ -24,7 +24,7 @@ pub struct Line {
 #[serde(rename_all = "snake_case")]
 enum What {
     /// These answered, until the next line that says so.
-    Answered { arp: Vec<String>, ndp: Vec<String>, syn: Vec<String>, late: Vec<String> },
+    Answered { arp: Vec<String>, ndp: Vec<String>, syn: Vec<String>, syn6: Vec<String>, late: Vec<String> },
     /// Somebody announced the VIP without being asked.
     Announced,
     /// Nothing was asked until then.
@@ -35,8 +35,9 @@ enum What {
 pub fn lines(seen: &History, clock: Clock) -> Vec<Line> {
     let names = |nodes: Nodes| -> Vec<String> { nodes.iter().map(judge::name).collect() };
     let what = |change: Change| match change {
-        Change::Answers { arp, ndp, syn, late } => {
-            What::Answered { arp: names(arp), ndp: names(ndp), syn: names(syn), late: names(late) }
+        Change::Answers { arp, ndp, syn, syn6, late } => {
+            let [arp, ndp, syn, syn6, late] = [arp, ndp, syn, syn6, late].map(names);
+            What::Answered { arp, ndp, syn, syn6, late }
         }
         Change::Announced => What::Announced,
         Change::Unasked { until } => What::UnaskedUntil(clock.of(until)),
@@ -62,7 +63,7 @@ mod tests {
         let lines: Vec<String> =
             lines.iter().map(|line| serde_json::to_string(line).expect("names and numbers are JSON")).collect();
         let expected = [
-            r#"{"at":1000000,"what":{"answered":{"arp":["node-1"],"ndp":[],"syn":[],"late":["node-3"]}}}"#,
+            r#"{"at":1000000,"what":{"answered":{"arp":["node-1"],"ndp":[],"syn":[],"syn6":[],"late":["node-3"]}}}"#,
             r#"{"at":1000000,"what":{"unasked_until":3000000}}"#,
             r#"{"at":4000000,"what":"announced"}"#,
         ];

@@ -59,7 +59,9 @@ fn watched(
         .count("questions", asked)
         .count("doubtful microseconds", (dual.doubtful_ms * 1000.0) as usize);
     if in_ipv6 {
-        judgement = judgement.looked_at("answers in IPv6", owners.answered(Some(observer::Kind::Ndp), from, until));
+        let answered = |kind| owners.answered(Some(kind), from, until);
+        judgement = judgement.looked_at("answers in IPv6", answered(observer::Kind::Ndp));
+        judgement = judgement.looked_at("connections in IPv6", answered(observer::Kind::Syn6));
     }
     let unasked = owners.unasked(from, until);
     let longest = unasked.iter().map(Unasked::ms).fold(0.0, f64::max);
@@ -146,6 +148,7 @@ mod tests {
             [&mut tick.arp, &mut tick.syn].into_iter().for_each(|nodes| nodes.add(0));
             if tick.solicited {
                 tick.ndp.add(0);
+                tick.syn6.add(0);
             }
             change(number, &mut tick);
             tick
@@ -163,6 +166,16 @@ mod tests {
             }
         };
         assert_eq!(ruled(two), Ruling::Violated);
+    }
+
+    #[test]
+    fn a_second_one_that_takes_connections_in_ipv6_only_is_found() {
+        let second = |number: u64, tick: &mut Tick| {
+            if tick.solicited && (800..1000).contains(&number) {
+                tick.syn6.add(1);
+            }
+        };
+        assert_eq!(ruled(second), Ruling::Violated);
     }
 
     #[test]
@@ -203,11 +216,12 @@ mod tests {
             ruled(move |number, tick| {
                 if number >= 20_000 {
                     let nobody = observer::Nodes::default();
-                    (tick.arp, tick.syn, tick.ndp) = (nobody, nobody, nobody);
+                    (tick.arp, tick.syn, tick.ndp, tick.syn6) = (nobody, nobody, nobody, nobody);
                     tick.arp.add(then);
                     tick.syn.add(then);
                     if tick.solicited {
                         tick.ndp.add(then);
+                        tick.syn6.add(then);
                     }
                 }
                 tick.sent_at *= u64::from(!(20_000..20_000 + ms).contains(&number));
@@ -254,6 +268,7 @@ mod tests {
     #[test]
     fn no_answer_in_ipv6_at_all_is_undecided() {
         assert_eq!(ruled(|_, tick| tick.ndp = observer::Nodes::default()), Ruling::Undecided);
+        assert_eq!(ruled(|_, tick| tick.syn6 = observer::Nodes::default()), Ruling::Undecided);
         assert_eq!(ruled_in(false, &[], |_, tick| tick.ndp = observer::Nodes::default()), Ruling::Held, "it has none");
     }
 }

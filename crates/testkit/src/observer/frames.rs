@@ -15,6 +15,7 @@ use super::Station;
 pub const NDP_SOURCES: u32 = 16;
 const ARP_BYTES: usize = 42;
 const TCP_BYTES: usize = 54;
+const TCP6_BYTES: usize = 74;
 const NDP_BYTES: usize = 86;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -51,6 +52,13 @@ pub enum Answer {
         /// The observer's.
         port: u16,
     },
+    /// The same in IPv6.
+    Syn6 {
+        /// Of the question.
+        tick: u32,
+        /// The observer's.
+        port: u16,
+    },
     /// Somebody announces the VIP unasked.
     Announcement,
 }
@@ -72,13 +80,27 @@ const ARP_MARK: [u8; 2] = [0x02, 0xba];
 
 /// The SYN of a tick to one node.
 pub fn syn(me: Station, target: Target, tick: u32, node: [u8; 6]) -> [u8; TCP_BYTES] {
-    // A port is used again after 50 s, long after a node has forgotten it.
-    tcp(me, target, node, 10_000 + (tick % 50_000) as u16, tick, SYN)
+    tcp(me, target, node, port_of(tick), tick, SYN)
+}
+
+/// The same in IPv6.
+pub fn syn6(me: Station, target: Target, tick: u32, node: [u8; 6]) -> [u8; TCP6_BYTES] {
+    tcp6(me, target, node, port_of(tick), tick, SYN)
+}
+
+/// A port is used again after 50 s, long after a node has forgotten it.
+fn port_of(tick: u32) -> u16 {
+    10_000 + (tick % 50_000) as u16
 }
 
 /// The end of a connection that a node accepted.
 pub fn reset(me: Station, target: Target, to: [u8; 6], port: u16, tick: u32) -> [u8; TCP_BYTES] {
     tcp(me, target, to, port, tick.wrapping_add(1), RST)
+}
+
+/// The same in IPv6.
+pub fn reset6(me: Station, target: Target, to: [u8; 6], port: u16, tick: u32) -> [u8; TCP6_BYTES] {
+    tcp6(me, target, to, port, tick.wrapping_add(1), RST)
 }
 
 fn tcp(me: Station, target: Target, to: [u8; 6], port: u16, sequence: u32, flags: u8) -> [u8; TCP_BYTES] {
@@ -96,14 +118,32 @@ fn tcp(me: Station, target: Target, to: [u8; 6], port: u16, sequence: u32, flags
     ip[16..20].copy_from_slice(&destination);
     let sum = checksum(0, ip);
     ip[10..12].copy_from_slice(&sum);
-    let tcp = &mut frame[34..54];
+    segment(&mut frame[34..], target, port, sequence, flags, sum_of(&source) + sum_of(&destination));
+    frame
+}
+
+fn tcp6(me: Station, target: Target, to: [u8; 6], port: u16, sequence: u32, flags: u8) -> [u8; TCP6_BYTES] {
+    let mut frame = [0; TCP6_BYTES];
+    frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&me.mac);
+    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    let (source, destination) = (me.ip6.octets(), target.vip6.octets());
+    frame[14] = 0x60;
+    frame[18..22].copy_from_slice(&[0, 20, 6, 64]);
+    frame[22..38].copy_from_slice(&source);
+    frame[38..54].copy_from_slice(&destination);
+    segment(&mut frame[54..], target, port, sequence, flags, sum_of(&source) + sum_of(&destination));
+    frame
+}
+
+/// Writes a segment without data. `addresses` is what the packet's add to its checksum.
+fn segment(tcp: &mut [u8], target: Target, port: u16, sequence: u32, flags: u8, addresses: u32) {
     tcp[..2].copy_from_slice(&port.to_be_bytes());
     tcp[2..4].copy_from_slice(&target.port.to_be_bytes());
     tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
     tcp[12..16].copy_from_slice(&[0x50, flags, 0xff, 0xff]);
-    let sum = checksum(sum_of(&source) + sum_of(&destination) + 6 + 20, tcp);
+    let sum = checksum(addresses + 6 + 20, tcp);
     tcp[16..18].copy_from_slice(&sum);
-    frame
 }
 
 /// A neighbour solicitation under one of the source addresses.
@@ -141,7 +181,7 @@ pub fn parse(me: Station, target: Target, frame: &[u8]) -> Option<([u8; 6], Answ
     let answer = match frame[12..14] {
         [8, 6] => parse_arp(target, body)?,
         [8, 0] => parse_tcp(me, target, body)?,
-        [0x86, 0xdd] => parse_ndp(target, body)?,
+        [0x86, 0xdd] => parse_ndp(target, body).or_else(|| parse_tcp6(me, target, body))?,
         _ => return None,
     };
     Some((from, answer))
@@ -186,12 +226,24 @@ fn parse_tcp(me: Station, target: Target, body: &[u8]) -> Option<Answer> {
     if body.len() < 40 || body[0] != 0x45 || body[9] != 6 || body[12..16] != target.vip.octets() {
         return None;
     }
-    let tcp = &body[20..];
-    let to_us = body[16..20] == me.ip.octets() && tcp[..2] == target.port.to_be_bytes();
-    (to_us && tcp[13] & (SYN | ACK | RST) == SYN | ACK).then(|| Answer::Syn {
-        tick: u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]).wrapping_sub(1),
-        port: u16::from_be_bytes([tcp[2], tcp[3]]),
-    })
+    if body[16..20] != me.ip.octets() {
+        return None;
+    }
+    accepted(target, &body[20..]).map(|(tick, port)| Answer::Syn { tick, port })
+}
+
+fn parse_tcp6(me: Station, target: Target, body: &[u8]) -> Option<Answer> {
+    if body.len() < 60 || body[6] != 6 || body[8..24] != target.vip6.octets() || body[24..40] != me.ip6.octets() {
+        return None;
+    }
+    accepted(target, &body[40..]).map(|(tick, port)| Answer::Syn6 { tick, port })
+}
+
+/// The question and the observer's port, if a segment accepts a connection.
+fn accepted(target: Target, tcp: &[u8]) -> Option<(u32, u16)> {
+    let accepts = tcp[..2] == target.port.to_be_bytes() && tcp[13] & (SYN | ACK | RST) == SYN | ACK;
+    let tick = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]).wrapping_sub(1);
+    accepts.then_some((tick, u16::from_be_bytes([tcp[2], tcp[3]])))
 }
 
 fn parse_ndp(target: Target, body: &[u8]) -> Option<Answer> {
@@ -225,7 +277,11 @@ mod tests {
     const TARGET: Target =
         Target { vip: Ipv4Addr::new(10, 77, 0, 100), vip6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100), port: 8080 };
     const NODE: [u8; 6] = [2, 0, 0, 0, 1, 2];
-    const ME: Station = Station { mac: [2, 0, 0, 0, 1, 11], ip: Ipv4Addr::new(10, 77, 0, 11) };
+    const ME: Station = Station {
+        mac: [2, 0, 0, 0, 1, 11],
+        ip: Ipv4Addr::new(10, 77, 0, 11),
+        ip6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 11),
+    };
 
     #[test]
     fn an_arp_reply_brings_its_tick_back() {
@@ -271,12 +327,38 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_is_accepted_in_ipv6_brings_its_tick_back() {
+        let probe = syn6(ME, TARGET, 123_456, NODE);
+        assert_eq!(probe[..6], NODE);
+        let mut answer = probe;
+        answer[6..12].copy_from_slice(&NODE);
+        // As a kernel labels a flow.
+        answer[15..18].copy_from_slice(&[0x0c, 0x27, 0x5b]);
+        answer[22..38].copy_from_slice(&probe[38..54]);
+        answer[38..54].copy_from_slice(&probe[22..38]);
+        answer[54..56].copy_from_slice(&probe[56..58]);
+        answer[56..58].copy_from_slice(&probe[54..56]);
+        answer[62..66].copy_from_slice(&123_457u32.to_be_bytes());
+        answer[67] = SYN | ACK;
+        let port = u16::from_be_bytes([probe[54], probe[55]]);
+        assert_eq!(parse(ME, TARGET, &answer), Some((NODE, Answer::Syn6 { tick: 123_456, port })));
+        answer[67] = RST | ACK;
+        assert_eq!(parse(ME, TARGET, &answer), None, "a refusal accepts nothing");
+        answer[67] = SYN | ACK;
+        answer[37] ^= 1;
+        assert_eq!(parse(ME, TARGET, &answer), None, "it is not the VIP that accepts");
+        assert_eq!(reset6(ME, TARGET, NODE, port, 123_456)[58..62], 123_457u32.to_be_bytes());
+    }
+
+    #[test]
     fn checksums_are_right() {
         // A sum over a packet with its right checksum in place is zero.
         let frame = syn(ME, TARGET, 9, NODE);
         assert_eq!(checksum(0, &frame[14..34]), [0, 0]);
         let pseudo = sum_of(&frame[26..34]) + 6 + 20;
         assert_eq!(checksum(pseudo, &frame[34..54]), [0, 0]);
+        let frame = syn6(ME, TARGET, 9, NODE);
+        assert_eq!(checksum(sum_of(&frame[22..54]) + 6 + 20, &frame[54..74]), [0, 0]);
         let frame = solicitation(ME, TARGET, 3);
         assert_eq!(checksum(sum_of(&frame[22..54]) + 58 + 32, &frame[54..86]), [0, 0]);
     }

@@ -4,7 +4,7 @@
 //! [`PROMPT_NANOS`] of that tick's first probe. Two nodes in one such tick may still be a change of
 //! hands in the middle of it. Two nodes in two ticks in a row cannot: each then answered a probe
 //! that was sent after the other had answered one. That, and nothing less, is called *dual*; a
-//! single tick, or one in which an answer came that was slow, is told apart as *doubtful*. Neighbours are solicited in some ticks only: there,
+//! single tick, or one in which an answer came that was slow, is told apart as *doubtful*. In IPv6 it is asked in some ticks only: there,
 //! two such ticks in a row count, and the time between them.
 
 /// Time between ticks.
@@ -24,6 +24,8 @@ pub enum Kind {
     Ndp,
     /// It accepts connections.
     Syn,
+    /// It accepts connections in IPv6.
+    Syn6,
 }
 
 /// Nodes as bits.
@@ -67,12 +69,14 @@ pub struct Tick {
     pub sent_wall: u64,
     /// Who answered ARP.
     pub arp: Nodes,
-    /// Whether neighbours were solicited.
+    /// Whether it was asked in IPv6, too: neighbours were solicited, and sent a SYN.
     pub solicited: bool,
-    /// Who answered that.
+    /// Who answered the solicitation.
     pub ndp: Nodes,
     /// Who accepted a connection.
     pub syn: Nodes,
+    /// Who accepted one in IPv6.
+    pub syn6: Nodes,
     /// Who gave an answer then, in whatever way, to a question of before.
     pub late: Nodes,
 }
@@ -80,7 +84,7 @@ pub struct Tick {
 impl Tick {
     /// Who claimed the VIP in time, in any way.
     pub fn prompt(&self) -> Nodes {
-        self.arp.and(self.ndp).and(self.syn)
+        self.arp.and(self.ndp).and(self.syn).and(self.syn6)
     }
 
     fn of(&self, kind: Option<Kind>) -> Nodes {
@@ -89,6 +93,7 @@ impl Tick {
             Some(Kind::Arp) => self.arp,
             Some(Kind::Ndp) => self.ndp,
             Some(Kind::Syn) => self.syn,
+            Some(Kind::Syn6) => self.syn6,
         }
     }
 }
@@ -145,6 +150,8 @@ pub enum Change {
         ndp: Nodes,
         /// Who accepted a connection.
         syn: Nodes,
+        /// Who accepted the last one in IPv6.
+        syn6: Nodes,
         /// Who answered late, in whatever way.
         late: Nodes,
     },
@@ -288,12 +295,12 @@ impl History {
     /// All that the wire showed, in the order in which it did: of each question that was asked, who answered it.
     pub fn changes(&self) -> Vec<(u64, Change)> {
         let mut changes: Vec<(u64, Change)> = self.announcements.iter().map(|at| (*at, Change::Announced)).collect();
-        let (mut last, mut ndp) = (None, Nodes::default());
+        let (mut last, mut ndp, mut syn6) = (None, Nodes::default(), Nodes::default());
         for tick in self.sent(0, u64::MAX) {
             if tick.solicited {
-                ndp = tick.ndp;
+                (ndp, syn6) = (tick.ndp, tick.syn6);
             }
-            let now = Change::Answers { arp: tick.arp, ndp, syn: tick.syn, late: tick.late };
+            let now = Change::Answers { arp: tick.arp, ndp, syn: tick.syn, syn6, late: tick.late };
             if last != Some(now) {
                 changes.push((tick.sent_at, now));
                 last = Some(now);
@@ -353,7 +360,7 @@ mod tests {
             let mut tick = Tick::default();
             let (prompt, late) = word.split_once('/').unwrap_or((word, ""));
             for digit in prompt.chars().filter_map(|c| c.to_digit(10)) {
-                for nodes in [&mut tick.arp, &mut tick.ndp, &mut tick.syn] {
+                for nodes in [&mut tick.arp, &mut tick.ndp, &mut tick.syn, &mut tick.syn6] {
                     nodes.add(digit as usize);
                 }
             }
@@ -362,7 +369,7 @@ mod tests {
             }
             tick.solicited = number.is_multiple_of(SOLICITED_EVERY);
             if !tick.solicited {
-                tick.ndp = Nodes::default();
+                (tick.ndp, tick.syn6) = (Nodes::default(), Nodes::default());
             }
             tick.sent_at = if word == "x" { 0 } else { (number as u64 + 1) * TICK_NANOS };
             tick
@@ -386,8 +393,8 @@ mod tests {
         let mut one = history("0 0/1 - /0");
         one.ticks[2].syn.add(0);
         let answered = |kind| one.answered(kind, 0, u64::MAX);
-        let each = [Kind::Arp, Kind::Ndp, Kind::Syn].map(|kind| answered(Some(kind)));
-        assert_eq!((answered(None), each), (3, [2, 1, 3]));
+        let each = [Kind::Arp, Kind::Ndp, Kind::Syn, Kind::Syn6].map(|kind| answered(Some(kind)));
+        assert_eq!((answered(None), each), (3, [2, 1, 3, 1]));
     }
 
     #[test]
@@ -411,10 +418,11 @@ mod tests {
             nodes.iter().for_each(|node| all.add(*node));
             all
         };
-        let answers = |both: &[usize], ndp: &[usize], late: &[usize]| Change::Answers {
-            arp: of(both),
-            ndp: of(ndp),
-            syn: of(both),
+        let answers = |ipv4: &[usize], ipv6: &[usize], late: &[usize]| Change::Answers {
+            arp: of(ipv4),
+            ndp: of(ipv6),
+            syn: of(ipv4),
+            syn6: of(ipv6),
             late: of(late),
         };
         let mut one = history("0 0 x x 01/2 01/2 1 1");
@@ -472,18 +480,24 @@ mod tests {
     }
 
     #[test]
-    fn a_second_one_that_answers_solicitations_only_is_found() {
-        let second = |answers: &[usize]| {
-            let mut one = history("0 0 0 0 0 0 0 0 0 0");
-            answers.iter().for_each(|at| one.ticks[*at].ndp.add(1));
-            let dual = one.dual(None, 0, u64::MAX);
-            (dual.ms, dual.doubtful_ms, one.dual(Some(Kind::Ndp), 0, u64::MAX).ms)
-        };
-        assert_eq!(second(&[3, 6]), (4.0, 0.0, 4.0));
-        assert_eq!(second(&[0, 3, 6, 9]), (10.0, 0.0, 10.0));
-        // Once may be a change of hands.
-        assert_eq!(second(&[3]), (0.0, 1.0, 0.0));
-        assert_eq!(second(&[0, 6]), (0.0, 2.0, 0.0));
+    fn a_second_one_that_answers_in_one_way_of_ipv6_only_is_found() {
+        for kind in [Kind::Ndp, Kind::Syn6] {
+            let second = |answers: &[usize]| {
+                let mut one = history("0 0 0 0 0 0 0 0 0 0");
+                for at in answers {
+                    let tick = &mut one.ticks[*at];
+                    let nodes = if kind == Kind::Ndp { &mut tick.ndp } else { &mut tick.syn6 };
+                    nodes.add(1);
+                }
+                let dual = one.dual(None, 0, u64::MAX);
+                (dual.ms, dual.doubtful_ms, one.dual(Some(kind), 0, u64::MAX).ms)
+            };
+            assert_eq!(second(&[3, 6]), (4.0, 0.0, 4.0));
+            assert_eq!(second(&[0, 3, 6, 9]), (10.0, 0.0, 10.0));
+            // Once may be a change of hands.
+            assert_eq!(second(&[3]), (0.0, 1.0, 0.0));
+            assert_eq!(second(&[0, 6]), (0.0, 2.0, 0.0));
+        }
     }
 
     #[test]

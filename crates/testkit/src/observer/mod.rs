@@ -2,7 +2,7 @@
 //!
 //! Every millisecond it asks everybody by ARP, and each node by a SYN to its hardware address
 //! whether it takes new connections (which are reset at once, so that nothing is left behind); every
-//! eighth time it asks in IPv6 as well. It does not ask the nodes what they believe. Its thread
+//! eighth time it asks both in IPv6 as well. It does not ask the nodes what they believe. Its thread
 //! goes before all others of the machine and neither allocates nor locks.
 
 mod frames;
@@ -99,8 +99,11 @@ impl Observer {
 /// When `ip` fails.
 pub fn introduce(lab: &Lab) -> Result<()> {
     for node in 0..lab.nodes() {
-        let (ip, mac) = (Host::Observer.ip().to_string(), Host::Observer.mac_text());
-        lab.run(Host::Node(node), &["ip", "neigh", "replace", &ip, "lladdr", &mac, "nud", "permanent", "dev", "eth0"])?;
+        let mac = Host::Observer.mac_text();
+        for ip in [Host::Observer.ip().to_string(), Host::Observer.ip6().to_string()] {
+            let known = ["ip", "neigh", "replace", &ip, "lladdr", &mac, "nud", "permanent", "dev", "eth0"];
+            lab.run(Host::Node(node), &known)?;
+        }
     }
     Ok(())
 }
@@ -190,6 +193,9 @@ impl Watch {
         if number.is_multiple_of(NDP_EVERY) && !self.target.vip6.is_unspecified() {
             tick.solicited = true;
             socket.send(&frames::solicitation(*me, self.target, number / NDP_EVERY));
+            for mac in (0..nodes.nodes()).filter_map(|node| nodes.of(node)) {
+                socket.send(&frames::syn6(*me, self.target, number, mac));
+            }
         }
     }
 
@@ -213,6 +219,10 @@ impl Watch {
                     socket.send(&frames::reset(*me, self.target, from, port, tick));
                     (Some(tick), Kind::Syn)
                 }
+                Answer::Syn6 { tick, port } => {
+                    socket.send(&frames::reset6(*me, self.target, from, port, tick));
+                    (Some(tick), Kind::Syn6)
+                }
                 Answer::Announcement => {
                     if self.announcements.len() < ANNOUNCEMENTS_MAX {
                         self.announcements.push(kernel::now_nanos());
@@ -235,6 +245,7 @@ impl Watch {
                 Kind::Arp => tick.arp.add(node),
                 Kind::Ndp => tick.ndp.add(node),
                 Kind::Syn => tick.syn.add(node),
+                Kind::Syn6 => tick.syn6.add(node),
             }
         }
     }

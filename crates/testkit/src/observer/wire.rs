@@ -4,7 +4,7 @@
 //! observer reads what was said without a lock.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,17 +18,18 @@ use crate::{
     packet::PacketSocket,
 };
 
-/// Hardware and network address of who asks.
+/// Hardware and network addresses of who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Station {
     pub(super) mac: [u8; 6],
     pub(super) ip: Ipv4Addr,
+    pub(super) ip6: Ipv6Addr,
 }
 
 impl Station {
     /// The observer of a lab.
     pub(super) fn of_lab() -> Self {
-        Self { mac: Host::Observer.mac(), ip: Host::Observer.ip() }
+        Self { mac: Host::Observer.mac(), ip: Host::Observer.ip(), ip6: Host::Observer.ip6() }
     }
 }
 
@@ -97,7 +98,8 @@ impl Wire {
     /// # Errors
     /// When the raw socket cannot be opened.
     pub fn of_guests(guests: &Guests, places: Places, nodes: &Macs) -> Result<Self> {
-        let me = Station { mac: Host::Observer.mac(), ip: places.observer };
+        // Nobody asks in IPv6 there.
+        let me = Station { mac: Host::Observer.mac(), ip: places.observer, ip6: Ipv6Addr::UNSPECIFIED };
         Ok(Self { socket: open(guests)?, me, nodes: nodes.clone() })
     }
 }
