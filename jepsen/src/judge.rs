@@ -14,6 +14,7 @@ mod revisions;
 mod signed;
 mod silent;
 mod slow;
+mod stays;
 mod visitors;
 
 use std::{

@@ -7,7 +7,7 @@ use ballast_jepsen::{
     time::{RunTime, Span},
 };
 
-use super::{BACK_WITHIN, START, name};
+use super::{BACK_WITHIN, START, failover, name};
 use crate::{
     nemesis::{Happened, Record},
     plan::{Family, Kind},
@@ -22,12 +22,12 @@ const MOVED: Duration = Duration::from_millis(500);
 /// All that befell nodes. `owners` has when which node answered for the VIP.
 pub(super) fn by_faults(record: &Record, owners: &[(Span, String)]) -> Vec<Disturbance> {
     let faults = record.faults.iter().filter(|fault| !fault.kind.spares_nodes());
-    faults.flat_map(|fault| by_fault(fault, owners)).chain(by_rot(record, owners)).collect()
+    faults.flat_map(|fault| by_fault(fault, record, owners)).chain(by_rot(record, owners)).collect()
 }
 
 /// Where frames are lost between nodes, or a clock is wrong, nobody is silenced who is asked at its own address; the owner of the VIP
 /// may lose it when it does not hear the others. Clocks that nobody can set time its right to it.
-fn by_fault(fault: &Happened, owners: &[(Span, String)]) -> Vec<Disturbance> {
+fn by_fault(fault: &Happened, record: &Record, owners: &[(Span, String)]) -> Vec<Disturbance> {
     // A connection that was cut is noticed late.
     let span = Span::new(fault.from, fault.until.after(START));
     let whom = (!fault.kind.concerns_all()).then(|| whom(&fault.victims, Span::new(fault.from, fault.until), owners));
@@ -35,9 +35,17 @@ fn by_fault(fault: &Happened, owners: &[(Span, String)]) -> Vec<Disturbance> {
         return vec![Disturbance { span, whom, silences: true }];
     }
     let cuts = fault.kind.family() == Family::Network;
-    let loses = cuts && whom.as_ref().is_none_or(|whom| whom.contains(VIP_NAME));
+    let concerns_the_vip = whom.as_ref().is_none_or(|whom| whom.contains(VIP_NAME));
+    let loses = cuts && concerns_the_vip && !leaves_the_vip(fault, record, owners);
     let lost = loses.then(|| Disturbance { span, whom: Some([VIP_NAME.to_owned()].into()), silences: true });
     [Disturbance { span, whom, silences: false }].into_iter().chain(lost).collect()
+}
+
+/// Whether few nodes were split off that did not have the VIP, and the many had all that it takes to keep it.
+fn leaves_the_vip(fault: &Happened, record: &Record, owners: &[(Span, String)]) -> bool {
+    let near = Span::new(fault.from.before(BACK_WITHIN), fault.until.after(START));
+    let had = owned(owners, &fault.victims, Span::new(fault.from, fault.until));
+    fault.kind == Kind::Split && !had && failover::all_vote(record) && failover::is_only(fault, near, record)
 }
 
 /// What a change of the VIP's owner may have come upon.
@@ -139,9 +147,28 @@ mod tests {
             assert_eq!(befalls(kind, "node-1", "node-2"), (kind.concerns_all(), false), "{kind}");
             let cuts = ![ClockStep, ClockSlew].contains(&kind);
             assert_eq!(befalls(kind, "node-1", VIP_NAME), (true, cuts), "{kind} of the owner");
-            assert_eq!(befalls(kind, "node-2", VIP_NAME), (kind.concerns_all(), kind.concerns_all()), "{kind}");
+            let silences = kind.concerns_all() && kind != Split;
+            assert_eq!(befalls(kind, "node-2", VIP_NAME), (kind.concerns_all(), silences), "{kind}");
         }
         assert_eq!([Isolate, LossEverywhere].map(|kind| befalls(kind, "node-1", "node-1")), [(true, true); 2]);
+    }
+
+    #[test]
+    fn a_split_of_others_silences_nobody_over_the_vip_while_the_many_are_whole() {
+        let owners = [(span(0, 60_000), "node-1".to_owned())];
+        let silences = |record: &Record| {
+            let disturbed = by_faults(record, &owners);
+            disturbed.iter().any(|one| one.silences && one.whom.as_ref().is_none_or(|whom| whom.contains(VIP_NAME)))
+        };
+        let split = befell(Kind::Split, "node-2", span(10_000, 12_000));
+        assert!(!silences(&split) && silences(&befell(Kind::Split, "node-1", span(10_000, 12_000))));
+        // One of the many may have been missing, or its vote.
+        for kind in [Kind::Kill, Kind::Demote] {
+            let mut record = befell(kind, "node-3", span(4_000, 11_000));
+            record.faults.extend(split.faults.clone());
+            assert!(silences(&record), "{kind}");
+        }
+        assert!(silences(&Record { complaints: vec!["node promote node-3: exit 6".to_owned()], ..split }));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use ballast_jepsen::{
     verdict::{Judgement, Promise},
 };
 
-use super::{BACK_WITHIN, hands, owners};
+use super::{BACK_WITHIN, hands, owners, stays};
 use crate::{
     nemesis::{self, Happened, Record},
     plan::{Family, Kind, TAKE_A_NODE, WRONG_CLOCKS},
@@ -31,7 +31,8 @@ const LEASE: Duration = Duration::from_millis(200);
 const OF_BACKENDS: [&str; 4] = ["no_backend", "connect_failed", "backend_closed", "backend_timeout"];
 
 /// A dead owner is replaced, a planned move loses no request, and what befalls another node loses none of a client that the cluster
-/// knew. `None` if no node was lost, no clock was wrong and the VIP was not moved while all else was well.
+/// knew, nor does an owner that comes back. `None` if no node was lost or split off, no clock was wrong and the VIP was not moved while
+/// all else was well.
 pub(super) fn replaced(run: &Run) -> Option<Judgement> {
     let held = owners::of(run);
     let owner_at = |at: RunTime| held.iter().rfind(|(then, _)| then.from <= at).map(|(_, node)| node.clone());
@@ -41,7 +42,10 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
     let moved: Vec<Span> = moves_alone(faults).filter(|span| !hands::touches(&changes, *span)).collect();
     let firm = run.options.environment.has_real_time();
     let beside: Vec<(&Happened, Span)> = beside_the_owner(&run.faults, &held, firm).collect();
-    if lost.is_empty() && moved.is_empty() && changes.is_empty() && beside.is_empty() {
+    // Where they lose it by themselves, that is told below.
+    let still: Vec<(&Happened, Span)> =
+        if firm { stays::times(&run.faults, &held, &lost).collect() } else { Vec::new() };
+    if lost.is_empty() && moved.is_empty() && changes.is_empty() && beside.is_empty() && still.is_empty() {
         return None;
     }
     let mut judgement = Judgement::new(Promise::Failover);
@@ -74,8 +78,17 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
     for span in moved.iter().filter(|span| asked_during(**span, &run.seen.over_vip, &failed) == 0) {
         judgement.undecided(format!("nobody asked over the VIP while it was moved at {}", span.from));
     }
+    for (fault, at, [from, to]) in stays::left(&still, &held, faults, &troubled) {
+        let victims = fault.victims.join(", ");
+        judgement.violated(format!(
+            "{VIP_NAME} went from {from} to {to} at {at}, beside nothing but {} of {victims} from {} to {}",
+            fault.kind, fault.from, fault.until
+        ));
+    }
     let known = hands::without(of_the_known(&run.seen, &run.till.failed, &run.proxied), &changes);
-    for (fault, vain) in lost_beside(&beside, &known, &troubled) {
+    let returns = still.iter().copied().filter(|(fault, span)| span.from > fault.from);
+    let unnoticed: Vec<(&Happened, Span)> = beside.iter().copied().chain(returns).collect();
+    for (fault, vain) in lost_beside(&unnoticed, &known, &troubled) {
         let victim = fault.victims.join(", ");
         judgement.violated(format!(
             "{} of a known client was in vain over the VIP at {}, beside nothing but {} of {victim} at {}: {:?}",
@@ -95,6 +108,7 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
         judgement
             .count("faults alone beside the owner", beside.len())
             .count("requests over the VIP beside them", asked_beside)
+            .count("times that the VIP had to stay", still.len())
             .count("owners lost alone", lost.len())
             .count("longest without one, in ms", longest.as_millis() as usize)
             .count("moves alone", moved.len())
@@ -140,31 +154,38 @@ fn moves_alone(faults: &[Happened]) -> impl Iterator<Item = Span> {
     })
 }
 
-/// What befell one node that did not own the VIP, or one wall clock, while nothing else was done; and the time in which nobody whom
-/// the cluster knows may notice: until service must be back, when new clients need not wait for a leader any more either. Where nodes
-/// lose the VIP by themselves, because they are not `firm`, only while one of them had it throughout.
+/// What befell one node that did not own the VIP, or few that were split off, or one wall clock, while nothing else was done; and the
+/// time in which nobody whom the cluster knows may notice: until service must be back, when new clients need not wait for a leader any
+/// more either. Where nodes lose the VIP by themselves, because they are not `firm`, only while one of them had it throughout.
 fn beside_the_owner<'a>(
     record: &'a Record,
     owners: &'a [(Span, String)],
     firm: bool,
 ) -> impl Iterator<Item = (&'a Happened, Span)> {
-    let Record { faults, calms, complaints, .. } = record;
-    // With a voter less than there should be, one more that is lost may be the quorum's.
-    let all_vote = !complaints.iter().any(|complaint| complaint.starts_with("node promote"));
-    faults.iter().filter_map(move |fault| {
-        let [victim] = &fault.victims[..] else { return None };
+    let all_vote = all_vote(record);
+    record.faults.iter().filter_map(move |fault| {
         let span = Span::new(fault.from, fault.until.after(BACK_WITHIN));
         let near = Span::new(fault.from.before(BACK_WITHIN), span.until);
         let held: BTreeSet<&String> =
             owners.iter().filter(|(then, _)| then.touches(near)).map(|(_, owner)| owner).collect();
-        let takes = TAKE_A_NODE.contains(&fault.kind) && all_vote && !held.contains(victim);
+        let away = TAKE_A_NODE.contains(&fault.kind) || fault.kind == Kind::Split;
+        let takes = away && all_vote && !fault.victims.iter().any(|victim| held.contains(victim));
         let is_seen = !held.is_empty() && (firm || held.len() == 1);
-        let mut calms = calms.iter().filter(|calm| Span::new(calm.from, calm.until).touches(near));
-        let whole = calms.all(|calm| calm.without.is_empty());
-        let alone = faults.iter().all(|other| std::ptr::eq(other, fault) || !reach(other).touches(near));
-        let is_one = is_seen && whole && alone && (takes || WRONG_CLOCKS.contains(&fault.kind));
-        is_one.then_some((fault, span))
+        let counts = is_seen && (takes || WRONG_CLOCKS.contains(&fault.kind));
+        (counts && is_only(fault, near, record)).then_some((fault, span))
     })
+}
+
+/// Whether all vote that are to. With a voter less, one more that is lost may be the quorum's.
+pub(super) fn all_vote(record: &Record) -> bool {
+    !record.complaints.iter().any(|complaint| complaint.starts_with("node promote"))
+}
+
+/// Whether nothing else at all was done near it, and no node was missing.
+pub(super) fn is_only(fault: &Happened, near: Span, record: &Record) -> bool {
+    let mut calms = record.calms.iter().filter(|calm| Span::new(calm.from, calm.until).touches(near));
+    let whole = calms.all(|calm| calm.without.is_empty());
+    whole && record.faults.iter().all(|other| std::ptr::eq(other, fault) || !reach(other).touches(near))
 }
 
 /// From when a fault began until nothing comes of it any more.
@@ -359,7 +380,7 @@ mod tests {
         let judged = |kind, owners: &[(u64, u64, &str)]| beside(&record(&[fault(kind, 20_000, 22_000)]), owners, true);
         let other = [(0, 60_000, "node-2")];
         for kind in Kind::all() {
-            let takes = TAKE_A_NODE.contains(&kind) || WRONG_CLOCKS.contains(&kind);
+            let takes = TAKE_A_NODE.contains(&kind) || WRONG_CLOCKS.contains(&kind) || kind == Kind::Split;
             let expected = if takes { vec![Span::new(at(20_000), at(27_000))] } else { Vec::new() };
             assert_eq!(judged(kind, &other), expected, "{kind}");
             // Of the owner only the clock.
@@ -370,6 +391,15 @@ mod tests {
         assert_eq!(judged(Kind::Kill, &[(0, 15_100, "node-1"), (15_200, 60_000, "node-2")]), []);
         assert_eq!(judged(Kind::Kill, &[(0, 26_800, "node-2"), (26_900, 60_000, "node-1")]), []);
         assert_eq!(judged(Kind::Kill, &[]), [], "nobody was seen to own it");
+    }
+
+    #[test]
+    fn a_split_is_not_to_be_noticed_if_none_of_the_few_owns_the_vip() {
+        let few = ["node-1", "node-4"].map(String::from).to_vec();
+        let split = Happened { victims: few, ..fault(Kind::Split, 20_000, 25_000) };
+        let judged = |owner: &str| beside(&record(std::slice::from_ref(&split)), &[(0, 60_000, owner)], true);
+        assert_eq!(judged("node-2"), [Span::new(at(20_000), at(30_000))]);
+        assert_eq!(["node-1", "node-4"].map(|owner| judged(owner).len()), [0, 0]);
     }
 
     #[test]
