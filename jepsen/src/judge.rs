@@ -44,7 +44,7 @@ use self::departures::Departure;
 use crate::{
     decided::Why,
     nemesis::{self, Happened},
-    plan::{Kind, Round},
+    plan::{Kind, Round, Shown},
     run::Run,
     site::{ADDRESS_FARM, VIP_NAME},
     watch::Sample,
@@ -96,7 +96,7 @@ pub fn judge(run: &Run) -> Report {
 
 /// What a round was to show and nothing was judged of, because something else went on, or it befell somebody else.
 fn unshown(judgements: &mut Vec<Judgement>, rounds: &[Round]) {
-    for promise in rounds.iter().filter_map(Round::shows) {
+    for promise in rounds.iter().filter_map(Round::shows).map(Shown::promise) {
         if judgements.iter().all(|judgement| judgement.promise != promise) {
             let mut judgement = Judgement::new(promise);
             judgement.undecided("a round was to show it, and nothing could be judged of it");

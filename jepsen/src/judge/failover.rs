@@ -15,7 +15,7 @@ use ballast_jepsen::{
 use super::{BACK_WITHIN, hands, owners, stays};
 use crate::{
     nemesis::{self, Happened, Record},
-    plan::{Family, Kind, TAKE_A_NODE, WRONG_CLOCKS},
+    plan::{Family, Kind, Round, Shown, TAKE_A_NODE, WRONG_CLOCKS},
     run::Run,
     site::VIP_NAME,
     workload::bindings::{Seen, Served},
@@ -103,6 +103,9 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
         }
         asked_beside += asked;
     }
+    if !run.cut_short && !run.faults.halted {
+        unshown(&mut judgement, &run.rounds, lost.len(), moved.len());
+    }
     let kept = run.seen.kept.ended.iter().chain(&run.till.kept.ended);
     Some(
         judgement
@@ -114,6 +117,17 @@ pub(super) fn replaced(run: &Run) -> Option<Judgement> {
             .count("moves alone", moved.len())
             .count("kept connections cut meanwhile", cut_by_moves(&moved, kept)),
     )
+}
+
+/// What rounds were to show of owners that are lost and of moves, and none did: it befell somebody else, or was not done. What is judged
+/// beside them does not stand for it.
+fn unshown(judgement: &mut Judgement, rounds: &[Round], lost: usize, moved: usize) {
+    let planned = |what: Shown| rounds.iter().any(|round| round.shows() == Some(what));
+    for (what, shown, words) in [(Shown::Loss, lost, "the owner lost"), (Shown::Move, moved, "the VIP moved")] {
+        if shown == 0 && planned(what) {
+            judgement.undecided(format!("a round was to show {words} while nothing else is done, and none did"));
+        }
+    }
 }
 
 /// How many requests over the VIP were over within a move, whatever came of them. `answered` has when those were that went well.
@@ -279,8 +293,13 @@ pub(super) fn is_alone(fault: &Happened, near: Span, faults: &[Happened]) -> boo
 
 #[cfg(test)]
 mod tests {
+    use ballast_jepsen::verdict::Ruling;
+
     use super::*;
-    use crate::nemesis::Calm;
+    use crate::{
+        nemesis::Calm,
+        plan::{Planned, Whom},
+    };
 
     fn at(millis: u64) -> RunTime {
         RunTime::from_millis(millis)
@@ -320,6 +339,23 @@ mod tests {
             assert!(!is_lost(kill(), "node-1", &[fault(other, 11_000, 13_000)]), "{other}");
             assert!(is_lost(kill(), "node-1", &[fault(other, 13_000, 14_000)]), "{other}");
         }
+    }
+
+    #[test]
+    fn where_none_of_the_owners_that_were_to_be_lost_was_nothing_is_held() {
+        let round = |kind, whom| {
+            let fault = Planned { kind, whom, choice: 0, from_ms: 0, until_ms: 5000 };
+            Round { faults: vec![fault], calm_until_ms: 11_000 }
+        };
+        let ruled = |rounds: &[Round], lost, moved| {
+            let mut judgement = Judgement::new(Promise::Failover);
+            unshown(&mut judgement, rounds, lost, moved);
+            judgement.ruling
+        };
+        let both = [round(Kind::Kill, Whom::Owner), round(Kind::MoveVip, Whom::Owner)];
+        assert_eq!(ruled(&both, 1, 1), Ruling::Held);
+        assert_eq!([ruled(&both, 0, 1), ruled(&both, 1, 0)], [Ruling::Undecided; 2]);
+        assert_eq!(ruled(&[round(Kind::Kill, Whom::Leader)], 0, 0), Ruling::Held, "none was to be");
     }
 
     fn vain(via: &str, from: u64, until: u64) -> Vain {

@@ -64,15 +64,36 @@ impl Round {
         self.faults.iter().map(|fault| fault.until_ms).max().unwrap_or(0)
     }
 
-    /// What it is to show of what is judged only while nothing else is wrong: that an owner is replaced or the VIP moved as
-    /// planned, or what a minority does.
-    pub fn shows(&self) -> Option<Promise> {
+    /// What it is to show of what is judged only while nothing else is wrong.
+    pub fn shows(&self) -> Option<Shown> {
         let [fault] = &self.faults[..] else { return None };
         let lasts_ms = fault.until_ms - fault.from_ms;
         let loses = LOSES_AN_OWNER.contains(&fault.kind) && fault.whom == Whom::Owner && lasts_ms >= LOST_MS;
         let moves = MOVES.contains(&fault.kind) || STOPS.contains(&fault.kind);
         let splits = SPLITS.contains(&fault.kind) && lasts_ms >= SPLIT_MS;
-        (loses || moves).then_some(Promise::Failover).or(splits.then_some(Promise::WithoutQuorum))
+        let shown = [(loses, Shown::Loss), (moves, Shown::Move), (splits, Shown::Minority)];
+        shown.into_iter().find(|(is, _)| *is).map(|(_, shown)| shown)
+    }
+}
+
+/// What a round of one fault is to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// That an owner that is lost is replaced.
+    Loss,
+    /// That the VIP is moved as planned.
+    Move,
+    /// What a minority does.
+    Minority,
+}
+
+impl Shown {
+    /// What it is a part of.
+    pub fn promise(self) -> Promise {
+        match self {
+            Self::Loss | Self::Move => Promise::Failover,
+            Self::Minority => Promise::WithoutQuorum,
+        }
     }
 }
 
@@ -326,14 +347,14 @@ mod tests {
         let fault = |kind, whom, until_ms: u64| Planned { kind, whom, choice: 0, from_ms: 0, until_ms };
         let shows = |faults: &[Planned]| Round { faults: faults.to_vec(), calm_until_ms: 9000 }.shows();
         let split = fault(Kind::Split, Whom::Node(1), SPLIT_MS);
-        assert_eq!(shows(&[split]), Some(Promise::WithoutQuorum));
+        assert_eq!(shows(&[split]), Some(Shown::Minority));
         assert_eq!(shows(&[Planned { until_ms: 4000, ..split }]), None);
         assert_eq!(shows(&[split, fault(Kind::BackendFails, Whom::Owner, 50)]), None);
-        assert_eq!(shows(&[fault(Kind::Freeze, Whom::Owner, LOST_MS)]), Some(Promise::Failover));
+        assert_eq!(shows(&[fault(Kind::Freeze, Whom::Owner, LOST_MS)]), Some(Shown::Loss));
         assert_eq!(shows(&[fault(Kind::Freeze, Whom::Owner, LOST_MS - 1)]), None);
         assert_eq!(shows(&[fault(Kind::Freeze, Whom::Leader, LOST_MS)]), None);
         for kind in [Kind::MoveVip, Kind::Terminate] {
-            assert_eq!(shows(&[fault(kind, Whom::Leader, 300)]), Some(Promise::Failover), "{kind}");
+            assert_eq!(shows(&[fault(kind, Whom::Leader, 300)]), Some(Shown::Move), "{kind}");
         }
         assert_eq!(shows(&[fault(Kind::SlowDisk, Whom::Owner, 5000)]), None);
     }
