@@ -205,10 +205,10 @@ impl Lab {
         self.link_up(host)
     }
 
-    /// Takes an address off a node behind its processes' back.
+    /// Takes an address off a node behind its processes' back, if it is there.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When `ip` fails.
     pub fn flush_address(&self, node: usize, address: IpAddr) -> Result<()> {
         self.run(Host::Node(node), &["ip", "addr", "flush", "dev", "eth0", "to", &address.to_string()])
             .map(drop)
@@ -230,9 +230,20 @@ impl Lab {
         let host = Host::Node(node);
         match how {
             Tampering::Programs => self.run(host, &["tc", "qdisc", "del", "dev", "eth0", "clsact"]).is_ok(),
-            Tampering::Tables => self.run(host, &["nft", "flush", "ruleset"]).is_ok(),
-            Tampering::Address(address) => self.flush_address(node, address).is_ok(),
+            Tampering::Tables => {
+                self.shows(host, &["nft", "list", "ruleset"]) && self.run(host, &["nft", "flush", "ruleset"]).is_ok()
+            }
+            Tampering::Address(address) => {
+                let text = address.to_string();
+                let is_there = self.shows(host, &["ip", "-o", "addr", "show", "dev", "eth0", "to", &text]);
+                is_there && self.flush_address(node, address).is_ok()
+            }
         }
+    }
+
+    /// Whether a program has anything to show. To flush what is not there is a success.
+    fn shows(&self, host: Host, words: &[&str]) -> bool {
+        self.run(host, words).is_ok_and(|shown| !shown.trim().is_empty())
     }
 
     /// Ids come back: only a process that is in a node is signalled.

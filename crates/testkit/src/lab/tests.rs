@@ -144,6 +144,21 @@ fn a_node_with_power_again_has_its_own_addresses_only() {
 }
 
 #[test]
+fn what_is_not_there_is_not_taken_away() {
+    let Some(lab) = Lab::or_skip(1) else { return };
+    let node = Host::Node(0);
+    let tamper = || {
+        let all = [Tampering::Programs, Tampering::Tables, Tampering::Address(VIP.into())];
+        all.map(|how| lab.tamper(0, how))
+    };
+    assert_eq!(tamper(), [false; 3]);
+    lab.run(node, &["nft", "add", "table", "inet", "somebodys"]).unwrap();
+    lab.run(node, &["ip", "addr", "add", &format!("{VIP}/32"), "dev", "eth0"]).unwrap();
+    assert_eq!(tamper(), [false, true, true]);
+    assert_eq!(tamper(), [false; 3]);
+}
+
+#[test]
 fn a_responder_tells_the_node_that_asks() {
     let Some(lab) = Lab::or_skip(2) else { return };
     let responder = Responder::start(&lab, Host::Backends, 8000).unwrap();
