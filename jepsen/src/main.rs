@@ -284,11 +284,24 @@ fn run(options: &RunOptions) -> Result<Ruling> {
         }
     }
     // What was called off is no evidence, and what there was before stays.
-    if let Some(page) = options.evidence.as_ref().filter(|_| !interrupt::came()) {
-        std::fs::write(page, evidence::page(&options.output)?)?;
+    let page = options.evidence.as_ref().filter(|_| !interrupt::came());
+    let written: Result<()> = page.map_or(Ok(()), |page| Ok(std::fs::write(page, evidence::page(&options.output)?)?));
+    let all = written.and_then(|()| {
+        anyhow::ensure!(lost.is_empty(), "no runs of the seeds {lost:?}");
+        Ok(())
+    });
+    come_to(ruling, all)
+}
+
+/// What runs come to: that a promise was broken goes before whatever else went wrong, which is told.
+fn come_to(ruling: Ruling, all: Result<()>) -> Result<Ruling> {
+    match all {
+        Err(error) if ruling == Ruling::Violated => {
+            eprintln!("jepsen: {error:#}");
+            Ok(ruling)
+        }
+        all => all.map(|()| ruling),
     }
-    anyhow::ensure!(lost.is_empty(), "no runs of the seeds {lost:?}");
-    Ok(ruling)
 }
 
 fn run_once(options: &Options, rounds: Vec<Round>, output: &Path) -> Result<Ruling> {
@@ -323,6 +336,14 @@ mod tests {
     fn no_runs_are_refused() {
         let parse = |runs| Arguments::try_parse_from(["jepsen", "run", "--runs", runs]);
         assert!(parse("2").is_ok() && parse("0").is_err());
+    }
+
+    #[test]
+    fn a_broken_promise_goes_before_a_run_that_could_not_be_had() {
+        let ruled = |ruling| come_to(ruling, Err(anyhow::anyhow!("no runs of the seeds [7]"))).ok();
+        let all = [Ruling::Held, Ruling::Undecided, Ruling::Violated];
+        assert_eq!(all.map(ruled), [None, None, Some(Ruling::Violated)]);
+        assert_eq!(all.map(|ruling| come_to(ruling, Ok(())).ok()), all.map(Some));
     }
 
     #[test]
