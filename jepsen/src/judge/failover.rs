@@ -157,7 +157,7 @@ fn moves_alone(faults: &[Happened]) -> impl Iterator<Item = Span> {
     let moves = |kind: Kind| kind == Kind::MoveVip || kind.ends_in_order();
     let moves = faults.iter().filter(move |fault| moves(fault.kind) && fault.came_about);
     moves.filter_map(move |fault| {
-        let span = Span::new(fault.from, fault.until.after(2 * REPLACED_WITHIN));
+        let span = Span::new(fault.from, fault.lasts_until().after(2 * REPLACED_WITHIN));
         let near = Span::new(fault.from.before(2 * REPLACED_WITHIN), span.until);
         // A backend that is broken fails requests as well.
         let broken = faults.iter().any(|other| {

@@ -28,7 +28,7 @@ fn changes<'a>(owners: &'a [(Span, String)], faults: &'a [Happened]) -> impl Ite
     let lost = owners.windows(2).filter(|two| two[0].1 != two[1].1).map(|two| two[0].0.until);
     let moves = |kind: Kind| !kind.spares_nodes() || matches!(kind, Kind::MoveVip | Kind::Demote);
     let explains = move |fault: &Happened, at: RunTime| {
-        moves(fault.kind) && Span::new(fault.from, fault.until.after(START)).contains(at)
+        moves(fault.kind) && Span::new(fault.from, fault.lasts_until().after(START)).contains(at)
     };
     lost.filter(move |at| !faults.iter().any(|fault| explains(fault, *at)))
 }
@@ -36,9 +36,12 @@ fn changes<'a>(owners: &'a [(Span, String)], faults: &'a [Happened]) -> impl Ite
 /// What such a change, and a move where that ends connections, may keep from being explained over the VIP.
 pub(super) fn disturbances(run: &Run) -> Vec<Disturbance> {
     let moves = run.faults.faults.iter().filter(|fault| run.moves_end_connections && fault.kind == Kind::MoveVip);
-    let moves = moves.map(|fault| Span::new(disturbed::around(fault.from).from, disturbed::around(fault.until).until));
+    let around = |fault: &Happened| {
+        let [begin, end] = [fault.from, fault.lasts_until()].map(disturbed::around);
+        Span::new(begin.from, end.until)
+    };
     let vip = BTreeSet::from([VIP_NAME.to_owned()]);
-    let spans = unexplained(run).into_iter().chain(moves);
+    let spans = unexplained(run).into_iter().chain(moves.map(around));
     spans.map(|span| Disturbance { span, whom: Some(vip.clone()), silences: true }).collect()
 }
 

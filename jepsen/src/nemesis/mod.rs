@@ -27,7 +27,7 @@ pub use self::machine::UPGRADE_DIR;
 use crate::{
     clock::Clock,
     disk,
-    plan::{Kind, Planned, Random, Round, Whom},
+    plan::{Family, Kind, Planned, Random, Round, Whom},
     site::{ADDRESS_FARM, Site, VIP_NAME},
     wall::Wrong,
     watch::Watch,
@@ -50,9 +50,9 @@ pub struct Happened {
     pub victims: Vec<String>,
     /// When it began.
     pub from: RunTime,
-    /// When it had been undone.
+    /// When it had been undone, or done if nothing undoes it.
     pub until: RunTime,
-    /// When it began to be undone; absent in records of old.
+    /// When it began to be undone, or would have; absent in records of old.
     #[serde(default)]
     pub whole_until: Option<RunTime>,
     /// Whether it came about: there was what it takes, and an operator's order was not refused.
@@ -65,6 +65,22 @@ pub struct Happened {
 
 fn yes() -> bool {
     true
+}
+
+impl Happened {
+    /// Until when something may come of it that is done late: as long as it was to last, and until it was over.
+    pub fn lasts_until(&self) -> RunTime {
+        self.whole_until.map_or(self.until, |whole| whole.max(self.until))
+    }
+
+    /// The operator was told whether it was carried out.
+    fn told(&mut self, at: RunTime, done: bool) {
+        self.came_about &= done;
+        self.acknowledged = done.then_some(at);
+        if done && self.kind.is_over_when_done() {
+            self.until = at;
+        }
+    }
 }
 
 /// Between two rounds nothing befalls anybody.
@@ -211,6 +227,8 @@ struct Running {
     victims: Vec<String>,
     node: usize,
     from: RunTime,
+    /// When it was over; absent if something undoes it, or an operator is still to be told that it was done.
+    over: Option<RunTime>,
     came_about: bool,
 }
 
@@ -289,8 +307,8 @@ impl Nemesis {
     }
 
     fn happened(&mut self, fault: Running, whole_until: Option<RunTime>) {
-        let Running { planned, victims, from, came_about, .. } = fault;
-        let until = self.clock.now();
+        let Running { planned, victims, from, over, came_about, .. } = fault;
+        let until = over.unwrap_or_else(|| self.clock.now());
         let kind = planned.kind;
         let acknowledged = None;
         self.record.faults.push(Happened { kind, victims, from, until, whole_until, came_about, acknowledged });
@@ -447,7 +465,9 @@ impl Nemesis {
                 victims = vec![web];
             }
         }
-        Ok(Running { planned: *planned, victims, node, from, came_about })
+        let is_over = planned.kind.is_over_when_done() && planned.kind.family() != Family::Operator;
+        let over = is_over.then(|| self.clock.now());
+        Ok(Running { planned: *planned, victims, node, from, over, came_about })
     }
 
     fn end(&mut self, site: &mut Site, running: &Running) -> Result<()> {
@@ -597,8 +617,7 @@ impl Nemesis {
         let told = self.commands.drain(..).flat_map(|(_, command)| command.join().unwrap_or_default());
         for Told { brings_about, at, complaint } in told {
             for fault in self.record.faults.iter_mut().filter(|fault| Some(fault.from) == brings_about) {
-                fault.came_about &= complaint.is_none();
-                fault.acknowledged = complaint.is_none().then_some(at);
+                fault.told(at, complaint.is_none());
             }
             self.record.complaints.extend(complaint);
         }
@@ -613,4 +632,28 @@ pub fn reason_until(fault: &Happened) -> RunTime {
 /// Whether the run goes on.
 fn sleep_until(clock: Clock, at: RunTime) -> bool {
     interrupt::pause(at.since(clock.now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_nothing_undoes_is_over_when_it_was_carried_out() {
+        let at = RunTime::from_millis;
+        let told = |kind, done| {
+            let (victims, whole_until) = (Vec::new(), Some(at(5_900)));
+            let (from, until, acknowledged) = (at(1_000), at(6_000), None);
+            let mut fault = Happened { kind, victims, from, until, whole_until, came_about: true, acknowledged };
+            fault.told(at(1_050), done);
+            (fault.until, fault.lasts_until(), fault.came_about)
+        };
+        for kind in [Kind::MoveVip, Kind::Snapshot, Kind::TransferLeader, Kind::MoveClient] {
+            assert_eq!(told(kind, true), (at(1_050), at(5_900), true), "{kind}");
+            assert_eq!(told(kind, false), (at(6_000), at(6_000), false), "{kind}");
+        }
+        for kind in [Kind::Demote, Kind::BackendDrain] {
+            assert_eq!(told(kind, true), (at(6_000), at(6_000), true), "{kind}");
+        }
+    }
 }

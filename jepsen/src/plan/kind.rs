@@ -209,6 +209,16 @@ impl Kind {
         matches!(self, Self::RollingRestart | Self::RollingUpgrade | Self::Terminate)
     }
 
+    /// Whether it is over when it was done: nothing undoes it.
+    pub fn is_over_when_done(self) -> bool {
+        use Kind::{
+            CrashLoop, MoveClient, MoveVip, Restart, RollingRestart, RollingUpgrade, Snapshot, SnapshotCut,
+            TransferLeader,
+        };
+        let ordered = matches!(self, TransferLeader | Snapshot | MoveVip | MoveClient);
+        ordered || matches!(self, Restart | CrashLoop | SnapshotCut | RollingUpgrade | RollingRestart)
+    }
+
     /// Whether a daemon may end by itself of it: its disk fails, it is refused memory or descriptors, or it is put out of the
     /// cluster.
     pub fn may_end_a_daemon(self) -> bool {
