@@ -193,7 +193,7 @@ fn write(runs: &[Told], left_out: &[NotCounted], none: &[NotCounted]) -> String 
           anybody, and until the shop answered the next time over the VIP, in milliseconds; who was never away takes a pace of the \
           clients. Faults that others followed before anything succeeded are not timed. That each node serves again is looked for \
           in every calm. Of fewer than five that were timed no median is told. \"Not\" are those that did not come about: an \
-          operator's order was refused, the machine has no control group for it, or there was nothing to take away.\n"
+          operator's order was refused, the machine has no control group for it, or there was nothing to take away or to cut.\n"
         .to_owned());
     line(
         "| fault | times | write, timed | median | worst | over the VIP, timed | median | worst |\n|---|---|---|---|---|---|---|---|"

@@ -337,7 +337,7 @@ impl Nemesis {
         let from = self.clock.now();
         let lab = || site.lab();
         let mut victims = vec![name(node)];
-        let mut came_about = true;
+        let mut came_about = planned.kind.is_felt_among(count);
         if planned.kind.may_end_a_daemon() {
             self.may_end.insert(node);
         }

@@ -209,6 +209,11 @@ impl Kind {
         matches!(self, Self::RollingRestart | Self::RollingUpgrade | Self::Terminate)
     }
 
+    /// Whether there is anything of it among so many nodes: on a ring of three each is a neighbour of the others.
+    pub fn is_felt_among(self, nodes: usize) -> bool {
+        self != Self::Ring || nodes > 3
+    }
+
     /// Whether it is over when it was done: nothing undoes it.
     pub fn is_over_when_done(self) -> bool {
         use Kind::{
@@ -239,5 +244,16 @@ impl Kind {
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.row().1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_is_none_among_three() {
+        let unfelt = |nodes: usize| Kind::all().filter(|kind| !kind.is_felt_among(nodes)).collect::<Vec<_>>();
+        assert_eq!((unfelt(3), unfelt(4)), (vec![Kind::Ring], vec![]));
     }
 }
