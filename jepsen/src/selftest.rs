@@ -28,6 +28,8 @@ struct Hunt {
     promise: Promise,
     /// What a finding of that says: words that the checker has for what the bug does.
     says: &'static str,
+    /// What else it says, if the checker has the same words for several things; which of them it is.
+    of_what: &'static str,
     /// Faults under which it shows.
     faults: &'static str,
     /// Whom they befall; anybody if empty.
@@ -36,7 +38,11 @@ struct Hunt {
 
 impl Hunt {
     const fn new(bug: Bug, promise: Promise, says: &'static str) -> Self {
-        Self { bug, promise, says, faults: "", whom: "" }
+        Self { bug, promise, says, of_what: "", faults: "", whom: "" }
+    }
+
+    const fn about(self, of_what: &'static str) -> Self {
+        Self { of_what, ..self }
     }
 
     const fn under(self, faults: &'static str) -> Self {
@@ -65,7 +71,7 @@ const HUNTS: [Hunt; 19] = [
     Hunt::new(Bug::RefusalUnlogged, Promise::SaysWhy, "no line ").under("backend-truncates"),
     Hunt::new(Bug::EntrySkipped, Promise::ReplicasEqual, "the state of").under("delay"),
     // Terms rise with each transfer, and are forgotten when all are killed.
-    Hunt::new(Bug::VoteNotSaved, Promise::OnlyForward, "fell from").under("kill-all,transfer-leader"),
+    Hunt::new(Bug::VoteNotSaved, Promise::OnlyForward, "fell from").about("term").under("kill-all,transfer-leader"),
     Hunt::new(Bug::ByteChanged, Promise::Whole, "came back with another byte").under("delay"),
     Hunt::new(Bug::DescriptorLeaks, Promise::NoLeak, "Descriptors").under("delay"),
     // Only of a pair an answer tells of both accounts.
@@ -176,7 +182,7 @@ fn look(hunt: &Hunt, bug: Option<Bug>, seed: u64, programs: &Path, output: &Path
 fn is_found(report: &Report, hunt: &Hunt) -> bool {
     let broken = |judgement: &&Judgement| judgement.promise == hunt.promise && judgement.ruling == Ruling::Violated;
     let mut findings = report.judgements.iter().filter(broken).flat_map(|judgement| &judgement.findings);
-    findings.any(|finding| finding.contains(hunt.says))
+    findings.any(|finding| finding.contains(hunt.says) && finding.contains(hunt.of_what))
 }
 
 /// Whether a run in which nothing is planted says that nothing is broken, and that the promise is held.
@@ -205,6 +211,10 @@ fn newest(output: &Path, seed: u64) -> Result<PathBuf> {
 mod tests {
     use std::time::Duration;
 
+    use ballast_jepsen::{
+        epochs::{self, Mark, Saying},
+        time::RunTime,
+    };
     use clap::Parser as _;
 
     use super::*;
@@ -286,6 +296,24 @@ mod tests {
         assert!(!found(Sticky, Ruling::Violated, "it is lost"));
     }
 
+    #[test]
+    fn a_vote_that_was_not_saved_is_found_by_the_term_and_by_no_other_mark() {
+        let hunts = HUNTS;
+        let hunt = hunts.iter().find(|hunt| hunt.bug == Bug::VoteNotSaved).expect("it is hunted");
+        let found = |mark: Mark| {
+            let said = |incarnation: u32, value: u64| epochs::Sample {
+                at: RunTime::from_millis(u64::from(incarnation)),
+                node: String::from("node-1"),
+                incarnation,
+                saying: Saying::Mark { mark: mark.clone(), value },
+            };
+            let [judgement, _] = epochs::judge_epochs(&[said(1, 7), said(2, 5)]);
+            assert_eq!(judgement.ruling, Ruling::Violated, "{mark}");
+            is_found(&Report { judgements: vec![judgement], ..report(&[]) }, hunt)
+        };
+        assert!(found(Mark::Term) && !found(Mark::Acknowledged) && !found(Mark::Epoch(String::from("public"))));
+    }
+
     /// Where findings are put into words.
     const CHECKERS: [&str; 15] = [
         include_str!("durability.rs"),
@@ -313,7 +341,9 @@ mod tests {
         };
         for hunt in &HUNTS {
             assert!(!hunt.says.is_empty() && !hunt.faults.is_empty(), "{}", hunt.bug.name());
-            assert!(CHECKERS.iter().any(|checker| says(checker, hunt.says)), "{}: {}", hunt.bug.name(), hunt.says);
+            for words in [hunt.says, hunt.of_what] {
+                assert!(CHECKERS.iter().any(|checker| says(checker, words)), "{}: {words}", hunt.bug.name());
+            }
         }
     }
 }
