@@ -29,6 +29,8 @@ const KEYS: u64 = 5;
 /// After so many commands a key is left for a new one. Short histories are judged fast, and a new key tells a stale read
 /// as well as an old one.
 const COMMANDS_PER_KEY: u64 = 160;
+/// Between values that are set: more than `INCR` adds to one in that time, so that a number tells which write it comes of.
+const STEP: u64 = 1000;
 /// How often it is looked whether a life is over.
 const LOOK: Duration = Duration::from_millis(30);
 /// For how long after it ought to be: longer than what clocks may differ over the longest of these lives.
@@ -56,7 +58,7 @@ pub fn start(
             return follow_lives(&stores, clock, seed, &mut log, stop);
         }
         let (mut visitor, mut random) = (Visitor::new(&stores, number), Random(seed ^ number as u64 ^ 0x4e65));
-        let mut value = number as u64;
+        let mut value = STEP * number as u64;
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(2 + random.below(6)));
             visitor.wander(&mut random);
@@ -67,7 +69,7 @@ pub fn start(
             let generation = used[slot as usize].fetch_add(1, Ordering::Relaxed) / COMMANDS_PER_KEY;
             let key = format!("register:{slot}:{generation}");
             // Values are written once, so that a read tells which write it saw.
-            value += CLIENTS as u64;
+            value += STEP * CLIENTS as u64;
             let input = choose(&mut random, value);
             ask(&mut visitor, &mut log, clock, &key, input);
         }
