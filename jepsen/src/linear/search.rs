@@ -115,7 +115,7 @@ impl<'a, M: Model> Search<'a, M> {
             if from.event == self.events.events.len() {
                 return End::Explained;
             }
-            if self.kept > self.limits.configurations_max || self.steps > self.limits.steps_max {
+            if self.is_at_a_limit() {
                 return End::GaveUp;
             }
             let way = match ways {
@@ -142,7 +142,12 @@ impl<'a, M: Model> Search<'a, M> {
                 None => drop(stack.pop()),
             }
         }
-        End::Exhausted
+        // What was cut short may have been the last that there was to try.
+        if self.is_at_a_limit() { End::GaveUp } else { End::Exhausted }
+    }
+
+    fn is_at_a_limit(&self) -> bool {
+        self.kept > self.limits.configurations_max || self.steps > self.limits.steps_max
     }
 
     /// States in which the key can be when this event is begun to be looked at.

@@ -141,6 +141,19 @@ fn limits_leave_it_undecided() {
 }
 
 #[test]
+fn a_limit_that_ends_the_last_try_leaves_it_undecided() {
+    let lines: String = (0..12).map(|client| format!("{client} 0..9 set:v{client} -> ok\n")).collect();
+    let history = written(&format!("{lines} 20 1..5 get -> no"));
+    let few = Limits { configurations_max: 5, ..Limits::default() };
+    let short = Limits { steps_max: 5, ..Limits::default() };
+    for limits in [few, short] {
+        let verdict = check(&MODEL, &history, limits);
+        assert!(matches!(verdict, Verdict::Undecided(_)), "{limits:?}: {verdict:?}");
+    }
+    assert!(matches!(judge(&history), Verdict::Violation(_)));
+}
+
+#[test]
 fn many_unknown_writes_are_no_trouble() {
     let unknown: String = (0..500).map(|n| format!("{n} {n}..{n} set:u{n} -> ?\n")).collect();
     let reads: String = (0..100).map(|n| format!("900 {}..{} get -> u{}\n", 600 + 2 * n, 601 + 2 * n, n * 5)).collect();
