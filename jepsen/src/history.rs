@@ -2,7 +2,7 @@
 //!
 //! An [`Operation`] is an interval: it began when the client sent it, it ended when the client knew the answer or gave up,
 //! and if it took effect it did so in between. One of unknown outcome may take effect at any time after it began, long after
-//! the client gave up.
+//! the client gave up, unless whoever judges knows until when.
 //!
 //! Clients record through a [`ClientLog`] each, which none but they lock, so that recording does not order what it records.
 //! Instants are given by the caller: one `CLOCK_MONOTONIC` for all clients, counted from the start of the run.

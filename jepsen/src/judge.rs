@@ -6,6 +6,7 @@ mod disturbed;
 mod drained;
 mod failover;
 mod hands;
+mod lapses;
 mod minorities;
 mod moved;
 mod open;
@@ -26,7 +27,7 @@ use ballast_jepsen::{
     baskets,
     durability::{self, Addition, FinalRead},
     epochs::{self, Mark, Saying},
-    history::{History, Outcome},
+    history::{History, Operation, Outcome},
     leaks::{self, Resource, Series, Tolerance},
     linear::{self, Limits, Verdict},
     models::{
@@ -40,7 +41,7 @@ use ballast_jepsen::{
     verdict::{Judgement, Promise, Report, Ruling},
 };
 
-use self::departures::Departure;
+use self::{departures::Departure, lapses::Lapses};
 use crate::{
     decided::Why,
     nemesis::{self, Happened},
@@ -169,10 +170,11 @@ fn sessions(run: &Run) -> Judgement {
     let (history, dead) = (unread_alike(&run.registers), dead(run));
     let slack = ClockSlack { offset: SLACK, rate_per_mille: 100, dead: Duration::ZERO };
     let model = |asked| SessionModel { clock_slack: slack.within(asked, &dead) };
-    let verdicts = linear::verdicts_by(model, &history, Limits::default());
-    let mut judgement = explain(judgement, &history, verdicts);
+    let lapses = Lapses::of(run);
+    let verdicts = linear::verdicts_by(model, &history, |operation| lapses.lapse(operation), Limits::default());
+    let mut judgement = lapses.count(explain(judgement, &history, verdicts), "", &history);
     judgement = to_the_end(run, judgement, "answer", last(&run.registers));
-    judgement = pairs(judgement, &run.transactions);
+    judgement = pairs(judgement, &run.transactions, &lapses);
     judgement = to_the_end(run, judgement, "transaction", last(&run.transactions));
     judgement = to_the_end(run, judgement, "lock", run.held.iter().map(|held| held.from).max());
     for (one, other) in locks::overlaps(&run.held) {
@@ -185,7 +187,7 @@ fn sessions(run: &Run) -> Judgement {
 }
 
 /// Each pair of accounts is one object: it is seen before a move or after it, and never in between.
-fn pairs(judgement: Judgement, history: &History<PairInput, PairOutput>) -> Judgement {
+fn pairs(judgement: Judgement, history: &History<PairInput, PairOutput>, lapses: &Lapses) -> Judgement {
     let operations = history.operations();
     let of = |wanted: fn(&Outcome<PairOutput>) -> bool| {
         operations.iter().filter(|operation| wanted(&operation.outcome)).count()
@@ -196,7 +198,9 @@ fn pairs(judgement: Judgement, history: &History<PairInput, PairOutput>) -> Judg
         .count("transactions of unknown outcome", of(|outcome| matches!(outcome, Outcome::Unknown)))
         .count("transactions refused", of(|outcome| matches!(outcome, Outcome::Fail)) - called_off)
         .count("transactions called off by WATCH", called_off);
-    rule(judgement, history, linear::verdicts(&PairModel, history, Limits::default()))
+    let judgement = lapses.count(judgement, "transactions ", history);
+    let lapse = |operation: &Operation<_, _>| lapses.lapse(operation);
+    rule(judgement, history, linear::verdicts_by(|_| PairModel, history, lapse, Limits::default()))
 }
 
 fn configuration(run: &Run) -> Judgement {

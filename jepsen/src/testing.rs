@@ -7,6 +7,11 @@ use crate::models::{SessionInput, SessionOutput};
 
 pub(crate) type SessionOperation = Operation<SessionInput, SessionOutput>;
 
+/// Until when an operation of unknown outcome may take effect: at any time, unless a test noted so many milliseconds.
+pub(crate) fn lapse<I, O>(operation: &Operation<I, O>) -> RunTime {
+    operation.note.parse().map_or(RunTime::NEVER, RunTime::from_millis)
+}
+
 /// SplitMix64 (Steele, Lea and Flood 2014): the same numbers for the same seed.
 pub(crate) struct Dice(pub(crate) u64);
 

@@ -3,13 +3,13 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::brute::linearizable;
-use super::{Limits, Model, Verdict, check};
+use super::{Limits, Model, Verdict, brute, check_key};
 use crate::history::{Client, History, Operation, Outcome, RunTime};
 use crate::models::{
     ClockSlack, ConfigInput, ConfigModel, ConfigOutput, PairInput, PairModel, PairOutput, SessionInput, SessionModel,
     SessionOutput, Versions, unread_alike,
 };
+use crate::testing::lapse;
 
 const SESSION: SessionModel = SessionModel { clock_slack: ClockSlack::NONE };
 
@@ -18,27 +18,37 @@ where
     M::Input: Clone,
     M::Output: Clone,
 {
-    match check(model, &History::new(operations.to_vec()), Limits::default()) {
+    let history = History::new(operations.to_vec());
+    let all: Vec<usize> = (0..operations.len()).collect();
+    let lapse = &lapse::<M::Input, M::Output>;
+    match check_key(model, history.operations(), "k", &all, lapse, Limits::default()) {
         Verdict::Linearizable => true,
         Verdict::Violation(_) => false,
         Verdict::Undecided(undecided) => panic!("{undecided}"),
     }
 }
 
-/// Up to seven operations that overlap in all ways. Most have an answer, right or wrong.
+fn linearizable<M: Model>(model: &M, operations: &[Operation<M::Input, M::Output>]) -> bool {
+    brute::linearizable(model, operations, lapse::<M::Input, M::Output>)
+}
+
+/// Up to seven operations that overlap in all ways. Most have an answer, right or wrong; of those that have none, some lapse.
 fn histories<I, O>(calls: impl Strategy<Value = (I, O)>) -> impl Strategy<Value = Vec<Operation<I, O>>>
 where
     I: std::fmt::Debug,
     O: std::fmt::Debug,
 {
-    let operation = (0..12u64, 0..6u64, calls, 0..10u8).prop_map(|(from, span, (input, output), fate)| {
+    let lapses = prop::option::weighted(0.6, 0..8u64);
+    let operation = (0..12u64, 0..6u64, calls, 0..10u8, lapses).prop_map(|(from, span, call, fate, lapses)| {
+        let (input, output) = call;
         let outcome = match fate {
             0..3 => Outcome::Unknown,
             3 => Outcome::Fail,
             _ => Outcome::Ok(output),
         };
         let (invoked, completed) = (RunTime::from_millis(from), RunTime::from_millis(from + span));
-        let (key, note) = (String::from("k"), String::new());
+        let note = lapses.map(|after| (from + after).to_string()).unwrap_or_default();
+        let key = String::from("k");
         Operation { client: Client::new(0), invoked, completed, key, input, outcome, note }
     });
     prop::collection::vec(operation, 0..8)

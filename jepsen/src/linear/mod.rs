@@ -14,6 +14,9 @@
 //! A configuration is skipped when one with the same effects and state has used fewer unknown operations, since whatever
 //! follows from the former follows from the latter. And what merely reads, and fits, takes effect at once.
 //!
+//! Of some of them a judge knows until when they may take effect. One that lapses is an event to the search, as a completion is:
+//! before it the operation may take effect, after it nobody remembers whether it did.
+//!
 //! Not here: what operations do (`models`).
 
 mod bits;
@@ -36,7 +39,7 @@ use serde::Serialize;
 
 pub use self::model::{Model, Step, Window};
 use crate::history::{History, Operation, Outcome};
-use crate::time::Span;
+use crate::time::{RunTime, Span};
 use crate::verdict::{Judgement, Promise};
 
 /// How much a search may take, for each key.
@@ -118,6 +121,11 @@ impl fmt::Display for Undecided {
     }
 }
 
+/// When an operation lapses that may take effect at any time.
+fn never<I, O>(_: &Operation<I, O>) -> RunTime {
+    RunTime::NEVER
+}
+
 /// Judges each key alone and gives the first violation in the order of keys; else the first that is undecided.
 pub fn check<M: Model>(model: &M, history: &History<M::Input, M::Output>, limits: Limits) -> Verdict {
     let mut undecided = None;
@@ -163,20 +171,25 @@ pub fn verdicts<'a, M: Model>(
     history: &'a History<M::Input, M::Output>,
     limits: Limits,
 ) -> impl Iterator<Item = (&'a str, Verdict)> {
-    keys(history).map(move |(key, indices)| (key, check_key(model, history.operations(), key, &indices, limits)))
+    keys(history).map(move |(key, indices)| {
+        let lapse = &never::<M::Input, M::Output>;
+        (key, check_key(model, history.operations(), key, &indices, lapse, limits))
+    })
 }
 
-/// The same, each by the model for the time in which it was asked for.
+/// The same, each by the model for the time in which it was asked for. `lapse` is until when one of unknown outcome takes effect, if
+/// it ever does; [`RunTime::NEVER`] if it may at any time.
 pub fn verdicts_by<'a, M: Model>(
     model: impl Fn(Span) -> M + 'a,
     history: &'a History<M::Input, M::Output>,
+    lapse: impl Fn(&Operation<M::Input, M::Output>) -> RunTime + 'a,
     limits: Limits,
 ) -> impl Iterator<Item = (&'a str, Verdict)> {
     let operations = history.operations();
     keys(history).map(move |(key, indices)| {
         let asked = indices.iter().map(|index| operations[*index].invoked).min().unwrap_or_default();
         let until = indices.iter().map(|index| operations[*index].completed).max().unwrap_or_default();
-        (key, check_key(&model(Span::new(asked, until)), operations, key, &indices, limits))
+        (key, check_key(&model(Span::new(asked, until)), operations, key, &indices, &lapse, limits))
     })
 }
 
@@ -194,13 +207,19 @@ fn check_key<M: Model>(
     operations: &[Operation<M::Input, M::Output>],
     key: &str,
     indices: &[usize],
+    lapse: &dyn Fn(&Operation<M::Input, M::Output>) -> RunTime,
     limits: Limits,
 ) -> Verdict {
-    let events = events::Events::new(model, operations, indices);
+    let events = events::Events::new(model, operations, indices, lapse);
     let mut search = search::Search::new(model, &events, key, limits);
     match search.run() {
         search::End::Explained => Verdict::Linearizable,
-        search::End::Exhausted => Verdict::Violation(Box::new(explain::violation(key, &events, &search))),
+        search::End::Exhausted => {
+            let lapse = &never::<M::Input, M::Output>;
+            let at_any_time = || check_key(model, operations, key, indices, lapse, limits);
+            let too_late = events.lapses() && at_any_time() == Verdict::Linearizable;
+            Verdict::Violation(Box::new(explain::violation(key, &events, &search, too_late)))
+        }
         search::End::GaveUp => Verdict::Undecided(explain::undecided(key, &events, &search)),
     }
 }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::Limits;
 use super::bits::Bits;
-use super::events::{Event, Events};
+use super::events::{Ends, Event, Events};
 use super::model::Model;
 
 /// States that are remembered for explanations, for each event.
@@ -40,7 +40,7 @@ struct Effects {
     done: Bits,
     /// Those, and of what may have done so unseen.
     may: Bits,
-    /// The unknown operations that have taken effect.
+    /// The unknown operations that have taken effect, without those that have lapsed.
     used: Bits,
 }
 
@@ -53,6 +53,14 @@ impl Effects {
     fn insert(&mut self, slot: u32) {
         self.done.insert(slot);
         self.may.insert(slot);
+    }
+
+    /// Whether what ends has taken effect.
+    fn have(&self, ends: Ends) -> bool {
+        match ends {
+            Ends::Completes(done) => self.done.contains(done.slot),
+            Ends::Lapses(number) => self.used.contains(number),
+        }
     }
 }
 
@@ -164,11 +172,15 @@ impl<'a, M: Model> Search<'a, M> {
     fn follow(&mut self, from: &Configuration, only_first: bool) -> Vec<Configuration> {
         let events = self.events;
         let event = &events.events[from.event];
-        let slot = event.ends.slot;
         let mut found = Vec::new();
-        if from.effects.may.contains(slot) {
-            found.push(self.complete(from, event));
-            if only_first || from.effects.done.contains(slot) {
+        let passes = match event.ends {
+            Ends::Completes(done) => from.effects.may.contains(done.slot),
+            // It has taken effect, or never does.
+            Ends::Lapses(_) => true,
+        };
+        if passes {
+            found.push(self.pass(from, event));
+            if only_first || from.effects.have(event.ends) {
                 return found;
             }
         }
@@ -176,16 +188,18 @@ impl<'a, M: Model> Search<'a, M> {
         let mut queue = VecDeque::from([from.clone()]);
         while let Some(at) = queue.pop_front() {
             self.note(&at);
-            for state in self.step(event, at.state, event.ends.operation) {
-                let child = Self::effect(event, &at, state, slot, event.ends.overwrites);
-                found.push(self.complete(&child, event));
+            if let Ends::Completes(done) = event.ends {
+                for state in self.step(event, at.state, done.operation) {
+                    let child = Self::effect(event, &at, state, done.slot, done.overwrites);
+                    found.push(self.pass(&child, event));
+                }
             }
             if (only_first && !found.is_empty()) || self.steps > self.limits.steps_max {
                 break;
             }
             for child in self.effects(event, &at) {
-                if child.effects.done.contains(slot) {
-                    found.push(self.complete(&child, event));
+                if child.effects.have(event.ends) {
+                    found.push(self.pass(&child, event));
                 } else if self.is_new(&mut seen, child.state, &child.effects) {
                     queue.push_back(child);
                 }
@@ -198,7 +212,7 @@ impl<'a, M: Model> Search<'a, M> {
         found
     }
 
-    /// What can come of one more operation that takes effect before this event without being the one that completes.
+    /// What can come of one more operation that takes effect before this event without being one that completes with it.
     fn effects(&mut self, event: &Event, at: &Configuration) -> SmallVec<[Configuration; 8]> {
         let mut children = SmallVec::new();
         for other in event.others.iter().filter(|other| !at.effects.done.contains(other.slot)) {
@@ -212,7 +226,8 @@ impl<'a, M: Model> Search<'a, M> {
         let events = self.events;
         for (number, unknown) in (0..).zip(&events.unknown[..event.unknown]) {
             let used = &at.effects.used;
-            let in_turn = !used.contains(number) && unknown.twin.is_none_or(|twin| used.contains(twin));
+            let is_gone = |one: u32| used.contains(one) || events.unknown[one as usize].has_lapsed(at.event);
+            let in_turn = !is_gone(number) && unknown.twin.is_none_or(is_gone);
             if !in_turn || (at.vain && unknown.overwrites) {
                 continue;
             }
@@ -241,10 +256,16 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     /// The event passes.
-    fn complete(&mut self, at: &Configuration, event: &Event) -> Configuration {
+    fn pass(&mut self, at: &Configuration, event: &Event) -> Configuration {
         let mut after = Configuration { event: at.event + 1, vain: false, ..at.clone() };
-        after.effects.done.remove(event.ends.slot);
-        after.effects.may.remove(event.ends.slot);
+        match event.ends {
+            Ends::Completes(done) => {
+                after.effects.done.remove(done.slot);
+                after.effects.may.remove(done.slot);
+            }
+            // From here on it is the same whether it did.
+            Ends::Lapses(number) => after.effects.used.remove(number),
+        }
         self.read_all(&mut after);
         after
     }
@@ -253,7 +274,7 @@ impl<'a, M: Model> Search<'a, M> {
     fn read_all(&mut self, at: &mut Configuration) {
         let events = self.events;
         let Some(event) = events.events.get(at.event) else { return };
-        for read in std::iter::once(&event.ends).chain(&event.others).filter(|other| other.only_reads) {
+        for read in event.completes().into_iter().chain(&event.others).filter(|other| other.only_reads) {
             if !at.effects.done.contains(read.slot) && *self.step(event, at.state, read.operation) == [at.state] {
                 at.effects.insert(read.slot);
                 at.vain = false;

@@ -3,15 +3,17 @@ use std::time::Duration;
 use super::*;
 use crate::history::{Client, Outcome, RunTime};
 use crate::models::{ClockSlack, SessionInput, SessionModel, SessionOutput, unread_alike};
-use crate::testing::{Dice, Program, SessionOperation, run};
+use crate::testing::{Dice, Program, SessionOperation, lapse, run};
 
 const MODEL: SessionModel = SessionModel { clock_slack: ClockSlack::NONE };
 
 fn judge(history: &History<SessionInput, SessionOutput>) -> Verdict {
-    check(&MODEL, history, Limits::default())
+    let mut verdicts = verdicts_by(|_| MODEL, history, lapse, Limits::default()).map(|(_, verdict)| verdict);
+    verdicts.find(|verdict| *verdict != Verdict::Linearizable).unwrap_or(Verdict::Linearizable)
 }
 
-/// Operations as `client from..to command -> answer` with milliseconds; an answer of `?` is unknown, `!` failed.
+/// Operations as `client from..to command -> answer` with milliseconds; an answer of `?` is unknown, `?50` takes effect until then
+/// if it does, `!` failed.
 fn written(text: &str) -> History<SessionInput, SessionOutput> {
     let operation = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -23,8 +25,9 @@ fn written(text: &str) -> History<SessionInput, SessionOutput> {
             "incr" => SessionInput::Incr,
             set => SessionInput::Set { value: set.strip_prefix("set:").unwrap().to_owned(), px: None },
         };
+        let unknown = words[4].strip_prefix('?');
         let outcome = match (words[4], &input) {
-            ("?", _) => Outcome::Unknown,
+            _ if unknown.is_some() => Outcome::Unknown,
             ("!", _) => Outcome::Fail,
             ("nil", _) => Outcome::Ok(SessionOutput::Value(None)),
             (_, SessionInput::Set { .. }) => Outcome::Ok(SessionOutput::Done),
@@ -32,7 +35,8 @@ fn written(text: &str) -> History<SessionInput, SessionOutput> {
             (flag, SessionInput::Del) => Outcome::Ok(SessionOutput::Flag(flag == "1")),
             (value, _) => Outcome::Ok(SessionOutput::Value(Some(value.to_owned()))),
         };
-        let (client, key, note) = (Client::new(words[0].parse().unwrap()), String::from("k"), String::new());
+        let (client, key) = (Client::new(words[0].parse().unwrap()), String::from("k"));
+        let note = unknown.unwrap_or_default().to_owned();
         Operation { client, invoked: at(from), completed: at(to), key, input, outcome, note }
     };
     History::new(text.lines().filter(|line| !line.trim().is_empty()).map(operation).collect())
@@ -82,6 +86,71 @@ fn unknown_writes_take_effect_late_once_or_never() {
     good("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?\n 1 4..5 get -> a");
     bad("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?\n 1 4..5 get -> b\n 1 6..7 get -> a", 3);
     bad("1 0..1 get -> b\n 2 2..3 set:b -> ?", 0);
+}
+
+#[test]
+fn what_lapses_takes_effect_in_time_or_never() {
+    let text = |lapse: u64| {
+        format!("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?{lapse}\n 1 60..61 get -> a\n 1 70..71 get -> b")
+    };
+    good(&text(60));
+    good(&text(65));
+    let violation = bad(&text(59), 3);
+    assert_eq!((violation.window, violation.possible.len()), (vec![3], 1));
+    assert!(violation.text.contains("if what had lapsed could still take effect"), "{}", violation.text);
+    assert!(violation.text.contains("client 2: Set { value: \"b\", px: None } -> unknown, lapsed at 0.059000 s"));
+    assert!(!violation.text.contains("may still take effect"), "{}", violation.text);
+    // In time, and seen late.
+    good("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?50\n 1 70..71 get -> b\n 1 80..81 get -> b");
+    bad("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?50\n 1 70..71 get -> b\n 1 80..81 get -> a", 3);
+    // What completed in between came after it.
+    bad("1 0..1 incr -> ?9\n 2 10..11 set:7 -> ok\n 2 12..13 get -> 8", 2);
+    good("1 0..1 incr -> ?10\n 2 10..11 set:7 -> ok\n 2 12..13 get -> 7");
+    good("1 0..1 incr -> ?11\n 2 10..11 set:7 -> ok\n 2 12..13 get -> 8");
+}
+
+#[test]
+fn what_is_wrong_at_any_time_is_not_laid_to_what_lapsed() {
+    let violation = bad("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?50\n 1 60..61 get -> c", 2);
+    assert!(!violation.text.contains("lapsed"), "{}", violation.text);
+}
+
+#[test]
+fn what_lapses_is_overtaken_by_what_is_under_way() {
+    // Only a read that needs it tells that the deletion came after what it deletes, and both before the read.
+    good("1 0..1 set:x -> ?50\n 2 0..200 del -> 1\n 3 100..110 get -> nil");
+    bad("1 0..1 set:x -> ?50\n 3 55..58 get -> nil\n 2 60..200 del -> 1", 2);
+    // Of two that are under way together, that which lapses first may come last.
+    good("1 0..1 incr -> ?50\n 2 0..200 set:5 -> ok\n 3 100..110 get -> 6");
+    bad("1 0..1 incr -> ?50\n 2 60..200 set:5 -> ok\n 3 100..110 get -> 6", 2);
+}
+
+#[test]
+fn of_two_that_ask_the_same_each_lapses_at_its_own_time() {
+    let twins = |first: &str, second: &str| {
+        format!("1 0..1 incr -> {first}\n 2 2..3 incr -> {second}\n 3 20..21 get -> nil\n 3 40..41 get -> 1")
+    };
+    good(&twins("?10", "?30"));
+    good(&twins("?30", "?10"));
+    good(&twins("?10", "?"));
+    good(&twins("?", "?10"));
+    bad(&twins("?10", "?10"), 3);
+    let both = |lapse: &str| {
+        format!("1 0..1 incr -> ?30\n 2 2..3 incr -> {lapse}\n 3 20..21 get -> nil\n 3 40..41 get -> 2")
+    };
+    good(&both("?30"));
+    good(&both("?"));
+    bad(&both("?10"), 3);
+}
+
+#[test]
+fn many_that_lapse_are_no_trouble() {
+    let lapsing: String = (0..60).map(|n| format!("{n} {n}..{n} set:u{n} -> ?{}\n", n + 200)).collect();
+    let reads = |value: &str| format!("90 400..401 get -> {value}\n 90 500..501 get -> {value}\n");
+    for value in ["u0", "u30", "u59", "nil"] {
+        good(&format!("{lapsing}{}", reads(value)));
+    }
+    bad(&format!("{lapsing}{}90 600..601 get -> u3", reads("u30")), 62);
 }
 
 #[test]

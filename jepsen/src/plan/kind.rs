@@ -231,6 +231,20 @@ impl Kind {
         matches!(self, BitRot | DiskError | DiskFull | LittleMemory | Membership | NoDescriptors | SlowDisk)
     }
 
+    /// Whether what nodes have sent each other by then arrives at once or never: no process stands still or lacks what it works
+    /// with, no frame that is not lost comes late, and all run the programs that are tried.
+    pub fn keeps_nothing_waiting(self) -> bool {
+        use Kind::{ClockSlew, ClockStep, DiskError, DiskFull, Freeze, Loss, LossEverywhere, Pause, SlowDisk};
+        match self.family() {
+            Family::Process => !matches!(self, Pause | Freeze | SlowDisk | DiskError | DiskFull),
+            Family::Network => !matches!(self, Loss | LossEverywhere),
+            Family::Machine => matches!(self, ClockStep | ClockSlew),
+            Family::Operator => self != Self::Membership,
+            Family::Backend => true,
+            Family::Line | Family::Alone => false,
+        }
+    }
+
     /// By its name.
     pub fn parse(name: &str) -> Option<Self> {
         TABLE.iter().find(|(_, its, _)| *its == name).map(|(kind, ..)| *kind)
