@@ -120,6 +120,12 @@ impl<I, O> History<I, O> {
         &self.0
     }
 
+    /// The objects that were asked for.
+    pub fn keys(&self) -> Vec<String> {
+        let keys: std::collections::BTreeSet<&str> = self.0.iter().map(|operation| operation.key.as_str()).collect();
+        keys.into_iter().map(str::to_owned).collect()
+    }
+
     /// Checks that clients did one thing at a time and that time ran forward, without which no verdict means anything.
     ///
     /// # Errors

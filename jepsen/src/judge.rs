@@ -170,11 +170,21 @@ fn sessions(run: &Run) -> Judgement {
     let (history, dead) = (unread_alike(&run.registers), dead(run));
     let slack = ClockSlack { offset: SLACK, rate_per_mille: 100, dead: Duration::ZERO };
     let model = |asked| SessionModel { clock_slack: slack.within(asked, &dead) };
-    let lapses = Lapses::of(run);
-    let verdicts = linear::verdicts_by(model, &history, |operation| lapses.lapse(operation), Limits::default());
+    let (lapses, mut told) = (Lapses::of(run), BTreeSet::new());
+    let lapse = |operation: &Operation<_, _>| lapses.lapse(operation);
+    let verdicts = linear::verdicts_by(model, &history, lapse, Limits::default()).inspect(|(key, verdict)| {
+        if *verdict != Verdict::Linearizable {
+            told.insert(*key);
+        }
+    });
     let mut judgement = lapses.count(explain(judgement, &history, verdicts), "", &history);
+    // Apart, because lives are judged by what befell the cluster while their key was asked for.
+    let to_the_last = unread_alike(&to_the_last(&run.registers, &run.registers_end));
+    let verdicts = linear::verdicts_by(model, &to_the_last, lapse, Limits::default());
+    judgement = rule(judgement, &to_the_last, verdicts.filter(|(key, _)| !told.contains(key)));
+    judgement = judgement.count("looks at keys when all was over", run.registers_end.operations().len());
     judgement = to_the_end(run, judgement, "answer", last(&run.registers));
-    judgement = pairs(judgement, &run.transactions, &lapses);
+    judgement = pairs(judgement, run, &lapses);
     judgement = to_the_end(run, judgement, "transaction", last(&run.transactions));
     judgement = to_the_end(run, judgement, "lock", run.held.iter().map(|held| held.from).max());
     for (one, other) in locks::overlaps(&run.held) {
@@ -187,7 +197,8 @@ fn sessions(run: &Run) -> Judgement {
 }
 
 /// Each pair of accounts is one object: it is seen before a move or after it, and never in between.
-fn pairs(judgement: Judgement, history: &History<PairInput, PairOutput>, lapses: &Lapses) -> Judgement {
+fn pairs(judgement: Judgement, run: &Run, lapses: &Lapses) -> Judgement {
+    let history = &run.transactions;
     let operations = history.operations();
     let of = |wanted: fn(&Outcome<PairOutput>) -> bool| {
         operations.iter().filter(|operation| wanted(&operation.outcome)).count()
@@ -199,8 +210,18 @@ fn pairs(judgement: Judgement, history: &History<PairInput, PairOutput>, lapses:
         .count("transactions refused", of(|outcome| matches!(outcome, Outcome::Fail)) - called_off)
         .count("transactions called off by WATCH", called_off);
     let judgement = lapses.count(judgement, "transactions ", history);
+    let looks = run.transactions_end.operations();
+    let judgement = judgement.count("looks at pairs when all was over", looks.len());
+    let to_the_last = History::new([operations, looks].concat());
     let lapse = |operation: &Operation<_, _>| lapses.lapse(operation);
-    rule(judgement, history, linear::verdicts_by(|_| PairModel, history, lapse, Limits::default()))
+    rule(judgement, &to_the_last, linear::verdicts_by(|_| PairModel, &to_the_last, lapse, Limits::default()))
+}
+
+/// What was done to the objects that were looked at when all was over, with those looks.
+fn to_the_last<I: Clone, O: Clone>(history: &History<I, O>, looks: &History<I, O>) -> History<I, O> {
+    let looked_at: BTreeSet<&str> = looks.operations().iter().map(|look| look.key.as_str()).collect();
+    let of_them = history.operations().iter().filter(|operation| looked_at.contains(operation.key.as_str()));
+    History::new(of_them.chain(looks.operations()).cloned().collect())
 }
 
 fn configuration(run: &Run) -> Judgement {

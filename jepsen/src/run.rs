@@ -83,8 +83,12 @@ pub struct Run {
     pub hashes: Vec<Hashed>,
     /// Commands on single keys.
     pub registers: History<SessionInput, SessionOutput>,
+    /// Looks at those keys when all was over.
+    pub registers_end: History<SessionInput, SessionOutput>,
     /// Transactions on pairs of keys.
     pub transactions: History<PairInput, PairOutput>,
+    /// Looks at those pairs when all was over.
+    pub transactions_end: History<PairInput, PairOutput>,
     /// Changes of the document.
     pub config: History<ConfigInput, ConfigOutput>,
     /// Additions to sets.
@@ -184,6 +188,14 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
             (Some(last.into_iter().rev().collect::<Vec<_>>().join("\n")), BTreeMap::new())
         }
     };
+    let (commands, moves) = (registers.take(), transactions.take());
+    if unwell.is_none() {
+        let looked = registers::look_at_all(&site.guests, nodes, clock, &commands, &registers);
+        let looked = looked.and_then(|()| transactions::look_at_all(&site.guests, nodes, clock, &moves, &transactions));
+        if let Err(error) = looked {
+            faults.failed.push(format!("{error:#}"));
+        }
+    }
     let seen = std::mem::take(&mut *lock(&seen));
     let newest = seen.served.iter().max_by_key(|served| served.completed).map(|served| served.id.as_str());
     let proxied = proxied::read(&site.cluster, newest.as_slice()).unwrap_or_else(|error| {
@@ -203,8 +215,10 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
         unwell,
         samples,
         hashes,
-        registers: registers.take(),
-        transactions: transactions.take(),
+        registers: commands,
+        registers_end: registers.take(),
+        transactions: moves,
+        transactions_end: transactions.take(),
         config: changes.take(),
         additions: additions.take(),
         sets,

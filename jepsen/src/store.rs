@@ -105,7 +105,9 @@ pub fn seen(folder: &Path, run: &Run) -> Result<()> {
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
     lines(&folder.join("wire.jsonl"), &wire::lines(&run.owners, run.clock))?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;
+    run.registers_end.write(file(&folder.join("registers-end.jsonl"))?)?;
     run.transactions.write(file(&folder.join("transactions.jsonl"))?)?;
+    run.transactions_end.write(file(&folder.join("transactions-end.jsonl"))?)?;
     run.config.write(file(&folder.join("configuration.jsonl"))?)?;
     run.additions.write(file(&folder.join("additions.jsonl"))?)?;
     Ok(())

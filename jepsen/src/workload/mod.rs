@@ -6,6 +6,7 @@ pub mod bindings;
 pub mod checks;
 pub mod config;
 pub mod locks;
+pub mod looks;
 pub mod members;
 pub mod registers;
 pub mod stores;

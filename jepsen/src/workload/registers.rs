@@ -1,7 +1,7 @@
 //! Single keys of the session store, each judged as an atomic register with a life.
 //!
 //! Most are in use for a second or so, by clients that meet on them. One client follows a key of its own until its life is over,
-//! which shows lives that do not end in time.
+//! which shows lives that do not end in time. What nobody knows the outcome of is looked at again later.
 
 use std::{
     net::SocketAddr,
@@ -15,12 +15,15 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::{
-    history::{ClientLog, Recorder},
+    history::{ClientLog, History, Recorder},
     models::{SessionInput, SessionOutput},
 };
 use ballast_testkit::{lab::Guests, resp::Answer};
 
-use super::{Clients, Outcome, Visitor};
+use super::{
+    Clients, Outcome, Visitor,
+    looks::{self, Looks},
+};
 use crate::{clock::Clock, plan::Random};
 
 const CLIENTS: usize = 8;
@@ -52,10 +55,19 @@ pub fn start(
 ) -> Result<Clients> {
     let (stores, recorder) = (stores.to_vec(), Arc::clone(recorder));
     let used: Arc<Vec<AtomicU64>> = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
-    Clients::start(guests, CLIENTS + 1, move |number, stop| {
+    let looks = Arc::new(Looks::new(stores.len()));
+    Clients::start(guests, CLIENTS + 1 + stores.len(), move |number, stop| {
         let mut log = recorder.client();
+        if let Some(store) = number.checked_sub(CLIENTS + 1) {
+            let mut visitor = Visitor::new(&stores[store..=store], 0);
+            return looks.make(store, clock, stop, |key| {
+                if visitor.arrive().is_ok() {
+                    ask(&mut visitor, &mut log, &looks, clock, key, SessionInput::Get);
+                }
+            });
+        }
         if number == CLIENTS {
-            return follow_lives(&stores, clock, seed, &mut log, stop);
+            return follow_lives(&stores, clock, seed, &mut log, &looks, stop);
         }
         let (mut visitor, mut random) = (Visitor::new(&stores, number), Random(seed ^ number as u64 ^ 0x4e65));
         let mut value = STEP * number as u64;
@@ -71,13 +83,33 @@ pub fn start(
             // Values are written once, so that a read tells which write it saw.
             value += STEP * CLIENTS as u64;
             let input = choose(&mut random, value);
-            ask(&mut visitor, &mut log, clock, &key, input);
+            ask(&mut visitor, &mut log, &looks, clock, &key, input);
+        }
+    })
+}
+
+/// Looks once more at all keys that were asked for.
+///
+/// # Errors
+/// When the client network cannot be entered.
+pub fn look_at_all(
+    guests: &Guests,
+    stores: &[SocketAddr],
+    clock: Clock,
+    asked: &History<SessionInput, SessionOutput>,
+    recorder: &Arc<Commands>,
+) -> Result<()> {
+    let recorder = Arc::clone(recorder);
+    looks::at_all(guests, stores, clock, asked.keys(), move || {
+        let (mut log, none) = (recorder.client(), Looks::default());
+        move |visitor: &mut Visitor, key: &str| {
+            ask(visitor, &mut log, &none, clock, key, SessionInput::Get);
         }
     })
 }
 
 /// Gives one key after the other a life, and looks at random stores until it is over.
-fn follow_lives(stores: &[SocketAddr], clock: Clock, seed: u64, log: &mut Log, stop: &AtomicBool) {
+fn follow_lives(stores: &[SocketAddr], clock: Clock, seed: u64, log: &mut Log, looks: &Looks, stop: &AtomicBool) {
     let mut random = Random(seed ^ 0x11fe);
     // One at each store, so that no look waits for a connection.
     let mut visitors: Vec<Visitor> = stores.iter().map(|store| Visitor::new(&[*store], 0)).collect();
@@ -94,7 +126,7 @@ fn follow_lives(stores: &[SocketAddr], clock: Clock, seed: u64, log: &mut Log, s
             if visitor.arrive().is_err() {
                 continue;
             }
-            seen = ask(visitor, log, clock, &key, input.clone());
+            seen = ask(visitor, log, looks, clock, &key, input.clone());
             // It may be there also if nobody knows.
             if matches!(input, SessionInput::Set { .. }) {
                 input = SessionInput::Get;
@@ -106,8 +138,16 @@ fn follow_lives(stores: &[SocketAddr], clock: Clock, seed: u64, log: &mut Log, s
 
 type Log = ClientLog<SessionInput, SessionOutput>;
 
-/// Asks, and writes down what came of it. Returns the answer, if there is one.
-fn ask(visitor: &mut Visitor, log: &mut Log, clock: Clock, key: &str, input: SessionInput) -> Option<SessionOutput> {
+/// Asks, and writes down what came of it; of a write of which nobody knows that, has its key looked at again. Returns the answer, if
+/// there is one.
+fn ask(
+    visitor: &mut Visitor,
+    log: &mut Log,
+    looks: &Looks,
+    clock: Clock,
+    key: &str,
+    input: SessionInput,
+) -> Option<SessionOutput> {
     let words = words(key, &input);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let pending = log.invoke(clock.now(), key, input.clone());
@@ -125,7 +165,11 @@ fn ask(visitor: &mut Visitor, log: &mut Log, clock: Clock, key: &str, input: Ses
             None
         }
         Outcome::Unknown(why) => {
-            pending.unknown(clock.now(), why);
+            let now = clock.now();
+            pending.unknown(now, why);
+            if input != SessionInput::Get {
+                looks.ask_for(key, now);
+            }
             None
         }
     }

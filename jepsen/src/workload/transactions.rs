@@ -2,6 +2,7 @@
 //!
 //! One client in three moves as applications do that have to look first: it watches both, reads them and writes what it made of
 //! that. Each pair is judged as one object, so that half of a move is found, and a move that came between such a look and its write.
+//! Where nobody knows what became of a move, the pair is looked at again later.
 
 use std::{
     net::SocketAddr,
@@ -15,12 +16,15 @@ use std::{
 
 use anyhow::Result;
 use ballast_jepsen::{
-    history::{ClientLog, Recorder},
+    history::{ClientLog, History, Recorder},
     models::{PairInput, PairOutput, PairState},
 };
 use ballast_testkit::{lab::Guests, resp::Answer};
 
-use super::{Clients, Outcome, Visitor};
+use super::{
+    Clients, Outcome, Visitor,
+    looks::{self, Looks},
+};
 use crate::{clock::Clock, plan::Random};
 
 const CLIENTS: usize = 3;
@@ -51,8 +55,17 @@ pub fn start(
 ) -> Result<Clients> {
     let (stores, recorder) = (stores.to_vec(), Arc::clone(recorder));
     let used: Arc<Vec<AtomicU64>> = Arc::new((0..PAIRS).map(|_| AtomicU64::new(0)).collect());
-    Clients::start(guests, CLIENTS, move |number, stop| {
+    let looks = Arc::new(Looks::new(stores.len()));
+    Clients::start(guests, CLIENTS + stores.len(), move |number, stop| {
         let mut log = recorder.client();
+        if let Some(store) = number.checked_sub(CLIENTS) {
+            let mut visitor = Visitor::new(&stores[store..=store], 0);
+            return looks.make(store, clock, stop, |pair| {
+                if visitor.arrive().is_ok() {
+                    transact(&mut visitor, &mut log, &looks, clock, pair, PairInput::Read);
+                }
+            });
+        }
         let (mut visitor, mut random) = (Visitor::new(&stores, number), Random(seed ^ number as u64 ^ 0x7a17));
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(10 + random.below(20)));
@@ -72,7 +85,27 @@ pub fn start(
                 },
                 false => PairInput::Move { by },
             };
-            transact(&mut visitor, &mut log, clock, &pair, input);
+            transact(&mut visitor, &mut log, &looks, clock, &pair, input);
+        }
+    })
+}
+
+/// Looks once more at all pairs that were asked for.
+///
+/// # Errors
+/// When the client network cannot be entered.
+pub fn look_at_all(
+    guests: &Guests,
+    stores: &[SocketAddr],
+    clock: Clock,
+    asked: &History<PairInput, PairOutput>,
+    recorder: &Arc<Transactions>,
+) -> Result<()> {
+    let recorder = Arc::clone(recorder);
+    looks::at_all(guests, stores, clock, asked.keys(), move || {
+        let (mut log, none) = (recorder.client(), Looks::default());
+        move |visitor: &mut Visitor, pair: &str| {
+            transact(visitor, &mut log, &none, clock, pair, PairInput::Read);
         }
     })
 }
@@ -103,8 +136,8 @@ fn look(visitor: &mut Visitor, pair: &str) -> Option<PairState> {
 
 type Log = ClientLog<PairInput, PairOutput>;
 
-/// Carries a transaction out, and writes down what came of it.
-fn transact(visitor: &mut Visitor, log: &mut Log, clock: Clock, pair: &str, input: PairInput) {
+/// Carries a transaction out, and writes down what came of it; of a move of which nobody knows that, has its pair looked at again.
+fn transact(visitor: &mut Visitor, log: &mut Log, looks: &Looks, clock: Clock, pair: &str, input: PairInput) {
     let [one, other] = accounts(pair);
     let pending = log.invoke(clock.now(), pair, input.clone());
     let outcome = match &input {
@@ -129,7 +162,13 @@ fn transact(visitor: &mut Visitor, log: &mut Log, clock: Clock, pair: &str, inpu
             pending.fail(clock.now(), why);
             visitor.leave();
         }
-        Outcome::Unknown(why) => pending.unknown(clock.now(), why),
+        Outcome::Unknown(why) => {
+            let now = clock.now();
+            pending.unknown(now, why);
+            if input != PairInput::Read {
+                looks.ask_for(pair, now);
+            }
+        }
     }
 }
 
