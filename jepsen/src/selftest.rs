@@ -54,7 +54,7 @@ impl Hunt {
     }
 }
 
-const HUNTS: [Hunt; 19] = [
+const HUNTS: [Hunt; 20] = [
     Hunt::new(Bug::ReadsWithoutReadIndex, Promise::Sessions, "is not linearizable")
         .under("pause,isolate,split,one-way,loss"),
     Hunt::new(Bug::BindingForwardedBeforeCommit, Promise::Sticky, "though ").under("split,pause,loss,isolate"),
@@ -82,6 +82,8 @@ const HUNTS: [Hunt; 19] = [
     // A leader seldom owns the VIP, so its loss is most often that of another node than clients are at.
     Hunt::new(Bug::HitAsksLeader, Promise::Failover, "of a known client was in vain").under("kill").of("leader"),
     Hunt::new(Bug::EndsByItself, Promise::SaysWhy, "had ended by itself").under("delay"),
+    // What clients of a minority were told to be unknown comes when the split is over, if that took longer than it takes to lapse.
+    Hunt::new(Bug::SentAfterDeadline, Promise::Sessions, "if what had lapsed could still take effect").under("split"),
 ];
 
 #[derive(Args)]

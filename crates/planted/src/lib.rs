@@ -47,11 +47,13 @@ pub enum Bug {
     HitAsksLeader,
     /// A daemon ends well, without being told to and without a word, when it has run for 45 s.
     EndsByItself,
+    /// A command that may have been proposed is sent again however long ago its caller was told that nobody knows.
+    SentAfterDeadline,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::ReadsWithoutReadIndex,
         Self::ReadsConfirmedByLateAnswers,
         Self::BindingForwardedBeforeCommit,
@@ -72,6 +74,7 @@ impl Bug {
         Self::MoveNotDone,
         Self::HitAsksLeader,
         Self::EndsByItself,
+        Self::SentAfterDeadline,
     ];
 
     /// Those that nodes on a real network are not seen to have, so that they are looked for in simulated time.
@@ -100,6 +103,7 @@ impl Bug {
             Self::MoveNotDone => "move-not-done",
             Self::HitAsksLeader => "hit-asks-leader",
             Self::EndsByItself => "ends-by-itself",
+            Self::SentAfterDeadline => "sent-after-deadline",
         }
     }
 }

@@ -14,6 +14,7 @@ use ballast_core::{
     cluster::{Applied, ProposeError},
     state::{Command, codec},
 };
+use ballast_planted::Bug;
 use ballast_telemetry::trace;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -61,7 +62,7 @@ impl Slot {
     fn end(&self) -> u8 {
         let over = |state: u8| match state {
             WAITING | RETURNED => Some(GIVEN_UP),
-            SENT => Some(LAPSED),
+            SENT if !ballast_planted::is(Bug::SentAfterDeadline) => Some(LAPSED),
             _ => None,
         };
         match self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, over) {
