@@ -90,9 +90,8 @@ fn unknown_writes_take_effect_late_once_or_never() {
 
 #[test]
 fn what_lapses_takes_effect_in_time_or_never() {
-    let text = |lapse: u64| {
-        format!("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?{lapse}\n 1 60..61 get -> a\n 1 70..71 get -> b")
-    };
+    let text =
+        |lapse: u64| format!("1 0..1 set:a -> ok\n 2 2..3 set:b -> ?{lapse}\n 1 60..61 get -> a\n 1 70..71 get -> b");
     good(&text(60));
     good(&text(65));
     let violation = bad(&text(59), 3);
@@ -135,9 +134,8 @@ fn of_two_that_ask_the_same_each_lapses_at_its_own_time() {
     good(&twins("?10", "?"));
     good(&twins("?", "?10"));
     bad(&twins("?10", "?10"), 3);
-    let both = |lapse: &str| {
-        format!("1 0..1 incr -> ?30\n 2 2..3 incr -> {lapse}\n 3 20..21 get -> nil\n 3 40..41 get -> 2")
-    };
+    let both =
+        |lapse: &str| format!("1 0..1 incr -> ?30\n 2 2..3 incr -> {lapse}\n 3 20..21 get -> nil\n 3 40..41 get -> 2");
     good(&both("?30"));
     good(&both("?"));
     bad(&both("?10"), 3);
