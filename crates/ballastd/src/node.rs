@@ -42,7 +42,7 @@ use ballast_raft::{Handle, Member, MemberOptions, Role, Status, TlsConnect};
 use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, LogMarks};
 use tokio::{
     sync::{Notify, mpsc},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -417,9 +417,14 @@ async fn found(member: &Member, raft: &Handle, genesis: Genesis) -> Result<()> {
 /// Tells the cluster this node's addresses and labels if they differ from what the log says.
 async fn introduce(bootstrap: Bootstrap, node: NodeId, raft: Handle, ending: CancellationToken) {
     let mut applied = raft.watch_applied();
+    let bootstrap = Arc::new(bootstrap);
     loop {
-        // Anew each time: an interface may have come back with another hardware address.
-        let info = bootstrap.node_info(interfaces::mac);
+        // Anew each time: an interface may have come back with another hardware address. The kernel may take seconds to say.
+        let looked = spawn_blocking({
+            let bootstrap = Arc::clone(&bootstrap);
+            move || bootstrap.node_info(interfaces::mac)
+        });
+        let Ok(info) = looked.await else { break };
         let known = raft.with_state(|state| state.node(node).map(|known| known.info.clone()));
         // The role was given with the join token; a file cannot change it.
         let wanted = known.as_ref().map(|known| ballast_core::state::NodeInfo { role: known.role, ..info.clone() });

@@ -3,8 +3,10 @@
 //! Its exit status goes through the same rise/fall machine as a backend's checks, with the same damping: a node that
 //! keeps failing takes longer each time to count as good again, because each change moves clients. Until the first
 //! verdict the node counts as good: a check that is slow to start must not keep a lone node from serving.
+//!
+//! There is one run at a time. One that cannot be ended fails again whenever the next is due.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use ballast_clock::boot_now;
@@ -18,7 +20,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{CheckSettings, Runs, command};
+use super::{
+    CheckSettings, Runs,
+    command::{self, Left},
+};
 
 /// What the check says, for whoever judges this node's fitness.
 #[derive(Clone, Debug, Default)]
@@ -43,20 +48,43 @@ pub async fn keep_checking(
     runs: Arc<Runs>,
     ending: CancellationToken,
 ) {
+    let look = || look(&settings.command, &node, settings.timeout.duration(), &runs);
+    keep_looking(&settings, look, &check, &ending).await;
+}
+
+/// [`keep_checking`] with any way to look at the node once: it says what was found, and what is left of the run.
+async fn keep_looking<L>(settings: &CheckSettings, look: impl Fn() -> L, check: &VipCheck, ending: &CancellationToken)
+where
+    L: Future<Output = (Observation, Option<Left>)>,
+{
     let rules = Health { rise: settings.rise, fall: settings.fall, passive_failures: None, ..Health::default() };
     let mut machine = Machine::new(&rules);
     let mut due = interval(settings.every());
     // A node that was starved or suspended checks once and not once for each interval that it missed.
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut left: Option<Left> = None;
     loop {
+        // All arms are cancel-safe.
         tokio::select! {
+            biased;
+            () = ending.cancelled() => return,
+            () = gone(&mut left) => {
+                left = None;
+                continue;
+            }
             _ = due.tick() => {}
-            () = ending.cancelled() => return,
         }
-        let observation = tokio::select! {
-            observation = look(&settings.command, &node, settings.timeout.duration(), &runs) => observation,
-            // The program is killed with the look.
-            () = ending.cancelled() => return,
+        let observation = if left.is_some() {
+            Observation { ok: false, detail: "its last run cannot be ended".to_owned() }
+        } else {
+            tokio::select! {
+                (observation, rest) = look() => {
+                    left = rest;
+                    observation
+                }
+                // The program is killed with the look.
+                () = ending.cancelled() => return,
+            }
         };
         let Some(transition) = machine.checked(boot_now(), &observation) else { continue };
         match transition.to {
@@ -73,23 +101,39 @@ pub async fn keep_checking(
     }
 }
 
-async fn look(command: &[String], node: &str, longest: Duration, runs: &Runs) -> Observation {
+/// Waits until nothing is left of what is; for ever if nothing is.
+async fn gone(left: &mut Option<Left>) {
+    match left {
+        Some(left) => left.await,
+        None => pending().await,
+    }
+}
+
+async fn look(command: &[String], node: &str, longest: Duration, runs: &Runs) -> (Observation, Option<Left>) {
     let last = Mutex::new(String::new());
     let told = |line: &str| {
         debug!("check of this node says: {line}");
         line.clone_into(&mut last.lock());
     };
-    let ended = command::run(command, &[("BALLAST_NODE", node.to_owned())], longest, told).await;
+    let (ended, left) = command::run(command, &[("BALLAST_NODE", node.to_owned())], longest, told).await;
     runs.count(ended.name());
     let last = last.into_inner();
     let detail = if last.is_empty() { ended.to_string() } else { format!("{ended}: {last}") };
-    Observation { ok: ended.is_good(), detail }
+    (Observation { ok: ended.is_good(), detail }, left)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        future,
+        sync::atomic::{AtomicU32, Ordering},
+    };
+
     use ballast_core::config::Span;
-    use tokio::time::{Instant, sleep};
+    use tokio::{
+        sync::Notify,
+        time::{Instant, sleep},
+    };
 
     use super::*;
 
@@ -130,5 +174,33 @@ mod tests {
         wait_for(&check, |failed| failed.is_none()).await;
         ending.cancel();
         keeping.await.expect("it ends when asked to");
+    }
+
+    #[tokio::test]
+    async fn while_a_run_cannot_be_ended_the_node_fails_and_no_other_is_started() {
+        let settings = CheckSettings {
+            command: Vec::new(),
+            interval: Span::from_millis(1),
+            timeout: Span::from_millis(1),
+            rise: 1,
+            fall: 10,
+        };
+        let (check, ending) = (VipCheck::default(), CancellationToken::new());
+        let (starts, dead) = (AtomicU32::new(0), Arc::new(Notify::new()));
+        let look = || {
+            let first = starts.fetch_add(1, Ordering::Relaxed) == 0;
+            let dead = Arc::clone(&dead);
+            let left: Option<Left> = first.then(|| Box::pin(async move { dead.notified().await }) as Left);
+            future::ready((Observation { ok: !first, detail: String::new() }, left))
+        };
+        let asked = async {
+            let failed = wait_for(&check, |failed| failed.is_some()).await;
+            assert_eq!(failed.as_deref(), Some("its last run cannot be ended"));
+            assert_eq!(starts.load(Ordering::Relaxed), 1, "ten are due and one was started");
+            dead.notify_one();
+            wait_for(&check, |failed| failed.is_none()).await;
+            ending.cancel();
+        };
+        tokio::join!(keep_looking(&settings, look, &check, &ending), asked);
     }
 }

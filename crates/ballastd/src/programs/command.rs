@@ -3,13 +3,19 @@
 //! The program has a process group of its own, so that at the end of its time all that it started in it is killed
 //! too. What a program leaves running after it ended by itself is left alone: it was meant to go on. Output is read
 //! while it runs, line by line and bounded, because a full pipe would stop it.
+//!
+//! Starting a program reads its file, which takes for ever where a file system hangs. That is waited for beside the
+//! runtime's workers and within the run's time. Who asked for the run is given what is left of it then, and asks for no
+//! other meanwhile.
 
-use std::{fmt, os::unix::process::ExitStatusExt as _, pin::pin, process::Stdio, time::Duration};
+use std::{fmt, io, os::unix::process::ExitStatusExt as _, pin::pin, process::Stdio, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     process::{Child, Command},
-    time::timeout,
+    task::spawn_blocking,
+    time::{Instant, timeout, timeout_at},
 };
 
 /// Longest piece of a line that is told at once; a longer line is told in pieces.
@@ -64,20 +70,25 @@ impl fmt::Display for Ended {
     }
 }
 
-/// Runs a program to its end and gives each line that it says to `told`.
+/// What is left of a program whose run is over: ends when nothing is. The program does not live longer where it is
+/// dropped.
+pub type Left = BoxFuture<'static, ()>;
+
+/// Runs a program to its end, or to that of its time, and gives each line that it says to `told`. Returns how it ended,
+/// and what is left of it then.
 ///
 /// It sees `environment` and `PATH` and nothing else of ballastd's own environment, which may hold secrets.
 ///
 /// # Cancel safety
-/// A run that is dropped kills the program with all that it started.
+/// A run that is dropped kills the program with all that it started, at once or when it has been started.
 pub async fn run(
     command: &[String],
     environment: &[(&str, String)],
     longest: Duration,
     told: impl Fn(&str) + Sync,
-) -> Ended {
+) -> (Ended, Option<Left>) {
     let Some((program, arguments)) = command.split_first() else {
-        return Ended::NotStarted("no program is named".to_owned());
+        return (Ended::NotStarted("no program is named".to_owned()), None);
     };
     let mut starting = Command::new(program);
     starting
@@ -90,19 +101,38 @@ pub async fn run(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    let mut child = match starting.spawn() {
-        Ok(child) => child,
-        Err(error) => return Ended::NotStarted(error.to_string()),
+    run_what(move || starting.spawn(), longest, told).await
+}
+
+/// [`run`] of what `start` starts. `start` may block.
+async fn run_what(
+    start: impl FnOnce() -> io::Result<Child> + Send + 'static,
+    longest: Duration,
+    told: impl Fn(&str) + Sync,
+) -> (Ended, Option<Left>) {
+    let until = Instant::now() + longest;
+    let mut starting = spawn_blocking(|| start().map(Started::of));
+    let mut started = match timeout_at(until, &mut starting).await {
+        Ok(Ok(Ok(started))) => started,
+        Ok(Ok(Err(error))) => return (Ended::NotStarted(error.to_string()), None),
+        Ok(Err(error)) => return (Ended::NotStarted(error.to_string()), None),
+        Err(_) => {
+            let left = async {
+                if let Ok(Ok(started)) = starting.await {
+                    started.end().await;
+                }
+            };
+            return (Ended::TimedOut(longest), Some(Box::pin(left)));
+        }
     };
-    let mut group = Group::of(&child);
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = (started.child.stdout.take(), started.child.stderr.take());
     let mut output = pin!(async { tokio::join!(lines(stdout, &told), lines(stderr, &told)) });
     let mut all_read = false;
-    let ended = timeout(longest, async {
+    let ended = timeout_at(until, async {
         loop {
             // Waiting is cancel-safe; reading is not cancelled but polled on.
             tokio::select! {
-                ended = child.wait() => return ended,
+                ended = started.child.wait() => return ended,
                 _ = &mut output, if !all_read => all_read = true,
             }
         }
@@ -110,7 +140,7 @@ pub async fn run(
     .await;
     let ended = match ended {
         Ok(Ok(status)) => {
-            group.release();
+            started.group.release();
             match (status.code(), status.signal()) {
                 (Some(code), _) => Ended::Exited(code),
                 (None, signal) => Ended::Signalled(signal.unwrap_or_default()),
@@ -118,16 +148,34 @@ pub async fn run(
         }
         Ok(Err(error)) => Ended::NotStarted(error.to_string()),
         Err(_) => {
-            group.kill();
             // Not reaped in time is reaped by the runtime later.
-            let _ = timeout(REAP_MAX, child.wait()).await;
+            let _ = timeout(REAP_MAX, started.end()).await;
             Ended::TimedOut(longest)
         }
     };
     if !all_read {
         let _ = timeout(OUTPUT_GRACE, output).await;
     }
-    ended
+    (ended, None)
+}
+
+/// A program that was started. Dropped before it is waited for, it is killed with all that it started.
+struct Started {
+    /// Dropped first: its number is nobody else's only until the child is waited for.
+    group: Group,
+    child: Child,
+}
+
+impl Started {
+    fn of(child: Child) -> Self {
+        Self { group: Group::of(&child), child }
+    }
+
+    /// Kills it with all that it started, and waits until it is gone.
+    async fn end(mut self) {
+        self.group.kill();
+        let _ = self.child.wait().await;
+    }
 }
 
 /// The process group of a program that has not been waited for, so that its number is nobody else's.
@@ -178,7 +226,7 @@ async fn lines(source: Option<impl AsyncRead + Unpin>, told: &impl Fn(&str)) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{sync::mpsc, time::Instant};
 
     use parking_lot::Mutex;
 
@@ -189,7 +237,8 @@ mod tests {
     async fn sh(script: &str, environment: &[(&str, String)], longest: Duration) -> (Ended, Vec<String>) {
         let said = Mutex::new(Vec::new());
         let command = ["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()];
-        let ended = run(&command, environment, longest, |line| said.lock().push(line.to_owned())).await;
+        let (ended, left) = run(&command, environment, longest, |line| said.lock().push(line.to_owned())).await;
+        assert!(left.is_none(), "it is gone");
         (ended, said.into_inner())
     }
 
@@ -199,7 +248,7 @@ mod tests {
         let (ended, said) = sh("echo for $BALLAST_VIP $HOME; exit 3", &environment, LONG).await;
         assert_eq!((ended, said), (Ended::Exited(3), vec!["for web".to_owned()]));
         assert_eq!(sh("kill -9 $$", &[], LONG).await.0, Ended::Signalled(9));
-        assert!(matches!(run(&["/nonexistent".to_owned()], &[], LONG, |_| {}).await, Ended::NotStarted(_)));
+        assert!(matches!(run(&["/nonexistent".to_owned()], &[], LONG, |_| {}).await, (Ended::NotStarted(_), None)));
     }
 
     #[tokio::test]
@@ -215,16 +264,55 @@ mod tests {
             assert!(short < LONG, "it says nothing within {short:?}");
             short *= 2;
         };
+        dead(below).await;
+    }
+
+    async fn dead(id: i32) {
         let begun = Instant::now();
         loop {
             // A zombie is as dead as none: who adopted it may be slow to reap it.
-            let status = std::fs::read_to_string(format!("/proc/{below}/stat"));
+            let status = std::fs::read_to_string(format!("/proc/{id}/stat"));
             if status.map_or(true, |stat| stat.contains(") Z ")) {
-                break;
+                return;
             }
-            assert!(begun.elapsed() < LONG, "the process below still runs");
+            assert!(begun.elapsed() < LONG, "process {id} still runs");
             tokio::task::yield_now().await;
         }
+    }
+
+    /// A start that blocks until it is told to go on, and then says what it started.
+    fn hanging() -> (mpsc::Sender<()>, mpsc::Receiver<i32>, impl FnOnce() -> io::Result<Child> + Send + 'static) {
+        let (go_on, gate) = mpsc::channel();
+        let (tell, started) = mpsc::channel();
+        let start = move || {
+            gate.recv().expect("the test goes on");
+            let child = Command::new("/bin/sleep").arg("1000").process_group(0).spawn()?;
+            tell.send(child.id().expect("it runs").cast_signed()).expect("the test listens");
+            Ok(child)
+        };
+        (go_on, started, start)
+    }
+
+    #[tokio::test]
+    async fn a_start_that_hangs_holds_up_nobody_and_is_undone_when_it_comes_back() {
+        let short = Duration::from_millis(20);
+        // The only thread of the runtime is free meanwhile, or this would not come back.
+        let (go_on, started, start) = hanging();
+        let (ended, left) = run_what(start, short, |_| {}).await;
+        assert_eq!(ended, Ended::TimedOut(short));
+        let mut left = left.expect("it is still being started");
+        assert!(futures_util::poll!(&mut left).is_pending(), "it is still being started");
+        go_on.send(()).expect("it waits");
+        left.await;
+        dead(started.recv().expect("it was started")).await;
+
+        // What is left may be dropped as well.
+        let (go_on, started, start) = hanging();
+        let (ended, left) = run_what(start, short, |_| {}).await;
+        assert_eq!(ended, Ended::TimedOut(short));
+        drop(left);
+        go_on.send(()).expect("it waits");
+        dead(started.recv().expect("it was started")).await;
     }
 
     #[tokio::test]

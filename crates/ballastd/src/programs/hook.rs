@@ -172,10 +172,15 @@ fn call(vip: Described, transition: &Transition) -> Call {
 async fn tell(settings: &HookSettings, node: &str, runs: &Runs, vip: VipId, call: Call) -> VipId {
     let name = &call.vip.name;
     let told = |line: &str| info!(vip = name, event = call.event, "VIP hook says: {line}");
-    let ended = command::run(&settings.command, &call.environment(node), settings.timeout.duration(), told).await;
+    let (ended, left) =
+        command::run(&settings.command, &call.environment(node), settings.timeout.duration(), told).await;
     runs.count(ended.name());
     if !ended.is_good() {
         warn!(vip = name, event = call.event, epoch = call.epoch.get(), %ended, "the VIP hook failed");
+    }
+    if let Some(left) = left {
+        warn!(vip = name, "the VIP hook cannot be ended yet; later changes of this VIP wait for that");
+        left.await;
     }
     vip
 }
