@@ -5,8 +5,8 @@
 //! while it runs, line by line and bounded, because a full pipe would stop it.
 //!
 //! Starting a program reads its file, which takes for ever where a file system hangs. That is waited for beside the
-//! runtime's workers and within the run's time. Who asked for the run is given what is left of it then, and asks for no
-//! other meanwhile.
+//! runtime's workers and within the run's time. A program that waits for such a file system cannot be killed either. Who
+//! asked for the run is given what is left of it then, and asks for no other meanwhile.
 
 use std::{fmt, io, os::unix::process::ExitStatusExt as _, pin::pin, process::Stdio, time::Duration};
 
@@ -24,7 +24,7 @@ const LINE_BYTES_MAX: u64 = 1024;
 const LINES_MAX: usize = 100;
 /// How long the rest of the output is waited for after the end: a process that was left running may hold the pipe.
 const OUTPUT_GRACE: Duration = Duration::from_millis(250);
-/// How long a killed program may take to be gone; one that waits for a dead disk takes for ever.
+/// How long a killed program is waited for; one that waits for a dead disk takes for ever to be gone.
 const REAP_MAX: Duration = Duration::from_secs(1);
 /// Where programs are looked for by the program that is run, when ballastd itself was told nothing.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -138,6 +138,7 @@ async fn run_what(
         }
     })
     .await;
+    let mut left = None;
     let ended = match ended {
         Ok(Ok(status)) => {
             started.group.release();
@@ -148,15 +149,17 @@ async fn run_what(
         }
         Ok(Err(error)) => Ended::NotStarted(error.to_string()),
         Err(_) => {
-            // Not reaped in time is reaped by the runtime later.
-            let _ = timeout(REAP_MAX, started.end()).await;
+            let mut end: Left = Box::pin(started.end());
+            if timeout(REAP_MAX, &mut end).await.is_err() {
+                left = Some(end);
+            }
             Ended::TimedOut(longest)
         }
     };
     if !all_read {
         let _ = timeout(OUTPUT_GRACE, output).await;
     }
-    (ended, None)
+    (ended, left)
 }
 
 /// A program that was started. Dropped before it is waited for, it is killed with all that it started.
@@ -328,5 +331,25 @@ mod tests {
         let (ended, said) = sh("yes | head -c 1000000", &[], LONG).await;
         assert_eq!(ended, Ended::Exited(0));
         assert_eq!(said.len(), LINES_MAX + 1);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_killed_is_what_is_left() {
+        let (tell, started) = mpsc::channel();
+        // In the group of the tests and not in its own, it does not hear of the end of its time.
+        let start = move || {
+            let child = Command::new("/bin/sleep").arg("1000").spawn()?;
+            tell.send(child.id().expect("it runs").cast_signed()).expect("the test listens");
+            Ok(child)
+        };
+        let short = Duration::from_millis(20);
+        let (ended, left) = run_what(start, short, |_| {}).await;
+        assert_eq!(ended, Ended::TimedOut(short));
+        let mut left = left.expect("it still runs");
+        assert!(futures_util::poll!(&mut left).is_pending(), "it still runs");
+        let id = started.recv().expect("it was started");
+        // SAFETY: takes numbers only. The process was not waited for, so the number is still its.
+        unsafe { libc::kill(id, libc::SIGKILL) };
+        left.await;
     }
 }
