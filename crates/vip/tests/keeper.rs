@@ -695,6 +695,39 @@ fn an_interface_may_come_after_its_node() {
 }
 
 #[test]
+fn an_interface_that_is_meant_by_its_network_keeps_its_vips_while_it_has_no_address_there() {
+    let Some(lan) = Lan::new(2) else { return };
+    let [host, neighbour] = [&lan.hosts[0], &lan.hosts[1]];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "10.0.0.0/24", FenceWish::Ebpf);
+    driver.view(&Arc::new(view()));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    gain(&mut driver);
+    assert!(VIPS.iter().all(|vip| answered(neighbour, vip)));
+    // As when a DHCP lease has ended.
+    host.ip("address del 10.0.0.1/24 dev eth0");
+    let outside = Fitness::Reluctant(Unfitness::AddressMissing);
+    let words = "10.0.0.100/32 on eth0: is in no subnet of the interface";
+    eventually("it is left to others", || {
+        driver.turn(boot_now());
+        let known = keeper.report().vips.get(&VipId::new(1)).cloned().unwrap_or_default();
+        assert!(!matches!(known.fitness, Fitness::Unfit(_)), "{}", known.problem);
+        says(&keeper, outside, words)
+    });
+    driver.turn(boot_now());
+    assert!(VIPS.iter().all(|vip| answered(neighbour, vip)), "and kept while nobody takes it");
+    // The next process finds them there.
+    drop((driver, keeper));
+    let (mut driver, keeper) = start(host, &folder, "10.0.0.0/24", FenceWish::Ebpf);
+    driver.view(&Arc::new(view()));
+    eventually("it knows where they are", || says(&keeper, outside, words));
+    host.ip("address add 10.0.0.1/24 dev eth0");
+    eventually("it is fit", || says(&keeper, Fitness::Fit, ""));
+    host.ip("link del eth0");
+    eventually("it is gone", || says(&keeper, Fitness::Unfit(Unfitness::LinkDown), "no interface 10.0.0.0/24"));
+}
+
+#[test]
 fn an_interface_where_no_neighbour_hears_of_a_vip_is_none_for_it() {
     let Some(lan) = Lan::new(1) else { return };
     let host = &lan.hosts[0];

@@ -42,7 +42,7 @@ use crate::{
     fence::{Fence, FenceLevel, Inherited, inherited},
     net::{
         Addresses, Change, Claim, Conflict, Conflicts, GatewayState, Interface, InterfaceAddress, LinkEvent, Listener,
-        Mac, NetError, Sender as FrameSender, VipAddress, Watch, names, probe_frame, question, system,
+        Mac, NetError, Sender as FrameSender, VipAddress, Watch, is_network, names, probe_frame, question, system,
     },
 };
 
@@ -611,7 +611,8 @@ impl Keeper {
 
     /// Where every VIP should be on this node: those that it may hold, and those that it holds although it should not any more,
     /// until another node has them and clients have finished here. An interface that is meant by its network is looked for anew each time: a
-    /// container that is taken off a network and put back gets another one.
+    /// container that is taken off a network and put back gets another one. While no interface is in the network, as when a DHCP
+    /// lease has ended, a VIP stays where it is.
     fn wanted(&self, now: BootNanos, view: &LeaseView, interfaces: &[Interface]) -> Vec<Wanted> {
         let ours = |on: &Interface, held: &InterfaceAddress| {
             let at = VipAddress { interface: on.name.clone(), address: held.address, prefix: held.prefix };
@@ -623,7 +624,13 @@ impl Keeper {
         let may = |only: &Option<BTreeSet<_>>| only.as_ref().is_none_or(|only| only.contains(&self.options.node));
         let want = |vip: &ballast_core::lease::LeaseVip| {
             let by = self.options.interfaces.get(&vip.name).unwrap_or(&self.options.interface);
-            let interface = Interface::meant(interfaces, by, ours).map_or(by, |interface| &interface.name).clone();
+            let is_on = |&on: &&Interface| {
+                let mut left = on.addresses.iter().filter(|held| ours(on, held));
+                left.any(|held| vip.addresses.iter().any(|at| at.ip() == held.address))
+            };
+            let meant = Interface::meant(interfaces, by, ours)
+                .or_else(|| interfaces.iter().find(is_on).filter(|_| is_network(by)));
+            let interface = meant.map_or(by, |interface| &interface.name).clone();
             let addresses: Vec<_> = vip
                 .addresses
                 .iter()
