@@ -223,7 +223,7 @@ pub(super) struct World {
     /// Changes VIPs beyond what a run is like anyway.
     pub adapt: fn(&mut LeaseVip),
     /// Owners as the log has them; nodes learn of it with their next view.
-    recorded: BTreeMap<VipId, (NodeId, Epoch)>,
+    recorded: BTreeMap<VipId, (Option<NodeId>, Epoch)>,
     /// When which node reported what.
     pub reports: Vec<(u64, NodeId, Transition)>,
     /// When which node said that another is gone.
@@ -658,7 +658,7 @@ impl World {
                     .get(id)
                     .map(|node| LeaseWish { node: *node, fulfilled: self.fulfilled.contains(&(*id, *node)) }),
                 fitness: self.nodes[at].vips.get(id).copied().unwrap_or_default(),
-                recorded_owner: recorded.map(|(node, _)| *node),
+                recorded_owner: recorded.and_then(|(node, _)| *node),
                 recorded_epoch: recorded.map_or(Epoch::default(), |(_, epoch)| *epoch),
                 ..plain
             };
@@ -766,18 +766,20 @@ impl World {
                     self.send(at, to, bytes);
                 }
                 Action::Report(transition) => {
-                    self.reports.push((self.t, self.nodes[at].id, transition));
-                    match transition.change {
+                    let Transition { vip, epoch, change, .. } = transition;
+                    let node = self.nodes[at].id;
+                    let gained = |(.., report): &&(u64, NodeId, Transition)| {
+                        report.vip == vip && matches!(report.change, Change::Gained(_))
+                    };
+                    let last = self.reports.iter().rev().find(gained).map(|(.., report)| report.epoch);
+                    self.reports.push((self.t, node, transition));
+                    self.record(at, vip, epoch, change);
+                    match change {
                         Change::Gained(_) => {
-                            if let Some(leader) = self.raft.leader().filter(|leader| self.runs(*leader)) {
-                                self.raft.propose(leader);
+                            if self.wishes.get(&vip) == Some(&node) {
+                                self.fulfilled.insert((vip, node));
                             }
-                            let gained = (self.nodes[at].id, transition.epoch);
-                            if self.wishes.get(&transition.vip) == Some(&gained.0) {
-                                self.fulfilled.insert((transition.vip, gained.0));
-                            }
-                            let last = self.recorded.insert(transition.vip, gained);
-                            self.tally.regressed += u64::from(last.is_some_and(|(_, epoch)| epoch >= transition.epoch));
+                            self.tally.regressed += u64::from(last.is_some_and(|last| last >= epoch));
                             self.tally.gained += 1;
                         }
                         Change::Lost(LossCause::NotRenewed(_)) => self.tally.expired += 1,
@@ -787,6 +789,24 @@ impl World {
             }
         }
         self.check()
+    }
+
+    /// Writes a change of hands into the log as a daemon does: a gain until it is there, and a loss if there is a leader that
+    /// hears of it. One that is older than the last is no news.
+    fn record(&mut self, at: usize, vip: VipId, epoch: Epoch, change: Change) {
+        let leader = self.raft.leader().filter(|leader| self.runs(*leader));
+        let heard = leader.is_some_and(|leader| leader == at || !self.blocked.contains(&(at, leader)));
+        let owner = match change {
+            Change::Gained(_) => Some(self.nodes[at].id),
+            Change::Lost(_) if heard => None,
+            Change::Lost(_) => return,
+        };
+        if let Some(leader) = leader {
+            self.raft.propose(leader);
+        }
+        if self.recorded.get(&vip).is_none_or(|(_, last)| *last <= epoch) {
+            self.recorded.insert(vip, (owner, epoch));
+        }
     }
 
     /// Closes a gate, or the kernel refuses to and it closes by itself when the right ends.

@@ -360,6 +360,30 @@ fn an_unfit_owner_hands_over_or_lets_go() {
 }
 
 #[test]
+fn a_vip_that_was_given_up_is_left_to_nobody_as_a_new_one_is() {
+    let mut world = World::calm(Profile { vips: 100, ..THREE }, Failback::Never);
+    world.adapt = |vip| {
+        if vip.id == VipId::new(1) {
+            vip.prefer = [1, 2, 3].map(NodeId::new).to_vec();
+        }
+    };
+    pass(&mut world, 4 * LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(1)));
+    (2..=3).for_each(|node| world.vip_fitness(NodeId::new(node), 1, UNFIT));
+    pass(&mut world, LEASE);
+    let before = world.t;
+    world.vip_fitness(NodeId::new(1), 1, UNFIT);
+    pass(&mut world, 2 * LEASE);
+    assert_eq!(lost(&world, before), (NodeId::new(1), LossCause::Left { to: None, because: Unfitness::LinkDown }));
+    // The first of those that are left is gone when the second can hold it again.
+    world.kill(NodeId::new(2));
+    pass(&mut world, 2 * LEASE);
+    world.vip_fitness(NodeId::new(3), 1, Fitness::Fit);
+    pass(&mut world, LEASE);
+    assert_eq!(world.owner(1), Some(NodeId::new(3)));
+}
+
+#[test]
 fn an_owner_that_is_no_candidate_any_more_waits_for_those_that_are() {
     for able in [true, false] {
         let (mut world, owner) = calm();

@@ -21,7 +21,10 @@ mod tests;
 use std::collections::BTreeMap;
 
 use self::board::Board;
-use super::view::{LeaseMember, LeaseVip};
+use super::{
+    epoch::Epoch,
+    view::{LeaseMember, LeaseVip},
+};
 use crate::ids::{NodeId, VipId};
 
 /// Why a VIP's best node is its best.
@@ -83,12 +86,13 @@ pub fn place(vips: &[LeaseVip], nodes: &[LeaseMember], situation: &Situation) ->
     // Who comes second is chosen as if the first had died, so that one node's VIPs go to several others.
     let mut inherited = vec![vec![0; board.seats.len()]; board.seats.len()];
     let mut rankings = BTreeMap::new();
+    // One that was given up has no owner in the log, and an epoch that it was held under.
+    let is_new = |vip: &LeaseVip| !situation.owners.contains_key(&vip.id) && vip.recorded_epoch == Epoch::default();
     for (unit, reason) in reasons.into_iter().enumerate() {
         let Some(home) = board.homes[unit] else {
             for vip in &board.units[unit].vips {
                 let order = board.others(vip, &[]).collect();
-                let new = !situation.owners.contains_key(&vip.id);
-                rankings.insert(vip.id, Ranking { order, reason: PlacementReason::Spread, new });
+                rankings.insert(vip.id, Ranking { order, reason: PlacementReason::Spread, new: is_new(vip) });
             }
             continue;
         };
@@ -106,8 +110,7 @@ pub fn place(vips: &[LeaseVip], nodes: &[LeaseMember], situation: &Situation) ->
             let mut order = order.clone();
             let others: Vec<NodeId> = board.others(vip, &order).collect();
             order.extend(others);
-            let new = !situation.owners.contains_key(&vip.id);
-            rankings.insert(vip.id, Ranking { order, reason, new });
+            rankings.insert(vip.id, Ranking { order, reason, new: is_new(vip) });
         }
     }
     rankings

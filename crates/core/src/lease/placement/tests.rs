@@ -95,6 +95,15 @@ fn spreads_evenly_and_moves_only_what_must_move() {
 }
 
 #[test]
+fn only_a_vip_that_nobody_was_ever_known_to_hold_is_new() {
+    let given_up = LeaseVip { recorded_epoch: Epoch::new(7), ..vip(2) };
+    for known in [&[1, 2][..], &[]] {
+        let rankings = rank(&[vip(1), given_up.clone(), vip(3)], &nodes(known), &owned(&[(3, 1)]));
+        assert_eq!(rankings.values().map(|ranking| ranking.new).collect::<Vec<_>>(), [true, false, false]);
+    }
+}
+
+#[test]
 fn seconds_of_one_node_are_spread() {
     let vips = vips(1..=4);
     let owners = owned(&[(1, 1), (2, 1), (3, 1), (4, 1)]);
