@@ -33,7 +33,7 @@ mod supervisor;
 mod view;
 mod webhooks;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use ballast_telemetry::log::{self, Format};
@@ -46,6 +46,9 @@ use bootstrap::{Bootstrap, LogFormat};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How long the last words of a process that has to end may take.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(3);
 
 /// One node of a Ballast cluster.
 #[derive(Parser)]
@@ -98,16 +101,29 @@ fn main() -> ExitCode {
     // A thread that panicked may have left anything half done; the supervisor starts the process again.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        end_soon();
+        log::flush();
         report(info);
         std::process::abort();
     }));
     match execute(arguments.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            end_soon();
             eprintln!("ballastd: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Ends the process in a moment, whether its last words are heard or not: whoever reads standard error may have stalled.
+fn end_soon() {
+    let end = || {
+        thread::sleep(LAST_WORDS_MAX);
+        std::process::abort();
+    };
+    // Without room for a thread it ends when they are heard.
+    let _ = thread::Builder::new().name("ballast-end".to_owned()).spawn(end);
 }
 
 fn execute(verb: Verb) -> Result<()> {
@@ -198,7 +214,8 @@ fn stop_on_signals(stop: &CancellationToken) -> Result<()> {
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 if stop.is_cancelled() {
-                    eprintln!("ballastd: told to stop a second time; ending without draining");
+                    tracing::warn!("told to stop a second time; ending without draining");
+                    log::flush();
                     std::process::exit(1);
                 }
                 stop.cancel();

@@ -13,7 +13,10 @@ use ballast_core::{
     state::RehomeCause,
 };
 use ballast_raft::Role;
-use ballast_telemetry::metrics::{self, Distribution, Family};
+use ballast_telemetry::{
+    log,
+    metrics::{self, Distribution, Family},
+};
 
 use crate::{operations::Node, room::Room};
 
@@ -33,6 +36,8 @@ pub fn page(node: &Node) -> String {
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
         Family::gauge("ballast_ready", "Whether this node should get traffic")
             .with(&[], if node.not_ready().is_empty() { 1.0 } else { 0.0 }),
+        Family::counter("ballast_log_lines_dropped", "Log lines dropped because who reads standard error was behind")
+            .with(&[], number(log::lines_dropped())),
     ];
     if let Ok(room) = Room::at(&node.data_dir) {
         families.extend([

@@ -1,10 +1,23 @@
 //! Logs and traces.
 
-use std::env;
+use std::{
+    env, io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+use tracing::warn;
 use tracing_subscriber::{EnvFilter, Layer, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::lines::Lines;
+
+/// How long a process that ends waits for its last lines to be written: whoever reads them may have stalled.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// Of this process, once it logs.
+static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 
 /// Form of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -77,12 +90,15 @@ pub enum InitError {
     /// The OTLP exporter could not be made.
     #[error("traces cannot be exported as the OTEL_* environment variables ask")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// There is no room for another thread.
+    #[error("cannot start the thread that writes the log")]
+    Thread(#[source] io::Error),
     /// Something in this process logs already.
     #[error("logging was started twice")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Flushes what is not exported yet when it is dropped. Keep it until the process ends.
+/// Flushes what is not written or exported yet when it is dropped. Keep it until the process ends.
 #[must_use = "traces end when this is dropped"]
 pub struct Guard {
     traces: Option<SdkTracerProvider>,
@@ -94,7 +110,20 @@ impl Drop for Guard {
             // Nobody is left to be told that the last spans were lost.
             let _ = traces.shutdown();
         }
+        flush();
     }
+}
+
+/// Waits for a moment until what was logged so far is written. For a process that ends at once.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.written_within(FLUSH_MAX);
+    }
+}
+
+/// How many lines were dropped because whoever reads standard error was behind.
+pub fn lines_dropped() -> u64 {
+    LINES.get().map_or(0, |lines| lines.dropped())
 }
 
 /// Starts logging, and exporting traces if `OTEL_EXPORTER_OTLP_ENDPOINT` or
@@ -104,17 +133,22 @@ impl Drop for Guard {
 /// See [`InitError`].
 pub fn init(options: &Options) -> Result<Guard, InitError> {
     let filter = options.filter.parse()?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = match options.format {
-        Format::Text => lines.with_ansi(false).boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
+    let lines = Lines::start(io::stderr(), |lines| {
+        warn!(lines, "log lines were dropped: whoever reads standard error was behind");
+    });
+    let lines = Arc::new(lines.map_err(InitError::Thread)?);
+    let printed = tracing_subscriber::fmt::layer().with_writer(Arc::clone(&lines));
+    let printed = match options.format {
+        Format::Text => printed.with_ansi(false).boxed(),
+        Format::Json => printed.json().flatten_event(true).boxed(),
     };
     let traces = if traces_wanted() { Some(provider(&options.node)?) } else { None };
     if traces.is_some() {
         crate::trace::exporting_begins();
     }
     let export = traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("ballast")));
-    tracing_subscriber::registry().with(filter).with(lines).with(export).try_init()?;
+    tracing_subscriber::registry().with(filter).with(printed).with(export).try_init()?;
+    drop(LINES.set(lines));
     Ok(Guard { traces })
 }
 
