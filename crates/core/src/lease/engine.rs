@@ -89,6 +89,9 @@ pub struct LeaseNode {
     rounds: VecDeque<Round>,
     round: u64,
     next_round_at: BootNanos,
+    /// When what was given back a moment ago is told again, in case that was lost: before those who leave it to a successor
+    /// ask for it.
+    retell_at: Option<BootNanos>,
     /// What the last round of a node without a vote did not ask about.
     left_out: LeftOut,
     /// The longest right that voters granted which have not heard of a longer lease, and until when no longer one is asked
@@ -199,6 +202,7 @@ impl LeaseNode {
             rounds: VecDeque::new(),
             round: 0,
             next_round_at: now,
+            retell_at: None,
             left_out: LeftOut::default(),
             asks_at_most: (0, now),
             right_before: None,
@@ -346,6 +350,9 @@ impl LeaseNode {
     pub fn tick(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         self.expire(now, facts, out);
+        if self.retell_at.take_if(|at| now >= *at).is_some() {
+            self.repeat_releases(now, facts, out);
+        }
         if now >= self.next_round_at {
             let _ = self.give_in(now, &view);
             // Rounds are not made up for: after a pause there is one, and then the usual pace.
@@ -375,7 +382,8 @@ impl LeaseNode {
             return BootNanos::new(u64::MAX);
         }
         self.refresh_deadlines(now, facts);
-        self.deadlines.first().map_or(self.next_round_at, |first| first.min(self.next_round_at))
+        let own = self.retell_at.map_or(self.next_round_at, |at| at.min(self.next_round_at));
+        self.deadlines.first().map_or(own, |first| first.min(own))
     }
 
     /// Asks all candidates for their deadlines if what these hang on has changed: the view, the ranking, whether this node
@@ -639,7 +647,11 @@ impl LeaseNode {
             Effect::Lost { epoch, cause } => {
                 out.push(Action::Report(Transition { vip, epoch, at: now, change: Change::Lost(cause) }));
             }
-            Effect::TellAll(release) => out.push(Action::Tell { release }),
+            Effect::TellAll(release) => {
+                let stagger = self.view.as_ref().map_or(0, |view| view.timing.stagger());
+                self.retell_at.get_or_insert(now.plus(stagger));
+                out.push(Action::Tell { release });
+            }
             Effect::Offer(to, offer) => self.send(to, &Message::Offer(vec![offer]), out),
             Effect::Accept(to, accepted) => {
                 out.push(Action::Prepare { vip });

@@ -201,6 +201,8 @@ pub(super) struct World {
     pub held_back: u64,
     /// How often a gate cannot be closed.
     pub refused: f64,
+    /// The next release that is told to this node does not arrive.
+    pub loses_release: Option<NodeId>,
     /// Whoever could not close it says all the same that the VIP is free.
     pub tells_all_the_same: bool,
     chaos: bool,
@@ -269,6 +271,7 @@ impl World {
             asked: None,
             held_back: LEASE / 2,
             refused,
+            loses_release: None,
             tells_all_the_same: false,
             chaos: true,
             healing: false,
@@ -835,6 +838,10 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: NodeId, bytes: Vec<u8>) {
+        if self.loses_release == Some(to) && matches!(said(&bytes), Some(Message::Release(_))) {
+            self.loses_release = None;
+            return;
+        }
         let to = to.get() as usize - 1;
         if !self.chaos
             && let Some(Message::Offer(offers)) = said(&bytes)

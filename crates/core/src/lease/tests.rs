@@ -304,6 +304,22 @@ fn a_planned_move_takes_three_messages() {
 }
 
 #[test]
+fn a_successor_that_was_not_told_is_told_again_before_others_ask() {
+    for phase in 0..20 {
+        let (mut world, owner) = calm();
+        pass(&mut world, 3 * phase * MS);
+        let target = NodeId::new(others(owner)[1]);
+        let before = world.t;
+        world.loses_release = Some(target);
+        world.wishes.insert(VipId::new(1), target);
+        pass(&mut world, LEASE);
+        assert_eq!(world.loses_release, None, "it was lost");
+        let (_, successor, cause) = gained(&world, before);
+        assert_eq!((successor, cause), (target, GainCause::HandedOver { from: owner }), "{phase}");
+    }
+}
+
+#[test]
 fn a_wish_for_a_dead_node_moves_nothing() {
     let (mut world, owner) = calm();
     let target = NodeId::new(others(owner)[0]);
