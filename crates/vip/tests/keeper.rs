@@ -1137,23 +1137,74 @@ fn a_connection_that_begins_during_a_move_is_sent_on_from_above_another_interfac
     eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
     let (client, at_successor) = (raw(&lan.hosts[2], libc::ETH_P_IP), raw(&lan.hosts[1], libc::ETH_P_IP));
     // What comes later than some tens of milliseconds after a move is not sent on, so there may have to be another one.
-    eventually("it comes to the successor", || {
-        gain(&mut driver);
-        // The fence itself sends nothing on for a time that is over.
-        let over = Finishing { successor: Some(successor), until: boot_now() };
-        assert_eq!(driver.released(VipId::new(1), Some(over)), Closing::Closed);
-        client.send(&syn()).expect("sent");
-        let (end, mut frame) = (boot_now().plus(100_000_000), [0; 64]);
-        while boot_now() < end {
-            driver.turn(boot_now());
-            let read = (&at_successor).read(&mut frame);
-            if read.is_ok() && frame[..6] == [2, 0, 0, 0, 0, 2] && frame[30..34] == [10, 0, 0, 100] {
-                return true;
-            }
-            std::thread::yield_now();
+    eventually("it comes to the successor", || sent_on(&mut driver, &client, &at_successor, &syn()).is_some());
+}
+
+/// What node 2 gets, in a tenth of a second, of a segment that arrives when VIP 1 was just handed over to it.
+fn sent_on(driver: &mut NetlinkDriver, client: &Socket, mut at_successor: &Socket, segment: &[u8]) -> Option<[u8; 64]> {
+    gain(driver);
+    // The fence itself sends nothing on for a time that is over.
+    let over = Finishing { successor: Some(NodeId::new(2)), until: boot_now() };
+    assert_eq!(driver.released(VipId::new(1), Some(over)), Closing::Closed);
+    client.send(segment).expect("sent");
+    let (end, mut frame) = (boot_now().plus(100_000_000), [0; 64]);
+    while boot_now() < end {
+        driver.turn(boot_now());
+        let read = at_successor.read(&mut frame);
+        if read.is_ok() && frame[..6] == [2, 0, 0, 0, 0, 2] && frame[30..34] == [10, 0, 0, 100] {
+            return Some(frame);
         }
-        false
+        std::thread::yield_now();
+    }
+    None
+}
+
+#[test]
+fn a_connection_that_begins_during_a_move_is_sent_on_from_the_mac_that_the_interface_has_now() {
+    let Some(lan) = Lan::new(3) else { return };
+    let host = &lan.hosts[0];
+    let folder = empty();
+    let (mut driver, keeper) = start(host, &folder, "eth0", FenceWish::Ebpf);
+    let mut view = view();
+    view.vips[0].macs.push((NodeId::new(2), Mac::new([2, 0, 0, 0, 0, 2])));
+    driver.view(&Arc::new(view.clone()));
+    eventually("the addresses are in place", || says(&keeper, Fitness::Fit, ""));
+    host.ip("link set eth0 address 02:00:00:00:00:11");
+    seen_with(host, &mut driver, view, "10.0.0.101");
+    let (client, at_successor) = (raw(&lan.hosts[2], libc::ETH_P_IP), raw(&lan.hosts[1], libc::ETH_P_IP));
+    let mut syn = syn();
+    syn[5] = 0x11;
+    eventually("it comes to the successor", || {
+        let frame = sent_on(&mut driver, &client, &at_successor, &syn);
+        frame.inspect(|frame| assert_eq!(frame[6..12], [2, 0, 0, 0, 0, 0x11])).is_some()
     });
+}
+
+#[test]
+fn an_interface_that_comes_anew_again_and_again_leaves_no_socket_behind() {
+    let Some(lan) = Lan::new(1) else { return };
+    let host = &lan.hosts[0];
+    second_interface(&lan);
+    let folder = empty();
+    let on_eth1 = [("db".to_owned(), "eth1".to_owned())].into();
+    let (mut driver, keeper) =
+        start_with(host, NetlinkOptions { interfaces: on_eth1, ..options(&folder, "eth0", FenceWish::Ebpf) });
+    driver.view(&Arc::new(two()));
+    let both_fit = || [1, 2].iter().all(|vip| says_of(*vip, &keeper, Fitness::Fit, ""));
+    eventually("both are in place", both_fit);
+    // Those of the namespace; one is open for a moment where an address is asked for.
+    let sockets = || {
+        let list = host.run(|| std::fs::read_to_string("/proc/thread-self/net/packet"));
+        list.expect("the kernel has a list of packet sockets").lines().count()
+    };
+    let before = sockets();
+    for _ in 0..5 {
+        host.ip("link del eth1");
+        eventually("it is gone", || says_of(2, &keeper, Fitness::Unfit(Unfitness::LinkDown), "no interface eth1"));
+        second_interface(&lan);
+        eventually("it is back", both_fit);
+    }
+    eventually("nothing is left", || sockets() <= before);
 }
 
 #[test]

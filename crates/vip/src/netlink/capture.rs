@@ -55,11 +55,6 @@ impl Tap {
         socket.attach_filter(&only_syns(vlan))?;
         Ok(Self { socket, index: interface.index, mac, heard_at })
     }
-
-    /// Its interface.
-    pub fn index(&self) -> u32 {
-        self.index
-    }
 }
 
 /// What arrives for VIPs that were just handed over from one interface.

@@ -3,11 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsRawFd, RawFd},
-    sync::{
-        Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, Sender},
-    },
+    sync::{Arc, atomic::Ordering, mpsc::Sender},
 };
 
 use ballast_clock::boot_now;
@@ -19,7 +15,7 @@ use ballast_core::{
 
 use super::{
     NetlinkError,
-    capture::{Capture, Tap},
+    capture::Capture,
     places::{Opens, Place, Places, Shared, mac_of},
 };
 use crate::{
@@ -53,8 +49,6 @@ pub struct NetlinkDriver {
     unannounced: BTreeSet<VipId>,
     announced: u64,
     captures: Vec<Capture>,
-    taps: Receiver<Tap>,
-    ready_taps: Vec<Tap>,
     spent: Sender<Capture>,
     descriptors: [RawFd; 1],
 }
@@ -64,7 +58,6 @@ impl NetlinkDriver {
         shared: Arc<Shared>,
         level: FenceLevel,
         deadlines: Deadlines,
-        taps: Receiver<Tap>,
         spent: Sender<Capture>,
     ) -> Result<Self, NetlinkError> {
         Ok(Self {
@@ -84,8 +77,6 @@ impl NetlinkDriver {
             unannounced: BTreeSet::new(),
             announced: 0,
             captures: Vec::new(),
-            taps,
-            ready_taps: Vec::new(),
             spent,
             shared,
         })
@@ -144,15 +135,13 @@ impl NetlinkDriver {
     fn capture(&mut self, vip: VipId, successor: NodeId, now: BootNanos) {
         let Some(view) = &self.view else { return };
         let (Some(place), Some(to)) = (self.places.get(&vip), mac_of(view, vip, successor)) else { return };
-        self.ready_taps.extend(self.taps.try_iter());
         let running = self.captures.iter().position(|capture| capture.index() == place.interface);
         let at = match running {
             Some(at) => at,
             None => {
-                let Some(ready) = self.ready_taps.iter().position(|tap| tap.index() == place.interface) else { return };
-                let begun = Capture::begin(self.ready_taps.swap_remove(ready));
                 // Without it a SYN in the gap is lost, and its client asks again.
-                let Ok(capture) = begun else { return };
+                let tap = self.shared.taps.try_lock().and_then(|mut taps| taps.remove(&place.interface));
+                let Some(Ok(capture)) = tap.map(Capture::begin) else { return };
                 self.captures.push(capture);
                 self.captures.len() - 1
             }

@@ -12,11 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::{AsRawFd, RawFd},
-    sync::{
-        Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, Sender},
-    },
+    sync::{Arc, atomic::Ordering, mpsc::Receiver},
     time::Duration,
 };
 
@@ -72,7 +68,6 @@ pub(super) struct Keeper {
     probes: Probes,
     conflicts: Conflicts,
     frames: FrameSender,
-    fresh: Sender<Tap>,
     used: Receiver<Capture>,
     changed: Box<dyn Fn() + Send>,
     /// The last problem of each VIP that was logged.
@@ -112,7 +107,6 @@ impl Keeper {
         shared: Arc<Shared>,
         sole: Sole,
         fence: Fence,
-        fresh: Sender<Tap>,
         used: Receiver<Capture>,
         changed: Box<dyn Fn() + Send>,
     ) -> Result<Self, NetlinkError> {
@@ -140,7 +134,6 @@ impl Keeper {
             links: BTreeMap::new(),
             probes: Probes::default(),
             conflicts: Conflicts::new(),
-            fresh,
             used,
             changed,
             said: BTreeMap::new(),
@@ -650,6 +643,7 @@ impl Keeper {
         let here: Vec<&Interface> =
             interfaces.iter().filter(|interface| named.contains(interface.name.as_str())).collect();
         self.links.retain(|index, _| here.iter().any(|interface| interface.index == *index));
+        self.drop_taps();
         let vips: BTreeSet<IpAddr> = view.vips.iter().flat_map(|vip| vip.addresses.iter().map(|at| at.ip())).collect();
         let on = |name: &str| here.iter().find(|interface| interface.name == name).map(|interface| interface.index);
         let on_links = wanted.iter().filter_map(|want| Some((on(&want.interface)?, want)));
@@ -703,8 +697,8 @@ impl Keeper {
                     let _ = self.frames.send(interface.index, &probe_frame(*address, mac));
                 }
             }
-            if new {
-                Self::send_tap(&self.fresh, interface, interfaces);
+            if std::mem::replace(&mut link.mac, interface.mac) != interface.mac {
+                Self::put_tap(&self.shared, interface, interfaces);
             }
             if came_up {
                 // Whoever was cut off from us may have learnt another owner meanwhile.
@@ -745,15 +739,28 @@ impl Keeper {
         if let Ok(interfaces) = Interface::all()
             && let Some(interface) = interfaces.iter().find(|interface| interface.index == index)
         {
-            Self::send_tap(&self.fresh, interface, &interfaces);
+            Self::put_tap(&self.shared, interface, &interfaces);
         }
     }
 
-    fn send_tap(fresh: &Sender<Tap>, interface: &Interface, all: &[Interface]) {
+    /// Takes away what there is for links that are gone.
+    fn drop_taps(&self) {
+        let gone: Vec<Tap> = {
+            let mut taps = self.shared.taps.lock();
+            let gone: Vec<u32> = taps.keys().copied().filter(|index| !self.links.contains_key(index)).collect();
+            gone.iter().filter_map(|index| taps.remove(index)).collect()
+        };
+        drop(gone);
+    }
+
+    /// Makes a tap for the interface as it is now, in the place of the one before.
+    fn put_tap(shared: &Shared, interface: &Interface, all: &[Interface]) {
         let Some(mac) = interface.mac else { return };
         match Tap::open(interface, mac, all) {
-            // The driver has ended if nobody takes it.
-            Ok(tap) => drop(fresh.send(tap)),
+            Ok(tap) => {
+                let before = shared.taps.lock().insert(interface.index, tap);
+                drop(before);
+            }
             Err(error) => warn!(%error, "connections that begin during a planned move may have to be tried again"),
         }
     }

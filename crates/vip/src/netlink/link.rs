@@ -4,7 +4,7 @@ use ballast_core::time::BootNanos;
 use tracing::{info, warn};
 
 use super::fencing::chain;
-use crate::net::{GatewayCheck, GatewayTiming, Gateways, Hearing, Interface, Listener};
+use crate::net::{GatewayCheck, GatewayTiming, Gateways, Hearing, Interface, Listener, Mac};
 
 /// A gateway that misses three questions in a row, a second apart, is gone; a router that restarts answers sooner.
 pub(super) const GATEWAY: GatewayTiming = GatewayTiming { interval_nanos: 1_000_000_000, rise: 2, fall: 3 };
@@ -12,6 +12,8 @@ pub(super) const GATEWAY: GatewayTiming = GatewayTiming { interval_nanos: 1_000_
 /// What is kept for an interface that VIPs are on.
 pub(super) struct Link {
     pub up: bool,
+    /// The MAC that its tap was made for.
+    pub mac: Option<Mac>,
     pub listener: Option<Listener>,
     /// Why there is none, as it was told.
     deaf: Option<String>,
@@ -23,7 +25,8 @@ pub(super) struct Link {
 impl Link {
     /// Nothing is heard there yet.
     pub fn new(now: BootNanos, up: bool) -> Self {
-        Self { up, listener: None, deaf: None, gateway: GatewayCheck::new(now, None, GATEWAY), asked_at: now }
+        let gateway = GatewayCheck::new(now, None, GATEWAY);
+        Self { up, mac: None, listener: None, deaf: None, gateway, asked_at: now }
     }
 
     /// Opens a listener, and tells once why that is not possible.

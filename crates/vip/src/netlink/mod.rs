@@ -224,12 +224,11 @@ pub fn start(
         );
     }
     let shared = Arc::new(Shared::new().map_err(NetlinkError::Thread)?);
-    let (fresh, taps) = mpsc::channel();
     let (spent, used) = mpsc::channel();
-    let mut keeper = Keeper::new(options, Arc::clone(&shared), sole, fence, fresh, used, Box::new(changed))?;
+    let mut keeper = Keeper::new(options, Arc::clone(&shared), sole, fence, used, Box::new(changed))?;
     // Addresses of an earlier life are fenced before anything else happens.
     keeper.round();
-    let driver = NetlinkDriver::new(Arc::clone(&shared), level, deadlines, taps, spent)?;
+    let driver = NetlinkDriver::new(Arc::clone(&shared), level, deadlines, spent)?;
     let thread = std::thread::Builder::new()
         .name("ballast-keeper".to_owned())
         .spawn(move || keeper.run())

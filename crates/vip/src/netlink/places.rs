@@ -18,8 +18,9 @@ use ballast_core::{
     lease::{LeaseView, LeaseVip},
     time::BootNanos,
 };
+use parking_lot::Mutex;
 
-use super::{Published, Report, counts::Counts, wake::Wake};
+use super::{Published, Report, capture::Tap, counts::Counts, wake::Wake};
 use crate::net::Mac;
 
 /// Where a VIP is on this node.
@@ -79,6 +80,9 @@ pub(super) struct Shared {
     pub announce: AtomicU64,
     /// From the keeper: addresses that somebody else claims, to be announced once if they are held.
     pub claimed: Published<BTreeSet<IpAddr>>,
+    /// From the keeper, by interface: taps that nothing was captured with yet. It closes them, which waits for the kernel, when it
+    /// has taken them out, and the driver does without one while the keeper is at it.
+    pub taps: Mutex<BTreeMap<u32, Tap>>,
     pub counts: Counts,
     pub pace: Pace,
     /// From the driver: since when there are deadlines that have to stay as they are until the keeper has come to them; zero
@@ -100,6 +104,7 @@ impl Shared {
             report: Published::default(),
             announce: AtomicU64::new(0),
             claimed: Published::default(),
+            taps: Mutex::default(),
             counts: Counts::default(),
             pace: Pace::new(boot_now()),
             waits_since: AtomicU64::new(0),
