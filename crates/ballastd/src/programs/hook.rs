@@ -1,9 +1,9 @@
 //! The program that is told of each VIP that this node gains or loses.
 //!
 //! Of one VIP it is told in order, one change at a time; changes of different VIPs are told side by side, so that one
-//! that hangs keeps only its own VIP waiting. A VIP that changes hands faster than the program can be told loses its
-//! oldest change that waits: the last one is always told, and it is the one that says how things are. So a program
-//! must take each call for what it says and not count calls.
+//! that hangs keeps only its own VIP waiting, unless as many hang as run at once. A VIP that changes hands faster than the
+//! program can be told loses its oldest change that waits: the last one is always told, and it is the one that says how
+//! things are. So a program must take each call for what it says and not count calls.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
