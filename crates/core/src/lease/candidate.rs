@@ -126,7 +126,14 @@ enum Hold {
     /// Asks whether it could win before it tries.
     Watching,
     /// Has raised the epoch and collects grants.
-    Claiming { epoch: Epoch, since: BootNanos, grants: Grants, cause: GainCause },
+    Claiming {
+        epoch: Epoch,
+        since: BootNanos,
+        grants: Grants,
+        cause: GainCause,
+        /// Who finishes what clients have begun with it.
+        predecessor: Option<NodeId>,
+    },
     /// Owns the VIP until `until`, by a majority of each of `sets`.
     Held {
         /// The right was given under the present membership, and not only carried into it.
@@ -451,7 +458,7 @@ impl Candidate {
             // What it said may have been that it had rather not, to an offer for which nothing was made ready.
             out.push(Effect::Prepare);
             // The holder's own word that nobody owns it is better than any pre-ask.
-            self.claim(ctx, GainCause::HandedOver { from: holding.node }, out);
+            self.claim(ctx, GainCause::HandedOver { from: holding.node }, Some(holding.node), out);
         } else if successor.is_some() {
             self.back_off_until = ctx.now.plus(4 * ctx.view.timing.stagger());
         }
@@ -744,16 +751,17 @@ impl Candidate {
         };
         let said_free = |n: NodeId| self.words.get(&n).is_some_and(|w| w.free && w.asked_at >= turn);
         if ctx.voters.quorum(said_free) {
-            let cause = match self.known.take() {
-                Some(known) => GainCause::Expired { from: known.by.node },
-                None => match self.released {
-                    Some(r) if ctx.now.since(r.at) < ctx.view.timing.promise() => {
-                        GainCause::Released { from: r.holding.node }
-                    }
-                    _ => GainCause::Vacant,
-                },
+            let released = self.released.filter(|r| ctx.now.since(r.at) < ctx.view.timing.promise());
+            let (cause, predecessor) = match (self.known.take(), released) {
+                (Some(known), _) => (GainCause::Expired { from: known.by.node }, None),
+                (None, Some(Released { holding: Holding { node: from, .. }, successor, .. })) => {
+                    // Who names a successor held it, and finishes what clients have begun, whoever takes it in the end. Who
+                    // names none may only have abandoned a claim.
+                    (GainCause::Released { from }, successor.map(|_| from).filter(|from| *from != ctx.node))
+                }
+                (None, None) => (GainCause::Vacant, None),
             };
-            self.claim(ctx, cause, out);
+            self.claim(ctx, cause, predecessor, out);
         } else if ctx.now >= self.ask_at(ctx, turn) {
             out.push(Effect::AskNow);
         }
@@ -804,13 +812,13 @@ impl Candidate {
         self.asked_last.plus(ctx.view.timing.retry() / 2)
     }
 
-    fn claim(&mut self, ctx: &Context<'_>, cause: GainCause, out: &mut Vec<Effect>) {
+    fn claim(&mut self, ctx: &Context<'_>, cause: GainCause, predecessor: Option<NodeId>, out: &mut Vec<Effect>) {
         let recorded =
             ctx.view.vips.iter().find(|vip| vip.id == self.vip).map_or(Epoch::default(), |vip| vip.recorded_epoch);
         let index = self.words.values().map(|w| w.last).max().unwrap_or_default().max(ctx.applied);
         let epoch = self.highest.max(self.spent).max(recorded).above(index);
         self.highest = epoch;
-        self.hold = Hold::Claiming { epoch, since: ctx.now, grants: Grants::default(), cause };
+        self.hold = Hold::Claiming { epoch, since: ctx.now, grants: Grants::default(), cause, predecessor };
         out.push(Effect::AskNow);
     }
 
@@ -843,8 +851,8 @@ impl Candidate {
         let whole_until = grants.whole_until(required);
         match &mut self.hold {
             Hold::Watching => {}
-            Hold::Claiming { epoch, grants, cause, .. } => {
-                let (epoch, cause, grants) = (*epoch, *cause, std::mem::take(grants));
+            Hold::Claiming { epoch, grants, cause, predecessor, .. } => {
+                let (epoch, cause, predecessor, grants) = (*epoch, *cause, *predecessor, std::mem::take(grants));
                 self.hold = Hold::Held {
                     renewed: true,
                     epoch,
@@ -863,10 +871,6 @@ impl Candidate {
                 };
                 self.words.clear();
                 self.known = None;
-                let predecessor = match cause {
-                    GainCause::HandedOver { from } => Some(from),
-                    GainCause::Vacant | GainCause::Expired { .. } | GainCause::Released { .. } => None,
-                };
                 out.push(Effect::Open { epoch, until: new_until, predecessor });
                 out.push(Effect::Gained { epoch, cause });
             }

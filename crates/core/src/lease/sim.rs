@@ -203,6 +203,8 @@ pub(super) struct World {
     pub refused: f64,
     /// The next release that is told to this node does not arrive.
     pub loses_release: Option<NodeId>,
+    /// This node dies when it has said that it takes a VIP.
+    pub dies_accepting: Option<NodeId>,
     /// Whoever could not close it says all the same that the VIP is free.
     pub tells_all_the_same: bool,
     chaos: bool,
@@ -228,6 +230,8 @@ pub(super) struct World {
     recorded: BTreeMap<VipId, (Option<NodeId>, Epoch)>,
     /// When which node reported what.
     pub reports: Vec<(u64, NodeId, Transition)>,
+    /// Who took over from whom what clients had begun.
+    pub taken_over: Vec<(NodeId, NodeId)>,
     /// When which node said that another is gone.
     pub missed: Vec<(u64, NodeId, NodeId)>,
     pub tally: Tally,
@@ -272,6 +276,7 @@ impl World {
             held_back: LEASE / 2,
             refused,
             loses_release: None,
+            dies_accepting: None,
             tells_all_the_same: false,
             chaos: true,
             healing: false,
@@ -287,6 +292,7 @@ impl World {
             adapt: |_| {},
             recorded: BTreeMap::new(),
             reports: Vec::new(),
+            taken_over: Vec::new(),
             missed: Vec::new(),
             tally: Tally::default(),
         };
@@ -760,7 +766,8 @@ impl World {
                         }
                     }
                 }
-                Action::Open { vip, until, .. } => {
+                Action::Open { vip, until, predecessor, .. } => {
+                    self.taken_over.extend(predecessor.map(|from| (self.nodes[at].id, from)));
                     self.nodes[at].kernel.open(vip, until.get());
                     self.check()?;
                 }
@@ -862,6 +869,10 @@ impl World {
                 self.rng.random_range(50_000..self.delay_max)
             };
             self.at(delay, Event::Deliver { to, bytes: bytes.clone() });
+        }
+        if self.dies_accepting == Some(self.nodes[from].id) && matches!(said(&bytes), Some(Message::Accept(_))) {
+            self.dies_accepting = None;
+            self.end(from);
         }
     }
 

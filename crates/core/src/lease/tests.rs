@@ -320,6 +320,35 @@ fn a_successor_that_was_not_told_is_told_again_before_others_ask() {
 }
 
 #[test]
+fn who_takes_a_vip_that_its_successor_does_not_has_the_old_owner_finish_what_clients_have_begun() {
+    for phase in 0..20 {
+        let (mut world, owner) = calm();
+        pass(&mut world, 3 * phase * MS);
+        let [other, target] = others(owner).map(NodeId::new);
+        let before = world.t;
+        world.dies_accepting = Some(target);
+        world.wishes.insert(VipId::new(1), target);
+        pass(&mut world, LEASE);
+        let (_, successor, cause) = gained(&world, before);
+        assert_eq!((successor, cause), (other, GainCause::Released { from: owner }), "{phase}");
+        assert_eq!(world.taken_over.last(), Some(&(other, owner)), "{phase}");
+    }
+}
+
+#[test]
+fn who_takes_a_vip_after_a_claim_that_was_abandoned_sends_nothing_on() {
+    for phase in 0..60 {
+        let (mut world, owner) = calm();
+        // Longer than the stagger, so that both successors often claim at once.
+        world.delay_max = 10 * MS;
+        pass(&mut world, LEASE + phase * MS);
+        world.kill(owner);
+        pass(&mut world, 3 * LEASE);
+        assert!(world.owner(1).is_some() && world.taken_over.is_empty(), "{phase}: {:?}", world.taken_over);
+    }
+}
+
+#[test]
 fn a_wish_for_a_dead_node_moves_nothing() {
     let (mut world, owner) = calm();
     let target = NodeId::new(others(owner)[0]);
