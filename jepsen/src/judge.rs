@@ -30,9 +30,7 @@ use ballast_jepsen::{
     history::{History, Operation, Outcome},
     leaks::{self, Resource, Series, Tolerance},
     linear::{self, Limits, Verdict},
-    models::{
-        ClockSlack, ConfigModel, PairInput, PairModel, PairOutput, SessionInput, SessionModel, Versions, unread_alike,
-    },
+    models::{ClockSlack, ConfigModel, PairModel, PairOutput, SessionInput, SessionModel, Versions, unread_alike},
     recovery::{self, Fault, Recovery},
     says_why::{self, Answered, Disturbance, Vain},
     stickiness::{self, Cause, Observation, Reason},

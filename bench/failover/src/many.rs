@@ -201,7 +201,7 @@ fn ask_all(lab: &Lab, asker: &Asker, vips: u8, time: Duration) -> Vec<Sign> {
             let round = match answer {
                 Answer::Arp { tick } => Some(tick),
                 Answer::Announcement => None,
-                Answer::Ndp { .. } | Answer::Syn { .. } => return,
+                Answer::Ndp { .. } | Answer::Syn { .. } | Answer::Syn6 { .. } => return,
             };
             signs.push(Sign { vip, node, at: kernel::now_nanos(), round });
         });

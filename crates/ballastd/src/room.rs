@@ -53,10 +53,12 @@ impl Room {
     }
 }
 
+/// The room that a file shares with the node's data, if it does.
+type Shared = dyn Fn(&File) -> io::Result<Option<Room>> + Send;
+
 /// Looks whether a file may grow.
 pub struct Reserve {
-    /// The room that a file shares with the node's data, if it does.
-    shared: Box<dyn Fn(&File) -> io::Result<Option<Room>> + Send>,
+    shared: Box<Shared>,
     every: Duration,
     looked: Option<Instant>,
     /// What was free when there was too little of it.

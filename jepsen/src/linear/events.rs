@@ -90,7 +90,7 @@ impl<'a, I: Eq + std::hash::Hash, O> Events<'a, I, O> {
         model: &M,
         operations: &'a [Operation<I, O>],
         indices: &[usize],
-        lapse: &dyn Fn(&Operation<I, O>) -> RunTime,
+        lapse: &super::Lapse<'_, I, O>,
     ) -> Self {
         let end = |operation: &Operation<I, O>| match operation.outcome {
             Outcome::Ok(_) => operation.completed,

@@ -202,12 +202,15 @@ fn keys<I, O>(history: &History<I, O>) -> impl Iterator<Item = (&str, Vec<usize>
     keys.into_iter()
 }
 
+/// Until when an operation of unknown outcome takes effect, if it ever does.
+type Lapse<'a, I, O> = dyn Fn(&Operation<I, O>) -> RunTime + 'a;
+
 fn check_key<M: Model>(
     model: &M,
     operations: &[Operation<M::Input, M::Output>],
     key: &str,
     indices: &[usize],
-    lapse: &dyn Fn(&Operation<M::Input, M::Output>) -> RunTime,
+    lapse: &Lapse<'_, M::Input, M::Output>,
     limits: Limits,
 ) -> Verdict {
     let events = events::Events::new(model, operations, indices, lapse);

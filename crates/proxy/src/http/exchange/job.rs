@@ -60,6 +60,7 @@ impl Job {
 }
 
 /// What becomes of a request that was understood.
+#[expect(clippy::large_enum_variant, reason = "most requests are forwarded, and none is to allocate for it")]
 pub(super) enum Prepared {
     /// It goes to a backend of this service.
     Forward(Rc<Service>, Job),

@@ -186,6 +186,7 @@ mod tests {
             expects_continue: false,
             has_body: true,
             upgrade: false,
+            logs_in_connection: false,
             affinity: Affinity::None,
             hash: HashKey::default(),
             out: Buf::default(),
