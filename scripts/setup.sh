@@ -71,6 +71,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     *) echo "setup: installing ${missing[*]}" ;;
     esac
     "${sudo[@]}" apt-get update -qq
+    # From Debian 13 on the engine's package no longer has its command line.
+    case " ${missing[*]} " in
+    *" docker.io "*) ! apt-cache show docker-cli >/dev/null 2>&1 || missing+=(docker-cli) ;;
+    esac
     DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
