@@ -259,24 +259,24 @@ fn run(options: &RunOptions) -> Result<Ruling> {
     let environment = options.environment;
     environment.ensure_can_have(planted().as_deref())?;
     let nodes = environment.nodes(options.nodes)? as usize;
+    let kinds = kinds(environment, &options.faults)?;
     let (mut ruling, mut lost) = (Ruling::Held, Vec::new());
     for seed in (first..first + options.runs).take_while(|_| !interrupt::came()) {
-        let one = Options {
-            seed,
-            seconds: options.seconds,
-            environment,
-            nodes,
-            kinds: kinds(environment, &options.faults)?,
-            whom: options.whom.map(|whom| match whom {
+        let ruled = if options.runs == 1 {
+            let whom = options.whom.map(|whom| match whom {
                 Target::Leader => Whom::Leader,
                 Target::Owner => Whom::Owner,
-            }),
-            planted: planted(),
-            revision: revision(),
+            });
+            let (seconds, kinds, planted, revision) = (options.seconds, kinds.clone(), planted(), revision());
+            let one = Options { seed, seconds, environment, nodes, kinds, whom, planted, revision };
+            let rounds = plan::schedule(seed, one.nodes, Duration::from_secs(one.seconds), &one.kinds, one.whom);
+            run_once(&one, rounds, &options.output)
+        } else {
+            run_apart(options, seed)
         };
-        let rounds = plan::schedule(seed, one.nodes, Duration::from_secs(one.seconds), &one.kinds, one.whom);
-        match run_once(&one, rounds, &options.output) {
+        match ruled {
             Ok(ruled) => ruling = ruling.max(ruled),
+            Err(_) if interrupt::came() => {}
             Err(error) => {
                 eprintln!("jepsen: seed {seed}: there was no run: {error:#}");
                 lost.push(seed);
@@ -291,6 +291,41 @@ fn run(options: &RunOptions) -> Result<Ruling> {
         Ok(())
     });
     come_to(ruling, all)
+}
+
+/// One of several runs, in a process of its own. The kernel copies the page tables of a process with each command that it starts
+/// in a namespace, and those of one that has made runs before are large: from the third run on the machine was too busy to tell
+/// anything.
+fn run_apart(options: &RunOptions, seed: u64) -> Result<Ruling> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.arg("run").arg("--seed").arg(seed.to_string()).arg("--seconds").arg(options.seconds.to_string());
+    command.arg("--output").arg(&options.output).arg("--environment").arg(name_of(options.environment));
+    if let Some(nodes) = options.nodes {
+        command.arg("--nodes").arg(nodes.to_string());
+    }
+    if let Some(whom) = options.whom {
+        command.arg("--whom").arg(name_of(whom));
+    }
+    if !options.faults.is_empty() {
+        command.arg("--faults").arg(options.faults.join(","));
+    }
+    let status = interrupt::run(command)?;
+    ruling_by(status.code()).with_context(|| format!("it ended with {status}"))
+}
+
+/// What a process that made one run says of it by its exit code.
+fn ruling_by(code: Option<i32>) -> Option<Ruling> {
+    match code? {
+        0 => Some(Ruling::Held),
+        1 => Some(Ruling::Violated),
+        code if code == i32::from(UNDECIDED) => Some(Ruling::Undecided),
+        _ => None,
+    }
+}
+
+/// What a value is called on the command line.
+fn name_of(value: impl clap::ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// What runs come to: that a promise was broken goes before whatever else went wrong, which is told.
@@ -344,6 +379,13 @@ mod tests {
         let all = [Ruling::Held, Ruling::Undecided, Ruling::Violated];
         assert_eq!(all.map(ruled), [None, None, Some(Ruling::Violated)]);
         assert_eq!(all.map(|ruling| come_to(ruling, Ok(())).ok()), all.map(Some));
+    }
+
+    #[test]
+    fn a_run_apart_says_by_its_exit_code_what_was_ruled() {
+        let codes = [Some(0), Some(1), Some(3), Some(2), Some(130), None];
+        let rulings = [Some(Ruling::Held), Some(Ruling::Violated), Some(Ruling::Undecided), None, None, None];
+        assert_eq!(codes.map(ruling_by), rulings);
     }
 
     #[test]

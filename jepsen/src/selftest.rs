@@ -19,7 +19,7 @@ use ballast_planted::{Bug, VARIABLE};
 use ballast_testkit::{cluster, interrupt};
 use clap::{Args, builder::PossibleValuesParser};
 
-use crate::UNDECIDED;
+use crate::ruling_by;
 
 /// A bug, and how it is looked for.
 struct Hunt {
@@ -171,9 +171,8 @@ fn look(hunt: &Hunt, bug: Option<Bug>, seed: u64, programs: &Path, output: &Path
     if interrupt::came() {
         bail!("called off while {}", what());
     }
-    match status.code() {
-        Some(code) if code == 0 || code == 1 || code == i32::from(UNDECIDED) => {}
-        _ => bail!("there was no run when {}: {status}", what()),
+    if ruling_by(status.code()).is_none() {
+        bail!("there was no run when {}: {status}", what());
     }
     let file = newest(&output, seed)?.join("verdict.json");
     let text = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
