@@ -69,7 +69,7 @@ impl<C: Propose + ReadIndex + Clone> NodeBindings<C> {
 
     /// Whether no majority has answered this node for so long that asking again only costs time.
     fn isolated(&self) -> bool {
-        self.view.freshness.isolated(boot_now())
+        self.view.freshness.isolated(boot_now)
     }
 
     /// Whether a backend gives the service's keys to clients.
@@ -273,7 +273,7 @@ async fn settle(
 #[cfg(test)]
 mod tests {
     use ballast_core::{
-        cluster::Applied,
+        cluster::{Applied, PassiveHealth as _},
         ids::NodeId,
         state::{Author, State},
     };
@@ -407,6 +407,22 @@ mod tests {
         assert_eq!(look(LogIndex::new(index.get() + 1)), Lookup::Stale, "this node is not there yet");
         show(&view, &mut state, set(Some(B)));
         assert_eq!(look(index), Lookup::Stale, "what moved settles all the same");
+    }
+
+    #[tokio::test]
+    async fn who_waited_for_a_majority_is_judged_by_the_clusters_verdicts_once_it_answers() {
+        let view = Arc::new(View::new(NodeId::new(1)));
+        let state = founded(SHOP);
+        view.applied(&state, state.applied());
+        let findings = view.findings();
+        assert!(!findings.isolated(), "it has not asked yet");
+        assert!(view.freshness.failed(boot_now(), FIRST_DEADLINE, boot_now()));
+        assert!(findings.isolated(), "it goes by what it finds itself");
+        let bindings =
+            NodeBindings::new(Arc::clone(&view), Far(state.applied()), || None, tokio::runtime::Handle::current());
+        assert!(bindings.confirm().await.is_err(), "and asks nobody for its clients");
+        ask(&view, &Far(state.applied())).await.expect("a majority answers");
+        assert!(!findings.isolated());
     }
 
     #[tokio::test]

@@ -71,11 +71,15 @@ impl Freshness {
     }
 
     /// Whether no majority answers this node. An old confirmation alone does not say so: a process that has just
-    /// started, or was frozen, has not asked yet, and its table may be older than what others serve by.
-    pub fn isolated(&self, now: BootNanos) -> bool {
+    /// started, or was frozen, has not asked yet, and its table may be older than what others serve by. `now` is asked for only
+    /// if the last attempt failed, so that this costs each request next to nothing.
+    pub fn isolated(&self, now: impl FnOnce() -> BootNanos) -> bool {
         let unanswered = self.unanswered.load(Ordering::Acquire);
-        unanswered > self.confirmed.load(Ordering::Acquire)
-            && now.since(BootNanos::new(unanswered)) < UNANSWERED_COUNTS_NANOS
+        if unanswered <= self.confirmed.load(Ordering::Acquire) {
+            return false;
+        }
+        let now = now();
+        now.since(BootNanos::new(unanswered)) < UNANSWERED_COUNTS_NANOS
             && self.age(now).is_none_or(|age| age > ISOLATED_AFTER_NANOS)
     }
 
@@ -170,18 +174,18 @@ mod tests {
     fn only_who_asked_in_vain_is_isolated() {
         let at = |millis: u64| BootNanos::new(millis * MS);
         let fresh = Freshness::new(100 * MS);
-        assert!(!fresh.isolated(at(60_000)), "it has only just started");
+        assert!(!fresh.isolated(|| at(60_000)), "it has only just started");
         assert!(fresh.failed(at(60_000), Duration::from_secs(5), at(65_000)));
-        assert!(fresh.isolated(at(65_000)), "it was never confirmed, and nobody answers");
+        assert!(fresh.isolated(|| at(65_000)), "it was never confirmed, and nobody answers");
 
         fresh.confirm(at(66_000), LogIndex::new(1), LogIndex::new(1));
-        assert!(!fresh.isolated(at(66_100)));
-        assert!(!fresh.isolated(at(90_000)), "it was frozen, and has not asked since");
+        assert!(!fresh.isolated(|| at(66_100)));
+        assert!(!fresh.isolated(|| at(90_000)), "it was frozen, and has not asked since");
         assert!(!fresh.failed(at(66_050), Duration::from_millis(1500), at(90_000)), "it was frozen while it asked");
-        assert!(!fresh.isolated(at(90_000)));
+        assert!(!fresh.isolated(|| at(90_000)));
         assert!(fresh.failed(at(90_000), Duration::from_millis(1500), at(91_510)));
-        assert!(fresh.isolated(at(91_510)));
-        assert!(!fresh.isolated(at(98_000)), "it was frozen while it was isolated");
+        assert!(fresh.isolated(|| at(91_510)));
+        assert!(!fresh.isolated(|| at(98_000)), "it was frozen while it was isolated");
     }
 
     #[test]

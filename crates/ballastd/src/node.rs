@@ -34,10 +34,7 @@ use ballast_core::{
     time::BootNanos,
 };
 use ballast_planted::Bug;
-use ballast_proxy::{
-    Ports, Proxy, ProxyOptions,
-    prober::{self, Findings},
-};
+use ballast_proxy::{Ports, Proxy, ProxyOptions, prober};
 use ballast_raft::{Handle, Member, MemberOptions, Role, Status, TlsConnect};
 use ballast_vip::{ConfirmedCell, Gates, Inputs, LeaseThread, LogMarks};
 use tokio::{
@@ -133,7 +130,7 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
     parts.spawn(named("node-to-node traffic", serve_cluster(sockets.cluster, tls, id, routes, deaf.clone())));
 
     let gates = Arc::new(Gates::new());
-    let findings = Arc::new(Findings::default());
+    let findings = Arc::new(view.findings());
     let confirmed: Arc<OnceLock<Arc<ConfirmedCell>>> = Arc::default();
     let proxy = match bootstrap.role {
         NodeRole::Witness => None,
@@ -266,7 +263,6 @@ pub async fn run(bootstrap: Bootstrap, stop: CancellationToken, reopen: Reopen) 
         leases: Arc::clone(&leases),
         lease_view,
         marks,
-        findings: Arc::clone(&findings),
         changed,
         log_end: status.last_log,
         past: Leases::remembered(&bootstrap.data_dir),
@@ -522,13 +518,12 @@ async fn drain(node: &Node, leases: &ballast_vip::Handle, orderly: bool) {
     }
 }
 
-/// Keeps what others read of the state current: the lease view, the listeners, the isolation.
+/// Keeps what others read of the state current: the lease view, the listeners.
 struct Publisher {
     node: Arc<Node>,
     leases: Arc<ballast_vip::Handle>,
     lease_view: Arc<ArcSwapOption<LeaseView>>,
     marks: Arc<LogMarks>,
-    findings: Arc<Findings>,
     /// What this node is fit for changed.
     changed: Arc<Notify>,
     /// Last entry that the log held when it was opened, as far as it was not overruled since.
@@ -621,7 +616,6 @@ impl Publisher {
             if let Some(round) = self.leases.confirmed() {
                 self.node.view.freshness.confirm(round.asked_at, round.index, self.node.view.applied_index());
             }
-            self.findings.set_isolated(self.node.view.freshness.isolated(boot_now()));
 
             if self.node.view.is_behind() {
                 self.node.raft.with_state(|state| self.node.view.keep_plan(state, boot_now()));

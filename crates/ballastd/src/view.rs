@@ -22,6 +22,7 @@ use ballast_core::{
     state::{BindingChange, Entry, FrameOutcomes, Outcome, Refusal, State},
     time::{BootNanos, LogTime},
 };
+use ballast_proxy::prober::Findings;
 use ballast_raft::Observer;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -98,6 +99,12 @@ impl View {
             freshness: Freshness::new(100_000_000),
             settling: Settling::default(),
         }
+    }
+
+    /// What this node finds of backends, for a node that goes by it while no majority answers.
+    pub fn findings(self: &Arc<Self>) -> Findings {
+        let view = Arc::clone(self);
+        Findings::new(move || view.freshness.isolated(boot_now))
     }
 
     /// Generation of the plan, told at each change.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -14,11 +14,10 @@ use ballast_core::{cluster::PassiveHealth, durations::Durations, health::Answer,
 use tokio::sync::Notify;
 
 /// The findings of this node about all backends that it checks.
-#[derive(Debug, Default)]
 pub struct Findings {
     /// Sorted by backend.
     cells: ArcSwap<Vec<(BackendId, Arc<Cell>)>>,
-    isolated: AtomicBool,
+    isolated: Box<dyn Fn() -> bool + Send + Sync>,
     late: AtomicU64,
 }
 
@@ -47,9 +46,10 @@ pub struct CheckStats {
 }
 
 impl Findings {
-    /// Tells the workers whether this node is without a quorum and goes by its own checks.
-    pub fn set_isolated(&self, isolated: bool) {
-        self.isolated.store(isolated, Ordering::Relaxed);
+    /// None yet. `isolated` says whether this node is without a quorum and goes by its own checks. It is asked for each request, and
+    /// has to be right at once: who waited until a majority answers is judged by the cluster's verdicts the moment it does.
+    pub fn new(isolated: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { cells: ArcSwap::default(), isolated: Box::new(isolated), late: AtomicU64::new(0) }
     }
 
     /// What was counted of each backend that is checked.
@@ -84,6 +84,13 @@ impl Findings {
             })
             .collect();
         self.cells.store(Arc::new(cells));
+    }
+}
+
+#[cfg(test)]
+impl Default for Findings {
+    fn default() -> Self {
+        Self::new(|| false)
     }
 }
 
@@ -163,7 +170,7 @@ impl PassiveHealth for Findings {
     }
 
     fn isolated(&self) -> bool {
-        self.isolated.load(Ordering::Relaxed)
+        (self.isolated)()
     }
 }
 
