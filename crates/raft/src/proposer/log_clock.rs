@@ -41,7 +41,7 @@ const LATE: u64 = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) log_time: LogTime,
-    /// Microseconds by which log time jumped; zero when it ran.
+    /// Microseconds by which log time jumped; zero when it ran, or began.
     pub(crate) jumped_micros: u64,
 }
 
@@ -116,10 +116,12 @@ impl LogClock {
         let elapsed = now.since(self.at) / 1000;
         let runs = self.log_micros.saturating_add(elapsed);
         let target = voters.map_or(runs, WallTime::as_micros);
-        let jumped_micros = if target.saturating_sub(runs) > JUMP_MICROS { target - runs } else { 0 };
-        let pulled = match jumped_micros {
-            0 => target.clamp((runs - elapsed / SLEW).max(self.log_micros), runs.saturating_add(elapsed / SLEW)),
-            _ => target,
+        let jumps = target.saturating_sub(runs) > JUMP_MICROS;
+        let jumped_micros = if jumps && self.has_begun() { target - runs } else { 0 };
+        let pulled = if jumps {
+            target
+        } else {
+            target.clamp((runs - elapsed / SLEW).max(self.log_micros), runs.saturating_add(elapsed / SLEW))
         };
         (self.log_micros, self.at) = (pulled, self.at.max(now));
         Stamp { log_time: LogTime::from_millis(pulled / 1000), jumped_micros }
@@ -179,7 +181,8 @@ mod tests {
         let jumped = clock.stamp(boot(2000), wall(NOON_MS + 2 * DAY_MS));
         assert_eq!(jumped.log_time.as_millis(), NOON_MS + 2 * DAY_MS);
         assert_eq!(jumped.jumped_micros, (2 * DAY_MS - 1000) * 1000);
-        assert_eq!(stamp(&mut LogClock::default(), 5000, wall(NOON_MS)), NOON_MS);
+        let began = LogClock::default().stamp(boot(5000), wall(NOON_MS));
+        assert_eq!(began, Stamp { log_time: LogTime::from_millis(NOON_MS), jumped_micros: 0 });
     }
 
     #[test]
