@@ -318,14 +318,17 @@ impl Candidate {
         }
     }
 
-    /// Whether the next round of questions should be about this VIP, for a node whose turn does not come.
-    pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets) -> bool {
-        !self.only_watches(now, view) || self.free_by(voters).is_none_or(|free| free <= now.plus(view.timing.renew()))
+    /// Whether the next round of questions should be about this VIP, for a node whose turn does not come: one that may come free
+    /// by `then`.
+    pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets, then: BootNanos) -> bool {
+        !self.only_watches(now, view) || self.free_by(voters).is_none_or(|free| free <= then)
     }
 
-    /// Whether that says more than voters did when they were asked last: this node need not ask them for as long.
+    /// Whether that says more than voters did when they were asked last: who holds it, or that this node need not ask them for as
+    /// long.
     pub(super) fn is_behind(&self, now: BootNanos, view: &LeaseView, other: &OthersPromise) -> bool {
-        self.only_watches(now, view) && other.known_at > self.asked_last && other.majority_until > now
+        let news = || other.majority_until > now || self.known.is_none_or(|known| known.by != other.by);
+        self.only_watches(now, view) && other.known_at > self.asked_last && news()
     }
 
     /// It is known to be promised to another. What voters said when they were asked last is out of date: a majority has
@@ -356,10 +359,17 @@ impl Candidate {
         }
     }
 
-    /// When a majority of voters will be free at the earliest, as far as their last words tell.
+    /// When a majority of voters will be free at the earliest, as far as their last words tell: those of who answered the last
+    /// question, if they are a majority. What others foretold may be earlier, of the last owner's own vote for one, and is worth
+    /// nothing if they are gone.
     fn free_by(&self, voters: &VoterSets) -> Option<BootNanos> {
-        let times: SmallVec<[(NodeId, BootNanos); 8]> = self.words.iter().map(|(n, w)| (*n, w.free_at)).collect();
-        voters.free_by(&times).filter(|free| free.get() != u64::MAX)
+        let by_words_since = |since: BootNanos| {
+            let words = self.words.iter().filter(|(_, word)| word.asked_at >= since);
+            let times: SmallVec<[(NodeId, BootNanos); 8]> = words.map(|(n, word)| (*n, word.free_at)).collect();
+            voters.free_by(&times)
+        };
+        let free = by_words_since(self.asked_last).or_else(|| by_words_since(BootNanos::default()))?;
+        (free.get() != u64::MAX).then_some(free)
     }
 
     /// Whether the last release may be news to voters.

@@ -1,7 +1,7 @@
 //! One node's part in the lease protocol: voter, candidate and messenger in one state machine.
 //!
-//! Asks every voter in rounds, three to a right and more while they are not answered, about all VIPs at once; answers the rounds of
-//! others; feeds each VIP's [`Candidate`] and carries its effects into [`Actions`]. Every node asks,
+//! Asks a majority of the voters in rounds, three to a right, and all of them, more often, while they are not answered; about all
+//! VIPs at once; answers the rounds of others; feeds each VIP's [`Candidate`] and carries its effects into [`Actions`]. Every node asks,
 //! also when it holds nothing: an answered round says how fresh its state is ([`Confirmed`]) without
 //! asking the leader, and keeps it informed of who holds what.
 //!
@@ -15,6 +15,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, LazyLock},
 };
+
+use smallvec::SmallVec;
 
 use super::{
     candidate::{Candidate, Context, Effect, OthersPromise},
@@ -31,6 +33,7 @@ use super::{
     summary::{LeftOut, Summaries, Summary},
     timing::Timing,
     transition::{Action, Actions, Change, Transition, VipStatus},
+    turns::Turns,
     view::{Confirmed, LeaseView, LeaseVip, LogFacts},
     voters::VoterSets,
 };
@@ -88,6 +91,8 @@ pub struct LeaseNode {
     started: BootNanos,
     rounds: VecDeque<Round>,
     round: u64,
+    /// Which voters the next round asks.
+    turns: Turns,
     next_round_at: BootNanos,
     /// When what was given back a moment ago is told again, in case that was lost: before those who leave it to a successor
     /// ask for it.
@@ -154,6 +159,8 @@ struct Round {
     id: u64,
     /// About everything that is due, not an extra question.
     whole: bool,
+    /// Every voter was asked, not just a majority.
+    of_all: bool,
     asked_at: BootNanos,
     timing: Timing,
     replies: Vec<(NodeId, LogIndex)>,
@@ -201,6 +208,7 @@ impl LeaseNode {
             started: now,
             rounds: VecDeque::new(),
             round: 0,
+            turns: Turns::default(),
             next_round_at: now,
             retell_at: None,
             left_out: LeftOut::default(),
@@ -227,6 +235,7 @@ impl LeaseNode {
         if self.view.as_ref().is_none_or(|before| before.timing != view.timing) {
             // The next round was due by the lengths of before.
             self.next_round_at = now;
+            self.turns.ask_all();
             self.asks_at_most = (0, now);
         }
         if view.catching_up && !self.rules.keep(Rule::CatchUpFirst) {
@@ -367,7 +376,7 @@ impl LeaseNode {
             }
             let mut due = self.due_in_round(now, &view);
             if self.counting.sets().has(self.node) {
-                self.hear_own_vote(now, facts, &view, &mut due, out);
+                self.leave_to_own_vote(now, facts, &view, &mut due, out);
             } else {
                 self.leave_out(now, &view, &mut due);
             }
@@ -624,8 +633,17 @@ impl LeaseNode {
 
     fn expire(&mut self, now: BootNanos, facts: LogFacts, out: &mut Actions) {
         self.refresh_deadlines(now, facts);
-        for vip in self.deadlines.due(now) {
-            self.with(now, facts, vip, out, Candidate::tick);
+        let due = self.deadlines.due(now);
+        if due.is_empty() {
+            return;
+        }
+        let Some(view) = self.view.clone() else { return };
+        for vip in due {
+            let told = self.hear_own_vote(now, facts, &view, vip, out);
+            // Its turn has not come if this node's own vote has been asked for since.
+            if !told || self.deadlines.of.get(&vip).is_none_or(|at| *at <= now) {
+                self.with(now, facts, vip, out, Candidate::tick);
+            }
         }
     }
 
@@ -676,15 +694,15 @@ impl LeaseNode {
     fn is_due_in_round(&self, now: BootNanos, view: &LeaseView, candidate: &Candidate) -> bool {
         match self.deadlines.of.get(&candidate.vip) {
             Some(turn) if candidate.only_watches(now, view) => *turn <= now.plus(ahead(view)),
-            _ => candidate.is_due(now, view, self.counting.sets()),
+            _ => candidate.is_due(now, view, self.counting.sets(), now.plus(view.timing.renew())),
         }
     }
 
-    /// Leaves out of what is due what this node knows as a voter: an owner asks all voters at once, and says how old its newest
-    /// round is that a majority answered. So until that majority's promises end at the earliest, less than a round before this
-    /// node's own, there is nothing to ask for; from then on, and of owners that reach this voter and no majority, it asks
-    /// as anybody does.
-    fn hear_own_vote(
+    /// Leaves out of what is due what this node knows as a voter: an owner asks each voter in one round of two, and says how old its
+    /// newest round is that a majority answered. So until that majority's promises end at the earliest, less than a round before
+    /// this node's own, there is nothing to ask for. From then on, and of owners that reach this voter and no majority, it asks
+    /// as anybody does, though not ahead of its turn: the owner's next question may be to come yet.
+    fn leave_to_own_vote(
         &mut self,
         now: BootNanos,
         facts: LogFacts,
@@ -693,11 +711,30 @@ impl LeaseNode {
         out: &mut Actions,
     ) {
         due.retain(|vip| {
-            let own = self.grantor.promised(now, *vip).filter(|own| own.by.node != self.node);
-            let Some(own) = own else { return true };
-            self.hear_of(now, facts, view, *vip, &OthersPromise::by_own_vote(&own), out);
-            self.candidates.get(vip).is_some_and(|candidate| self.is_due_in_round(now, view, candidate))
+            let told = self.hear_own_vote(now, facts, view, *vip, out);
+            let Some(candidate) = self.candidates.get(vip) else { return false };
+            match self.deadlines.of.get(vip) {
+                _ if !told => self.is_due_in_round(now, view, candidate),
+                Some(turn) if candidate.only_watches(now, view) => *turn <= now,
+                _ => candidate.is_due(now, view, self.counting.sets(), now),
+            }
         });
+    }
+
+    /// Takes over what this node, as a voter, has promised of a VIP. False if that is nothing, or to itself.
+    fn hear_own_vote(
+        &mut self,
+        now: BootNanos,
+        facts: LogFacts,
+        view: &LeaseView,
+        vip: VipId,
+        out: &mut Actions,
+    ) -> bool {
+        let own = self.grantor.promised(now, vip).filter(|own| own.by.node != self.node);
+        if let Some(own) = &own {
+            self.hear_of(now, facts, view, vip, &OthersPromise::by_own_vote(own), out);
+        }
+        own.is_some()
     }
 
     /// A VIP that is watched is promised to another one, if that is news.
@@ -779,13 +816,16 @@ impl LeaseNode {
         }
     }
 
-    /// Asks all voters about `vips`. This node's own vote is asked for and counted like any other.
+    /// Asks voters about `vips`. This node's own vote is asked for and counted like any other.
     fn ask(&mut self, now: BootNanos, facts: LogFacts, vips: &[VipId], whole: bool, out: &mut Actions) {
         let Some(view) = self.view.clone() else { return };
         self.round += 1;
         let timing = self.timing_asked(now, &view);
         let (id, asked_at) = (self.round, now);
-        self.rounds.push_back(Round { id, whole, asked_at, timing, replies: Vec::new(), too_long: Vec::new() });
+        let majority = if whole { self.majority_asked(now, &view, vips) } else { None };
+        let of_all = majority.is_none();
+        let voters = majority.unwrap_or_else(|| self.asked(now));
+        self.rounds.push_back(Round { id, whole, of_all, asked_at, timing, replies: Vec::new(), too_long: Vec::new() });
         if self.rounds.len() > ROUNDS_MAX {
             self.rounds.pop_front();
         }
@@ -797,7 +837,6 @@ impl LeaseNode {
             });
         }
         let heard_age = self.heard_age(now);
-        let voters = self.asked(now);
         let mut summaries = self.left_out.is_of(id);
         for wants in parts(&wants) {
             let summaries = std::mem::take(&mut summaries);
@@ -815,6 +854,29 @@ impl LeaseNode {
     fn asked(&self, now: BootNanos) -> Vec<NodeId> {
         let sets = self.counting.sets();
         if now < self.settled_at { sets.and(&self.counted_before).members() } else { sets.members() }
+    }
+
+    /// The voters that a whole round about `vips` asks, if a majority is enough: for renewing what is held, and for being told how
+    /// fresh this node's state is. Who wants to know or to have something, or has something to pass on, asks all, and so does
+    /// who was refused or not answered lately.
+    fn majority_asked(&mut self, now: BootNanos, view: &LeaseView, vips: &[VipId]) -> Option<Vec<NodeId>> {
+        let answered = self.turns.begin();
+        let renews = |vip: &VipId| {
+            let passes_on = |candidate: &Candidate| candidate.may_pass_on(now, view);
+            self.held.contains(vip) && self.candidates.get(vip).is_some_and(|candidate| !passes_on(candidate))
+        };
+        let at_rest = answered
+            && now >= self.settled_at
+            && self.heard_age(now) <= view.timing.deaf_after()
+            && self.asks_at_most.0 == 0
+            && self.withheld.is_empty()
+            && !self.left_out.is_of(self.round)
+            && vips.iter().all(renews);
+        if !at_rest {
+            return None;
+        }
+        let near: SmallVec<[NodeId; 16]> = self.hearing.ages(now, silence(view)).map(|(peer, _)| peer).collect();
+        self.turns.majority(self.counting.sets(), self.node, |voter| near.contains(&voter))
     }
 
     fn part(&self, right: u64, heard_age: u64, summaries: bool, wants: &[Want]) -> Ask {
@@ -836,7 +898,9 @@ impl LeaseNode {
     /// If the last round found no majority for a right as long as the view says, and one for a shorter, asks for that for a
     /// while. (A voter that applies the document late, or whose disk hangs, may be needed for a majority.) True if it begins to.
     fn give_in(&mut self, now: BootNanos, view: &LeaseView) -> bool {
-        let Some(round) = self.rounds.back().filter(|round| round.timing == view.timing) else { return false };
+        // Of who was not asked nothing is known.
+        let whom = |round: &&Round| round.of_all && round.timing == view.timing;
+        let Some(round) = self.rounds.back().filter(whom) else { return false };
         let granted = |right: u64| self.counting.sets().quorum(|voter| round.grants(voter, right));
         if round.too_long.is_empty() || granted(view.timing.right()) {
             return false;
@@ -958,6 +1022,7 @@ impl LeaseNode {
                 .all(|vip| self.candidates.get(vip).is_none_or(|one| one.is_renewed(asked_at.plus(right))))
         {
             self.next_round_at = next;
+            self.turns.answered();
         }
     }
 

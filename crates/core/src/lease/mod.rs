@@ -54,6 +54,7 @@ mod summary;
 mod tests;
 mod timing;
 mod transition;
+mod turns;
 mod view;
 mod voters;
 

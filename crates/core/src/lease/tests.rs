@@ -139,10 +139,10 @@ fn who_cannot_close_a_gate_must_not_say_that_the_vip_is_free() {
     assert!((0..100).any(two_owners), "told without being noticed");
 }
 
-/// A calm cluster of three with one VIP, settled, and its owner.
+/// A calm cluster of three with one VIP, settled for so long that rounds ask a majority, and its owner.
 fn calm() -> (World, NodeId) {
     let mut world = World::calm(Profile { vips: 1, ..THREE }, Failback::Never);
-    pass(&mut world, 3 * LEASE);
+    pass(&mut world, 5 * LEASE);
     let owner = world.owner(1).expect("three healthy nodes have an owner");
     (world, owner)
 }

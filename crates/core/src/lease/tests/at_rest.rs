@@ -1,6 +1,6 @@
 //! What a node need not ask for, because its own vote or a summary tells it, and what becomes of VIPs whose owner it is wrong about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
@@ -40,7 +40,7 @@ fn a_node_at_rest_asks_for_little_more_than_it_holds() {
         let mut world = World::calm(profile, Failback::Never);
         // Views say nothing new, and there is much in them.
         world.view_lag = LEASE;
-        pass(&mut world, 6 * LEASE);
+        pass(&mut world, 8 * LEASE);
         let held = |world: &World, node: u64| -> Vec<u32> {
             (1..=VIPS).filter(|vip| world.owner(*vip) == Some(NodeId::new(node))).collect()
         };
@@ -60,6 +60,48 @@ fn a_node_at_rest_asks_for_little_more_than_it_holds() {
             assert!(asked.values().all(|vips| *vips <= 45), "{dead} is dead: {asked:?}");
         }
     }
+}
+
+/// Of each node, how many voters it asks in a round, by all rounds of four leases; and whom.
+fn asked_by_turn(world: &mut World) -> BTreeMap<NodeId, (BTreeSet<usize>, BTreeSet<NodeId>)> {
+    world.asked = Some(BTreeMap::new());
+    pass(world, 4 * LEASE);
+    let mut rounds: BTreeMap<(NodeId, u64), BTreeSet<NodeId>> = BTreeMap::new();
+    for (node, voter, round) in world.asked.take().expect("noted").into_keys() {
+        rounds.entry((node, round)).or_default().insert(voter);
+    }
+    let mut all: BTreeMap<NodeId, (BTreeSet<usize>, BTreeSet<NodeId>)> = BTreeMap::new();
+    for ((node, _), voters) in rounds {
+        let known = all.entry(node).or_default();
+        known.0.insert(voters.len());
+        known.1.extend(voters);
+    }
+    all
+}
+
+#[test]
+fn a_round_at_rest_asks_a_majority_in_turns_and_counts_on_nobody_who_is_gone() {
+    let profile = Profile { nodes: 5, voters: 5, vips: 10, joint: false, moving: false, lengths: false };
+    let mut world = World::calm(profile, Failback::Never);
+    pass(&mut world, 8 * LEASE);
+    // This node's own vote is one of the three.
+    let asked = asked_by_turn(&mut world);
+    assert_eq!(asked.len(), 5);
+    for (node, (per_round, voters)) in asked {
+        assert_eq!((per_round, voters.len()), (BTreeSet::from([2]), 4), "{node:?}");
+    }
+    let dead = NodeId::new(5);
+    world.kill(dead);
+    // It was heard two leases ago at the most, and rounds that were not answered are some time ago.
+    pass(&mut world, 8 * LEASE);
+    let asked = asked_by_turn(&mut world);
+    assert_eq!(asked.len(), 4);
+    for (node, (per_round, voters)) in asked {
+        assert_eq!((per_round, voters.len(), voters.contains(&dead)), (BTreeSet::from([2]), 3, false), "{node:?}");
+    }
+    world.restart(dead);
+    pass(&mut world, 8 * LEASE);
+    assert!(asked_by_turn(&mut world).values().all(|(_, voters)| voters.len() == 4), "it is asked again");
 }
 
 #[test]
@@ -114,4 +156,18 @@ fn an_owner_that_reaches_one_voter_only_is_replaced_by_it_within_one_lease() {
         // The owner is no voter.
         reaches_one_voter_only(4, 3, both_ways);
     }
+}
+
+#[test]
+fn an_owner_that_dies_before_it_renews_is_known_by_the_votes_for_it() {
+    let mut world = World::calm(Profile { vips: 1, ..THREE }, Failback::Never);
+    while world.owner(1).is_none() {
+        pass(&mut world, MS);
+    }
+    let (owner, died) = (world.owner(1).expect("it has one"), world.t);
+    world.kill(owner);
+    pass(&mut world, 4 * LEASE);
+    let (_, successor, cause) = gained(&world, died);
+    assert_ne!(successor, owner);
+    assert_eq!(cause, GainCause::Expired { from: owner });
 }
