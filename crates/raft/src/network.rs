@@ -376,6 +376,7 @@ impl RaftNetworkV2<Types> for PeerClient {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let filling = self.peers.streams.fill(snapshot.meta.last_log_id.map_or(0, |id| id.index));
         let (parts, outbound) = mpsc::channel(4);
         let sending = send_parts(&*self.blocking, &self.verifying, vote, snapshot, parts);
         let request = self.request(ReceiverStream::new(outbound));
@@ -400,6 +401,7 @@ impl RaftNetworkV2<Types> for PeerClient {
         let reply = answer.map_err(|status| StreamingError::Unreachable(Unreachable::new(&status)))?.into_inner();
         let vote = wire::from_vote(reply.vote.as_ref())
             .map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))?;
+        self.tasks.spawn("what follows a snapshot", filling.followed_up());
         Ok(SnapshotResponse { vote })
     }
 

@@ -1,4 +1,5 @@
-//! The streams of entries that are open to other nodes, and how far each has come.
+//! The streams of entries that are open to other nodes, and how far each has come; and what nodes will need that are being
+//! sent a snapshot.
 //!
 //! openraft purges nothing that a stream still has to send, and of a purge that it was asked for, all
 //! or nothing. A node that acknowledges steadily and never catches up (a slow disk, a slow link) would so
@@ -7,18 +8,34 @@
 //!
 //! Not here: how much is too much (`upkeep`); nodes that acknowledge nothing (`network` ends their streams).
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use ballast_core::ids::NodeId;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
 
-/// The streams that are open. Streams that ended are forgotten.
+/// How long what follows a snapshot is still kept after that was installed: by then a stream asks for it.
+const FOLLOWED_UP: Duration = Duration::from_secs(10);
+
+/// The streams that are open, and the snapshots that are sent. What ended is forgotten.
 #[derive(Debug, Default)]
-pub(crate) struct Streams(Mutex<Vec<Weak<Open>>>);
+pub(crate) struct Streams {
+    open: Mutex<Vec<Weak<Open>>>,
+    filling: Mutex<Vec<Weak<u64>>>,
+}
+
+/// A node that is being sent a snapshot: what follows it is kept for that node, within bounds, until this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Filling {
+    _index: Arc<u64>,
+}
 
 /// An open stream, for whoever reads its answers.
 #[derive(Debug)]
@@ -48,7 +65,7 @@ impl Streams {
     pub(crate) fn open(&self, node: NodeId) -> Arc<Open> {
         let needs_after = NeedsAfter(Arc::new(AtomicU64::new(NONE)));
         let open = Arc::new(Open { node, needs_after, given_up: Notify::new() });
-        let mut all = self.0.lock();
+        let mut all = self.open.lock();
         all.retain(|open| open.strong_count() > 0);
         all.push(Arc::downgrade(&open));
         open
@@ -56,12 +73,26 @@ impl Streams {
 
     /// The index after which the entries lie that some stream still needs.
     pub(crate) fn slowest(&self) -> Option<u64> {
-        self.0.lock().iter().filter_map(|open| open.upgrade()?.needs_after.index()).min()
+        self.open.lock().iter().filter_map(|open| open.upgrade()?.needs_after.index()).min()
+    }
+
+    /// A snapshot of all up to `index` is sent to some node.
+    pub(crate) fn fill(&self, index: u64) -> Filling {
+        let index = Arc::new(index);
+        let mut all = self.filling.lock();
+        all.retain(|index| index.strong_count() > 0);
+        all.push(Arc::downgrade(&index));
+        Filling { _index: index }
+    }
+
+    /// The index after which the entries lie that some node will need once its snapshot is there.
+    pub(crate) fn filled_to(&self) -> Option<u64> {
+        self.filling.lock().iter().filter_map(|index| Some(*index.upgrade()?)).min()
     }
 
     /// Gives those up that need entries up to `index`.
     pub(crate) fn give_up(&self, index: u64) -> Vec<GivenUp> {
-        let all = self.0.lock();
+        let all = self.open.lock();
         let slow = all.iter().filter_map(|open| {
             let open = open.upgrade()?;
             let acknowledged = open.needs_after.index().filter(|acknowledged| *acknowledged < index)?;
@@ -69,6 +100,14 @@ impl Streams {
             Some(GivenUp { node: open.node, acknowledged })
         });
         slow.collect()
+    }
+}
+
+impl Filling {
+    /// The snapshot is installed. Resolves when whatever follows must have been asked for.
+    pub(crate) async fn followed_up(self) {
+        sleep(FOLLOWED_UP).await;
+        drop(self);
     }
 }
 
@@ -136,5 +175,20 @@ mod tests {
         drop(slow);
         late.sends(1);
         assert_eq!(streams.slowest(), Some(100), "one that ended needs nothing");
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_snapshot_is_needed_for_a_while_after_it_was_installed() {
+        let streams = Streams::default();
+        assert_eq!(streams.filled_to(), None);
+        let (one, other) = (streams.fill(7), streams.fill(9));
+        assert_eq!((streams.filled_to(), streams.slowest()), (Some(7), None));
+        drop(one);
+        assert_eq!(streams.filled_to(), Some(9));
+        let mut followed_up = Box::pin(other.followed_up());
+        assert!(followed_up.as_mut().now_or_never().is_none());
+        assert_eq!(streams.filled_to(), Some(9));
+        drop(followed_up);
+        assert_eq!(streams.filled_to(), None);
     }
 }

@@ -7,6 +7,9 @@
 //!
 //! What a node is being sent stays as well, up to twice as much. A node that is further behind and still takes
 //! entries is too slow for them: it gets a snapshot instead, so that no node can fill the leader's disk.
+//!
+//! What follows a snapshot that is being sent stays up to four times as much: a node that takes longer for one than the log lasts
+//! would need another as soon as it has it, and another after that.
 
 use std::{sync::Arc, time::Duration};
 
@@ -91,6 +94,9 @@ fn dispensable(kept_entries: u64, at: Position, leaving: Option<u64>) -> u64 {
     by_count.max(leaving.unwrap_or(0)).min(at.snapshot).min(at.applied.saturating_sub(APPLY_LAG_MAX))
 }
 
+/// How many times as much of the log is kept: for nobody in particular, for streams, and for who is being sent a snapshot.
+const TIMES_KEPT: [u64; 3] = [1, 2, 4];
+
 /// What to do about the log's beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purge {
@@ -101,15 +107,27 @@ enum Purge {
     GivingUp(u64),
 }
 
-/// `slowest` is the index after which the entries lie that some stream needs. `leaving` is the index after which
-/// `kept_bytes` lie, if the log is larger, and then that for twice as many.
-fn wants_purge(bounds: &LogBounds, at: Position, leaving: [Option<u64>; 2], slowest: Option<u64>) -> Purge {
+/// `slowest` is the index after which the entries lie that some stream needs, `filled_to` that after which those lie that some
+/// node will need once its snapshot is there. `leaving` is the index after which `kept_bytes` lie, if the log is larger, and then
+/// that for each of [`TIMES_KEPT`] as many.
+fn wants_purge(
+    bounds: &LogBounds,
+    at: Position,
+    leaving: [Option<u64>; 3],
+    slowest: Option<u64>,
+    filled_to: Option<u64>,
+) -> Purge {
+    let [upto, for_streams, for_filling] = [0, 1, 2].map(|which| {
+        let kept = bounds.kept_entries.saturating_mul(TIMES_KEPT[which]);
+        dispensable(kept, at, leaving[which])
+    });
     let slowest = slowest.unwrap_or(u64::MAX);
-    let at_most = dispensable(bounds.kept_entries.saturating_mul(2), at, leaving[1]);
+    let filled_to = filled_to.filter(|index| *index >= for_filling).unwrap_or(u64::MAX);
+    let at_most = for_streams.min(filled_to);
     if slowest < at_most {
         return Purge::GivingUp(at_most);
     }
-    let upto = dispensable(bounds.kept_entries, at, leaving[0]).min(slowest);
+    let upto = upto.min(slowest).min(filled_to);
     // In steps, so that a purge is rare beside the entries it removes.
     if upto > at.purged + bounds.kept_entries / 20 { Purge::To(upto) } else { Purge::No }
 }
@@ -131,8 +149,8 @@ pub(crate) async fn run(raft: Raft, log: LogStore, bounds: LogBounds, replica: A
             }
             next_snapshot = Instant::now() + bounds.snapshot_pause;
         }
-        let leaving = [1, 2].map(|times| log.index_leaving(bounds.kept_bytes.saturating_mul(times)));
-        let purge = wants_purge(&bounds, position, leaving, peers.streams.slowest());
+        let leaving = TIMES_KEPT.map(|times| log.index_leaving(bounds.kept_bytes.saturating_mul(times)));
+        let purge = wants_purge(&bounds, position, leaving, peers.streams.slowest(), peers.streams.filled_to());
         let (Purge::To(upto) | Purge::GivingUp(upto)) = purge else { continue };
         tracing::debug!(upto, "purging the log");
         if raft.trigger().purge_log(upto).await.is_err() {
@@ -188,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_purge_never_passes_the_snapshot_or_what_is_applied() {
-        let check = |at, leaving, purge| assert_eq!(wants_purge(&BOUNDS, at, [leaving, None], None), purge);
+        let check = |at, leaving, purge| assert_eq!(wants_purge(&BOUNDS, at, [leaving, None, None], None, None), purge);
         check(REST, None, Purge::To(4500));
         check(Position { snapshot: 4900, ..REST }, None, Purge::To(4600));
         check(Position { snapshot: 5000, ..REST }, Some(4990), Purge::To(5000 - APPLY_LAG_MAX));
@@ -201,7 +219,9 @@ mod tests {
     fn a_slow_node_keeps_what_it_needs_up_to_twice_what_is_kept() {
         let at = Position { snapshot: 5000, purged: 1000, ..REST };
         let check = |at, leaving, slowest, purge| {
-            assert_eq!(wants_purge(&BOUNDS, at, leaving, Some(slowest)), purge, "slowest {slowest}");
+            let [once, twice] = leaving;
+            let purged = wants_purge(&BOUNDS, at, [once, twice, None], Some(slowest), None);
+            assert_eq!(purged, purge, "slowest {slowest}");
         };
         check(at, [None; 2], 4990, Purge::To(4600));
         check(at, [None; 2], 4300, Purge::To(4300));
@@ -213,5 +233,21 @@ mod tests {
         // Without a snapshot there is nothing to give it instead.
         check(Position { snapshot: 3000, ..at }, [None; 2], 3000, Purge::To(3000));
         check(Position { snapshot: 3000, ..at }, [None; 2], 2999, Purge::GivingUp(3000));
+    }
+
+    #[test]
+    fn what_follows_a_snapshot_that_is_sent_is_kept_up_to_four_times_what_is_kept() {
+        let at = Position { snapshot: 5000, purged: 1000, ..REST };
+        let check = |leaving, slowest, filled_to, purge| {
+            let purged = wants_purge(&BOUNDS, at, [None, None, leaving], slowest, Some(filled_to));
+            assert_eq!(purged, purge, "filled to {filled_to}");
+        };
+        check(None, None, 4990, Purge::To(4600));
+        check(None, None, 3400, Purge::To(3400));
+        check(None, None, 3399, Purge::To(4600));
+        check(Some(3500), None, 3499, Purge::To(4600));
+        // Who takes entries too slowly is not waited for because of it.
+        check(None, Some(3300), 3400, Purge::GivingUp(3400));
+        check(None, Some(3500), 3400, Purge::To(3400));
     }
 }
