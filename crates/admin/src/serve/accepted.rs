@@ -10,22 +10,22 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{sleep, timeout},
 };
 use tonic::transport::server::Connected;
 
-use super::places::Place;
+use super::{places::Place, turns::Turn};
 use crate::access::Connection;
 
-/// A certificate's fingerprint; `None` for those who have none.
-pub(super) type Holder = Option<[u8; 32]>;
+/// A certificate's fingerprint.
+pub(super) type Holder = [u8; 32];
 
 /// A connection that knows who is at its other end.
 pub(super) struct Accepted<IO> {
     io: IO,
     connection: Connection,
     /// When it breaks; `None` for never.
-    end: Option<Pin<Box<Sleep>>>,
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     _place: Option<Place<Holder>>,
 }
 
@@ -40,11 +40,20 @@ impl<IO> Accepted<IO> {
         Self { end: Some(Box::pin(sleep(life))), ..self }
     }
 
+    /// Breaks it after `life`, or when another needs its turn.
+    pub(super) fn in_turn(self, turn: Turn, life: Duration) -> Self {
+        let end = async move { _ = timeout(life, turn.lost()).await };
+        Self { end: Some(Box::pin(end)), ..self }
+    }
+
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if let Some(end) = &mut self.end
             && end.as_mut().poll(cx).is_ready()
         {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the connection has lasted as long as it may"));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the connection has lasted as long as it may, or gave way to another",
+            ));
         }
         Ok(())
     }
@@ -99,7 +108,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Accepted<IO> {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
-    use super::*;
+    use super::{super::turns::Turns, *};
     use crate::access::Peer;
 
     fn connection() -> Connection {
@@ -119,6 +128,20 @@ mod tests {
         let mut accepted = Accepted::new(server, connection(), None).ending_after(Duration::from_millis(1));
         let error = accepted.write_all(b"two").await.expect_err("broken");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_connection_breaks_when_another_needs_its_turn() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let turns = Turns::new(1);
+        let in_turn = |io| Accepted::new(io, connection(), None).in_turn(turns.take([192, 0, 2, 1].into()), LONG);
+        let (mut client, server) = duplex(8);
+        let mut first = in_turn(server);
+        client.write_all(b"x").await.expect("written");
+        assert_eq!(first.read_u8().await.expect("read"), b'x');
+        let (_other, server) = duplex(8);
+        let _second = in_turn(server);
+        assert_eq!(first.read_u8().await.expect_err("broken").kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

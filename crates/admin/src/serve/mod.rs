@@ -1,8 +1,8 @@
 //! Listening: TLS over TCP, and the unix socket.
 //!
 //! Handshakes run beside each other, and each has a deadline and a turn ([`Turns`]), so clients that
-//! connect and say nothing keep nobody out. Connections have places ([`Places`]), few of them for
-//! those who have no certificate, because they only enrol.
+//! connect and say nothing keep nobody out. Connections of those who show a certificate have places ([`Places`]);
+//! the others, which only enrol, take turns as well.
 //!
 //! Not here: who may call what ([`crate::access`]), what the calls do ([`crate::services`]).
 
@@ -61,7 +61,8 @@ const CONNECTIONS_MAX: usize = 512;
 /// certificate, which may have been revoked, does not keep the others out.
 const CONNECTIONS_EACH_MAX: usize = 64;
 
-/// Connections at once that show none. They are of machines that enrol, one call each; the rest are strangers.
+/// Connections at once that show none. They are of machines that enrol, one call each; the rest are strangers, and one more ends
+/// the oldest of those from where the most come.
 pub(crate) const STRANGERS_MAX: usize = 32;
 
 /// How long a connection without a certificate lasts. Twice of what a machine that enrols waits for its answer.
@@ -98,10 +99,11 @@ pub async fn serve_tls(
 ) -> Result<(), ServeError> {
     let address = listener.local_addr().map_or_else(|_| "TCP".to_owned(), |address| address.to_string());
     let (listener, turns) = (Arc::new(listener), Arc::new(Turns::new(HANDSHAKES_MAX)));
+    let strangers = Arc::new(Turns::new(STRANGERS_MAX));
     let places = Arc::new(Places::new(CONNECTIONS_MAX));
     let accept = move || {
         let (listener, turns, tls) = (listener.clone(), turns.clone(), tls.clone());
-        let (cluster_id, places) = (cluster_id.clone(), places.clone());
+        let (cluster_id, places, strangers) = (cluster_id.clone(), places.clone(), strangers.clone());
         async move {
             let (stream, remote) = listener.accept().await?;
             let turn = turns.take(remote.ip());
@@ -115,10 +117,12 @@ pub async fn serve_tls(
                     None => Peer::Nobody,
                 };
                 let certificate = shown.map(Certificate::of).transpose().map_err(io::Error::other)?;
-                let max = if certificate.is_some() { CONNECTIONS_EACH_MAX } else { STRANGERS_MAX };
-                let holder = certificate.map(|certificate| certificate.fingerprint);
-                let place = places.take(holder, max).map_err(io::Error::other)?;
                 let connection = Connection { peer, certificate, remote: Some(remote) };
+                let Some(certificate) = certificate else {
+                    let turn = strangers.take(remote.ip());
+                    return Ok(Accepted::new(stream, connection, None).in_turn(turn, STRANGER_LIFE));
+                };
+                let place = places.take(certificate.fingerprint, CONNECTIONS_EACH_MAX).map_err(io::Error::other)?;
                 let life = life(&connection, steady_now());
                 let accepted = Accepted::new(stream, connection, Some(place));
                 Ok(match life {
@@ -165,15 +169,14 @@ pub async fn serve_unix(
         .map_err(|source| ServeError { address: "the unix socket".to_owned(), source })
 }
 
-/// How long a connection may last. That of a person or program lasts until the calls are over that were begun while the
+/// How long a connection of one who shows a certificate may last. That of a person or program lasts until the calls are over that were begun while the
 /// certificate was good, which also ends streams that look at nothing. One of a node lasts as long as both sides like.
 fn life(connection: &Connection, now: SystemTime) -> Option<Duration> {
     match (&connection.peer, connection.certificate) {
-        (Peer::Nobody, _) => Some(STRANGER_LIFE),
         (Peer::Certified(Identity::User { .. }), Some(certificate)) => {
             Some(certificate.not_after.duration_since(now).unwrap_or_default() + DEADLINE_MAX)
         }
-        (Peer::Certified(_) | Peer::Root, _) => None,
+        (Peer::Certified(_) | Peer::Root | Peer::Nobody, _) => None,
     }
 }
 
@@ -280,7 +283,6 @@ mod tests {
         check(eve.clone(), Some(day), Some(day + DEADLINE_MAX));
         check(eve, Some(Duration::ZERO), Some(DEADLINE_MAX));
         check(Peer::Certified(Identity::Node(NodeId::new(1))), Some(day), None);
-        check(Peer::Nobody, None, Some(STRANGER_LIFE));
         check(Peer::Root, None, None);
     }
 }

@@ -1,12 +1,13 @@
-//! Which handshakes may be under way at once.
+//! Which handshakes may be under way at once, and which connections of those who show no certificate.
 //!
 //! Whoever connects is taken from the kernel's queue at once, where it would keep others waiting, and costs a descriptor
 //! until its handshake is over; who says nothing draws that out for as long as it may. So there is a bound, and beyond it
 //! one more handshake ends another: the oldest of those from where the most come. However many connections one place
 //! makes, it takes turns from itself alone, once others want them. Who came last gives way last, so that from the same place,
-//! too, a handshake is done in time, unless as many connections as there are turns come while it lasts.
+//! too, a handshake is done in time, unless as many connections as there are turns come while it lasts. So it is with connections
+//! of machines that enrol, among those of strangers: anybody can complete a handshake without a certificate.
 //!
-//! Not here: how long a handshake may take, connections after it ([`super::Places`]).
+//! Not here: how long either may take; connections of those who show a certificate ([`super::Places`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +18,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-/// Turns of handshakes.
+/// Turns of handshakes, or of connections.
 #[derive(Debug)]
 pub struct Turns {
     held: Arc<Mutex<Held>>,
@@ -105,6 +106,11 @@ impl Turn {
             () = self.lost.cancelled() => Err(TurnLost),
         }
     }
+
+    /// Holds the turn until another needs it.
+    pub(super) async fn lost(self) {
+        self.lost.cancelled().await;
+    }
 }
 
 impl Drop for Turn {
@@ -171,6 +177,10 @@ mod tests {
         let (first, second) = (turns.take(address), turns.take(address));
         assert_eq!(first.during(std::future::pending::<()>()).await, Err(TurnLost));
         assert_eq!(second.during(std::future::ready(7)).await, Ok(7));
+        let (third, fourth) = (turns.take(address).lost(), turns.take(address).lost());
+        third.await;
+        assert_eq!(turns.held.lock().turns.len(), 1, "the fourth's");
+        drop(fourth);
         assert!(turns.held.lock().turns.is_empty());
     }
 }
