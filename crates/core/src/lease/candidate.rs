@@ -9,11 +9,13 @@
 //!
 //! Not here: rounds and datagrams ([`super::engine`]), who should hold what ([`super::placement`]).
 
+mod leaving;
+mod look;
+mod watching;
+
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
-use ballast_planted::Bug;
-use smallvec::SmallVec;
-
+use self::leaving::{Leaving, Why, should_leave};
 use super::{
     datagram::{Acceptance, Holding, Offer, Release, Stance, Want},
     grantor::Promise,
@@ -26,19 +28,9 @@ use super::{
 };
 use crate::{
     ids::{Boot, LogIndex, NodeId, VipId},
-    lease::{Epoch, Fitness, GainCause, LossCause, PlacementReason, Ranking, Refusal, Unfitness, Unrenewed},
+    lease::{Epoch, Fitness, GainCause, LossCause, Ranking, Refusal, Unfitness, Unrenewed},
     time::BootNanos,
 };
-
-/// About what it takes a node to ask the link for an address and to put it on its interface, when there are many.
-const IN_PLACE_NANOS: u64 = 5_000_000;
-
-/// For how many promises a node that can serve a VIP and should not any more keeps it for want of one that can take it: 4.5 s
-/// with the default lease. Those that the VIP moves to need a quarter of a second to put it in place, and one that was just started
-/// as long as it takes to settle; arbitrary beyond that.
-const KEPT_PROMISES: u64 = 25;
-/// And for how long at most when the node is being ended: whoever ends it waits.
-const KEPT_DRAINING_MAX_NANOS: u64 = 10_000_000_000;
 
 /// What a candidate is told with every event.
 pub(super) struct Context<'a> {
@@ -159,50 +151,6 @@ enum Hold {
     },
 }
 
-/// Whether and how an owner is giving the VIP away.
-enum Leaving {
-    Stays {
-        retry_at: BootNanos,
-    },
-    Offering {
-        why: Why,
-        /// Who was not asked yet, best first.
-        left: Vec<NodeId>,
-        /// Whose answers are waited for: one, or all when the first of an owner that cannot serve did not answer.
-        asked: SmallVec<[NodeId; 4]>,
-        since: BootNanos,
-        sent: BootNanos,
-        /// The first that would take it if nobody else does.
-        second_best: Option<NodeId>,
-    },
-}
-
-/// Why an owner gives the VIP away.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// It cannot serve: offers it to everybody, in turn until one does not answer and then to all at once, then gives it to
-    /// whoever had rather not have it, and lets it go if nobody takes it. If it can serve and should not any more, it keeps it for a
-    /// while before it lets it go.
-    Unfit(Unfitness),
-    /// It had rather not: offers it to everybody in turn, and keeps it if no fit node takes it and no operator wants it
-    /// elsewhere.
-    Reluctant(Unfitness),
-    /// The placement names a better node: offers it to that one.
-    Better,
-}
-
-impl Why {
-    /// Whether offers made for this reason go on for that one.
-    fn goes_on_as(self, other: Self) -> bool {
-        std::mem::discriminant(&self) == std::mem::discriminant(&other)
-    }
-
-    /// Whether clients are served all the same, so that it can wait for who takes the VIP.
-    fn can_wait(self) -> bool {
-        matches!(self, Self::Unfit(Unfitness::NotCandidate | Unfitness::Draining))
-    }
-}
-
 /// A voter's word while watching.
 #[derive(Clone, Copy)]
 struct Heard {
@@ -250,15 +198,6 @@ struct Released {
     at: BootNanos,
     /// It may be passed on. This node's own may once its gate is known to be closed.
     told: bool,
-}
-
-/// For status pages.
-pub(super) struct Look {
-    pub holder: Option<NodeId>,
-    pub epoch: Epoch,
-    pub until: BootNanos,
-    pub fresh: Option<(Confirmed, Confirmed)>,
-    pub why: &'static str,
 }
 
 impl Candidate {
@@ -316,60 +255,6 @@ impl Candidate {
             Hold::Held { right, .. } => Some(*right),
             Hold::Watching | Hold::Claiming { .. } => None,
         }
-    }
-
-    /// Whether the next round of questions should be about this VIP, for a node whose turn does not come: one that may come free
-    /// by `then`.
-    pub(super) fn is_due(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets, then: BootNanos) -> bool {
-        !self.only_watches(now, view) || self.free_by(voters).is_none_or(|free| free <= then)
-    }
-
-    /// Whether that says more than voters did when they were asked last: who holds it, or that this node need not ask them for as
-    /// long.
-    pub(super) fn is_behind(&self, now: BootNanos, view: &LeaseView, other: &OthersPromise) -> bool {
-        let news = || other.majority_until > now || self.known.is_none_or(|known| known.by != other.by);
-        self.only_watches(now, view) && other.known_at > self.asked_last && news()
-    }
-
-    /// It is known to be promised to another. What voters said when they were asked last is out of date: a majority has
-    /// promised since, and is not free before that is over.
-    pub(super) fn promised_to(&mut self, ctx: &Context<'_>, other: &OthersPromise) {
-        self.learn_owner(ctx, other.by, other.until);
-        for word in self.words.values_mut() {
-            word.free = false;
-            word.free_at = word.free_at.max(other.majority_until);
-        }
-    }
-
-    /// Under what another holds it that this node watches, as far as it knows, and for longer than until `then`.
-    pub(super) fn known_by(&self, then: BootNanos) -> Option<Holding> {
-        let known = self.known.filter(|known| matches!(self.hold, Hold::Watching) && known.until > then);
-        known.map(|known| known.by)
-    }
-
-    /// When a majority of voters will be free at the earliest, of a VIP that this node watches and whose owner it knows.
-    pub(super) fn watched_until(&self, now: BootNanos, view: &LeaseView, voters: &VoterSets) -> Option<BootNanos> {
-        self.known.filter(|_| self.only_watches(now, view)).and_then(|_| self.free_by(voters))
-    }
-
-    fn learn_owner(&mut self, ctx: &Context<'_>, by: Holding, until: BootNanos) {
-        self.highest = self.highest.max(by.epoch);
-        if by.node != ctx.node && self.known.is_none_or(|k| k.by.epoch <= by.epoch || k.until < ctx.now) {
-            self.known = Some(Known { by, until });
-        }
-    }
-
-    /// When a majority of voters will be free at the earliest, as far as their last words tell: those of who answered the last
-    /// question, if they are a majority. What others foretold may be earlier, of the last owner's own vote for one, and is worth
-    /// nothing if they are gone.
-    fn free_by(&self, voters: &VoterSets) -> Option<BootNanos> {
-        let by_words_since = |since: BootNanos| {
-            let words = self.words.iter().filter(|(_, word)| word.asked_at >= since);
-            let times: SmallVec<[(NodeId, BootNanos); 8]> = words.map(|(n, word)| (*n, word.free_at)).collect();
-            voters.free_by(&times)
-        };
-        let free = by_words_since(self.asked_last).or_else(|| by_words_since(BootNanos::default()))?;
-        (free.get() != u64::MAX).then_some(free)
     }
 
     /// Whether the last release may be news to voters.
@@ -471,60 +356,6 @@ impl Candidate {
             self.claim(ctx, GainCause::HandedOver { from: holding.node }, Some(holding.node), out);
         } else if successor.is_some() {
             self.back_off_until = ctx.now.plus(4 * ctx.view.timing.stagger());
-        }
-    }
-
-    /// The owner offers the VIP. A node that had rather not have it says so at once, also when it is meant for fit ones: where
-    /// the trouble is one that all share, each owner would else go on asking each other node.
-    pub(super) fn heard_offer(&self, ctx: &Context<'_>, from: NodeId, offer: Offer, out: &mut Vec<Effect>) {
-        let Offer { vip, epoch, scope, to_reluctant } = offer;
-        let reluctant = ctx.fitness != Fitness::Fit;
-        let able = !is_unfit(ctx) && ctx.scope.digest() == scope;
-        if matches!(self.hold, Hold::Watching) && able && ctx.hears && ctx.now >= ctx.settled_at {
-            let answer = Acceptance { vip, epoch, reluctant };
-            let declines = reluctant && !to_reluctant;
-            out.push(if declines { Effect::Decline(from, answer) } else { Effect::Accept(from, answer) });
-        }
-    }
-
-    /// A node that the VIP was offered to would take it. Of several the first that says so gets it.
-    pub(super) fn heard_accept(
-        &mut self,
-        ctx: &Context<'_>,
-        from: NodeId,
-        accepted: Acceptance,
-        out: &mut Vec<Effect>,
-    ) {
-        // An answer to an offer of an earlier epoch says nothing of this one.
-        if let Hold::Held { epoch, leaving: Leaving::Offering { asked, why, second_best, .. }, told: None, .. } =
-            &mut self.hold
-            && asked.contains(&from)
-            && *epoch == accepted.epoch
-        {
-            let why = *why;
-            if accepted.reluctant {
-                if matches!(why, Why::Reluctant(_)) && is_wished_at(ctx, from) {
-                    // Neither is better off than the other, and an operator chose.
-                    self.release(ctx, Some(from), LossCause::Moved { to: from }, out);
-                } else {
-                    second_best.get_or_insert(from);
-                    asked.retain(|node| *node != from);
-                    if asked.is_empty() {
-                        self.offer_next(ctx, out);
-                    }
-                }
-                return;
-            }
-            let cause = match (why, ctx.ranking.reason) {
-                (Why::Unfit(because) | Why::Reluctant(because), _) => LossCause::Left { to: Some(from), because },
-                (Why::Better, PlacementReason::Wish) => LossCause::Moved { to: from },
-                (Why::Better, PlacementReason::Together) => LossCause::Rejoined { to: from },
-                (Why::Better, PlacementReason::Apart) => LossCause::Parted { to: from },
-                (Why::Better, PlacementReason::Preferred | PlacementReason::Stays | PlacementReason::Spread) => {
-                    LossCause::FellBack { to: from }
-                }
-            };
-            self.release(ctx, Some(from), cause, out);
         }
     }
 
@@ -662,160 +493,6 @@ impl Candidate {
             .filter(|r| r.told && (r.holding.node, r.holding.boot) == (ctx.node, ctx.boot))
             .filter(|r| ctx.now.since(r.at) < 6 * ctx.view.timing.retry())
             .map(|r| Release { vip: self.vip, epoch: r.holding.epoch, successor: r.successor })
-    }
-
-    /// For status pages.
-    pub(super) fn look(&self, ctx: &Context<'_>) -> Look {
-        match &self.hold {
-            Hold::Held { armed, until, fresh, since, leaving, covers, .. } => Look {
-                holder: Some(ctx.node),
-                epoch: *armed,
-                until: *until,
-                fresh: Some((*fresh, *since)),
-                why: match leaving {
-                    Leaving::Offering { why: Why::Unfit(_), .. } => "this node holds it and is giving it away",
-                    Leaving::Offering { why: Why::Reluctant(_), .. } => "this node holds it and offers it to fit ones",
-                    Leaving::Offering { why: Why::Better, .. } => {
-                        "this node holds it and is handing it to a better one"
-                    }
-                    Leaving::Stays { .. } if covers.digest() != ctx.scope.digest() => {
-                        "this node holds it and waits for a majority of voters to know its new addresses"
-                    }
-                    Leaving::Stays { .. } if matches!(ctx.fitness, Fitness::Reluctant(_)) => {
-                        "this node holds it for want of a fit one"
-                    }
-                    Leaving::Stays { .. } if should_leave(ctx).is_some() => {
-                        "this node holds it until the better one takes it"
-                    }
-                    Leaving::Stays { .. } => "this node holds it",
-                },
-            },
-            _ => {
-                let known = self.known.filter(|known| ctx.now < known.until);
-                Look {
-                    holder: known.map(|k| k.by.node),
-                    epoch: known.map_or(self.highest, |k| k.by.epoch),
-                    until: BootNanos::default(),
-                    fresh: None,
-                    why: match (&self.hold, known) {
-                        (Hold::Claiming { .. }, _) => "this node is claiming it",
-                        (_, Some(_)) => "another node holds it",
-                        _ if is_unfit(ctx) => "nobody is known to hold it, and this node may not",
-                        _ if ctx.now < ctx.settled_at => "this node has just started or the voters changed",
-                        _ if !ctx.hears => "no majority of voters answers this node",
-                        _ if self.is_known_otherwise(ctx) => {
-                            "voters know it by other addresses or not at all; they or this node have not applied the last change"
-                        }
-                        _ => "nobody is known to hold it",
-                    },
-                }
-            }
-        }
-    }
-
-    /// Keeps what a voter's answer tells beside its yes or no.
-    fn note(&mut self, ctx: &Context<'_>, said: &Said) {
-        let now = ctx.now;
-        let before = self.words.get(&said.voter).copied();
-        let (free, free_at) = match said.stance {
-            Stance::Free { highest } => {
-                self.highest = self.highest.max(highest);
-                // Staggered from when it was foretold to be free, not from when that was confirmed.
-                (true, before.map_or(now, |b| b.free_at.min(now)))
-            }
-            Stance::Granted { epoch, .. } => {
-                self.highest = self.highest.max(epoch);
-                (false, BootNanos::new(u64::MAX))
-            }
-            Stance::Taken { by, remaining } => {
-                let until = now.plus(remaining);
-                self.learn_owner(ctx, by, until);
-                (false, until)
-            }
-            Stance::Quiet { remaining } | Stance::AddressTaken { remaining } => (false, now.plus(remaining)),
-            Stance::LowEpoch { highest } => {
-                self.highest = self.highest.max(highest);
-                return;
-            }
-            Stance::Deaf => return,
-            Stance::StaleMembership | Stance::TooLong { .. } | Stance::OtherAddresses => {
-                (false, BootNanos::new(u64::MAX))
-            }
-        };
-        if before.is_none_or(|b| b.asked_at <= said.asked_at) {
-            let other_addresses = said.stance == Stance::OtherAddresses;
-            let (asked_at, last) = (said.asked_at, said.last);
-            self.words.insert(said.voter, Heard { asked_at, free, free_at, last, other_addresses });
-        }
-    }
-
-    /// Whether so many voters know the VIP by other addresses that there is no majority without them.
-    fn is_known_otherwise(&self, ctx: &Context<'_>) -> bool {
-        !ctx.voters.quorum(|n| self.words.get(&n).is_none_or(|word| !word.other_addresses))
-    }
-
-    /// Whether it is this node's turn to ask or to claim.
-    fn consider(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        let Some(turn) = self.turn(ctx).filter(|turn| *turn <= ctx.now) else {
-            return;
-        };
-        let said_free = |n: NodeId| self.words.get(&n).is_some_and(|w| w.free && w.asked_at >= turn);
-        if ctx.voters.quorum(said_free) {
-            let released = self.released.filter(|r| ctx.now.since(r.at) < ctx.view.timing.promise());
-            let (cause, predecessor) = match (self.known.take(), released) {
-                (Some(known), _) => (GainCause::Expired { from: known.by.node }, None),
-                (None, Some(Released { holding: Holding { node: from, .. }, successor, .. })) => {
-                    // Who names a successor held it, and finishes what clients have begun, whoever takes it in the end. Who
-                    // names none may only have abandoned a claim.
-                    (GainCause::Released { from }, successor.map(|_| from).filter(|from| *from != ctx.node))
-                }
-                (None, None) => (GainCause::Vacant, None),
-            };
-            self.claim(ctx, cause, predecessor, out);
-        } else if ctx.now >= self.ask_at(ctx, turn) {
-            out.push(Effect::AskNow);
-        }
-    }
-
-    /// When this node may ask for the VIP: once a majority is free, later the lower its rank.
-    fn turn(&self, ctx: &Context<'_>) -> Option<BootNanos> {
-        if is_unfit(ctx) {
-            return None;
-        }
-        let free = self.free_by(&ctx.voters)?;
-        let rank = self.rank(ctx);
-        let staggered = free.plus(rank * ctx.view.timing.stagger());
-        // A VIP that nobody ever held is new, and nodes learn of it and put it in place at different moments: it is left to
-        // its first node for as long as a dead owner's would be, and until all should have it in place, or whoever is done
-        // first takes them all.
-        let new = ctx.ranking.new && self.known.is_none() && rank > 0;
-        let in_place = ctx.view.timing.promise() + ctx.view.vips.len() as u64 * IN_PLACE_NANOS;
-        let staggered = if new { staggered.max(self.fit_since.unwrap_or(ctx.now)).plus(in_place) } else { staggered };
-        let staggered = if ballast_planted::is(Bug::TakesOverLate) { staggered.plus(3_000_000_000) } else { staggered };
-        Some(staggered.max(ctx.settled_at).max(self.back_off_until))
-    }
-
-    /// This node's place among those who might take over; the last holder comes last, and whoever had rather not take
-    /// it comes after everybody who would.
-    fn rank(&self, ctx: &Context<'_>) -> u64 {
-        let released = self.released.filter(|r| ctx.now.since(r.at) < ctx.view.timing.promise());
-        let last = self.known.map(|k| k.by.node).or(released.map(|r| r.holding.node));
-        let others = ctx.ranking.order.iter().filter(|n| Some(**n) != last);
-        let place = others.clone().position(|n| *n == ctx.node).unwrap_or(others.count());
-        let behind = if ctx.fitness == Fitness::Fit { 0 } else { ctx.view.nodes.len() };
-        (place + behind) as u64
-    }
-
-    /// When to ask again: at the turn; then when those who answered since have said that they will be free (a voter that
-    /// is gone, the last owner perhaps, foretold an earlier time), and at the pace of unanswered renewals in any case.
-    fn ask_at(&self, ctx: &Context<'_>, turn: BootNanos) -> BootNanos {
-        if self.asked_last < turn {
-            return turn;
-        }
-        let since = self.words.iter().filter(|(_, word)| word.asked_at >= turn);
-        let times: SmallVec<[(NodeId, BootNanos); 8]> = since.map(|(n, word)| (*n, word.free_at)).collect();
-        let again = self.asked_last.plus(ctx.view.timing.retry());
-        ctx.voters.free_by(&times).filter(|free| *free > self.asked_last).map_or(again, |free| free.min(again))
     }
 
     fn resend_at(&self, ctx: &Context<'_>) -> BootNanos {
@@ -963,114 +640,6 @@ impl Candidate {
         }
     }
 
-    /// Offers the VIP to who should have it; leaves without a successor if it must and nobody takes it.
-    fn leave(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        if !should_leave(ctx).is_some_and(Why::can_wait) {
-            self.kept_since = None;
-        }
-        let urgent = should_leave(ctx).is_some_and(|why| matches!(why, Why::Unfit(_)) && !self.keeps(why));
-        let Hold::Held { epoch, since: gained, leaving, told: None, .. } = &mut self.hold else { return };
-        let (vip, epoch, timing) = (self.vip, *epoch, ctx.view.timing);
-        if let Leaving::Offering { why, .. } = leaving
-            && !should_leave(ctx).is_some_and(|now| why.goes_on_as(now))
-        {
-            *leaving = Leaving::Stays { retry_at: ctx.now };
-        }
-        let Some(why) = should_leave(ctx) else { return };
-        match leaving {
-            Leaving::Stays { retry_at } if ctx.now < *retry_at && !urgent => {}
-            // What brought the VIP here may be newer than what this node knows of where it belongs.
-            Leaving::Stays { .. } if why == Why::Better && ctx.applied < gained.index => {}
-            Leaving::Stays { .. } => {
-                let others = ctx.ranking.order.iter().copied().filter(|n| *n != ctx.node);
-                let mut left: Vec<NodeId> =
-                    if why == Why::Better { others.take(1).collect() } else { others.collect() };
-                if left.is_empty() {
-                    self.nobody_takes_it(ctx, why, None, out);
-                    return;
-                }
-                let to = left.remove(0);
-                let (asked, since, sent) = (SmallVec::from_slice(&[to]), ctx.now, ctx.now);
-                *leaving = Leaving::Offering { why, left, asked, since, sent, second_best: None };
-                out.push(offer(ctx, (vip, epoch), why, to));
-            }
-            Leaving::Offering { why: told_why, asked, since, sent, .. } => {
-                *told_why = why;
-                if ctx.now.since(*since) < 4 * timing.retry() {
-                    if ctx.now.since(*sent) >= timing.retry() / 2 {
-                        *sent = ctx.now;
-                        out.extend(asked.iter().map(|to| offer(ctx, (vip, epoch), why, *to)));
-                    }
-                } else {
-                    self.offer_next(ctx, out);
-                }
-            }
-        }
-    }
-
-    /// Those that were asked do not take it, or had rather not: asks the next. Clients of an owner that cannot serve are not
-    /// served meanwhile, and the ranking has dead nodes in it: once one of these does not answer, all that are left are asked.
-    fn offer_next(&mut self, ctx: &Context<'_>, out: &mut Vec<Effect>) {
-        let Hold::Held {
-            epoch,
-            leaving: Leaving::Offering { why, left, asked, since, sent, second_best },
-            told: None,
-            ..
-        } = &mut self.hold
-        else {
-            return;
-        };
-        if left.is_empty() {
-            let (why, second_best) = (*why, *second_best);
-            self.nobody_takes_it(ctx, why, second_best, out);
-            return;
-        }
-        let silent = !asked.is_empty();
-        if silent && matches!(why, Why::Unfit(_)) {
-            // Who did not answer yet may still do so.
-            asked.extend(left.drain(..));
-        } else {
-            *asked = SmallVec::from_slice(&[left.remove(0)]);
-        }
-        (*since, *sent) = (ctx.now, ctx.now);
-        out.extend(asked.iter().map(|to| offer(ctx, (self.vip, *epoch), *why, *to)));
-    }
-
-    /// Everybody was asked. Who cannot serve gives it to one that had rather not have it, or lets go; who can, keeps the VIP
-    /// and asks again later. Who can and only should not any more keeps it, too, while its new nodes put it in place, or one that
-    /// was just started settles; a node that ends does not wait for nodes that are not there.
-    fn nobody_takes_it(&mut self, ctx: &Context<'_>, why: Why, second_best: Option<NodeId>, out: &mut Vec<Effect>) {
-        let timing = ctx.view.timing;
-        let after = match why {
-            Why::Unfit(unfitness) if why.can_wait() && second_best.is_none() => {
-                let since = *self.kept_since.get_or_insert(ctx.now);
-                let longest = KEPT_PROMISES * timing.promise();
-                let longest = match unfitness {
-                    Unfitness::Draining if ctx.is_followed => longest.min(KEPT_DRAINING_MAX_NANOS),
-                    Unfitness::Draining => 0,
-                    _ => longest,
-                };
-                (ctx.now.since(since) < longest).then(|| timing.retry())
-            }
-            Why::Unfit(_) => None,
-            Why::Reluctant(_) | Why::Better => Some(5 * timing.promise()),
-        };
-        match (&mut self.hold, why, after) {
-            (Hold::Held { leaving, .. }, _, Some(after)) => {
-                *leaving = Leaving::Stays { retry_at: ctx.now.plus(after) };
-            }
-            (_, Why::Unfit(because), None) => {
-                self.release(ctx, second_best, LossCause::Left { to: second_best, because }, out);
-            }
-            (Hold::Watching | Hold::Claiming { .. } | Hold::Held { .. }, _, _) => {}
-        }
-    }
-
-    /// Whether it keeps the VIP for want of a candidate, and asks again only when it is time.
-    fn keeps(&self, why: Why) -> bool {
-        why.can_wait() && self.kept_since.is_some()
-    }
-
     /// What breaking [`Rule::ReleasedStaysReleased`] means: a late grant of a released epoch counts.
     fn rearm_released(&mut self, ctx: &Context<'_>, said: &Said, out: &mut Vec<Effect>) {
         if let (Hold::Watching, Some((epoch, grants))) = (&self.hold, &mut self.ghost)
@@ -1101,26 +670,4 @@ fn refusal(stance: Stance) -> Option<Refusal> {
 
 fn is_unfit(ctx: &Context<'_>) -> bool {
     matches!(ctx.fitness, Fitness::Unfit(_))
-}
-
-fn is_wished_at(ctx: &Context<'_>, node: NodeId) -> bool {
-    ctx.ranking.reason == PlacementReason::Wish && ctx.ranking.order.first() == Some(&node)
-}
-
-fn offer(ctx: &Context<'_>, (vip, epoch): (VipId, Epoch), why: Why, to: NodeId) -> Effect {
-    let to_reluctant = match why {
-        Why::Unfit(_) => true,
-        Why::Reluctant(_) => is_wished_at(ctx, to),
-        Why::Better => false,
-    };
-    Effect::Offer(to, Offer { vip, epoch, scope: ctx.scope.digest(), to_reluctant })
-}
-
-/// Why an owner should not stay, if it should not.
-fn should_leave(ctx: &Context<'_>) -> Option<Why> {
-    match ctx.fitness {
-        Fitness::Unfit(what) => Some(Why::Unfit(what)),
-        Fitness::Reluctant(what) => Some(Why::Reluctant(what)),
-        Fitness::Fit => ctx.ranking.order.first().is_some_and(|first| *first != ctx.node).then_some(Why::Better),
-    }
 }
