@@ -1,7 +1,7 @@
 //! Which voters a round asks.
 //!
-//! A right needs a majority, and asking one costs less than asking all: of nine nodes with two hundred VIPs each voter hears little
-//! more than half as much. So while all goes well a round asks a majority, the voters taking turns, so that each hears of every node in
+//! A right needs a majority, and asking one costs less than asking all: of nine nodes with two hundred VIPs each voter hears some
+//! three fifths as much. So while all goes well a round asks a majority, the voters taking turns, so that each hears of every node in
 //! one round of two. The first round that is not answered, and those that follow it for a while, ask all: what a
 //! majority of all would have granted is late by one repetition ([`Timing::retry`]), of which a right has room for seven.
 //!
