@@ -96,11 +96,13 @@ fn nodes_renew_their_certificates_while_they_run_and_are_welcome_when_the_first_
     for (position, first) in first.iter().enumerate() {
         let renewed = moved.wait_renewed(position, *first)?;
         ensure!(renewed >= *first + 299 * DAY, "node {position}: {first:?}, then {renewed:?}");
-        // Without a restart it is shown at both ports, and told.
+        // Without a restart it is shown at both ports, and told; it is there to be read before it is durable, and shown after.
         let credentials = moved.credentials(position)?;
         let node = moved.cluster.node(position);
         for address in [node.cluster_address(), node.admin_address()] {
-            ensure!(shown_until(address, &credentials)? == renewed, "{address} of node {position} shows the old one");
+            wait::until(&format!("{address} of node {position} to show it"), || {
+                Ok((shown_until(address, &credentials)? == renewed).then_some(()))
+            })?;
         }
         let told = renewed.duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
         wait::until(&format!("the metrics of node {position} to say so"), || {
@@ -139,7 +141,9 @@ fn a_cluster_that_was_off_until_its_certificates_had_ended_comes_back() -> Resul
     for (position, first) in first.iter().enumerate() {
         moved.cluster.wait_ready(position)?;
         moved.wait_renewed(position, *first)?;
-        ensure!(moved.cluster.node(position).log()?.contains("this node's certificate was renewed"), "it is told");
+        wait::until(&format!("node {position} to tell it"), || {
+            Ok(moved.cluster.node(position).log()?.contains("this node's certificate was renewed").then_some(()))
+        })?;
     }
     // One alone that was off for longer than its certificate lasts.
     moved.cluster.kill(2);
