@@ -23,6 +23,11 @@ pub struct Operator {
 }
 
 impl Operator {
+    /// How many nodes there are to administer.
+    pub fn nodes(&self) -> usize {
+        self.servers.len()
+    }
+
     /// Runs `ballastctl` against a node.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use ballast_jepsen::{
 
 use super::{BACK_WITHIN, failover, name};
 use crate::{
-    nemesis::{self, Happened},
+    nemesis::{self, Happened, Record},
     plan::{Family, Kind},
     run::Run,
 };
@@ -32,13 +32,12 @@ pub(super) fn judge(run: &Run) -> Option<Judgement> {
     let slow = run.slow.iter().filter(|slow| slow.length() > SLOW);
     let slow = slow.map(|slow| Span::new(slow.from, slow.until.after(BACK_WITHIN)));
     let excused: Vec<Span> = slow.chain(broken).collect();
-    // Who was not made a voter again lowers what a majority is: of one that is not, at most, the few are still too few.
-    let learners = run.faults.complaints.iter().filter(|complaint| complaint.starts_with("node promote")).count();
-    let faults = if learners > 1 { &[][..] } else { &run.faults.faults };
-    without_quorum::judge(&minorities(faults), &run.alone, &held, &excused)
+    without_quorum::judge(&minorities(&run.faults), &run.alone, &held, &excused)
 }
 
-fn minorities(faults: &[Happened]) -> Vec<Minority> {
+fn minorities(record: &Record) -> Vec<Minority> {
+    // Of fewer voters the few may be a majority: of five nodes whose fifth has no vote three vote once one has been replaced.
+    let faults = if failover::all_vote(record) { &record.faults[..] } else { &[] };
     let splits = faults.iter().filter(|fault| fault.kind == Kind::Split);
     let minority = |fault: &Happened| {
         // While it is mended, some may hear each other already.
@@ -63,8 +62,12 @@ mod tests {
         Happened { kind, victims, from, until: undone, whole_until: Some(until), came_about: true, acknowledged: None }
     }
 
+    fn record(faults: &[Happened]) -> Record {
+        Record { faults: faults.to_vec(), ..Record::default() }
+    }
+
     fn windows(faults: &[Happened]) -> Vec<Span> {
-        minorities(faults).into_iter().map(|minority| minority.window).collect()
+        minorities(&record(faults)).into_iter().map(|minority| minority.window).collect()
     }
 
     #[test]
@@ -73,6 +76,14 @@ mod tests {
         assert_eq!(windows(&[fault(Kind::Split, 10_000, 13_000)]), [expected]);
         assert!(windows(&[fault(Kind::Split, 10_000, 12_400)]).is_empty());
         assert!(windows(&[fault(Kind::Isolate, 10_000, 13_000)]).is_empty());
+    }
+
+    #[test]
+    fn none_is_judged_where_one_was_not_made_a_voter_again() {
+        let complaints = vec![String::from("node promote node-3: exit 6")];
+        let split = fault(Kind::Split, 10_000, 13_000);
+        assert_eq!(minorities(&record(std::slice::from_ref(&split))).len(), 1);
+        assert!(minorities(&Record { complaints, ..record(&[split]) }).is_empty());
     }
 
     #[test]

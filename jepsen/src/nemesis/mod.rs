@@ -40,6 +40,10 @@ use ballast_jepsen::{
 
 /// Checks five times a second, three failures and a majority; twice that for a machine that is busy.
 const VERDICT: Duration = Duration::from_secs(5);
+/// How long an operator who is refused goes on with undoing what was ordered: longer than what is in the way lasts.
+const UNDOING: Duration = Duration::from_secs(15);
+/// How long one waits before the next node is asked.
+const NEXT_NODE: Duration = Duration::from_millis(200);
 
 /// A fault as it happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -218,7 +222,8 @@ struct Told {
 enum Order {
     /// To bring about the fault that began then.
     Begin(RunTime),
-    /// To undo it. Orders to one cluster from several hands may overtake each other, so this one waits for the first.
+    /// To undo it. Orders to one cluster from several hands may overtake each other, so this one waits for the first. It is given
+    /// to one node after the other until it is carried out: what is not undone would hold for all that follows.
     Undo(RunTime),
 }
 
@@ -588,7 +593,7 @@ impl Nemesis {
         })
     }
 
-    /// Gives an operator's order at a node, and does not wait for it.
+    /// Gives an operator's order at a node, or at others if it undoes something, and does not wait for it.
     fn tell(&mut self, order: Order, node: usize, arguments: &[&str]) {
         let (brings_about, before) = match order {
             Order::Begin(from) => (Some(from), None),
@@ -597,15 +602,25 @@ impl Nemesis {
         let before = before.map(|at| self.commands.swap_remove(at).1);
         let (operator, clock) = (self.operator.clone(), self.clock);
         let words = arguments.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>();
-        let command = thread::spawn(move || {
+        let give = move |node: usize| {
             let mut arguments: Vec<&str> = vec!["--timeout", "4s"];
             arguments.extend(words.iter().map(String::as_str));
-            let mut told = before.and_then(|before| before.join().ok()).unwrap_or_default();
-            let complaint = match operator.ctl(node, &arguments) {
+            match operator.ctl(node, &arguments) {
                 Ok(said) if said.code == 0 => None,
                 Ok(said) => Some(format!("{}: exit {}: {}", words.join(" "), said.code, said.err.trim())),
                 Err(error) => Some(format!("{}: {error:#}", words.join(" "))),
-            };
+            }
+        };
+        let all = self.operator.nodes();
+        let (nodes, patience) = match order {
+            Order::Begin(_) => (vec![node], Duration::ZERO),
+            Order::Undo(_) => ((0..all).map(|step| (node + step) % all).collect::<Vec<_>>(), UNDOING),
+        };
+        let command = thread::spawn(move || {
+            let mut told = before.and_then(|before| before.join().ok()).unwrap_or_default();
+            let until = clock.now().after(patience);
+            let again = || clock.now() < until && interrupt::pause(NEXT_NODE);
+            let complaint = insist(&nodes, give, again);
             told.push(Told { brings_about, at: clock.now(), complaint });
             told
         });
@@ -624,6 +639,17 @@ impl Nemesis {
     }
 }
 
+/// Gives an order at one node after the other until one carries it out or it is not to be given `again`. Returns the last complaint.
+fn insist(nodes: &[usize], give: impl Fn(usize) -> Option<String>, again: impl Fn() -> bool) -> Option<String> {
+    for node in nodes.iter().cycle() {
+        let complaint = give(*node);
+        if complaint.is_none() || !again() {
+            return complaint;
+        }
+    }
+    None
+}
+
 /// Until when a fault of a backend is a reason for its clients to be elsewhere.
 pub fn reason_until(fault: &Happened) -> RunTime {
     fault.until.after(VERDICT)
@@ -637,6 +663,26 @@ fn sleep_until(clock: Clock, at: RunTime) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_undoes_something_is_ordered_of_one_node_after_the_other_until_it_is_done() {
+        let asked = std::cell::RefCell::new(Vec::new());
+        let give = |done_by: usize| {
+            let asked = &asked;
+            move |node: usize| {
+                asked.borrow_mut().push(node);
+                (node != done_by).then(|| format!("refused by {node}"))
+            }
+        };
+        assert_eq!(insist(&[3, 0, 1, 2], give(1), || true), None);
+        assert_eq!(asked.take(), [3, 0, 1]);
+        let left = std::cell::Cell::new(5);
+        let again = || left.replace(left.get() - 1) > 0;
+        assert_eq!(insist(&[3, 0, 1, 2], give(7), again), Some("refused by 0".to_owned()));
+        assert_eq!(asked.take(), [3, 0, 1, 2, 3, 0]);
+        assert_eq!(insist(&[3], give(7), || false), Some("refused by 3".to_owned()));
+        assert_eq!(asked.take(), [3], "what brings something about is ordered once");
+    }
 
     #[test]
     fn an_order_that_nothing_undoes_is_over_when_it_was_carried_out() {
