@@ -10,8 +10,11 @@
 // A planned move adds rules with deadlines of their own. The old owner keeps the TCP connections it
 // has sockets for, and sends segments that open one to the new owner; the new owner sends segments of
 // connections it does not know to the old one. So nothing loops between the two: what opens goes
-// one way only and what does not the other. In longer chains the loader sees to it: whoever is about
-// to own the VIP forwards nothing, so forwarding always leads to a later owner.
+// one way only and what does not the other. In longer chains segments that open a connection always lead
+// to a later owner, because whoever is about to own the VIP forwards nothing, the loader sees to it. Others
+// go back from owner to owner, as long as each had the VIP from the one before: a node that handed the VIP on
+// takes them from its successor alone, and the owner none from the one that was its successor once. So no
+// step leads to where the way began.
 // Fragments carry no ports (or are followed by some that do not), so they obey the deadline alone.
 //
 // Whatever is not for a VIP returns TC_ACT_UNSPEC: the filters of others decide.
@@ -49,15 +52,18 @@ static long (*check_syncookie)(void *sock, void *ip, __u32 ip_len, void *tcp, __
 #define BE32(x) ((__be32)(x))
 #endif
 
-// One VIP: one cache line. The loader writes the first half through shared memory, each field by
-// one store of eight bytes; the programs write the counters of what is rare.
+// One VIP: two cache lines. The loader writes the first through shared memory, each field by one store of
+// eight bytes; the programs write the counters of what is rare.
 struct slot {
     __u64 deadline;      // everything passes until then
     __u64 keep_until;    // connections this node has sockets for pass until then
-    __u64 forward_until; // while open: segments of unknown connections go to forward_mac until then
-    __u8 forward_mac[8]; // six bytes and padding
+    __u64 back_until;    // segments of unknown connections go to the predecessor until then
+    __u64 pass_on_until; // while closed: segments that open a connection go to the successor until then
+    __u8 predecessor[8]; // MAC addresses: six bytes and padding
+    __u8 successor[8];   // the last one, also while this node owns the VIP again
+    __u64 reserved[2];
     __u64 dropped, kept, forwarded;
-    __u64 pass_on_until; // while closed: segments that open a connection go to forward_mac until then
+    __u64 reserved_too[5];
 };
 
 struct {
@@ -266,24 +272,31 @@ INLINE int drop(struct slot *slot) {
     return TC_ACT_SHOT;
 }
 
-// The frame came to this node's MAC and leaves by the same interface with it as its source.
-INLINE int forward(struct __sk_buff *skb, struct slot *slot) {
-    __u8 macs[12];
-    if (load_bytes(skb, 0, macs, sizeof(macs)))
-        return drop(slot);
-    // Never back to where it came from: whatever two nodes believe, a frame does not go round.
-    int back = 1;
+INLINE int same(const __u8 *mac, const __u8 *other) {
+    int same = 1;
 #pragma clang loop unroll(full)
     for (int i = 0; i < 6; i++)
-        back &= macs[6 + i] == slot->forward_mac[i];
-    if (back)
+        same &= mac[i] == other[i];
+    return same;
+}
+
+// The frame came to this node's MAC and leaves by the same interface with it as its source.
+INLINE int forward(struct __sk_buff *skb, struct slot *slot, const __u8 *to) {
+    __u8 macs[12];
+    // Never back to where it came from: whatever two nodes believe, a frame does not go round.
+    if (load_bytes(skb, 0, macs, sizeof(macs)) || same(macs + 6, to))
         return drop(slot);
     __builtin_memcpy(macs + 6, macs, 6);
-    __builtin_memcpy(macs, slot->forward_mac, 6);
+    __builtin_memcpy(macs, to, 6);
     if (store_bytes(skb, 0, macs, sizeof(macs), 0))
         return drop(slot);
     __sync_fetch_and_add(&slot->forwarded, 1);
     return redirect(skb->ifindex, 0);
+}
+
+INLINE int is_from_successor(struct __sk_buff *skb, const struct slot *slot) {
+    __u8 mac[6];
+    return !load_bytes(skb, 6, mac, sizeof(mac)) && same(mac, slot->successor);
 }
 
 SEC("classifier/fence_in") int fence_in(struct __sk_buff *skb) {
@@ -298,19 +311,24 @@ SEC("classifier/fence_in") int fence_in(struct __sk_buff *skb) {
     __u64 now = boot_ns();
     struct tcp tcp;
     if (now < slot->deadline) {
-        if (now >= slot->forward_until || skb->pkt_type != PACKET_HOST || !established(skb, &packet, &tcp))
+        if (now >= slot->back_until || skb->pkt_type != PACKET_HOST || !established(skb, &packet, &tcp))
             return TC_ACT_UNSPEC;
         enum socket found = local_socket(skb, &packet, &tcp);
-        return found == CONNECTION || found == COOKIE ? TC_ACT_UNSPEC : forward(skb, slot);
+        if (found == CONNECTION || found == COOKIE)
+            return TC_ACT_UNSPEC;
+        return is_from_successor(skb, slot) ? drop(slot) : forward(skb, slot, slot->predecessor);
     }
     if (skb->pkt_type != PACKET_HOST || !segment(skb, &packet, &tcp))
         return drop(slot);
     if (opens(&tcp))
-        return now < slot->pass_on_until ? forward(skb, slot) : drop(slot);
-    if (now >= slot->keep_until || local_socket(skb, &packet, &tcp) != CONNECTION)
-        return drop(slot);
-    __sync_fetch_and_add(&slot->kept, 1);
-    return TC_ACT_UNSPEC;
+        return now < slot->pass_on_until ? forward(skb, slot, slot->successor) : drop(slot);
+    if (now < slot->keep_until && local_socket(skb, &packet, &tcp) == CONNECTION) {
+        __sync_fetch_and_add(&slot->kept, 1);
+        return TC_ACT_UNSPEC;
+    }
+    if (now < slot->back_until && !(tcp.flags & TCP_SYN) && is_from_successor(skb, slot))
+        return forward(skb, slot, slot->predecessor);
+    return drop(slot);
 }
 
 SEC("classifier/fence_out") int fence_out(struct __sk_buff *skb) {

@@ -447,16 +447,18 @@ impl Deadlines {
     /// the VIP over, so that what is sent on always leads to a later owner.
     pub fn forward_nothing(&mut self, vip: VipId) {
         if let Fast::Ebpf(slots) = &self.fast {
-            slots.forward(vip, [0; 6], BootNanos::new(0));
+            slots.forward_nothing(vip);
         }
     }
 
     /// On the node that took the VIP over: until then, and while it owns the VIP, segments of connections that it has no
     /// socket for are sent on to the node with this MAC address on the same network. Segments that open a connection,
-    /// fragments and everything that is not TCP stay here. Does nothing at the level `nftables`.
+    /// fragments and everything that is not TCP stay here. A node that has handed the VIP on, and is told this again after
+    /// [`Self::close`] and [`Self::forward_new`], sends on what its successor sends to it, so that connections outlive more
+    /// than one move. A time that has passed ends it. Does nothing at the level `nftables`.
     pub fn forward_established(&mut self, vip: VipId, mac: [u8; 6], until: BootNanos) {
         if let Fast::Ebpf(slots) = &self.fast {
-            slots.forward(vip, mac, until);
+            slots.send_back(vip, mac, until);
         }
     }
 }

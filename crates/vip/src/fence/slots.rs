@@ -27,29 +27,46 @@ use parking_lot::Mutex;
 struct Slot {
     deadline: AtomicU64,
     keep_until: AtomicU64,
-    forward_until: AtomicU64,
+    back_until: AtomicU64,
+    pass_on_until: AtomicU64,
     /// Six bytes and padding, in the order in which they lie in a frame.
-    forward_mac: AtomicU64,
+    predecessor: AtomicU64,
+    /// Likewise.
+    successor: AtomicU64,
+    reserved: [u64; 2],
     dropped: AtomicU64,
     kept: AtomicU64,
     forwarded: AtomicU64,
-    pass_on_until: AtomicU64,
+    reserved_too: [u64; 5],
 }
 
 impl Slot {
     fn clear(&self) {
-        let Self { deadline, keep_until, forward_until, forward_mac, dropped, kept, forwarded, pass_on_until } = self;
-        for field in [deadline, keep_until, forward_until, pass_on_until, forward_mac, dropped, kept, forwarded] {
+        let Self {
+            deadline,
+            keep_until,
+            back_until,
+            pass_on_until,
+            predecessor,
+            successor,
+            dropped,
+            kept,
+            forwarded,
+            ..
+        } = self;
+        let until = [deadline, keep_until, back_until, pass_on_until];
+        for field in until.into_iter().chain([predecessor, successor, dropped, kept, forwarded]) {
             field.store(0, Ordering::SeqCst);
         }
     }
+}
 
-    /// Sends nothing to anybody, and from now on what is sent to this node.
-    fn lead_to(&self, [a, b, c, d, e, f]: [u8; 6]) {
-        self.forward_until.store(0, Ordering::SeqCst);
-        self.pass_on_until.store(0, Ordering::SeqCst);
-        self.forward_mac.store(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), Ordering::SeqCst);
-    }
+/// Has what is sent on until a time go there.
+fn lead([a, b, c, d, e, f]: [u8; 6], to: &AtomicU64, deadline: &AtomicU64, until: BootNanos) {
+    // What is for the one before is sent to nobody.
+    deadline.store(0, Ordering::SeqCst);
+    to.store(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), Ordering::SeqCst);
+    deadline.store(until.get(), Ordering::Release);
 }
 
 pub(super) const SLOT_BYTES: usize = size_of::<Slot>();
@@ -176,7 +193,7 @@ impl Slots {
     pub(super) fn close(&self, vip: VipId) {
         self.with(vip, |slot| {
             slot.deadline.store(0, Ordering::SeqCst);
-            slot.forward_until.store(0, Ordering::SeqCst);
+            slot.back_until.store(0, Ordering::SeqCst);
             slot.pass_on_until.store(0, Ordering::SeqCst);
         });
     }
@@ -185,17 +202,19 @@ impl Slots {
         self.with(vip, |slot| slot.keep_until.store(until.get(), Ordering::Release));
     }
 
-    pub(super) fn forward(&self, vip: VipId, mac: [u8; 6], until: BootNanos) {
-        self.with(vip, |slot| {
-            slot.lead_to(mac);
-            slot.forward_until.store(until.get(), Ordering::Release);
-        });
+    pub(super) fn send_back(&self, vip: VipId, predecessor: [u8; 6], until: BootNanos) {
+        self.with(vip, |slot| lead(predecessor, &slot.predecessor, &slot.back_until, until));
     }
 
-    pub(super) fn pass_on(&self, vip: VipId, mac: [u8; 6], until: BootNanos) {
+    pub(super) fn pass_on(&self, vip: VipId, successor: [u8; 6], until: BootNanos) {
+        self.with(vip, |slot| lead(successor, &slot.successor, &slot.pass_on_until, until));
+    }
+
+    /// Sends nothing to anybody. Who was the last successor is still known.
+    pub(super) fn forward_nothing(&self, vip: VipId) {
         self.with(vip, |slot| {
-            slot.lead_to(mac);
-            slot.pass_on_until.store(until.get(), Ordering::Release);
+            slot.back_until.store(0, Ordering::SeqCst);
+            slot.pass_on_until.store(0, Ordering::SeqCst);
         });
     }
 
@@ -297,12 +316,19 @@ mod tests {
         slots.set(VipId::new(8), BootNanos::new(1)); // not guarded: goes nowhere
         assert_eq!(assign(&slots, [9, 8]), [Some(0), Some(1)]);
         slots.set(VipId::new(8), BootNanos::new(77));
-        slots.forward(VipId::new(8), [1, 2, 3, 4, 5, 6], BootNanos::new(88));
+        slots.send_back(VipId::new(8), [1, 2, 3, 4, 5, 6], BootNanos::new(88));
+        slots.pass_on(VipId::new(8), [7, 8, 9, 10, 11, 12], BootNanos::new(66));
         let mut bytes = [0; 2 * SLOT_BYTES];
         file.read_exact_at(&mut bytes, 0).expect("read");
         assert_eq!(bytes[..SLOT_BYTES], [0; SLOT_BYTES]);
         assert_eq!(bytes[SLOT_BYTES..][..8], 77_u64.to_ne_bytes());
-        assert_eq!(bytes[SLOT_BYTES + 16..][..14], [&88_u64.to_ne_bytes()[..], &[1, 2, 3, 4, 5, 6]].concat());
+        assert_eq!(bytes[SLOT_BYTES + 16..][..16], [88_u64, 66].map(u64::to_ne_bytes).concat());
+        assert_eq!(bytes[SLOT_BYTES + 32..][..16], [1, 2, 3, 4, 5, 6, 0, 0, 7, 8, 9, 10, 11, 12, 0, 0]);
+        slots.forward_nothing(VipId::new(8));
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        assert_eq!(bytes[SLOT_BYTES + 16..][..16], [0; 16]);
+        // The owner takes nothing from who was its successor once.
+        assert_eq!(bytes[SLOT_BYTES + 40..][..6], [7, 8, 9, 10, 11, 12]);
         slots.close(VipId::new(8));
         slots.keep(VipId::new(8), BootNanos::new(99));
         file.read_exact_at(&mut bytes, 0).expect("read");

@@ -21,11 +21,19 @@ use super::{
 use crate::{
     Closing, Driver, Finishing,
     fence::{Deadlines, FenceLevel},
-    net::{Announcement, Announcer, Sender as FrameSender},
+    net::{Announcement, Announcer, Mac, Sender as FrameSender},
 };
 
 /// VIPs are announced without allocation up to this many addresses.
 const ADDRESSES_EXPECTED: usize = 512;
+
+/// The owner before, and until when connections go on that clients have with it.
+#[derive(Clone, Copy)]
+struct Predecessor {
+    node: NodeId,
+    mac: Mac,
+    until: BootNanos,
+}
 
 /// Carries out VIPs as real addresses. See the module's documentation.
 pub struct NetlinkDriver {
@@ -41,8 +49,9 @@ pub struct NetlinkDriver {
     held: BTreeMap<VipId, BootNanos>,
     /// What was handed over, until clients must have finished here.
     finishing: BTreeMap<VipId, BootNanos>,
-    /// Who handed over what is held here, where segments of connections that this node does not know are sent on to it.
-    predecessors: BTreeMap<VipId, NodeId>,
+    /// Who handed over what is held here, or was until it was handed on, where segments of connections that this node does not
+    /// know are sent on to it.
+    predecessors: BTreeMap<VipId, Predecessor>,
     /// VIPs whose deadlines would open an address too many; they stay as they are.
     outdated: BTreeSet<VipId>,
     /// VIPs that are held and were not announced from where they are now: they are, or were just now, outdated.
@@ -85,6 +94,7 @@ impl NetlinkDriver {
     fn publish_held(&mut self) {
         let now = boot_now();
         self.finishing.retain(|_, until| *until > now);
+        self.predecessors.retain(|_, predecessor| predecessor.until > now);
         self.shared.finishing.store(Arc::new(self.finishing.clone()));
         self.shared.held.store(Arc::new(self.held.keys().copied().collect()));
         self.shared.to_keeper.wake();
@@ -207,11 +217,11 @@ impl Driver for NetlinkDriver {
         self.prepare(vip);
         let finishing = self.view.as_ref().zip(predecessor).and_then(|(view, node)| {
             let known = view.vips.iter().find(|known| known.id == vip)?;
-            Some((node, mac_of(view, vip, node)?, now.plus(known.finish)))
+            Some(Predecessor { node, mac: mac_of(view, vip, node)?, until: now.plus(known.finish) })
         });
-        if let Some((node, mac, finish_until)) = finishing {
-            self.deadlines.forward_established(vip, mac.bytes(), finish_until);
-            self.predecessors.insert(vip, node);
+        if let Some(predecessor) = finishing {
+            self.deadlines.forward_established(vip, predecessor.mac.bytes(), predecessor.until);
+            self.predecessors.insert(vip, predecessor);
         }
         self.held.insert(vip, until);
         self.unannounced.insert(vip);
@@ -250,11 +260,16 @@ impl Driver for NetlinkDriver {
         let closing = self.deadlines.close(vip);
         if let Some((mac, until)) = successor_mac {
             self.deadlines.forward_new(vip, mac.bytes(), until);
+            // The successor asks this node for what it does not know, and this node the one before.
+            if let Some(before) = self.predecessors.get(&vip) {
+                self.deadlines.forward_established(vip, before.mac.bytes(), before.until);
+            }
+        } else {
+            self.predecessors.remove(&vip);
         }
         self.deadlines.flush();
         self.announcer.stop(vip);
         self.held.remove(&vip);
-        self.predecessors.remove(&vip);
         self.unannounced.remove(&vip);
         self.publish_held();
         closing
@@ -288,10 +303,10 @@ impl Driver for NetlinkDriver {
     fn peer_gone(&mut self, node: NodeId) {
         let Self { predecessors, deadlines, .. } = self;
         predecessors.retain(|vip, predecessor| {
-            if *predecessor == node {
-                deadlines.forward_nothing(*vip);
+            if predecessor.node == node {
+                deadlines.forward_established(*vip, predecessor.mac.bytes(), BootNanos::default());
             }
-            *predecessor != node
+            predecessor.node != node
         });
     }
 

@@ -34,6 +34,7 @@ struct Lab {
     wire: Wire,
     a: Candidate,
     b: Candidate,
+    c: Candidate,
     from: IpAddr,
     vip: IpAddr,
 }
@@ -49,10 +50,12 @@ fn hex(mac: [u8; 6]) -> String {
 impl Lab {
     /// In the network that `prefix` begins.
     fn new(prefix: &str, length: u8, vip_length: u8) -> Option<Self> {
-        let (switch, client, a, b) = (Node::new()?, Node::new()?, Node::new()?, Node::new()?);
+        let (switch, client) = (Node::new()?, Node::new()?);
+        let (a, b, c) = (Node::new()?, Node::new()?, Node::new()?);
         switch.sh("ip link add br0 type bridge; ip link set br0 up");
         let address = |host: &str| -> IpAddr { format!("{prefix}{host}").parse().expect("an address") };
-        for (node, port, host) in [(&client, "port-c", "10"), (&a, "port-a", "1"), (&b, "port-b", "2")] {
+        let hosts = [(&client, "port-0", "10"), (&a, "port-a", "1"), (&b, "port-b", "2"), (&c, "port-c", "3")];
+        for (node, port, host) in hosts {
             switch.cable(port, node, "eth0");
             switch.sh(&format!("ip link set {port} master br0"));
             let flags = if address(host).is_ipv6() { "nodad" } else { "" };
@@ -61,8 +64,8 @@ impl Lab {
         let wire = client.wire("eth0");
         let (vip, from) = (address("99"), address("10"));
         let start = |node, own| Candidate::new(node, own, vip, vip_length, from, wire.mac);
-        let (a, b) = (start(a, address("1"))?, start(b, address("2"))?);
-        Some(Self { _switch: switch, client, wire, a, b, from, vip })
+        let (a, b, c) = (start(a, address("1"))?, start(b, address("2"))?, start(c, address("3"))?);
+        Some(Self { _switch: switch, client, wire, a, b, c, from, vip })
     }
 
     /// What an announcement of the node brings about at the client.
@@ -74,6 +77,7 @@ impl Lab {
         let address = SocketAddr::new(self.vip, 80);
         let stream = self.client.inside(|| TcpStream::connect_timeout(&address, PATIENCE)).expect("connected");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout set");
+        stream.set_write_timeout(Some(PATIENCE)).expect("timeout set");
         stream
     }
 
@@ -107,6 +111,7 @@ impl Candidate {
     fn accept(&self) -> TcpStream {
         let (stream, _) = self.listener.accept().expect("accepted");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout set");
+        stream.set_write_timeout(Some(PATIENCE)).expect("timeout set");
         stream
     }
 }
@@ -182,6 +187,73 @@ fn established_connections_survive_a_move_over_ipv4() {
 #[test]
 fn established_connections_survive_a_move_over_ipv6() {
     a_move("fd08::", 64, 128);
+}
+
+/// The VIP goes from one to the other, which had it from `before`.
+fn goes(from: &mut Candidate, to: &mut Candidate, before: Option<[u8; 6]>) {
+    to.deadlines.forward_nothing(VIP);
+    from.deadlines.keep_established(VIP, far());
+    assert_eq!(from.deadlines.close(VIP), Closing::Closed);
+    from.deadlines.forward_new(VIP, to.mac, far());
+    if let Some(before) = before {
+        from.deadlines.forward_established(VIP, before, far());
+    }
+    to.deadlines.forward_established(VIP, from.mac, far());
+    to.deadlines.set(VIP, far());
+}
+
+fn two_moves(prefix: &str, length: u8, vip_length: u8) {
+    let Some(mut lab) = Lab::new(prefix, length, vip_length) else { return };
+    lab.a.deadlines.set(VIP, far());
+    lab.announce(&lab.a);
+    let mut first = lab.connect();
+    let mut at_a = lab.a.accept();
+    carries(&mut first, &mut at_a, b"before");
+    goes(&mut lab.a, &mut lab.b, None);
+    lab.announce(&lab.b);
+    let mut second = lab.connect();
+    let mut at_b = lab.b.accept();
+    carries(&mut second, &mut at_b, b"between");
+    let at_first = lab.a.mac;
+    goes(&mut lab.b, &mut lab.c, Some(at_first));
+    lab.announce(&lab.c);
+
+    // What either is sent needs the client's acknowledgements, which go to the last owner.
+    for (client, server) in [(&mut first, &mut at_a), (&mut second, &mut at_b)] {
+        carries(client, server, &vec![7; 300_000]);
+        carries(server, client, &vec![8; 300_000]);
+    }
+    let mut third = lab.connect();
+    let mut at_c = lab.c.accept();
+    carries(&mut third, &mut at_c, b"a new connection");
+    for asked in [&lab.a, &lab.b] {
+        assert_eq!(lab.answerers(asked, Question::WhoHas), [lab.c.mac], "only the last owner says where the VIP is");
+        assert_eq!(lab.answerers(asked, Question::Stray), NOBODY, "a stray segment ends at a former owner");
+    }
+
+    // It comes round. The first has its own, and what nobody knows goes back once round and ends.
+    let at_second = lab.b.mac;
+    goes(&mut lab.c, &mut lab.a, Some(at_second));
+    lab.announce(&lab.a);
+    carries(&mut first, &mut at_a, &vec![7; 300_000]);
+    carries(&mut second, &mut at_b, &vec![7; 300_000]);
+    carries(&mut third, &mut at_c, &vec![7; 300_000]);
+    let forwarded = |candidate: &Candidate| candidate.fence.counters(VIP).map_or(0, |count| count.forwarded);
+    let before = [&lab.a, &lab.b, &lab.c].map(forwarded);
+    assert_eq!(lab.answerers(&lab.a, Question::Stray), NOBODY);
+    let after = [&lab.a, &lab.b, &lab.c].map(forwarded);
+    let hops: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    assert!(hops.iter().all(|hops| (1..=2).contains(hops)), "it went round: {hops:?}");
+}
+
+#[test]
+fn established_connections_survive_two_moves_over_ipv4() {
+    two_moves("10.8.0.", 24, 32);
+}
+
+#[test]
+fn established_connections_survive_two_moves_over_ipv6() {
+    two_moves("fd08::", 64, 128);
 }
 
 #[test]
