@@ -275,7 +275,7 @@ fn stickiness(run: &Run) -> Judgement {
     // A line is missing if a node died before it wrote it: nobody knows whether that answer went through a binding.
     let lines: BTreeMap<&str, &says_why::Line> = run.proxied.iter().map(|line| (line.id.as_str(), line)).collect();
     let mut answers = visitors::observations(&run.seen.served, &lines, run.options.nodes);
-    let by_address = visitors::observations(&run.by_address, &lines, run.options.nodes).into_iter();
+    let by_address = visitors::observations(&run.by_address.served, &lines, run.options.nodes).into_iter();
     answers.extend(by_address.map(|(served, seen)| (served, Observation { farm: ADDRESS_FARM.to_owned(), ..seen })));
     let departures = run.decided.as_ref().map(|decided| departures::departures(decided, &run.samples));
     let mut causes: Vec<Cause> =
@@ -294,10 +294,17 @@ fn stickiness(run: &Run) -> Judgement {
     away.extend(&troubled);
     let mut moved = 0;
     for (served, seen) in answers.iter().filter(|(_, seen)| troubled.iter().any(|span| span.touches(seen.span))) {
-        let rehomed = lines.get(served.id.as_str()).map(|line| visitors::rehomed(served, seen, line));
+        let rehomed = lines.get(served.id.as_str()).map(|line| visitors::rehomed(served.visitor == seen.client, line));
         moved += usize::from(rehomed == Some(visitors::Rehomed::Yes));
         if matches!(rehomed, Some(visitors::Rehomed::Yes | visitors::Rehomed::NotTold)) {
-            causes.extend(by_verdict(seen, departures.as_deref()));
+            causes.extend(by_verdict(&seen.farm, &seen.client, seen.span, departures.as_deref()));
+        }
+    }
+    // Whoever was moved, and got no answer, finds the backend that it was moved to with the next one.
+    for (farm, failed) in [(FARM, &run.seen.failed), (ADDRESS_FARM, &run.by_address.failed)] {
+        let moves = visitors::moved_in_vain(failed, &lines);
+        for (client, span) in moves.filter(|(_, span)| troubled.iter().any(|trouble| trouble.touches(*span))) {
+            causes.extend(by_verdict(farm, client, span, departures.as_deref()));
         }
     }
     let mut observations: Vec<Observation> = answers.into_iter().map(|(_, seen)| seen).collect();
@@ -315,10 +322,14 @@ fn stickiness(run: &Run) -> Judgement {
     observations.extend(of_open);
     let judgement = stickiness::check_stickiness(&observations, &causes).judgement();
     let judgement = judgement.looked_at("answers to a signed cookie", by_cookie);
-    let judgement = judgement.looked_at("answers to an address", run.by_address.len());
-    let judgement =
-        to_the_end(run, judgement, "answer to an address", run.by_address.iter().map(|served| served.completed).max());
-    let judgement = moved::judge(judgement, &run.faults.faults, &run.by_address, &lines, &away);
+    let judgement = judgement.looked_at("answers to an address", run.by_address.served.len());
+    let judgement = to_the_end(
+        run,
+        judgement,
+        "answer to an address",
+        run.by_address.served.iter().map(|served| served.completed).max(),
+    );
+    let judgement = moved::judge(judgement, &run.faults.faults, &run.by_address.served, &lines, &away);
     let judgement = judgement.count("answers of the open farm while all was well", while_well);
     let mut judgement = judgement.looked_at("through bindings", bound).count("cookies changed by a login", logins);
     if let Some(departures) = &departures {
@@ -359,22 +370,24 @@ fn failed_elsewhere(fault: &Happened) -> Option<Cause> {
 fn found_no_way(seen: &Observation, faults: &[Happened]) -> Vec<Cause> {
     let fails = faults.iter().filter(|fault| fault.kind == Kind::BackendFails);
     let fails = fails.filter(|fault| Span::new(fault.from, nemesis::reason_until(fault)).touches(seen.span));
-    let cause = |fault: &Happened| Cause { backend: fault.victims.first().cloned(), ..down(seen) };
+    let cause = |fault: &Happened| Cause {
+        backend: fault.victims.first().cloned(),
+        ..down(&seen.farm, &seen.client, seen.span)
+    };
     fails.map(cause).collect()
 }
 
-/// What excuses an answer that the access log calls moved by a verdict: each verdict that the cluster tells of that time, or one
-/// where it does not tell all.
-fn by_verdict(seen: &Observation, departures: Option<&[Departure]>) -> Vec<Cause> {
-    let Some(departures) = departures.filter(|_| seen.farm == FARM) else { return vec![down(seen)] };
-    let verdicts = departures.iter().filter(|one| one.why == Why::Down && one.span.touches(seen.span));
-    verdicts.map(|one| Cause { backend: Some(one.backend.clone()), ..down(seen) }).collect()
+/// What excuses a move of a client at a time of which the access log says that it was by a verdict: each verdict that the cluster
+/// tells of that time, or one where it does not tell all.
+fn by_verdict(farm: &str, client: &str, span: Span, departures: Option<&[Departure]>) -> Vec<Cause> {
+    let Some(departures) = departures.filter(|_| farm == FARM) else { return vec![down(farm, client, span)] };
+    let verdicts = departures.iter().filter(|one| one.why == Why::Down && one.span.touches(span));
+    verdicts.map(|one| Cause { backend: Some(one.backend.clone()), ..down(farm, client, span) }).collect()
 }
 
-/// One backend or another was down for this answer.
-fn down(seen: &Observation) -> Cause {
-    let (farm, client) = (seen.farm.clone(), Some(seen.client.clone()));
-    Cause { reason: Reason::Down, farm, client, backend: None, span: seen.span }
+/// One backend or another was down for a request of this client.
+fn down(farm: &str, client: &str, span: Span) -> Cause {
+    Cause { reason: Reason::Down, farm: farm.to_owned(), client: Some(client.to_owned()), backend: None, span }
 }
 
 /// When checks of backends that nobody broke may have failed: a client that asks them was answered late, or frames of everybody
@@ -641,7 +654,7 @@ fn leaks(run: &Run) -> Judgement {
 }
 
 /// Through whom a visitor went: a node, or the VIP behind the last one.
-fn via(through: usize, nodes: usize) -> String {
+pub fn via(through: usize, nodes: usize) -> String {
     if through == nodes { VIP_NAME.to_owned() } else { name(through) }
 }
 
@@ -671,7 +684,7 @@ mod tests {
         let found = |via: &str, (from, until)| {
             let got = says_why::Got::Nothing { error: "TimedOut".to_owned() };
             let (id, via, span) = ("7".to_owned(), via.to_owned(), span(from, until));
-            let vain = Vain { id, via, span, got, known_as: None };
+            let vain = Vain { id, via, span, got, known_as: None, before: None };
             in_vain_beside(&spared, &[vain]).count() > 0
         };
         assert!(!found(VIP_NAME, (9_900, 12_900)), "under way at the sender");
@@ -808,9 +821,15 @@ mod tests {
         let left = |causes: Vec<Cause>| causes.into_iter().map(|cause| cause.backend).collect::<Vec<_>>();
         let web1 = Some("web1".to_owned());
         let verdicts = [departure(Why::Down, 10_600, 12_000), departure(Why::Maintenance, 10_600, 12_000)];
-        assert_eq!(left(by_verdict(&seen(10_590, 10_610), Some(&verdicts))), std::slice::from_ref(&web1));
-        assert_eq!(left(by_verdict(&seen(10_500, 10_510), Some(&verdicts))), []);
-        assert_eq!(left(by_verdict(&seen(10_500, 10_510), None)), [None]);
+        let by_verdict = |farm, (from, until), departures| by_verdict(farm, "a", span(from, until), departures);
+        assert_eq!(left(by_verdict(FARM, (10_590, 10_610), Some(&verdicts))), std::slice::from_ref(&web1));
+        assert_eq!(left(by_verdict(FARM, (10_500, 10_510), Some(&verdicts))), []);
+        assert_eq!(left(by_verdict(FARM, (10_500, 10_510), None)), [None]);
+        assert_eq!(
+            left(by_verdict(ADDRESS_FARM, (10_500, 10_510), Some(&verdicts))),
+            [None],
+            "of which nothing is read"
+        );
         let fails = [fault(Kind::BackendFails, "web1", span(10_000, 10_020))];
         assert_eq!(left(found_no_way(&seen(14_000, 14_010), &fails)), [web1]);
         assert_eq!(left(found_no_way(&seen(15_021, 15_030), &fails)), []);

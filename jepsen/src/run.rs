@@ -32,7 +32,7 @@ use crate::{
     watch::{Hashed, Sample, Watch},
     workload::{
         addresses, alone,
-        bindings::{self, Seen, Served},
+        bindings::{self, Seen},
         checks, config,
         locks::{self, Held},
         members, registers, stores, till, transactions,
@@ -99,8 +99,8 @@ pub struct Run {
     pub held: Vec<Held>,
     /// What visitors of the shop saw.
     pub seen: Seen,
-    /// Who answered clients that are known by their addresses.
-    pub by_address: Vec<Served>,
+    /// What clients saw that are known by their addresses.
+    pub by_address: Seen,
     /// What buyers, and clients that send much, saw.
     pub till: till::Seen,
     /// What nodes said to clients that ask nobody else.
@@ -146,7 +146,7 @@ pub fn run(options: &Options, rounds: Vec<Round>, folder: &Path) -> Result<Run> 
     let (held, seen, slow) = (locks::Record::default(), bindings::Record::default(), checks::Slow::default());
     let backends: Vec<_> = site.all_backends().iter().map(Backend::address).collect();
     let (doors, shops, seed) = (site.stores(), site.shops(), options.seed);
-    let (answered, by_address) = (stores::Record::default(), addresses::Record::default());
+    let (answered, by_address) = (stores::Record::default(), bindings::Record::default());
     let clients = [
         registers::start(&site.guests, &doors, clock, seed, &registers)?,
         transactions::start(&site.guests, &doors, clock, seed, &transactions)?,

@@ -65,6 +65,9 @@ pub struct Vain {
     /// The cookie that it came with, if an answer had given that to its client and it asked for no other. Absent in records of old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_as: Option<String>,
+    /// The cookie that it came with, if it asked for another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
 }
 
 /// A request that a backend answered.
@@ -250,7 +253,7 @@ mod tests {
     }
 
     fn vain(via: &str, (from, until): (u64, u64), got: Got) -> Vain {
-        Vain { id: String::from("7"), via: via.to_owned(), span: span(from, until), got, known_as: None }
+        Vain { id: String::from("7"), via: via.to_owned(), span: span(from, until), got, known_as: None, before: None }
     }
 
     fn ruled(got: Got, lines: &[Line]) -> Ruling {

@@ -91,7 +91,8 @@ pub fn seen(folder: &Path, run: &Run) -> Result<()> {
     lines(&folder.join("hashes.jsonl"), &run.hashes)?;
     lines(&folder.join("locks.jsonl"), &run.held)?;
     lines(&folder.join("served.jsonl"), &run.seen.served)?;
-    lines(&folder.join("by-address.jsonl"), &run.by_address)?;
+    lines(&folder.join("by-address.jsonl"), &run.by_address.served)?;
+    lines(&folder.join("by-address-failed.jsonl"), &run.by_address.failed)?;
     lines(&folder.join("failed.jsonl"), &run.seen.failed)?;
     lines(&folder.join("baskets.jsonl"), &run.till.told)?;
     lines(&folder.join("stores.jsonl"), &run.stores)?;

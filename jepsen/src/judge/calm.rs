@@ -127,6 +127,7 @@ mod tests {
             span: Span::new(at(from), at(until)),
             got,
             known_as: None,
+            before: None,
         };
         let ruled = |calm: Calm, vain: Vain, troubled: &[Span]| {
             let judgement = Judgement::new(Promise::ComesBack).looked_at("calms", 1);

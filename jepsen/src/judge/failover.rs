@@ -361,7 +361,7 @@ mod tests {
     fn vain(via: &str, from: u64, until: u64) -> Vain {
         let got = Got::NoConnection { error: String::from("ConnectionRefused") };
         let span = Span::new(at(from), at(until));
-        Vain { id: String::from("7"), via: via.to_owned(), span, got, known_as: None }
+        Vain { id: String::from("7"), via: via.to_owned(), span, got, known_as: None, before: None }
     }
 
     fn lost(faults: &[Happened], troubled: &[Span], vain: Vain) -> usize {

@@ -120,6 +120,7 @@ mod tests {
             span: Span::new(at(from), at(until)),
             got: Got::Nothing { error: String::from("ConnectionReset") },
             known_as: None,
+            before: None,
         };
         let changes = [Span::new(at(8_000), at(9_500))];
         let left = |one: Vain| without(vec![one], &changes).len();

@@ -5,9 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use ballast_jepsen::{says_why::Line, stickiness::Observation, time::Span};
+use ballast_jepsen::{
+    says_why::{Got, Line, Vain},
+    stickiness::Observation,
+    time::Span,
+};
 
-use super::{FARM, via};
+use super::{BACK_WITHIN, FARM, via};
 use crate::workload::bindings::Served;
 
 /// What was observed, and in which answer. `lines` are those of the access logs, by request.
@@ -47,13 +51,29 @@ pub(super) enum Rehomed {
     NotTold,
 }
 
-/// What the log's line of an answer says of the cookie that it was observed of.
-pub(super) fn rehomed(served: &Served, seen: &Observation, line: &Line) -> Rehomed {
-    if served.visitor != seen.client {
+/// What the log's line of a request says of a cookie. `is_of_it` unless the request asked for another one.
+pub(super) fn rehomed(is_of_it: bool, line: &Line) -> Rehomed {
+    if !is_of_it {
         return Rehomed::NotTold;
     }
     let moved = line.binding == "rehomed" && line.binding_cause == "backend_down";
     if moved { Rehomed::Yes } else { Rehomed::No }
+}
+
+/// The clients of requests in vain that a verdict may have moved, and when: a node goes on when its client has left, and what it
+/// decides is decided. A line is missing if a node died before it wrote it.
+pub(super) fn moved_in_vain<'a>(
+    failed: &'a [Vain],
+    lines: &BTreeMap<&str, &Line>,
+) -> impl Iterator<Item = (&'a str, Span)> {
+    failed.iter().filter_map(|vain| {
+        let client = vain.known_as.as_ref().or(vain.before.as_ref())?;
+        let may_be = match lines.get(vain.id.as_str()) {
+            Some(line) => rehomed(vain.known_as.is_some(), line) != Rehomed::No,
+            None => !matches!(vain.got, Got::NoConnection { .. }),
+        };
+        may_be.then(|| (client.as_str(), Span::new(vain.span.from, vain.span.until.after(BACK_WITHIN))))
+    })
 }
 
 #[cfg(test)]
@@ -100,10 +120,36 @@ mod tests {
             let answer = [served(2, before, "b", "web2")];
             let line = line(&answer[0], binding, "backend_down");
             let seen = observations(&answer, &BTreeMap::from([("2", &line)]), 3);
-            seen.iter().map(|(served, seen)| rehomed(served, seen, &line)).collect::<Vec<_>>()
+            seen.iter().map(|(served, seen)| rehomed(served.visitor == seen.client, &line)).collect::<Vec<_>>()
         };
         assert_eq!(told(None, "rehomed"), [Rehomed::Yes]);
         assert_eq!(told(None, "hit"), [Rehomed::No]);
         assert_eq!(told(Some("a"), "new"), [Rehomed::NotTold, Rehomed::No]);
+    }
+
+    #[test]
+    fn who_left_before_the_answer_may_have_been_moved_for_all_that() {
+        let left = Got::Nothing { error: "WouldBlock".to_owned() };
+        let at = |millis| RunTime::from_millis(millis);
+        let vain = |cookie: &str, logs_in: bool, got: &Got| {
+            let cookie = Some(cookie.to_owned());
+            let (known_as, before) = if logs_in { (None, cookie) } else { (cookie, None) };
+            let (id, via, span) = ("7".to_owned(), "node-1".to_owned(), Span::new(at(100), at(3_100)));
+            Vain { id, via, span, got: got.clone(), known_as, before }
+        };
+        let of = |vain: Vain, line: Option<&Line>| {
+            let lines = line.map(|line| ("7", line)).into_iter().collect();
+            moved_in_vain(&[vain], &lines).map(|(client, span)| (client.to_owned(), span)).collect::<Vec<_>>()
+        };
+        let line = |binding, cause| Line { id: "7".to_owned(), ..line(&served(7, None, "a", "web1"), binding, cause) };
+        let moved = [("a".to_owned(), Span::new(at(100), at(8_100)))];
+        assert_eq!(of(vain("a", false, &left), Some(&line("rehomed", "backend_down"))), moved);
+        assert_eq!(of(vain("a", false, &left), Some(&line("hit", ""))), []);
+        assert_eq!(of(vain("a", false, &left), Some(&line("rehomed", "operator"))), []);
+        assert_eq!(of(vain("a", true, &left), Some(&line("new", ""))), moved, "nothing is told of the old one");
+        assert_eq!(of(vain("a", false, &left), None), moved, "the line may have died with its node");
+        assert_eq!(of(vain("a", false, &Got::NoConnection { error: "TimedOut".to_owned() }), None), []);
+        let stranger = Vain { known_as: None, ..vain("a", false, &left) };
+        assert_eq!(of(stranger, None), [], "it had no cookie");
     }
 }

@@ -1,28 +1,30 @@
 //! Clients that are known by their addresses alone: one where clients are, and one where backends are.
 //!
-//! They go from node to node and over the VIP, to a farm of their own, and write down who served them.
+//! They go from node to node and over the VIP, to a farm of their own, and write down who served them, and what was in vain: it may
+//! have moved them.
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
     thread,
     time::Duration,
 };
 
 use anyhow::Result;
+use ballast_jepsen::{says_why::Vain, time::Span};
 use ballast_testkit::{
     client::Client,
     lab::{Guests, Host},
 };
 
-use super::{Clients, PATIENCE, bindings::Served};
-use crate::{clock::Clock, plan::Random, proxied};
+use super::{
+    Clients, PATIENCE,
+    bindings::{Record, Served, got},
+};
+use crate::{clock::Clock, judge, plan::Random, proxied};
 
 /// Where they are; each has an address.
 pub const CLIENTS: [Host; 2] = [Host::Client, Host::Backends];
-
-/// What backends answered.
-pub type Record = Arc<Mutex<Vec<Served>>>;
 
 /// Lets them ask at all `doors`, of which the last is the VIP.
 ///
@@ -45,12 +47,21 @@ pub fn start(guests: &Guests, doors: &[SocketAddr], clock: Clock, seed: u64, rec
             let invoked = clock.now();
             let answer = client.get(&proxied::path("/basket", &id));
             let completed = clock.now();
-            // What became of the others is asked of visitors and buyers.
-            let Ok(answer) = answer else { continue };
-            if let (200, Some(backend)) = (answer.status, answer.header("x-backend")) {
-                let (visitor, backend) = (visitor.clone(), backend.to_owned());
-                let served = Served { id, visitor, before: None, backend, through, invoked, completed };
-                record.lock().unwrap_or_else(PoisonError::into_inner).push(served);
+            let by = answer.as_ref().ok().filter(|answer| answer.status == 200);
+            let by = by.and_then(|answer| answer.header("x-backend")).map(str::to_owned);
+            let (visitor, mut seen) = (visitor.clone(), record.lock().unwrap_or_else(PoisonError::into_inner));
+            match by {
+                Some(backend) => {
+                    seen.served.push(Served { id, visitor, before: None, backend, through, invoked, completed });
+                }
+                None => seen.failed.push(Vain {
+                    id,
+                    via: judge::via(through, vip),
+                    span: Span::new(invoked, completed),
+                    got: got(&answer),
+                    known_as: Some(visitor),
+                    before: None,
+                }),
             }
         }
     })

@@ -95,7 +95,7 @@ pub fn start(guests: &Guests, shops: &[SocketAddr], clock: Clock, seed: u64, rec
             let came_with = client.cookie(COOKIE).map(str::to_owned);
             let logs_in = random.below(LOGINS) == 0 || came_with.is_none();
             // Who logs in is given another one, which is to be bound.
-            let known_as = came_with.clone().filter(|_| !logs_in);
+            let (known_as, before) = if logs_in { (None, came_with.clone()) } else { (came_with.clone(), None) };
             let path = if logs_in { "/login" } else { "/basket" };
             let id = format!("{number}-{asked}");
             let path = proxied::path(path, &id);
@@ -120,7 +120,7 @@ pub fn start(guests: &Guests, shops: &[SocketAddr], clock: Clock, seed: u64, rec
                 }
                 answer => got(&answer),
             };
-            seen.failed.push(Vain { id, via, span: Span::new(invoked, completed), got, known_as });
+            seen.failed.push(Vain { id, via, span: Span::new(invoked, completed), got, known_as, before });
         }
     })
 }

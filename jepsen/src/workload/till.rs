@@ -162,5 +162,5 @@ fn answer_to(who: &str, id: &str, span: Span, answer: &io::Result<Response>) -> 
 }
 
 fn vain(id: &str, span: Span, answer: &io::Result<Response>, known_as: Option<String>) -> Vain {
-    Vain { id: id.to_owned(), via: VIP_NAME.to_owned(), span, got: got(answer), known_as }
+    Vain { id: id.to_owned(), via: VIP_NAME.to_owned(), span, got: got(answer), known_as, before: None }
 }
