@@ -2,9 +2,10 @@
 
 use ballast_jepsen::time::RunTime;
 use ballast_testkit::kernel;
+use serde::{Deserialize, Serialize};
 
 /// Counts from the start of the run, by the monotonic clock of the machine that all clients are on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Clock {
     start: u64,
 }

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use ballast_jepsen::verdict::{Judgement, Promise, Report, Ruling};
-use serde::de::DeserializeOwned;
 
 use crate::{
     environment::Environment,
@@ -17,7 +16,7 @@ use crate::{
     nemesis::Record,
     plan::{Kind, Whom},
     run::Options,
-    store::{self, Recoveries},
+    store::{self, Recoveries, one},
 };
 
 /// What was found that was Ballast's fault, kept by hand.
@@ -110,19 +109,14 @@ impl Told {
     }
 }
 
-fn one<T: DeserializeOwned>(file: PathBuf) -> Result<T> {
-    let bytes = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("understand {}", file.display()))
-}
-
 /// A run whose judge came to grief, or that goes on.
 fn read_unjudged(folder: &Path) -> Result<NotCounted> {
-    let Options { seed, .. } = one(folder.join(store::OPTIONS))?;
+    let Options { seed, .. } = one(&folder.join(store::OPTIONS))?;
     Ok(NotCounted { seed, why: String::from("was not judged") })
 }
 
 fn read_none(folder: &Path) -> Result<NotCounted> {
-    let Options { seed, .. } = one(folder.join(store::OPTIONS))?;
+    let Options { seed, .. } = one(&folder.join(store::OPTIONS))?;
     let file = folder.join(store::NO_RUN);
     let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     Ok(NotCounted { seed, why: text.lines().next().unwrap_or_default().to_owned() })
@@ -130,10 +124,10 @@ fn read_none(folder: &Path) -> Result<NotCounted> {
 
 fn read(folder: &Path) -> Result<Told> {
     Ok(Told {
-        options: one(folder.join(store::OPTIONS))?,
-        report: one(folder.join(store::VERDICT))?,
-        faults: one(folder.join("faults.json"))?,
-        recoveries: one(folder.join("recoveries.json"))?,
+        options: one(&folder.join(store::OPTIONS))?,
+        report: one(&folder.join(store::VERDICT))?,
+        faults: one(&folder.join(store::FAULTS))?,
+        recoveries: one(&folder.join(store::RECOVERIES))?,
     })
 }
 
@@ -223,8 +217,11 @@ fn write(runs: &[Told], left_out: &[NotCounted], none: &[NotCounted]) -> String 
             .filter(|judgement| judgement.ruling != Ruling::Held)
             .map(|judgement| format!("{} ({})", judgement.promise, judgement.ruling))
             .collect();
-        let Options { seed, seconds, nodes, revision, .. } = &run.options;
+        let Options { seed, seconds, nodes, revision, judged_by, .. } = &run.options;
         let (revision, faults) = (revision.as_deref().unwrap_or("-"), run.faults());
+        // A later suite may rule by other rules.
+        let judged = judged_by.as_ref().filter(|judge| *judge != revision);
+        let revision = judged.map_or_else(|| revision.to_owned(), |judge| format!("{revision}, judged by {judge}"));
         let halted = if run.faults.halted { format!("{} of ", run.seconds()) } else { String::new() };
         let (asked, seconds) = (run.asked(), format!("{halted}{seconds}"));
         line(format!("| {seed} | {revision} | {seconds} | {nodes} | {faults} | {asked} | {} |", not.join(", ")));
@@ -307,6 +304,7 @@ mod tests {
                 whom: Some(Whom::Owner),
                 planted: None,
                 revision: Some(String::from("abc")),
+                judged_by: None,
             },
             report: Report {
                 title: String::new(),

@@ -36,13 +36,12 @@ use ballast_jepsen::verdict::Ruling;
 use ballast_planted::VARIABLE;
 use ballast_testkit::interrupt;
 use clap::{Args, Parser, Subcommand};
-use serde::de::DeserializeOwned;
 
 use crate::{
     environment::Environment,
     nemesis::UPGRADE_DIR,
     plan::{Kind, Round, Whom},
-    run::Options,
+    run::{Options, Run},
 };
 
 /// Where the folders of runs are, if nobody says otherwise.
@@ -61,6 +60,11 @@ enum Command {
     Run(RunOptions),
     /// The faults of an earlier run again, as its folder has them, on as many nodes. The folder is left as it is.
     Replay {
+        /// The folder of the run, say `target/chaos/seed-7`, or 7 for that one.
+        run: PathBuf,
+    },
+    /// Judges an earlier run anew by what its folder says was done and seen, and writes what that comes to over what it came to.
+    Analyze {
         /// The folder of the run, say `target/chaos/seed-7`, or 7 for that one.
         run: PathBuf,
     },
@@ -131,6 +135,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Replay { run } => replay(&folder_of(run)),
+        Command::Analyze { run } => analyze(&folder_of(run)),
         Command::Evidence { runs, output } => {
             evidence::page(&runs).and_then(|page| Ok(std::fs::write(&output, page)?)).map(|()| Ruling::Held)
         }
@@ -217,9 +222,9 @@ fn folder_of(run: PathBuf) -> PathBuf {
 }
 
 fn replay(folder: &Path) -> Result<Ruling> {
-    let options: Options = told(&folder.join(store::OPTIONS))?;
+    let options: Options = store::one(&folder.join(store::OPTIONS))?;
     // Not anew from the seed: what a seed determines changes when faults are added.
-    let mut rounds: Vec<Round> = told(&folder.join("schedule.json"))?;
+    let mut rounds: Vec<Round> = store::one(&folder.join(store::SCHEDULE))?;
     if std::env::var_os(UPGRADE_DIR).is_none() {
         // What upgrades came to when there was nothing to go to.
         let upgrades = rounds.iter_mut().flat_map(|round| &mut round.faults);
@@ -234,13 +239,7 @@ fn replay(folder: &Path) -> Result<Ruling> {
         bug(planted.as_deref())
     );
     let output = folder.parent().context("the folder is in another one")?;
-    run_once(&Options { revision: revision(), ..options }, rounds, output)
-}
-
-/// What a file of a run's folder says.
-fn told<T: DeserializeOwned>(file: &Path) -> Result<T> {
-    let text = std::fs::read(file).with_context(|| format!("read {}: not the folder of a run?", file.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("understand {}", file.display()))
+    run_once(&Options { revision: revision(), judged_by: None, ..options }, rounds, output)
 }
 
 /// The bug that daemons of this process are told to have.
@@ -268,7 +267,7 @@ fn run(options: &RunOptions) -> Result<Ruling> {
                 Target::Owner => Whom::Owner,
             });
             let (seconds, kinds, planted, revision) = (options.seconds, kinds.clone(), planted(), revision());
-            let one = Options { seed, seconds, environment, nodes, kinds, whom, planted, revision };
+            let one = Options { seed, seconds, environment, nodes, kinds, whom, planted, revision, judged_by: None };
             let rounds = plan::schedule(seed, one.nodes, Duration::from_secs(one.seconds), &one.kinds, one.whom);
             run_once(&one, rounds, &options.output)
         } else {
@@ -356,8 +355,20 @@ fn run_in(folder: &Path, options: &Options, rounds: Vec<Round>) -> Result<Ruling
     store::planned(folder, options, &rounds)?;
     let run = run::run(options, rounds, folder)?;
     store::seen(folder, &run)?;
-    let report = judge::judge(&run);
-    store::judged(folder, &run, &report)?;
+    conclude(folder, &run)
+}
+
+fn analyze(folder: &Path) -> Result<Ruling> {
+    let mut run = store::read(folder)?;
+    run.options.judged_by = revision();
+    let ruling = conclude(folder, &run)?;
+    store::planned(folder, &run.options, &run.rounds)?;
+    Ok(ruling)
+}
+
+fn conclude(folder: &Path, run: &Run) -> Result<Ruling> {
+    let report = judge::judge(run);
+    store::judged(folder, run, &report)?;
     print!("{report}{}", store::not_judged(&report));
     println!("{} faults in {} rounds", run.faults.faults.len(), run.rounds.len());
     Ok(report.ruling())

@@ -61,6 +61,9 @@ pub struct Options {
     /// The revision of the sources that it was started from, as `git describe --always --dirty` has it.
     #[serde(default)]
     pub revision: Option<String>,
+    /// That of the suite that judged it anew, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged_by: Option<String>,
 }
 
 /// What was done and seen.

@@ -3,27 +3,30 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
 use ballast_jepsen::{
-    history::Outcome,
+    history::{History, Outcome},
+    kept::Kept,
     recovery::Recovery,
     time::{RunTime, Span},
     timeline::{self, Latency, Timeline},
     verdict::Report,
 };
-use serde::{Deserialize, Serialize};
+use ballast_testkit::observer;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    clock::Clock,
     judge,
     plan::Round,
     run::{Options, Run},
     site::VIP_NAME,
     wire,
-    workload::bindings,
+    workload::{bindings, till},
 };
 
 /// Makes the folder of a run, beside those of earlier ones.
@@ -44,6 +47,12 @@ pub fn folder(output: &Path, seed: u64) -> Result<PathBuf> {
 
 /// The file that says what was to be run.
 pub const OPTIONS: &str = "options.json";
+/// The file of the rounds that were planned.
+pub const SCHEDULE: &str = "schedule.json";
+/// The file of what happened.
+pub const FAULTS: &str = "faults.json";
+/// The file that says how soon service was back.
+pub const RECOVERIES: &str = "recoveries.json";
 /// The file that a run has which was judged.
 pub const VERDICT: &str = "verdict.json";
 /// Why there was no run, in its folder.
@@ -77,7 +86,25 @@ pub struct Recoveries {
 /// When a file cannot be written.
 pub fn planned(folder: &Path, options: &Options, rounds: &[Round]) -> Result<()> {
     json(&folder.join(OPTIONS), options)?;
-    json(&folder.join("schedule.json"), rounds)
+    json(&folder.join(SCHEDULE), rounds)
+}
+
+/// What is true of a run as a whole.
+#[derive(Serialize, Deserialize)]
+struct Whole {
+    span: (RunTime, RunTime),
+    unwell: Option<String>,
+    cut_short: bool,
+    moves_end_connections: bool,
+    /// Whether the cluster told all that it decided of backends.
+    tells_decided: bool,
+    clock: Clock,
+    /// Transfers that were known to have failed.
+    broken_transfers: usize,
+    /// Requests for which visitors kept a connection, and buyers and senders.
+    kept_requests: [usize; 2],
+    /// When somebody announced the VIP, as the kernel counts.
+    announced: Vec<u64>,
 }
 
 /// Writes what was done and seen, which is there then whatever becomes of its judge.
@@ -85,7 +112,19 @@ pub fn planned(folder: &Path, options: &Options, rounds: &[Round]) -> Result<()>
 /// # Errors
 /// When a file cannot be written.
 pub fn seen(folder: &Path, run: &Run) -> Result<()> {
-    json(&folder.join("faults.json"), &run.faults)?;
+    let whole = Whole {
+        span: run.span,
+        unwell: run.unwell.clone(),
+        cut_short: run.cut_short,
+        moves_end_connections: run.moves_end_connections,
+        tells_decided: run.decided.is_some(),
+        clock: run.clock,
+        broken_transfers: run.till.broken,
+        kept_requests: [run.seen.kept.requests, run.till.kept.requests],
+        announced: run.owners.announced().to_vec(),
+    };
+    json(&folder.join("run.json"), &whole)?;
+    json(&folder.join(FAULTS), &run.faults)?;
     json(&folder.join("sets.json"), &run.sets)?;
     lines(&folder.join("samples.jsonl"), &run.samples)?;
     lines(&folder.join("hashes.jsonl"), &run.hashes)?;
@@ -101,10 +140,12 @@ pub fn seen(folder: &Path, run: &Run) -> Result<()> {
     lines(&folder.join("transfers.jsonl"), &run.till.transfers)?;
     lines(&folder.join("till-answers.jsonl"), &run.till.answers)?;
     lines(&folder.join("till-failed.jsonl"), &run.till.failed)?;
-    lines(&folder.join("kept.jsonl"), &[&run.seen.kept.ended[..], &run.till.kept.ended].concat())?;
+    lines(&folder.join("kept.jsonl"), &run.seen.kept.ended)?;
+    lines(&folder.join("till-kept.jsonl"), &run.till.kept.ended)?;
     lines(&folder.join("alone.jsonl"), &run.alone)?;
     lines(&folder.join("proxied.jsonl"), &run.proxied)?;
     lines(&folder.join("wire.jsonl"), &wire::lines(&run.owners, run.clock))?;
+    lines(&folder.join("ticks.jsonl"), run.owners.ticks())?;
     run.registers.write(file(&folder.join("registers.jsonl"))?)?;
     run.registers_end.write(file(&folder.join("registers-end.jsonl"))?)?;
     run.transactions.write(file(&folder.join("transactions.jsonl"))?)?;
@@ -114,13 +155,74 @@ pub fn seen(folder: &Path, run: &Run) -> Result<()> {
     Ok(())
 }
 
+/// Reads what was planned, done and seen, as [`planned`] and [`seen`] wrote it.
+///
+/// # Errors
+/// When a file is not there, which is so of runs of a suite that did not store all, or is not understood.
+pub fn read(folder: &Path) -> Result<Run> {
+    let whole: Whole = one(&folder.join("run.json"))?;
+    let options: Options = one(&folder.join(OPTIONS))?;
+    let [of_visitors, of_buyers] = whole.kept_requests;
+    let served: Vec<bindings::Served> = read_lines(&folder.join("served.jsonl"))?;
+    let over_vip = served.iter().filter(|served| served.through == options.nodes);
+    let seen = bindings::Seen {
+        over_vip: over_vip.map(|served| served.completed).collect(),
+        served,
+        failed: read_lines(&folder.join("failed.jsonl"))?,
+        kept: Kept { requests: of_visitors, ended: read_lines(&folder.join("kept.jsonl"))? },
+    };
+    let by_address = bindings::Seen {
+        served: read_lines(&folder.join("by-address.jsonl"))?,
+        failed: read_lines(&folder.join("by-address-failed.jsonl"))?,
+        ..bindings::Seen::default()
+    };
+    let till = till::Seen {
+        answers: read_lines(&folder.join("till-answers.jsonl"))?,
+        told: read_lines(&folder.join("baskets.jsonl"))?,
+        transfers: read_lines(&folder.join("transfers.jsonl"))?,
+        broken: whole.broken_transfers,
+        failed: read_lines(&folder.join("till-failed.jsonl"))?,
+        kept: Kept { requests: of_buyers, ended: read_lines(&folder.join("till-kept.jsonl"))? },
+    };
+    let decided = whole.tells_decided.then(|| read_lines(&folder.join("decided.jsonl"))).transpose()?;
+    Ok(Run {
+        rounds: one(&folder.join(SCHEDULE))?,
+        faults: one(&folder.join(FAULTS))?,
+        span: whole.span,
+        unwell: whole.unwell,
+        cut_short: whole.cut_short,
+        samples: read_lines(&folder.join("samples.jsonl"))?,
+        hashes: read_lines(&folder.join("hashes.jsonl"))?,
+        registers: read_history(&folder.join("registers.jsonl"))?,
+        registers_end: read_history(&folder.join("registers-end.jsonl"))?,
+        transactions: read_history(&folder.join("transactions.jsonl"))?,
+        transactions_end: read_history(&folder.join("transactions-end.jsonl"))?,
+        config: read_history(&folder.join("configuration.jsonl"))?,
+        additions: read_history(&folder.join("additions.jsonl"))?,
+        sets: one(&folder.join("sets.json"))?,
+        held: read_lines(&folder.join("locks.jsonl"))?,
+        seen,
+        by_address,
+        till,
+        alone: read_lines(&folder.join("alone.jsonl"))?,
+        proxied: read_lines(&folder.join("proxied.jsonl"))?,
+        stores: read_lines(&folder.join("stores.jsonl"))?,
+        slow: read_lines(&folder.join("slow.jsonl"))?,
+        decided,
+        owners: observer::History::new(read_lines(&folder.join("ticks.jsonl"))?, whole.announced),
+        moves_end_connections: whole.moves_end_connections,
+        clock: whole.clock,
+        options,
+    })
+}
+
 /// Writes what was concluded. The verdict comes last, so that a folder that has it has all.
 ///
 /// # Errors
 /// When a file cannot be written.
 pub fn judged(folder: &Path, run: &Run, report: &Report) -> Result<()> {
     let recoveries = Recoveries { writes: judge::writes_after(run), answers: judge::answers_after(run) };
-    json(&folder.join("recoveries.json"), &recoveries)?;
+    json(&folder.join(RECOVERIES), &recoveries)?;
     fs::write(folder.join("timeline.svg"), timeline::draw(&picture(run, report)))?;
     fs::write(folder.join("report.txt"), told(run, report))?;
     json(&folder.join(VERDICT), report)
@@ -231,4 +333,30 @@ fn lines(path: &Path, values: &[impl Serialize]) -> Result<()> {
         file.write_all(b"\n")?;
     }
     Ok(file.flush()?)
+}
+
+/// What a file of a run's folder says.
+///
+/// # Errors
+/// When it is not there, or says something else.
+pub fn one<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = fs::read(path).with_context(|| unread(path))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("understand {}", path.display()))
+}
+
+fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let lines = BufReader::new(File::open(path).with_context(|| unread(path))?).lines();
+    let parse = |(number, line): (usize, std::io::Result<String>)| {
+        serde_json::from_str(&line?).with_context(|| format!("understand line {} of {}", number + 1, path.display()))
+    };
+    lines.enumerate().map(parse).collect()
+}
+
+fn read_history<I: DeserializeOwned, O: DeserializeOwned>(path: &Path) -> Result<History<I, O>> {
+    let file = BufReader::new(File::open(path).with_context(|| unread(path))?);
+    History::read(file).with_context(|| format!("understand {}", path.display()))
+}
+
+fn unread(path: &Path) -> String {
+    format!("read {}: not the folder of a run, or of one that a suite of old did not store as a whole?", path.display())
 }

@@ -39,6 +39,13 @@ fn no_promise_is_broken_in_a_minute_of_faults() {
     assert!(code == Some(0) || code == Some(3) && undecided.all(hidden), "{said}");
     let wire = fs::read_to_string(folder.path().join("seed-3/wire.jsonl")).expect("what the wire showed");
     assert!(wire.contains(r#""syn":["node-"#), "{wire:.1000}");
+    // The folder has all that the judge looked at.
+    let folder = folder.path().join("seed-3");
+    let verdict = || fs::read_to_string(folder.join("verdict.json")).expect("a verdict");
+    let first = verdict();
+    fs::remove_file(folder.join("verdict.json")).expect("it was there");
+    let (again, said) = jepsen(&["analyze", &folder.display().to_string()], None).expect("there was a lab");
+    assert_eq!((again, verdict()), (code, first), "{said}");
 }
 
 #[test]

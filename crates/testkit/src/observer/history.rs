@@ -7,6 +7,8 @@
 //! single tick, or one in which an answer came that was slow, is told apart as *doubtful*. In IPv6 it is asked in some ticks only: there,
 //! two such ticks in a row count, and the time between them.
 
+use serde::{Deserialize, Serialize};
+
 /// Time between ticks.
 pub const TICK_NANOS: u64 = 1_000_000;
 /// How soon after a tick's first probe its answers count. Probes and answers of a tick take about
@@ -29,7 +31,7 @@ pub enum Kind {
 }
 
 /// Nodes as bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nodes(u8);
 
 impl Nodes {
@@ -60,8 +62,9 @@ impl Nodes {
     }
 }
 
-/// One tick: when its probes left and who answered them.
-#[derive(Clone, Copy, Debug, Default)]
+/// One tick: when its probes left and who answered them. There are so many that one is stored as a row without names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Row", into = "Row")]
 pub struct Tick {
     /// Monotonic time of its first probe; 0 when the observer missed it.
     pub sent_at: u64,
@@ -79,6 +82,21 @@ pub struct Tick {
     pub syn6: Nodes,
     /// Who gave an answer then, in whatever way, to a question of before.
     pub late: Nodes,
+}
+
+/// The fields of a [`Tick`] in their order.
+type Row = (u64, u64, Nodes, bool, Nodes, Nodes, Nodes, Nodes);
+
+impl From<Tick> for Row {
+    fn from(Tick { sent_at, sent_wall, arp, solicited, ndp, syn, syn6, late }: Tick) -> Self {
+        (sent_at, sent_wall, arp, solicited, ndp, syn, syn6, late)
+    }
+}
+
+impl From<Row> for Tick {
+    fn from((sent_at, sent_wall, arp, solicited, ndp, syn, syn6, late): Row) -> Self {
+        Self { sent_at, sent_wall, arp, solicited, ndp, syn, syn6, late }
+    }
 }
 
 impl Tick {
@@ -168,6 +186,17 @@ impl History {
     /// Of ticks by number, and of the times of announcements.
     pub fn new(ticks: Vec<Tick>, announcements: Vec<u64>) -> Self {
         Self { ticks, announcements }
+    }
+
+    /// Ticks by number, up to the last one that was sent.
+    pub fn ticks(&self) -> &[Tick] {
+        let sent = self.ticks.iter().rposition(|tick| tick.sent_at != 0);
+        &self.ticks[..sent.map_or(0, |last| last + 1)]
+    }
+
+    /// When somebody announced the VIP, by monotonic time.
+    pub fn announced(&self) -> &[u64] {
+        &self.announcements
     }
 
     fn sent(&self, from: u64, to: u64) -> impl Iterator<Item = &Tick> {
