@@ -418,6 +418,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_seen_is_stored_in_rows_up_to_the_last_question() {
+        let one = history("0 01/1 x 2 x x");
+        let rows: Vec<String> =
+            one.ticks().iter().map(|tick| serde_json::to_string(tick).expect("numbers are JSON")).collect();
+        assert_eq!(rows.len(), 4);
+        assert_eq!(rows[1], "[2000000,0,3,false,0,3,0,2]");
+        let read = rows.iter().map(|row| serde_json::from_str(row).expect("a row"));
+        assert_eq!(read.collect::<Vec<Tick>>(), one.ticks());
+    }
+
+    #[test]
     fn answers_are_counted_by_their_kind() {
         let mut one = history("0 0/1 - /0");
         one.ticks[2].syn.add(0);
