@@ -13,8 +13,9 @@
 // one way only and what does not the other. In longer chains segments that open a connection always lead
 // to a later owner, because whoever is about to own the VIP forwards nothing, the loader sees to it. Others
 // go back from owner to owner, as long as each had the VIP from the one before: a node that handed the VIP on
-// takes them from its successor alone, and the owner none from the one that was its successor once. So no
-// step leads to where the way began.
+// takes them from its successor alone, and the owner sends none on from the one that was its successor once.
+// So no step leads to where the way began. Where it ends, nobody has the connection, and the kernel there
+// resets it, as it would have done if nothing had moved.
 // Fragments carry no ports (or are followed by some that do not), so they obey the deadline alone.
 //
 // Whatever is not for a VIP returns TC_ACT_UNSPEC: the filters of others decide.
@@ -314,21 +315,28 @@ SEC("classifier/fence_in") int fence_in(struct __sk_buff *skb) {
         if (now >= slot->back_until || skb->pkt_type != PACKET_HOST || !established(skb, &packet, &tcp))
             return TC_ACT_UNSPEC;
         enum socket found = local_socket(skb, &packet, &tcp);
-        if (found == CONNECTION || found == COOKIE)
+        if (found == CONNECTION || found == COOKIE || is_from_successor(skb, slot))
             return TC_ACT_UNSPEC;
-        return is_from_successor(skb, slot) ? drop(slot) : forward(skb, slot, slot->predecessor);
+        return forward(skb, slot, slot->predecessor);
     }
     if (skb->pkt_type != PACKET_HOST || !segment(skb, &packet, &tcp))
         return drop(slot);
     if (opens(&tcp))
         return now < slot->pass_on_until ? forward(skb, slot, slot->successor) : drop(slot);
-    if (now < slot->keep_until && local_socket(skb, &packet, &tcp) == CONNECTION) {
+    int keeps = now < slot->keep_until;
+    enum socket found = keeps ? local_socket(skb, &packet, &tcp) : NONE;
+    if (found == CONNECTION) {
         __sync_fetch_and_add(&slot->kept, 1);
         return TC_ACT_UNSPEC;
     }
-    if (now < slot->back_until && !(tcp.flags & TCP_SYN) && is_from_successor(skb, slot))
+    // The successor does not have it. Of what clients send here by themselves, because they have not heard of the
+    // move, that is not known.
+    if ((tcp.flags & TCP_SYN) || !is_from_successor(skb, slot))
+        return drop(slot);
+    if (now < slot->back_until)
         return forward(skb, slot, slot->predecessor);
-    return drop(slot);
+    // A cookie would begin something new.
+    return keeps && found != COOKIE ? TC_ACT_UNSPEC : drop(slot);
 }
 
 SEC("classifier/fence_out") int fence_out(struct __sk_buff *skb) {

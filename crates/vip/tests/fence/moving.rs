@@ -166,6 +166,7 @@ fn a_move(prefix: &str, length: u8, vip_length: u8) {
     for question in [Question::StillThere, Question::Echo, Question::EchoInFragments, Question::Syn] {
         assert_eq!(lab.answerers(&lab.b, question), [lab.b.mac], "the new owner answers: {question:?}");
     }
+    // The old owner was not told to whom the VIP goes, so it cannot tell who asks.
     assert_eq!(lab.answerers(&lab.b, Question::Stray), NOBODY, "a stray segment ends at the old owner");
 
     // The end of a connection that was kept: its RST leaves after its socket is gone.
@@ -214,6 +215,7 @@ fn two_moves(prefix: &str, length: u8, vip_length: u8) {
     let mut second = lab.connect();
     let mut at_b = lab.b.accept();
     carries(&mut second, &mut at_b, b"between");
+    assert_eq!(lab.answerers(&lab.b, Question::Stray), [lab.a.mac], "neither has it, and the first was asked last");
     let at_first = lab.a.mac;
     goes(&mut lab.b, &mut lab.c, Some(at_first));
     lab.announce(&lab.c);
@@ -228,8 +230,9 @@ fn two_moves(prefix: &str, length: u8, vip_length: u8) {
     carries(&mut third, &mut at_c, b"a new connection");
     for asked in [&lab.a, &lab.b] {
         assert_eq!(lab.answerers(asked, Question::WhoHas), [lab.c.mac], "only the last owner says where the VIP is");
-        assert_eq!(lab.answerers(asked, Question::Stray), NOBODY, "a stray segment ends at a former owner");
+        assert_eq!(lab.answerers(asked, Question::Stray), NOBODY, "one that comes by itself ends at a former owner");
     }
+    assert_eq!(lab.answerers(&lab.c, Question::Stray), [lab.a.mac], "nobody has it, and the first was asked last");
 
     // It comes round. The first has its own, and what nobody knows goes back once round and ends.
     let at_second = lab.b.mac;
@@ -240,7 +243,7 @@ fn two_moves(prefix: &str, length: u8, vip_length: u8) {
     carries(&mut third, &mut at_c, &vec![7; 300_000]);
     let forwarded = |candidate: &Candidate| candidate.fence.counters(VIP).map_or(0, |count| count.forwarded);
     let before = [&lab.a, &lab.b, &lab.c].map(forwarded);
-    assert_eq!(lab.answerers(&lab.a, Question::Stray), NOBODY);
+    assert_eq!(lab.answerers(&lab.a, Question::Stray), [lab.a.mac]);
     let after = [&lab.a, &lab.b, &lab.c].map(forwarded);
     let hops: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
     assert!(hops.iter().all(|hops| (1..=2).contains(hops)), "it went round: {hops:?}");
@@ -254,6 +257,26 @@ fn established_connections_survive_two_moves_over_ipv4() {
 #[test]
 fn established_connections_survive_two_moves_over_ipv6() {
     two_moves("fd08::", 64, 128);
+}
+
+#[test]
+fn what_the_first_of_three_owners_kept_ends_with_a_reset() {
+    let Some(mut lab) = Lab::new("10.8.0.", 24, 32) else { return };
+    lab.a.deadlines.set(VIP, far());
+    lab.announce(&lab.a);
+    let mut client = lab.connect();
+    let mut server = lab.a.accept();
+    goes(&mut lab.a, &mut lab.b, None);
+    let at_first = lab.a.mac;
+    goes(&mut lab.b, &mut lab.c, Some(at_first));
+    lab.announce(&lab.c);
+    carries(&mut client, &mut server, b"after both");
+    // The time is over at the first and the second. The third goes on asking the second, which got the VIP later.
+    lab.a.deadlines.keep_established(VIP, BootNanos::new(1));
+    lab.b.deadlines.forward_established(VIP, at_first, BootNanos::new(1));
+    client.write_all(b"too late").expect("written");
+    let end = client.read(&mut [0; 8]).expect_err("reset");
+    assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[test]
