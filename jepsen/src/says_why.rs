@@ -96,6 +96,9 @@ pub struct Line {
     pub binding_cause: String,
     /// The status that was sent; 0 if none.
     pub status: u16,
+    /// What it took, where that is worth telling; empty otherwise.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub took: String,
 }
 
 /// The codes that there are, in the order of the proxy's own table (`crates/proxy/src/http/ending.rs`).
@@ -176,7 +179,8 @@ pub fn judge(vain: &[Vain], lines: &[Line], disturbed: &[Disturbance]) -> Judgem
         let befallen = disturbed.iter().any(|one| one.befell(via, *span));
         let excused = silenced(span.until);
         let unwritten = lines.is_empty() && silenced(span.until.after(UNWRITTEN));
-        let told: Vec<String> = lines.iter().map(|line| format!("{} by {}", line.ended, line.node)).collect();
+        let told: Vec<String> =
+            lines.iter().map(|line| format!("{} by {}{}", line.ended, line.node, line.took)).collect();
         let mut unexplained = |why: &str| {
             judgement
                 .violated(format!("{span}: {id} via {via} got {got:?}; {why}; the logs say [{}]", told.join(", ")));
@@ -249,7 +253,15 @@ mod tests {
 
     fn line(id: &str, ended: &str) -> Line {
         let [id, node, ended] = [id, "node-1", ended].map(str::to_owned);
-        Line { id, node, ended, binding: String::from("hit"), binding_cause: String::new(), status: 503 }
+        Line {
+            id,
+            node,
+            ended,
+            binding: String::from("hit"),
+            binding_cause: String::new(),
+            status: 503,
+            took: String::new(),
+        }
     }
 
     fn vain(via: &str, (from, until): (u64, u64), got: Got) -> Vain {

@@ -492,7 +492,7 @@ mod tests {
         };
         let line = |id: &str, binding: &str| {
             let [id, node, ended, binding] = [id, "node-1", "done", binding].map(str::to_owned);
-            Line { id, node, ended, binding, binding_cause: String::new(), status: 200 }
+            Line { id, node, ended, binding, binding_cause: String::new(), status: 200, took: String::new() }
         };
         let visitors = vec![served("1", "a", 1_000), served("2", "b", 1_000), served("3", "c", 1_000)];
         // Nobody knows what became of the third: its node died before it wrote.

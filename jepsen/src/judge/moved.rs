@@ -107,7 +107,7 @@ mod tests {
 
     fn ruled(faults: &[Happened], served: Served, binding: &str, away: &[Span]) -> Ruling {
         let [id, node, ended, binding, binding_cause] = ["7", "node-1", "done", binding, ""].map(str::to_owned);
-        let line = Line { id, node, ended, binding, binding_cause, status: 200 };
+        let line = Line { id, node, ended, binding, binding_cause, status: 200, took: String::new() };
         let lines = BTreeMap::from([("7", &line)]);
         judge(Judgement::new(Promise::Sticky), faults, &[served], &lines, away).ruling
     }

@@ -78,7 +78,7 @@ mod tests {
     fn line(at: u64, binding: &str, cause: &str) -> Line {
         let [id, node, ended, binding, binding_cause] =
             [&at.to_string(), "node-1", "done", binding, cause].map(str::to_owned);
-        Line { id, node, ended, binding, binding_cause, status: 200 }
+        Line { id, node, ended, binding, binding_cause, status: 200, took: String::new() }
     }
 
     fn strays(answers: &[Answer], lines: &[Line], excused: &[Span]) -> usize {

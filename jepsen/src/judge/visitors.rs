@@ -90,7 +90,7 @@ mod tests {
 
     fn line(served: &Served, binding: &str, cause: &str) -> Line {
         let [node, ended, binding, binding_cause] = ["node-1", "done", binding, cause].map(str::to_owned);
-        Line { id: served.id.clone(), node, ended, binding, binding_cause, status: 200 }
+        Line { id: served.id.clone(), node, ended, binding, binding_cause, status: 200, took: String::new() }
     }
 
     /// How many strays there are among answers that all went through bindings.
