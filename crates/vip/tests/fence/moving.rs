@@ -73,6 +73,14 @@ impl Lab {
         self.client.sh(&format!("ip neigh replace {} lladdr {} dev eth0 nud permanent", self.vip, hex(candidate.mac)));
     }
 
+    /// The first node owns the VIP, and a client is connected to it. Both ends.
+    fn begin(&mut self) -> (TcpStream, TcpStream) {
+        self.a.deadlines.set(VIP, far());
+        self.announce(&self.a);
+        let client = self.connect();
+        (client, self.a.accept())
+    }
+
     fn connect(&self) -> TcpStream {
         let address = SocketAddr::new(self.vip, 80);
         let stream = self.client.inside(|| TcpStream::connect_timeout(&address, PATIENCE)).expect("connected");
@@ -126,10 +134,7 @@ fn carries(from: &mut TcpStream, to: &mut TcpStream, what: &[u8]) {
 
 fn a_move(prefix: &str, length: u8, vip_length: u8) {
     let Some(mut lab) = Lab::new(prefix, length, vip_length) else { return };
-    lab.a.deadlines.set(VIP, far());
-    lab.announce(&lab.a);
-    let mut client = lab.connect();
-    let mut server = lab.a.accept();
+    let (mut client, mut server) = lab.begin();
     carries(&mut client, &mut server, b"before");
 
     assert_eq!(lab.a.deadlines.close(VIP), Closing::Closed);
@@ -205,10 +210,7 @@ fn goes(from: &mut Candidate, to: &mut Candidate, before: Option<[u8; 6]>) {
 
 fn two_moves(prefix: &str, length: u8, vip_length: u8) {
     let Some(mut lab) = Lab::new(prefix, length, vip_length) else { return };
-    lab.a.deadlines.set(VIP, far());
-    lab.announce(&lab.a);
-    let mut first = lab.connect();
-    let mut at_a = lab.a.accept();
+    let (mut first, mut at_a) = lab.begin();
     carries(&mut first, &mut at_a, b"before");
     goes(&mut lab.a, &mut lab.b, None);
     lab.announce(&lab.b);
@@ -262,10 +264,7 @@ fn established_connections_survive_two_moves_over_ipv6() {
 #[test]
 fn what_the_first_of_three_owners_kept_ends_with_a_reset() {
     let Some(mut lab) = Lab::new("10.8.0.", 24, 32) else { return };
-    lab.a.deadlines.set(VIP, far());
-    lab.announce(&lab.a);
-    let mut client = lab.connect();
-    let mut server = lab.a.accept();
+    let (mut client, mut server) = lab.begin();
     goes(&mut lab.a, &mut lab.b, None);
     let at_first = lab.a.mac;
     goes(&mut lab.b, &mut lab.c, Some(at_first));
@@ -282,10 +281,7 @@ fn what_the_first_of_three_owners_kept_ends_with_a_reset() {
 #[test]
 fn what_is_kept_ends_at_its_deadline() {
     let Some(mut lab) = Lab::new("10.8.0.", 24, 32) else { return };
-    lab.a.deadlines.set(VIP, far());
-    lab.announce(&lab.a);
-    let mut client = lab.connect();
-    let mut server = lab.a.accept();
+    let (mut client, mut server) = lab.begin();
     carries(&mut client, &mut server, b"before");
     assert_eq!(lab.a.deadlines.close(VIP), Closing::Closed);
     lab.a.deadlines.keep_established(VIP, far());
